@@ -1,0 +1,61 @@
+"""Untrusted input to typed values: one clear line for whatever does not fit."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from bench.errors import InputError
+
+T = TypeVar("T")
+_PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$")
+_PART = re.compile(r"\[(\d+|\.\.\.)\]|([^.\[\]]+)")
+_LONGEST_VALUE = 60
+
+
+def printable(text: object, longest: int = _LONGEST_VALUE) -> str:
+    """Quote a stranger's value so that no control character or terminal escape survives, cut to `longest`."""
+    shown = ascii(text)
+    return shown if len(shown) <= longest else shown[: longest - 3] + "..."
+
+
+def convert(data: object, to: type[T], source: str) -> T:
+    """Check `data` (parsed TOML or JSON) against the Struct `to`.
+
+    Raises:
+        InputError: names `source`, the field's full path, the value found and what would be right.
+    """
+    try:
+        return msgspec.convert(data, to)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{source}: {explain(str(error), data)}") from None
+    except RecursionError:
+        raise InputError(f"{source}: nested too deeply to be read") from None
+
+
+def explain(message: str, data: object) -> str:
+    """Rewrite a msgspec message as `path: what is wrong, found value`."""
+    match = _PATH.search(message)
+    reason = message[: match.start()] if match else message
+    path = match["path"] if match else ""
+    unknown = re.search(r"unknown field `(?P<name>.*)`", reason)
+    if unknown:
+        full = f"{path}.{unknown['name']}".lstrip(".")
+        return f"{printable(full)[1:-1]}: unknown key"
+    reason = reason[:1].lower() + reason[1:]
+    found = _lookup(data, path)
+    shown = "" if found is None or isinstance(found, dict) else f", found {printable(found)}"
+    return f"{path or 'top level'}: {reason}{shown}"
+
+
+def _lookup(data: object, path: str) -> Any:  # noqa: ANN401 - whatever a stranger wrote
+    for index, name in _PART.findall(path):
+        if name and isinstance(data, dict):
+            data = data.get(name)
+        elif index.isdigit() and isinstance(data, list) and int(index) < len(data):
+            data = data[int(index)]
+        else:
+            return None
+    return data

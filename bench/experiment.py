@@ -1,0 +1,223 @@
+"""An experiment is one TOML file: what to train, the target, the sweep, the seeds and the budgets."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from bench.decoding import convert, printable
+from bench.errors import InputError
+
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Positive = Annotated[int, Meta(ge=1, le=10**9)]
+Rate = Annotated[float, Meta(gt=0, le=1e3)]
+Fraction = Annotated[float, Meta(gt=0, lt=1)]
+Option = bool | int | float | str | list[int]
+
+LARGEST_FILE_BYTES = 1 << 20
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A TOML table whose unknown keys are refused."""
+
+
+class Workload(Table):
+    """What is trained, and in which arithmetic."""
+
+    dataset: Name
+    model: Name
+    optimizer: Name
+    model_options: dict[str, Option] = {}
+    optimizer_options: dict[str, float | bool] = {}
+    precision: Literal["float32", "default", "bfloat16"] = "float32"
+
+
+class Target(Table):
+    """The validation accuracy whose first crossing is timed; `also` are read from the same curves."""
+
+    accuracy: Fraction
+    also: Annotated[list[Fraction], Meta(max_length=16)] = []
+
+
+class BatchSizes(Table):
+    """Either `values`, or `start`, `stop` and `factor` (both ends included)."""
+
+    values: Annotated[list[Positive], Meta(min_length=1, max_length=64)] | None = None
+    start: Positive | None = None
+    stop: Positive | None = None
+    factor: Annotated[float, Meta(gt=1, le=1024)] = 2.0
+
+
+class LearningRate(Table):
+    """A grid of 2 `span` + 1 rates, `factor` apart, around `anchor` moved with the batch size by `rule`.
+
+    `extend` is how many rates a grid may grow on a side where its best rate lies at the edge.
+    `fixed` adds trials at that one rate at every batch size.
+    """
+
+    anchor: Rate
+    anchor_batch_size: Positive = 128
+    rule: Literal["none", "sqrt", "linear"] = "sqrt"
+    factor: Annotated[float, Meta(gt=1, le=100)] = 2.0
+    span: Annotated[int, Meta(ge=0, le=20)] = 2
+    extend: Annotated[int, Meta(ge=0, le=10)] = 2
+    fixed: Rate | None = None
+    schedule: Literal["constant", "warmup", "warmup_cosine", "linear_decay"] = "constant"
+    warmup_epochs: Annotated[float, Meta(ge=0, le=1000)] = 0.0
+
+
+class Seeds(Table):
+    """How many seeds choose the rate, and how many fresh ones the claims rest on."""
+
+    search: Annotated[int, Meta(ge=1, le=1000)] = 1
+    confirm: Annotated[int, Meta(ge=1, le=1000)] = 3
+
+
+class Budget(Table):
+    """Every trial trains `epochs` (accuracies are compared there); one short of the target goes on to `max_epochs`."""
+
+    epochs: Annotated[float, Meta(gt=0, le=1e5)]
+    max_epochs: Annotated[float, Meta(gt=0, le=1e5)] | None = None
+
+
+class Evaluation(Table):
+    """Cadence in examples, the same for every batch size: `first_epoch` times in epoch one, then `per_epoch`."""
+
+    first_epoch: Annotated[int, Meta(ge=1, le=1000)] = 8
+    per_epoch: Annotated[int, Meta(ge=1, le=1000)] = 4
+    test: Literal["end", "always"] = "end"
+
+
+class Throughput(Table):
+    """Timed rounds of at least `round_seconds` for every loop and kind of input."""
+
+    loops: Annotated[list[Literal["dispatch", "scan"]], Meta(min_length=1, max_length=2)] = ["dispatch", "scan"]
+    inputs: Annotated[list[Literal["device", "host"]], Meta(min_length=1, max_length=2)] = ["device"]
+    precisions: Annotated[list[Literal["float32", "default", "bfloat16"]], Meta(max_length=3)] = []
+    rounds: Annotated[int, Meta(ge=5, le=1000)] = 7
+    round_seconds: Annotated[float, Meta(gt=0, le=60)] = 0.1
+
+
+class Experiment(Table):
+    """One validated experiment file. `name` is the file's stem."""
+
+    name: Name = ""
+    title: Annotated[str, Meta(min_length=1, max_length=120)]
+    description: Annotated[str, Meta(max_length=4000)] = ""
+    workload: Workload
+    target: Target
+    batch_sizes: BatchSizes
+    learning_rate: LearningRate
+    seeds: Seeds = Seeds()
+    budget: Budget
+    evaluation: Evaluation = Evaluation()
+    throughput: Throughput = Throughput()
+    notice: Annotated[str, Meta(max_length=400)] = ""
+
+    @property
+    def max_epochs(self) -> float:
+        """Epochs after which a trial that has not reached the target is given up."""
+        return max(self.budget.max_epochs or 0.0, self.budget.epochs)
+
+    @property
+    def protocol(self) -> dict[str, object]:
+        """All that must agree before two trials may be put side by side; the sweep itself may differ."""
+        rate = self.learning_rate
+        return {
+            "workload": msgspec.to_builtins(self.workload),
+            "target": {"accuracy": self.target.accuracy},
+            "budget": {"epochs": self.budget.epochs, "max_epochs": self.max_epochs},
+            "evaluation": msgspec.to_builtins(self.evaluation),
+            "learning_rate": {"schedule": rate.schedule, "warmup_epochs": rate.warmup_epochs},
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """A short SHA-256 of the protocol; every row carries it."""
+        canonical = msgspec.json.encode(self.protocol, order="deterministic")
+        return hashlib.sha256(canonical).hexdigest()[:16]
+
+
+def expand_batch_sizes(table: BatchSizes, source: str) -> list[int]:
+    """The sorted batch sizes of a table.
+
+    Raises:
+        InputError: on both or neither form, a repeated value, or `stop` below `start`.
+    """
+    field = f"{source}: batch_sizes"
+    if table.values is not None:
+        if table.start is not None or table.stop is not None:
+            raise InputError(f"{field}: give either values, or start and stop, not both")
+        if len(set(table.values)) != len(table.values):
+            raise InputError(f"{field}.values: {table.values} holds a batch size twice")
+        return sorted(table.values)
+    if table.start is None or table.stop is None:
+        raise InputError(f"{field}: give either values = [16, 64, 256], or start and stop (and factor)")
+    if table.stop < table.start:
+        raise InputError(f"{field}.stop: {table.stop} is below start = {table.start}")
+    sizes, size = [], float(table.start)
+    while size < table.stop * (1 - 1e-9):
+        sizes.append(round(size))
+        size *= table.factor
+    return sorted({*sizes, table.stop})
+
+
+def parse(data: object, name: str, source: str) -> Experiment:
+    """Validate parsed TOML as the experiment `name`.
+
+    Raises:
+        InputError: one line with the full path of the first thing wrong.
+    """
+    if not isinstance(data, dict):
+        raise InputError(f"{source}: expected tables such as [workload], found {printable(data)}")
+    experiment = convert({**data, "name": name}, Experiment, source)
+    expand_batch_sizes(experiment.batch_sizes, source)
+    budget = experiment.budget
+    if budget.max_epochs is not None and budget.max_epochs < budget.epochs:
+        raise InputError(f"{source}: budget.max_epochs: {budget.max_epochs} is below epochs = {budget.epochs}")
+    return experiment
+
+
+def read(path: Path) -> Experiment:
+    """Read one experiment file; its stem is its name.
+
+    Raises:
+        InputError: when the file is missing, too large, not TOML, or does not validate.
+    """
+    try:
+        if path.stat().st_size > LARGEST_FILE_BYTES:
+            raise InputError(f"{path}: larger than {LARGEST_FILE_BYTES} bytes, which no experiment is")
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not valid TOML ({printable(str(error))})") from None
+    name = data.get("name", path.stem)
+    return parse(data, name if isinstance(name, str) else path.stem, path.name)
+
+
+def shipped() -> list[str]:
+    """Names of the experiments that come with the package."""
+    folder = resources.files("bench") / "experiments"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def find(name: str) -> Experiment:
+    """An experiment by shipped name or by path.
+
+    Raises:
+        InputError: when neither exists; lists the shipped names.
+    """
+    if name in shipped():
+        return read(Path(str(resources.files("bench") / "experiments" / f"{name}.toml")))
+    if name.endswith(".toml"):
+        return read(Path(name))
+    raise InputError(
+        f"experiment {printable(name)} is neither a file ending in .toml nor one of {', '.join(shipped())}"
+    )

@@ -1,0 +1,189 @@
+"""What a results folder holds: the row types every measurement is written as, and nothing else.
+
+A row is one JSON object on one line, told apart by `kind`. What did not happen is null, never NaN or a made-up number.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+SCHEMA = 1
+
+Count = Annotated[int, Meta(ge=0, le=10**15)]
+Positive = Annotated[int, Meta(ge=1, le=10**15)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+Amount = Annotated[float, Meta(ge=0, le=1e30)]
+Accuracy = Annotated[float, Meta(ge=0, le=1)]
+Short = Annotated[str, Meta(max_length=200)]
+Text = Annotated[str, Meta(max_length=2000)]
+Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{4,64}$")]
+Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
+
+MeasurementStatus = Literal["ok", "out_of_memory", "failed"]
+TrialStatus = Literal["ok", "diverged", "stopped", "failed"]
+Phase = Literal["search", "confirm", "fixed"]
+Loop = Literal["dispatch", "scan"]
+Precision = Literal["float32", "default", "bfloat16"]
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a row comes from: enough to trace it to a machine, an environment and a commit."""
+
+    experiment: Slug
+    fingerprint: Hash
+    machine: Slug
+    environment: Hash
+    code: Short
+    dirty: bool
+    recorded: Short
+
+
+class Row(Origin, frozen=True, kw_only=True, tag_field="kind"):
+    """A line of a results file."""
+
+    schema: Literal[1] = 1
+
+
+class Cell(Row, frozen=True, kw_only=True):
+    """One way of running the training step whose speed is measured."""
+
+    batch_size: Positive
+    loop: Loop
+    input: Literal["device", "host"] = "device"
+    precision: Precision = "float32"
+    devices: Positive = 1
+    accumulation: Positive = 1
+    """Microbatches whose gradients are averaged into one step; above 1 where the whole batch does not fit."""
+
+
+class Compilation(Cell, frozen=True, kw_only=True, tag="compilation"):
+    """One ahead-of-time compilation of a cell, and what the compiler says the program needs."""
+
+    status: MeasurementStatus
+    message: Text | None = None
+    lowering: Short | None = None
+    compile_seconds: Seconds | None = None
+    predicted_bytes: Count | None = None
+    peak_bytes: Count | None = None
+    flops_per_example: Amount | None = None
+    compiler_flops_per_example: Amount | None = None
+
+
+class Round(Cell, frozen=True, kw_only=True, tag="round"):
+    """One timed repetition: `steps` training steps of `batch_size` examples in `seconds`."""
+
+    round: Count
+    steps: Positive
+    seconds: Annotated[float, Meta(gt=0, le=1e9)]
+    lowering: Short | None = None
+    joules: Amount | None = None
+    clock_mhz: Amount | None = None
+    celsius: Annotated[float, Meta(ge=-100, le=300)] | None = None
+
+
+class Calibration(Row, frozen=True, kw_only=True, tag="calibration"):
+    """What this device can do at best: matrix-multiply rate in one precision, or copy bandwidth."""
+
+    quantity: Literal["matmul_flops_per_second", "copy_bytes_per_second", "timer_resolution_seconds"]
+    precision: Precision | None = None
+    value: Annotated[float, Meta(gt=0, le=1e30)]
+
+
+class Curve(msgspec.Struct, frozen=True, kw_only=True):
+    """Evaluations of one trial, equally long lists in order; `examples` = `steps` x batch size. Null = not finite."""
+
+    examples: list[Count]
+    steps: list[Count]
+    accuracy: list[Accuracy]
+    loss: list[Amount | None]
+    test_accuracy: list[Accuracy] | None = None
+
+
+class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):
+    """Unbiased |G|^2 and tr(Sigma) averaged over a stretch of training that ends at `examples` (METHOD: McCandlish)."""
+
+    examples: list[Count]
+    gradient_squared: list[Annotated[float, Meta(ge=-1e30, le=1e30)] | None]
+    noise_trace: list[Annotated[float, Meta(ge=-1e30, le=1e30)] | None]
+    small_batch_size: Positive
+    big_batch_size: Positive
+
+
+class Trial(Row, frozen=True, kw_only=True, tag="trial"):
+    """One training run (batch size, learning rate, seed) with its whole validation curve."""
+
+    phase: Phase
+    batch_size: Positive
+    learning_rate: Annotated[float, Meta(gt=0, le=1e9)]
+    seed: Count
+    status: TrialStatus
+    reason: Text | None = None
+    train_examples: Positive
+    steps: Count
+    curve: Curve
+    test_accuracy: Accuracy | None = None
+    microbatch_size: Positive
+    lanes: Positive
+    lowering: Short | None = None
+    noise: NoiseEstimate | None = None
+
+
+class Stage(Row, frozen=True, kw_only=True, tag="stage"):
+    """What a finished stage cost: its wall time and how many training programs it compiled."""
+
+    stage: Literal["throughput", "convergence"]
+    seconds: Seconds
+    compilations: Count
+    trained_examples: Count = 0
+
+
+class Verification(Row, frozen=True, kw_only=True, tag="verification"):
+    """One unmapped run to the target, timed, beside the time the join predicts for it."""
+
+    batch_size: Positive
+    learning_rate: Annotated[float, Meta(gt=0, le=1e9)]
+    seed: Count
+    status: Literal["ok", "not_reached", "failed"]
+    message: Text | None = None
+    steps: Count
+    seconds: Seconds
+    predicted_seconds: Seconds | None = None
+
+
+AnyRow = Compilation | Round | Calibration | Trial | Stage | Verification
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """The hardware, without anything that names its owner."""
+
+    name: Slug
+    platform: Literal["cpu", "gpu", "tpu"]
+    device_kind: Short
+    device_count: Positive
+    device_memory_bytes: Count | None = None
+    cpu: Short
+    cpu_cores: Positive
+    host_memory_bytes: Count
+    virtual_devices: bool = False
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    """The software a row was measured with."""
+
+    python: Short
+    os: Short
+    packages: Annotated[dict[Short, Short], Meta(max_length=64)]
+    driver: Short | None = None
+    xla_flags: Text = ""
+    settings: Annotated[dict[Short, Short], Meta(max_length=64)] = {}
+
+
+class MachineFile(msgspec.Struct, frozen=True, kw_only=True):
+    """`machine.json`: the machine and every environment its rows name by hash."""
+
+    schema: Literal[1] = 1
+    machine: Machine
+    environments: dict[Hash, Environment]

@@ -1,0 +1,150 @@
+"""Append-only rows on disk: one writer, whole lines, synced before anyone relies on them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from bench.decoding import printable
+from bench.errors import InputError
+from bench.rows import AnyRow, MachineFile
+
+LONGEST_LINE_BYTES = 8 << 20
+LARGEST_FILE_BYTES = 4 << 30
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(AnyRow)
+
+
+class Writer:
+    """Appends rows to one file; holds the file's lock, so a second run on the folder is refused.
+
+    Raises:
+        InputError: when the file cannot be written or another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            raise InputError(f"{path}: another run is writing here; wait for it, or give another --results") from None
+        self._set_torn_line_aside()
+
+    def _set_torn_line_aside(self) -> None:
+        """A crash can leave a last line without its end; keep its bytes in a `.torn` file and cut it off here."""
+        size = os.fstat(self._file).st_size
+        data = os.pread(self._file, min(size, LONGEST_LINE_BYTES), max(0, size - LONGEST_LINE_BYTES))
+        end = data.rfind(b"\n") + 1
+        if end == len(data):
+            return
+        with self.path.with_suffix(".torn").open("ab") as aside:
+            aside.write(data[end:] + b"\n")
+        os.ftruncate(self._file, size - (len(data) - end))
+
+    def append(self, *rows: AnyRow) -> None:
+        """Write rows as whole lines and wait until the disk has them.
+
+        Raises:
+            InputError: when the disk refuses (full, read-only, gone); what was written before stays whole.
+        """
+        before = os.fstat(self._file).st_size
+        data = b"".join(_encoder.encode(row) + b"\n" for row in rows)
+        try:
+            if os.fstat(self._file).st_nlink == 0:
+                raise OSError(2, "the results folder was removed")
+            written = 0
+            while written < len(data):
+                written += os.write(self._file, data[written:])
+            os.fsync(self._file)
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file, before)
+            raise InputError(f"{self.path}: cannot be written ({error.strerror}); rows before it are whole") from None
+
+    def close(self) -> None:
+        """Release the file and its lock."""
+        os.close(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read(path: Path) -> Iterator[AnyRow]:
+    """The rows of one file, in order; none when the file does not exist. A last line without its end is left out.
+
+    Raises:
+        InputError: names the file and line that is not a valid row.
+    """
+    if not path.exists():
+        return
+    try:
+        if path.stat().st_size > LARGEST_FILE_BYTES:
+            raise InputError(f"{path}: larger than {LARGEST_FILE_BYTES} bytes, the most a rows file may be")
+        with path.open("rb") as lines:
+            number = 0
+            while line := lines.readline(LONGEST_LINE_BYTES + 1):
+                number += 1
+                if len(line) > LONGEST_LINE_BYTES:
+                    raise InputError(f"{path}:{number}: a line longer than {LONGEST_LINE_BYTES} bytes is not a row")
+                if not line.endswith(b"\n"):
+                    return
+                yield _decode(line, path, number)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _decode(line: bytes, path: Path, number: int) -> AnyRow:
+    try:
+        return _decoder.decode(line)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}:{number}: not a valid row ({printable(str(error), 160)[1:-1]})") from None
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replace `path` in one move, so that a reader sees the old file or the new one.
+
+    Raises:
+        InputError: when the disk refuses.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def read_machine(folder: Path) -> MachineFile:
+    """The `machine.json` of a results folder.
+
+    Raises:
+        InputError: when it is missing or not valid.
+    """
+    path = folder / "machine.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=MachineFile)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid ({printable(str(error), 160)[1:-1]})") from None
