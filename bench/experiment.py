@@ -97,8 +97,12 @@ class Evaluation(Table):
 class Throughput(Table):
     """Timed rounds of at least `round_seconds` for every loop and kind of input."""
 
-    loops: Annotated[list[Literal["dispatch", "scan"]], Meta(min_length=1, max_length=2)] = ["dispatch", "scan"]
-    inputs: Annotated[list[Literal["device", "host"]], Meta(min_length=1, max_length=2)] = ["device"]
+    loops: Annotated[list[Literal["dispatch", "scan"]], Meta(min_length=1, max_length=2)] = msgspec.field(
+        default_factory=lambda: ["dispatch", "scan"]
+    )
+    inputs: Annotated[list[Literal["device", "host"]], Meta(min_length=1, max_length=2)] = msgspec.field(
+        default_factory=lambda: ["device"]
+    )
     precisions: Annotated[list[Literal["float32", "default", "bfloat16"]], Meta(max_length=3)] = []
     rounds: Annotated[int, Meta(ge=5, le=1000)] = 7
     round_seconds: Annotated[float, Meta(gt=0, le=60)] = 0.1
