@@ -1,0 +1,1 @@
+"""One file here is one model: `models/NAME.py` with a class `Model`; the file's existence is its registration."""

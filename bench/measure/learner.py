@@ -1,0 +1,137 @@
+"""THE training step: the same one is timed by the throughput stage and trained by the convergence stage."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, PyTree
+
+import models
+from bench.errors import InputError
+from bench.experiment import Workload
+from bench.measure.optimizers import LearningRate, Optimizer, optimizer_named
+
+_RESERVED = {"self", "input_shape", "classes", "rngs", "dtype", "lowering"}
+
+
+class TrainState(NamedTuple):
+    """Parameters and the optimizer's own state."""
+
+    params: PyTree
+    opt_state: PyTree
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model, its loss and its optimizer as pure functions of `params`."""
+
+    graph: Any
+    make_model: Any
+    optimizer: Optimizer
+    precision: str
+
+    def init(self, seed: Int[Array, ""] | int, learning_rate: LearningRate) -> TrainState:
+        """Fresh parameters; a function of the seed alone."""
+        params = nnx.state(self.make_model(rngs=nnx.Rngs(params=jax.random.key(seed))), nnx.Param)
+        return TrainState(params, self.optimizer(learning_rate).init(params))
+
+    def logits(self, params: PyTree, inputs: Float[Array, "batch ..."]) -> Float[Array, "batch class"]:
+        """Float32 logits at the workload's precision."""
+        with jax.default_matmul_precision("highest" if self.precision == "float32" else None):
+            return nnx.merge(self.graph, params)(inputs).astype(jnp.float32)
+
+    def losses(
+        self, params: PyTree, inputs: Float[Array, "batch ..."], labels: Int[Array, " batch"]
+    ) -> Float[Array, " batch"]:
+        """Softmax cross-entropy of each example, in nats."""
+        return optax.softmax_cross_entropy_with_integer_labels(self.logits(params, inputs), labels)
+
+    def gradient(
+        self, params: PyTree, inputs: Float[Array, "batch ..."], labels: Int[Array, " batch"]
+    ) -> tuple[Float[Array, ""], PyTree]:
+        """Mean loss of a batch and its gradient."""
+        return jax.value_and_grad(lambda p: self.losses(p, inputs, labels).mean())(params)
+
+    def apply(self, state: TrainState, gradient: PyTree, learning_rate: LearningRate) -> TrainState:
+        """One optimizer update."""
+        updates, opt_state = self.optimizer(learning_rate).update(gradient, state.opt_state, state.params)
+        return TrainState(optax.apply_updates(state.params, updates), opt_state)
+
+    def train_step(
+        self,
+        state: TrainState,
+        inputs: Float[Array, "batch ..."],
+        labels: Int[Array, " batch"],
+        learning_rate: LearningRate,
+    ) -> tuple[TrainState, Float[Array, ""]]:
+        """One step on one batch: the new state and the loss before it."""
+        loss, gradient = self.gradient(state.params, inputs, labels)
+        return self.apply(state, gradient, learning_rate), loss
+
+    def evaluate(
+        self, params: PyTree, inputs: Float[Array, "batch ..."], labels: Int[Array, " batch"]
+    ) -> tuple[Int[Array, ""], Float[Array, ""]]:
+        """How many examples are classified correctly, and the sum of their losses."""
+        logits = self.logits(params, inputs)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        finite = jnp.isfinite(logits).all(axis=-1)
+        return ((logits.argmax(-1) == labels) & finite).sum(), losses.sum()
+
+
+def model_names() -> list[str]:
+    """The models there are: the public files of the package."""
+    return sorted(entry.name for entry in pkgutil.iter_modules(models.__path__) if not entry.name.startswith("_"))
+
+
+def model_named(name: str, options: dict[str, Any]) -> type[nnx.Module]:
+    """The model class of a file in `models/`.
+
+    Raises:
+        InputError: on an unknown model, or an option its constructor does not have.
+    """
+    if name not in model_names():
+        raise InputError(f"workload.model: {name!r} is not one of {', '.join(model_names())}")
+    model = importlib.import_module(f"models.{name}").Model
+    known = set(inspect.signature(model.__init__).parameters) - _RESERVED
+    for option in options:
+        if option not in known:
+            raise InputError(f"workload.model_options.{option}: {name} has only {', '.join(sorted(known)) or 'none'}")
+    return model
+
+
+def has_lowering(name: str) -> bool:
+    """Whether a model's convolutions can be lowered in several ways."""
+    return "lowering" in inspect.signature(model_named(name, {}).__init__).parameters
+
+
+def make_learner(
+    workload: Workload, input_shape: tuple[int, ...], classes: int, lowering: str | None = None
+) -> Learner:
+    """Build the pure functions of a workload.
+
+    Raises:
+        InputError: when the model refuses its options.
+    """
+    model = model_named(workload.model, workload.model_options)
+    options: dict[str, Any] = dict(workload.model_options)
+    if has_lowering(workload.model):
+        options["lowering"] = lowering or "xla"
+    options["dtype"] = jnp.bfloat16 if workload.precision == "bfloat16" else jnp.float32
+
+    def make_model(rngs: nnx.Rngs) -> nnx.Module:
+        return model(input_shape, classes, rngs=rngs, **options)
+
+    try:
+        graph = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(params=0))))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"workload.model_options: {workload.model} refuses them ({error})") from None
+    optimizer = optimizer_named(workload.optimizer, workload.optimizer_options)
+    return Learner(graph, make_model, optimizer, workload.precision)
