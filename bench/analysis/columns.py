@@ -1,0 +1,126 @@
+"""The columns of every frame and their types, and how rows are laid into them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import pandas as pd
+
+CELL = {
+    "batch_size": "int64",
+    "loop": "object",
+    "input": "object",
+    "precision": "object",
+    "devices": "int64",
+    "accumulation": "int64",
+}
+"""What tells one way of running the training step from another."""
+
+TRIAL = {
+    "trial": "int64",
+    "phase": "object",
+    "batch_size": "int64",
+    "learning_rate": "float64",
+    "seed": "int64",
+}
+"""What tells one training run from another; `trial` numbers them within a folder."""
+
+COLUMNS: Mapping[str, Mapping[str, str]] = {
+    "rounds": {
+        **CELL,
+        "round": "int64",
+        "steps": "int64",
+        "seconds": "float64",
+        "seconds_per_step": "float64",
+        "examples_per_second": "float64",
+        "joules": "float64",
+        "lowering": "object",
+    },
+    "compilations": {
+        **CELL,
+        "status": "object",
+        "message": "object",
+        "lowering": "object",
+        "compile_seconds": "float64",
+        "predicted_bytes": "float64",
+        "peak_bytes": "float64",
+        "flops_per_example": "float64",
+    },
+    "trials": {
+        **TRIAL,
+        "status": "object",
+        "reason": "object",
+        "steps": "int64",
+        "examples_to_target": "float64",
+        "steps_to_target": "float64",
+        "epochs_to_target": "float64",
+        "previous_examples": "float64",
+        "best_accuracy": "float64",
+        "test_accuracy": "float64",
+    },
+    "curves": {
+        **TRIAL,
+        "examples": "int64",
+        "epochs": "float64",
+        "steps": "int64",
+        "accuracy": "float64",
+        "loss": "float64",
+        "test_accuracy": "float64",
+    },
+    "noise": {
+        **TRIAL,
+        "examples": "int64",
+        "epochs": "float64",
+        "gradient_squared": "float64",
+        "noise_trace": "float64",
+        "small_batch_size": "int64",
+        "big_batch_size": "int64",
+    },
+    "calibrations": {"quantity": "object", "precision": "object", "value": "float64"},
+    "stages": {"stage": "object", "seconds": "float64", "compilations": "int64", "trained_examples": "int64"},
+    "verifications": {
+        "batch_size": "int64",
+        "learning_rate": "float64",
+        "seed": "int64",
+        "status": "object",
+        "message": "object",
+        "steps": "int64",
+        "seconds": "float64",
+        "predicted_seconds": "float64",
+    },
+}
+
+Series: TypeAlias = Mapping[str, np.ndarray]
+
+
+def numbers(values: Iterable[float | None]) -> np.ndarray:
+    """Floats, with what was not finite (null in the files) as NaN."""
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def tidy(name: str, records: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+    """A frame of one record per row, with the columns and types of `COLUMNS[name]`; what is absent is null."""
+    kept = list(records)
+    columns = {}
+    for column, dtype in COLUMNS[name].items():
+        values = [record.get(column) for record in kept]
+        columns[column] = pd.Series(values, dtype=dtype)
+    return pd.DataFrame(columns)
+
+
+def stacked(name: str, trials: Sequence[Mapping[str, object]], series: Sequence[Series]) -> pd.DataFrame:
+    """A frame of one row per element of the `series` of each trial, which repeat the trial's own columns."""
+    lengths = [len(next(iter(one.values()))) for one in series]
+    columns = {}
+    for column, dtype in COLUMNS[name].items():
+        if column in TRIAL:
+            values = np.array([trial[column] for trial in trials], dtype=dtype)
+            columns[column] = pd.Series(np.repeat(values, lengths), dtype=dtype)
+        else:
+            parts = [one[column] for one in series]
+            columns[column] = (
+                np.concatenate(parts).astype(dtype, copy=False) if parts else np.array([], dtype)
+            )
+    return pd.DataFrame(columns)

@@ -1,0 +1,202 @@
+"""A results folder as tidy frames: one row per observation, every column always there, misses as infinity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from bench import experiment as experiments
+from bench import store
+from bench.analysis.columns import tidy
+from bench.analysis.ingest import (
+    compilation_frame,
+    curve_frame,
+    latest,
+    noise_frame,
+    round_frame,
+    trial_frame,
+)
+from bench.decoding import printable
+from bench.errors import InputError
+from bench.experiment import Experiment
+from bench.rows import (
+    Accuracy,
+    AnyRow,
+    Calibration,
+    Compilation,
+    MachineFile,
+    Positive,
+    Round,
+    Row,
+    Slug,
+    Stage,
+    Text,
+    Trial,
+    Verification,
+)
+
+ROW_FILES = ("throughput.jsonl", "convergence.jsonl", "verification.jsonl")
+LARGEST_LABEL_BYTES = 1 << 16
+
+Label = TypeVar("Label", bound=msgspec.Struct)
+
+
+class ConvergenceFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """`convergence_from.json`: the trials were measured on another machine and joined with the speeds of this one."""
+
+    schema: Literal[1] = 1
+    folder: Text
+    machine: Slug
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """`imported.json`: the rows were made from tables measured elsewhere, which may not tell these two."""
+
+    schema: Literal[1] = 1
+    train_examples: Positive | None
+    target_accuracy: Accuracy | None
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Everything a results folder holds; the columns of each frame and their types are in `columns.COLUMNS`.
+
+    `searched` holds the search trials, their curves cut down to the evaluations that set a record, which is all that
+    choosing a learning rate looks at. `convergence_from` names the machine the trials were joined from.
+    """
+
+    experiment: Experiment
+    machine: MachineFile
+    rounds: pd.DataFrame
+    compilations: pd.DataFrame
+    trials: pd.DataFrame
+    curves: pd.DataFrame
+    noise: pd.DataFrame
+    calibrations: pd.DataFrame
+    stages: pd.DataFrame
+    verifications: pd.DataFrame
+    searched: tuple[Trial, ...]
+    train_examples: int | None
+    convergence_from: str | None = None
+    imported: Imported | None = None
+
+    @property
+    def epoch(self) -> float:
+        """Examples in an epoch; NaN where imported tables do not say."""
+        return float(self.train_examples or np.nan)
+
+    @property
+    def budget_examples(self) -> float:
+        """Examples within which accuracies are compared."""
+        return self.experiment.budget.epochs * (self.train_examples or np.inf)
+
+    @property
+    def target_accuracy(self) -> float | None:
+        """The accuracy whose first crossing is timed; None where imported tables do not say."""
+        return self.imported.target_accuracy if self.imported else self.experiment.target.accuracy
+
+
+def load(folder: Path) -> Frames:
+    """Read a results folder.
+
+    Raises:
+        InputError: when a file is missing or not valid, or holds rows of another protocol than `experiment.toml`.
+    """
+    experiment = experiments.read(folder / "experiment.toml")
+    machine = store.read_machine(folder)
+    joined = _read_label(folder / "convergence_from.json", ConvergenceFrom)
+    imported = _read_label(folder / "imported.json", Imported)
+    rows = _rows(folder, experiment, joined)
+    return from_rows(experiment, machine, rows, joined.machine if joined else None, imported)
+
+
+def from_rows(
+    experiment: Experiment,
+    machine: MachineFile,
+    rows: Iterable[AnyRow],
+    convergence_from: str | None = None,
+    imported: Imported | None = None,
+) -> Frames:
+    """Frames of rows that belong together.
+
+    Raises:
+        InputError: when a trial contradicts itself, or two trials had training sets of different sizes.
+    """
+    kept: dict[type[Row], list[Row]] = {}
+    observed = latest(_set_others_aside(rows, kept))
+    train_examples = imported.train_examples if imported else _train_examples(one.trial for one in observed)
+    epoch = float(train_examples or np.nan)
+    return Frames(
+        experiment,
+        machine,
+        rounds=round_frame(row for row in kept.get(Round, []) if isinstance(row, Round)),
+        compilations=compilation_frame(
+            row for row in kept.get(Compilation, []) if isinstance(row, Compilation)
+        ),
+        trials=trial_frame(observed, experiment.target.accuracy, experiment.budget.epochs, epoch),
+        curves=curve_frame(observed, epoch),
+        noise=noise_frame(observed, epoch),
+        calibrations=tidy("calibrations", map(msgspec.structs.asdict, kept.get(Calibration, []))),
+        stages=tidy("stages", map(msgspec.structs.asdict, kept.get(Stage, []))),
+        verifications=tidy("verifications", map(msgspec.structs.asdict, kept.get(Verification, []))),
+        searched=tuple(one.trial for one in observed if one.trial.phase == "search"),
+        train_examples=train_examples,
+        convergence_from=convergence_from,
+        imported=imported,
+    )
+
+
+def _set_others_aside(rows: Iterable[AnyRow], others: dict[type[Row], list[Row]]) -> Iterator[Trial]:
+    """Pass trials on one at a time, so that their curves are never all in memory as Python lists."""
+    for row in rows:
+        if isinstance(row, Trial):
+            yield row
+        else:
+            others.setdefault(type(row), []).append(row)
+
+
+def _train_examples(trials: Iterable[Trial]) -> int | None:
+    sizes = sorted({trial.train_examples for trial in trials})
+    if len(sizes) > 1:
+        raise InputError(
+            f"trials: train_examples: {sizes} in one folder; the same training set in every trial is right"
+        )
+    return sizes[0] if sizes else None
+
+
+def _rows(folder: Path, experiment: Experiment, joined: ConvergenceFrom | None) -> Iterator[AnyRow]:
+    for name in ROW_FILES:
+        path = folder / name
+        if name == "convergence.jsonl" and joined and not path.exists():
+            path = Path(joined.folder) / name
+        for row in store.read(path):
+            if row.fingerprint != experiment.fingerprint:
+                raise InputError(f"{path}: {_difference(row, experiment)}")
+            yield row
+
+
+def _difference(row: Row, experiment: Experiment) -> str:
+    """Rows carry only the protocol's hash, so the sizes of the difference that can be seen are named."""
+    found = f"experiment {row.experiment}, protocol {row.fingerprint}"
+    right = f"experiment {experiment.name}, protocol {experiment.fingerprint}"
+    return f"a {type(row).__name__.lower()} row of {found} among those of {right}; one protocol per folder is right"
+
+
+def _read_label(path: Path, struct: type[Label]) -> Label | None:
+    """An optional small JSON file beside the rows."""
+    if not path.exists():
+        return None
+    try:
+        if path.stat().st_size > LARGEST_LABEL_BYTES:
+            raise InputError(f"{path}: larger than {LARGEST_LABEL_BYTES} bytes, the most such a file may be")
+        return msgspec.json.decode(path.read_bytes(), type=struct)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid ({printable(str(error), 160)[1:-1]})") from None

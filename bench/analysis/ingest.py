@@ -1,0 +1,179 @@
+"""Rows of training runs and timings, checked and laid into frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from bench.analysis.columns import CELL, Series, numbers, stacked, tidy
+from bench.errors import InputError
+from bench.rows import Compilation, Curve, NoiseEstimate, Round, Trial
+from bench.selection import best_accuracy, crossing
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A trial whose curve is kept as arrays; the curve inside `trial` holds only the evaluations that set a record."""
+
+    trial: Trial
+    curve: Series
+    noise: Series | None
+
+    @property
+    def names(self) -> Mapping[str, object]:
+        """The columns that tell this trial from another, without its number."""
+        trial = self.trial
+        return {
+            "phase": trial.phase,
+            "batch_size": trial.batch_size,
+            "learning_rate": trial.learning_rate,
+            "seed": trial.seed,
+        }
+
+
+def observe(trial: Trial) -> Observed:
+    """Check a trial and keep its series as arrays.
+
+    Raises:
+        InputError: when the lists of a series differ in length or the examples do not grow.
+    """
+    curve = trial.curve
+    series = {
+        "examples": np.array(curve.examples, np.int64),
+        "steps": np.array(curve.steps, np.int64),
+        "accuracy": np.array(curve.accuracy, np.float64),
+        "loss": numbers(curve.loss),
+        "test_accuracy": numbers(curve.test_accuracy or [None] * len(curve.examples)),
+    }
+    _check(trial, "curve", series)
+    noise = _noise_series(trial.noise) if trial.noise else None
+    if noise:
+        _check(trial, "noise", noise)
+    kept = msgspec.structs.replace(trial, curve=_records(curve, series["accuracy"]), noise=None)
+    return Observed(kept, series, noise)
+
+
+def _noise_series(noise: NoiseEstimate) -> Series:
+    count = len(noise.examples)
+    return {
+        "examples": np.array(noise.examples, np.int64),
+        "gradient_squared": numbers(noise.gradient_squared),
+        "noise_trace": numbers(noise.noise_trace),
+        "small_batch_size": np.full(count, noise.small_batch_size),
+        "big_batch_size": np.full(count, noise.big_batch_size),
+    }
+
+
+def _check(trial: Trial, field: str, series: Series) -> None:
+    where = (
+        f"trial of batch size {trial.batch_size}, learning rate {trial.learning_rate:g}, seed {trial.seed}"
+    )
+    lengths = {name: len(values) for name, values in series.items()}
+    if field == "noise":
+        lengths = {name: count for name, count in lengths.items() if not name.endswith("batch_size")}
+    if len(set(lengths.values())) > 1:
+        raise InputError(
+            f"{where}: {field}: lists of different lengths {lengths}; one value per evaluation is right"
+        )
+    if np.any(np.diff(series["examples"]) <= 0):
+        raise InputError(
+            f"{where}: {field}.examples: not growing; evaluations in the order of training are right"
+        )
+
+
+def _records(curve: Curve, accuracy: np.ndarray) -> Curve:
+    """The evaluations above all before them: the only ones that decide a crossing or a best accuracy."""
+    before = np.maximum.accumulate(np.concatenate([[-1.0], accuracy]))[:-1]
+    kept = np.flatnonzero(accuracy > before).tolist()
+    return Curve(
+        examples=[curve.examples[at] for at in kept],
+        steps=[curve.steps[at] for at in kept],
+        accuracy=[curve.accuracy[at] for at in kept],
+        loss=[curve.loss[at] for at in kept],
+    )
+
+
+def trial_frame(
+    observed: Sequence[Observed], target: float, budget_epochs: float, epoch: float
+) -> pd.DataFrame:
+    """The `trials` frame; `epoch` is the number of training examples (NaN when it is not known)."""
+    records = []
+    for number, one in enumerate(observed):
+        trial = one.trial
+        found = crossing(trial.curve, target)
+        examples = found.examples if found else np.inf
+        records.append(
+            {
+                **one.names,
+                "trial": number,
+                "status": trial.status,
+                "reason": trial.reason,
+                "steps": trial.steps,
+                "examples_to_target": examples,
+                "steps_to_target": examples / trial.batch_size,
+                "epochs_to_target": examples / epoch,
+                "previous_examples": previous_evaluation(one.curve["examples"], examples),
+                "best_accuracy": best_accuracy(
+                    trial, budget_epochs * epoch if np.isfinite(epoch) else np.inf
+                ),
+                "test_accuracy": trial.test_accuracy,
+            }
+        )
+    return tidy("trials", records)
+
+
+def previous_evaluation(examples: np.ndarray, crossed: float) -> float:
+    """Where the evaluation before the crossing was (0 before the first; the last one when nothing crossed)."""
+    before = examples[: np.searchsorted(examples, crossed)]
+    return float(before[-1]) if len(before) else 0.0
+
+
+def curve_frame(observed: Sequence[Observed], epoch: float) -> pd.DataFrame:
+    """The `curves` frame: one row per evaluation."""
+    names = [{**one.names, "trial": number} for number, one in enumerate(observed)]
+    return stacked(
+        "curves", names, [{**one.curve, "epochs": one.curve["examples"] / epoch} for one in observed]
+    )
+
+
+def noise_frame(observed: Sequence[Observed], epoch: float) -> pd.DataFrame:
+    """The `noise` frame: one row per stretch of training whose gradient noise was estimated."""
+    names, series = [], []
+    for number, one in enumerate(observed):
+        if one.noise is not None:
+            names.append({**one.names, "trial": number})
+            series.append({**one.noise, "epochs": one.noise["examples"] / epoch})
+    return stacked("noise", names, series)
+
+
+def latest(trials: Iterable[Trial]) -> list[Observed]:
+    """One trial for each phase, batch size, rate and seed: the last that ended well, else the last."""
+    kept: dict[tuple[str, int, float, int], Observed] = {}
+    for trial in trials:
+        key = (trial.phase, trial.batch_size, trial.learning_rate, trial.seed)
+        if key not in kept or trial.status == "ok" or kept[key].trial.status != "ok":
+            kept[key] = observe(trial)
+    return list(kept.values())
+
+
+def round_frame(rounds: Iterable[Round]) -> pd.DataFrame:
+    """The `rounds` frame; a round measured twice keeps the later."""
+    records = []
+    for row in rounds:
+        seconds_per_step = row.seconds / row.steps
+        derived = {
+            "seconds_per_step": seconds_per_step,
+            "examples_per_second": row.batch_size / seconds_per_step if seconds_per_step else np.inf,
+        }
+        records.append({**msgspec.structs.asdict(row), **derived})
+    return tidy("rounds", records).drop_duplicates([*CELL, "round"], keep="last", ignore_index=True)
+
+
+def compilation_frame(compilations: Iterable[Compilation]) -> pd.DataFrame:
+    """The `compilations` frame; a cell compiled twice keeps the later."""
+    frame = tidy("compilations", [msgspec.structs.asdict(row) for row in compilations])
+    return frame.drop_duplicates(list(CELL), keep="last", ignore_index=True)
