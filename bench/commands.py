@@ -55,13 +55,14 @@ def run_binary(
 def _wait(
     process: subprocess.Popen[bytes], seconds: float, folder: Path | None, first_file_seconds: float | None
 ) -> tuple[bytes, bytes]:
-    if folder is not None and first_file_seconds is not None:
-        try:
-            return process.communicate(timeout=first_file_seconds)
-        except subprocess.TimeoutExpired:
-            if not any(folder.iterdir()):
-                raise
-    return process.communicate(timeout=seconds)
+    if folder is None or first_file_seconds is None:
+        return process.communicate(timeout=seconds)
+    try:
+        return process.communicate(timeout=first_file_seconds)
+    except subprocess.TimeoutExpired:
+        if not any(folder.iterdir()):
+            raise
+    return process.communicate(timeout=seconds - first_file_seconds)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -199,7 +199,7 @@ DATASETS: dict[str, Recipe] = {
         places=(
             Folder(Path("/usr/share/datasets/fashion-mnist"), "system package dataset-fashion-mnist"),
             Mirror("https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"),
-            Mirror("https://fashion-mnist.s3-website.eu-central-1.amazonaws.com"),
+            Mirror("https://storage.googleapis.com/tensorflow/tf-keras-datasets"),
             DebianPackage("dataset-fashion-mnist", "/usr/share/datasets/fashion-mnist"),
         ),
         split=partial(split_idx, validation_size=5_000),

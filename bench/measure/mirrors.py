@@ -20,6 +20,7 @@ CONNECT_SECONDS = 3.0
 TOTAL_SECONDS = 180.0
 CHUNK_BYTES = 1 << 16
 GZIP_OVERHEAD_BYTES = 4096
+LONGEST_REASON = 160
 
 T = TypeVar("T")
 
@@ -66,12 +67,15 @@ class Mirror:
     def fetch(self, files: Sequence[DataFile]) -> Files:
         """Download and uncompress every file."""
         deadline = time.monotonic() + self.total_seconds
-        return {file.name: gunzip(io.BytesIO(self._download(file, deadline)), file.size) for file in files}
+        return {file.name: self._file(file, deadline) for file in files}
 
     def probe(self, files: Sequence[DataFile]) -> str:
         """Whether the smallest file's headers come back."""
         self._open(min(files, key=lambda file: file.size), "HEAD").close()
         return "answers"
+
+    def _file(self, file: DataFile, deadline: float) -> bytes:
+        return gunzip(io.BytesIO(self._download(file, deadline)), file.size, f"{file.name}.gz")
 
     def _open(self, file: DataFile, method: str) -> io.BufferedIOBase:
         request = urllib.request.Request(f"{self.url}/{file.name}.gz", method=method)  # noqa: S310 - HTTPS only
@@ -126,5 +130,6 @@ def _raise(error: Exception) -> NoReturn:
 
 
 def one_line(error: Exception) -> str:
-    """An exception's own words without control characters, in at most 160 of them."""
-    return "".join(letter if letter.isprintable() else " " for letter in str(error))[:160]
+    """An exception's own words without control characters, cut to `LONGEST_REASON`."""
+    said = str(getattr(error, "reason", error))
+    return "".join(letter if letter.isprintable() else " " for letter in said)[:LONGEST_REASON]

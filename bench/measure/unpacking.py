@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import tarfile
 import zlib
 from collections.abc import Mapping
-from typing import IO
+from typing import IO, Protocol
 
 MOST_ARCHIVE_BYTES = 512 << 20
 
@@ -19,20 +20,28 @@ class Rejected(Unavailable):
     """A source gave something else than it should have."""
 
 
-def gunzip(stream: IO[bytes], size: int) -> bytes:
+class Readable(Protocol):
+    """The part of a binary file that is used."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes."""
+        ...
+
+
+def gunzip(stream: IO[bytes], size: int, name: str) -> bytes:
     """Uncompress `stream`, stopping one byte past `size` so that a longer content shows.
 
     Raises:
-        Rejected: when it is not whole gzip data.
+        Rejected: when it is not whole gzip data; `name` is the file named in the message.
     """
     try:
         with gzip.GzipFile(fileobj=stream) as uncompressed:
             return uncompressed.read(size + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise Rejected(f"not a whole gzip file ({error})") from None
+        raise Rejected(f"{name}: not a whole gzip file ({error})") from None
 
 
-def members(stream: IO[bytes], sizes: Mapping[str, int]) -> dict[str, bytes]:
+def read_members(stream: Readable, sizes: Mapping[str, int]) -> dict[str, bytes]:
     """The regular files of an uncompressed tar stream named by the keys of `sizes` (full member names, bytes at most).
 
     Nothing is unpacked to disk, links are not followed, and the archive is read once, `MOST_ARCHIVE_BYTES` at most.
@@ -61,14 +70,14 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, size: int) -> by
     return content.read(size) if content else b""
 
 
-class _Bounded:
+class _Bounded(io.RawIOBase):
     """A stream that ends in an error after `MOST_ARCHIVE_BYTES`, whatever an archive's headers promise."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: Readable) -> None:
         self._stream = stream
         self._left = MOST_ARCHIVE_BYTES
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         data = self._stream.read(size)
         self._left -= len(data)
         if self._left < 0:
