@@ -138,9 +138,7 @@ def origin(truth: Truth, machine: str = "simulated-cpu") -> dict[str, Any]:
     }
 
 
-def throughput_rows(
-    truth: Truth, random: np.random.Generator, machine: str = "simulated-cpu"
-) -> Iterator[AnyRow]:
+def throughput_rows(truth: Truth, random: np.random.Generator, machine: str = "simulated-cpu") -> Iterator[AnyRow]:
     """Compilations and rounds of both loops; a size that runs out of memory has a compilation only."""
     common = origin(truth, machine)
     for batch_size in truth.batch_sizes:
@@ -180,9 +178,7 @@ def _rounds(truth, common, batch_size, loop, seconds_per_step, random) -> Iterat
         )
 
 
-def convergence_rows(
-    truth: Truth, random: np.random.Generator, machine: str = "simulated-cpu"
-) -> Iterator[AnyRow]:
+def convergence_rows(truth: Truth, random: np.random.Generator, machine: str = "simulated-cpu") -> Iterator[AnyRow]:
     """A search over five rates at each batch size, then fresh seeds at the true best one."""
     common = origin(truth, machine)
     for batch_size in truth.batch_sizes:
@@ -266,9 +262,7 @@ def rows(truth: Truth, seed: int = 0, machine: str = "simulated-cpu") -> list[An
     return [*throughput_rows(truth, random, machine), *convergence_rows(truth, random, machine)]
 
 
-def write(
-    folder: Path, truth: Truth | None = None, seed: int = 0, machine: str = "simulated-cpu", **changes
-) -> Truth:
+def write(folder: Path, truth: Truth | None = None, seed: int = 0, machine: str = "simulated-cpu", **changes) -> Truth:
     """Write a complete results folder drawn from `truth` with `changes` made to it; returns that truth."""
     truth = replace(truth or Truth(), **changes)
     folder.mkdir(parents=True, exist_ok=True)

@@ -120,7 +120,5 @@ def stacked(name: str, trials: Sequence[Mapping[str, object]], series: Sequence[
             columns[column] = pd.Series(np.repeat(values, lengths), dtype=dtype)
         else:
             parts = [one[column] for one in series]
-            columns[column] = (
-                np.concatenate(parts).astype(dtype, copy=False) if parts else np.array([], dtype)
-            )
+            columns[column] = np.concatenate(parts).astype(dtype, copy=False) if parts else np.array([], dtype)
     return pd.DataFrame(columns)

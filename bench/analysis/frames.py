@@ -136,9 +136,7 @@ def from_rows(
         experiment,
         machine,
         rounds=round_frame(row for row in kept.get(Round, []) if isinstance(row, Round)),
-        compilations=compilation_frame(
-            row for row in kept.get(Compilation, []) if isinstance(row, Compilation)
-        ),
+        compilations=compilation_frame(row for row in kept.get(Compilation, []) if isinstance(row, Compilation)),
         trials=trial_frame(observed, experiment.target.accuracy, experiment.budget.epochs, epoch),
         curves=curve_frame(observed, epoch),
         noise=noise_frame(observed, epoch),

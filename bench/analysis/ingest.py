@@ -69,20 +69,14 @@ def _noise_series(noise: NoiseEstimate) -> Series:
 
 
 def _check(trial: Trial, field: str, series: Series) -> None:
-    where = (
-        f"trial of batch size {trial.batch_size}, learning rate {trial.learning_rate:g}, seed {trial.seed}"
-    )
+    where = f"trial of batch size {trial.batch_size}, learning rate {trial.learning_rate:g}, seed {trial.seed}"
     lengths = {name: len(values) for name, values in series.items()}
     if field == "noise":
         lengths = {name: count for name, count in lengths.items() if not name.endswith("batch_size")}
     if len(set(lengths.values())) > 1:
-        raise InputError(
-            f"{where}: {field}: lists of different lengths {lengths}; one value per evaluation is right"
-        )
+        raise InputError(f"{where}: {field}: lists of different lengths {lengths}; one value per evaluation is right")
     if np.any(np.diff(series["examples"]) <= 0):
-        raise InputError(
-            f"{where}: {field}.examples: not growing; evaluations in the order of training are right"
-        )
+        raise InputError(f"{where}: {field}.examples: not growing; evaluations in the order of training are right")
 
 
 def _records(curve: Curve, accuracy: np.ndarray) -> Curve:
@@ -97,9 +91,7 @@ def _records(curve: Curve, accuracy: np.ndarray) -> Curve:
     )
 
 
-def trial_frame(
-    observed: Sequence[Observed], target: float, budget_epochs: float, epoch: float
-) -> pd.DataFrame:
+def trial_frame(observed: Sequence[Observed], target: float, budget_epochs: float, epoch: float) -> pd.DataFrame:
     """The `trials` frame; `epoch` is the number of training examples (NaN when it is not known)."""
     records = []
     for number, one in enumerate(observed):
@@ -117,9 +109,7 @@ def trial_frame(
                 "steps_to_target": examples / trial.batch_size,
                 "epochs_to_target": examples / epoch,
                 "previous_examples": previous_evaluation(one.curve["examples"], examples),
-                "best_accuracy": best_accuracy(
-                    trial, budget_epochs * epoch if np.isfinite(epoch) else np.inf
-                ),
+                "best_accuracy": best_accuracy(trial, budget_epochs * epoch if np.isfinite(epoch) else np.inf),
                 "test_accuracy": trial.test_accuracy,
             }
         )
@@ -135,9 +125,7 @@ def previous_evaluation(examples: np.ndarray, crossed: float) -> float:
 def curve_frame(observed: Sequence[Observed], epoch: float) -> pd.DataFrame:
     """The `curves` frame: one row per evaluation."""
     names = [{**one.names, "trial": number} for number, one in enumerate(observed)]
-    return stacked(
-        "curves", names, [{**one.curve, "epochs": one.curve["examples"] / epoch} for one in observed]
-    )
+    return stacked("curves", names, [{**one.curve, "epochs": one.curve["examples"] / epoch} for one in observed])
 
 
 def noise_frame(observed: Sequence[Observed], epoch: float) -> pd.DataFrame:

@@ -1,0 +1,133 @@
+"""One line of a summary for every batch size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from bench.analysis import metrics
+from bench.analysis.metrics import Claim
+from bench.analysis.scaling import regimes
+from bench.analysis.statistics import Array, Locations, estimate, interval
+from bench.analysis.summary import CellStatus, CellSummary, Estimate, Interval, Regime
+from bench.analysis.sweep import Sweep
+
+LOWEST, HIGHEST = 0.0, 1.0
+
+
+def cells(sweep: Sweep) -> list[CellSummary]:
+    """Every batch size of the sweep, sorted."""
+    return [_cell(sweep, at, regime) for at, regime in enumerate(regimes(sweep))]
+
+
+def _cell(sweep: Sweep, at: int, regime: Regime | None) -> CellSummary:
+    size = int(sweep.sizes[at])
+    claim, speed = sweep.claims.get(size), sweep.speeds.get(size)
+    per_second = sweep.step_seconds.shifted(-sweep.log_sizes)
+    compiled = _compilation(sweep, size)
+    status, message = _status(sweep, at, claim)
+    choice = claim.choice if claim else None
+    return CellSummary(
+        batch_size=size,
+        status=status,
+        message=message,
+        loop=speed.loop if speed else None,
+        accumulation=speed.accumulation if speed else None,
+        examples_per_second=_exp(-per_second.medians[at]),
+        examples_per_second_interval=_per_second_interval(per_second.draws[:, at]),
+        seconds_per_step=_exp(sweep.step_seconds.medians[at]),
+        best_learning_rate=_rate(claim),
+        best_learning_rate_for_accuracy=choice.for_accuracy if choice else None,
+        at_grid_edge=choice.at_lower_edge or choice.at_upper_edge if choice else None,
+        claims_on=claim.phase if claim else None,
+        seeds=sweep.needs[at].count,
+        seeds_reached=len(sweep.needs[at].high),
+        epochs_to_target=_estimate(sweep.examples.shifted(np.full(len(sweep.sizes), -_log_epoch(sweep))), at),
+        steps_to_target=_estimate(sweep.examples.shifted(-sweep.log_sizes), at),
+        time_to_target=_estimate(sweep.time, at),
+        joules_to_target=_estimate(sweep.energy, at) if _has(sweep.step_joules, at) else None,
+        best_accuracy=_accuracy(sweep.accuracy, at),
+        best_accuracy_by_steps=_accuracy(sweep.accuracy_by_steps, at) if _has(sweep.accuracy_by_steps, at) else None,
+        test_accuracy=_test_accuracy(claim),
+        regime=regime,
+        compile_seconds=_number(compiled["compile_seconds"]),
+        peak_bytes=_whole(compiled["peak_bytes"]),
+        predicted_bytes=_whole(compiled["predicted_bytes"]),
+    )
+
+
+def _status(sweep: Sweep, at: int, claim: Claim | None) -> tuple[CellStatus, str | None]:
+    """What became of a cell; what the convergence says comes first, as it says more."""
+    size = int(sweep.sizes[at])
+    trials = sweep.frames.trials[sweep.frames.trials["batch_size"] == size]
+    compiled = metrics.comparable(sweep.frames, sweep.frames.compilations)
+    failures = compiled[(compiled["batch_size"] == size) & (compiled["status"] == "failed")]
+    if sweep.out_of_memory[at]:
+        return "out_of_memory", _first(compiled[compiled["batch_size"] == size], "message")
+    if claim and np.isinf(sweep.examples.medians[at]):
+        diverged = (claim.for_target["status"] == "diverged").all()
+        return ("diverged" if diverged else "not_reached"), None
+    if len(trials) and (trials["status"] == "failed").all():
+        return "failed", _first(trials, "reason")
+    if size not in sweep.speeds and len(failures):
+        return "failed", _first(failures, "message")
+    if claim is None or size not in sweep.speeds:
+        return "not_measured", "no training runs" if claim is None else "no timed rounds"
+    return "ok", None
+
+
+def _first(rows: pd.DataFrame, column: str) -> str | None:
+    said = rows[column].dropna()
+    return str(said.iloc[0]) if len(said) else None
+
+
+def _compilation(sweep: Sweep, size: int) -> dict[str, float]:
+    """What the compiler said of the loop whose times are used, or of any loop where none was timed."""
+    rows = metrics.comparable(sweep.frames, sweep.frames.compilations)
+    rows = rows[rows["batch_size"] == size]
+    speed = sweep.speeds.get(size)
+    if speed:
+        rows = rows[(rows["loop"] == speed.loop) & (rows["accumulation"] == speed.accumulation)]
+    columns = ["compile_seconds", "peak_bytes", "predicted_bytes"]
+    return {name: float(rows[name].iloc[0]) if len(rows) else np.nan for name in columns}
+
+
+def _rate(claim: Claim | None) -> float | None:
+    return float(claim.for_target["learning_rate"].iloc[0]) if claim and len(claim.for_target) else None
+
+
+def _test_accuracy(claim: Claim | None) -> float | None:
+    """The median over seeds of the accuracy on the test split, which nothing was chosen by."""
+    return _number(claim.for_accuracy["test_accuracy"].median()) if claim and len(claim.for_accuracy) else None
+
+
+def _log_epoch(sweep: Sweep) -> float:
+    return float(np.log(sweep.frames.epoch))
+
+
+def _has(locations: Locations, at: int) -> bool:
+    return bool(np.isfinite(locations.medians[at]))
+
+
+def _estimate(locations: Locations, at: int) -> Estimate:
+    return estimate(locations.medians[at], locations.draws[:, at], np.exp)
+
+
+def _accuracy(locations: Locations, at: int) -> Estimate:
+    return estimate(-locations.medians[at], np.clip(-locations.draws[:, at], LOWEST, HIGHEST))
+
+
+def _per_second_interval(draws: Array) -> Interval:
+    return interval(np.exp(-draws))
+
+
+def _exp(value: float) -> float | None:
+    return _number(float(np.exp(value)))
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _whole(value: float) -> int | None:
+    return int(value) if np.isfinite(value) else None

@@ -1,0 +1,183 @@
+"""What was observed of every batch size, one function per metric: speeds from rounds, needs from trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bench.analysis.frames import Frames
+from bench.analysis.statistics import Array, Repetitions
+from bench.analysis.summary import Phase
+from bench.selection import Choice, choose
+
+NOTHING = Repetitions.exact([])
+SAME_RATE = 1e-9
+"""Relative difference within which two learning rates are the same one."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The trials that the claims on one batch size rest on: `for_target` and `for_accuracy` at the rate of each."""
+
+    choice: Choice | None
+    phase: Phase | None
+    for_target: pd.DataFrame
+    for_accuracy: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The rounds of the faster loop at one batch size, and how it was run."""
+
+    loop: str
+    accumulation: int
+    rounds: pd.DataFrame
+
+
+def batch_sizes(frames: Frames) -> NDArray[np.int64]:
+    """Every batch size that has a row, sorted (cells,)."""
+    seen = [frames.rounds["batch_size"], frames.compilations["batch_size"], frames.trials["batch_size"]]
+    return np.unique(np.concatenate([np.asarray(sizes, dtype=np.int64) for sizes in seen]))
+
+
+def comparable(frames: Frames, cells: pd.DataFrame) -> pd.DataFrame:
+    """The rounds or compilations that the join may use: data on one device, in the precision that was trained in."""
+    plain = (cells["input"] == "device") & (cells["devices"] == 1)
+    return cells[plain & (cells["precision"] == frames.experiment.workload.precision)]
+
+
+def speeds(frames: Frames) -> dict[int, Speed]:
+    """The faster loop at each batch size; an accumulated batch only where no whole one was timed."""
+    found: dict[int, Speed] = {}
+    rounds = comparable(frames, frames.rounds).sort_values("accumulation", kind="stable")
+    for key, group in rounds.groupby(["batch_size", "accumulation", "loop"], sort=False):
+        batch_size, accumulation, loop = cast(tuple[int, int, str], key)
+        known = found.get(batch_size)
+        if known is None or (known.accumulation == accumulation and _median(group) < _median(known.rounds)):
+            found[batch_size] = Speed(loop, int(accumulation), group)
+    return found
+
+
+def _median(rounds: pd.DataFrame) -> float:
+    return float(rounds["seconds_per_step"].median())
+
+
+def log_seconds_per_step(speed: Speed | None) -> Repetitions:
+    """Logarithms of the rounds' seconds per step."""
+    return _logarithms(speed.rounds["seconds_per_step"]) if speed else NOTHING
+
+
+def log_joules_per_step(speed: Speed | None) -> Repetitions:
+    """Logarithms of the rounds' joules per step, where energy was measured."""
+    if speed is None:
+        return NOTHING
+    return _logarithms(speed.rounds["joules"] / speed.rounds["steps"])
+
+
+def log_watts(speed: Speed | None) -> Repetitions:
+    """Logarithms of the rounds' mean power."""
+    if speed is None:
+        return NOTHING
+    return _logarithms(speed.rounds["joules"] / speed.rounds["seconds"])
+
+
+def _logarithms(values: pd.Series) -> Repetitions:
+    """Of the values that are positive numbers, which is what was measured."""
+    return Repetitions.exact(np.log(values[values > 0].to_numpy(dtype=np.float64)), logarithmic=True)
+
+
+def choices(frames: Frames, target: float) -> dict[int, Choice]:
+    """The learning rates of every batch size that was searched."""
+    by_size: dict[int, list] = {}
+    for trial in frames.searched:
+        if trial.status != "failed":
+            by_size.setdefault(trial.batch_size, []).append(trial)
+    made = {size: choose(trials, target, frames.budget_examples) for size, trials in by_size.items()}
+    return {size: choice for size, choice in made.items() if choice is not None}
+
+
+def claims(frames: Frames, target: float) -> dict[int, Claim]:
+    """The trials to rest each batch size on: confirmation at the chosen rate, else search, else the fixed rate."""
+    chosen = choices(frames, target)
+    finished = frames.trials[frames.trials["status"] != "failed"]
+    return {
+        int(cast(int, size)): _claim(group, chosen.get(int(cast(int, size))))
+        for size, group in finished.groupby("batch_size")
+    }
+
+
+def _claim(trials: pd.DataFrame, choice: Choice | None) -> Claim:
+    phases: Sequence[Phase] = ("confirm", "search", "fixed")
+    for phase in phases:
+        of_phase = trials[trials["phase"] == phase]
+        for_target = _at(of_phase, choice.for_target if choice and phase != "fixed" else None)
+        if len(for_target):
+            for_accuracy = _at(of_phase, choice.for_accuracy if choice and phase != "fixed" else None)
+            return Claim(choice, phase, for_target, for_accuracy if len(for_accuracy) else for_target)
+    return Claim(choice, None, trials.iloc[:0], trials.iloc[:0])
+
+
+def _at(trials: pd.DataFrame, learning_rate: float | None) -> pd.DataFrame:
+    """Trials at one rate; without a choice, those at the rate that most trials have."""
+    if not len(trials):
+        return trials
+    rate = trials["learning_rate"].mode().iloc[0] if learning_rate is None else learning_rate
+    return trials[np.isclose(trials["learning_rate"], rate, rtol=SAME_RATE, atol=0)]
+
+
+def crossings(frames: Frames, target: float) -> pd.DataFrame:
+    """`examples_to_target` (infinity when not reached) and `previous_examples` of every trial, indexed by `trial`."""
+    trials = frames.trials.set_index("trial")
+    if target == frames.experiment.target.accuracy:
+        return trials.loc[:, ["examples_to_target", "previous_examples"]]
+    owner, examples = frames.curves["trial"].to_numpy(), frames.curves["examples"].to_numpy(dtype=np.float64)
+    previous = np.where(np.diff(owner, prepend=-1) == 0, np.roll(examples, 1), 0.0)
+    above = np.flatnonzero(frames.curves["accuracy"].to_numpy() >= target)
+    reached, first = np.unique(owner[above], return_index=True)
+    ended, last = np.unique(owner[::-1], return_index=True)
+    found = pd.DataFrame(0.0, index=trials.index, columns=["examples_to_target", "previous_examples"])
+    found["examples_to_target"] = np.inf
+    found.loc[ended, "previous_examples"] = examples[::-1][last]
+    found.loc[reached, "examples_to_target"] = examples[above[first]]
+    found.loc[reached, "previous_examples"] = previous[above[first]]
+    return found
+
+
+def log_examples_to_target(trials: pd.DataFrame, crossed: pd.DataFrame, limit_examples: float) -> Repetitions:
+    """Logarithms of the examples each trial needed: after the evaluation before the crossing, up to the crossing."""
+    if not len(trials):
+        return NOTHING
+    own = crossed.loc[trials["trial"]]
+    reached = own[np.isfinite(own["examples_to_target"])]
+    low = np.log(np.maximum(reached["previous_examples"].to_numpy(dtype=np.float64), 1.0))
+    high = np.log(np.maximum(reached["examples_to_target"].to_numpy(dtype=np.float64), 1.0))
+    limit = float(np.log(limit_examples)) if np.isfinite(limit_examples) else np.inf
+    order = np.argsort(high)
+    return Repetitions(np.minimum(low, high)[order], high[order], len(own) - len(reached), limit, logarithmic=True)
+
+
+def best_accuracies(trials: pd.DataFrame) -> Repetitions:
+    """The best validation accuracy of each trial within the budget of epochs, negated: the least is the best."""
+    return Repetitions.exact(-trials["best_accuracy"].to_numpy(dtype=np.float64))
+
+
+def best_accuracies_by_steps(frames: Frames, trials: pd.DataFrame, steps: float) -> Repetitions:
+    """The same within a budget of optimizer steps; a trial that was not evaluated within it is left out."""
+    curves = frames.curves
+    own = curves[curves["trial"].isin(trials["trial"]) & (curves["steps"] <= steps)]
+    return Repetitions.exact(-own.groupby("trial")["accuracy"].max().to_numpy(dtype=np.float64))
+
+
+def by_cell(sizes: NDArray[np.int64], observe: Callable[[int], Repetitions]) -> list[Repetitions]:
+    """One metric over the cells."""
+    return [observe(int(size)) for size in sizes]
+
+
+def log_batch_sizes(sizes: NDArray[np.int64]) -> Array:
+    """The axis on which batch sizes are spaced."""
+    return np.log(sizes.astype(np.float64))

@@ -1,0 +1,168 @@
+"""How needs and rates move with the batch size: the fits in a reader's units, regimes, rate exponents, gradient noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bench.analysis.fits import Knee
+from bench.analysis.statistics import DRAWS, SEED, interval
+from bench.analysis.summary import (
+    AffineStepTime,
+    CriticalBatchSize,
+    Exponent,
+    GradientNoise,
+    LearningRates,
+    Regime,
+)
+from bench.analysis.sweep import Sweep
+
+OVERHEAD = 0.2
+"""Up to this many more examples scaling counts as perfect (Zhang et al., 2024); up to as many more steps, as saturated."""
+
+
+def critical_batch_size(fit: Knee) -> CriticalBatchSize:
+    """The hyperbola's knee and what follows from it."""
+    return CriticalBatchSize(
+        value=fit.knee,
+        interval=fit.interval,
+        fit_error=fit.fit_error,
+        steps_min=fit.scale / fit.knee,
+        examples_min=fit.scale,
+        overhead_20_batch_size=0.2 * fit.knee,
+        overhead_50_batch_size=0.5 * fit.knee,
+        batch_sizes=fit.batch_sizes,
+        outliers=fit.outliers,
+    )
+
+
+def affine_step_time(fit: Knee) -> AffineStepTime:
+    """The fixed and the growing cost of a step."""
+    return AffineStepTime(
+        alpha_seconds=fit.scale,
+        beta_seconds=fit.scale / fit.knee,
+        knee_batch_size=fit.knee,
+        interval=fit.interval,
+        fit_error=fit.fit_error,
+        batch_sizes=fit.batch_sizes,
+        outliers=fit.outliers,
+    )
+
+
+def regimes(sweep: Sweep) -> list[Regime | None]:
+    """The regime of each cell, by the fit, or by the least examples seen where there is no fit."""
+    fit = sweep.examples_fit.knee
+    medians = np.where(np.isfinite(sweep.examples.medians), sweep.examples.medians, np.nan)
+    found: list[Regime | None] = []
+    for at, size in enumerate(sweep.sizes.tolist()):
+        if np.isnan(medians[at]):
+            found.append(None)
+        elif sweep.below_useful_range[at]:
+            found.append("below_useful_range")
+        else:
+            overhead = size / fit.knee if fit else float(np.expm1(medians[at] - np.nanmin(medians)))
+            found.append(_regime(overhead, fitted=fit is not None))
+    return found
+
+
+def _regime(overhead: float, *, fitted: bool) -> Regime:
+    if overhead <= OVERHEAD:
+        return "perfect_scaling"
+    # Steps above their minimum are the inverse of examples above theirs: (S/S_min - 1)(E/E_min - 1) = 1.
+    return "saturated" if fitted and overhead >= 1 / OVERHEAD else "diminishing_returns"
+
+
+def learning_rates(sweep: Sweep) -> LearningRates | None:
+    """Exponents of the best rate for the target; None where fewer than three batch sizes have one inside the grid."""
+    chosen = {size: claim.choice for size, claim in sweep.claims.items() if claim.choice}
+    reached = dict(zip(sweep.sizes.tolist(), np.isfinite(sweep.examples.medians), strict=True))
+    edges = [size for size, choice in chosen.items() if choice.for_target in (choice.lowest, choice.highest)]
+    rates = {
+        size: choice.for_target for size, choice in chosen.items() if size not in edges and reached.get(size, False)
+    }
+    if len(rates) < 3:
+        return None
+    width = np.log(sweep.frames.experiment.learning_rate.factor)
+    overall = _exponent(rates, width)
+    fit = sweep.examples_fit.knee
+    knee = fit.knee if fit else np.nan
+    return LearningRates(
+        overall=overall,
+        below_critical=_exponent({size: rate for size, rate in rates.items() if size <= knee}, width),
+        above_critical=_exponent({size: rate for size, rate in rates.items() if size > knee}, width),
+        rule=_rule(overall),
+        at_grid_edge=sorted(edges),
+    )
+
+
+def _exponent(rates: dict[int, float], grid_width: float) -> Exponent | None:
+    """Slope of log rate on log batch size; the spread is never below what the grid's rounding causes."""
+    if len(rates) < 3:
+        return None
+    sizes = sorted(rates)
+    where = np.log(sizes) - np.mean(np.log(sizes))
+    values = np.log([rates[size] for size in sizes])
+    slope = float(where @ values / (where @ where))
+    residuals = values - values.mean() - slope * where
+    freedom = len(sizes) - 2
+    variance = max(float(residuals @ residuals) / freedom, grid_width**2 / 12)
+    reach = float(stats.t.ppf(0.975, freedom) * np.sqrt(variance / (where @ where)))
+    return Exponent(value=slope, interval=(slope - reach, slope + reach), batch_sizes=sizes)
+
+
+def _rule(exponent: Exponent | None):
+    """The scaling rules that the interval of the exponent allows."""
+    if exponent is None:
+        return "undecided"
+    low, high = exponent.interval
+    allowed = tuple(power for power in (0.0, 0.5, 1.0) if low is not None and high is not None and low <= power <= high)
+    names = {(0.0,): "none", (0.5,): "sqrt", (1.0,): "linear", (0.5, 1.0): "sqrt or linear", (): "neither"}
+    return names.get(allowed, "undecided")
+
+
+def gradient_noise(sweep: Sweep) -> GradientNoise | None:
+    """B_simple over the trials that claims rest on, with an interval from resampling the trials."""
+    noise = _claimed(sweep).dropna(subset=["gradient_squared", "noise_trace"])
+    noise = noise.assign(weight=noise.groupby("trial")["examples"].diff().fillna(noise["examples"]))
+    per_trial = noise.groupby("trial")[["gradient_squared", "noise_trace", "weight"]].apply(_weighted)
+    if not len(per_trial):
+        return None
+    traces, squares = np.asarray(per_trial["noise_trace"]), np.asarray(per_trial["gradient_squared"])
+    value = _ratio(traces.mean(), squares.mean())
+    if value is None:
+        return None
+    picks = np.random.default_rng([SEED, 11]).integers(0, len(traces), (DRAWS, len(traces)))
+    below = squares[picks].mean(axis=1)
+    draws = np.where(below > 0, traces[picks].mean(axis=1) / np.where(below > 0, below, 1.0), np.inf)
+    fit = sweep.examples_fit.knee
+    return GradientNoise(
+        value=value,
+        interval=interval(draws) if len(traces) > 1 else (None, None),
+        start=_stretch(noise.drop_duplicates("trial", keep="first")),
+        end=_stretch(noise.drop_duplicates("trial", keep="last")),
+        trials=len(traces),
+        ratio_to_critical=value / fit.knee if fit else None,
+    )
+
+
+def _claimed(sweep: Sweep) -> pd.DataFrame:
+    rested_on = [claim.for_target["trial"] for claim in sweep.claims.values()]
+    trials = pd.concat(rested_on) if rested_on else pd.Series(dtype="int64")
+    noise = sweep.frames.noise
+    return noise.loc[noise["trial"].isin(trials)]
+
+
+def _weighted(stretches: pd.DataFrame) -> pd.Series:
+    """Averages over a trial, each stretch counting for the examples it covers."""
+    weights = stretches["weight"]
+    return stretches[["gradient_squared", "noise_trace"]].mul(weights, axis=0).sum() / weights.sum()
+
+
+def _stretch(noise: pd.DataFrame) -> float | None:
+    return _ratio(float(noise["noise_trace"].mean()), float(noise["gradient_squared"].mean()))
+
+
+def _ratio(trace: float, squared: float) -> float | None:
+    """tr(Sigma) / |G|^2; None where the estimate of |G|^2 is not positive, as noise can make it."""
+    return float(trace / squared) if squared > 0 and trace > 0 else None

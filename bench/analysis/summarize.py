@@ -1,0 +1,168 @@
+"""From frames to the summary: every answer, or the reason why there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.analysis import optima, scaling
+from bench.analysis.cells import cells
+from bench.analysis.frames import Frames
+from bench.analysis.metrics import log_watts
+from bench.analysis.statistics import Locations
+from bench.analysis.summary import (
+    AccuracyOptimal,
+    CostOptimal,
+    EnergyOptimal,
+    FurtherTarget,
+    Phase,
+    Summary,
+    TimeOptimal,
+    Totals,
+    Workload,
+)
+from bench.analysis.sweep import Sweep, sweep
+
+ETA = 0.5
+"""Energy and time weigh the same in the cost, as in the paper it is from."""
+
+
+def summarize(frames: Frames) -> Summary:
+    """Everything the rows of a results folder support."""
+    of = sweep(frames)
+    experiment = frames.experiment
+    workload = experiment.workload
+    time, throughput = _time(of), optima.throughput_optimal(_speed_contest(of))
+    accuracy, by_steps = _accuracy(of), _accuracy_by_steps(of)
+    energy, cost = _energy(of), _cost(of)
+    noise, rates = scaling.gradient_noise(of), scaling.learning_rates(of)
+    examples_fit, step_fit = of.examples_fit, of.step_seconds_fit
+    return Summary(
+        experiment=experiment.name,
+        title=experiment.title,
+        machine=frames.machine.machine.name,
+        workload=Workload(dataset=workload.dataset, model=workload.model, optimizer=workload.optimizer),
+        target_accuracy=frames.target_accuracy,
+        train_examples=frames.train_examples,
+        claims_on=_claims_on(of),
+        seeds=max((one.count for one in of.needs), default=0),
+        notice=experiment.notice,
+        convergence_from=frames.convergence_from,
+        evaluation_quantum_epochs=_quantum(of),
+        time_optimal=time,
+        time_optimal_reason=None if time else _why_no_time(of),
+        accuracy_optimal=accuracy,
+        accuracy_optimal_reason=None if accuracy else "no training run was evaluated within the budget",
+        accuracy_optimal_by_steps=by_steps,
+        accuracy_optimal_by_steps_reason=None if by_steps else "no training run was evaluated within the step budget",
+        throughput_optimal=throughput,
+        throughput_optimal_reason=None if throughput else "no batch size has timed rounds",
+        energy_optimal=energy,
+        energy_optimal_reason=None if energy else _why_no_energy(of),
+        cost_optimal=cost,
+        cost_optimal_reason=None if cost else _why_no_energy(of),
+        critical_batch_size=scaling.critical_batch_size(examples_fit.knee) if examples_fit.knee else None,
+        critical_batch_size_reason=examples_fit.reason,
+        affine_step_time=scaling.affine_step_time(step_fit.knee) if step_fit.knee else None,
+        affine_step_time_reason=step_fit.reason,
+        learning_rates=rates,
+        learning_rates_reason=None if rates else "fewer than three batch sizes have a best rate inside their grid",
+        gradient_noise=noise,
+        gradient_noise_reason=None if noise else "no training run holds usable gradient noise estimates",
+        cells=cells(of),
+        further_targets=[further_target(frames, accuracy) for accuracy in experiment.target.also],
+        totals=_totals(frames),
+    )
+
+
+def further_target(frames: Frames, accuracy: float) -> FurtherTarget:
+    """The answer for another target, from the same curves."""
+    of = sweep(frames, accuracy)
+    time, fit = _time(of), of.examples_fit
+    return FurtherTarget(
+        accuracy=accuracy,
+        reached=[int(size) for size in of.sizes[np.isfinite(of.examples.medians)]],
+        time_optimal=time,
+        time_optimal_reason=None if time else _why_no_time(of),
+        critical_batch_size=scaling.critical_batch_size(fit.knee) if fit.knee else None,
+        critical_batch_size_reason=fit.reason,
+    )
+
+
+def _time(of: Sweep) -> TimeOptimal | None:
+    contest = of.contest(of.time, "median over seeds of seconds to the target: steps to it times seconds per step")
+    return optima.time_optimal(contest, of.examples_fit.knee, of.step_seconds_fit.knee)
+
+
+def _speed_contest(of: Sweep) -> optima.Contest:
+    return of.contest(of.step_seconds.shifted(-of.log_sizes), "median over rounds of examples per second")
+
+
+def _accuracy(of: Sweep) -> AccuracyOptimal | None:
+    contest = of.contest(
+        of.accuracy, "median over seeds of the best validation accuracy within the budget", logarithmic=False
+    )
+    return optima.accuracy_optimal(contest, f"{of.frames.experiment.budget.epochs:g} epochs")
+
+
+def _accuracy_by_steps(of: Sweep) -> AccuracyOptimal | None:
+    contest = of.contest(
+        of.accuracy_by_steps,
+        "median over seeds of the best validation accuracy within the step budget",
+        logarithmic=False,
+    )
+    return optima.accuracy_optimal(contest, f"{of.step_budget:,} steps")
+
+
+def _energy(of: Sweep) -> EnergyOptimal | None:
+    return optima.energy_optimal(of.contest(of.energy, "median over seeds of joules to the target"))
+
+
+def _cost(of: Sweep) -> CostOptimal | None:
+    watts = [log_watts(speed).median for speed in of.speeds.values()]
+    if not np.isfinite(watts).any():
+        return None
+    cost: Locations = optima.log_cost(of.energy, of.time, float(np.exp(np.nanmax(watts))), ETA)
+    return optima.cost_optimal(of.contest(cost, "energy and time to the target, weighed alike"), ETA)
+
+
+def _claims_on(of: Sweep) -> Phase | None:
+    phases = {claim.phase for claim in of.claims.values()}
+    order: tuple[Phase, ...] = ("confirm", "search", "fixed")
+    return next((phase for phase in order if phase in phases), None)
+
+
+def _why_no_time(of: Sweep) -> str:
+    if not len(of.frames.trials):
+        return "no training runs were measured"
+    if not np.isfinite(of.examples.medians).any():
+        return f"no batch size reached the target accuracy of {of.target:g} in the median"
+    if not of.speeds:
+        return "no batch size has timed rounds"
+    return "no batch size has both timed rounds and training runs that reached the target"
+
+
+def _why_no_energy(of: Sweep) -> str:
+    if not np.isfinite(of.step_joules.medians).any():
+        return "energy was not measured"
+    return _why_no_time(of)
+
+
+def _quantum(of: Sweep) -> float | None:
+    """The widest gap, in epochs, between the evaluations around a crossing: how coarsely needs are known."""
+    trials = of.frames.trials
+    reached = trials[np.isfinite(trials["examples_to_target"])]
+    gaps = (reached["examples_to_target"] - reached["previous_examples"]) / of.frames.epoch
+    return float(gaps.max()) if gaps.notna().any() else None
+
+
+def _totals(frames: Frames) -> Totals:
+    stages = frames.stages
+    seconds = stages.groupby("stage")["seconds"].sum()
+    return Totals(
+        compilations=int((frames.compilations["status"] == "ok").sum()),
+        compile_seconds=float(frames.compilations["compile_seconds"].sum()),
+        throughput_seconds=float(seconds.get("throughput", 0.0)),
+        convergence_seconds=float(seconds.get("convergence", 0.0)),
+        trials=len(frames.trials),
+        trained_examples=int(stages["trained_examples"].sum()),
+    )

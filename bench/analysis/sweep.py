@@ -1,0 +1,168 @@
+"""Both halves of a sweep located on logarithms, cell by cell, and joined: the one input of every claim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bench.analysis import metrics
+from bench.analysis.fits import Knee, Refusal, fit_knee
+from bench.analysis.frames import Frames
+from bench.analysis.metrics import Claim, Speed
+from bench.analysis.optima import Contest
+from bench.analysis.statistics import Array, Locations, Repetitions, above_a_later_one, locate
+
+# Each quantity of a cell has random numbers of its own, so that they err independently.
+EXAMPLES, STEP_SECONDS, STEP_JOULES, ACCURACY, ACCURACY_BY_STEPS = range(5)
+
+LEAST_EXCESS = 0.05
+"""How many more examples, as a fraction, a cell must need than a larger one to be below the useful range."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted curve, or the reason why there is none."""
+
+    knee: Knee | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A folder's cells under one target. Arrays are (cells,), locations are of logarithms."""
+
+    frames: Frames
+    target: float
+    speeds: dict[int, Speed]
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """The batch sizes."""
+        return metrics.batch_sizes(self.frames)
+
+    @cached_property
+    def claims(self) -> dict[int, Claim]:
+        """The trials each batch size rests on."""
+        return metrics.claims(self.frames, self.target)
+
+    @cached_property
+    def crossed(self) -> pd.DataFrame:
+        """Where every trial crossed the target."""
+        return metrics.crossings(self.frames, self.target)
+
+    @cached_property
+    def needs(self) -> list[Repetitions]:
+        """Logarithms of examples to the target."""
+        limit = self.frames.experiment.max_epochs * self.frames.epoch
+        return [
+            metrics.log_examples_to_target(self.claims[size].for_target, self.crossed, limit)
+            if size in self.claims
+            else metrics.NOTHING
+            for size in self.sizes.tolist()
+        ]
+
+    @cached_property
+    def examples(self) -> Locations:
+        """Examples to the target."""
+        return self._locate(self.needs, EXAMPLES)
+
+    @cached_property
+    def step_seconds(self) -> Locations:
+        """Seconds per step of the faster loop."""
+        timed = [metrics.log_seconds_per_step(self.speeds.get(size)) for size in self.sizes.tolist()]
+        return self._locate(timed, STEP_SECONDS)
+
+    @cached_property
+    def step_joules(self) -> Locations:
+        """Joules per step."""
+        measured = [metrics.log_joules_per_step(self.speeds.get(size)) for size in self.sizes.tolist()]
+        return self._locate(measured, STEP_JOULES)
+
+    @cached_property
+    def time(self) -> Locations:
+        """Seconds to the target: steps to it times seconds per step."""
+        return (self.examples + self.step_seconds).shifted(-self.log_sizes)
+
+    @cached_property
+    def energy(self) -> Locations:
+        """Joules to the target."""
+        return (self.examples + self.step_joules).shifted(-self.log_sizes)
+
+    @cached_property
+    def accuracy(self) -> Locations:
+        """Best accuracies within the budget of epochs, negated."""
+        return self._locate(self._accuracies(metrics.best_accuracies), ACCURACY)
+
+    @cached_property
+    def step_budget(self) -> int:
+        """Steps that the largest trained batch size takes within the budget of epochs, which all others take too."""
+        trained = [size for size, claim in self.claims.items() if len(claim.for_accuracy)]
+        budget = self.frames.budget_examples
+        return int(budget // max(trained)) if trained and np.isfinite(budget) else 0
+
+    @cached_property
+    def accuracy_by_steps(self) -> Locations:
+        """Best accuracies within the budget of steps, negated."""
+        steps = self.step_budget
+        seen = self._accuracies(lambda trials: metrics.best_accuracies_by_steps(self.frames, trials, steps))
+        return self._locate(seen, ACCURACY_BY_STEPS)
+
+    @cached_property
+    def below_useful_range(self) -> NDArray[np.bool_]:
+        """Cells that need more examples than a larger batch size does, beyond what noise explains."""
+        return above_a_later_one(self.examples, np.log1p(LEAST_EXCESS))
+
+    @cached_property
+    def examples_fit(self) -> Fit:
+        """The hyperbola, fitted where it can hold: not below the useful range."""
+        values = np.where(self.below_useful_range, np.nan, self.examples.centres)
+        return self._fit(values, self.examples.errors, EXAMPLES)
+
+    @cached_property
+    def step_seconds_fit(self) -> Fit:
+        """The affine step time."""
+        whole = [self.speeds[size].accumulation == 1 if size in self.speeds else False for size in self.sizes.tolist()]
+        values = np.where(whole, self.step_seconds.centres, np.nan)
+        return self._fit(values, self.step_seconds.errors, STEP_SECONDS)
+
+    @property
+    def log_sizes(self) -> Array:
+        """Logarithms of the batch sizes."""
+        return np.log(self.sizes.astype(np.float64))
+
+    def contest(self, locations: Locations, metric: str, *, logarithmic: bool = True) -> Contest:
+        """These cells compared by one of the locations above."""
+        tried = ~np.isnan(locations.medians)
+        return Contest(self.sizes, locations, tried, self.out_of_memory, metric, logarithmic)
+
+    @cached_property
+    def out_of_memory(self) -> NDArray[np.bool_]:
+        """Cells that were compiled or timed in no way because they do not fit."""
+        compiled = metrics.comparable(self.frames, self.frames.compilations)
+        full = set(compiled.loc[compiled["status"] == "out_of_memory", "batch_size"])
+        return np.array([size in full and size not in self.speeds for size in self.sizes.tolist()], dtype=bool)
+
+    def _accuracies(self, observe) -> list[Repetitions]:
+        return [
+            observe(self.claims[size].for_accuracy) if size in self.claims else metrics.NOTHING
+            for size in self.sizes.tolist()
+        ]
+
+    def _locate(self, cells: list[Repetitions], stream: int) -> Locations:
+        return locate(cells, self.log_sizes, stream)
+
+    def _fit(self, values: Array, errors: Array, stream: int) -> Fit:
+        try:
+            return Fit(fit_knee(self.sizes, values, errors, stream))
+        except Refusal as refusal:
+            return Fit(None, str(refusal))
+
+
+def sweep(frames: Frames, target: float | None = None) -> Sweep:
+    """The sweep of a folder under `target` (the experiment's own when None)."""
+    accuracy = frames.experiment.target.accuracy if target is None else target
+    return Sweep(frames, accuracy, metrics.speeds(frames))
