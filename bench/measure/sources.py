@@ -185,7 +185,7 @@ def _keep(content: Files, cache: Path) -> None:
     try:
         for name, data in content.items():
             store.write_whole(cache / name, data)
-    except InputError as error:
+    except (InputError, OSError) as error:
         log.warning("not kept for the next run: %s", error)
 
 
