@@ -1,0 +1,109 @@
+"""The answer in two sentences, with its interval, its ties and its caveats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.analysis import words
+from bench.analysis.figures.findings import edge, tied
+from bench.analysis.summary import Summary
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One number of the answer and what to know about it."""
+
+    name: str
+    value: str
+    more: str
+
+
+def sentences(summary: Summary) -> list[str]:
+    """What to train with for speed, and what for accuracy."""
+    return [_fastest(summary), _most_accurate(summary)]
+
+
+def notices(summary: Summary) -> list[str]:
+    """What a reader must know before believing the answer."""
+    found = [summary.notice] if summary.notice else []
+    if summary.convergence_from:
+        joined = f"The training runs were made on {summary.convergence_from} and joined with speeds measured here."
+        found.append(joined)
+    if summary.claims_on == "search":
+        found.append("These claims rest on the runs that also chose the learning rates, so they flatter a little.")
+    return found
+
+
+def facts(summary: Summary) -> list[Fact]:
+    """The optima side by side."""
+    known = [_time(summary), _accuracy(summary), _throughput(summary), _energy(summary), _critical(summary)]
+    return [fact for fact in known if fact]
+
+
+def target(summary: Summary) -> str:
+    """The target with its article."""
+    reached = summary.target_accuracy
+    return "the target" if reached is None else f"{words.accuracy(reached)} validation accuracy"
+
+
+def _fastest(summary: Summary) -> str:
+    best = summary.time_optimal
+    if best is None:
+        reason = summary.time_optimal_reason or "the rows do not say"
+        return f"Which batch size reaches {target(summary)} fastest on {summary.machine} is not known: {reason}."
+    reached = f"batch size {best.batch_size} reaches {target(summary)} fastest, in {words.seconds(best.seconds)}"
+    interval = words.between(best.interval, words.seconds)
+    return f"On {summary.machine}, {reached} (95% interval {interval}){edge(best)}; {tied(best, summary)}."
+
+
+def _most_accurate(summary: Summary) -> str:
+    best = summary.accuracy_optimal
+    if best is None:
+        reason = summary.accuracy_optimal_reason or "the rows do not say"
+        return f"Which batch size gives the best accuracy is not known: {reason}."
+    interval = words.between(best.interval, words.accuracy)
+    reached = f"{best.batch_size} gives the best accuracy, {words.accuracy(best.accuracy)} (95% interval {interval})"
+    return f"Within {best.budget}, {reached}{edge(best)}; {tied(best, summary)}."
+
+
+def _time(summary: Summary) -> Fact | None:
+    best = summary.time_optimal
+    if best is None:
+        return Fact("Fastest to the target", "—", f"{summary.time_optimal_reason or 'not measured'}")
+    fitted = f"; the fits say {words.number(best.fitted_batch_size, 2)}" if best.fitted_batch_size else ""
+    return Fact("Fastest to the target", str(best.batch_size), f"{words.seconds(best.seconds)}{fitted}")
+
+
+def _accuracy(summary: Summary) -> Fact | None:
+    best = summary.accuracy_optimal
+    shown = (
+        Fact("Most accurate", str(best.batch_size), f"{words.accuracy(best.accuracy)} within {best.budget}")
+        if best
+        else None
+    )
+    return shown
+
+
+def _throughput(summary: Summary) -> Fact | None:
+    best = summary.throughput_optimal
+    if best is None:
+        return None
+    near = (
+        f"; {best.smallest_within_5_percent} is within 5%" if best.smallest_within_5_percent != best.batch_size else ""
+    )
+    more = f"{words.examples_per_second(best.examples_per_second)}{near}"
+    return Fact("Most examples per second", str(best.batch_size), more)
+
+
+def _energy(summary: Summary) -> Fact | None:
+    best = summary.energy_optimal
+    return Fact("Least energy to the target", str(best.batch_size), words.joules(best.joules)) if best else None
+
+
+def _critical(summary: Summary) -> Fact | None:
+    fit = summary.critical_batch_size
+    if fit is None:
+        return Fact("Critical batch size", "—", summary.critical_batch_size_reason or "not measured")
+    interval = words.between(fit.interval, lambda value: words.number(value, 2))
+    more = f"95% interval {interval}; twice the examples of a small batch"
+    return Fact("Critical batch size", words.number(fit.value, 2), more)

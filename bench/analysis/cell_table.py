@@ -1,0 +1,110 @@
+"""The table of every batch size, once, for the terminal, the page and the CSV."""
+
+from __future__ import annotations
+
+from bench.analysis import words
+from bench.analysis.grid import Column, Entry, Grid, Line, Scalar, said
+from bench.analysis.summary import CellSummary, Estimate, Summary
+
+COLUMNS = (
+    Column("Batch size"),
+    Column("Status", text=True),
+    Column("Examples/s"),
+    Column("Loop", text=True),
+    Column("Step"),
+    Column("Learning rate"),
+    Column("Epochs to target"),
+    Column("Time to target"),
+    Column("Best accuracy"),
+    Column("Test accuracy"),
+    Column("Regime", text=True),
+    Column("Compile"),
+    Column("Memory"),
+)
+CORE = (0, 1, 2, 5, 6, 7, 8)
+"""The columns a terminal has room for."""
+POINTED_AT = (2, 6, 7, 8)
+"""What pointing at a batch size in a figure shows."""
+
+STATUS = {
+    "ok": "reached",
+    "not_reached": "not reached",
+    "out_of_memory": "out of memory",
+    "not_measured": "not measured",
+}
+NO_ESTIMATE = Estimate(median=None, interval=(None, None))
+
+
+def table(summary: Summary) -> Grid:
+    """Every cell, the fastest to the target marked."""
+    best = summary.time_optimal.batch_size if summary.time_optimal else None
+    rows = [Line(_entries(cell), str(cell.batch_size), cell.batch_size == best) for cell in summary.cells]
+    return Grid("Medians over seeds with 95% intervals; the fastest to the target is marked.", COLUMNS, rows)
+
+
+def described(summary: Summary) -> dict[int, str]:
+    """By batch size, its row in a few lines."""
+    shown = {}
+    for line in table(summary).rows:
+        facts = [f"{COLUMNS[at].title}: {line.cells[at].text}" for at in POINTED_AT]
+        shown[int(line.anchor)] = "\n".join([f"Batch size {line.anchor}: {line.cells[1].text}", *facts])
+    return shown
+
+
+def status(cell: CellSummary) -> str:
+    """What became of a cell, in words."""
+    told = STATUS.get(cell.status, cell.status)
+    some_missed = cell.status in ("ok", "not_reached") and 0 < cell.seeds_reached < cell.seeds
+    return f"{told}, {cell.seeds_reached} of {cell.seeds} seeds" if some_missed else told
+
+
+def flat(summary: Summary) -> tuple[list[str], list[list[Scalar]]]:
+    """Column names and rows for CSV: every field of every cell in SI units, estimates as median, low and high."""
+    names: list[str] = []
+    rows: list[list[Scalar]] = []
+    for cell in summary.cells:
+        pairs = [pair for name in cell.__struct_fields__ for pair in _spread(name, getattr(cell, name))]
+        names = [name for name, _ in pairs]
+        rows.append([value for _, value in pairs])
+    return names, rows
+
+
+def _entries(cell: CellSummary) -> list[Entry]:
+    rate = said(cell.best_learning_rate, words.number)
+    at_edge = " (edge)" if cell.at_grid_edge else ""
+    return [
+        Entry(str(cell.batch_size), cell.batch_size),
+        Entry(status(cell)),
+        said(cell.examples_per_second, words.short),
+        Entry(cell.loop or "—"),
+        said(cell.seconds_per_step, words.seconds),
+        Entry(f"{rate.text}{at_edge}", rate.value),
+        _estimate(cell.epochs_to_target, words.number),
+        _estimate(cell.time_to_target, words.seconds),
+        _estimate(cell.best_accuracy, words.accuracy),
+        said(cell.test_accuracy, words.accuracy),
+        Entry((cell.regime or "—").replace("_", " ")),
+        said(cell.compile_seconds, words.seconds),
+        said(cell.peak_bytes or cell.predicted_bytes, words.mebibytes),
+    ]
+
+
+def _estimate(estimate: Estimate, form: words.Form) -> Entry:
+    if estimate.median is None:
+        return Entry("—")
+    return Entry(f"{form(estimate.median)} ({words.between(estimate.interval, form)})", estimate.median)
+
+
+def _spread(name: str, value: object) -> list[tuple[str, Scalar]]:
+    """A field as one column or, for estimates and intervals, as several; the same columns whatever the value."""
+    if name.endswith("_to_target") or name in ("best_accuracy", "best_accuracy_by_steps"):
+        estimate = value if isinstance(value, Estimate) else NO_ESTIMATE
+        return [(name, estimate.median), *_ends(name, estimate.interval)]
+    if isinstance(value, tuple):
+        return _ends(name, value)
+    return [(name, value if isinstance(value, str | int | float) else None)]
+
+
+def _ends(name: str, interval: words.Interval) -> list[tuple[str, Scalar]]:
+    low, high = interval
+    return [(f"{name}_low", low), (f"{name}_high", high)]

@@ -1,0 +1,192 @@
+"""What each figure shows, said in words from the same numbers: the alternative text of the figure."""
+
+from __future__ import annotations
+
+from bench.analysis import words
+from bench.analysis.figures.estimates import known
+from bench.analysis.figures.hardware import calibrated, own_cells, roofline_points
+from bench.analysis.figures.origin import target_words
+from bench.analysis.frames import Frames
+from bench.analysis.summary import AccuracyOptimal, CellSummary, Optimum, Summary
+
+LISTED_TIES = 3
+
+
+def throughput(_: Frames, summary: Summary) -> str:
+    """Where the peak is and how small a batch comes near it."""
+    best = summary.throughput_optimal
+    if best is None:
+        return f"No fastest batch size: {summary.throughput_optimal_reason}."
+    peak = f"Most at batch size {best.batch_size}: {words.examples_per_second(best.examples_per_second)}"
+    return f"{peak}; {best.smallest_within_5_percent} is the smallest within 5% of it{edge(best)}."
+
+
+def step_time(_: Frames, summary: Summary) -> str:
+    """The fixed cost and the cost per example."""
+    fit = summary.affine_step_time
+    if fit is None:
+        return f"No straight line fits the step times: {summary.affine_step_time_reason}."
+    fixed, growing = words.seconds(fit.alpha_seconds), words.seconds(fit.beta_seconds)
+    return (
+        f"A step costs {fixed} plus {growing} per example; both are equal at B = {words.number(fit.knee_batch_size)}."
+    )
+
+
+def memory(frames: Frames, _: Summary) -> str:
+    """The largest need, and what did not fit."""
+    cells = own_cells(frames, frames.compilations)
+    need = cells.set_index("batch_size")[["predicted_bytes", "peak_bytes"]].max(axis=1).groupby("batch_size").max()
+    need = need.dropna()
+    first, last = (
+        f"{words.mebibytes(need.loc[size])} at batch size {size}" for size in (need.index[0], need.index[-1])
+    )
+    full = sorted(cells[cells["status"] == "out_of_memory"]["batch_size"].unique())
+    return f"From {first} to {last}" + (f"; out of memory at {words.listed(full)}." if full else ".")
+
+
+def roofline(frames: Frames, _: Summary) -> str:
+    """The share of the measured ceiling that is reached."""
+    points = roofline_points(frames)
+    ceiling = calibrated(frames, "matmul_flops_per_second", frames.experiment.workload.precision)
+    best = points["gigaflops"].idxmax()
+    reached = points["gigaflops"].max()
+    share = f", {words.number(100e9 * reached / ceiling, 2)}% of the measured matrix-multiply rate" if ceiling else ""
+    return f"At most {words.number(reached)} GFLOP per second, at batch size {best}{share}."
+
+
+def steps_to_target(_: Frames, summary: Summary) -> str:
+    """How steps fall with the batch size, and where they stop doing so."""
+    return f"{_fall(summary, 'steps_to_target', 'steps')} {_critical(summary)}"
+
+
+def epochs_to_target(_: Frames, summary: Summary) -> str:
+    """How epochs grow with the batch size."""
+    return f"{_fall(summary, 'epochs_to_target', 'epochs')} {_critical(summary)}"
+
+
+def frontier(_: Frames, summary: Summary) -> str:
+    """What the fit says is the least of each."""
+    fit = summary.critical_batch_size
+    if fit is None:
+        return _critical(summary)
+    least = f"{words.short(fit.steps_min)} steps or {words.short(fit.examples_min)} examples"
+    return f"No batch size can need fewer than about {least}; at B = {words.number(fit.value, 2)} both are doubled."
+
+
+def learning_curves(_: Frames, summary: Summary) -> str:
+    """Who is first in epochs and who is first in seconds."""
+    leaders = {
+        name: min(cells, key=lambda cell: getattr(cell, quantity).median).batch_size
+        for name, quantity in (("epochs", "epochs_to_target"), ("seconds", "time_to_target"))
+        if (cells := known(summary.cells, quantity))
+    }
+    said = [f"batch size {size} is first in {name}" for name, size in leaders.items()]
+    return f"To {target_words(summary)}, {words.listed(said)}." if said else f"None gets to {target_words(summary)}."
+
+
+def time_to_target(_: Frames, summary: Summary) -> str:
+    """The fastest batch size, its interval, what is tied with it, and what the fits say."""
+    best = summary.time_optimal
+    if best is None:
+        return f"No fastest batch size: {summary.time_optimal_reason}."
+    fitted = best.fitted_batch_size
+    joined = f" The fits put the best at B* = {words.number(fitted, 2)}." if fitted else ""
+    interval = words.between(best.interval, words.seconds)
+    return f"Batch size {best.batch_size}: {words.seconds(best.seconds)} ({interval}){edge(best)}; {tied(best, summary)}.{joined}"
+
+
+def best_accuracy(_: Frames, summary: Summary) -> str:
+    """The best batch size under each budget."""
+    budgets = [best for best in (summary.accuracy_optimal, summary.accuracy_optimal_by_steps) if best]
+    return " ".join(f"{_accurate(best, summary)}." for best in budgets) or f"{summary.accuracy_optimal_reason}."
+
+
+def best_learning_rate(_: Frames, summary: Summary) -> str:
+    """The exponent of the best rate."""
+    rates = summary.learning_rates
+    if rates is None or rates.overall is None:
+        return f"No rule can be read from the rates: {summary.learning_rates_reason or 'too few batch sizes'}."
+    exponent = rates.overall
+    interval = words.between(exponent.interval, lambda value: words.number(value, 2))
+    at_edge = f" At the edge of the rates tried: {words.listed(rates.at_grid_edge)}." if rates.at_grid_edge else ""
+    return f"The best rate grows as B^{words.number(exponent.value, 2)} ({interval}); rule: {rates.rule}.{at_edge}"
+
+
+def rate_map(frames: Frames, _: Summary) -> str:
+    """How many trials reached the target, and how many diverged."""
+    trials = frames.trials[frames.trials["phase"] == "search"]
+    reached = int((trials["examples_to_target"] < float("inf")).sum())
+    diverged = int((trials["status"] == "diverged").sum())
+    return f"Of {len(trials)} search trials {reached} reached the target and {diverged} diverged."
+
+
+def gradient_noise_scale(_: Frames, summary: Summary) -> str:
+    """The noise scale beside the critical batch size."""
+    noise = summary.gradient_noise
+    if noise is None:
+        return f"No gradient noise scale: {summary.gradient_noise_reason}."
+    ratio = noise.ratio_to_critical
+    beside = f", {words.number(ratio, 2)} times the critical batch size" if ratio else ""
+    interval = words.between(noise.interval, lambda value: words.number(value, 2))
+    return f"On average {words.number(noise.value, 2)} ({interval}){beside}."
+
+
+def energy(_: Frames, summary: Summary) -> str:
+    """The batch size with the least energy to the target."""
+    best = summary.energy_optimal
+    if best is None:
+        return f"Energy was measured, but no least energy to the target: {summary.energy_optimal_reason}."
+    return f"Least energy to the target at batch size {best.batch_size}: {words.joules(best.joules)}; {tied(best, summary)}."
+
+
+def data_parallel(frames: Frames, _: Summary) -> str:
+    """How far the devices went."""
+    return f"Measured on {words.listed(sorted(frames.rounds['devices'].unique()))} devices."
+
+
+def tied(best: Optimum, summary: Summary) -> str:
+    """Which other batch sizes cannot be told from the best; a long unbroken run is named by its ends."""
+    others = [size for size in best.tied if size != best.batch_size]
+    low, high = min(best.tied, default=0), max(best.tied, default=0)
+    run = [cell.batch_size for cell in summary.cells if low <= cell.batch_size <= high]
+    if len(others) > LISTED_TIES and set(run) == {*others, best.batch_size}:
+        return f"no other from {low} to {high} can be told from it"
+    return f"{words.listed(others)} cannot be told from it" if others else "no other is tied with it"
+
+
+def edge(best: Optimum) -> str:
+    """A warning where the best lies at the end of the sweep."""
+    if best.edge == "memory":
+        return ", the largest that fits in memory"
+    return f", the {best.edge or 'last'} of the sweep, so the true best may lie beyond it" if best.at_edge else ""
+
+
+def _accurate(best: AccuracyOptimal, summary: Summary) -> str:
+    interval = words.between(best.interval, words.accuracy)
+    return (
+        f"Within {best.budget}, {best.batch_size}: {words.accuracy(best.accuracy)} ({interval}); {tied(best, summary)}"
+    )
+
+
+def _fall(summary: Summary, quantity: str, unit: str) -> str:
+    cells = known(summary.cells, quantity)
+    if not cells:
+        return f"None reached {target_words(summary)}."
+    said = [f"{words.short(getattr(cell, quantity).median)} at {cell.batch_size}" for cell in (cells[0], cells[-1])]
+    return f"Median {unit} to {target_words(summary)}: {words.listed(dict.fromkeys(said))}{_short_of(summary)}."
+
+
+def _short_of(summary: Summary) -> str:
+    def missed(cell: CellSummary) -> bool:
+        return cell.seeds_reached < cell.seeds
+
+    sizes = [cell.batch_size for cell in summary.cells if missed(cell)]
+    return f"; some or all seeds missed it at {words.listed(sizes)}" if sizes else ""
+
+
+def _critical(summary: Summary) -> str:
+    fit = summary.critical_batch_size
+    if fit is None:
+        return f"No critical batch size: {summary.critical_batch_size_reason}."
+    interval = words.between(fit.interval, lambda value: words.number(value, 2))
+    return f"Critical batch size {words.number(fit.value, 2)} ({interval}), fit error {words.percent(fit.fit_error)}."

@@ -1,0 +1,49 @@
+"""The gradient noise scale over training, beside the critical batch size it should foretell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bench.analysis import style, words
+from bench.analysis.figures import canvas
+from bench.analysis.figures.canvas import NothingToDrawError
+from bench.analysis.figures.origin import claim_trials, origin
+from bench.analysis.frames import Frames
+from bench.analysis.summary import Summary
+
+
+def gradient_noise_scale(frames: Frames, summary: Summary) -> Figure:
+    """tr(Sigma) / |G|^2 over training: both averaged over seeds before the division, as its estimator asks."""
+    means = _means_over_seeds(frames, summary)
+    if means.empty:
+        raise NothingToDrawError("gradient noise was not measured")
+    figure, (axes,) = canvas.sheet()
+    sizes = sorted(int(size) for size in means["batch_size"].unique())
+    for size, color in canvas.batch_size_colors(sizes).items():
+        one = means[means["batch_size"] == size]
+        axes.plot(one["epochs"], one["scale"], "o-", color=color, markersize=3, linewidth=1)
+    if critical := summary.critical_batch_size:
+        low, high = (np.nan if end is None else end for end in critical.interval)
+        if np.isfinite([low, high]).all():
+            axes.axhspan(low, high, color=style.BEST, alpha=0.12, linewidth=0)
+        label = f"critical batch size {words.number(critical.value)}, 95% interval"
+        axes.axhline(critical.value, color=style.BEST, linestyle="--", linewidth=1, label=label)
+    canvas.log_axis(axes, "gradient noise scale (examples)")
+    canvas.log_axis_across(axes, "epochs trained")
+    canvas.batch_size_bar(figure, [axes], sizes)
+    canvas.legend(figure)
+    return canvas.signed(figure, origin(frames, summary))
+
+
+def _means_over_seeds(frames: Frames, summary: Summary) -> pd.DataFrame:
+    """One row per batch size and stretch of training that every seed went through: `epochs` and `scale`."""
+    noise = frames.noise[frames.noise["trial"].isin(claim_trials(frames, summary)["trial"])]
+    stretch = noise.groupby("trial").cumcount().rename("stretch")
+    groups = noise.groupby(["batch_size", stretch])
+    means = groups[["epochs", "noise_trace", "gradient_squared"]].mean()
+    everyone = noise.groupby("batch_size")["trial"].nunique().reindex(means.index.get_level_values("batch_size"))
+    means = means[groups.size().to_numpy() == everyone.to_numpy()]
+    means = means[(means["gradient_squared"] > 0) & (means["noise_trace"] > 0)].reset_index()
+    return means.assign(scale=means["noise_trace"] / means["gradient_squared"])

@@ -1,0 +1,94 @@
+"""The figures the answer is read from: time to the target, and the best accuracy under each budget."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from bench.analysis import style, words
+from bench.analysis.figures import canvas
+from bench.analysis.figures.canvas import NothingToDrawError
+from bench.analysis.figures.estimates import known, medians, open_ends
+from bench.analysis.figures.origin import origin, target_words
+from bench.analysis.frames import Frames
+from bench.analysis.summary import AccuracyOptimal, Optimum, Summary
+
+
+def time_to_target(frames: Frames, summary: Summary) -> Figure:
+    """Seconds to the target with interval, the optimum, what is tied with it, and the fitted B*."""
+    cells = known(summary.cells, "time_to_target")
+    if not cells:
+        raise NothingToDrawError(summary.time_optimal_reason or "no batch size reached the target")
+    figure, (axes,) = canvas.sheet()
+    sizes, values = [cell.batch_size for cell in cells], medians(cells, "time_to_target")
+    _draw_joined_fits(axes, summary, sizes)
+    canvas.band(axes, sizes, open_ends(cells, "time_to_target"), style.BLUE)
+    axes.plot(sizes, values, "o-", color=style.BLUE, label="median, 95% interval", zorder=4)
+    if best := summary.time_optimal:
+        _ring_tied(axes, best, dict(zip(sizes, values, strict=True)))
+        label = f"fastest: {best.batch_size}"
+        axes.plot(best.batch_size, best.seconds, "*", color=style.BEST, markersize=11, zorder=6, label=label)
+    never = [cell.batch_size for cell in summary.cells if cell.status in ("not_reached", "diverged")]
+    canvas.log_axis(axes, f"seconds to {target_words(summary)}")
+    canvas.missed(axes, never, "not reached")
+    canvas.log2_axis(axes, [*sizes, *never])
+    canvas.hover(axes, sizes, list(values))
+    canvas.legend(figure)
+    return canvas.signed(figure, origin(frames, summary))
+
+
+def best_accuracy(frames: Frames, summary: Summary) -> Figure:
+    """The best validation accuracy within the epoch budget and within the step budget, ties marked.
+
+    Drawn as the error on a logarithmic axis that runs downwards, or the best cells could not be told apart.
+    """
+    budgets = (
+        ("best_accuracy", summary.accuracy_optimal, style.BLUE, "o", 0.97),
+        ("best_accuracy_by_steps", summary.accuracy_optimal_by_steps, style.ORANGE, "s", 1.03),
+    )
+    if not any(known(summary.cells, quantity) for quantity, *_ in budgets):
+        raise NothingToDrawError(summary.accuracy_optimal_reason or "no accuracies were recorded")
+    figure, (axes,) = canvas.sheet()
+    for quantity, optimum, color, marker, aside in budgets:
+        if optimum:
+            _draw_accuracies(axes, summary, quantity, optimum, color, marker, aside)
+    canvas.log_axis(axes, "best validation accuracy (%)")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:.4g}"))
+    axes.invert_yaxis()
+    canvas.log2_axis(axes, [cell.batch_size for cell in summary.cells])
+    canvas.legend(figure)
+    return canvas.signed(figure, origin(frames, summary))
+
+
+def _draw_accuracies(
+    axes: Axes, summary: Summary, quantity: str, optimum: AccuracyOptimal, color: str, marker: str, aside: float
+) -> None:
+    cells = [cell for cell in known(summary.cells, quantity) if getattr(cell, quantity).median < 1]
+    sizes = [cell.batch_size for cell in cells]
+    errors = 100 * (1 - medians(cells, quantity))
+    beside = aside * np.array(sizes)
+    low, high = np.clip(100 * (1 - open_ends(cells, quantity)), 0.001, 100)
+    axes.plot(beside, errors, f"{marker}-", color=color, label=f"within {optimum.budget}", zorder=4)
+    axes.vlines(beside, low, high, color=color, linewidth=1, alpha=0.8, zorder=3)
+    tied = [at for at, size in enumerate(sizes) if size in {optimum.batch_size, *optimum.tied}]
+    canvas.ring(axes, beside[tied], errors[tied], "tied with the best", color)
+    canvas.hover(axes, sizes, list(errors), across=list(beside))
+
+
+def _ring_tied(axes: Axes, best: Optimum, values: dict[int, float]) -> None:
+    tied = [size for size in best.tied if size in values and size != best.batch_size]
+    canvas.ring(axes, tied, [values[size] for size in tied], "tied with it", style.BEST)
+
+
+def _draw_joined_fits(axes: Axes, summary: Summary, sizes: list[int]) -> None:
+    steps, step_time = summary.critical_batch_size, summary.affine_step_time
+    if steps is None or step_time is None:
+        return
+    along = np.geomspace(min(sizes), max(sizes), 200)
+    seconds = steps.steps_min * (1 + steps.value / along)
+    seconds *= step_time.alpha_seconds + step_time.beta_seconds * along
+    at = summary.time_optimal.fitted_batch_size if summary.time_optimal else None
+    label = "fits joined" + (f": B* = {words.number(at, 2)}" if at else "")
+    axes.plot(along, seconds, "--", color=style.GREEN, linewidth=1, label=label)

@@ -1,0 +1,121 @@
+"""The table of figures: what each is called, how it is drawn, what to look for in it and what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from bench.analysis.figures import convergence, findings, hardware, noise, optima, rates
+from bench.analysis.frames import Frames
+from bench.analysis.summary import Summary
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure. `draw` raises NothingToDrawError where the rows it needs were not measured."""
+
+    title: str
+    draw: Callable[[Frames, Summary], Figure]
+    finding: Callable[[Frames, Summary], str]
+    caption: str
+
+    @property
+    def name(self) -> str:
+        """The file's stem, and what `--only` takes."""
+        return self.draw.__name__
+
+
+PLOTS = (
+    Plot(
+        "Time to the target",
+        optima.time_to_target,
+        findings.time_to_target,
+        "Look for the lowest point, and for how flat the valley around it is: ringed sizes are as good.",
+    ),
+    Plot(
+        "Best accuracy",
+        optima.best_accuracy,
+        findings.best_accuracy,
+        "Higher is better; the axis stretches towards 100%. Ringed sizes cannot be told from the best of their budget.",
+    ),
+    Plot(
+        "Throughput",
+        hardware.throughput,
+        findings.throughput,
+        "Where the line bends, the hardware is full; small dots are single rounds.",
+    ),
+    Plot(
+        "Step time",
+        hardware.step_time,
+        findings.step_time,
+        "Flat on the left, the fixed cost of a step; rising on the right, the cost of its examples.",
+    ),
+    Plot(
+        "Steps to the target",
+        convergence.steps_to_target,
+        findings.steps_to_target,
+        "Where the points leave the dashed line, a larger batch no longer saves steps in proportion.",
+    ),
+    Plot(
+        "Epochs to the target",
+        convergence.epochs_to_target,
+        findings.epochs_to_target,
+        "Flat means each example still counts in full; the rise is what a large batch wastes.",
+    ),
+    Plot(
+        "The frontier of time and compute",
+        convergence.frontier,
+        findings.frontier,
+        "To the left is less serial time, downwards is less compute; no batch size has both.",
+    ),
+    Plot(
+        "Learning curves",
+        convergence.learning_curves,
+        findings.learning_curves,
+        "The same runs over epochs and over seconds: the order changes. Shades span the seeds.",
+    ),
+    Plot(
+        "Best learning rate",
+        rates.best_learning_rate,
+        findings.best_learning_rate,
+        "Compare the slope with the two rules, and mind points at the edge of the rates tried.",
+    ),
+    Plot(
+        "Every learning rate",
+        rates.rate_map,
+        findings.rate_map,
+        "The bright ridge is the best rate; grey cells never reached the target.",
+    ),
+    Plot(
+        "Gradient noise scale",
+        noise.gradient_noise_scale,
+        findings.gradient_noise_scale,
+        "It foretells the critical batch size within an order of magnitude, and grows as training goes on.",
+    ),
+    Plot(
+        "Memory",
+        hardware.memory,
+        findings.memory,
+        "What the program needs at each batch size, up to where it no longer fits.",
+    ),
+    Plot(
+        "Roofline",
+        hardware.roofline,
+        findings.roofline,
+        "Distance from the ceiling is arithmetic the machine could do and this program does not.",
+    ),
+    Plot(
+        "Energy",
+        hardware.energy,
+        findings.energy,
+        "The least energy per example and the least energy to the target need not be at the same batch size.",
+    ),
+    Plot(
+        "Several devices",
+        hardware.data_parallel,
+        findings.data_parallel,
+        "Distance from the dashed line is what communication costs.",
+    ),
+)

@@ -1,0 +1,161 @@
+"""The parts of a report below its figures: claims, checks, method, machine, how to run it again."""
+
+from __future__ import annotations
+
+from bench.analysis import words
+from bench.analysis.figures.origin import origin, seeds
+from bench.analysis.frames import Frames
+from bench.analysis.grid import Column, Entry, Grid, Line, said
+from bench.analysis.summary import FurtherTarget, Optimum, ReferenceRow, Summary
+
+
+def subtitle(measured: Frames, summary: Summary) -> str:
+    """Machine, workload, seeds and source of convergence in one line."""
+    described = measured.machine.machine
+    device = "" if described.device_kind in described.name else f" ({described.device_kind})"
+    return origin(measured, summary).replace(summary.machine, f"{summary.machine}{device}", 1)
+
+
+def verdicts(summary: Summary) -> Grid | None:
+    """Each claim with what these rows say of it."""
+    rows = [
+        Line([Entry(str(one.claim)), Entry(one.statement), Entry(one.verdict), Entry(one.numbers)])
+        for one in summary.verdicts
+    ]
+    columns = (Column("Claim"), Column("It says", prose=True), Column("Here", text=True), Column("Because", prose=True))
+    caption = "Claims of a widely read 2015 experiment with LeNet on MNIST, each judged from the rows of this folder."
+    return Grid(caption, columns, rows) if rows else None
+
+
+def verifications(measured: Frames) -> Grid | None:
+    """Runs made alone to the target beside the time that was predicted for them."""
+    runs = measured.verifications.sort_values(["batch_size", "seed"])
+    rows = [
+        Line(
+            [
+                Entry(str(run.batch_size), int(run.batch_size)),
+                said(run.learning_rate, words.number),
+                Entry(str(run.seed)),
+                Entry(str(run.status).replace("_", " ")),
+                said(run.predicted_seconds, words.seconds),
+                said(run.seconds, words.seconds),
+                said(run.seconds / run.predicted_seconds - 1, lambda off: f"{100 * off:+.1f}%"),
+            ]
+        )
+        for run in runs.itertuples(index=False)
+    ]
+    titles = ("Batch size", "Learning rate", "Seed", "Status", "Predicted", "Measured", "Difference")
+    columns = [Column(title, text=title == "Status") for title in titles]
+    return (
+        Grid("Single runs to the target, timed, beside steps times seconds per step.", columns, rows) if rows else None
+    )
+
+
+def reference(summary: Summary) -> Grid | None:
+    """The reference experiment's own table beside this one."""
+    titles = ("Batch size", "Time of an epoch", "Epochs to 0.99", "Time to 0.99", "Best error", "Test error")
+    columns = [Column("Batch size")]
+    columns += [Column(f"{title}: {whose}") for title in titles[1:] for whose in ("reference", "here")]
+    caption = "Times are ratios: of an epoch to the largest batch size's, to the target to the fastest's."
+    rows = [Line(_reference_cells(row)) for row in summary.reference]
+    return Grid(caption, columns, rows) if rows else None
+
+
+def _reference_cells(row: ReferenceRow) -> list[Entry]:
+    return [
+        Entry(str(row.batch_size), row.batch_size),
+        said(row.reference_epoch_seconds_ratio, words.number),
+        said(row.epoch_seconds_ratio, words.number),
+        said(row.reference_epochs_to_target, words.number),
+        said(row.epochs_to_target, words.number),
+        said(row.reference_time_to_target_ratio, words.number),
+        said(row.time_to_target_ratio, words.number),
+        said(row.reference_best_error, words.accuracy),
+        said(row.best_error, words.accuracy),
+        said(row.reference_test_error, words.accuracy),
+        said(row.test_error, words.accuracy),
+    ]
+
+
+def further_targets(summary: Summary) -> Grid | None:
+    """The same question for other accuracies, from the same curves."""
+    rows = [Line(_further_cells(one)) for one in summary.further_targets]
+    columns = [Column("Target"), Column("Fastest"), Column("Time"), Column("Tied", text=True)]
+    columns += [Column("Critical batch size"), Column("Reached by", text=True)]
+    return Grid("Other targets, read from the same learning curves.", columns, rows) if rows else None
+
+
+def _further_cells(one: FurtherTarget) -> list[Entry]:
+    best, critical = one.time_optimal, one.critical_batch_size
+    return [
+        Entry(words.accuracy(one.accuracy), one.accuracy),
+        Entry(str(best.batch_size), best.batch_size) if best else Entry("—"),
+        said(best.seconds if best else None, words.seconds),
+        Entry(_tied_list(best)),
+        said(critical.value if critical else None, lambda value: words.number(value, 2)),
+        Entry(words.listed(one.reached) or "none"),
+    ]
+
+
+def _tied_list(best: Optimum | None) -> str:
+    return words.listed(size for size in best.tied if size != best.batch_size) or "none" if best else "—"
+
+
+def method(measured: Frames, summary: Summary) -> list[str]:
+    """How the numbers came about, in a few paragraphs."""
+    return [_speed(measured), _training(measured, summary), _claims(summary)]
+
+
+def _speed(measured: Frames) -> str:
+    rounds = measured.rounds.groupby(["batch_size", "loop"]).size()
+    fewest = int(rounds.min()) if len(rounds) else 0
+    return (
+        f"Speed: {fewest} timed rounds or more for every batch size and loop, interleaved in shuffled order, each"
+        " ending when the device has finished; compilation is not in them. Times use the faster loop at each batch size."
+    )
+
+
+def _training(measured: Frames, summary: Summary) -> str:
+    experiment = measured.experiment
+    quantum = summary.evaluation_quantum_epochs
+    cadence = f", evaluated every {words.number(quantum)} epochs" if quantum else ""
+    return (
+        f"Training: at most {words.number(experiment.max_epochs)} epochs{cadence}, on a validation split held out"
+        " of the training set; test accuracy is reported and steered nothing. The learning rate is tuned at every batch size"
+        f" on search seeds; claims rest on {seeds(summary)} at the chosen rate."
+    )
+
+
+def _claims(summary: Summary) -> str:
+    best = summary.time_optimal or summary.throughput_optimal
+    test = f" Ties: {best.metric}, {best.test}, at {words.percent(best.level)}." if best else ""
+    return (
+        "Claims: time to the target is steps to the target times seconds per step. A run that never reaches the target"
+        " counts as infinite, never as missing. Medians carry 95% intervals over seeds and rounds." + test
+    )
+
+
+def machine(measured: Frames) -> Grid:
+    """The machine and every environment its rows name."""
+    described = measured.machine.machine
+    memory = described.device_memory_bytes
+    pairs = [
+        ("Device", f"{described.device_count} x {described.device_kind} ({described.platform})"),
+        ("Device memory", words.mebibytes(memory) if memory else "not reported"),
+        ("Processor", f"{described.cpu}, {described.cpu_cores} cores"),
+        ("Memory", words.mebibytes(described.host_memory_bytes)),
+    ]
+    for name, software in sorted(measured.machine.environments.items()):
+        packages = ", ".join(f"{package} {version}" for package, version in sorted(software.packages.items()))
+        pairs.append((f"Environment {name[:8]}", f"Python {software.python}, {software.os}, {packages}"))
+        extras = {"driver": software.driver or "", "XLA flags": software.xla_flags, **software.settings}
+        set_here = "; ".join(f"{key} {value}" for key, value in extras.items() if value)
+        pairs += [("Settings", set_here)] if set_here else []
+    rows = [Line([Entry(name), Entry(text)]) for name, text in pairs]
+    return Grid("What the rows were measured on.", (Column("Part", text=True), Column("Here", prose=True)), rows)
+
+
+def reproduce(summary: Summary) -> str:
+    """The commands that measure this again."""
+    joined = " --convergence-from FOLDER" if summary.convergence_from else ""
+    return f"batchscale run {summary.experiment}{joined}\nbatchscale report results/local/{summary.experiment}/MACHINE"

@@ -1,0 +1,98 @@
+"""Numbers and lists as a person would write them; one home for every unit shown on a page, a figure or a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+Interval = Sequence[float | None]
+Form = Callable[[float], str]
+
+NEVER = "not reached"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A plain number with `digits` significant digits, thousands separated, never in exponent form below 10^15."""
+    if not math.isfinite(value):
+        return "infinite" if value > 0 else "unknown"
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    shown = f"{value:.{decimals}f}"
+    return shown.rstrip("0").rstrip(".") if "." in shown and abs(value) < 1e-3 else shown
+
+
+def short(value: float) -> str:
+    """A number for an axis or a crowded table: 950, 12.3k, 4.1M, 2G."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            unit = 1e3 if letter == "k" else size
+            return f"{value / unit:.3g}{letter}"
+    return f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.1e}"
+
+
+def tick(value: float, base: int = 10) -> str:
+    """A number for an axis; powers of two are written out."""
+    return f"{value:.0f}" if base == 2 and 1 <= value < 1e6 else short(value)
+
+
+def seconds(value: float) -> str:
+    """A duration in the unit a person would use, three significant digits."""
+    if not math.isfinite(value):
+        return NEVER
+    if value >= 7200:
+        return f"{number(value / 3600)} h"
+    if value >= 120:
+        return f"{number(value / 60)} min"
+    for scale, unit, least in ((1.0, "s", 0.1), (1e-3, "ms", 1e-3), (1e-6, "µs", 1e-6)):
+        if value >= least:
+            return f"{number(value / scale)} {unit}"
+    return f"{number(value * 1e9)} ns" if value else "0 s"
+
+
+def examples_per_second(value: float) -> str:
+    """A throughput."""
+    return f"{short(value)} examples/s"
+
+
+def accuracy(value: float) -> str:
+    """A share of 1 in percent, to hundredths unless it is whole."""
+    return f"{100 * value:.2f}".removesuffix(".00") + "%"
+
+
+def percent(fraction: float) -> str:
+    """A fraction in percent, two significant digits."""
+    return f"{number(100 * fraction, 2)}%"
+
+
+def joules(value: float) -> str:
+    """An energy."""
+    return f"{number(value / 1e3)} kJ" if value >= 1e4 else f"{number(value)} J"
+
+
+def mebibytes(value: float) -> str:
+    """A size in memory."""
+    for size, unit in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if value >= size:
+            return f"{number(value / size)} {unit}"
+    return f"{value:.0f} B"
+
+
+def listed(items: Iterable[object]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    words = [str(item) for item in items]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def between(interval: Interval, form: Form = number, unreached: str = NEVER) -> str:
+    """An interval as `low to high`; an end that is null was not reached."""
+    low, high = (unreached if end is None else form(end) for end in interval)
+    return low if low == high else f"{low} to {high}"
+
+
+def seeds(fewest: int, most: int) -> str:
+    """How many seeds a claim rests on."""
+    count = f"{most}" if fewest == most else f"{fewest} to {most}"
+    return f"{count} seed{'' if fewest == most == 1 else 's'}"
