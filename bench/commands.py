@@ -52,6 +52,16 @@ def run_binary(
     return output
 
 
+def show(command: list[str]) -> None:
+    """Run `command` for as long as it takes, with its output on the terminal.
+
+    Raises:
+        CommandError: when it exits with an error.
+    """
+    if subprocess.run(command, check=False).returncode != 0:  # noqa: S603 - a fixed argument list, no shell
+        raise CommandError(f"{' '.join(command[:4])} failed; its message is above")
+
+
 def _wait(
     process: subprocess.Popen[bytes], seconds: float, folder: Path | None, first_file_seconds: float | None
 ) -> tuple[bytes, bytes]:

@@ -1,0 +1,61 @@
+# Two commands, nothing before them: `make bench` and `make test`. Variables are shown by `make help`.
+PYTHON ?= python3
+VENV ?= .venv
+EXPERIMENTS ?=
+BUDGET ?=
+PYTEST_OPTIONS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help bench test test-all perf lint report compare site clean
+
+ifeq ($(strip $(VENV)),)
+PY := $(PYTHON)
+else
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+INSTALLED_TEST := $(VENV)/.installed-test
+$(INSTALLED_TEST): EXTRAS := test
+$(INSTALLED) $(INSTALLED_TEST): pyproject.toml bench/install.py
+	@command -v $(PYTHON) >/dev/null || { echo "batchscale: $(PYTHON) is not there; install Python 3.11 or newer, or name it: PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -m bench.install $(VENV) $(EXTRAS)
+	@touch $(INSTALLED) $@
+endif
+
+PYTEST := $(PY) -m pytest --numprocesses=auto --maxprocesses=4
+
+help: ## list what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@echo
+	@echo "  VENV= PYTHON=/path/to/python   use an interpreter that has JAX, install nothing"
+
+bench: $(INSTALLED) ## measure this machine and answer (BUDGET=minutes, EXPERIMENTS="names or .toml files")
+	@$(PY) -m bench run $(if $(BUDGET),--budget $(BUDGET)) $(EXPERIMENTS)
+
+test: $(INSTALLED_TEST) ## the tests, a few minutes
+	@$(PYTEST) -m "not slow and not network and not browser" $(PYTEST_OPTIONS)
+
+test-all: $(INSTALLED_TEST) ## every test, long proofs included, with branch coverage
+	@$(PYTEST) --cov=bench --cov=models --cov-branch --cov-report=term:skip-covered $(PYTEST_OPTIONS)
+
+perf: $(INSTALLED_TEST) ## the suite's own speed, saved under .benchmarks/
+	@$(PY) -m pytest tests/perf -p no:xdist -o addopts= --benchmark-only --benchmark-autosave $(PYTEST_OPTIONS)
+
+lint: $(INSTALLED_TEST) ## formatting, rules, types and the layers of the architecture
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m pyright --pythonpath $(PY)
+	@$(PY) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+report: $(INSTALLED) ## write the page of a results folder again (DIR=results/local/experiment/machine)
+	@$(PY) -m bench report $(DIR)
+
+compare: $(INSTALLED) ## two results folders side by side (A=folder B=folder)
+	@$(PY) -m bench compare $(A) $(B)
+
+site: $(INSTALLED) ## one site of all published results, in site/
+	@$(PY) -m bench site
+
+clean: ## remove the environment, caches and built pages; results stay
+	rm -rf $(if $(INSTALLED),$(VENV)) .benchmarks .coverage* .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist site
+	find bench models tests -name __pycache__ -type d -exec rm -rf {} +
