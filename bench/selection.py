@@ -1,4 +1,4 @@
-"""Which learning rate a batch size gets, decided on search trials alone, so that choosing does not flatter the claims."""
+"""Which learning rate a batch size gets: decided on search trials alone, so that choosing does not flatter."""
 
 from __future__ import annotations
 

@@ -11,7 +11,11 @@ from jaxtyping import Array, Float
 
 from models._lowerings import convolve
 
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "gelu": jax.nn.gelu,
+}
 
 
 def activation_named(name: str) -> Callable[[Array], Array]:
@@ -26,7 +30,7 @@ def activation_named(name: str) -> Callable[[Array], Array]:
 
 
 class Convolution(nnx.Module):
-    """A stride-1 convolution without padding. `lowering` changes how it is computed, never what."""
+    """A stride-1 convolution, padded by `padding` zeros on every side. `lowering` changes how, never what."""
 
     def __init__(
         self,
@@ -35,17 +39,21 @@ class Convolution(nnx.Module):
         kernel: int,
         *,
         rngs: nnx.Rngs,
+        padding: int = 0,
         dtype: jnp.dtype = jnp.float32,
         lowering: str = "xla",
     ) -> None:
         shape = (kernel, kernel, channels, filters)
         self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), shape))
         self.bias = nnx.Param(jnp.zeros(filters))
+        self.padding = padding
         self.dtype = dtype
         self.lowering = lowering
 
     def __call__(self, inputs: Float[Array, "batch height width channel"]) -> Float[Array, "batch rows columns filter"]:
-        """Convolve every example; rows = height - kernel + 1."""
+        """Convolve every example; rows = height + 2 padding - kernel + 1."""
+        around = (self.padding, self.padding)
+        inputs = jnp.pad(inputs, ((0, 0), around, around, (0, 0))) if self.padding else inputs
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
         return convolve(inputs.astype(self.dtype), kernel, self.lowering) + bias
 

@@ -24,16 +24,21 @@ class Model(nnx.Module):
         lowering: str = "xla",
         filters: Sequence[int] = (6, 16),
         kernel: int = 5,
+        padding: int = 0,
         hidden: int = 84,
         activation: str = "relu",
     ) -> None:
         height, width, channels = input_shape
         self.convolutions = nnx.List([])
         for count in filters:
-            if min(height, width) <= kernel:
-                raise ValueError(f"kernel: {kernel} does not fit {len(filters)} times into {input_shape}")
-            self.convolutions.append(Convolution(channels, count, kernel, rngs=rngs, dtype=dtype, lowering=lowering))
-            height, width, channels = (height - kernel + 1) // 2, (width - kernel + 1) // 2, count
+            height, width = (height + 2 * padding - kernel + 1) // 2, (width + 2 * padding - kernel + 1) // 2
+            if min(height, width) < 1:
+                raise ValueError(f"kernel = {kernel} does not fit {len(filters)} times into {input_shape}: add padding")
+            convolution = Convolution(
+                channels, count, kernel, padding=padding, rngs=rngs, dtype=dtype, lowering=lowering
+            )
+            self.convolutions.append(convolution)
+            channels = count
         self.hidden = nnx.Linear(height * width * channels, hidden, dtype=dtype, rngs=rngs)
         self.out = nnx.Linear(hidden, classes, dtype=dtype, rngs=rngs)
         self.activation = activation_named(activation)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
@@ -37,10 +39,19 @@ class Learner:
     make_model: Any
     optimizer: Optimizer
     precision: str
+    initial: list[jax.stages.Compiled] = field(default_factory=list, compare=False)
 
-    def init(self, seed: Int[Array, ""] | int, learning_rate: LearningRate) -> TrainState:
-        """Fresh parameters; a function of the seed alone."""
-        params = nnx.state(self.make_model(rngs=nnx.Rngs(params=jax.random.key(seed))), nnx.Param)
+    def params(self, seed: int) -> PyTree:
+        """Fresh parameters in host memory: a function of the seed and the model alone."""
+        if not self.initial:
+            self.initial.append(_compile_quickly(self._fresh_params))
+        return jax.tree.map(np.asarray, self.initial[0](np.uint32(seed)))
+
+    def _fresh_params(self, seed: Int[Array, ""]) -> PyTree:
+        return nnx.state(self.make_model(rngs=nnx.Rngs(params=jax.random.key(seed))), nnx.Param)
+
+    def first_state(self, params: PyTree, learning_rate: LearningRate) -> TrainState:
+        """The state before the first step."""
         return TrainState(params, self.optimizer(learning_rate).init(params))
 
     def logits(self, params: PyTree, inputs: Float[Array, "batch ..."]) -> Float[Array, "batch class"]:
@@ -84,6 +95,11 @@ class Learner:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         finite = jnp.isfinite(logits).all(axis=-1)
         return ((logits.argmax(-1) == labels) & finite).sum(), losses.sum()
+
+
+def _compile_quickly(function: Callable[[Array], PyTree]) -> jax.stages.Compiled:
+    """Compile what runs a few times only: random initialisers take seconds to optimise, and no time to run."""
+    return jax.jit(function).lower(np.uint32(0)).compile(compiler_options={"xla_backend_optimization_level": 0})
 
 
 def model_names() -> list[str]:

@@ -9,7 +9,7 @@ from jaxtyping import Int32
 
 
 @lru_cache(maxsize=64)
-def order(seed: int, epoch: int, examples: int) -> Int32[np.ndarray, "examples"]:
+def order(seed: int, epoch: int, examples: int) -> Int32[np.ndarray, " examples"]:
     """The permutation of one epoch.
 
     Raw Philox words and a stable sort, because a library may change how its own shuffle consumes them.
@@ -20,7 +20,7 @@ def order(seed: int, epoch: int, examples: int) -> Int32[np.ndarray, "examples"]
     return shuffled
 
 
-def indices(seed: int, start: int, count: int, examples: int) -> Int32[np.ndarray, "count"]:
+def indices(seed: int, start: int, count: int, examples: int) -> Int32[np.ndarray, " count"]:
     """Which examples stand at positions `start` to `start + count` of the endless stream."""
     first, last = start // examples, (start + count - 1) // examples
     epochs = [order(seed, epoch, examples) for epoch in range(first, last + 1)]

@@ -1,0 +1,86 @@
+"""Results folders: where they lie, what they hold beside the rows, and when a run may add to one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import tomli_w
+
+from bench import experiment as experiments
+from bench import store
+from bench.errors import InputError
+from bench.experiment import Experiment
+from bench.rows import AnyRow, Environment, Machine, MachineFile
+
+THROUGHPUT, CONVERGENCE, VERIFICATION = "throughput.jsonl", "convergence.jsonl", "verification.jsonl"
+LOCAL = Path("results/local")
+
+
+def folder_of(results: Path, experiment: Experiment, machine: Machine) -> Path:
+    """`<results>/<experiment>/<machine>`."""
+    return results / experiment.name / machine.name
+
+
+def prepare(folder: Path, experiment: Experiment, machine: Machine, environments: dict[str, Environment]) -> None:
+    """Make the folder ready for rows of this experiment on this machine.
+
+    Raises:
+        InputError: when it holds another protocol or another machine, with the difference named.
+    """
+    _accept_experiment(folder, experiment)
+    known = store.read_machine(folder) if (folder / "machine.json").exists() else None
+    if known is not None and known.machine != machine:
+        different = ", ".join(_differences(msgspec.to_builtins(known.machine), msgspec.to_builtins(machine)))
+        raise InputError(f"{folder}: its rows are from another machine ({different}); give another --results")
+    merged = {**(known.environments if known else {}), **environments}
+    label = MachineFile(machine=machine, environments=merged)
+    store.write_whole(folder / "machine.json", msgspec.json.format(msgspec.json.encode(label)) + b"\n")
+
+
+def _accept_experiment(folder: Path, experiment: Experiment) -> None:
+    path = folder / "experiment.toml"
+    if path.exists() and (folder / CONVERGENCE).exists():
+        known = experiments.read(path)
+        if known.fingerprint != experiment.fingerprint:
+            different = ", ".join(_differences(known.protocol, experiment.protocol))
+            raise InputError(
+                f"{folder}: its rows were measured under another protocol ({different});"
+                f" undo the edit, rename the experiment file, or give another --results"
+            )
+    store.write_whole(path, to_toml(experiment))
+
+
+def to_toml(experiment: Experiment) -> bytes:
+    """The experiment as TOML, defaults written out."""
+    return tomli_w.dumps(_without_none(msgspec.to_builtins(experiment))).encode()
+
+
+def _without_none(table: dict[str, object]) -> dict[str, object]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if value is not None
+    }
+
+
+def _differences(known: dict, wanted: dict, path: str = "") -> Iterator[str]:
+    for key in sorted({*known, *wanted}):
+        before, after = known.get(key), wanted.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differences(before, after, f"{path}{key}.")
+        elif before != after:
+            yield f"{path}{key}: {before} there, {after} here"
+
+
+def rows(folder: Path, name: str, fingerprint: str) -> Iterator[AnyRow]:
+    """The rows of one file that belong to a protocol.
+
+    Raises:
+        InputError: on a row of another protocol, or one that is not valid.
+    """
+    for number, row in enumerate(store.read(folder / name), start=1):
+        if row.fingerprint != fingerprint:
+            raise InputError(f"{folder / name}:{number}: a row of another protocol ({row.fingerprint})")
+        yield row

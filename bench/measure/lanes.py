@@ -1,0 +1,208 @@
+"""Many trials in one program: batch size, learning rate and seed are lane values.
+
+Lanes stand as [seed, setting], where a setting is a (batch size, learning rate). Time advances in ticks of one
+microbatch: all settings of a seed see the same examples, each adds its gradient to its sum, and a lane applies its
+optimizer whenever its batch is complete. The mean of microbatch gradients is the gradient of the batch, so a lane is
+the same run as training alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int32, PyTree, Shaped
+
+from bench.measure.learner import Learner, TrainState
+from bench.measure.schedules import Schedule
+
+EVALUATION_BATCH_SIZE = 500
+
+
+class Lanes(NamedTuple):
+    """State of all lanes; every leaf starts with the axes [seed, setting]. `gradient` is a sum over microbatches."""
+
+    state: TrainState
+    gradient: PyTree
+
+
+class Settings(NamedTuple):
+    """What differs between the lanes of a seed."""
+
+    batch_sizes: Int32[Array, " setting"]
+    learning_rates: Float[Array, " setting"]
+
+
+class Examples(NamedTuple):
+    """A split on the device."""
+
+    inputs: Float[Array, "example height width channel"]
+    labels: Int32[Array, " example"]
+
+
+Scores = Float[np.ndarray, "seed setting"]
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Training and evaluation of one tier, compiled once per shape (seeds, settings); safe to call from threads."""
+
+    learner: Learner
+    train_split: Examples
+    validation_split: Examples
+    test_split: Examples
+    microbatch_size: int
+    schedule: Schedule
+    accumulates: bool
+    longest_segment: int
+    compiled: dict[tuple, jax.stages.Compiled] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def compilations(self) -> int:
+        """Training programs compiled so far."""
+        return sum(key[0] == "train" for key in self.compiled)
+
+    def fit(self, shape: tuple[int, int], memory_bytes: int) -> tuple[int, int]:
+        """The largest halving of `shape` whose compiled training program needs no more than `memory_bytes`."""
+        while shape != (1, 1):
+            if (predicted_bytes(self.program(shape)) or 0) <= memory_bytes:
+                break
+            seeds, settings = shape
+            shape = (seeds, (settings + 1) // 2) if settings > 1 else ((seeds + 1) // 2, settings)
+        return shape
+
+    def initialise(self, seeds: Int32[np.ndarray, " seed"], settings: Settings) -> Lanes:
+        """Fresh lanes: the parameters of a seed are the same in all its settings."""
+        of_seeds = [self.learner.params(int(seed)) for seed in seeds]
+        width = len(settings.learning_rates)
+        stacked = jax.tree.map(lambda *leaves: np.stack([np.stack([leaf] * width) for leaf in leaves]), *of_seeds)
+        state = _first_state(self.learner, jax.device_put(stacked), settings.learning_rates)
+        return Lanes(state, jax.tree.map(jnp.zeros_like, state.params) if self.accumulates else ())
+
+    def program(self, shape: tuple[int, int]) -> jax.stages.Compiled:
+        """The training program of a shape, compiled at its first use."""
+        return self._once(("train", shape), lambda: self._lower(shape))
+
+    def _lower(self, shape: tuple[int, int]) -> jax.stages.Lowered:
+        seeds, settings = shape
+        values = Settings(jnp.ones(settings, jnp.int32), jnp.ones(settings, jnp.float32))
+        lanes = jax.eval_shape(partial(self.initialise, np.zeros(seeds, np.int32)), values)
+        order = jax.ShapeDtypeStruct((seeds, self.longest_segment, self.microbatch_size), jnp.int32)
+        arguments = (lanes, values, self.train_split, order, np.int32(0), np.int32(0))
+        return jax.jit(partial(_train, self), donate_argnums=0).lower(*arguments)
+
+    def _once(self, key: tuple, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
+        with self.lock:
+            if key not in self.compiled:
+                self.compiled[key] = lower().compile()
+            return self.compiled[key]
+
+    def train(
+        self, lanes: Lanes, settings: Settings, order: Int32[np.ndarray, "seed tick microbatch"], first_tick: int
+    ) -> Lanes:
+        """Advance all lanes by the ticks in `order`; `lanes` is donated."""
+        seeds, ticks, width = order.shape
+        padded = np.zeros((seeds, self.longest_segment, width), np.int32)
+        padded[:, :ticks] = order
+        program = self.program((seeds, len(settings.batch_sizes)))
+        return program(lanes, settings, self.train_split, padded, np.int32(first_tick), np.int32(ticks))
+
+    def evaluate(self, lanes: Lanes, split: Examples) -> tuple[Scores, Scores]:
+        """Accuracy and mean loss of every lane on a whole split."""
+        params, size = lanes.state.params, len(split.labels)
+        shape = jax.tree.leaves(params)[0].shape[:2]
+        lower = partial(jax.jit(partial(_evaluate, self.learner)).lower, params, split)
+        correct, loss = self._once(("evaluate", shape, size), lower)(params, split)
+        return np.asarray(correct, np.float64) / size, np.asarray(loss, np.float64) / size
+
+
+def on_device(inputs: np.ndarray, labels: np.ndarray) -> Examples:
+    """Put a split on the default device."""
+    return Examples(jnp.asarray(inputs), jnp.asarray(labels, jnp.int32))
+
+
+def predicted_bytes(compiled: jax.stages.Compiled) -> int | None:
+    """Device memory the compiler says a program needs; None where it does not say."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return None
+    total = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+    return total - analysis.alias_size_in_bytes
+
+
+def _first_state(learner: Learner, params: PyTree, rates: Float[Array, " setting"]) -> TrainState:
+    first = jax.vmap(jax.vmap(learner.first_state), in_axes=(0, None))
+    return first(params, rates)
+
+
+def _train(
+    programs: Programs,
+    lanes: Lanes,
+    settings: Settings,
+    split: Examples,
+    order: Int32[Array, "seed tick microbatch"],
+    first_tick: Int32[Array, ""],
+    ticks: Int32[Array, ""],
+) -> Lanes:
+    learner, width = programs.learner, programs.microbatch_size
+    over_settings = jax.vmap(learner.gradient, in_axes=(0, None, None))
+    microbatches_per_step = settings.batch_sizes // width
+
+    def tick(i: Int32[Array, ""], lanes: Lanes) -> Lanes:
+        chosen = order[:, i]
+        _, gradient = jax.vmap(over_settings)(lanes.state.params, split.inputs[chosen], split.labels[chosen])
+        now = first_tick + i
+        rates = settings.learning_rates * programs.schedule.factor(now.astype(jnp.float32) * width)
+        if not programs.accumulates:
+            return Lanes(_update(learner, lanes.state, gradient, rates), ())
+        due = (now + 1) % microbatches_per_step == 0
+        summed = jax.tree.map(jnp.add, lanes.gradient, gradient)
+        update = partial(_update_due, learner, due, rates, 1.0 / microbatches_per_step)
+        return jax.lax.cond(due.any(), update, lambda same: same, Lanes(lanes.state, summed))
+
+    return jax.lax.fori_loop(0, ticks, tick, lanes)
+
+
+def _update(learner: Learner, state: TrainState, gradient: PyTree, rates: Float[Array, " setting"]) -> TrainState:
+    return jax.vmap(jax.vmap(learner.apply), in_axes=(0, 0, None))(state, gradient, rates)
+
+
+def _update_due(
+    learner: Learner,
+    due: Bool[Array, " setting"],
+    rates: Float[Array, " setting"],
+    weights: Float[Array, " setting"],
+    lanes: Lanes,
+) -> Lanes:
+    mean = jax.tree.map(lambda total: total * _along(weights, total), lanes.gradient)
+    updated = _update(learner, lanes.state, mean, rates)
+    state = jax.tree.map(lambda new, old: jnp.where(_along(due, new), new, old), updated, lanes.state)
+    gradient = jax.tree.map(lambda total: jnp.where(_along(due, total), 0, total), lanes.gradient)
+    return Lanes(state, gradient)
+
+
+def _along(values: Shaped[Array, " setting"], leaf: Array) -> Array:
+    """Shape per-setting values so that they broadcast over a leaf [seed, setting, ...]."""
+    return values.reshape(1, -1, *[1] * (leaf.ndim - 2))
+
+
+def _evaluate(
+    learner: Learner, params: PyTree, split: Examples
+) -> tuple[Int32[Array, "seed setting"], Float[Array, "seed setting"]]:
+    evaluate = jax.vmap(jax.vmap(learner.evaluate, in_axes=(0, None, None)), in_axes=(0, None, None))
+    size = min(EVALUATION_BATCH_SIZE, len(split.labels))
+    whole = len(split.labels) // size * size
+    chunks = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, size, *leaf.shape[1:]), split)
+    totals = jax.lax.map(lambda chunk: evaluate(params, *chunk), chunks)
+    correct, loss = jax.tree.map(lambda total: total.sum(0), totals)
+    if whole < len(split.labels):
+        rest_correct, rest_loss = evaluate(params, split.inputs[whole:], split.labels[whole:])
+        correct, loss = correct + rest_correct, loss + rest_loss
+    return correct, loss

@@ -1,0 +1,78 @@
+"""When a learning rate can no longer win, it is stopped: the rule, as a pure function of the curves so far.
+
+A rate is *slower for certain* when another rate of its batch size has a median time to the target that this one, still
+short of the target on more than half of its seeds, has already passed. It is *beaten* when, after a third of the
+epoch budget, its validation error exceeds the leader's by more than three standard errors of their difference and by
+a factor (2, and 1.5 once two thirds of the budget are spent). It is stopped when it can win neither claim:
+before the end of the budget when it is beaten and short of the target, after it when it is slower for certain or
+beaten.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+import msgspec
+
+from bench.rows import Curve
+from bench.selection import crossing
+
+GRACE = 1 / 3
+STANDARD_ERRORS = 3.0
+
+
+class Race(msgspec.Struct, frozen=True, kw_only=True):
+    """What the rule needs to know of an experiment."""
+
+    target: float
+    budget_examples: int
+    validation_examples: int
+
+
+def losers(race: Race, curves: Mapping[float, Sequence[Curve]], examples: int) -> dict[float, str]:
+    """Rates to stop after `examples`, each with the reason; `curves` holds one curve per seed for every rate."""
+    if len(curves) < 2 or examples < GRACE * race.budget_examples:
+        return {}
+    times = {rate: _times(race, group) for rate, group in curves.items()}
+    fastest = min(median(group) for group in times.values())
+    errors = {rate: _error(group, examples) for rate, group in curves.items()}
+    lowest = min(errors.values())
+    seeds = min(len(group) for group in curves.values())
+    found = {}
+    for rate in curves:
+        beaten = _beaten(race, errors[rate], lowest, seeds, examples)
+        reason = _reason(race, median(times[rate]), fastest, beaten, examples)
+        if reason:
+            found[rate] = reason
+    return found
+
+
+def _reason(race: Race, time: float, fastest: float, beaten: str | None, examples: int) -> str | None:
+    if math.isfinite(time):
+        return None
+    if examples >= race.budget_examples and fastest < examples:
+        return f"another rate reached the target after {fastest:.0f} examples"
+    return beaten
+
+
+def _times(race: Race, group: Sequence[Curve]) -> list[float]:
+    found = [crossing(curve, race.target) for curve in group]
+    return [crossed.examples if crossed else math.inf for crossed in found]
+
+
+def _error(group: Sequence[Curve], examples: int) -> float:
+    """Mean over seeds of the lowest validation error so far."""
+    best = [
+        max((a for at, a in zip(c.examples, c.accuracy, strict=True) if at <= examples), default=0.0) for c in group
+    ]
+    return 1 - sum(best) / len(best)
+
+
+def _beaten(race: Race, error: float, lowest: float, seeds: int, examples: int) -> str | None:
+    factor = 1.5 if examples >= 2 * GRACE * race.budget_examples else 2.0
+    variance = (error * (1 - error) + lowest * (1 - lowest)) / (race.validation_examples * seeds)
+    if error > factor * lowest and error - lowest > STANDARD_ERRORS * math.sqrt(variance):
+        return f"its error {error:.4f} stands beside {lowest:.4f} for the leader after {examples} examples"
+    return None

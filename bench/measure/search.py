@@ -1,0 +1,189 @@
+"""Search, extend, confirm: which trials of a tier are run, in which waves, and what each becomes as a row."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from bench import plan, selection
+from bench.experiment import Experiment
+from bench.measure import convergence, wave
+from bench.measure.checkpoint import Checkpoint
+from bench.measure.lanes import Programs
+from bench.measure.progress import Progress
+from bench.measure.racing import Race
+from bench.measure.wave import LaneRecord, Setting
+from bench.rows import Origin, Phase, Trial
+
+LARGEST_SHARE_OF_MEMORY = 0.8
+
+
+@dataclass
+class Study:
+    """The convergence stage of one experiment: what is known, and where rows go."""
+
+    experiment: Experiment
+    folder: Path
+    origin: Callable[[], Origin]
+    append: Callable[[Trial], None]
+    progress: Progress
+    duration: plan.Duration
+    race: Race
+    memory_bytes: int
+    workers: int
+    trials: dict[plan.TrialKey, Trial] = field(default_factory=dict)
+    trained_examples: int = 0
+
+    def of(self, phase: Phase, batch_size: int) -> list[Trial]:
+        """Trials of one phase and batch size, failures left out."""
+        return [
+            trial
+            for key, trial in self.trials.items()
+            if key.phase == phase and key.batch_size == batch_size and trial.status != "failed"
+        ]
+
+    def choice(self, batch_size: int) -> selection.Choice | None:
+        """The rates of a batch size as its search trials stand."""
+        found = self.of("search", batch_size)
+        return selection.choose(found, self.experiment.target.accuracy, self.duration.budget_examples)
+
+
+@dataclass
+class TierStudy:
+    """One tier of a study, with its programs."""
+
+    study: Study
+    tier: plan.Tier
+    programs: Programs
+    lowering: str | None
+    rate: float
+
+    def run(self) -> None:
+        """All phases of the tier, in at most three training programs: all rates, half of them, the confirmation."""
+        seeds, grid = plan.search_seeds(self.study.experiment), search_grid(self.study.experiment, self.tier)
+        full = self.fit(shard_shape(len(seeds), len(grid), self.study.workers))
+        half = (full[0], math.ceil(full[1] / 2))
+        self.run_wave("search", seeds, grid, [full, half])
+        for number in range(self.study.experiment.learning_rate.extend):
+            beyond = list(self.extensions())
+            if not beyond:
+                break
+            self.run_wave(f"extension {number + 1}", seeds, beyond, [half])
+        fresh, settings = plan.confirmation_seeds(self.study.experiment), self.confirmations()
+        if settings:
+            own = self.fit(shard_shape(len(fresh), len(settings), self.study.workers))
+            self.run_wave("confirm", fresh, settings, [own, half])
+
+    def fit(self, shape: wave.Shape) -> wave.Shape:
+        """A shape cut down until as many of its programs as run at once fit into memory."""
+        return self.programs.fit(shape, int(self.study.memory_bytes * LARGEST_SHARE_OF_MEMORY / self.study.workers))
+
+    def extensions(self) -> Iterator[Setting]:
+        """Rates beyond an edge at which a best rate lies."""
+        table = self.study.experiment.learning_rate
+        for size in self.tier.batch_sizes:
+            choice = self.study.choice(size)
+            if choice is None:
+                continue
+            tried = {trial.learning_rate for trial in self.study.of("search", size)}
+            for at_edge, upwards in ((choice.at_upper_edge, True), (choice.at_lower_edge, False)):
+                rate = plan.extension(table, size, tried, upwards=upwards) if at_edge else None
+                if rate is not None:
+                    yield Setting("search", size, rate)
+
+    def confirmations(self) -> list[Setting]:
+        """The chosen rates, and the fixed rate where the experiment names one."""
+        fixed = self.study.experiment.learning_rate.fixed
+        settings = []
+        for size in self.tier.batch_sizes:
+            choice = self.study.choice(size)
+            settings += [Setting("confirm", size, rate) for rate in (choice.rates if choice else [])]
+            settings += [Setting("fixed", size, fixed)] if fixed else []
+        return settings
+
+    def run_wave(
+        self, name: str, seeds: Sequence[int], settings: Sequence[Setting], shapes: Sequence[wave.Shape]
+    ) -> None:
+        """Run a grid of trials from its checkpoint or from the start, unless all its rows exist."""
+        study = self.study
+        item = f"{name} B={self.tier.batch_sizes[0]}..{self.tier.batch_sizes[-1]}"
+        study.progress.plan(item, len(seeds) * len(settings) * study.duration.budget_examples, self.rate)
+        if all(_key(setting, seed) in study.trials for setting in settings for seed in seeds):
+            study.progress.close(item)
+            return
+        checkpoint = Checkpoint(study.folder / "checkpoint.npz", self.identity(seeds, settings, shapes))
+        lanes = wave.start(self.programs, study.duration, study.race, seeds, settings, shapes[0])
+        checkpoint.restore(lanes)
+        clock = time.monotonic()
+
+        def advanced(lane_examples: int) -> None:
+            nonlocal clock
+            now = time.monotonic()
+            study.trained_examples += lane_examples
+            study.progress.advance(item, lane_examples, now - clock, f"{lanes.alive()} lanes")
+            clock = now
+
+        reporter = convergence.Reporter(
+            finished=lambda record: self.finished(record, math.prod(shapes[0])),
+            advanced=advanced,
+            checkpoint=checkpoint,
+            shapes=shapes,
+            workers=study.workers,
+            tests_always=study.experiment.evaluation.test == "always",
+        )
+        convergence.run(lanes, reporter)
+        study.progress.close(item)
+
+    def identity(self, seeds: Sequence[int], settings: Sequence[Setting], shapes: Sequence[tuple[int, int]]) -> str:
+        """A hash of all that a checkpoint must agree with."""
+        origin = self.study.origin()
+        parts = [origin.fingerprint, origin.environment, self.tier, self.lowering, seeds, settings, shapes]
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+    def finished(self, record: LaneRecord, lanes: int) -> None:
+        """Write the row of a finished lane, once."""
+        key = _key(record.setting, record.seed)
+        if key in self.study.trials:
+            return
+        trial = Trial(
+            **msgspec.structs.asdict(self.study.origin()),
+            **msgspec.structs.asdict(key),
+            status=record.status or "ok",
+            reason=record.reason,
+            train_examples=len(self.programs.train_split.labels),
+            steps=record.steps,
+            curve=record.curve,
+            test_accuracy=record.test_accuracy,
+            microbatch_size=self.tier.microbatch_size,
+            lanes=lanes,
+            lowering=self.lowering,
+        )
+        self.study.append(trial)
+        self.study.trials[key] = trial
+
+
+def _key(setting: Setting, seed: int) -> plan.TrialKey:
+    return plan.TrialKey(setting.phase, setting.batch_size, setting.learning_rate, seed)
+
+
+def search_grid(experiment: Experiment, tier: plan.Tier) -> list[Setting]:
+    """Every batch size of a tier at every rate of its grid."""
+    table = experiment.learning_rate
+    return [Setting("search", size, rate) for size in tier.batch_sizes for rate in plan.learning_rates(table, size)]
+
+
+def shard_shape(seeds: int, settings: int, workers: int) -> wave.Shape:
+    """How many seeds and settings one program call holds.
+
+    One worker (an accelerator) takes all lanes at once; several take shards of one seed, as many as share evenly.
+    """
+    if workers == 1:
+        return seeds, settings
+    pieces = next(count for count in range(1, workers + 1) if seeds * count % workers == 0)
+    return 1, math.ceil(settings / pieces)

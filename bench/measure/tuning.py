@@ -1,0 +1,84 @@
+"""Choices that change speed and nothing else, made by a short measured trial and kept beside the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import msgspec
+import numpy as np
+
+from bench import store
+from bench.measure.clock import Work, calibrate, timed
+from bench.measure.lanes import Programs
+from bench.measure.wave import Setting, device_settings
+
+TRIAL_SECONDS = 0.4
+
+
+class Tuned(msgspec.Struct, frozen=True):
+    """The fastest lowering of a tier and the lane-examples per second it reached."""
+
+    lowering: str | None
+    examples_per_second: float
+
+
+class TuningFile:
+    """`tuning.json` in a results folder: resumed runs repeat the same choices, so their numbers stay the same."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "tuning.json"
+        self._known: dict[str, Tuned] = {}
+        if self._path.exists():
+            try:
+                self._known = msgspec.json.decode(self._path.read_bytes(), type=dict[str, Tuned])
+            except msgspec.DecodeError:
+                self._known = {}
+
+    def get(self, key: str, measure: Callable[[], Tuned]) -> Tuned:
+        """The choice made for `key`, measured and kept at the first asking."""
+        if key not in self._known:
+            self._known[key] = measure()
+            store.write_whole(self._path, msgspec.json.format(msgspec.json.encode(self._known)) + b"\n")
+        return self._known[key]
+
+
+def fastest(
+    candidates: Sequence[str | None],
+    programs: Callable[[str | None], Programs],
+    seeds: Sequence[int],
+    settings: Sequence[Setting],
+    workers: int,
+) -> Tuned:
+    """Try every lowering on the tier's own program, `workers` at once; ties go to the first."""
+    tried = [Tuned(name, examples_per_second(programs(name), seeds, settings, workers)) for name in candidates]
+    return max(tried, key=lambda one: one.examples_per_second)
+
+
+def examples_per_second(
+    programs: Programs, seeds: Sequence[int], settings: Sequence[Setting], workers: int = 1
+) -> float:
+    """Lane-examples per second of `workers` training programs side by side, compile time apart."""
+    work = [_work(programs, seeds, settings) for _ in range(workers)]
+    ticks = calibrate(work[0], TRIAL_SECONDS)
+    with ThreadPoolExecutor(workers) as pool:
+        seconds = min(timed(lambda count: list(pool.map(lambda one: one(count), work)), ticks) for _ in range(2))
+    return workers * len(seeds) * len(settings) * ticks * programs.microbatch_size / seconds
+
+
+def _work(programs: Programs, seeds: Sequence[int], settings: Sequence[Setting]) -> Work:
+    values = device_settings(settings)
+    lanes = programs.initialise(np.asarray(seeds, np.int32), values)
+    width, examples = programs.microbatch_size, len(programs.train_split.labels)
+
+    def work(ticks: int) -> None:
+        nonlocal lanes
+        for first in range(0, ticks, programs.longest_segment):
+            count = min(ticks - first, programs.longest_segment)
+            order = np.arange(len(seeds) * count * width, dtype=np.int32) % examples
+            lanes = programs.train(lanes, values, order.reshape(len(seeds), count, width), first)
+        jax.block_until_ready(lanes)
+
+    return work

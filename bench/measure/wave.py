@@ -1,0 +1,182 @@
+"""Lanes that advance together, and what is known of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+
+from bench.measure.lanes import Lanes, Programs, Settings
+from bench.measure.racing import Race
+from bench.plan import Duration
+from bench.rows import Curve, Phase, TrialStatus
+
+Shape = tuple[int, int]
+WORTH_COMPACTING = 0.7
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """What the lanes of one column share."""
+
+    phase: Phase
+    batch_size: int
+    learning_rate: float
+
+
+class LaneRecord(msgspec.Struct, kw_only=True):
+    """What is known so far of one lane; `status` is None while it trains."""
+
+    setting: Setting
+    seed: int
+    status: TrialStatus | None = None
+    reason: str | None = None
+    test_accuracy: float | None = None
+    reported: bool = False
+    curve: Curve = msgspec.field(
+        default_factory=lambda: Curve(examples=[], steps=[], accuracy=[], loss=[], test_accuracy=None)
+    )
+
+    @property
+    def steps(self) -> int:
+        """Updates at the last evaluation."""
+        return self.curve.steps[-1] if self.curve.steps else 0
+
+    def record(self, point: int, accuracy: float, loss: float, test_accuracy: float | None) -> None:
+        """Add the evaluation after `point` examples, unless no update came since the last one."""
+        steps = point // self.setting.batch_size
+        if steps == self.steps:
+            return
+        curve = self.curve
+        curve.examples.append(steps * self.setting.batch_size)
+        curve.steps.append(steps)
+        curve.accuracy.append(accuracy)
+        curve.loss.append(loss if math.isfinite(loss) else None)
+        if test_accuracy is not None:
+            self.curve = msgspec.structs.replace(curve, test_accuracy=[*(curve.test_accuracy or []), test_accuracy])
+
+    def finish(self, status: TrialStatus, reason: str | None = None) -> None:
+        """Close the record; the first verdict stands."""
+        if self.status is None:
+            self.status, self.reason = status, reason
+
+
+class Layout(msgspec.Struct):
+    """Which lanes a shard holds: `places[row][column]` numbers a record, None is filled and ignored."""
+
+    seeds: list[int]
+    settings: list[Setting]
+    places: list[list[int | None]]
+
+    @property
+    def size(self) -> int:
+        """Lanes computed, ignored ones included."""
+        return len(self.seeds) * len(self.settings)
+
+
+@dataclass
+class Shard:
+    """The lanes of one program call, [seed, setting]."""
+
+    layout: Layout
+    lanes: Lanes
+
+    def alive(self, records: Sequence[LaneRecord]) -> list[tuple[int, int, LaneRecord]]:
+        """Row, column and record of every lane that still trains."""
+        return [
+            (row, column, records[number])
+            for row, line in enumerate(self.layout.places)
+            for column, number in enumerate(line)
+            if number is not None and records[number].status is None
+        ]
+
+    def device_settings(self) -> Settings:
+        """The columns' values as arrays."""
+        return device_settings(self.layout.settings)
+
+    def compact(self, records: Sequence[LaneRecord], shapes: Sequence[Shape]) -> None:
+        """Move the lanes that still train into the smallest of `shapes`, where that is much smaller than now."""
+        alive = self.alive(records)
+        rows, columns = sorted({row for row, *_ in alive}), sorted({column for _, column, _ in alive})
+        fitting = [shape for shape in shapes if shape[0] >= len(rows) and shape[1] >= len(columns)]
+        smallest = min(fitting, key=math.prod, default=None)
+        if not alive or smallest is None or math.prod(smallest) > WORTH_COMPACTING * self.layout.size:
+            return
+        all_rows, all_columns = filled(rows, smallest[0]), filled(columns, smallest[1])
+        take = jnp.ix_(jnp.asarray(all_rows), jnp.asarray(all_columns))
+        self.lanes = jax.tree.map(lambda leaf: leaf[take], self.lanes)
+        self.layout = Layout(
+            [self.layout.seeds[row] for row in all_rows],
+            [self.layout.settings[column] for column in all_columns],
+            grid(smallest, {(rows.index(i), columns.index(j)): self.layout.places[i][j] for i, j, _ in alive}),
+        )
+
+
+@dataclass
+class Wave:
+    """Shards advanced side by side to the same evaluation points."""
+
+    programs: Programs
+    duration: Duration
+    race: Race
+    records: list[LaneRecord]
+    shards: list[Shard]
+    tick: int = 0
+    evaluation: int = 0
+
+    def alive(self) -> int:
+        """Lanes that still train."""
+        return sum(record.status is None for record in self.records)
+
+
+def filled(items: Sequence, length: int) -> list:
+    """Repeat the first item until there are `length`; the copies are ignored."""
+    return [*items, *[items[0]] * (length - len(items))]
+
+
+def grid(shape: Shape, known: dict[tuple[int, int], int | None]) -> list[list[int | None]]:
+    """Record numbers by place, None elsewhere."""
+    return [[known.get((row, column)) for column in range(shape[1])] for row in range(shape[0])]
+
+
+def device_settings(settings: Sequence[Setting]) -> Settings:
+    """The values of settings as arrays."""
+    return Settings(
+        jnp.asarray([one.batch_size for one in settings], jnp.int32),
+        jnp.asarray([one.learning_rate for one in settings], jnp.float32),
+    )
+
+
+def start(
+    programs: Programs,
+    duration: Duration,
+    race: Race,
+    seeds: Sequence[int],
+    settings: Sequence[Setting],
+    shape: Shape,
+) -> Wave:
+    """A fresh wave over all seeds and settings, cut into shards of `shape`."""
+    records = [LaneRecord(setting=setting, seed=seed) for seed in seeds for setting in settings]
+    numbers = {(record.seed, record.setting): number for number, record in enumerate(records)}
+    layouts = []
+    for first_seed in range(0, len(seeds), shape[0]):
+        for first_setting in range(0, len(settings), shape[1]):
+            some_seeds = seeds[first_seed : first_seed + shape[0]]
+            some = settings[first_setting : first_setting + shape[1]]
+            places = {
+                (row, column): numbers[seed, setting]
+                for row, seed in enumerate(some_seeds)
+                for column, setting in enumerate(some)
+            }
+            layouts.append(Layout(filled(some_seeds, shape[0]), filled(some, shape[1]), grid(shape, places)))
+    shards = [Shard(one, first_lanes(programs, one)) for one in layouts]
+    return Wave(programs, duration, race, records, shards)
+
+
+def first_lanes(programs: Programs, layout: Layout) -> Lanes:
+    """Fresh lanes of a layout."""
+    return programs.initialise(np.asarray(layout.seeds, np.int32), device_settings(layout.settings))

@@ -1,0 +1,141 @@
+"""An experiment to what is run: batch sizes, learning rates, seeds, durations and tiers, each decided in one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from bench.errors import InputError
+from bench.experiment import Experiment, LearningRate, expand_batch_sizes
+from bench.rows import Phase
+
+FIRST_CONFIRMATION_SEED = 1000
+"""Confirmation seeds start here, so that more search seeds never become seeds of a claim."""
+
+WIDEST_MICROBATCH = 256
+TIER_SPAN = 8
+"""The widest ratio of batch sizes in one tier: small microbatches pay for every parameter at every tick."""
+
+
+class TrialKey(msgspec.Struct, frozen=True, order=True):
+    """What tells one trial from another."""
+
+    phase: Phase
+    batch_size: int
+    learning_rate: float
+    seed: int
+
+
+class Tier(msgspec.Struct, frozen=True):
+    """Batch sizes that are all multiples of one microbatch size and train in one program."""
+
+    microbatch_size: int
+    batch_sizes: list[int]
+
+
+class Duration(msgspec.Struct, frozen=True):
+    """Where trials stop and are evaluated, in examples."""
+
+    budget_examples: int
+    max_examples: int
+    evaluations: list[int]
+
+
+def batch_sizes(experiment: Experiment, train_examples: int) -> list[int]:
+    """The experiment's batch sizes.
+
+    Raises:
+        InputError: when one is larger than the training set.
+    """
+    sizes = expand_batch_sizes(experiment.batch_sizes, experiment.name)
+    if sizes[-1] > train_examples:
+        dataset = experiment.workload.dataset
+        raise InputError(
+            f"{experiment.name}: batch_sizes: {sizes[-1]} is above the {train_examples} training examples of {dataset}"
+        )
+    return sizes
+
+
+def anchor_rate(table: LearningRate, batch_size: int) -> float:
+    """The anchor moved to `batch_size` by the rule."""
+    ratio = batch_size / table.anchor_batch_size
+    return table.anchor * {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[table.rule]
+
+
+def grid_rate(table: LearningRate, batch_size: int, position: int) -> float:
+    """The rate `position` grid steps above the anchor, at six significant digits so that a file repeats it exactly."""
+    return float(f"{anchor_rate(table, batch_size) * table.factor**position:.6g}")
+
+
+def learning_rates(table: LearningRate, batch_size: int) -> list[float]:
+    """The grid of one batch size, ascending."""
+    return [grid_rate(table, batch_size, position) for position in range(-table.span, table.span + 1)]
+
+
+def extension(table: LearningRate, batch_size: int, tried: Iterable[float], *, upwards: bool) -> float | None:
+    """The next rate beyond the edge of those tried; None once the grid has grown by `extend` on that side."""
+    rates = sorted(tried)
+    reach = table.span + table.extend
+    side = range(table.span + 1, reach + 1) if upwards else range(-table.span - 1, -reach - 1, -1)
+    for position in side:
+        rate = grid_rate(table, batch_size, position)
+        if (upwards and rate > rates[-1]) or (not upwards and rate < rates[0]):
+            return rate
+    return None
+
+
+def search_seeds(experiment: Experiment) -> list[int]:
+    """Seeds on which rates are chosen."""
+    return list(range(1, experiment.seeds.search + 1))
+
+
+def confirmation_seeds(experiment: Experiment) -> list[int]:
+    """Fresh seeds on which claims are made."""
+    return list(range(FIRST_CONFIRMATION_SEED, FIRST_CONFIRMATION_SEED + experiment.seeds.confirm))
+
+
+def duration(experiment: Experiment, train_examples: int) -> Duration:
+    """Budgets and evaluation points, the same for every batch size; the first epoch is looked at more often."""
+    evaluation = experiment.evaluation
+    budget = round(experiment.budget.epochs * train_examples)
+    longest = round(experiment.max_epochs * train_examples)
+    early = [round(train_examples * i / evaluation.first_epoch) for i in range(1, evaluation.first_epoch + 1)]
+    later = [
+        round(train_examples * (1 + i / evaluation.per_epoch))
+        for i in range(1, math.ceil((experiment.max_epochs - 1) * evaluation.per_epoch) + 1)
+    ]
+    points = {point for point in [*early, *later, budget, longest] if 0 < point <= longest}
+    return Duration(budget, longest, sorted(points))
+
+
+def tiers(sizes: Sequence[int], widest: int = WIDEST_MICROBATCH, span: int = TIER_SPAN) -> list[Tier]:
+    """Group batch sizes greedily from the largest: a group shares a divisor that serves its smallest member well.
+
+    A tier's microbatch is the widest common divisor up to `widest`; a batch size joins while that divisor stays at
+    least its own best one divided by 2 and the sizes stay within `span` of each other (wide microbatches excepted).
+    """
+    groups: list[list[int]] = []
+    for size in sorted(sizes, reverse=True):
+        for group in groups:
+            if _joins(size, group, widest, span):
+                group.append(size)
+                break
+        else:
+            groups.append([size])
+    made = [Tier(_microbatch(group, widest), sorted(group)) for group in groups]
+    return sorted(made, key=lambda tier: tier.batch_sizes)
+
+
+def _joins(size: int, group: Sequence[int], widest: int, span: int) -> bool:
+    together = _microbatch([*group, size], widest)
+    if together * 2 < min(_microbatch([size], widest), _microbatch(group, widest)):
+        return False
+    return max(group) <= span * size or together * 2 > widest
+
+
+def _microbatch(sizes: Sequence[int], widest: int) -> int:
+    """The largest common divisor of the batch sizes that is not above `widest`."""
+    common = math.gcd(*sizes)
+    return max(divisor for divisor in range(1, min(common, widest) + 1) if common % divisor == 0)
