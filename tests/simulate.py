@@ -37,7 +37,7 @@ class Truth:
 
     Examples to target: `least_examples` (1 + B / `critical_batch_size`) at the best rate, which is `best_rate`
     (B / 128)^`rate_exponent`; a rate off by a factor of two costs a factor exp(`rate_penalty`).
-    Seconds per step: `fixed_seconds` + `seconds_per_example` B, for the scan loop; dispatch pays `dispatch_seconds` more.
+    Seconds per step: `fixed_seconds` + `seconds_per_example` B in the scan loop; dispatch pays `dispatch_seconds` more.
     """
 
     batch_sizes: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024, 2048)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis import metrics
+from bench.analysis.columns import only, values
 from bench.analysis.metrics import Claim
 from bench.analysis.scaling import regimes
 from bench.analysis.statistics import Array, Locations, estimate, interval
@@ -27,6 +28,7 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None) -> CellSummary:
     compiled = _compilation(sweep, size)
     status, message = _status(sweep, at, claim)
     choice = claim.choice if claim else None
+    imported = sweep.frames.imported is not None
     return CellSummary(
         batch_size=size,
         status=status,
@@ -36,8 +38,8 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None) -> CellSummary:
         examples_per_second=_exp(-per_second.medians[at]),
         examples_per_second_interval=_per_second_interval(per_second.draws[:, at]),
         seconds_per_step=_exp(sweep.step_seconds.medians[at]),
-        best_learning_rate=_rate(claim),
-        best_learning_rate_for_accuracy=choice.for_accuracy if choice else None,
+        best_learning_rate=_rate(sweep, claim),
+        best_learning_rate_for_accuracy=choice.for_accuracy if choice and not imported else None,
         at_grid_edge=choice.at_lower_edge or choice.at_upper_edge if choice else None,
         claims_on=claim.phase if claim else None,
         seeds=sweep.needs[at].count,
@@ -59,15 +61,16 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None) -> CellSummary:
 def _status(sweep: Sweep, at: int, claim: Claim | None) -> tuple[CellStatus, str | None]:
     """What became of a cell; what the convergence says comes first, as it says more."""
     size = int(sweep.sizes[at])
-    trials = sweep.frames.trials[sweep.frames.trials["batch_size"] == size]
+    trials = only(sweep.frames.trials, sweep.frames.trials["batch_size"] == size)
     compiled = metrics.comparable(sweep.frames, sweep.frames.compilations)
-    failures = compiled[(compiled["batch_size"] == size) & (compiled["status"] == "failed")]
+    compiled = only(compiled, compiled["batch_size"] == size)
+    failures = only(compiled, compiled["status"] == "failed")
     if sweep.out_of_memory[at]:
-        return "out_of_memory", _first(compiled[compiled["batch_size"] == size], "message")
+        return "out_of_memory", _first(only(compiled, compiled["status"] == "out_of_memory"), "message")
     if claim and np.isinf(sweep.examples.medians[at]):
-        diverged = (claim.for_target["status"] == "diverged").all()
+        diverged = set(claim.for_target["status"]) == {"diverged"}
         return ("diverged" if diverged else "not_reached"), None
-    if len(trials) and (trials["status"] == "failed").all():
+    if set(trials["status"]) == {"failed"}:
         return "failed", _first(trials, "reason")
     if size not in sweep.speeds and len(failures):
         return "failed", _first(failures, "message")
@@ -77,28 +80,32 @@ def _status(sweep: Sweep, at: int, claim: Claim | None) -> tuple[CellStatus, str
 
 
 def _first(rows: pd.DataFrame, column: str) -> str | None:
-    said = rows[column].dropna()
-    return str(said.iloc[0]) if len(said) else None
+    return next((str(said) for said in rows[column] if isinstance(said, str)), None)
 
 
 def _compilation(sweep: Sweep, size: int) -> dict[str, float]:
     """What the compiler said of the loop whose times are used, or of any loop where none was timed."""
     rows = metrics.comparable(sweep.frames, sweep.frames.compilations)
-    rows = rows[rows["batch_size"] == size]
+    rows = only(rows, rows["batch_size"] == size)
     speed = sweep.speeds.get(size)
     if speed:
-        rows = rows[(rows["loop"] == speed.loop) & (rows["accumulation"] == speed.accumulation)]
+        rows = only(rows, (rows["loop"] == speed.loop) & (rows["accumulation"] == speed.accumulation))
     columns = ["compile_seconds", "peak_bytes", "predicted_bytes"]
-    return {name: float(rows[name].iloc[0]) if len(rows) else np.nan for name in columns}
+    return {name: float(values(rows, name)[0]) if len(rows) else np.nan for name in columns}
 
 
-def _rate(claim: Claim | None) -> float | None:
-    return float(claim.for_target["learning_rate"].iloc[0]) if claim and len(claim.for_target) else None
+def _rate(sweep: Sweep, claim: Claim | None) -> float | None:
+    imported = sweep.frames.imported
+    if imported and not imported.learning_rates:
+        return None
+    return float(values(claim.for_target, "learning_rate")[0]) if claim and len(claim.for_target) else None
 
 
 def _test_accuracy(claim: Claim | None) -> float | None:
     """The median over seeds of the accuracy on the test split, which nothing was chosen by."""
-    return _number(claim.for_accuracy["test_accuracy"].median()) if claim and len(claim.for_accuracy) else None
+    tested = values(claim.for_accuracy, "test_accuracy") if claim else np.array([])
+    tested = tested[np.isfinite(tested)]
+    return float(np.median(tested)) if len(tested) else None
 
 
 def _log_epoch(sweep: Sweep) -> float:

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 CELL = {
     "batch_size": "int64",
@@ -95,6 +96,16 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
 Series: TypeAlias = Mapping[str, np.ndarray]
 
 
+def values(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    """A column of numbers as floats (rows,), nulls as NaN."""
+    return np.asarray(frame[column], dtype=np.float64)
+
+
+def only(frame: pd.DataFrame, kept: ArrayLike) -> pd.DataFrame:
+    """The rows (rows,) that are `kept`."""
+    return frame.loc[np.asarray(kept, dtype=bool)]
+
+
 def numbers(values: Iterable[float | None]) -> np.ndarray:
     """Floats, with what was not finite (null in the files) as NaN."""
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
@@ -105,8 +116,7 @@ def tidy(name: str, records: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     kept = list(records)
     columns = {}
     for column, dtype in COLUMNS[name].items():
-        values = [record.get(column) for record in kept]
-        columns[column] = pd.Series(values, dtype=dtype)
+        columns[column] = pd.Series([record.get(column) for record in kept], dtype=dtype)
     return pd.DataFrame(columns)
 
 
@@ -116,8 +126,8 @@ def stacked(name: str, trials: Sequence[Mapping[str, object]], series: Sequence[
     columns = {}
     for column, dtype in COLUMNS[name].items():
         if column in TRIAL:
-            values = np.array([trial[column] for trial in trials], dtype=dtype)
-            columns[column] = pd.Series(np.repeat(values, lengths), dtype=dtype)
+            repeated = np.repeat(np.array([trial[column] for trial in trials], dtype=dtype), lengths)
+            columns[column] = pd.Series(repeated, dtype=dtype)
         else:
             parts = [one[column] for one in series]
             columns[column] = np.concatenate(parts).astype(dtype, copy=False) if parts else np.array([], dtype)

@@ -17,7 +17,7 @@ from bench.analysis.summary import Interval
 
 FEWEST_CELLS = 4
 LARGEST_ERROR = 0.30
-"""Root-mean-square relative residual above which a fit is refused: METHOD's worst benchmark that still counts has 25%."""
+"""Root-mean-square relative residual above which a fit is refused; the worst published benchmarks come to 25%."""
 REACH = 100.0
 """How far beyond the sweep, as a factor, a knee is looked for; an interval that reaches that far is no finding."""
 GRID = 321

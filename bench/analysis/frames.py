@@ -56,11 +56,12 @@ class ConvergenceFrom(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Imported(msgspec.Struct, frozen=True, kw_only=True):
-    """`imported.json`: the rows were made from tables measured elsewhere, which may not tell these two."""
+    """`imported.json`: the rows were made from tables measured elsewhere, which may not tell these three."""
 
     schema: Literal[1] = 1
     train_examples: Positive | None
     target_accuracy: Accuracy | None
+    learning_rates: bool
 
 
 @dataclass(frozen=True)
@@ -132,12 +133,15 @@ def from_rows(
     observed = latest(_set_others_aside(rows, kept))
     train_examples = imported.train_examples if imported else _train_examples(one.trial for one in observed)
     epoch = float(train_examples or np.nan)
+    trials = trial_frame(observed, experiment.target.accuracy, experiment.budget.epochs, epoch)
+    if imported:
+        trials["best_accuracy"] = np.nan  # the tables tell when the target was reached, not what came after
     return Frames(
         experiment,
         machine,
         rounds=round_frame(row for row in kept.get(Round, []) if isinstance(row, Round)),
         compilations=compilation_frame(row for row in kept.get(Compilation, []) if isinstance(row, Compilation)),
-        trials=trial_frame(observed, experiment.target.accuracy, experiment.budget.epochs, epoch),
+        trials=trials,
         curves=curve_frame(observed, epoch),
         noise=noise_frame(observed, epoch),
         calibrations=tidy("calibrations", map(msgspec.structs.asdict, kept.get(Calibration, []))),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.analysis.columns import only, values
 from bench.analysis.frames import Frames
 from bench.analysis.statistics import Array, Repetitions
 from bench.analysis.summary import Phase
+from bench.rows import Trial
 from bench.selection import Choice, choose
 
 NOTHING = Repetitions.exact([])
@@ -48,7 +50,7 @@ def batch_sizes(frames: Frames) -> NDArray[np.int64]:
 def comparable(frames: Frames, cells: pd.DataFrame) -> pd.DataFrame:
     """The rounds or compilations that the join may use: data on one device, in the precision that was trained in."""
     plain = (cells["input"] == "device") & (cells["devices"] == 1)
-    return cells[plain & (cells["precision"] == frames.experiment.workload.precision)]
+    return only(cells, plain & (cells["precision"] == frames.experiment.workload.precision))
 
 
 def speeds(frames: Frames) -> dict[int, Speed]:
@@ -64,36 +66,36 @@ def speeds(frames: Frames) -> dict[int, Speed]:
 
 
 def _median(rounds: pd.DataFrame) -> float:
-    return float(rounds["seconds_per_step"].median())
+    return float(np.median(values(rounds, "seconds_per_step")))
 
 
 def log_seconds_per_step(speed: Speed | None) -> Repetitions:
     """Logarithms of the rounds' seconds per step."""
-    return _logarithms(speed.rounds["seconds_per_step"]) if speed else NOTHING
+    return _logarithms(values(speed.rounds, "seconds_per_step")) if speed else NOTHING
 
 
 def log_joules_per_step(speed: Speed | None) -> Repetitions:
     """Logarithms of the rounds' joules per step, where energy was measured."""
     if speed is None:
         return NOTHING
-    return _logarithms(speed.rounds["joules"] / speed.rounds["steps"])
+    return _logarithms(values(speed.rounds, "joules") / values(speed.rounds, "steps"))
 
 
 def log_watts(speed: Speed | None) -> Repetitions:
     """Logarithms of the rounds' mean power."""
     if speed is None:
         return NOTHING
-    return _logarithms(speed.rounds["joules"] / speed.rounds["seconds"])
+    return _logarithms(values(speed.rounds, "joules") / values(speed.rounds, "seconds"))
 
 
-def _logarithms(values: pd.Series) -> Repetitions:
+def _logarithms(measured: Array) -> Repetitions:
     """Of the values that are positive numbers, which is what was measured."""
-    return Repetitions.exact(np.log(values[values > 0].to_numpy(dtype=np.float64)), logarithmic=True)
+    return Repetitions.exact(np.log(measured[measured > 0]), logarithmic=True)
 
 
 def choices(frames: Frames, target: float) -> dict[int, Choice]:
     """The learning rates of every batch size that was searched."""
-    by_size: dict[int, list] = {}
+    by_size: dict[int, list[Trial]] = {}
     for trial in frames.searched:
         if trial.status != "failed":
             by_size.setdefault(trial.batch_size, []).append(trial)
@@ -104,17 +106,15 @@ def choices(frames: Frames, target: float) -> dict[int, Choice]:
 def claims(frames: Frames, target: float) -> dict[int, Claim]:
     """The trials to rest each batch size on: confirmation at the chosen rate, else search, else the fixed rate."""
     chosen = choices(frames, target)
-    finished = frames.trials[frames.trials["status"] != "failed"]
-    return {
-        int(cast(int, size)): _claim(group, chosen.get(int(cast(int, size))))
-        for size, group in finished.groupby("batch_size")
-    }
+    finished = only(frames.trials, frames.trials["status"] != "failed")
+    sizes = np.unique(values(finished, "batch_size")).astype(int).tolist()
+    return {size: _claim(only(finished, finished["batch_size"] == size), chosen.get(size)) for size in sizes}
 
 
 def _claim(trials: pd.DataFrame, choice: Choice | None) -> Claim:
     phases: Sequence[Phase] = ("confirm", "search", "fixed")
     for phase in phases:
-        of_phase = trials[trials["phase"] == phase]
+        of_phase = only(trials, trials["phase"] == phase)
         for_target = _at(of_phase, choice.for_target if choice and phase != "fixed" else None)
         if len(for_target):
             for_accuracy = _at(of_phase, choice.for_accuracy if choice and phase != "fixed" else None)
@@ -126,8 +126,11 @@ def _at(trials: pd.DataFrame, learning_rate: float | None) -> pd.DataFrame:
     """Trials at one rate; without a choice, those at the rate that most trials have."""
     if not len(trials):
         return trials
-    rate = trials["learning_rate"].mode().iloc[0] if learning_rate is None else learning_rate
-    return trials[np.isclose(trials["learning_rate"], rate, rtol=SAME_RATE, atol=0)]
+    rates = values(trials, "learning_rate")
+    if learning_rate is None:
+        known, counts = np.unique(rates, return_counts=True)
+        learning_rate = float(known[np.argmax(counts)])
+    return only(trials, np.isclose(rates, learning_rate, rtol=SAME_RATE, atol=0))
 
 
 def crossings(frames: Frames, target: float) -> pd.DataFrame:
@@ -135,9 +138,9 @@ def crossings(frames: Frames, target: float) -> pd.DataFrame:
     trials = frames.trials.set_index("trial")
     if target == frames.experiment.target.accuracy:
         return trials.loc[:, ["examples_to_target", "previous_examples"]]
-    owner, examples = frames.curves["trial"].to_numpy(), frames.curves["examples"].to_numpy(dtype=np.float64)
+    owner, examples = np.asarray(frames.curves["trial"]), values(frames.curves, "examples")
     previous = np.where(np.diff(owner, prepend=-1) == 0, np.roll(examples, 1), 0.0)
-    above = np.flatnonzero(frames.curves["accuracy"].to_numpy() >= target)
+    above = np.flatnonzero(values(frames.curves, "accuracy") >= target)
     reached, first = np.unique(owner[above], return_index=True)
     ended, last = np.unique(owner[::-1], return_index=True)
     found = pd.DataFrame(0.0, index=trials.index, columns=["examples_to_target", "previous_examples"])
@@ -153,9 +156,9 @@ def log_examples_to_target(trials: pd.DataFrame, crossed: pd.DataFrame, limit_ex
     if not len(trials):
         return NOTHING
     own = crossed.loc[trials["trial"]]
-    reached = own[np.isfinite(own["examples_to_target"])]
-    low = np.log(np.maximum(reached["previous_examples"].to_numpy(dtype=np.float64), 1.0))
-    high = np.log(np.maximum(reached["examples_to_target"].to_numpy(dtype=np.float64), 1.0))
+    reached = only(own, np.isfinite(values(own, "examples_to_target")))
+    low = np.log(np.maximum(values(reached, "previous_examples"), 1.0))
+    high = np.log(np.maximum(values(reached, "examples_to_target"), 1.0))
     limit = float(np.log(limit_examples)) if np.isfinite(limit_examples) else np.inf
     order = np.argsort(high)
     return Repetitions(np.minimum(low, high)[order], high[order], len(own) - len(reached), limit, logarithmic=True)
@@ -163,21 +166,12 @@ def log_examples_to_target(trials: pd.DataFrame, crossed: pd.DataFrame, limit_ex
 
 def best_accuracies(trials: pd.DataFrame) -> Repetitions:
     """The best validation accuracy of each trial within the budget of epochs, negated: the least is the best."""
-    return Repetitions.exact(-trials["best_accuracy"].to_numpy(dtype=np.float64))
+    seen = values(trials, "best_accuracy")
+    return Repetitions.exact(-seen[np.isfinite(seen)])
 
 
 def best_accuracies_by_steps(frames: Frames, trials: pd.DataFrame, steps: float) -> Repetitions:
     """The same within a budget of optimizer steps; a trial that was not evaluated within it is left out."""
     curves = frames.curves
-    own = curves[curves["trial"].isin(trials["trial"]) & (curves["steps"] <= steps)]
-    return Repetitions.exact(-own.groupby("trial")["accuracy"].max().to_numpy(dtype=np.float64))
-
-
-def by_cell(sizes: NDArray[np.int64], observe: Callable[[int], Repetitions]) -> list[Repetitions]:
-    """One metric over the cells."""
-    return [observe(int(size)) for size in sizes]
-
-
-def log_batch_sizes(sizes: NDArray[np.int64]) -> Array:
-    """The axis on which batch sizes are spaced."""
-    return np.log(sizes.astype(np.float64))
+    own = only(curves, curves["trial"].isin(trials["trial"]) & (curves["steps"] <= steps))
+    return Repetitions.exact(-np.asarray(own.groupby("trial")["accuracy"].max(), dtype=np.float64))

@@ -23,6 +23,7 @@ TEST = (
     "multiple comparisons with the best (Hsu) on medians, variances moderated across batch sizes (Smyth), "
     "evaluation rounding and misses counted"
 )
+UNREPEATED = "measured once each, so the spread is that about neighbouring batch sizes"
 NEARLY = 0.95
 """The share of peak throughput that is as good as peak (Marek et al., 2025)."""
 
@@ -49,7 +50,8 @@ class Found(TypedDict):
 class Contest:
     """Cells compared by one metric: `locations` least is best; `tried` (cells,) were measured for it, reached or not.
 
-    `out_of_memory` (cells,) did not fit. `logarithmic` says that locations are of the logarithm.
+    `out_of_memory` (cells,) did not fit. `logarithmic` says that locations are of the logarithm, `repeated` that some
+    cell was measured more than once.
     """
 
     sizes: NDArray[np.int64]
@@ -58,6 +60,7 @@ class Contest:
     out_of_memory: NDArray[np.bool_]
     metric: str
     logarithmic: bool = True
+    repeated: bool = True
 
     @property
     def best(self) -> int | None:
@@ -83,7 +86,7 @@ class Contest:
             "margin": margin,
             "next_best": next_best,
             "metric": self.metric,
-            "test": TEST,
+            "test": TEST if self.repeated else f"{TEST}; {UNREPEATED}",
             "level": LEVEL,
         }
 
@@ -168,13 +171,15 @@ def log_cost(log_joules: Locations, log_seconds: Locations, greatest_watts: floa
     """Logarithms of eta x energy + (1 - eta) x greatest power x time (Zeus, NSDI 2023)."""
 
     def mixed(joules: Array, seconds: Array) -> Array:
-        return np.logaddexp(np.log(eta) + joules, np.log((1 - eta) * greatest_watts) + seconds)
+        with np.errstate(invalid="ignore"):
+            return np.logaddexp(np.log(eta) + joules, np.log((1 - eta) * greatest_watts) + seconds)
 
     centres = mixed(log_joules.centres, log_seconds.centres)
     moved = mixed(log_joules.centres + log_joules.errors, log_seconds.centres + log_seconds.errors)
+    known = np.where(np.isfinite(centres), centres, 0.0)
     return Locations(
         mixed(log_joules.medians, log_seconds.medians),
         centres,
-        np.nan_to_num(moved - np.where(np.isfinite(centres), centres, 0.0), posinf=0.0),
+        np.where(np.isfinite(centres), moved - known, 0.0),
         mixed(log_joules.draws, log_seconds.draws),
     )

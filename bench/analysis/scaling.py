@@ -1,4 +1,4 @@
-"""How needs and rates move with the batch size: the fits in a reader's units, regimes, rate exponents, gradient noise."""
+"""How needs and rates move with the batch size: fits in a reader's units, regimes, rate exponents, gradient noise."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from bench.analysis.columns import only, values
 from bench.analysis.fits import Knee
 from bench.analysis.statistics import DRAWS, SEED, interval
 from bench.analysis.summary import (
@@ -15,11 +16,12 @@ from bench.analysis.summary import (
     GradientNoise,
     LearningRates,
     Regime,
+    Rule,
 )
 from bench.analysis.sweep import Sweep
 
 OVERHEAD = 0.2
-"""Up to this many more examples scaling counts as perfect (Zhang et al., 2024); up to as many more steps, as saturated."""
+"""Up to this share more examples, scaling is perfect (Zhang et al., 2024); up to this share more steps, saturated."""
 
 
 def critical_batch_size(fit: Knee) -> CriticalBatchSize:
@@ -111,13 +113,19 @@ def _exponent(rates: dict[int, float], grid_width: float) -> Exponent | None:
     return Exponent(value=slope, interval=(slope - reach, slope + reach), batch_sizes=sizes)
 
 
-def _rule(exponent: Exponent | None):
+def _rule(exponent: Exponent | None) -> Rule:
     """The scaling rules that the interval of the exponent allows."""
     if exponent is None:
         return "undecided"
     low, high = exponent.interval
     allowed = tuple(power for power in (0.0, 0.5, 1.0) if low is not None and high is not None and low <= power <= high)
-    names = {(0.0,): "none", (0.5,): "sqrt", (1.0,): "linear", (0.5, 1.0): "sqrt or linear", (): "neither"}
+    names: dict[tuple[float, ...], Rule] = {
+        (0.0,): "none",
+        (0.5,): "sqrt",
+        (1.0,): "linear",
+        (0.5, 1.0): "sqrt or linear",
+        (): "neither",
+    }
     return names.get(allowed, "undecided")
 
 
@@ -150,7 +158,7 @@ def _claimed(sweep: Sweep) -> pd.DataFrame:
     rested_on = [claim.for_target["trial"] for claim in sweep.claims.values()]
     trials = pd.concat(rested_on) if rested_on else pd.Series(dtype="int64")
     noise = sweep.frames.noise
-    return noise.loc[noise["trial"].isin(trials)]
+    return only(noise, noise["trial"].isin(trials))
 
 
 def _weighted(stretches: pd.DataFrame) -> pd.Series:
@@ -160,7 +168,7 @@ def _weighted(stretches: pd.DataFrame) -> pd.Series:
 
 
 def _stretch(noise: pd.DataFrame) -> float | None:
-    return _ratio(float(noise["noise_trace"].mean()), float(noise["gradient_squared"].mean()))
+    return _ratio(values(noise, "noise_trace").mean(), values(noise, "gradient_squared").mean())
 
 
 def _ratio(trace: float, squared: float) -> float | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from bench.analysis.summary import Estimate, Interval
 
@@ -148,9 +148,8 @@ def _median_errors(
     One quantile of chi-square serves all cells of a draw, as their variances are learnt from the same residuals.
     """
     at = np.clip(random.random((DRAWS, 1)), 1e-6, 1 - 1e-6)
-    known = np.isfinite(freedom) & (freedom > 0)
-    chi_square = np.ones((DRAWS, len(cells)))
-    chi_square[:, known] = stats.chi2.ppf(at, freedom[known]) / freedom[known]
+    different, which = np.unique(np.maximum(freedom, 1e-3), return_inverse=True)
+    chi_square = (2 * special.gammaincinv(different / 2, at) / different)[:, which]
     medians = np.empty((DRAWS, len(cells)))
     for column, cell in enumerate(cells):
         count = max(len(cell.high), 1)
@@ -212,7 +211,7 @@ def _trigamma_inverse(value: float) -> float:
 
 
 def _from_neighbours(cells: Sequence[Repetitions], order: Array | None) -> tuple[Array, Array]:
-    """Where nothing was repeated, the scatter of each cell about the line between its neighbours (Gasser et al., 1986)."""
+    """Where nothing was repeated, the scatter of cells about lines between their neighbours (Gasser et al., 1986)."""
     unknown = np.full(len(cells), np.nan), np.zeros(len(cells))
     found = np.array([at for at, cell in enumerate(cells) if len(cell.high)])
     if order is None or len(found) < 4:
@@ -268,7 +267,7 @@ def tied_with_least(locations: Locations) -> NDArray[np.bool_]:
 
 
 def _above_some(differences: Array, excess: Array) -> bool:
-    """Whether a cell lies above one of others: `differences` (others,) beyond what `excess` (draws, others) explains."""
+    """Whether a cell lies above one of others: `differences` (others,) beyond what `excess` (draws, others) allows."""
     if not len(differences):
         return False
     if np.isnan(excess).any():
@@ -284,7 +283,7 @@ def _possible(locations: Locations) -> NDArray[np.bool_]:
 
 
 def above_a_later_one(locations: Locations, least: float) -> NDArray[np.bool_]:
-    """Cells (cells,) whose median lies above that of some cell after them, by `least` and beyond what noise explains."""
+    """Cells (cells,) that lie above some cell after them by more than `least` and more than noise explains."""
     centres, errors = locations.centres, locations.errors
     usable = np.flatnonzero(np.isfinite(centres) & np.isfinite(locations.medians))
     above = np.zeros(len(centres), dtype=bool)

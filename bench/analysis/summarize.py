@@ -6,8 +6,10 @@ import numpy as np
 
 from bench.analysis import optima, scaling
 from bench.analysis.cells import cells
+from bench.analysis.columns import only, values
 from bench.analysis.frames import Frames
 from bench.analysis.metrics import log_watts
+from bench.analysis.reference import reference_table
 from bench.analysis.statistics import Locations
 from bench.analysis.summary import (
     AccuracyOptimal,
@@ -21,6 +23,7 @@ from bench.analysis.summary import (
     Workload,
 )
 from bench.analysis.sweep import Sweep, sweep
+from bench.analysis.verdicts import Evidence, verdicts
 
 ETA = 0.5
 """Energy and time weigh the same in the cost, as in the paper it is from."""
@@ -36,6 +39,7 @@ def summarize(frames: Frames) -> Summary:
     energy, cost = _energy(of), _cost(of)
     noise, rates = scaling.gradient_noise(of), scaling.learning_rates(of)
     examples_fit, step_fit = of.examples_fit, of.step_seconds_fit
+    per_size = cells(of)
     return Summary(
         experiment=experiment.name,
         title=experiment.title,
@@ -51,9 +55,9 @@ def summarize(frames: Frames) -> Summary:
         time_optimal=time,
         time_optimal_reason=None if time else _why_no_time(of),
         accuracy_optimal=accuracy,
-        accuracy_optimal_reason=None if accuracy else "no training run was evaluated within the budget",
+        accuracy_optimal_reason=None if accuracy else _why_no_accuracy(of),
         accuracy_optimal_by_steps=by_steps,
-        accuracy_optimal_by_steps_reason=None if by_steps else "no training run was evaluated within the step budget",
+        accuracy_optimal_by_steps_reason=None if by_steps else _why_no_accuracy(of),
         throughput_optimal=throughput,
         throughput_optimal_reason=None if throughput else "no batch size has timed rounds",
         energy_optimal=energy,
@@ -68,8 +72,10 @@ def summarize(frames: Frames) -> Summary:
         learning_rates_reason=None if rates else "fewer than three batch sizes have a best rate inside their grid",
         gradient_noise=noise,
         gradient_noise_reason=None if noise else "no training run holds usable gradient noise estimates",
-        cells=cells(of),
+        cells=per_size,
         further_targets=[further_target(frames, accuracy) for accuracy in experiment.target.also],
+        verdicts=verdicts(Evidence(of, per_size, time, accuracy)),
+        reference=reference_table(frames, per_size),
         totals=_totals(frames),
     )
 
@@ -141,6 +147,12 @@ def _why_no_time(of: Sweep) -> str:
     return "no batch size has both timed rounds and training runs that reached the target"
 
 
+def _why_no_accuracy(of: Sweep) -> str:
+    if of.frames.imported:
+        return "the tables tell when a target was reached, not which accuracies were"
+    return "no training run was evaluated within the budget"
+
+
 def _why_no_energy(of: Sweep) -> str:
     if not np.isfinite(of.step_joules.medians).any():
         return "energy was not measured"
@@ -150,19 +162,21 @@ def _why_no_energy(of: Sweep) -> str:
 def _quantum(of: Sweep) -> float | None:
     """The widest gap, in epochs, between the evaluations around a crossing: how coarsely needs are known."""
     trials = of.frames.trials
-    reached = trials[np.isfinite(trials["examples_to_target"])]
-    gaps = (reached["examples_to_target"] - reached["previous_examples"]) / of.frames.epoch
-    return float(gaps.max()) if gaps.notna().any() else None
+    reached = only(trials, np.isfinite(values(trials, "examples_to_target")))
+    gaps = (values(reached, "examples_to_target") - values(reached, "previous_examples")) / of.frames.epoch
+    return float(gaps.max()) if np.isfinite(gaps).any() else None
 
 
 def _totals(frames: Frames) -> Totals:
     stages = frames.stages
-    seconds = stages.groupby("stage")["seconds"].sum()
+    throughput, convergence = (
+        values(only(stages, stages["stage"] == name), "seconds").sum() for name in ("throughput", "convergence")
+    )
     return Totals(
-        compilations=int((frames.compilations["status"] == "ok").sum()),
-        compile_seconds=float(frames.compilations["compile_seconds"].sum()),
-        throughput_seconds=float(seconds.get("throughput", 0.0)),
-        convergence_seconds=float(seconds.get("convergence", 0.0)),
+        compilations=len(only(frames.compilations, frames.compilations["status"] == "ok")),
+        compile_seconds=float(np.nansum(values(frames.compilations, "compile_seconds"))),
+        throughput_seconds=float(throughput),
+        convergence_seconds=float(convergence),
         trials=len(frames.trials),
-        trained_examples=int(stages["trained_examples"].sum()),
+        trained_examples=int(values(stages, "trained_examples").sum()),
     )

@@ -21,6 +21,8 @@ CellStatus = Literal["ok", "diverged", "out_of_memory", "not_reached", "failed",
 Phase = Literal["confirm", "search", "fixed"]
 Regime = Literal["below_useful_range", "perfect_scaling", "diminishing_returns", "saturated"]
 
+Rule = Literal["sqrt", "linear", "none", "sqrt or linear", "neither", "undecided"]
+
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of a summary."""
@@ -142,7 +144,7 @@ class LearningRates(Part, frozen=True, kw_only=True):
     overall: Exponent | None
     below_critical: Exponent | None = None
     above_critical: Exponent | None = None
-    rule: Literal["sqrt", "linear", "none", "sqrt or linear", "neither", "undecided"]
+    rule: Rule
     at_grid_edge: list[int]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.analysis import metrics
+from bench.analysis.columns import only
 from bench.analysis.fits import Knee, Refusal, fit_knee
 from bench.analysis.frames import Frames
 from bench.analysis.metrics import Claim, Speed
@@ -108,6 +110,8 @@ class Sweep:
     def accuracy_by_steps(self) -> Locations:
         """Best accuracies within the budget of steps, negated."""
         steps = self.step_budget
+        if self.frames.imported:
+            return self._locate([metrics.NOTHING] * len(self.sizes), ACCURACY_BY_STEPS)
         seen = self._accuracies(lambda trials: metrics.best_accuracies_by_steps(self.frames, trials, steps))
         return self._locate(seen, ACCURACY_BY_STEPS)
 
@@ -137,16 +141,17 @@ class Sweep:
     def contest(self, locations: Locations, metric: str, *, logarithmic: bool = True) -> Contest:
         """These cells compared by one of the locations above."""
         tried = ~np.isnan(locations.medians)
-        return Contest(self.sizes, locations, tried, self.out_of_memory, metric, logarithmic)
+        repeated = any(need.count > 1 for need in self.needs)
+        return Contest(self.sizes, locations, tried, self.out_of_memory, metric, logarithmic, repeated)
 
     @cached_property
     def out_of_memory(self) -> NDArray[np.bool_]:
         """Cells that were compiled or timed in no way because they do not fit."""
         compiled = metrics.comparable(self.frames, self.frames.compilations)
-        full = set(compiled.loc[compiled["status"] == "out_of_memory", "batch_size"])
+        full = set(only(compiled, compiled["status"] == "out_of_memory")["batch_size"])
         return np.array([size in full and size not in self.speeds for size in self.sizes.tolist()], dtype=bool)
 
-    def _accuracies(self, observe) -> list[Repetitions]:
+    def _accuracies(self, observe: Callable[[pd.DataFrame], Repetitions]) -> list[Repetitions]:
         return [
             observe(self.claims[size].for_accuracy) if size in self.claims else metrics.NOTHING
             for size in self.sizes.tolist()

@@ -1,0 +1,69 @@
+"""The time-optimal batch size of hardware where nothing was trained: needs measured there, speeds measured here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from bench.analysis import frames
+from bench.analysis.analyze import machines_of, round_rows, slug, unknown_machine
+from bench.analysis.frames import Frames, from_rows
+from bench.analysis.summarize import summarize
+from bench.analysis.summary import Summary
+from bench.analysis.tables import read_timings
+from bench.errors import InputError
+
+
+def predict(folder: Path, seconds_per_step: Path) -> dict[str, Summary]:
+    """The summary of `folder`'s training runs joined with other speeds, for every machine by its name.
+
+    Args:
+        folder: a results folder with training runs.
+        seconds_per_step: a throughput table, or another machine's results folder of the same workload.
+
+    Raises:
+        InputError: when either is not valid, there are no training runs, or the workloads differ.
+    """
+    trained = frames.load(folder)
+    if not len(trained.trials):
+        raise InputError(f"{folder}: convergence.jsonl: holds no training runs to predict from")
+    others = (
+        _from_folder(trained, seconds_per_step) if seconds_per_step.is_dir() else _from_table(trained, seconds_per_step)
+    )
+    return {name: summarize(joined) for name, joined in others.items()}
+
+
+def _from_folder(trained: Frames, folder: Path) -> dict[str, Frames]:
+    timed = frames.load(folder)
+    here, there = msgspec.structs.asdict(timed.experiment.workload), msgspec.structs.asdict(trained.experiment.workload)
+    for field, right in there.items():
+        if here[field] != right:
+            raise InputError(f"{folder}: workload.{field}: {here[field]!r}, where the training runs have {right!r}")
+    if not len(timed.rounds):
+        raise InputError(f"{folder}: throughput.jsonl: holds no timed rounds to predict with")
+    return {timed.machine.machine.name: _joined(trained, timed)}
+
+
+def _from_table(trained: Frames, table: Path) -> dict[str, Frames]:
+    experiment = trained.experiment
+    found = {}
+    for name, timings in machines_of(read_timings(table), table).items():
+        rows = round_rows(timings, experiment, slug(name), trained.train_examples, table)
+        found[name] = _joined(trained, from_rows(experiment, unknown_machine(name), rows))
+    return found
+
+
+def _joined(trained: Frames, timed: Frames) -> Frames:
+    """The trials of one with the speeds of the other, marked as such."""
+    return replace(
+        trained,
+        machine=timed.machine,
+        rounds=timed.rounds,
+        compilations=timed.compilations,
+        calibrations=timed.calibrations,
+        stages=timed.stages,
+        verifications=timed.verifications,
+        convergence_from=trained.convergence_from or trained.machine.machine.name,
+    )

@@ -1,0 +1,221 @@
+"""What the rows say of the nine claims of the reference experiment, each with its numbers in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.analysis.columns import only, values
+from bench.analysis.scaling import gradient_noise, learning_rates
+from bench.analysis.statistics import Array, Locations, interval
+from bench.analysis.summary import CellSummary, Optimum, Verdict
+from bench.analysis.sweep import Sweep
+
+Finding = Literal["supported", "contradicted", "undecided"]
+
+NOTICEABLE = 0.05
+"""Relative differences below this count as none."""
+
+
+class Said(NamedTuple):
+    """A finding and the numbers it rests on."""
+
+    finding: Finding
+    numbers: str
+
+
+class Evidence(NamedTuple):
+    """What claims are judged by."""
+
+    sweep: Sweep
+    cells: Sequence[CellSummary]
+    time: Optimum | None
+    accuracy: Optimum | None
+
+
+def verdicts(evidence: Evidence) -> list[Verdict]:
+    """One verdict for each claim, in order."""
+    said = [(statement, judge(evidence)) for statement, judge in CLAIMS.items()]
+    return [
+        Verdict(claim=number, statement=statement, verdict=one.finding, numbers=one.numbers)
+        for number, (statement, one) in enumerate(said, 1)
+    ]
+
+
+def small_batches_fail(evidence: Evidence) -> Said:
+    """At one fixed rate the smallest batch sizes miss the target; the tuned runs tell whether the size is to blame."""
+    of = evidence.sweep
+    fixed = only(of.frames.trials, of.frames.trials["phase"] == "fixed")
+    if not len(fixed):
+        return Said("undecided", "No runs at one fixed learning rate for all batch sizes were made.")
+    rate = values(fixed, "learning_rate")[0]
+    reached = fixed.groupby("batch_size")["examples_to_target"].median()
+    missed = [int(size) for size, need in zip(reached.index, reached, strict=True) if np.isinf(need)]
+    smallest = int(min(reached.index))
+    tuned = [cell.batch_size for cell in evidence.cells if cell.epochs_to_target.median is not None]
+    if smallest not in missed:
+        return Said("contradicted", f"At the fixed rate {rate:g} even batch size {smallest:,} reached the target.")
+    saved = [size for size in missed if size in tuned]
+    cause = f"; with the rate tuned, {_list(saved)} reached it: the rate is to blame, not the size" if saved else ""
+    return Said("supported", f"At the fixed rate {rate:g} batch sizes {_list(missed)} missed the target{cause}.")
+
+
+def larger_is_faster(evidence: Evidence) -> Said:
+    """Examples per second rise up to the largest batch size."""
+    of = evidence.sweep
+    timed = np.flatnonzero(np.isfinite(of.step_seconds.medians))
+    if len(timed) < 2:
+        return Said("undecided", "Fewer than two batch sizes were timed.")
+    speed = np.exp(of.log_sizes - of.step_seconds.medians)[timed]
+    sizes, peak = of.sizes[timed], int(np.argmax(speed))
+    numbers = (
+        f"{speed[0]:,.0f} examples per second at batch size {sizes[0]:,}, {speed[-1]:,.0f} at {sizes[-1]:,};"
+        f" the most are {speed[peak]:,.0f} at {sizes[peak]:,}."
+    )
+    if speed[-1] >= speed[peak] * (1 - NOTICEABLE):
+        return Said("supported" if speed[-1] > speed[0] * (1 + NOTICEABLE) else "undecided", numbers)
+    return Said("contradicted", numbers)
+
+
+def larger_needs_more_epochs(evidence: Evidence) -> Said:
+    """Examples to the target at the largest batch size that reached it, over the least of all."""
+    of = evidence.sweep
+    reached = np.flatnonzero(np.isfinite(of.examples.medians))
+    if len(reached) < 2:
+        return Said("undecided", "Fewer than two batch sizes reached the target.")
+    least, last = reached[np.argmin(of.examples.medians[reached])], reached[-1]
+    missed = [int(size) for size in of.sizes[np.isposinf(of.examples.medians)] if size > of.sizes[last]]
+    beyond = f"; {_list(missed)} did not reach it" if missed else ""
+    low, high = _ratio_interval(of, int(last), int(reached[0]))
+    ratio = float(np.exp(of.examples.medians[last] - of.examples.medians[reached[0]]))
+    numbers = (
+        f"Batch size {of.sizes[last]:,} needed {ratio:.2f} times the epochs of {of.sizes[reached[0]]:,}"
+        f" (95%: {_span(low, high)}); {of.sizes[least]:,} needed the fewest{beyond}."
+    )
+    if (low is not None and low > 1) or missed:
+        return Said("supported", numbers)
+    return Said("contradicted" if high is not None and high < 1 + NOTICEABLE else "undecided", numbers)
+
+
+def some_size_is_time_optimal(evidence: Evidence) -> Said:
+    """The time to the target has a least inside the sweep."""
+    behind = f", by {evidence.time.margin:.1%}" if evidence.time and evidence.time.margin is not None else ""
+    return _inside(evidence.sweep.sizes[_tried(evidence.sweep.time)], evidence.time, "time to the target", behind)
+
+
+def some_size_is_accuracy_optimal(evidence: Evidence) -> Said:
+    """The best accuracy has a peak inside the sweep."""
+    best = evidence.accuracy
+    behind = f", by {100 * best.margin:.2f} points" if best and best.margin is not None else ""
+    sizes = evidence.sweep.sizes[_tried(evidence.sweep.accuracy)]
+    return _inside(sizes, best, "accuracy within the budget", behind)
+
+
+def _tried(locations: Locations) -> NDArray[np.bool_]:
+    return ~np.isnan(locations.medians)
+
+
+def _inside(sizes: NDArray[np.int64], best: Optimum | None, what: str, behind: str) -> Said:
+    """Supported where neither end of the sweep is tied with the best, contradicted where an end beats all inside."""
+    if best is None:
+        return Said("undecided", f"No {what} was measured.")
+    ends = {int(sizes[0]), int(sizes[-1])}
+    numbers = f"Batch size {best.batch_size:,} has the best {what}{behind}; tied with it: {_list(best.tied)}."
+    if not ends & set(best.tied):
+        return Said("supported", numbers)
+    return Said("contradicted" if set(best.tied) <= ends else "undecided", numbers)
+
+
+def gradient_variance_falls(evidence: Evidence) -> Said:
+    """tr(Sigma), the variance times B, is the same at whatever batch size it is estimated."""
+    noise = gradient_noise(evidence.sweep)
+    rows = evidence.sweep.frames.noise
+    rows = only(rows, (values(rows, "noise_trace") > 0) & (values(rows, "gradient_squared") > 0))
+    sizes = np.unique(values(rows, "big_batch_size"))
+    if noise is None or len(sizes) < 3:
+        return Said("undecided", "Gradient noise was not estimated at three or more batch sizes.")
+    per_size = [np.mean(np.log(values(only(rows, rows["big_batch_size"] == size), "noise_trace"))) for size in sizes]
+    slope = float(np.polyfit(np.log(sizes), per_size, 1)[0])
+    numbers = (
+        f"The variance of the gradient falls as batch size to the power {slope - 1:.2f};"
+        f" its direction is mostly signal beyond about {noise.value:,.0f} examples."
+    )
+    return Said("supported" if abs(slope) < 0.25 else "contradicted", numbers)
+
+
+def rate_should_grow(evidence: Evidence) -> Said:
+    """The best learning rate's exponent in the batch size."""
+    rates = learning_rates(evidence.sweep)
+    if rates is None or rates.overall is None:
+        return Said("undecided", "Fewer than three batch sizes have a best rate inside their grid.")
+    low, high = rates.overall.interval
+    numbers = f"The best rate grows as batch size to the power {rates.overall.value:.2f} (95%: {_span(low, high)})."
+    if low is not None and low > 0:
+        return Said("supported", numbers + " Warm-up was not varied.")
+    return Said("contradicted" if high is not None and high < 0.1 else "undecided", numbers)
+
+
+def memory_grows(evidence: Evidence) -> Said:
+    """Peak (or predicted) memory against batch size, and the sizes that did not fit."""
+    used = [(cell.batch_size, cell.peak_bytes or cell.predicted_bytes) for cell in evidence.cells]
+    known = [(size, need) for size, need in used if need]
+    full = [cell.batch_size for cell in evidence.cells if cell.status == "out_of_memory"]
+    limit = f"; {_list(full)} did not fit" if full else "; no batch size of the sweep was too large"
+    if len(known) < 2:
+        return Said("supported" if full else "undecided", f"Memory is known of {len(known)} batch sizes{limit}.")
+    (small, least), (large, most) = known[0], known[-1]
+    numbers = f"{least / 2**20:,.1f} MiB at batch size {small:,}, {most / 2**20:,.1f} MiB at {large:,}{limit}."
+    return Said("supported" if most > least * (1 + NOTICEABLE) else "contradicted", numbers)
+
+
+def workers_cost_at_most_their_number(evidence: Evidence) -> Said:
+    """Epochs at K B over epochs at B stay below K, or the same: steps do not grow with the batch size."""
+    of = evidence.sweep
+    reached = np.flatnonzero(np.isfinite(of.examples.medians)).tolist()
+    if len(reached) < 2:
+        return Said("undecided", "Fewer than two batch sizes reached the target.")
+    pairs = list(pairwise(reached))
+    growth = {pair: float(np.exp(of.examples.medians[pair[1]] - of.examples.medians[pair[0]])) for pair in pairs}
+    factor = {(small, large): float(of.sizes[large] / of.sizes[small]) for small, large in pairs}
+    worst = max(pairs, key=lambda pair: growth[pair] / factor[pair])
+    low, _ = _ratio_interval(of, worst[1], worst[0])
+    numbers = (
+        f"Going from {of.sizes[worst[0]]:,} to {of.sizes[worst[1]]:,}, as with {factor[worst]:g} workers,"
+        f" takes {growth[worst]:.2f} times the epochs, the most relative to the number of workers."
+    )
+    if low is not None and low > factor[worst]:
+        return Said("contradicted", numbers)
+    return Said("supported" if growth[worst] <= factor[worst] else "undecided", numbers)
+
+
+def _ratio_interval(of: Sweep, above: int, below: int) -> tuple[float | None, float | None]:
+    """Of examples to the target at one cell over another."""
+    draws: Array = of.examples.draws
+    with np.errstate(invalid="ignore"):
+        difference = draws[:, above] - draws[:, below]
+    return interval(np.exp(np.where(np.isnan(difference), np.inf, difference)))
+
+
+def _span(low: float | None, high: float | None) -> str:
+    return f"{'unknown' if low is None else f'{low:.2f}'} to {'unknown' if high is None else f'{high:.2f}'}"
+
+
+def _list(sizes: Sequence[int]) -> str:
+    return ", ".join(f"{size:,}" for size in sizes)
+
+
+CLAIMS: dict[str, Callable[[Evidence], Said]] = {
+    "At a fixed learning rate, too small a batch does not converge": small_batches_fail,
+    "A larger batch processes the same data faster": larger_is_faster,
+    "A larger batch needs more epochs for the same accuracy": larger_needs_more_epochs,
+    "So some batch size takes the least time": some_size_is_time_optimal,
+    "And some batch size gives the best accuracy": some_size_is_accuracy_optimal,
+    "The variance of the gradient falls as one over the batch size": gradient_variance_falls,
+    "So the learning rate should grow with the batch size": rate_should_grow,
+    "Memory grows with the batch size, up to a limit": memory_grows,
+    "With K workers the epochs to the same accuracy grow at most K times": workers_cost_at_most_their_number,
+}
