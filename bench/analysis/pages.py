@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
@@ -11,6 +12,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 LARGEST_PAGE_BYTES = 3_000_000
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure on a page, drawn once for wide and once for narrow screens."""
+
+    name: str
+    title: str
+    caption: str
+    wide: Markup
+    narrow: Markup
 
 
 @cache

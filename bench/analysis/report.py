@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,25 +12,17 @@ from markupsafe import Markup
 from bench import store
 from bench.analysis import answer, cell_table, embed, frames, grid, pages, sections, style
 from bench.analysis import summary as summaries
-from bench.analysis.figures import Drawing, draw, encode, write_figures
-from bench.analysis.frames import Frames
+from bench.analysis.figures import draw, encode, write_figures
+from bench.analysis.frames import ROW_FILES, Frames
+from bench.analysis.pages import Shown
 from bench.analysis.summarize import summarize
 from bench.analysis.summary import Summary
 
-LARGEST_INLINE_BYTES = 200_000
+LARGEST_INLINE_BYTES = 300_000
 LARGEST_LINKED_BYTES = 150_000
 NAME = "report.html"
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A figure on a page, drawn once for wide and once for narrow screens."""
-
-    name: str
-    title: str
-    caption: str
-    wide: Markup
-    narrow: Markup
+FILES = ("experiment.toml", "machine.json", *ROW_FILES, "summary.json")
+"""What else a results folder holds, linked where it is there."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +51,15 @@ def write_report(folder: Path) -> Path:
     measured = frames.load(folder)
     summary = summarize(measured)
     summaries.write(folder, summary)
-    write_figures(measured, summary, folder / "figures")
     return write_page(folder, measured, summary)
 
 
-def write_page(folder: Path, measured: Frames, summary: Summary) -> Path:
-    """Write the CSV files and the page of a summary that is already made; returns the page."""
-    downloads = _write_tables(folder, measured, summary)
-    plots, missing = show_all(measured, summary)
+def write_page(folder: Path, measured: Frames, summary: Summary, home: str | None = None) -> Path:
+    """Write the figures, the CSV files and the page of a summary that is already made; returns the page.
+
+    `home` is the address of the page to go back to, where there is one.
+    """
+    plots, missing = _show_all(folder / "figures", measured, summary)
     page = pages.render(
         "report.html.jinja",
         title=summary.title,
@@ -77,46 +71,49 @@ def write_page(folder: Path, measured: Frames, summary: Summary) -> Path:
         plots=plots,
         not_drawn=missing,
         cells=cell_table.table(summary),
-        downloads=downloads,
+        downloads=_write_tables(folder, measured, summary),
+        further=sections.further_targets(summary),
         verdicts=sections.verdicts(summary),
         verified=sections.verifications(measured),
         reference=sections.reference(summary),
-        further=sections.further_targets(summary),
         method=sections.method(measured, summary),
         machine_table=sections.machine(measured),
         reproduce=sections.reproduce(summary),
+        files=[name for name in FILES if (folder / name).is_file()],
+        home=home,
     )
     store.write_whole(folder / NAME, page)
     return folder / NAME
 
 
-def show_all(measured: Frames, summary: Summary) -> tuple[list[Shown], list[Missing]]:
-    """Every figure as a part of a page, and those that cannot be drawn with the reason."""
+def _show_all(folder: Path, measured: Frames, summary: Summary) -> tuple[list[Shown], list[Missing]]:
+    """Write every figure, and show it for wide and for narrow screens; what cannot be drawn comes with the reason."""
     rows = cell_table.described(summary)
-    images: dict[float, list[Markup | None]] = {}
-    drawings: list[Drawing] = []
-    for width in (style.TWO_COLUMNS_INCHES, style.ONE_COLUMN_INCHES):
-        with style.applied(width):
-            drawings = list(draw(measured, summary))
-            name = "wide" if width == style.TWO_COLUMNS_INCHES else "narrow"
-            images[width] = [_image(one, name, one.plot.finding(measured, summary), rows) for one in drawings]
-    shown = [
-        Shown(one.plot.name, one.plot.title, one.plot.caption, wide, narrow)
-        for one, wide, narrow in zip(drawings, *images.values(), strict=True)
-        if wide is not None and narrow is not None
-    ]
-    return shown, [Missing(one.plot.title, one.reason) for one in drawings if one.figure is None]
+    shown, missing = [], []
+    write_figures(measured, summary, folder)
+    with style.applied(style.ONE_COLUMN_INCHES):
+        for drawing in draw(measured, summary):
+            plot = drawing.plot
+            if drawing.figure is None:
+                missing.append(Missing(plot.title, drawing.reason))
+                continue
+            finding = plot.finding(measured, summary)
+            wide = (folder / f"{plot.name}.{form}" for form in ("svg", "png"))
+            narrow = (encode(drawing.figure, form) for form in ("svg", "png"))
+            images = [
+                _image((path.read_bytes() for path in wide), f"wide-{plot.name}", finding, rows),
+                _image(narrow, f"narrow-{plot.name}", finding, rows),
+            ]
+            shown.append(Shown(plot.name, plot.title, plot.caption, *images))
+    return shown, missing
 
 
-def _image(drawing: Drawing, prefix: str, finding: str, rows: dict[int, str]) -> Markup | None:
-    """Inline SVG, or a PNG where so much is drawn that SVG would make the page heavy."""
-    if drawing.figure is None:
-        return None
-    svg = encode(drawing.figure, "svg")
+def _image(files: Iterator[bytes], name: str, finding: str, rows: dict[int, str]) -> Markup:
+    """Of an SVG and a PNG file the first inline, or the second where so much is drawn that the page would be heavy."""
+    svg = next(files)
     if len(svg) <= LARGEST_INLINE_BYTES:
-        return embed.inline(svg, f"{prefix}-{drawing.plot.name}", finding, rows)
-    address = pages.data_address(encode(drawing.figure, "png"), "image/png")
-    return Markup('<img src="{}" alt="{}">').format(address, finding)
+        return embed.inline(svg, name, finding, rows)
+    return Markup('<img src="{}" alt="{}">').format(pages.data_address(next(files), "image/png"), finding)
 
 
 def _write_tables(folder: Path, measured: Frames, summary: Summary) -> list[Download]:

@@ -103,26 +103,30 @@ def _tied_list(best: Optimum | None) -> str:
 
 def method(measured: Frames, summary: Summary) -> list[str]:
     """How the numbers came about, in a few paragraphs."""
+    if measured.imported:
+        elsewhere = "The rows were made from tables measured elsewhere; how they were measured is not known here."
+        return [elsewhere, _claims(summary)]
     return [_speed(measured), _training(measured, summary), _claims(summary)]
 
 
 def _speed(measured: Frames) -> str:
     rounds = measured.rounds.groupby(["batch_size", "loop"]).size()
-    fewest = int(rounds.min()) if len(rounds) else 0
+    if rounds.empty:
+        return "Speed: not measured here."
     return (
-        f"Speed: {fewest} timed rounds or more for every batch size and loop, interleaved in shuffled order, each"
-        " ending when the device has finished; compilation is not in them. Times use the faster loop at each batch size."
+        f"Speed: {rounds.min()} timed rounds or more for every batch size and loop, interleaved in shuffled order, each"
+        " ending when the device has finished; compilation is not in them. Times use the faster loop at each size."
     )
 
 
 def _training(measured: Frames, summary: Summary) -> str:
     experiment = measured.experiment
     quantum = summary.evaluation_quantum_epochs
-    cadence = f", evaluated every {words.number(quantum)} epochs" if quantum else ""
+    cadence = f", evaluated every {words.number(quantum, 2)} epochs" if quantum else ""
     return (
-        f"Training: at most {words.number(experiment.max_epochs)} epochs{cadence}, on a validation split held out"
-        " of the training set; test accuracy is reported and steered nothing. The learning rate is tuned at every batch size"
-        f" on search seeds; claims rest on {seeds(summary)} at the chosen rate."
+        f"Training: at most {words.number(experiment.max_epochs)} epochs{cadence}, on a validation split held out of"
+        " the training set; test accuracy is reported and steered nothing. The learning rate is tuned at every batch"
+        f" size on search seeds; claims rest on {seeds(summary)} at the chosen rate."
     )
 
 

@@ -24,6 +24,11 @@ def number(value: float, digits: int = 3) -> str:
     return shown.rstrip("0").rstrip(".") if "." in shown and abs(value) < 1e-3 else shown
 
 
+def whole(value: float) -> str:
+    """A batch size."""
+    return f"{value:.0f}"
+
+
 def short(value: float) -> str:
     """A number for an axis or a crowded table: 950, 12.3k, 4.1M, 2G."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):

@@ -153,8 +153,8 @@ def batch_size_bar(figure: Figure, panels: Sequence[Axes], sizes: Sequence[int])
 
 
 def _batch_size_scale(sizes: Sequence[int]) -> ScalarMappable:
-    # The lightest eighth of the palette would be lost on white paper.
-    shades = ListedColormap(mpl.colormaps[style.SEQUENCE](np.linspace(0, 0.88, 256)))
+    # Both ends of the palette would be lost: one on white paper, the other on a dark page.
+    shades = ListedColormap(mpl.colormaps[style.SEQUENCE](np.linspace(0.18, 0.88, 256)))
     return ScalarMappable(LogNorm(sizes[0], max(sizes[-1], 2 * sizes[0])), shades)
 
 

@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -94,7 +93,7 @@ def _to_target(frames: Frames, summary: Summary, quantity: ToTarget) -> tuple[Fi
         trained = any(cell.seeds for cell in summary.cells)
         raise NothingToDrawError("no batch size reached the target" if trained else "no training runs were made")
     figure, (axes,) = canvas.sheet()
-    trials = claim_trials(frames, summary)
+    trials = claim_trials(frames)
     trials = trials[np.isfinite(trials[quantity])]
     look = {"color": style.BLUE, "markersize": 2.5, "alpha": 0.35, "zorder": 2}
     axes.plot(trials["batch_size"], trials[quantity], "o", label="each seed", **look)
@@ -123,7 +122,7 @@ def _label_points(axes: Axes, sizes: np.ndarray, across: np.ndarray, up: np.ndar
 
 def _claimed_curves(frames: Frames, summary: Summary) -> pd.DataFrame:
     """Curves of the claim trials, each batch size as far as all its seeds went, with `error` and `seconds`."""
-    curves = frames.curves[frames.curves["trial"].isin(claim_trials(frames, summary)["trial"])]
+    curves = frames.curves[frames.curves["trial"].isin(claim_trials(frames)["trial"])]
     if curves.empty or not curves["epochs"].notna().any():
         raise NothingToDrawError("no learning curves were recorded")
     last = curves.groupby(["batch_size", "trial"])["examples"].max().groupby("batch_size").min()
@@ -134,7 +133,9 @@ def _claimed_curves(frames: Frames, summary: Summary) -> pd.DataFrame:
 
 
 def _draw_curves(axes: Axes, curves: pd.DataFrame, column: str, sizes: Sequence[int]) -> None:
+    """The median over seeds, and a shade over their whole span."""
+    over_seeds = curves.groupby(["batch_size", column])["error"].agg(["median", "min", "max"]).reset_index()
     for size, color in canvas.batch_size_colors(sizes).items():
-        one = curves[curves["batch_size"] == size]
-        look = {"color": color, "linewidth": 1.1, "estimator": "median", "errorbar": ("pi", 100), "legend": False}
-        sns.lineplot(one, x=column, y="error", ax=axes, **look)
+        one = over_seeds[over_seeds["batch_size"] == size]
+        axes.fill_between(one[column], one["min"], one["max"], color=color, alpha=0.2, linewidth=0)
+        axes.plot(one[column], one["median"], color=color, linewidth=1.1)

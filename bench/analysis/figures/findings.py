@@ -91,8 +91,8 @@ def time_to_target(_: Frames, summary: Summary) -> str:
         return f"No fastest batch size: {summary.time_optimal_reason}."
     fitted = best.fitted_batch_size
     joined = f" The fits put the best at B* = {words.number(fitted, 2)}." if fitted else ""
-    interval = words.between(best.interval, words.seconds)
-    return f"Batch size {best.batch_size}: {words.seconds(best.seconds)} ({interval}){edge(best)}; {tied(best, summary)}.{joined}"
+    took = f"{words.seconds(best.seconds)} ({words.between(best.interval, words.seconds)})"
+    return f"Batch size {best.batch_size}: {took}{edge(best)}; {tied(best, summary)}.{joined}"
 
 
 def best_accuracy(_: Frames, summary: Summary) -> str:
@@ -136,7 +136,8 @@ def energy(_: Frames, summary: Summary) -> str:
     best = summary.energy_optimal
     if best is None:
         return f"Energy was measured, but no least energy to the target: {summary.energy_optimal_reason}."
-    return f"Least energy to the target at batch size {best.batch_size}: {words.joules(best.joules)}; {tied(best, summary)}."
+    least = f"Least energy to the target at batch size {best.batch_size}: {words.joules(best.joules)}"
+    return f"{least}; {tied(best, summary)}."
 
 
 def data_parallel(frames: Frames, _: Summary) -> str:

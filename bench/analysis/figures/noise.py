@@ -39,7 +39,7 @@ def gradient_noise_scale(frames: Frames, summary: Summary) -> Figure:
 
 def _means_over_seeds(frames: Frames, summary: Summary) -> pd.DataFrame:
     """One row per batch size and stretch of training that every seed went through: `epochs` and `scale`."""
-    noise = frames.noise[frames.noise["trial"].isin(claim_trials(frames, summary)["trial"])]
+    noise = frames.noise[frames.noise["trial"].isin(claim_trials(frames)["trial"])]
     stretch = noise.groupby("trial").cumcount().rename("stretch")
     groups = noise.groupby(["batch_size", stretch])
     means = groups[["epochs", "noise_trace", "gradient_squared"]].mean()

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench.analysis import words
+from bench.analysis import metrics, words
 from bench.analysis.frames import Frames
 from bench.analysis.summary import Summary
 
 
-def claim_trials(frames: Frames, summary: Summary) -> pd.DataFrame:
-    """The trials at each batch size's chosen rate, of the seeds that its claims rest on."""
-    cells = {cell.batch_size: cell for cell in summary.cells}
-    sizes = frames.trials["batch_size"]
-    phases = sizes.map({size: cell.claims_on for size, cell in cells.items()})
-    rates = sizes.map({size: cell.best_learning_rate for size, cell in cells.items()}).astype("float64")
-    at_rate = rates.isna() | (frames.trials["learning_rate"] == rates)
-    return frames.trials[(frames.trials["phase"] == phases) & at_rate]
+def claim_trials(frames: Frames) -> pd.DataFrame:
+    """The trials that the claims on every batch size's way to the target rest on."""
+    claims = metrics.claims(frames, frames.experiment.target.accuracy)
+    return pd.concat([frames.trials.iloc[:0], *(claim.for_target for claim in claims.values())])
 
 
 def origin(frames: Frames, summary: Summary) -> str:

@@ -1,0 +1,108 @@
+"""Figures with several results side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from bench.analysis import style
+from bench.analysis.figures import canvas
+from bench.analysis.figures.canvas import NothingToDrawError
+from bench.analysis.figures.estimates import known, medians, open_ends
+from bench.analysis.figures.origin import seeds, target_words
+from bench.analysis.summary import Summary
+
+if TYPE_CHECKING:
+    from bench.analysis.compare import Quantity, Ratio
+
+MARKERS = "osD^vP"
+RATIO_LABELS: dict[Quantity, str] = {
+    "examples_per_second": "examples per second",
+    "time_to_target": "time to the target",
+    "joules_to_target": "energy to the target",
+}
+
+
+def throughputs(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
+    """Examples per second of every side."""
+    figure, (axes,) = canvas.sheet()
+    sizes: set[int] = set()
+    for at, (label, summary) in enumerate(zip(labels, summaries, strict=True)):
+        cells = [cell for cell in summary.cells if cell.examples_per_second]
+        batch_sizes = [cell.batch_size for cell in cells]
+        speeds = [cell.examples_per_second or np.nan for cell in cells]
+        sizes |= set(batch_sizes)
+        axes.plot(batch_sizes, speeds, f"{_marker(at)}-", color=_color(at), label=label)
+        canvas.hover(axes, batch_sizes, speeds)
+    if not sizes:
+        raise NothingToDrawError("no rounds were timed")
+    canvas.log_axis(axes, "examples per second")
+    canvas.log2_axis(axes, sorted(sizes))
+    canvas.legend(figure)
+    return canvas.signed(figure, _workload(summaries))
+
+
+def times(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
+    """Seconds to the target of every side, each optimum marked."""
+    figure, (axes,) = canvas.sheet()
+    sizes: set[int] = set()
+    for at, (label, summary) in enumerate(zip(labels, summaries, strict=True)):
+        cells = known(summary.cells, "time_to_target")
+        if not cells:
+            continue
+        batch_sizes, values = [cell.batch_size for cell in cells], medians(cells, "time_to_target")
+        sizes |= set(batch_sizes)
+        canvas.band(axes, batch_sizes, open_ends(cells, "time_to_target"), _color(at))
+        axes.plot(batch_sizes, values, f"{_marker(at)}-", color=_color(at), label=label, zorder=4)
+        canvas.hover(axes, batch_sizes, list(values))
+        if best := summary.time_optimal:
+            canvas.ring(axes, [best.batch_size], [best.seconds], "fastest of its line", style.BEST)
+    if not sizes:
+        raise NothingToDrawError("no batch size reached the target")
+    canvas.log_axis(axes, f"seconds to {target_words(summaries[0])}")
+    canvas.log2_axis(axes, sorted(sizes))
+    canvas.legend(figure)
+    return canvas.signed(figure, _workload(summaries))
+
+
+def ratios(first: str, against: Sequence[tuple[str, Sequence[Ratio]]], quantity: Quantity) -> Figure:
+    """A quantity of every other side over the first side's, with intervals, about 1."""
+    figure, (axes,) = canvas.sheet()
+    sizes: set[int] = set()
+    for at, (label, found) in enumerate(against, start=1):
+        one = [ratio for ratio in found if ratio.quantity == quantity and ratio.value is not None]
+        batch_sizes = np.array([ratio.batch_size for ratio in one])
+        values = np.array([ratio.value for ratio in one], dtype=np.float64)
+        low, high = np.array([ratio.interval for ratio in one], dtype=np.float64).reshape(-1, 2).T
+        beside = batch_sizes * 2 ** (0.08 * (at - 1))
+        axes.vlines(beside, low, high, color=_color(at), linewidth=1, alpha=0.8)
+        axes.plot(beside, values, f"{_marker(at)}-", color=_color(at), label=label)
+        canvas.hover(axes, list(batch_sizes), list(values), across=list(beside))
+        sizes |= set(batch_sizes.tolist())
+    if not sizes:
+        raise NothingToDrawError(f"no batch size has the {RATIO_LABELS[quantity]} of two sides")
+    axes.axhline(1, color=style.MUTED, linewidth=1, linestyle="--", label=f"{first} = 1")
+    canvas.log_axis(axes, f"ratio of {RATIO_LABELS[quantity]}")
+    canvas.log2_axis(axes, sorted(sizes))
+    canvas.legend(figure)
+    return canvas.signed(figure, "95% intervals that hold for all batch sizes together")
+
+
+def _workload(summaries: Sequence[Summary]) -> str:
+    workload = summaries[0].workload
+    sources = {
+        f"convergence of {one.machine} joined from {one.convergence_from}" for one in summaries if one.convergence_from
+    }
+    told = [f"{workload.model} on {workload.dataset}, {workload.optimizer}", *dict.fromkeys(map(seeds, summaries))]
+    return " · ".join([*told, *sorted(sources)])
+
+
+def _color(at: int) -> str:
+    return style.SERIES[at % len(style.SERIES)]
+
+
+def _marker(at: int) -> str:
+    return MARKERS[at % len(MARKERS)]
