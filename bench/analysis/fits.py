@@ -80,7 +80,7 @@ def fit_knee(batch_sizes: NDArray[np.int64], log_values: Array, errors: Array, s
     unexplained, fit_error = _unexplained(values, shapes, influence, own)
     weights = influence / (own**2 + unexplained**2 + 1e-8)
     at, scale = _least_squares(values[None], shapes, weights)
-    draws = _bootstrap(scale[0] + _shape(sizes, grid, at[0]), noise, unexplained, shapes, weights, stream)
+    draws = _bootstrap(scale[0] + _shape(shapes, at[0]), noise, unexplained, shapes, weights, stream)
     knee, knee_draws = _between(grid, at)[0], _between(grid, draws)
     outliers = sizes[influence < UNHEARD].astype(int).tolist()
     _refuse(knee_draws, fit_error, outliers, sizes)
@@ -119,7 +119,7 @@ def _influence(values: Array, shapes: Array, own: Array) -> Array:
         ratio = np.minimum(np.abs(best) / (TUKEY * scale), 1.0)
         weights = (1 - ratio**2) ** 2
         at, level = _least_squares(values[None], shapes, np.maximum(weights, 1e-6))
-        best = values - level[0] - shapes[round(at[0])]
+        best = values - level[0] - _shape(shapes, at[0])
     return weights
 
 
@@ -128,7 +128,7 @@ def _unexplained(values: Array, shapes: Array, influence: Array, own: Array) -> 
     at, level = _least_squares(values[None], shapes, influence)
     # Whole, not weighted: the weights shrink large residuals, and the spread with them.
     heard = influence >= UNHEARD
-    residuals = (values - level[0] - shapes[round(at[0])])[heard]
+    residuals = (values - level[0] - _shape(shapes, at[0]))[heard]
     mean_square = float(np.mean(residuals**2))
     unbiased = mean_square * len(residuals) / max(len(residuals) - 2, 1)
     return float(np.sqrt(max(unbiased - np.mean(own[heard] ** 2), 0.0))), float(np.sqrt(mean_square))
@@ -148,15 +148,17 @@ def _least_squares(values: Array, shapes: Array, weights: Array) -> tuple[Array,
     bend = before - 2 * here + after
     moved = inner + np.clip(0.5 * (before - after) / np.maximum(bend, 1e-300), -1, 1)
     position = np.where(at == inner, moved, at)
-    return position, values @ share - shapes[at] @ share
+    return position, values @ share - np.interp(position, np.arange(len(shapes)), shapes @ share)
 
 
 def _between(grid: Array, position: Array) -> Array:
     return np.exp(np.interp(position, np.arange(len(grid)), np.log(grid)))
 
 
-def _shape(sizes: Array, grid: Array, position: float) -> Array:
-    return np.log1p(sizes / _between(grid, np.array([position])))
+def _shape(shapes: Array, position: float) -> Array:
+    """The shape (cells,) at a position between two of the grid's."""
+    before = min(int(position), len(shapes) - 2)
+    return shapes[before] + (position - before) * (shapes[before + 1] - shapes[before])
 
 
 def _bootstrap(fitted: Array, noise: Array, unexplained: float, shapes: Array, weights: Array, stream: int) -> Array:

@@ -125,6 +125,9 @@ def _place(cell: Repetitions, within: Array, miss_rate: Array) -> tuple[float, A
     One `within` moves all repetitions of a cell together: those that crossed between the same two evaluations tell
     nothing of where between them.
     """
+    if not cell.misses:
+        low, high = np.median(cell.low), np.median(cell.high)
+        return float((low + high) / 2), low + within * (high - low)
     share = np.minimum(0.5 / np.maximum(1 - miss_rate, 1e-9), 1.0)
     low, high = (np.quantile(ends, np.where(miss_rate < 0.5, share, 1.0)) for ends in (cell.low, cell.high))
     drawn = low + within * (high - low)
@@ -137,7 +140,10 @@ def _miss_rates(cells: Sequence[Repetitions], random: np.random.Generator) -> Ar
     """Plausible chances (draws, cells) that a run misses: Jeffreys' posterior where one did, else 0."""
     misses = np.array([cell.misses for cell in cells])
     found = np.array([len(cell.high) for cell in cells])
-    return np.where(misses > 0, random.beta(misses + 0.5, found + 0.5, (DRAWS, len(cells))), 0.0)
+    rates = np.zeros((DRAWS, len(cells)))
+    missed = misses > 0
+    rates[:, missed] = random.beta(misses[missed] + 0.5, found[missed] + 0.5, (DRAWS, int(missed.sum())))
+    return rates
 
 
 def _median_errors(

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+import simulate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.analysis import frames, metrics
+from bench.analysis.columns import COLUMNS
+from bench.errors import InputError
+from bench.rows import Curve, NoiseEstimate
+
+SMALL = simulate.Truth(batch_sizes=(16, 64), confirm_seeds=2)
+FRAME_NAMES = tuple(COLUMNS)
+
+
+def made(rows, truth=SMALL):
+    return frames.from_rows(simulate.experiment(truth), simulate.machine_file(), rows)
+
+
+def one_trial(**changes):
+    row = next(row for row in simulate.rows(SMALL) if type(row).__name__ == "Trial")
+    return msgspec.structs.replace(row, **changes)
+
+
+@pytest.mark.parametrize("rows", [[], simulate.rows(SMALL)])
+def test_every_frame_always_has_its_columns_and_types(rows):
+    found = made(rows)
+    for name, columns in COLUMNS.items():
+        frame = getattr(found, name)
+        assert {column: str(dtype) for column, dtype in frame.dtypes.items()} == dict(columns)
+
+
+def test_a_folder_holds_what_was_written(tmp_path):
+    truth = simulate.write(tmp_path, SMALL, watts=50.0, gradient_noise_scale=100.0)
+    found = frames.load(tmp_path)
+    assert found.train_examples == truth.train_examples
+    assert len(found.trials) == 2 * (5 + 3 * 2)
+    assert len(found.searched) == 10
+    assert len(found.rounds) == 2 * 2 * truth.rounds
+    assert len(found.noise) == 4 * len(found.trials)
+    np.testing.assert_allclose(found.rounds["joules"] / found.rounds["seconds"], 50.0)
+    np.testing.assert_allclose(found.curves["examples"], found.curves["steps"] * found.curves["batch_size"])
+
+
+def test_a_miss_is_infinite_and_never_missing():
+    found = made(simulate.rows(simulate.Truth(batch_sizes=(16, 64), ceiling=0.5)))
+    assert np.isinf(found.trials["examples_to_target"]).all()
+    assert np.isinf(found.trials["steps_to_target"]).all()
+
+
+def test_a_repeated_trial_keeps_the_last_that_ended_well():
+    good, failed = one_trial(steps=1), one_trial(status="failed", reason="lost", steps=2)
+    for order, steps in (((failed, good), 1), ((good, failed), 1), ((good, one_trial(steps=3)), 3)):
+        found = made(order)
+        assert found.trials["steps"].tolist() == [steps]
+
+
+def test_rows_of_another_protocol_are_refused(tmp_path):
+    simulate.write(tmp_path, SMALL)
+    other = simulate.write(tmp_path / "other", SMALL, target=0.9)
+    (tmp_path / "convergence.jsonl").write_bytes((tmp_path / "other/convergence.jsonl").read_bytes())
+    with pytest.raises(InputError, match=simulate.experiment(other).fingerprint):
+        frames.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"curve": Curve(examples=[1, 2], steps=[1], accuracy=[0.1, 0.2], loss=[1.0, 1.0])}, "different lengths"),
+        ({"curve": Curve(examples=[2, 2], steps=[1, 1], accuracy=[0.1, 0.2], loss=[1.0, 1.0])}, "not growing"),
+        (
+            {
+                "noise": NoiseEstimate(
+                    examples=[1], gradient_squared=[], noise_trace=[1.0], small_batch_size=1, big_batch_size=2
+                )
+            },
+            "different lengths",
+        ),
+    ],
+)
+def test_a_trial_that_contradicts_itself_is_refused_by_name(changes, said):
+    with pytest.raises(InputError, match=said) as error:
+        made([one_trial(**changes)])
+    assert "batch size 16" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_training_sets_of_two_sizes_are_refused():
+    with pytest.raises(InputError, match="train_examples"):
+        made([one_trial(), one_trial(seed=7, train_examples=5)])
+
+
+def test_joined_convergence_is_marked(tmp_path):
+    simulate.write(tmp_path, SMALL)
+    (tmp_path / "convergence_from.json").write_text('{"schema": 1, "folder": "elsewhere", "machine": "big-gpu"}')
+    assert frames.load(tmp_path).convergence_from == "big-gpu"
+
+
+@pytest.mark.parametrize("text", ["{", '{"schema": 2, "folder": "a", "machine": "b"}', '{"machine": "../x"}'])
+def test_a_bad_label_is_one_line(tmp_path, text):
+    simulate.write(tmp_path, SMALL)
+    (tmp_path / "convergence_from.json").write_text(text)
+    with pytest.raises(InputError, match="not valid"):
+        frames.load(tmp_path)
+
+
+accuracies = st.lists(st.floats(0, 1), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(accuracies, min_size=1, max_size=5), st.floats(0.01, 0.99))
+def test_crossings_are_the_first_evaluation_at_or_above_any_target(curves, target):
+    rows = []
+    for seed, accuracy in enumerate(curves):
+        steps = list(range(1, len(accuracy) + 1))
+        examples = [16 * step for step in steps]
+        curve = Curve(examples=examples, steps=steps, accuracy=accuracy, loss=[None] * len(steps))
+        rows.append(one_trial(seed=seed, curve=curve))
+    found = metrics.crossings(made(rows), target)
+    for seed, accuracy in enumerate(curves):
+        first = next((at for at, value in enumerate(accuracy, 1) if value >= target), np.inf)
+        assert found["examples_to_target"][seed] == 16 * first
+        before = len(accuracy) if first == np.inf else first - 1
+        assert found["previous_examples"][seed] == 16 * before

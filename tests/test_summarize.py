@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import time
+import tracemalloc
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+import simulate
+
+from bench.analysis import frames, summary
+from bench.analysis.reference import TABLE
+from bench.analysis.summarize import summarize
+from bench.errors import InputError
+
+TRUTH = simulate.Truth(rate_penalty=1.0, watts=50.0, gradient_noise_scale=300.0)
+
+KEYS = {
+    "": "schema experiment machine workload target_accuracy time_optimal accuracy_optimal throughput_optimal"
+    " critical_batch_size cells",
+    "workload": "dataset model optimizer",
+    "time_optimal": "batch_size seconds interval tied at_edge fitted_batch_size",
+    "accuracy_optimal": "batch_size accuracy interval tied budget at_edge",
+    "throughput_optimal": "batch_size examples_per_second smallest_within_5_percent",
+    "energy_optimal": "batch_size joules interval tied at_edge",
+    "critical_batch_size": "value interval fit_error",
+}
+CELL_KEYS = (
+    "batch_size status loop examples_per_second seconds_per_step best_learning_rate at_grid_edge epochs_to_target"
+    " time_to_target best_accuracy compile_seconds peak_bytes"
+)
+
+
+def answered(truth=TRUTH, rows=None, seed=0, **changes):
+    truth = replace(truth, **changes)
+    rows = simulate.rows(truth, seed) if rows is None else rows
+    return summarize(frames.from_rows(simulate.experiment(truth), simulate.machine_file(), rows))
+
+
+def cell(found, batch_size):
+    return next(one for one in found.cells if one.batch_size == batch_size)
+
+
+def verdict(found, claim):
+    return found.verdicts[claim - 1].verdict
+
+
+@pytest.fixture(scope="module")
+def found():
+    return answered()
+
+
+def test_every_promised_key_is_there(found):
+    plain = msgspec.to_builtins(found)
+    for part, keys in KEYS.items():
+        assert set(keys.split()) <= set(plain[part] if part else plain)
+    assert set(CELL_KEYS.split()) <= set(plain["cells"][0])
+    assert set(plain["cells"][0]["time_to_target"]) == {"median", "interval"}
+
+
+def test_a_summary_survives_its_file(found, tmp_path):
+    summary.write(tmp_path, found)
+    assert summary.read(tmp_path) == found
+    (tmp_path / "summary.json").write_text('{"schema": 2}')
+    with pytest.raises(InputError, match="not valid"):
+        summary.read(tmp_path)
+
+
+def test_the_same_rows_give_the_same_summary(found):
+    assert answered() == found
+
+
+def test_the_truth_is_found(found):
+    assert TRUTH.time_optimal_batch_size in found.time_optimal.tied
+    assert found.throughput_optimal.batch_size == 2048
+    assert found.throughput_optimal.smallest_within_5_percent == 1024
+    low, high = found.critical_batch_size.interval
+    assert low <= TRUTH.critical_batch_size <= high
+    low, high = found.affine_step_time.interval
+    assert low <= TRUTH.fixed_seconds / TRUTH.seconds_per_example <= high
+    assert found.time_optimal.fitted_batch_size == pytest.approx(100, rel=0.25)
+    low, high = found.learning_rates.overall.interval
+    assert low <= TRUTH.rate_exponent <= high
+    assert found.learning_rates.rule == "sqrt"
+    assert found.gradient_noise.value == pytest.approx(300, rel=0.05)
+    assert found.energy_optimal.joules == pytest.approx(50 * found.time_optimal.seconds, rel=1e-6)
+
+
+def test_time_is_steps_times_seconds_per_step(found):
+    for one in found.cells:
+        joined = one.steps_to_target.median * one.seconds_per_step
+        assert one.time_to_target.median == pytest.approx(joined, rel=1e-9)
+        assert one.examples_per_second == pytest.approx(one.batch_size / one.seconds_per_step)
+
+
+def test_times_are_those_of_the_faster_loop(found):
+    assert {one.loop for one in found.cells} == {"scan"}
+    assert {one.loop for one in answered(dispatch_seconds=-5e-4).cells} == {"dispatch"}
+
+
+@pytest.mark.parametrize(("sizes", "edge"), [((128, 256, 512), "smallest"), ((8, 16, 32), "largest")])
+def test_an_optimum_at_the_end_of_the_sweep_says_so(sizes, edge):
+    best = answered(batch_sizes=sizes, seed_noise=0.02).time_optimal
+    assert best.at_edge
+    assert best.edge == edge
+
+
+def test_an_optimum_that_memory_ends_is_not_the_sweeps_edge():
+    found = answered(out_of_memory=(64, 128, 256, 512, 1024, 2048), seed_noise=0.02)
+    assert found.time_optimal.edge == "memory"
+    assert not found.time_optimal.at_edge
+    assert cell(found, 64).status == "out_of_memory"
+    assert cell(found, 64).seconds_per_step is None
+    assert "did not fit" in found.verdicts[7].numbers
+
+
+def test_what_is_not_reached_is_null_with_a_status():
+    found = answered(ceilings={2048: 0.9})
+    missed = cell(found, 2048)
+    assert missed.status == "not_reached"
+    assert missed.time_to_target.median is None
+    assert missed.examples_per_second is not None
+    assert verdict(found, 3) == "supported"
+
+
+def test_where_nothing_is_reached_there_is_no_time_but_a_reason():
+    found = answered(ceiling=0.5)
+    assert found.time_optimal is None
+    assert "0.95" in found.time_optimal_reason
+    assert found.accuracy_optimal is not None
+    assert found.critical_batch_size is None
+    assert found.critical_batch_size_reason
+
+
+def test_divergence_has_a_status_of_its_own():
+    found = answered(diverges_above=0.1)
+    assert {one.status for one in found.cells} == {"diverged"}
+
+
+def test_an_empty_folder_is_answered_with_reasons():
+    found = answered(rows=[])
+    assert found.cells == []
+    assert found.time_optimal_reason == "no training runs were measured"
+    assert found.throughput_optimal_reason == "no batch size has timed rounds"
+    assert {one.verdict for one in found.verdicts} == {"undecided"}
+
+
+def test_half_a_folder_says_what_it_can():
+    rows = simulate.rows(TRUTH)
+    halves = [row for row in rows if hasattr(row, "curve")], [row for row in rows if hasattr(row, "loop")]
+    trained, timed = (answered(rows=half) for half in halves)
+    assert {one.status for one in (*trained.cells, *timed.cells)} == {"not_measured"}
+    assert trained.critical_batch_size is not None
+    assert trained.throughput_optimal is None
+    assert timed.throughput_optimal is not None
+    assert timed.time_optimal is None
+
+
+def test_claims_rest_on_fresh_seeds_or_say_that_they_do_not(found):
+    assert found.claims_on == "confirm"
+    rows = [row for row in simulate.rows(TRUTH) if getattr(row, "phase", "search") == "search"]
+    searched = answered(rows=rows)
+    assert searched.claims_on == "search"
+    assert searched.seeds == 1
+    assert found.seeds == TRUTH.confirm_seeds
+
+
+def test_a_failed_run_is_no_miss():
+    rows = simulate.rows(TRUTH)
+    lost = next(row for row in rows if getattr(row, "phase", "") == "confirm")
+    rate, size = lost.learning_rate, lost.batch_size
+    failed = msgspec.structs.replace(lost, status="failed", seed=77, steps=0)
+    assert cell(answered(rows=[*rows, failed]), size).seeds == cell(answered(rows=rows), size).seeds
+    assert rate
+
+
+def test_the_edge_of_a_rate_grid_is_flagged():
+    found = answered(search_seeds=3, rate_exponent=0.5, best_rate=0.1)
+    moved = [
+        msgspec.structs.replace(row, learning_rate=row.learning_rate) if hasattr(row, "curve") else row
+        for row in simulate.rows(TRUTH)
+        if not (hasattr(row, "curve") and row.learning_rate > 1.01 * TRUTH.rate(row.batch_size))
+    ]
+    assert not any(one.at_grid_edge for one in found.cells if one.best_learning_rate_for_accuracy is None)
+    assert all(one.at_grid_edge for one in answered(rows=moved).cells)
+
+
+def test_small_batches_that_need_more_epochs_are_below_the_useful_range():
+    found = answered(outliers={16: 3.0, 32: 2.0})
+    assert [one.regime for one in found.cells[:2]] == ["below_useful_range"] * 2
+    low, high = found.critical_batch_size.interval
+    assert low <= TRUTH.critical_batch_size <= high
+
+
+def test_regimes_follow_the_hyperbola(found):
+    regimes = {one.batch_size: one.regime for one in found.cells}
+    assert regimes[16] == "perfect_scaling"
+    assert regimes[256] == "diminishing_returns"
+    assert regimes[2048] == "saturated"
+
+
+def test_further_targets_are_read_from_the_same_curves(found):
+    easier, harder = found.further_targets
+    assert easier.time_optimal.seconds < found.time_optimal.seconds < harder.time_optimal.seconds
+
+
+def test_a_tuned_rate_clears_small_batches_of_what_a_fixed_rate_does():
+    rows = simulate.rows(TRUTH)
+    common = simulate.origin(TRUTH)
+    random = np.random.default_rng(5)
+    fixed = [
+        msgspec.structs.replace(
+            simulate.trial(replace(TRUTH, ceilings={16: 0.5, 32: 0.5}), common, "fixed", size, 0, seed, random),
+            learning_rate=0.1,
+        )
+        for size in TRUTH.batch_sizes
+        for seed in (5, 6)
+    ]
+    first = answered(rows=[*rows, *fixed]).verdicts[0]
+    assert first.verdict == "supported"
+    assert "16, 32 missed" in first.numbers
+    assert "the rate is to blame" in first.numbers
+
+
+def test_verdicts_follow_the_truth(found):
+    assert [one.claim for one in found.verdicts] == list(range(1, 10))
+    expected = {2: "supported", 3: "supported", 4: "supported", 7: "supported", 8: "supported", 9: "supported"}
+    assert {claim: verdict(found, claim) for claim in expected} == expected
+    assert verdict(answered(critical_batch_size=1e7, seed_noise=0.02), 3) != "supported"
+    assert verdict(answered(fixed_seconds=1e-9), 2) != "supported"
+
+
+def test_the_reference_table_stands_beside_ours():
+    truth = replace(TRUTH, batch_sizes=(10, 50, 256, 1000), also=())
+    experiment = simulate.experiment(truth, "lenet_mnist_reference")
+    rows = [msgspec.structs.replace(row, experiment="lenet_mnist_reference") for row in simulate.rows(truth)]
+    found = summarize(frames.from_rows(experiment, simulate.machine_file(), rows)).reference
+    assert [row.batch_size for row in found] == [row.batch_size for row in TABLE]
+    ours = {row.batch_size: row for row in found}
+    assert ours[1000].epoch_seconds_ratio == pytest.approx(1.0)
+    assert ours[5000].epochs_to_target is None
+    assert ours[256].reference_epochs_to_target == 41
+    reached = [row.time_to_target_ratio for row in found if row.time_to_target_ratio]
+    assert not reached or min(reached) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("batch", range(2))
+def test_tied_sets_and_knees_hold_through_the_whole_pipeline(batch):
+    worlds, held, covered = 12, 0, 0
+    truth = replace(TRUTH, rate_penalty=3.0, per_epoch=16, confirm_seeds=3, epochs=10.0, also=(), watts=None)
+    for world in range(worlds):
+        found = answered(truth, seed=100 * batch + world)
+        held += truth.time_optimal_batch_size in found.time_optimal.tied
+        low, high = found.critical_batch_size.interval
+        covered += low <= truth.critical_batch_size <= high
+    assert held >= worlds - 2
+    assert covered >= worlds - 3
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_trials_are_analysed_in_seconds_and_little_memory(tmp_path):
+    truth = simulate.write(tmp_path, batch_sizes=(16, 64, 256, 1024), confirm_seeds=2, epochs=5.0, max_epochs=8.0)
+    lines = (tmp_path / "convergence.jsonl").read_bytes().splitlines()
+    trials = [line for line in lines if b'"kind":"trial"' in line]
+    with (tmp_path / "convergence.jsonl").open("wb") as file:
+        for copy in range(100_000 // len(trials) + 1):
+            for line in trials:
+                file.write(line.replace(b'"seed":', b'"seed":%d' % (copy + 1)) + b"\n")
+    tracemalloc.start()
+    loaded = frames.load(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(loaded.trials) >= 100_000
+    assert peak < 2 << 30
+    del loaded
+    start = time.perf_counter()
+    found = summarize(frames.load(tmp_path))
+    assert time.perf_counter() - start < 20
+    assert truth.time_optimal_batch_size in found.time_optimal.tied
