@@ -188,6 +188,12 @@ def test_the_opener_knows_no_other_scheme(address):
         https_opener().open(address, timeout=1)
 
 
+def test_a_proxy_does_not_let_another_scheme_through(monkeypatch):
+    monkeypatch.setenv("http_proxy", "https://127.0.0.1:1")
+    with pytest.raises(urllib.error.URLError, match="unknown url type"):
+        https_opener().open("http://m/a", timeout=1)
+
+
 def test_a_redirect_within_https_is_followed():
     answers = served(CONTENT)
     source, _ = mirror(
@@ -316,6 +322,15 @@ def test_a_missing_or_failing_client_says_so_in_one_line(tmp_path, monkeypatch, 
     for name in ("npm", "apt-get"):
         client(tmp_path, name, 'echo "W: noise" >&2; echo "E: no such package" >&2; exit 1')
     with pytest.raises(Unavailable, match="E: no such package"):
+        source.fetch(FILES)
+
+
+@pytest.mark.parametrize("source", [NpmPackage("toy"), DebianPackage("toy", "/usr")], ids=["npm", "apt"])
+def test_a_client_that_brings_nothing_is_told_apart_from_one_that_fails(tmp_path, monkeypatch, source):
+    for name in ("npm", "apt-get"):
+        client(tmp_path, name, "echo fine")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(Rejected, match="found 0"):
         source.fetch(FILES)
 
 
