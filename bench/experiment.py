@@ -27,7 +27,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A TOML table whose unknown keys are refused."""
 
 
-class Workload(Table, kw_only=True):
+class Workload(Table, frozen=True, kw_only=True):
     """What is trained, and in which arithmetic."""
 
     dataset: Name
@@ -38,14 +38,14 @@ class Workload(Table, kw_only=True):
     precision: Literal["float32", "default", "bfloat16"] = "float32"
 
 
-class Target(Table, kw_only=True):
+class Target(Table, frozen=True, kw_only=True):
     """The validation accuracy whose first crossing is timed; `also` are read from the same curves."""
 
     accuracy: Fraction
     also: Annotated[list[Fraction], Meta(max_length=16)] = []
 
 
-class BatchSizes(Table, kw_only=True):
+class BatchSizes(Table, frozen=True, kw_only=True):
     """Either `values`, or `start`, `stop` and `factor` (both ends included)."""
 
     values: Annotated[list[Positive], Meta(min_length=1, max_length=64)] | None = None
@@ -54,7 +54,7 @@ class BatchSizes(Table, kw_only=True):
     factor: Annotated[float, Meta(gt=1, le=1024)] = 2.0
 
 
-class LearningRate(Table, kw_only=True):
+class LearningRate(Table, frozen=True, kw_only=True):
     """A grid of 2 `span` + 1 rates, `factor` apart, around `anchor` moved with the batch size by `rule`.
 
     `extend` is how many rates a grid may grow on a side where its best rate lies at the edge.
@@ -72,21 +72,21 @@ class LearningRate(Table, kw_only=True):
     warmup_epochs: Annotated[float, Meta(ge=0, le=1000)] = 0.0
 
 
-class Seeds(Table, kw_only=True):
+class Seeds(Table, frozen=True, kw_only=True):
     """How many seeds choose the rate, and how many fresh ones the claims rest on."""
 
     search: Annotated[int, Meta(ge=1, le=1000)] = 1
     confirm: Annotated[int, Meta(ge=1, le=1000)] = 3
 
 
-class Budget(Table, kw_only=True):
+class Budget(Table, frozen=True, kw_only=True):
     """Every trial trains `epochs` (accuracies are compared there); one short of the target goes on to `max_epochs`."""
 
     epochs: Annotated[float, Meta(gt=0, le=1e5)]
     max_epochs: Annotated[float, Meta(gt=0, le=1e5)] | None = None
 
 
-class Evaluation(Table, kw_only=True):
+class Evaluation(Table, frozen=True, kw_only=True):
     """Cadence in examples, the same for every batch size: `first_epoch` times in epoch one, then `per_epoch`."""
 
     first_epoch: Annotated[int, Meta(ge=1, le=1000)] = 8
@@ -94,7 +94,7 @@ class Evaluation(Table, kw_only=True):
     test: Literal["end", "always"] = "end"
 
 
-class Throughput(Table, kw_only=True):
+class Throughput(Table, frozen=True, kw_only=True):
     """Timed rounds of at least `round_seconds` for every loop and kind of input."""
 
     loops: Annotated[list[Literal["dispatch", "scan"]], Meta(min_length=1, max_length=2)] = msgspec.field(
@@ -108,7 +108,7 @@ class Throughput(Table, kw_only=True):
     round_seconds: Annotated[float, Meta(gt=0, le=60)] = 0.1
 
 
-class Experiment(Table, kw_only=True):
+class Experiment(Table, frozen=True, kw_only=True):
     """One validated experiment file. `name` is the file's stem."""
 
     name: Name = ""
@@ -123,6 +123,7 @@ class Experiment(Table, kw_only=True):
     evaluation: Evaluation = Evaluation()
     throughput: Throughput = Throughput()
     notice: Annotated[str, Meta(max_length=400)] = ""
+    suites: list[Literal["cpu", "gpu", "tpu"]] = []
 
     @property
     def max_epochs(self) -> float:

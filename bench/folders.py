@@ -84,3 +84,33 @@ def rows(folder: Path, name: str, fingerprint: str) -> Iterator[AnyRow]:
         if row.fingerprint != fingerprint:
             raise InputError(f"{folder / name}:{number}: a row of another protocol ({row.fingerprint})")
         yield row
+
+
+class JoinedFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """`convergence_from.json`: where trials measured elsewhere were taken from."""
+
+    schema: int = 1
+    folder: str
+    machine: str
+
+
+def join_convergence(folder: Path, source: Path) -> None:
+    """Take the trials of another results folder beside the throughput measured here; convergence knows no hardware.
+
+    Raises:
+        InputError: when the protocols differ, or this folder has trials of its own.
+    """
+    own, other = experiments.read(folder / "experiment.toml"), experiments.read(source / "experiment.toml")
+    if own.fingerprint != other.fingerprint:
+        different = ", ".join(_differences(other.protocol, own.protocol))
+        raise InputError(f"{source}: another protocol than {folder} ({different}); convergence cannot be joined")
+    mark = folder / "convergence_from.json"
+    if (folder / CONVERGENCE).exists() and not mark.exists():
+        raise InputError(f"{folder}: has convergence rows of its own; give another --results to join those of {source}")
+    joined = JoinedFrom(folder=f"{other.name}/{source.name}", machine=store.read_machine(source).machine.name)
+    data = b"".join(msgspec.json.encode(row) + b"\n" for row in rows(source, CONVERGENCE, other.fingerprint))
+    store.write_whole(mark, msgspec.json.encode(joined) + b"\n")
+    store.write_whole(folder / CONVERGENCE, data)
+    merged = {**store.read_machine(source).environments, **store.read_machine(folder).environments}
+    label = MachineFile(machine=store.read_machine(folder).machine, environments=merged)
+    store.write_whole(folder / "machine.json", msgspec.json.format(msgspec.json.encode(label)) + b"\n")

@@ -15,6 +15,7 @@ from jaxtyping import Int32
 
 from bench.measure import stream
 from bench.measure.checkpoint import Checkpoint
+from bench.measure.interrupts import Stopped
 from bench.measure.lanes import Scores
 from bench.measure.racing import losers
 from bench.measure.wave import LaneRecord, Shape, Shard, Wave
@@ -29,6 +30,7 @@ class Reporter:
 
     finished: Callable[[LaneRecord], None]
     advanced: Callable[[int], None]
+    check: Callable[[], None]
     checkpoint: Checkpoint
     shapes: Sequence[Shape]
     workers: int = 1
@@ -46,12 +48,23 @@ def run(wave: Wave, reporter: Reporter) -> None:
         try:
             while wave.evaluation < len(wave.duration.evaluations) and wave.alive():
                 _advance(wave, reporter, pool, stop)
-                if time.monotonic() - saved > CHECKPOINT_SECONDS and wave.alive():
-                    reporter.checkpoint.save(wave)
-                    saved = time.monotonic()
+                saved = _save(wave, reporter, saved)
         finally:
             stop.set()
     reporter.checkpoint.discard()
+
+
+def _save(wave: Wave, reporter: Reporter, saved: float) -> float:
+    """Checkpoint when it is time or when a stop was asked for; the time of the last one."""
+    try:
+        reporter.check()
+    except Stopped:
+        reporter.checkpoint.save(wave)
+        raise
+    if time.monotonic() - saved < CHECKPOINT_SECONDS or not wave.alive():
+        return saved
+    reporter.checkpoint.save(wave)
+    return time.monotonic()
 
 
 def _advance(wave: Wave, reporter: Reporter, pool: ThreadPoolExecutor, stop: Event) -> None:

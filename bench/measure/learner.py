@@ -99,7 +99,7 @@ class Learner:
 
 def _compile_quickly(function: Callable[[Array], PyTree]) -> jax.stages.Compiled:
     """Compile what runs a few times only: random initialisers take seconds to optimise, and no time to run."""
-    return jax.jit(function).lower(np.uint32(0)).compile(compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(function).lower(np.uint32(0)).compile(compiler_options={"xla_backend_optimization_level": "0"})
 
 
 def model_names() -> list[str]:
@@ -107,7 +107,7 @@ def model_names() -> list[str]:
     return sorted(entry.name for entry in pkgutil.iter_modules(models.__path__) if not entry.name.startswith("_"))
 
 
-def model_named(name: str, options: dict[str, Any]) -> type[nnx.Module]:
+def model_named(name: str, options: dict[str, Any]) -> Callable[..., nnx.Module]:
     """The model class of a file in `models/`.
 
     Raises:
@@ -116,7 +116,7 @@ def model_named(name: str, options: dict[str, Any]) -> type[nnx.Module]:
     if name not in model_names():
         raise InputError(f"workload.model: {name!r} is not one of {', '.join(model_names())}")
     model = importlib.import_module(f"models.{name}").Model
-    known = set(inspect.signature(model.__init__).parameters) - _RESERVED
+    known = _options(model) - _RESERVED
     for option in options:
         if option not in known:
             raise InputError(f"workload.model_options.{option}: {name} has only {', '.join(sorted(known)) or 'none'}")
@@ -125,7 +125,11 @@ def model_named(name: str, options: dict[str, Any]) -> type[nnx.Module]:
 
 def has_lowering(name: str) -> bool:
     """Whether a model's convolutions can be lowered in several ways."""
-    return "lowering" in inspect.signature(model_named(name, {}).__init__).parameters
+    return "lowering" in _options(model_named(name, {}))
+
+
+def _options(model: Any) -> set[str]:  # noqa: ANN401 - a class whose metaclass hides its signature
+    return set(inspect.signature(model.__init__).parameters)
 
 
 def make_learner(

@@ -41,6 +41,11 @@ class Progress:
     prefix: str = ""
     last_line: float = -1e9
 
+    def begin(self, experiment: str) -> None:
+        """A new experiment: forget the work of the last one."""
+        self.prefix = experiment
+        self.items.clear()
+
     def plan(self, name: str, expected: float, rate: float) -> None:
         """Announce work, or revise how much of it there will be; `rate` is units per second until measured."""
         item = self.items.setdefault(name, Item(expected, rate))

@@ -33,6 +33,7 @@ class Study:
     origin: Callable[[], Origin]
     append: Callable[[Trial], None]
     progress: Progress
+    check: Callable[[], None]
     duration: plan.Duration
     race: Race
     memory_bytes: int
@@ -132,6 +133,7 @@ class TierStudy:
         reporter = convergence.Reporter(
             finished=lambda record: self.finished(record, math.prod(shapes[0])),
             advanced=advanced,
+            check=study.check,
             checkpoint=checkpoint,
             shapes=shapes,
             workers=study.workers,

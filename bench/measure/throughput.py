@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,15 +52,16 @@ class Laboratory:
     """What the throughput stage measures with."""
 
     experiment: Experiment
-    learner: Callable[[str, str | None], Learner]
+    learner: Callable[[Precision, str | None], Learner]
     split: Examples
     origin: Callable[[], Origin]
     append: Callable[[AnyRow], None]
     progress: Progress
+    check: Callable[[], None]
     clock: Clock = WALL
     compilations: int = 0
 
-    def origin_of(self, key: CellKey) -> dict[str, object]:
+    def origin_of(self, key: CellKey) -> dict[str, Any]:
         """The fields that every row of a cell shares."""
         return {**msgspec.structs.asdict(self.origin()), **msgspec.structs.asdict(key)}
 
@@ -78,7 +80,7 @@ def cell_keys(experiment: Experiment, batch_sizes: Sequence[int]) -> list[CellKe
 
 
 def measure(
-    laboratory: Laboratory, keys: Sequence[CellKey], done: dict[CellKey, int], lowerings: dict[Loop, str | None]
+    laboratory: Laboratory, keys: Sequence[CellKey], done: dict[CellKey, int], lowerings: Mapping[Loop, str | None]
 ) -> None:
     """Compile what still lacks rounds, then time rounds interleaved over cells in shuffled order.
 
@@ -101,6 +103,7 @@ def measure(
 
 def prepare(laboratory: Laboratory, key: CellKey, lowering: str | None) -> TimedCell | None:
     """Compile a cell ahead of time and find its steps per round; a failure becomes a row and None."""
+    laboratory.check()
     start = time.perf_counter()
     shared = laboratory.origin_of(key)
     try:
@@ -136,6 +139,7 @@ def examples_per_second(laboratory: Laboratory, key: CellKey, lowering: str | No
 
 
 def _time_round(laboratory: Laboratory, cell: TimedCell, number: int) -> None:
+    laboratory.check()
     seconds = timed(cell.work, cell.steps, laboratory.clock)
     shared = laboratory.origin_of(cell.key)
     row = Round(**shared, round=number, steps=cell.steps, seconds=max(seconds, 1e-9), lowering=cell.lowering)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -138,7 +138,7 @@ def filled(items: Sequence, length: int) -> list:
     return [*items, *[items[0]] * (length - len(items))]
 
 
-def grid(shape: Shape, known: dict[tuple[int, int], int | None]) -> list[list[int | None]]:
+def grid(shape: Shape, known: Mapping[tuple[int, int], int | None]) -> list[list[int | None]]:
     """Record numbers by place, None elsewhere."""
     return [[known.get((row, column)) for column in range(shape[1])] for row in range(shape[0])]
 

@@ -1,0 +1,107 @@
+"""Minutes to a study: the richest one on a fixed ladder whose estimated cost fits, from speeds just measured."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bench import plan
+from bench.experiment import Experiment
+
+SECONDS_PER_CELL = 3.0
+"""Compiling and calibrating one throughput cell."""
+SHARE_OF_SEARCH = 0.75
+"""Of the examples a full search would train; racing saves the rest."""
+RATES_CONFIRMED = 1.6
+"""Rates confirmed per batch size, on average."""
+BEYOND_BUDGET = 1.25
+"""What trials cost that go on to the longest duration, over what all would cost at the epoch budget."""
+EVALUATION = 1.25
+"""Evaluating costs about a quarter of training."""
+
+
+class Rung(msgspec.Struct, frozen=True):
+    """One level of thoroughness."""
+
+    epochs_factor: float
+    search: int
+    confirm: int
+    span: int
+
+
+LADDER = [
+    Rung(0.25, 1, 2, 1),
+    Rung(0.5, 1, 2, 1),
+    Rung(1, 1, 2, 1),
+    Rung(1, 1, 3, 2),
+    Rung(1, 1, 5, 2),
+    Rung(1, 2, 5, 2),
+    Rung(2, 2, 5, 2),
+    Rung(2, 2, 7, 2),
+    Rung(3, 2, 7, 2),
+    Rung(4, 2, 7, 3),
+    Rung(5, 3, 10, 3),
+    Rung(8, 3, 10, 3),
+    Rung(12, 3, 10, 3),
+    Rung(20, 3, 10, 3),
+    Rung(20, 4, 20, 3),
+    Rung(40, 4, 20, 3),
+    Rung(80, 5, 30, 4),
+]
+
+
+def climb(experiment: Experiment, rung: Rung) -> Experiment:
+    """The experiment at a rung."""
+    replace = msgspec.structs.replace
+    return replace(
+        experiment,
+        seeds=replace(experiment.seeds, search=rung.search, confirm=rung.confirm),
+        learning_rate=replace(experiment.learning_rate, span=rung.span),
+        budget=replace(
+            experiment.budget,
+            epochs=experiment.budget.epochs * rung.epochs_factor,
+            max_epochs=experiment.max_epochs * rung.epochs_factor,
+        ),
+    )
+
+
+def estimated_seconds(experiment: Experiment, train_examples: int, tiers: list[plan.Tier], rates: list[float]) -> float:
+    """Seconds the experiment will take; `rates` are lane-examples per second of each tier."""
+    table = experiment.throughput
+    sizes = sum(len(tier.batch_sizes) for tier in tiers)
+    cells = sizes * len(table.loops) * len(table.inputs) * max(1, len(table.precisions))
+    timing = cells * (table.rounds * table.round_seconds + SECONDS_PER_CELL)
+    rates_searched = 2 * experiment.learning_rate.span + 1
+    searched = rates_searched * experiment.seeds.search * SHARE_OF_SEARCH
+    lanes = searched + RATES_CONFIRMED * experiment.seeds.confirm
+    epochs = experiment.budget.epochs * BEYOND_BUDGET * EVALUATION
+    training = sum(
+        len(tier.batch_sizes) * lanes * epochs * train_examples / rate for tier, rate in zip(tiers, rates, strict=True)
+    )
+    return timing + training
+
+
+def fit(
+    experiment: Experiment, minutes: float, train_examples: int, tiers: list[plan.Tier], rates: list[float]
+) -> Experiment:
+    """The richest rung that fits into `minutes`, the lowest one where none does; named after the minutes."""
+    fitting = [
+        scaled
+        for rung in LADDER
+        if estimated_seconds(scaled := climb(experiment, rung), train_examples, tiers, rates) <= minutes * 60
+    ]
+    chosen = fitting[-1] if fitting else climb(experiment, LADDER[0])
+    return msgspec.structs.replace(chosen, name=budget_name(experiment.name, minutes))
+
+
+def budget_name(name: str, minutes: float) -> str:
+    """`lenet_mnist_30min`: a scaled study has its own folder, so it never mixes with the unscaled one."""
+    return f"{name[:28]}_{f'{minutes:g}'.replace('.', 'p')}min"
+
+
+def described(experiment: Experiment) -> str:
+    """What was chosen, in words."""
+    rates = 2 * experiment.learning_rate.span + 1
+    return (
+        f"{rates} learning rates, {experiment.seeds.search} search and {experiment.seeds.confirm} confirmation seeds,"
+        f" {experiment.budget.epochs:g} epochs (up to {experiment.max_epochs:g} for the target)"
+    )

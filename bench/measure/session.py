@@ -1,0 +1,101 @@
+"""One experiment on one machine with one results folder: what every stage needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench import folders, plan
+from bench.experiment import Experiment
+from bench.measure.datasets import Dataset
+from bench.measure.host import Host
+from bench.measure.interrupts import Stopper
+from bench.measure.lanes import Examples, on_device
+from bench.measure.learner import Learner, has_lowering, make_learner
+from bench.measure.progress import Progress
+from bench.measure.tuning import TuningFile
+from bench.rows import AnyRow, Origin, Precision, Stage
+
+LOWERINGS = ("patches", "banded", "xla")
+
+
+@dataclass
+class Session:
+    """An experiment with its data, the host, and the folder its rows go to."""
+
+    experiment: Experiment
+    dataset: Dataset
+    host: Host
+    folder: Path
+    progress: Progress = field(default_factory=Progress)
+    stopper: Stopper = field(default_factory=Stopper)
+    learners: dict[tuple[str, str | None], Learner] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.batch_sizes = plan.batch_sizes(self.experiment, self.train_examples)
+        self.duration = plan.duration(self.experiment, self.train_examples)
+        self.tuning = TuningFile(self.folder)
+
+    def prepare_folder(self) -> None:
+        """Label the folder with experiment, machine and environment.
+
+        Raises:
+            InputError: when it holds rows of another protocol or machine.
+        """
+        environments = {self.host.environment_hash: self.host.environment}
+        folders.prepare(self.folder, self.experiment, self.host.machine, environments)
+
+    @property
+    def train_examples(self) -> int:
+        """Size of the train split."""
+        return len(self.dataset.train_labels)
+
+    @cached_property
+    def splits(self) -> tuple[Examples, Examples, Examples]:
+        """Train, validation and test on the device."""
+        data = self.dataset
+        return (
+            on_device(data.train_inputs, data.train_labels),
+            on_device(data.validation_inputs, data.validation_labels),
+            on_device(data.test_inputs, data.test_labels),
+        )
+
+    @property
+    def lowerings(self) -> Sequence[str | None]:
+        """Lowerings worth a trial."""
+        return LOWERINGS if has_lowering(self.experiment.workload.model) else (None,)
+
+    def learner(self, precision: Precision, lowering: str | None) -> Learner:
+        """The workload's learner, made once."""
+        key = (precision, lowering)
+        if key not in self.learners:
+            workload = msgspec.structs.replace(self.experiment.workload, precision=precision)
+            self.learners[key] = make_learner(workload, self.dataset.input_shape, self.dataset.classes, lowering)
+        return self.learners[key]
+
+    def origin(self) -> Origin:
+        """Where a row written now comes from."""
+        return Origin(
+            experiment=self.experiment.name,
+            fingerprint=self.experiment.fingerprint,
+            machine=self.host.machine.name,
+            environment=self.host.environment_hash,
+            code=self.host.code,
+            dirty=self.host.dirty,
+            recorded=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def rows(self, name: str) -> list[AnyRow]:
+        """The rows there are in one file."""
+        return list(folders.rows(self.folder, name, self.experiment.fingerprint))
+
+    def stage_row(self, start: float, **cost: Any) -> Stage:
+        """What a stage that began at `start` (monotonic seconds) cost."""
+        return Stage(**msgspec.structs.asdict(self.origin()), seconds=time.monotonic() - start, **cost)

@@ -1,0 +1,115 @@
+"""Several experiments in a row: which are run when none is named, on which data, and within which minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from bench import experiment as experiments
+from bench import folders, plan
+from bench.errors import InputError
+from bench.experiment import Experiment
+from bench.measure import budget, datasets
+from bench.measure.datasets import Dataset
+from bench.measure.host import Host
+from bench.measure.interrupts import Stopper
+from bench.measure.progress import Progress
+from bench.measure.runner import programs_of, run, tune
+from bench.measure.session import Session
+
+FALLBACK = "lenet_digits"
+STAGES = ("throughput", "convergence")
+
+
+@dataclass
+class Request:
+    """What the user asked for on the command line."""
+
+    names: Sequence[str]
+    results: Path = folders.LOCAL
+    minutes: float | None = None
+    stages: Sequence[str] = STAGES
+    progress: Progress = field(default_factory=Progress)
+
+
+def chosen(names: Sequence[str], platform: str) -> list[Experiment]:
+    """The named experiments, or this platform's default suite.
+
+    Raises:
+        InputError: on a name that is neither shipped nor a file.
+    """
+    if names:
+        return [experiments.find(name) for name in names]
+    shipped = [experiments.find(name) for name in experiments.shipped()]
+    return sorted((one for one in shipped if platform in one.suites), key=lambda one: one.name, reverse=True)
+
+
+def with_data(wanted: Sequence[Experiment], *, named: bool, progress: Progress) -> list[tuple[Experiment, Dataset]]:
+    """Every experiment with its dataset; a default suite without data becomes the one that needs no download.
+
+    Raises:
+        InputError: when an experiment named by the user has no data; lists what was tried.
+    """
+    found = []
+    for experiment in wanted:
+        try:
+            found.append((experiment, datasets.load(experiment.workload.dataset)))
+        except InputError as error:
+            if named:
+                raise
+            progress.say(str(error))
+            return [_fallback(experiment.workload.dataset, progress)]
+    return found
+
+
+def _fallback(missing: str, progress: Progress) -> tuple[Experiment, Dataset]:
+    notice = (
+        f"No source answered for {missing}, so this ran on scikit-learn's digits instead:"
+        f" 1,797 small images. Nothing here says anything about {missing}."
+    )
+    progress.say(f"\n*** {notice} ***\n")
+    experiment = msgspec.structs.replace(experiments.find(FALLBACK), notice=notice)
+    return experiment, datasets.load(experiment.workload.dataset)
+
+
+def session(request: Request, host: Host, experiment: Experiment, dataset: Dataset, minutes: float | None) -> Session:
+    """A session ready to run; with a budget, scaled from a short measured trial, or as it was scaled before."""
+    if minutes is None:
+        folder = folders.folder_of(request.results, experiment, host.machine)
+        return Session(experiment, dataset, host, folder, request.progress)
+    named = msgspec.structs.replace(experiment, name=budget.budget_name(experiment.name, minutes))
+    folder = folders.folder_of(request.results, named, host.machine)
+    if (folder / "experiment.toml").exists():
+        return Session(experiments.read(folder / "experiment.toml"), dataset, host, folder, request.progress)
+    request.progress.say(f"{experiment.name}: a short trial of this machine's speed")
+    trial = Session(experiment, dataset, host, folder, request.progress)
+    tiers = plan.tiers(trial.batch_sizes)
+    rates = [tune(trial, tier, programs_of(trial, tier)).examples_per_second for tier in tiers]
+    scaled = budget.fit(experiment, minutes, trial.train_examples, tiers, rates)
+    seconds = budget.estimated_seconds(scaled, trial.train_examples, tiers, rates)
+    request.progress.say(f"{scaled.name}: {budget.described(scaled)}; about {seconds / 60:.0f} of {minutes:g} minutes")
+    return Session(scaled, dataset, host, folder, request.progress)
+
+
+def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
+    """Measure what is missing of every experiment; the results folders, in order.
+
+    Raises:
+        InputError: on unusable input.
+        Stopped: when a signal asked to stop; rows are saved.
+    """
+    pairs = with_data(
+        chosen(request.names, host.machine.platform), named=bool(request.names), progress=request.progress
+    )
+    done = []
+    for experiment, dataset in pairs:
+        minutes = None if request.minutes is None else request.minutes / len(pairs)
+        made = session(request, host, experiment, dataset, minutes)
+        made.stopper = stopper
+        request.progress.begin(made.experiment.name)
+        run(made, request.stages)
+        done.append(made.folder)
+    return done
