@@ -21,6 +21,7 @@ from bench.errors import InputError
 Quantity = Literal["examples_per_second", "time_to_target", "joules_to_target"]
 Outcome = Literal["faster", "slower", "less", "more", "same", "not comparable"]
 
+QUANTITIES: tuple[Quantity, ...] = ("examples_per_second", "time_to_target", "joules_to_target")
 LEAST_DIFFERENCE = 0.03
 """Two runs of one program on one machine differ by this much for reasons that rounds within a run do not show."""
 BETTER: dict[Quantity, tuple[Outcome, Outcome]] = {
@@ -120,8 +121,7 @@ def compare(folders: Sequence[Path], *, throughput_only: bool = False) -> Compar
 
 
 def _against(first: Side, other: Side, throughput_only: bool) -> Against:
-    wanted: list[Quantity] = ["examples_per_second"]
-    wanted += [] if throughput_only else ["time_to_target", "joules_to_target"]
+    wanted = QUANTITIES[:1] if throughput_only else QUANTITIES
     ratios = [ratio for quantity in wanted for ratio in _ratios(first, other, quantity)]
     return Against(label=other.label, ratios=ratios)
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from bench import store
 from bench.analysis import embed, pages, style, words
-from bench.analysis.compare import LEAST_DIFFERENCE, Comparison, Quantity, Ratio
+from bench.analysis.compare import LEAST_DIFFERENCE, QUANTITIES, Comparison, Quantity, Ratio
 from bench.analysis.figures import comparison as figures
 from bench.analysis.figures import encode
 from bench.analysis.figures.canvas import NothingToDrawError
@@ -94,7 +94,8 @@ def optima(comparison: Comparison) -> Grid:
 
 def table(comparison: Comparison) -> Grid:
     """Every ratio with its interval and verdict, one line per side and batch size."""
-    quantities = list(dict.fromkeys(ratio.quantity for side in comparison.against for ratio in side.ratios))
+    measured = {ratio.quantity for side in comparison.against for ratio in side.ratios}
+    quantities = [quantity for quantity in QUANTITIES if quantity in measured]
     columns = [Column("Batch size"), Column("Side", text=True)]
     for quantity in quantities:
         columns += [Column(f"{TITLES[quantity]} ratio"), Column("Verdict", text=True)]
@@ -172,9 +173,11 @@ def _pictures(comparison: Comparison) -> list[Shown]:
             lambda: figures.times(labels, summaries),
         ),
     ]
-    for quantity, title in TITLES.items():
+    for quantity in QUANTITIES:
         caption = f"Over {labels[0]}: a bar that crosses the dashed line is no difference."
-        pictures.append(_ratio_picture(quantity, f"Ratio: {title.lower()}", caption, told, labels[0], against))
+        pictures.append(
+            _ratio_picture(quantity, f"Ratio: {TITLES[quantity].lower()}", caption, told, labels[0], against)
+        )
     kept = pictures[:1] + pictures[2:3] if comparison.throughput_only else pictures
     return [shown for picture in kept if (shown := _show(picture, comparison))]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.analysis import words
+from bench.analysis.columns import values
 from bench.analysis.figures.origin import origin, seeds
 from bench.analysis.frames import Frames
 from bench.analysis.grid import Column, Entry, Grid, Line, said
@@ -30,25 +31,26 @@ def verdicts(summary: Summary) -> Grid | None:
 def verifications(measured: Frames) -> Grid | None:
     """Runs made alone to the target beside the time that was predicted for them."""
     runs = measured.verifications.sort_values(["batch_size", "seed"])
-    rows = [
-        Line(
-            [
-                Entry(str(run.batch_size), int(run.batch_size)),
-                said(run.learning_rate, words.number),
-                Entry(str(run.seed)),
-                Entry(str(run.status).replace("_", " ")),
-                said(run.predicted_seconds, words.seconds),
-                said(run.seconds, words.seconds),
-                said(run.seconds / run.predicted_seconds - 1, lambda off: f"{100 * off:+.1f}%"),
-            ]
-        )
-        for run in runs.itertuples(index=False)
-    ]
+    names = ("batch_size", "learning_rate", "seed", "predicted_seconds", "seconds")
+    numbers = zip(*(values(runs, name) for name in names), strict=True)
+    rows = [Line(_verified(str(status), *row)) for status, row in zip(runs["status"], numbers, strict=True)]
     titles = ("Batch size", "Learning rate", "Seed", "Status", "Predicted", "Measured", "Difference")
     columns = [Column(title, text=title == "Status") for title in titles]
     return (
         Grid("Single runs to the target, timed, beside steps times seconds per step.", columns, rows) if rows else None
     )
+
+
+def _verified(status: str, size: float, rate: float, seed: float, predicted: float, seconds: float) -> list[Entry]:
+    return [
+        Entry(words.whole(size), size),
+        said(rate, words.number),
+        Entry(words.whole(seed)),
+        Entry(status.replace("_", " ")),
+        said(predicted, words.seconds),
+        said(seconds, words.seconds),
+        said(seconds / predicted - 1 if predicted > 0 else None, lambda off: f"{100 * off:+.1f}%"),
+    ]
 
 
 def reference(summary: Summary) -> Grid | None:

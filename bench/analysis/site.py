@@ -47,6 +47,7 @@ class Entry:
     machine: str
     fastest: str
     seconds: str
+    seconds_value: float | None
     accurate: str
     address: str
 
@@ -126,6 +127,7 @@ def _entry(shelf: Shelf) -> Entry:
         machine=of.machine,
         fastest=str(of.time_optimal.batch_size) if of.time_optimal else "—",
         seconds=words.seconds(of.time_optimal.seconds) if of.time_optimal else "—",
+        seconds_value=of.time_optimal.seconds if of.time_optimal else None,
         accurate=str(of.accuracy_optimal.batch_size) if of.accuracy_optimal else "—",
         address=f"{shelf.address}/{report.NAME}",
     )

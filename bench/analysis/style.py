@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import seaborn as sns
@@ -34,7 +35,7 @@ SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
 SEQUENCE = "viridis"
 BEST = VERMILLION
 
-_BASE = {
+_BASE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.labelsize": 8,
@@ -88,18 +89,19 @@ def applied(width_inches: float | None = None, style: Path | None = None) -> Ite
     width = TWO_COLUMNS_INCHES if width_inches is None else width_inches
     if not NARROWEST_INCHES <= width <= WIDEST_INCHES:
         raise InputError(f"width: {width} inches is not within {NARROWEST_INCHES:g} to {WIDEST_INCHES:g}")
-    with mpl.rc_context(sns.axes_style("ticks") | _BASE | _sizes(width) | _read(style)):
+    settings: Any = {**sns.axes_style("ticks"), **_BASE, **_sizes(width), **_read(style)}
+    with mpl.rc_context(settings):
         yield
 
 
-def _sizes(width_inches: float) -> dict[str, object]:
+def _sizes(width_inches: float) -> dict[str, Any]:
     narrow = {"font.size": 7, "axes.labelsize": 7, "xtick.labelsize": 6.5, "ytick.labelsize": 6.5}
     narrow |= {"legend.fontsize": 6.5, "lines.linewidth": 1.2, "lines.markersize": 3.2, "axes.titlesize": 7}
     height = width_inches * (0.56 if width_inches >= NARROW_BELOW_INCHES else 0.85)
     return (narrow if width_inches < NARROW_BELOW_INCHES else {}) | {"figure.figsize": (width_inches, height)}
 
 
-def _read(style: Path | None) -> dict[str, object]:
+def _read(style: Path | None) -> Mapping[Any, Any]:
     if style is None:
         return {}
     try:

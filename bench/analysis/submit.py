@@ -82,7 +82,7 @@ def _incomplete(measured: Frames) -> Iterator[str]:
     known = {cell.batch_size: cell.status for cell in summary.cells}
     left = [size for size in wanted if known.get(size, "not_measured") in ("not_measured", "failed")]
     if left:
-        yield f"batch sizes {', '.join(map(str, left))}: not measured, or failed; run the experiment again to complete it"
+        yield f"batch sizes {', '.join(map(str, left))}: not measured, or failed; run it again to complete"
     for stage in ("throughput", "convergence"):
         if stage not in set(measured.stages["stage"]):
             yield f"stage {stage}: did not finish; run the experiment again to complete it"

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from matplotlib.figure import Figure
 
@@ -20,6 +20,7 @@ from bench.decoding import printable
 from bench.errors import InputError
 
 Format = Literal["png", "svg", "pdf"]
+FORMATS: tuple[Format, ...] = ("png", "svg", "pdf")
 
 # Dates in the files would make the same rows give different bytes.
 _METADATA: dict[Format, dict[str, str | None]] = {
@@ -82,20 +83,24 @@ def write_figures(
         InputError: on an unknown figure or format, an unusable width or style, or a figure named in `only` that the
             rows cannot give.
     """
-    plots, forms = choose(only), [_known(form) for form in formats]
-    written = []
+    plots, written = choose(only), []
+    forms: list[Format] = [_known(form) for form in formats]
     with style.applied(width, style_file):
         for drawing in draw(frames, summary, plots):
             if drawing.figure is None and only:
                 raise InputError(f"figure {drawing.plot.name}: cannot be drawn, {drawing.reason}")
-            for form in forms if drawing.figure else ():
-                path = folder / f"{drawing.plot.name}.{form}"
-                store.write_whole(path, encode(drawing.figure, form))
-                written.append(path)
+            if drawing.figure:
+                written += [_write(drawing.figure, folder / f"{drawing.plot.name}.{form}", form) for form in forms]
     return written
 
 
+def _write(figure: Figure, path: Path, form: Format) -> Path:
+    store.write_whole(path, encode(figure, form))
+    return path
+
+
 def _known(form: str) -> Format:
-    if form not in get_args(Format):
-        raise InputError(f"format {printable(form)} is none of {', '.join(get_args(Format))}")
-    return form
+    for known in FORMATS:
+        if form == known:
+            return known
+    raise InputError(f"format {printable(form)} is none of {', '.join(FORMATS)}")

@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -18,11 +19,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from bench.analysis import style, words
+from bench.analysis.statistics import Array
 
 CHARACTERS_PER_INCH = 23
 LABEL_INCHES_PER_CHARACTER = 0.062
 LEGEND_MARGIN_INCHES = 0.4
 CELL_ID = "cell-"
+
+GUIDE: dict[str, Any] = {"color": style.MUTED, "linestyle": "--", "linewidth": 1}
+"""A line to compare with: perfect scaling, a limit."""
+FITTED: dict[str, Any] = {"color": style.GREEN, "linestyle": "--", "linewidth": 1}
+"""A fitted curve."""
 
 
 class NothingToDrawError(Exception):
@@ -106,7 +113,7 @@ def plain_ticks(axis: Axis, base: int = 10) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: words.tick(value, base)))
 
 
-def band(axes: Axes, sizes: Sequence[int], ends: np.ndarray, color: str) -> None:
+def band(axes: Axes, sizes: Sequence[int], ends: Array, color: str) -> None:
     """The intervals of a line of points: `ends` has shape (2, n); an open end runs off the top of the axes."""
     roof = 4 * ends[np.isfinite(ends)].max(initial=0)
     low, high = np.clip(ends, None, roof or None)
@@ -114,22 +121,40 @@ def band(axes: Axes, sizes: Sequence[int], ends: np.ndarray, color: str) -> None
     axes.vlines(sizes, low, high, color=color, linewidth=1, alpha=0.8, zorder=3)
 
 
-def ring(axes: Axes, sizes: Sequence[float], values: Sequence[float], label: str, color: str) -> None:
+def ring(axes: Axes, sizes: Sequence[float] | Array, values: Sequence[float] | Array, label: str, color: str) -> None:
     """Circle points that are to be seen together."""
     if len(sizes):
-        look = {"markersize": 9, "markerfacecolor": "none", "markeredgecolor": color, "markeredgewidth": 1.1}
+        look: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "markeredgecolor": color}
         axes.plot(list(sizes), list(values), "o", linestyle="none", label=label, zorder=5, **look)
+
+
+def star(axes: Axes, batch_size: int, value: float, label: str) -> None:
+    """Mark the optimum and name its batch size."""
+    look: dict[str, Any] = {"color": style.BEST, "markersize": 11, "zorder": 6, "linestyle": "none"}
+    axes.plot([batch_size], [value], "*", label=f"{label}: {batch_size}", **look)
 
 
 def missed(axes: Axes, sizes: Sequence[int], label: str) -> None:
     """Mark batch sizes that have no value, along the top edge."""
     if len(sizes):
-        look = {"markersize": 6, "markerfacecolor": style.PAPER, "markeredgecolor": style.MUTED, "clip_on": False}
-        where = {"transform": axes.get_xaxis_transform(), "label": label, "linestyle": "none", "zorder": 6}
+        look: dict[str, Any] = {
+            "markersize": 6,
+            "markerfacecolor": style.PAPER,
+            "markeredgecolor": style.MUTED,
+            "clip_on": False,
+        }
+        where: dict[str, Any] = {
+            "transform": axes.get_xaxis_transform(),
+            "label": label,
+            "linestyle": "none",
+            "zorder": 6,
+        }
         axes.plot(list(sizes), [1.0] * len(sizes), "^", **look, **where)
 
 
-def hover(axes: Axes, sizes: Sequence[int], values: Sequence[float], across: Sequence[float] | None = None) -> None:
+def hover(
+    axes: Axes, sizes: Sequence[int], values: Sequence[float] | Array, across: Sequence[float] | Array | None = None
+) -> None:
     """Lay an invisible target over each finite point; on a page it shows the row of that batch size."""
     for size, right, value in zip(sizes, sizes if across is None else across, values, strict=True):
         if np.isfinite(value):
@@ -139,7 +164,7 @@ def hover(axes: Axes, sizes: Sequence[int], values: Sequence[float], across: Seq
 def batch_size_colors(sizes: Sequence[int]) -> dict[int, tuple[float, ...]]:
     """A colour for each of the sorted batch sizes, dark for small and light for large, even in log2."""
     scale = _batch_size_scale(sizes)
-    return {size: tuple(scale.to_rgba(size)) for size in sizes}
+    return dict(zip(sizes, map(tuple, scale.to_rgba(np.array(sizes))), strict=True))
 
 
 def batch_size_bar(figure: Figure, panels: Sequence[Axes], sizes: Sequence[int]) -> None:
@@ -172,8 +197,9 @@ def legend(figure: Figure) -> None:
             drawn.remove()
 
 
-def signed(figure: Figure, text: str) -> Figure:
-    """Write at the foot what was measured, where and how often; returns the figure."""
+def finished(figure: Figure, text: str) -> Figure:
+    """Add the legend, and at the foot what was measured, where and how often; returns the figure."""
+    legend(figure)
     width = int(figure.get_figwidth() * CHARACTERS_PER_INCH)
     lines = textwrap.fill(text.replace("$", r"\$"), width)
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=mpl.rcParams["font.size"] - 1.5, color=style.MUTED)

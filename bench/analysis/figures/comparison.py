@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from bench.analysis import style
 from bench.analysis.figures import canvas
 from bench.analysis.figures.canvas import NothingToDrawError
-from bench.analysis.figures.estimates import known, medians, open_ends
-from bench.analysis.figures.origin import seeds, target_words
+from bench.analysis.figures.origin import convergence_source, seeds, target_words
+from bench.analysis.figures.series import known, medians, open_ends
 from bench.analysis.summary import Summary
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ def throughputs(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
         raise NothingToDrawError("no rounds were timed")
     canvas.log_axis(axes, "examples per second")
     canvas.log2_axis(axes, sorted(sizes))
-    canvas.legend(figure)
-    return canvas.signed(figure, _workload(summaries))
+    return canvas.finished(figure, _workload(summaries))
 
 
 def times(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
@@ -64,8 +63,7 @@ def times(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
         raise NothingToDrawError("no batch size reached the target")
     canvas.log_axis(axes, f"seconds to {target_words(summaries[0])}")
     canvas.log2_axis(axes, sorted(sizes))
-    canvas.legend(figure)
-    return canvas.signed(figure, _workload(summaries))
+    return canvas.finished(figure, _workload(summaries))
 
 
 def ratios(first: str, against: Sequence[tuple[str, Sequence[Ratio]]], quantity: Quantity) -> Figure:
@@ -87,17 +85,14 @@ def ratios(first: str, against: Sequence[tuple[str, Sequence[Ratio]]], quantity:
     axes.axhline(1, color=style.MUTED, linewidth=1, linestyle="--", label=f"{first} = 1")
     canvas.log_axis(axes, f"ratio of {RATIO_LABELS[quantity]}")
     canvas.log2_axis(axes, sorted(sizes))
-    canvas.legend(figure)
-    return canvas.signed(figure, "95% intervals that hold for all batch sizes together")
+    return canvas.finished(figure, "95% intervals that hold for all batch sizes together")
 
 
 def _workload(summaries: Sequence[Summary]) -> str:
     workload = summaries[0].workload
-    sources = {
-        f"convergence of {one.machine} joined from {one.convergence_from}" for one in summaries if one.convergence_from
-    }
+    sources = dict.fromkeys(f"{one.machine}: {convergence_source(one)}" for one in summaries)
     told = [f"{workload.model} on {workload.dataset}, {workload.optimizer}", *dict.fromkeys(map(seeds, summaries))]
-    return " · ".join([*told, *sorted(sources)])
+    return " · ".join([*told, *sources])
 
 
 def _color(at: int) -> str:

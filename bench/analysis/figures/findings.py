@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from bench.analysis import words
-from bench.analysis.figures.estimates import known
-from bench.analysis.figures.hardware import calibrated, own_cells, roofline_points
+from bench.analysis.columns import only, values
+from bench.analysis.figures.hardware import whole_batches
 from bench.analysis.figures.origin import target_words
+from bench.analysis.figures.resources import roofline_points
+from bench.analysis.figures.series import batch_sizes, by_batch_size, known
 from bench.analysis.frames import Frames
 from bench.analysis.summary import AccuracyOptimal, CellSummary, Optimum, Summary
 
@@ -33,25 +37,26 @@ def step_time(_: Frames, summary: Summary) -> str:
 
 
 def memory(frames: Frames, _: Summary) -> str:
-    """The largest need, and what did not fit."""
-    cells = own_cells(frames, frames.compilations)
-    need = cells.set_index("batch_size")[["predicted_bytes", "peak_bytes"]].max(axis=1).groupby("batch_size").max()
-    need = need.dropna()
-    first, last = (
-        f"{words.mebibytes(need.loc[size])} at batch size {size}" for size in (need.index[0], need.index[-1])
-    )
-    full = sorted(cells[cells["status"] == "out_of_memory"]["batch_size"].unique())
+    """The least and the largest need, and what did not fit."""
+    cells = whole_batches(frames, frames.compilations)
+    sizes, need = by_batch_size(cells, "peak_bytes", np.max)
+    if not sizes:
+        sizes, need = by_batch_size(cells, "predicted_bytes", np.max)
+    first, last = (f"{words.mebibytes(need[at])} at batch size {sizes[at]}" for at in (0, -1))
+    full = batch_sizes(only(cells, cells["status"] == "out_of_memory"))
     return f"From {first} to {last}" + (f"; out of memory at {words.listed(full)}." if full else ".")
 
 
 def roofline(frames: Frames, _: Summary) -> str:
     """The share of the measured ceiling that is reached."""
     points = roofline_points(frames)
-    ceiling = calibrated(frames, "matmul_flops_per_second", frames.experiment.workload.precision)
-    best = points["gigaflops"].idxmax()
-    reached = points["gigaflops"].max()
-    share = f", {words.number(100e9 * reached / ceiling, 2)}% of the measured matrix-multiply rate" if ceiling else ""
-    return f"At most {words.number(reached)} GFLOP per second, at batch size {best}{share}."
+    if points is None:
+        return "The ceilings of this machine were not measured."
+    best = int(np.argmax(points.flops_per_second))
+    reached = points.flops_per_second[best]
+    share = words.percent(reached / points.compute)
+    most = f"{words.number(reached / 1e9)} GFLOP per second, at batch size {points.sizes[best]}"
+    return f"At most {most}, {share} of the measured matrix-multiply rate."
 
 
 def steps_to_target(_: Frames, summary: Summary) -> str:
@@ -114,9 +119,9 @@ def best_learning_rate(_: Frames, summary: Summary) -> str:
 
 def rate_map(frames: Frames, _: Summary) -> str:
     """How many trials reached the target, and how many diverged."""
-    trials = frames.trials[frames.trials["phase"] == "search"]
-    reached = int((trials["examples_to_target"] < float("inf")).sum())
-    diverged = int((trials["status"] == "diverged").sum())
+    trials = only(frames.trials, frames.trials["phase"] == "search")
+    reached = np.isfinite(values(trials, "examples_to_target")).sum()
+    diverged = len(only(trials, trials["status"] == "diverged"))
     return f"Of {len(trials)} search trials {reached} reached the target and {diverged} diverged."
 
 
@@ -142,7 +147,7 @@ def energy(_: Frames, summary: Summary) -> str:
 
 def data_parallel(frames: Frames, _: Summary) -> str:
     """How far the devices went."""
-    return f"Measured on {words.listed(sorted(frames.rounds['devices'].unique()))} devices."
+    return f"Measured on {words.listed(np.unique(values(frames.rounds, 'devices')).astype(int))} devices."
 
 
 def tied(best: Optimum, summary: Summary) -> str:

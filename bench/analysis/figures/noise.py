@@ -7,23 +7,25 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.analysis import style, words
+from bench.analysis.columns import only, values
 from bench.analysis.figures import canvas
 from bench.analysis.figures.canvas import NothingToDrawError
 from bench.analysis.figures.origin import claim_trials, origin
+from bench.analysis.figures.series import aggregated, batch_sizes, by_batch_size
 from bench.analysis.frames import Frames
 from bench.analysis.summary import Summary
 
 
 def gradient_noise_scale(frames: Frames, summary: Summary) -> Figure:
     """tr(Sigma) / |G|^2 over training: both averaged over seeds before the division, as its estimator asks."""
-    means = _means_over_seeds(frames, summary)
+    means = _means_over_seeds(frames)
     if means.empty:
         raise NothingToDrawError("gradient noise was not measured")
     figure, (axes,) = canvas.sheet()
-    sizes = sorted(int(size) for size in means["batch_size"].unique())
+    sizes = batch_sizes(means)
     for size, color in canvas.batch_size_colors(sizes).items():
-        one = means[means["batch_size"] == size]
-        axes.plot(one["epochs"], one["scale"], "o-", color=color, markersize=3, linewidth=1)
+        one = only(means, means["batch_size"] == size)
+        axes.plot(values(one, "epochs"), values(one, "scale"), "o-", color=color, markersize=3, linewidth=1)
     if critical := summary.critical_batch_size:
         low, high = (np.nan if end is None else end for end in critical.interval)
         if np.isfinite([low, high]).all():
@@ -33,17 +35,16 @@ def gradient_noise_scale(frames: Frames, summary: Summary) -> Figure:
     canvas.log_axis(axes, "gradient noise scale (examples)")
     canvas.log_axis_across(axes, "epochs trained")
     canvas.batch_size_bar(figure, [axes], sizes)
-    canvas.legend(figure)
-    return canvas.signed(figure, origin(frames, summary))
+    return canvas.finished(figure, origin(frames, summary))
 
 
-def _means_over_seeds(frames: Frames, summary: Summary) -> pd.DataFrame:
+def _means_over_seeds(frames: Frames) -> pd.DataFrame:
     """One row per batch size and stretch of training that every seed went through: `epochs` and `scale`."""
-    noise = frames.noise[frames.noise["trial"].isin(claim_trials(frames)["trial"])]
-    stretch = noise.groupby("trial").cumcount().rename("stretch")
-    groups = noise.groupby(["batch_size", stretch])
-    means = groups[["epochs", "noise_trace", "gradient_squared"]].mean()
-    everyone = noise.groupby("batch_size")["trial"].nunique().reindex(means.index.get_level_values("batch_size"))
-    means = means[groups.size().to_numpy() == everyone.to_numpy()]
-    means = means[(means["gradient_squared"] > 0) & (means["noise_trace"] > 0)].reset_index()
-    return means.assign(scale=means["noise_trace"] / means["gradient_squared"])
+    noise = only(frames.noise, frames.noise["trial"].isin(claim_trials(frames)["trial"]))
+    noise = noise.assign(stretch=noise.groupby("trial").cumcount())
+    wanted = {name: (name, "mean") for name in ("epochs", "noise_trace", "gradient_squared")}
+    means = aggregated(noise, ["batch_size", "stretch"], **wanted, seeds=("trial", "nunique"))
+    everyone = dict(zip(*by_batch_size(means, "seeds", np.max), strict=True))
+    complete = values(means, "seeds") == [everyone[int(size)] for size in values(means, "batch_size")]
+    means = only(means, complete & (means["gradient_squared"] > 0) & (means["noise_trace"] > 0))
+    return means.assign(scale=values(means, "noise_trace") / values(means, "gradient_squared"))

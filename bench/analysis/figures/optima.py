@@ -10,8 +10,8 @@ from matplotlib.ticker import FuncFormatter
 from bench.analysis import style, words
 from bench.analysis.figures import canvas
 from bench.analysis.figures.canvas import NothingToDrawError
-from bench.analysis.figures.estimates import known, medians, open_ends
 from bench.analysis.figures.origin import origin, target_words
+from bench.analysis.figures.series import known, medians, open_ends
 from bench.analysis.frames import Frames
 from bench.analysis.summary import AccuracyOptimal, Optimum, Summary
 
@@ -28,15 +28,13 @@ def time_to_target(frames: Frames, summary: Summary) -> Figure:
     axes.plot(sizes, values, "o-", color=style.BLUE, label="median, 95% interval", zorder=4)
     if best := summary.time_optimal:
         _ring_tied(axes, best, dict(zip(sizes, values, strict=True)))
-        label = f"fastest: {best.batch_size}"
-        axes.plot(best.batch_size, best.seconds, "*", color=style.BEST, markersize=11, zorder=6, label=label)
+        canvas.star(axes, best.batch_size, best.seconds, "fastest")
     never = [cell.batch_size for cell in summary.cells if cell.status in ("not_reached", "diverged")]
     canvas.log_axis(axes, f"seconds to {target_words(summary)}")
     canvas.missed(axes, never, "not reached")
     canvas.log2_axis(axes, [*sizes, *never])
     canvas.hover(axes, sizes, list(values))
-    canvas.legend(figure)
-    return canvas.signed(figure, origin(frames, summary))
+    return canvas.finished(figure, origin(frames, summary))
 
 
 def best_accuracy(frames: Frames, summary: Summary) -> Figure:
@@ -58,8 +56,7 @@ def best_accuracy(frames: Frames, summary: Summary) -> Figure:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:.4g}"))
     axes.invert_yaxis()
     canvas.log2_axis(axes, [cell.batch_size for cell in summary.cells])
-    canvas.legend(figure)
-    return canvas.signed(figure, origin(frames, summary))
+    return canvas.finished(figure, origin(frames, summary))
 
 
 def _draw_accuracies(
@@ -91,4 +88,4 @@ def _draw_joined_fits(axes: Axes, summary: Summary, sizes: list[int]) -> None:
     seconds *= step_time.alpha_seconds + step_time.beta_seconds * along
     at = summary.time_optimal.fitted_batch_size if summary.time_optimal else None
     label = "fits joined" + (f": B* = {words.number(at, 2)}" if at else "")
-    axes.plot(along, seconds, "--", color=style.GREEN, linewidth=1, label=label)
+    axes.plot(along, seconds, **canvas.FITTED, label=label)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from bench.analysis.figures import convergence, findings, hardware, noise, optima, rates
+from bench.analysis.figures import convergence, findings, hardware, noise, optima, rates, resources
 from bench.analysis.frames import Frames
 from bench.analysis.summary import Summary
 
@@ -96,19 +96,19 @@ PLOTS = (
     ),
     Plot(
         "Memory",
-        hardware.memory,
+        resources.memory,
         findings.memory,
         "What the program needs at each batch size, up to where it no longer fits.",
     ),
     Plot(
         "Roofline",
-        hardware.roofline,
+        resources.roofline,
         findings.roofline,
         "Distance from the ceiling is arithmetic the machine could do and this program does not.",
     ),
     Plot(
         "Energy",
-        hardware.energy,
+        resources.energy,
         findings.energy,
         "The least energy per example and the least energy to the target need not be at the same batch size.",
     ),
