@@ -13,7 +13,7 @@ from bench.analysis.statistics import Repetitions, estimate, interval, locate, t
 CELLS = 8
 WHERE = np.linspace(-1, 1, CELLS)
 VALLEY = 10 + 1.2 * WHERE**2
-WORLDS = 150
+WORLDS = 100
 
 
 def nominal(share, worlds):

@@ -33,7 +33,7 @@ ANY_EPOCHS = 1e5
 LARGEST_EXAMPLES = 10**15
 
 
-class Answers(msgspec.Struct, frozen=True, kw_only=True):
+class MachineSummaries(msgspec.Struct, frozen=True, kw_only=True):
     """`summary.json` where tables hold several machines: one summary each, by the machine's name."""
 
     schema: int = 1
@@ -70,7 +70,7 @@ def analyze(
     for name, folder in folders.items():
         summary.write(folder, answers[name])
     if len(answers) > 1:
-        together = msgspec.json.format(msgspec.json.encode(Answers(machines=answers)), indent=2)
+        together = msgspec.json.format(msgspec.json.encode(MachineSummaries(machines=answers)), indent=2)
         store.write_whole(out / "summary.json", together + b"\n")
     return folders
 

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis import metrics
+from bench.analysis.answers import Estimate, Interval, Regime
 from bench.analysis.columns import only, values
 from bench.analysis.metrics import Claim
 from bench.analysis.scaling import regimes
 from bench.analysis.statistics import Array, Locations, estimate, interval
-from bench.analysis.summary import CellStatus, CellSummary, Estimate, Interval, Regime
+from bench.analysis.summary import CellStatus, CellSummary
 from bench.analysis.sweep import Sweep
 
 LOWEST, HIGHEST = 0.0, 1.0

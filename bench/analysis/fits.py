@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.analysis.answers import Interval
 from bench.analysis.statistics import SEED, Array, interval
-from bench.analysis.summary import Interval
 
 FEWEST_CELLS = 4
 LARGEST_ERROR = 0.30

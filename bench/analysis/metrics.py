@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.analysis.answers import Phase
 from bench.analysis.columns import only, values
 from bench.analysis.frames import Frames
 from bench.analysis.statistics import Array, Repetitions
-from bench.analysis.summary import Phase
 from bench.rows import Trial
 from bench.selection import Choice, choose
 

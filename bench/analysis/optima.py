@@ -8,16 +8,9 @@ from typing import Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.analysis.answers import AccuracyOptimal, CostOptimal, EnergyOptimal, Interval, ThroughputOptimal, TimeOptimal
 from bench.analysis.fits import Knee, best_between_knees
 from bench.analysis.statistics import LEVEL, Array, Locations, interval, tied_with_least
-from bench.analysis.summary import (
-    AccuracyOptimal,
-    CostOptimal,
-    EnergyOptimal,
-    Interval,
-    ThroughputOptimal,
-    TimeOptimal,
-)
 
 TEST = (
     "multiple comparisons with the best (Hsu) on medians, variances moderated across batch sizes (Smyth), "

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bench.analysis.answers import ReferenceRow
 from bench.analysis.frames import Frames
-from bench.analysis.summary import CellSummary, ReferenceRow
+from bench.analysis.summary import CellSummary
 from bench.analysis.sweep import sweep
 
 NAME = "lenet_mnist_reference"

@@ -6,10 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bench.analysis.columns import only, values
-from bench.analysis.fits import Knee
-from bench.analysis.statistics import DRAWS, SEED, interval
-from bench.analysis.summary import (
+from bench.analysis.answers import (
     AffineStepTime,
     CriticalBatchSize,
     Exponent,
@@ -18,10 +15,16 @@ from bench.analysis.summary import (
     Regime,
     Rule,
 )
+from bench.analysis.columns import only, values
+from bench.analysis.fits import Knee
+from bench.analysis.statistics import DRAWS, SEED, Array, interval
 from bench.analysis.sweep import Sweep
 
 OVERHEAD = 0.2
 """Up to this share more examples, scaling is perfect (Zhang et al., 2024); up to this share more steps, saturated."""
+
+WHY_NO_RATES = "fewer than three batch sizes have a best rate inside their grid"
+WHY_NO_NOISE = "no training run holds usable gradient noise estimates"
 
 
 def critical_batch_size(fit: Knee) -> CriticalBatchSize:
@@ -132,11 +135,9 @@ def _rule(exponent: Exponent | None) -> Rule:
 def gradient_noise(sweep: Sweep) -> GradientNoise | None:
     """B_simple over the trials that claims rest on, with an interval from resampling the trials."""
     noise = _claimed(sweep).dropna(subset=["gradient_squared", "noise_trace"])
-    noise = noise.assign(weight=noise.groupby("trial")["examples"].diff().fillna(noise["examples"]))
-    per_trial = noise.groupby("trial")[["gradient_squared", "noise_trace", "weight"]].apply(_weighted)
-    if not len(per_trial):
+    if not len(noise):
         return None
-    traces, squares = np.asarray(per_trial["noise_trace"]), np.asarray(per_trial["gradient_squared"])
+    traces, squares = _over_training(noise, "noise_trace"), _over_training(noise, "gradient_squared")
     value = _ratio(traces.mean(), squares.mean())
     if value is None:
         return None
@@ -161,10 +162,13 @@ def _claimed(sweep: Sweep) -> pd.DataFrame:
     return only(noise, noise["trial"].isin(trials))
 
 
-def _weighted(stretches: pd.DataFrame) -> pd.Series:
-    """Averages over a trial, each stretch counting for the examples it covers."""
-    weights = stretches["weight"]
-    return stretches[["gradient_squared", "noise_trace"]].mul(weights, axis=0).sum() / weights.sum()
+def _over_training(noise: pd.DataFrame, column: str) -> Array:
+    """The mean of each trial (trials,), every stretch counting for the examples it covers."""
+    trial, ends = np.asarray(noise["trial"]), values(noise, "examples")
+    first = np.diff(trial, prepend=-1) != 0
+    covered = ends - np.where(first, 0.0, np.roll(ends, 1))
+    which = np.cumsum(first) - 1
+    return np.bincount(which, covered * values(noise, column)) / np.bincount(which, covered)
 
 
 def _stretch(noise: pd.DataFrame) -> float | None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from bench.analysis.summary import Estimate, Interval
+from bench.analysis.answers import Estimate, Interval
 
 Array = NDArray[np.float64]
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from bench.analysis import optima, scaling
+from bench.analysis.answers import (
+    AccuracyOptimal,
+    AffineStepTime,
+    CostOptimal,
+    CriticalBatchSize,
+    EnergyOptimal,
+    FurtherTarget,
+    Part,
+    Phase,
+    ThroughputOptimal,
+    TimeOptimal,
+    Totals,
+    Workload,
+)
 from bench.analysis.cells import cells
 from bench.analysis.columns import only, values
 from bench.analysis.frames import Frames
 from bench.analysis.metrics import log_watts
 from bench.analysis.reference import reference_table
 from bench.analysis.statistics import Locations
-from bench.analysis.summary import (
-    AccuracyOptimal,
-    CostOptimal,
-    EnergyOptimal,
-    FurtherTarget,
-    Phase,
-    Summary,
-    TimeOptimal,
-    Totals,
-    Workload,
-)
+from bench.analysis.summary import Summary
 from bench.analysis.sweep import Sweep, sweep
 from bench.analysis.verdicts import Evidence, verdicts
 
@@ -32,66 +38,71 @@ ETA = 0.5
 def summarize(frames: Frames) -> Summary:
     """Everything the rows of a results folder support."""
     of = sweep(frames)
-    experiment = frames.experiment
-    workload = experiment.workload
-    time, throughput = _time(of), optima.throughput_optimal(_speed_contest(of))
-    accuracy, by_steps = _accuracy(of), _accuracy_by_steps(of)
-    energy, cost = _energy(of), _cost(of)
+    per_size, time, accuracy = cells(of), _time(of), _accuracy(of)
     noise, rates = scaling.gradient_noise(of), scaling.learning_rates(of)
-    examples_fit, step_fit = of.examples_fit, of.step_seconds_fit
-    per_size = cells(of)
     return Summary(
-        experiment=experiment.name,
-        title=experiment.title,
-        machine=frames.machine.machine.name,
-        workload=Workload(dataset=workload.dataset, model=workload.model, optimizer=workload.optimizer),
-        target_accuracy=frames.target_accuracy,
-        train_examples=frames.train_examples,
-        claims_on=_claims_on(of),
-        seeds=max((one.count for one in of.needs), default=0),
-        notice=experiment.notice,
-        convergence_from=frames.convergence_from,
-        evaluation_quantum_epochs=_quantum(of),
-        time_optimal=time,
-        time_optimal_reason=None if time else _why_no_time(of),
-        accuracy_optimal=accuracy,
-        accuracy_optimal_reason=None if accuracy else _why_no_accuracy(of),
-        accuracy_optimal_by_steps=by_steps,
-        accuracy_optimal_by_steps_reason=None if by_steps else _why_no_accuracy(of),
-        throughput_optimal=throughput,
-        throughput_optimal_reason=None if throughput else "no batch size has timed rounds",
-        energy_optimal=energy,
-        energy_optimal_reason=None if energy else _why_no_energy(of),
-        cost_optimal=cost,
-        cost_optimal_reason=None if cost else _why_no_energy(of),
-        critical_batch_size=scaling.critical_batch_size(examples_fit.knee) if examples_fit.knee else None,
-        critical_batch_size_reason=examples_fit.reason,
-        affine_step_time=scaling.affine_step_time(step_fit.knee) if step_fit.knee else None,
-        affine_step_time_reason=step_fit.reason,
-        learning_rates=rates,
-        learning_rates_reason=None if rates else "fewer than three batch sizes have a best rate inside their grid",
-        gradient_noise=noise,
-        gradient_noise_reason=None if noise else "no training run holds usable gradient noise estimates",
+        **_identity(of),
+        **_reasoned("time_optimal", time, _why_no_time(of)),
+        **_reasoned("accuracy_optimal", accuracy, _why_no_accuracy(of)),
+        **_reasoned("accuracy_optimal_by_steps", _accuracy_by_steps(of), _why_no_accuracy(of)),
+        **_reasoned("throughput_optimal", _throughput(of), "no batch size has timed rounds"),
+        **_reasoned("energy_optimal", _energy(of), _why_no_energy(of)),
+        **_reasoned("cost_optimal", _cost(of), _why_no_energy(of)),
+        **_reasoned("critical_batch_size", _critical(of), of.examples_fit.reason),
+        **_reasoned("affine_step_time", _affine(of), of.step_seconds_fit.reason),
+        **_reasoned("learning_rates", rates, scaling.WHY_NO_RATES),
+        **_reasoned("gradient_noise", noise, scaling.WHY_NO_NOISE),
         cells=per_size,
-        further_targets=[further_target(frames, accuracy) for accuracy in experiment.target.also],
-        verdicts=verdicts(Evidence(of, per_size, time, accuracy)),
+        further_targets=[further_target(frames, target) for target in frames.experiment.target.also],
+        verdicts=verdicts(Evidence(of, per_size, time, accuracy, noise, rates)),
         reference=reference_table(frames, per_size),
         totals=_totals(frames),
     )
 
 
+def _reasoned(name: str, answer: Part | None, reason: str | None) -> dict[str, Any]:
+    """An answer, or null and the reason why."""
+    return {name: answer, f"{name}_reason": reason if answer is None else None}
+
+
+def _identity(of: Sweep) -> dict[str, Any]:
+    """What was measured, where, and what the claims rest on."""
+    frames, experiment = of.frames, of.frames.experiment
+    workload = experiment.workload
+    return {
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "machine": frames.machine.machine.name,
+        "workload": Workload(dataset=workload.dataset, model=workload.model, optimizer=workload.optimizer),
+        "target_accuracy": frames.target_accuracy,
+        "train_examples": frames.train_examples,
+        "claims_on": _claims_on(of),
+        "seeds": max((one.count for one in of.needs), default=0),
+        "notice": experiment.notice,
+        "convergence_from": frames.convergence_from,
+        "evaluation_quantum_epochs": _quantum(of),
+    }
+
+
 def further_target(frames: Frames, accuracy: float) -> FurtherTarget:
     """The answer for another target, from the same curves."""
     of = sweep(frames, accuracy)
-    time, fit = _time(of), of.examples_fit
     return FurtherTarget(
         accuracy=accuracy,
         reached=[int(size) for size in of.sizes[np.isfinite(of.examples.medians)]],
-        time_optimal=time,
-        time_optimal_reason=None if time else _why_no_time(of),
-        critical_batch_size=scaling.critical_batch_size(fit.knee) if fit.knee else None,
-        critical_batch_size_reason=fit.reason,
+        **_reasoned("time_optimal", _time(of), _why_no_time(of)),
+        **_reasoned("critical_batch_size", _critical(of), of.examples_fit.reason),
     )
+
+
+def _critical(of: Sweep) -> CriticalBatchSize | None:
+    fit = of.examples_fit.knee
+    return scaling.critical_batch_size(fit) if fit else None
+
+
+def _affine(of: Sweep) -> AffineStepTime | None:
+    fit = of.step_seconds_fit.knee
+    return scaling.affine_step_time(fit) if fit else None
 
 
 def _time(of: Sweep) -> TimeOptimal | None:
@@ -99,8 +110,9 @@ def _time(of: Sweep) -> TimeOptimal | None:
     return optima.time_optimal(contest, of.examples_fit.knee, of.step_seconds_fit.knee)
 
 
-def _speed_contest(of: Sweep) -> optima.Contest:
-    return of.contest(of.step_seconds.shifted(-of.log_sizes), "median over rounds of examples per second")
+def _throughput(of: Sweep) -> ThroughputOptimal | None:
+    per_example = of.step_seconds.shifted(-of.log_sizes)
+    return optima.throughput_optimal(of.contest(per_example, "median over rounds of examples per second"))
 
 
 def _accuracy(of: Sweep) -> AccuracyOptimal | None:

@@ -9,10 +9,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.analysis.answers import GradientNoise, LearningRates, Optimum, Verdict
 from bench.analysis.columns import only, values
-from bench.analysis.scaling import gradient_noise, learning_rates
 from bench.analysis.statistics import Array, Locations, interval
-from bench.analysis.summary import CellSummary, Optimum, Verdict
+from bench.analysis.summary import CellSummary
 from bench.analysis.sweep import Sweep
 
 Finding = Literal["supported", "contradicted", "undecided"]
@@ -35,6 +35,8 @@ class Evidence(NamedTuple):
     cells: Sequence[CellSummary]
     time: Optimum | None
     accuracy: Optimum | None
+    noise: GradientNoise | None
+    rates: LearningRates | None
 
 
 def verdicts(evidence: Evidence) -> list[Verdict]:
@@ -132,7 +134,7 @@ def _inside(sizes: NDArray[np.int64], best: Optimum | None, what: str, behind: s
 
 def gradient_variance_falls(evidence: Evidence) -> Said:
     """tr(Sigma), the variance times B, is the same at whatever batch size it is estimated."""
-    noise = gradient_noise(evidence.sweep)
+    noise = evidence.noise
     rows = evidence.sweep.frames.noise
     rows = only(rows, (values(rows, "noise_trace") > 0) & (values(rows, "gradient_squared") > 0))
     sizes = np.unique(values(rows, "big_batch_size"))
@@ -149,7 +151,7 @@ def gradient_variance_falls(evidence: Evidence) -> Said:
 
 def rate_should_grow(evidence: Evidence) -> Said:
     """The best learning rate's exponent in the batch size."""
-    rates = learning_rates(evidence.sweep)
+    rates = evidence.rates
     if rates is None or rates.overall is None:
         return Said("undecided", "Fewer than three batch sizes have a best rate inside their grid.")
     low, high = rates.overall.interval

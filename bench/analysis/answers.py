@@ -1,0 +1,197 @@
+"""What a summary is made of: every kind of answer with what it rests on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Interval = tuple[float | None, float | None]
+"""A 95% interval; an end that is infinite, or not known, is null."""
+
+Phase = Literal["confirm", "search", "fixed"]
+Regime = Literal["below_useful_range", "perfect_scaling", "diminishing_returns", "saturated"]
+
+Rule = Literal["sqrt", "linear", "none", "sqrt or linear", "neither", "undecided"]
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of a summary."""
+
+
+class Estimate(Part, frozen=True, kw_only=True):
+    """A median over seeds (null = infinite: not reached) with its interval."""
+
+    median: float | None
+    interval: Interval
+
+
+class Workload(Part, frozen=True, kw_only=True):
+    """What was trained."""
+
+    dataset: str
+    model: str
+    optimizer: str
+
+
+class Optimum(Part, frozen=True, kw_only=True):
+    """What every optimum says of itself.
+
+    `interval` is that of the quantity compared, `batch_size_interval` the span of `tied`, the batch sizes that `test`
+    cannot tell from the best at `level`. `margin` is how far the next best lies behind: a fraction of the best, or,
+    for accuracies, the difference. `edge` says at which end the best lies; at_edge is true where the sweep, and not
+    the machine's memory, is what ends there.
+    """
+
+    batch_size: int
+    interval: Interval
+    batch_size_interval: tuple[int, int]
+    tied: list[int]
+    at_edge: bool
+    edge: Literal["smallest", "largest", "memory"] | None = None
+    margin: float | None = None
+    next_best: int | None = None
+    metric: str
+    test: str
+    level: float = 0.95
+
+
+class TimeOptimal(Optimum, frozen=True, kw_only=True):
+    """The batch size with the least time to the target."""
+
+    seconds: float
+    fitted_batch_size: float | None = None
+    fitted_interval: Interval | None = None
+
+
+class AccuracyOptimal(Optimum, frozen=True, kw_only=True):
+    """The batch size with the best accuracy under `budget`."""
+
+    accuracy: float
+    budget: str
+
+
+class ThroughputOptimal(Optimum, frozen=True, kw_only=True):
+    """The batch size with the most examples per second, and the smallest one nearly as fast."""
+
+    examples_per_second: float
+    smallest_within_5_percent: int
+
+
+class EnergyOptimal(Optimum, frozen=True, kw_only=True):
+    """The batch size with the least energy to the target."""
+
+    joules: float
+
+
+class CostOptimal(Optimum, frozen=True, kw_only=True):
+    """The least eta x energy + (1 - eta) x greatest power x time, in joules (Zeus, NSDI 2023)."""
+
+    joules: float
+    eta: float
+
+
+class CriticalBatchSize(Part, frozen=True, kw_only=True):
+    """B_crit = `value` of S(B) = S_min (1 + B_crit / B) and, the same fit, E(B) = E_min (1 + B / B_crit).
+
+    `fit_error` is the root mean square of the relative residuals. `overhead_20_batch_size` is where an example is
+    used 20% less well than by the smallest batch sizes, `overhead_50_batch_size` where 50%.
+    """
+
+    value: float
+    interval: Interval
+    fit_error: float
+    steps_min: float
+    examples_min: float
+    overhead_20_batch_size: float
+    overhead_50_batch_size: float
+    batch_sizes: list[int]
+    outliers: list[int]
+
+
+class AffineStepTime(Part, frozen=True, kw_only=True):
+    """Seconds per step = alpha + beta B; the knee alpha / beta is where fixed and growing costs are equal."""
+
+    alpha_seconds: float
+    beta_seconds: float
+    knee_batch_size: float
+    interval: Interval
+    fit_error: float
+    batch_sizes: list[int]
+    outliers: list[int]
+
+
+class Exponent(Part, frozen=True, kw_only=True):
+    """p of best learning rate ~ B^p over some batch sizes."""
+
+    value: float
+    interval: Interval
+    batch_sizes: list[int]
+
+
+class LearningRates(Part, frozen=True, kw_only=True):
+    """How the best rate moves with the batch size; `rule` is what the interval of `overall` allows."""
+
+    overall: Exponent | None
+    below_critical: Exponent | None = None
+    above_critical: Exponent | None = None
+    rule: Rule
+    at_grid_edge: list[int]
+
+
+class GradientNoise(Part, frozen=True, kw_only=True):
+    """B_simple = tr(Sigma) / |G|^2, both averaged before they are divided (McCandlish et al., 2018)."""
+
+    value: float
+    interval: Interval
+    start: float | None
+    end: float | None
+    trials: int
+    ratio_to_critical: float | None = None
+
+
+class Verdict(Part, frozen=True, kw_only=True):
+    """What the rows say of one claim of the reference experiment."""
+
+    claim: int
+    statement: str
+    verdict: Literal["supported", "contradicted", "undecided"]
+    numbers: str
+
+
+class FurtherTarget(Part, frozen=True, kw_only=True):
+    """The same question asked of another accuracy, read from the same curves."""
+
+    accuracy: float
+    reached: list[int]
+    time_optimal: TimeOptimal | None
+    time_optimal_reason: str | None
+    critical_batch_size: CriticalBatchSize | None
+    critical_batch_size_reason: str | None
+
+
+class Totals(Part, frozen=True, kw_only=True):
+    """What the measuring itself cost."""
+
+    compilations: int
+    compile_seconds: float
+    throughput_seconds: float
+    convergence_seconds: float
+    trials: int
+    trained_examples: int
+
+
+class ReferenceRow(Part, frozen=True, kw_only=True):
+    """A row of the reference experiment's own table beside ours, in units that do not depend on the machine."""
+
+    batch_size: int
+    reference_epoch_seconds_ratio: float | None
+    epoch_seconds_ratio: float | None
+    reference_epochs_to_target: float | None
+    epochs_to_target: float | None
+    reference_time_to_target_ratio: float | None
+    time_to_target_ratio: float | None
+    reference_best_error: float | None
+    best_error: float | None
+    reference_test_error: float | None
+    test_error: float | None
