@@ -15,8 +15,8 @@ FIRST_CONFIRMATION_SEED = 1000
 """Confirmation seeds start here, so that more search seeds never become seeds of a claim."""
 
 WIDEST_MICROBATCH = 256
-TIER_SPAN = 8
-"""The widest ratio of batch sizes in one tier: small microbatches pay for every parameter at every tick."""
+MOST_SPLITTING = 4
+"""A batch size may train in microbatches this many times smaller than its own best, to share a program."""
 
 
 class TrialKey(msgspec.Struct, frozen=True, order=True):
@@ -110,29 +110,23 @@ def duration(experiment: Experiment, train_examples: int) -> Duration:
     return Duration(budget, longest, sorted(points))
 
 
-def tiers(sizes: Sequence[int], widest: int = WIDEST_MICROBATCH, span: int = TIER_SPAN) -> list[Tier]:
-    """Group batch sizes greedily from the largest: a group shares a divisor that serves its smallest member well.
+def tiers(sizes: Sequence[int], widest: int = WIDEST_MICROBATCH) -> list[Tier]:
+    """Group batch sizes into few programs, from the largest down.
 
-    A tier's microbatch is the widest common divisor up to `widest`; a batch size joins while that divisor stays at
-    least its own best one divided by 2 and the sizes stay within `span` of each other (wide microbatches excepted).
+    A tier's microbatch is the largest common divisor of its batch sizes up to `widest`. A batch size joins the first
+    tier in which no member then trains in microbatches more than MOST_SPLITTING times smaller than it would alone.
     """
     groups: list[list[int]] = []
     for size in sorted(sizes, reverse=True):
         for group in groups:
-            if _joins(size, group, widest, span):
+            together = _microbatch([*group, size], widest)
+            if all(_microbatch([one], widest) <= MOST_SPLITTING * together for one in [*group, size]):
                 group.append(size)
                 break
         else:
             groups.append([size])
     made = [Tier(_microbatch(group, widest), sorted(group)) for group in groups]
     return sorted(made, key=lambda tier: tier.batch_sizes)
-
-
-def _joins(size: int, group: Sequence[int], widest: int, span: int) -> bool:
-    together = _microbatch([*group, size], widest)
-    if together * 2 < min(_microbatch([size], widest), _microbatch(group, widest)):
-        return False
-    return max(group) <= span * size or together * 2 > widest
 
 
 def _microbatch(sizes: Sequence[int], widest: int) -> int:

@@ -87,7 +87,7 @@ def measure_convergence(session: Session) -> None:
         start = time.monotonic()
         study = make_study(session, writer.append)
         before, programs = len(study.trials), []
-        for tier in plan.tiers(session.batch_sizes):
+        for tier in session.tiers:
             make = programs_of(session, tier)
             tuned = tune(session, tier, make)
             programs.append(make(tuned.lowering))

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from bench import experiment as experiments
-from bench import folders, plan
+from bench import folders
 from bench.errors import InputError
 from bench.experiment import Experiment
 from bench.measure import budget, datasets
@@ -86,7 +86,7 @@ def session(request: Request, host: Host, experiment: Experiment, dataset: Datas
         return Session(experiments.read(folder / "experiment.toml"), dataset, host, folder, request.progress)
     request.progress.say(f"{experiment.name}: a short trial of this machine's speed")
     trial = Session(experiment, dataset, host, folder, request.progress)
-    tiers = plan.tiers(trial.batch_sizes)
+    tiers = trial.tiers
     rates = [tune(trial, tier, programs_of(trial, tier)).examples_per_second for tier in tiers]
     scaled = budget.fit(experiment, minutes, trial.train_examples, tiers, rates)
     seconds = budget.estimated_seconds(scaled, trial.train_examples, tiers, rates)
