@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.analysis import statistics
-from bench.analysis.statistics import Repetitions, estimate, interval, locate, tied_with_least
+from bench.analysis.statistics import Repetitions, estimate, interval, locate
+from bench.analysis.ties import tied_with_least
 
 CELLS = 8
 WHERE = np.linspace(-1, 1, CELLS)

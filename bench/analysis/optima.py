@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from bench.analysis.answers import AccuracyOptimal, CostOptimal, EnergyOptimal, Interval, ThroughputOptimal, TimeOptimal
 from bench.analysis.fits import Knee, best_between_knees
-from bench.analysis.statistics import LEVEL, Array, Locations, interval, tied_with_least
+from bench.analysis.statistics import LEVEL, Array, Locations, interval
+from bench.analysis.ties import tied_with_least
 
 TEST = (
     "multiple comparisons with the best (Hsu) on medians, variances moderated across batch sizes (Smyth), "

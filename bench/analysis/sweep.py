@@ -16,7 +16,8 @@ from bench.analysis.fits import Knee, Refusal, fit_knee
 from bench.analysis.frames import Frames
 from bench.analysis.metrics import Claim, Speed
 from bench.analysis.optima import Contest
-from bench.analysis.statistics import Array, Locations, Repetitions, above_a_later_one, locate
+from bench.analysis.statistics import Array, Locations, Repetitions, locate
+from bench.analysis.ties import above_a_later_one
 
 # Each quantity of a cell has random numbers of its own, so that they err independently.
 EXAMPLES, STEP_SECONDS, STEP_JOULES, ACCURACY, ACCURACY_BY_STEPS = range(5)
