@@ -122,15 +122,14 @@ def compare(folders: Sequence[Path], *, throughput_only: bool = False) -> Compar
 
 def _against(first: Side, other: Side, throughput_only: bool) -> Against:
     wanted = QUANTITIES[:1] if throughput_only else QUANTITIES
-    ratios = [ratio for quantity in wanted for ratio in _ratios(first, other, quantity)]
-    return Against(label=other.label, ratios=ratios)
+    return Against(label=other.label, ratios=[one for quantity in wanted for one in ratios(first, other, quantity)])
 
 
-def _ratios(first: Side, other: Side, quantity: Quantity) -> list[Ratio]:
+def ratios(first: Side, other: Side, quantity: Quantity) -> list[Ratio]:
     """At every batch size that both sides have; the intervals are simultaneous over them (maximum of Student's t)."""
     if quantity == "time_to_target" and _same_trials(first.sweep.frames, other.sweep.frames):
         reached = set(first.sweep.sizes[np.isfinite(first.sweep.time.medians)].tolist())
-        return _turned_over(_ratios(first, other, "examples_per_second"), reached)
+        return _turned_over(ratios(first, other, "examples_per_second"), reached)
     shared, own, others = np.intersect1d(first.sweep.sizes, other.sweep.sizes, return_indices=True)
     left, right = first.locations(quantity), other.locations(quantity)
     with np.errstate(invalid="ignore"):

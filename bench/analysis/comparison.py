@@ -95,7 +95,7 @@ def optima(comparison: Comparison) -> Grid:
 def table(comparison: Comparison) -> Grid:
     """Every ratio with its interval and verdict, one line per side and batch size."""
     measured = {ratio.quantity for side in comparison.against for ratio in side.ratios}
-    quantities = [quantity for quantity in QUANTITIES if quantity in measured]
+    quantities: list[Quantity] = [quantity for quantity in QUANTITIES if quantity in measured]
     columns = [Column("Batch size"), Column("Side", text=True)]
     for quantity in quantities:
         columns += [Column(f"{TITLES[quantity]} ratio"), Column("Verdict", text=True)]

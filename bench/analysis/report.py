@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from bench import store
-from bench.analysis import answer, cell_table, embed, frames, grid, pages, sections, style
+from bench.analysis import cell_table, embed, frames, grid, pages, sections, sentences, style
 from bench.analysis import summary as summaries
 from bench.analysis.figures import draw, encode, write_figures
 from bench.analysis.frames import ROW_FILES, Frames
@@ -65,9 +65,9 @@ def write_page(folder: Path, measured: Frames, summary: Summary, home: str | Non
         title=summary.title,
         machine=summary.machine,
         subtitle=sections.subtitle(measured, summary),
-        notices=answer.notices(summary),
-        answer=answer.sentences(summary),
-        facts_shown=answer.facts(summary),
+        notices=sentences.notices(summary),
+        answer=sentences.answer(summary),
+        facts_shown=sentences.facts(summary),
         plots=plots,
         not_drawn=missing,
         cells=cell_table.table(summary),

@@ -18,7 +18,7 @@ class Fact:
     more: str
 
 
-def sentences(summary: Summary) -> list[str]:
+def answer(summary: Summary) -> list[str]:
     """What to train with for speed, and what for accuracy."""
     return [_fastest(summary), _most_accurate(summary)]
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.analysis import answer, cell_table
+from bench.analysis import cell_table, sentences
 from bench.analysis.grid import Grid
 from bench.analysis.summary import Summary
 
@@ -22,10 +22,10 @@ def render(summary: Summary, file: TextIO | None = None) -> None:
     What comes from files is printed as `Text`, in which neither markup nor an escape sequence means anything.
     """
     console = console_for(file)
-    for line in answer.notices(summary):
+    for line in sentences.notices(summary):
         console.print(plain(line), style="bold yellow")
     console.print(table(cell_table.table(summary), cell_table.CORE))
-    for sentence in answer.sentences(summary):
+    for sentence in sentences.answer(summary):
         console.print(plain(sentence), style="bold")
 
 

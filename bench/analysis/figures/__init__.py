@@ -39,9 +39,9 @@ class Drawing:
     reason: str = ""
 
 
-def draw(frames: Frames, summary: Summary, plots: Iterable[Plot] = PLOTS) -> Iterator[Drawing]:
-    """Draw in the style in force; call inside `style.applied`."""
-    for plot in plots:
+def draw(frames: Frames, summary: Summary, plots: Iterable[Plot] | None = None) -> Iterator[Drawing]:
+    """Draw these plots (all of them when None) in the style in force; call inside `style.applied`."""
+    for plot in PLOTS if plots is None else plots:
         try:
             yield Drawing(plot, plot.draw(frames, summary))
         except NothingToDrawError as missing:

@@ -52,9 +52,9 @@ def best_accuracy(frames: Frames, summary: Summary) -> Figure:
     for quantity, optimum, color, marker, aside in budgets:
         if optimum:
             _draw_accuracies(axes, summary, quantity, optimum, color, marker, aside)
+    _limit_errors(axes, summary)
     canvas.log_axis(axes, "best validation accuracy (%)")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:.4g}"))
-    axes.invert_yaxis()
     canvas.log2_axis(axes, [cell.batch_size for cell in summary.cells])
     return canvas.finished(figure, origin(frames, summary))
 
@@ -72,6 +72,15 @@ def _draw_accuracies(
     tied = [at for at, size in enumerate(sizes) if size in {optimum.batch_size, *optimum.tied}]
     canvas.ring(axes, beside[tied], errors[tied], "tied with the best", color)
     canvas.hover(axes, sizes, list(errors), across=list(beside))
+
+
+def _limit_errors(axes: Axes, summary: Summary) -> None:
+    """Largest error at the foot, and half the least at the top: an interval up to 100% would reach to infinity."""
+    quantities = ("best_accuracy", "best_accuracy_by_steps")
+    seen = np.concatenate([medians(known(summary.cells, quantity), quantity) for quantity in quantities])
+    errors = 100 * (1 - seen[seen < 1])
+    if len(errors):
+        axes.set_ylim(min(errors.max() * 1.3, 110), errors.min() / 2)
 
 
 def _ring_tied(axes: Axes, best: Optimum, values: dict[int, float]) -> None:

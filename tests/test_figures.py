@@ -1,0 +1,169 @@
+"""Figures: drawn where there are rows, readable, and honest about where they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib import pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from bench.analysis import figures, style
+from bench.analysis.columns import only
+from bench.analysis.figures import canvas
+from bench.analysis.figures.canvas import NothingToDrawError
+from bench.analysis.figures.table import PLOTS
+from bench.analysis.summarize import summarize
+from bench.errors import InputError
+
+DRAWN = [plot for plot in PLOTS if plot.name != "data_parallel"]
+WIDTHS = (style.ONE_COLUMN_INCHES, style.TWO_COLUMNS_INCHES)
+
+
+@pytest.fixture(scope="module")
+def drawn(measured, summarized):
+    found = {}
+    for width in WIDTHS:
+        with style.applied(width):
+            for plot in DRAWN:
+                figure = plot.draw(measured, summarized)
+                FigureCanvasAgg(figure).draw()
+                found[plot.name, width] = figure
+    return found
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("plot", DRAWN, ids=lambda plot: plot.name)
+def test_no_text_is_cut_off_or_overlaps(drawn, plot, width):
+    figure = drawn[plot.name, width]
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    page = figure.bbox.padded(1.5)
+    texts = [figure._supxlabel, *(text for one in figure.legends for text in one.get_texts())]
+    for axes in figure.axes:
+        texts += [axes.xaxis.label, axes.yaxis.label]
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            boxes = [tick.label1.get_window_extent(renderer) for tick in ticks if tick.label1.get_visible()]
+            assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    for text in texts:
+        if text.get_text():
+            box = text.get_window_extent(renderer)
+            assert page.containsx(box.x0), text.get_text()
+            assert page.containsx(box.x1), text.get_text()
+            assert page.containsy(box.y0), text.get_text()
+            assert page.containsy(box.y1), text.get_text()
+
+
+@pytest.mark.parametrize("plot", DRAWN, ids=lambda plot: plot.name)
+def test_every_figure_says_machine_workload_seeds_and_source(drawn, plot):
+    foot = drawn[plot.name, style.TWO_COLUMNS_INCHES]._supxlabel.get_text().replace("\n", " ")
+    for said in ("simulated-cpu", "hyperbola on simulated", "momentum", "4 seeds", "convergence measured here"):
+        assert said in foot
+
+
+def test_a_joined_figure_says_from_where(measured):
+    joined = dataclasses.replace(measured, convergence_from="far-away-gpu")
+    with style.applied():
+        figure = PLOTS[0].draw(joined, summarize(joined))
+    assert "convergence joined from far-away-gpu" in figure._supxlabel.get_text()
+
+
+@pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.name)
+def test_without_rows_there_is_a_reason_and_no_figure(measured, plot):
+    frames = ("rounds", "compilations", "trials", "curves", "noise", "calibrations", "stages", "verifications")
+    empty = {name: only(getattr(measured, name), np.zeros(len(getattr(measured, name)), bool)) for name in frames}
+    nothing = dataclasses.replace(measured, **empty, searched=(), train_examples=None)
+    with style.applied(), pytest.raises(NothingToDrawError, match=r"\w+ \w+"):
+        plot.draw(nothing, summarize(nothing))
+
+
+def test_energy_is_never_invented(measured):
+    unmetered = dataclasses.replace(measured, rounds=measured.rounds.assign(joules=np.nan))
+    (energy,) = figures.choose(["energy"])
+    with style.applied(), pytest.raises(NothingToDrawError, match="energy"):
+        energy.draw(unmetered, summarize(unmetered))
+
+
+def test_several_devices_are_drawn_over_one(measured, summarized):
+    faster = measured.rounds.assign(devices=2, examples_per_second=1.8 * measured.rounds["examples_per_second"])
+    both = dataclasses.replace(measured, rounds=type(faster)(np.concatenate([measured.rounds, faster])))
+    both.rounds.columns = measured.rounds.columns
+    typed = both.rounds.astype(measured.rounds.dtypes.to_dict())
+    (plot,) = figures.choose(["data_parallel"])
+    with style.applied():
+        (axes, *_) = plot.draw(dataclasses.replace(both, rounds=typed), summarized).axes
+    speed_ups = [line.get_ydata() for line in axes.lines if line.get_marker() == "o"]
+    assert speed_ups
+    assert all(np.allclose(line, [1, 1.8]) for line in speed_ups)
+
+
+def test_findings_name_the_optimum(measured, summarized):
+    finding = PLOTS[0].finding(measured, summarized)
+    assert finding.startswith(f"Batch size {summarized.time_optimal.batch_size}:")
+
+
+def test_nothing_is_left_in_pyplot_or_in_the_settings(measured, summarized, tmp_path):
+    before = dict(mpl.rcParams)
+    figures.write_figures(measured, summarized, tmp_path, only=["time_to_target"], formats=["svg", "pdf"], width=3.3)
+    assert pyplot.get_fignums() == []
+    assert dict(mpl.rcParams) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"time_to_target.svg", "time_to_target.pdf"}
+
+
+def test_the_same_rows_give_the_same_bytes(measured, summarized, tmp_path):
+    written = [
+        figures.write_figures(measured, summarized, tmp_path / name, only=["steps_to_target"], formats=["svg", "png"])
+        for name in ("one", "two")
+    ]
+    assert [path.read_bytes() for path in written[0]] == [path.read_bytes() for path in written[1]]
+
+
+def test_a_style_file_has_the_last_word(measured, summarized, tmp_path):
+    chosen = tmp_path / "paper.mplstyle"
+    chosen.write_text("font.size: 5\n")
+    with style.applied(style=chosen):
+        assert mpl.rcParams["font.size"] == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"only": ["nonsense\x1b[31m"]}, r"figure 'nonsense\\x1b\[31m' is none of time_to_target"),
+        ({"formats": ["bmp"]}, "format 'bmp' is none of png, svg, pdf"),
+        ({"width": 0.1}, "width: 0.1 inches is not within"),
+        ({"width": float("nan")}, "width: nan"),
+        ({"only": ["data_parallel"]}, "cannot be drawn, only one device"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line(measured, summarized, tmp_path, options, said):
+    with pytest.raises(InputError, match=said) as caught:
+        figures.write_figures(measured, summarized, tmp_path, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_style_file_is_named(measured, summarized, tmp_path):
+    with pytest.raises(InputError, match=r"absent\.mplstyle"):
+        figures.write_figures(measured, summarized, tmp_path, style_file=tmp_path / "absent.mplstyle")
+
+
+@given(st.lists(st.integers(1, 2**20), min_size=1, max_size=40, unique=True), st.floats(1, 12))
+def test_batch_size_labels_keep_the_first_and_never_crowd(sizes, width):
+    ordered = sorted(sizes)
+    kept = canvas.spaced(ordered, width)
+    assert kept[0] == ordered[0]
+    assert kept == sorted(set(kept) & set(ordered))
+    inches_per_octave = width / (np.log2(ordered[-1] / ordered[0]) + 1)
+    for left, right in itertools.pairwise(kept):
+        room = np.log2(right / left) * inches_per_octave
+        assert room >= len(str(right)) * canvas.LABEL_INCHES_PER_CHARACTER * 0.5
+
+
+def test_powers_of_two_keep_an_even_stride():
+    kept = canvas.spaced([2**power for power in range(13)], 2.6)
+    assert len({right / left for left, right in itertools.pairwise(kept)}) == 1

@@ -1,0 +1,214 @@
+"""The page: whole, self-contained, and safe whatever the names in the files are."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+from collections import Counter
+from html.parser import HTMLParser
+
+import msgspec
+import pytest
+import simulate
+
+from bench.analysis import cell_table, embed, frames, grid, report, sections, sentences, summary
+from bench.analysis.figures.table import PLOTS
+from bench.analysis.summary import FurtherTarget, Verdict
+from bench.rows import Verification
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}"
+
+
+class Page(HTMLParser):
+    """Collects what a test asks about."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.ids, self.attributes, self.text, self.figures = [], [], [], [], {}
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        named = dict(attrs)
+        self.tags.append(tag)
+        self.attributes += [(tag, key, value) for key, value in attrs]
+        self.ids += [named["id"]] if "id" in named else []
+        if tag == "svg":
+            self.figures[named["aria-label"]] = named
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def text(reported):
+    return (reported / report.NAME).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def test_the_page_is_self_contained_and_light(text, page):
+    assert len(text.encode()) < 3_000_000
+    for tag, key, value in page.attributes:
+        if key in ("src", "href", "xlink:href") and not re.match(r"#|data:", value):
+            assert tag == "a"
+            assert "/" not in value
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert "default-src 'none'" in text
+
+
+def test_the_answer_comes_first_with_interval_and_ties(text, summarized):
+    told = sentences.answer(summarized)
+    assert len(told) == 2
+    best = summarized.time_optimal
+    assert f"batch size {best.batch_size}" in told[0]
+    assert "95% interval" in told[0]
+    assert text.index("The answer") < text.index("<svg")
+
+
+def test_every_figure_is_described_by_its_finding(page, measured, summarized):
+    for plot in PLOTS:
+        if plot.name != "data_parallel":
+            assert plot.finding(measured, summarized) in page.figures
+
+
+def test_ids_are_unique_and_references_resolve(text, page):
+    assert [name for name, count in Counter(page.ids).items() if count > 1] == []
+    wanted = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    assert wanted <= set(page.ids)
+
+
+def test_pointing_at_a_figure_finds_the_row(page, summarized):
+    sizes = {value for _, key, value in page.attributes if key == "data-batch-size"}
+    assert sizes
+    assert {f"cell-{size}" for size in sizes} <= set(page.ids)
+    assert {f"cell-{cell.batch_size}" for cell in summarized.cells} <= set(page.ids)
+
+
+def test_downloads_are_the_files_beside_the_page(page, reported, summarized):
+    found = [value for tag, key, value in page.attributes if tag == "a" and value.startswith("data:text/csv")]
+    inside = base64.b64decode(found[0].split(",")[1])
+    assert inside == (reported / "cells.csv").read_bytes()
+    rows = list(csv.DictReader(io.StringIO(inside.decode())))
+    assert [int(row["batch_size"]) for row in rows] == [cell.batch_size for cell in summarized.cells]
+    best = next(row for row in rows if int(row["batch_size"]) == summarized.time_optimal.batch_size)
+    assert float(best["time_to_target"]) == pytest.approx(summarized.time_optimal.seconds)
+    for name in ("trials.csv", "rounds.csv"):
+        assert len((reported / name).read_text().splitlines()) > 10
+
+
+def test_files_are_written_beside_the_page(reported):
+    drawn = {path.name for path in (reported / "figures").iterdir()}
+    assert {"time_to_target.png", "time_to_target.svg", "throughput.png"} <= drawn
+    assert (reported / "summary.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile")
+    simulate.write(folder, batch_sizes=(16, 64, 256, 1024), confirm_seeds=2)
+    toml = (folder / "experiment.toml").read_text()
+    (folder / "experiment.toml").write_text(toml.replace("A simulated sweep", HOSTILE))
+    machine = msgspec.json.decode((folder / "machine.json").read_bytes())
+    machine["machine"] |= {"device_kind": HOSTILE, "cpu": HOSTILE}
+    machine["environments"]["abcd"] |= {"os": HOSTILE, "packages": {HOSTILE[:60]: "</svg><script>"}}
+    (folder / "machine.json").write_bytes(msgspec.json.encode(machine))
+    return report.write_report(folder)
+
+
+def test_names_from_files_stay_text(hostile):
+    page = Page(hostile.read_text(encoding="utf-8"))
+    assert page.tags.count("script") == 1
+    assert not [key for _, key, _ in page.attributes if key.startswith("on")]
+    assert "".join(page.text).count(HOSTILE) >= 3
+    assert "49" not in page.tags
+
+
+@pytest.mark.parametrize("left", ["throughput.jsonl", "convergence.jsonl"])
+def test_half_a_folder_gives_half_an_answer(tmp_path, left):
+    simulate.write(tmp_path, batch_sizes=(16, 64, 256, 1024), confirm_seeds=2)
+    for name in {"throughput.jsonl", "convergence.jsonl"} - {left}:
+        (tmp_path / name).unlink()
+    text = report.write_report(tmp_path).read_text(encoding="utf-8")
+    assert "is not known" in text
+    assert "Figures that these measurements do not support" in text
+
+
+def test_nothing_reached_is_said(tmp_path):
+    simulate.write(tmp_path, batch_sizes=(16, 64, 256), confirm_seeds=2, least_examples=1e8)
+    report.write_report(tmp_path)
+    sentence = sentences.answer(summary.read(tmp_path))[0]
+    assert "is not known: no batch size reached" in sentence
+
+
+def test_an_optimum_at_the_edge_says_so(summarized):
+    best = msgspec.structs.replace(summarized.time_optimal, at_edge=True, edge="largest")
+    sentence = sentences.answer(msgspec.structs.replace(summarized, time_optimal=best))[0]
+    assert "the largest of the sweep, so the true best may lie beyond it" in sentence
+
+
+def test_a_notice_and_a_join_are_loud(summarized):
+    loud = msgspec.structs.replace(summarized, notice="No MNIST source answered.", convergence_from="elsewhere")
+    assert sentences.notices(loud)[0] == "No MNIST source answered."
+    assert "elsewhere" in sentences.notices(loud)[1]
+
+
+def test_long_runs_of_ties_are_named_by_their_ends(summarized):
+    tied = [cell.batch_size for cell in summarized.cells][:8]
+    best = msgspec.structs.replace(summarized.time_optimal, batch_size=tied[3], tied=tied)
+    sentence = sentences.answer(msgspec.structs.replace(summarized, time_optimal=best))[0]
+    assert f"no other from {tied[0]} to {tied[-1]} can be told from it" in sentence
+
+
+def test_verified_runs_show_how_far_the_prediction_was_off(tmp_path, measured):
+    truth = simulate.write(tmp_path, batch_sizes=(16, 64, 256, 1024), confirm_seeds=2)
+    run = Verification(
+        **simulate.origin(truth),
+        batch_size=64,
+        learning_rate=0.1,
+        seed=1,
+        status="ok",
+        steps=100,
+        seconds=1.1,
+        predicted_seconds=1.0,
+    )
+    (tmp_path / "verification.jsonl").write_bytes(msgspec.json.encode(run) + b"\n")
+    table = sections.verifications(frames.load(tmp_path))
+    assert [entry.text for entry in table.rows[0].cells][-3:] == ["1.00 s", "1.10 s", "+10.0%"]
+    assert sections.verifications(measured) is None
+
+
+def test_verdicts_and_further_targets_become_tables(summarized):
+    told = Verdict(claim=2, statement="larger is faster", verdict="supported", numbers="1 against 2")
+    target = FurtherTarget(
+        accuracy=0.9,
+        reached=[16, 32],
+        time_optimal=None,
+        time_optimal_reason="none",
+        critical_batch_size=None,
+        critical_batch_size_reason="none",
+    )
+    changed = msgspec.structs.replace(summarized, verdicts=[told], further_targets=[target])
+    assert [entry.text for entry in sections.verdicts(changed).rows[0].cells][2] == "supported"
+    assert sections.further_targets(changed).rows[0].cells[-1].text == "16 and 32"
+
+
+def test_cells_say_how_many_seeds_missed(summarized):
+    cell = msgspec.structs.replace(summarized.cells[0], status="not_reached", seeds=5, seeds_reached=2)
+    assert cell_table.status(cell) == "not reached, 2 of 5 seeds"
+
+
+def test_csv_fields_cannot_start_a_formula():
+    content = grid.as_csv(["a"], [["=1+1"], ["@SUM(A1)"], [-1.5], [None], [float("inf")]])
+    assert content.decode().splitlines() == ["a", "'=1+1", "'@SUM(A1)", "-1.5", '""', '""']
+
+
+def test_inline_figures_take_the_colours_of_the_page(reported):
+    svg = (reported / "figures" / "throughput.svg").read_bytes()
+    inline = embed.inline(svg, "x", 'a "label" <b>', {})
+    assert "currentColor" in inline
+    assert 'aria-label="a &quot;label&quot; &lt;b&gt;"' in inline

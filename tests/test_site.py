@@ -1,0 +1,61 @@
+"""The gallery."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+import simulate
+
+from bench.analysis import figures
+from bench.analysis.site import site
+from bench.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    home = tmp_path_factory.mktemp("published")
+    for seed, machine in enumerate(("laptop", "server")):
+        simulate.write(
+            home / "simulated" / machine, batch_sizes=(16, 64, 256, 1024), confirm_seeds=2, seed=seed, machine=machine
+        )
+    return home
+
+
+@pytest.fixture(scope="module")
+def index(published, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(figures, "PLOTS", figures.PLOTS[:2])
+        return site(published, tmp_path_factory.mktemp("site"))
+
+
+def test_every_link_leads_somewhere(index):
+    pages = list(index.parent.rglob("*.html"))
+    assert len(pages) == 4
+    for page in pages:
+        for address in re.findall(r'href="([^"#]+)"', page.read_text(encoding="utf-8")):
+            assert address.startswith("data:") or (page.parent / address).is_file(), address
+
+
+def test_rows_come_along_byte_for_byte(published, index):
+    for path in published.rglob("*.jsonl"):
+        assert (index.parent / path.relative_to(published)).read_bytes() == path.read_bytes()
+
+
+def test_the_index_offers_each_machine(index):
+    text = index.read_text(encoding="utf-8")
+    assert "<option>laptop</option><option>server</option>" in text
+    assert text.count("data-entry ") == 2
+
+
+def test_two_folders_of_one_machine_are_refused(published, tmp_path):
+    shutil.copytree(published, tmp_path / "published")
+    shutil.copytree(published / "simulated" / "laptop", tmp_path / "published" / "simulated" / "again")
+    with pytest.raises(InputError, match="same experiment and machine"):
+        site(tmp_path / "published", tmp_path / "site")
+
+
+def test_nothing_published_is_said(tmp_path):
+    with pytest.raises(InputError, match="no published results"):
+        site(tmp_path, tmp_path / "site")

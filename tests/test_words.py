@@ -1,0 +1,48 @@
+"""Numbers as a person would write them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.analysis import words
+
+UNITS = {"ns": 1e-9, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+@given(st.floats(1e-9, 1e6))
+def test_a_duration_reads_back_within_rounding(value):
+    number, unit = words.seconds(value).split()
+    assert math.isclose(float(number.replace(",", "")) * UNITS[unit], value, rel_tol=6e-3)
+
+
+@given(st.floats(1e-6, 1e12))
+def test_a_number_is_plain_and_reads_back(value):
+    shown = words.number(value)
+    assert re.fullmatch(r"[\d,]*\.?\d+", shown)
+    assert math.isclose(float(shown.replace(",", "")), value, rel_tol=6e-3)
+
+
+@given(st.integers(0, 10_000))
+def test_an_accuracy_keeps_hundredths_of_a_percent(hundredths):
+    shown = words.accuracy(hundredths / 10_000)
+    assert round(100 * float(shown.removesuffix("%"))) == hundredths
+
+
+@pytest.mark.parametrize("power", range(20))
+def test_powers_of_two_are_written_out_on_axes(power):
+    assert words.tick(2.0**power, base=2) == str(2**power)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6))
+def test_a_list_names_every_item_in_order(items):
+    assert [int(word) for word in re.findall(r"\d", words.listed(items))] == items
+
+
+def test_an_open_interval_says_so():
+    assert words.between((1.0, None)) == "1.00 to not reached"
+    assert words.seconds(math.inf) == words.NEVER
