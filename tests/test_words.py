@@ -29,8 +29,8 @@ def test_a_number_is_plain_and_reads_back(value):
 
 @given(st.integers(0, 10_000))
 def test_an_accuracy_keeps_hundredths_of_a_percent(hundredths):
-    shown = words.accuracy(hundredths / 10_000)
-    assert round(100 * float(shown.removesuffix("%"))) == hundredths
+    for form in (words.accuracy, words.target):
+        assert round(100 * float(form(hundredths / 10_000).removesuffix("%"))) == hundredths
 
 
 @pytest.mark.parametrize("power", range(20))

@@ -80,7 +80,7 @@ def _entries(cell: CellSummary) -> list[Entry]:
         said(cell.seconds_per_step, words.seconds),
         Entry(f"{rate.text}{at_edge}", rate.value),
         _estimate(cell.epochs_to_target, words.number),
-        _estimate(cell.time_to_target, words.seconds),
+        _duration(cell.time_to_target),
         _estimate(cell.best_accuracy, words.accuracy),
         said(cell.test_accuracy, words.accuracy),
         Entry((cell.regime or "—").replace("_", " ")),
@@ -93,6 +93,13 @@ def _estimate(estimate: Estimate, form: words.Form) -> Entry:
     if estimate.median is None:
         return Entry("—")
     return Entry(f"{form(estimate.median)} ({words.between(estimate.interval, form)})", estimate.median)
+
+
+def _duration(estimate: Estimate) -> Entry:
+    if estimate.median is None:
+        return Entry("—")
+    interval = words.seconds_between(estimate.interval, estimate.median)
+    return Entry(f"{words.seconds(estimate.median)} ({interval})", estimate.median)
 
 
 def _spread(name: str, value: object) -> list[tuple[str, Scalar]]:

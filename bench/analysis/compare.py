@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import numpy as np
 
 from bench.analysis import frames, likeness
 from bench.analysis.frames import Frames
+from bench.analysis.ratios import QUANTITIES, Against, Comparison, Fleet, Outcome, Quantity, Ratio
 from bench.analysis.statistics import LEVEL, SEED, Array, Locations, finite
 from bench.analysis.summarize import summarize
-from bench.analysis.summary import Interval, Summary
+from bench.analysis.summary import Summary
 from bench.analysis.sweep import Sweep, sweep
 from bench.errors import InputError
 
-Quantity = Literal["examples_per_second", "time_to_target", "joules_to_target"]
-Outcome = Literal["faster", "slower", "less", "more", "same", "not comparable"]
-
-QUANTITIES: tuple[Quantity, ...] = ("examples_per_second", "time_to_target", "joules_to_target")
 LEAST_DIFFERENCE = 0.03
 """Two runs of one program on one machine differ by this much for reasons that rounds within a run do not show."""
 BETTER: dict[Quantity, tuple[Outcome, Outcome]] = {
@@ -30,56 +26,6 @@ BETTER: dict[Quantity, tuple[Outcome, Outcome]] = {
     "joules_to_target": ("less", "more"),
 }
 """What a ratio below 1 and a ratio above 1 mean."""
-
-
-class Ratio(msgspec.Struct, frozen=True, kw_only=True):
-    """Another side's value over the first side's, with an interval that holds for all batch sizes together."""
-
-    quantity: Quantity
-    batch_size: int
-    value: float | None
-    interval: Interval
-    outcome: Outcome
-
-
-class Against(msgspec.Struct, frozen=True, kw_only=True):
-    """One side held against the first."""
-
-    label: str
-    ratios: list[Ratio]
-
-
-class Fleet(msgspec.Struct, frozen=True, kw_only=True):
-    """The batch size whose greatest loss on any side, against that side's own best, is least."""
-
-    batch_size: int
-    greatest_loss: float
-    losses: dict[str, float]
-
-
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a comparison says."""
-
-    schema: Literal[1] = 1
-    labels: list[str]
-    summaries: list[Summary]
-    differences: list[str]
-    throughput_only: bool
-    against: list[Against]
-    fleet: Fleet | None
-    level: float = LEVEL
-
-    def slower_than(self, fraction: float) -> list[str]:
-        """One line for each batch size at which a side trains fewer examples per second by more than `fraction`."""
-        return [
-            f"{side.label}: batch size {ratio.batch_size}: {ratio.value:.3f} times the examples per second"
-            for side in self.against
-            for ratio in side.ratios
-            if ratio.quantity == "examples_per_second"
-            and ratio.outcome == "slower"
-            and ratio.value is not None
-            and ratio.value < 1 - fraction
-        ]
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 
 from bench import store
 from bench.analysis import embed, pages, style, words
-from bench.analysis.compare import LEAST_DIFFERENCE, QUANTITIES, Comparison, Quantity, Ratio
+from bench.analysis.compare import LEAST_DIFFERENCE
 from bench.analysis.figures import comparison as figures
 from bench.analysis.figures import encode
 from bench.analysis.figures.canvas import NothingToDrawError
 from bench.analysis.grid import Column, Entry, Grid, Line, as_csv, said
 from bench.analysis.pages import Shown
+from bench.analysis.ratios import QUANTITIES, Comparison, Quantity, Ratio
 from bench.analysis.summary import Summary
 
 NAME = "compare.html"

@@ -90,7 +90,7 @@ def further_targets(summary: Summary) -> Grid | None:
 def _further_cells(one: FurtherTarget) -> list[Entry]:
     best, critical = one.time_optimal, one.critical_batch_size
     return [
-        Entry(words.accuracy(one.accuracy), one.accuracy),
+        Entry(words.target(one.accuracy), one.accuracy),
         Entry(str(best.batch_size), best.batch_size) if best else Entry("—"),
         said(best.seconds if best else None, words.seconds),
         Entry(_tied_list(best)),

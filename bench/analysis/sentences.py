@@ -43,7 +43,7 @@ def facts(summary: Summary) -> list[Fact]:
 def target(summary: Summary) -> str:
     """The target with its article."""
     reached = summary.target_accuracy
-    return "the target" if reached is None else f"{words.accuracy(reached)} validation accuracy"
+    return "the target" if reached is None else f"{words.target(reached)} validation accuracy"
 
 
 def _fastest(summary: Summary) -> str:
@@ -52,7 +52,7 @@ def _fastest(summary: Summary) -> str:
         reason = summary.time_optimal_reason or "the rows do not say"
         return f"Which batch size reaches {target(summary)} fastest on {summary.machine} is not known: {reason}."
     reached = f"batch size {best.batch_size} reaches {target(summary)} fastest, in {words.seconds(best.seconds)}"
-    interval = words.between(best.interval, words.seconds)
+    interval = words.seconds_between(best.interval, best.seconds)
     return f"On {summary.machine}, {reached} (95% interval {interval}){edge(best)}; {tied(best, summary)}."
 
 

@@ -47,14 +47,20 @@ def seconds(value: float) -> str:
     """A duration in the unit a person would use, three significant digits."""
     if not math.isfinite(value):
         return NEVER
-    if value >= 7200:
-        return f"{number(value / 3600)} h"
-    if value >= 120:
-        return f"{number(value / 60)} min"
-    for scale, unit, least in ((1.0, "s", 0.1), (1e-3, "ms", 1e-3), (1e-6, "µs", 1e-6)):
-        if value >= least:
-            return f"{number(value / scale)} {unit}"
-    return f"{number(value * 1e9)} ns" if value else "0 s"
+    scale, unit = _time_unit(value)
+    return f"{number(value / scale)} {unit}"
+
+
+def seconds_between(interval: Interval, around: float) -> str:
+    """An interval of durations, both ends in the unit of `around`, which is named once."""
+    scale, unit = _time_unit(around)
+    ends = between(interval, lambda end: number(end / scale))
+    return ends if ends.endswith(NEVER) else f"{ends} {unit}"
+
+
+def _time_unit(value: float) -> tuple[float, str]:
+    units = ((7200, 3600.0, "h"), (120, 60.0, "min"), (0.1, 1.0, "s"), (1e-3, 1e-3, "ms"), (1e-6, 1e-6, "µs"))
+    return next(((scale, unit) for least, scale, unit in units if value >= least), (1e-9, "ns"))
 
 
 def examples_per_second(value: float) -> str:
@@ -63,8 +69,13 @@ def examples_per_second(value: float) -> str:
 
 
 def accuracy(value: float) -> str:
-    """A share of 1 in percent, to hundredths unless it is whole."""
-    return f"{100 * value:.2f}".removesuffix(".00") + "%"
+    """A measured share of 1 in percent, to hundredths."""
+    return f"{100 * value:.2f}%"
+
+
+def target(value: float) -> str:
+    """An accuracy that someone chose, in percent without trailing zeros."""
+    return f"{100 * value:.2f}".rstrip("0").rstrip(".") + "%"
 
 
 def percent(fraction: float) -> str:

@@ -24,6 +24,8 @@ from bench.analysis.statistics import Array
 CHARACTERS_PER_INCH = 23
 LABEL_INCHES_PER_CHARACTER = 0.062
 LEGEND_MARGIN_INCHES = 0.4
+ACROSS_INCHES, UP_INCHES = 0.5, 0.33
+"""Room for one label of an axis."""
 CELL_ID = "cell-"
 
 GUIDE: dict[str, Any] = {"color": style.MUTED, "linestyle": "--", "linewidth": 1}
@@ -100,7 +102,7 @@ def plain_ticks(axis: Axis, base: int = 10) -> None:
     """Plain numbers on a logarithmic axis, its decades split as finely as there is room for."""
     low, high = sorted(axis.get_view_interval())
     decades = math.log10(high / low) if low > 0 else 1.0
-    most = 5 if is_narrow() else 8
+    most = _labels_that_fit(axis)
     splits = [subs for subs in ((1, 2, 5), (1, 3), (1,)) if decades * len(subs) <= most]
     if base == 2:
         ticks = LogLocator(base=2, numticks=most + 2)
@@ -111,6 +113,16 @@ def plain_ticks(axis: Axis, base: int = 10) -> None:
     axis.set_major_locator(ticks)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: words.tick(value, base)))
+
+
+def _labels_that_fit(axis: Axis) -> int:
+    """How many labels an axis has room for, before the layout has moved it a little."""
+    axes = axis.axes
+    box, figure = axes.get_position(), axes.get_figure(root=True)
+    if figure is None:
+        return 5
+    inches = box.width * figure.get_figwidth() if axis is axes.xaxis else box.height * figure.get_figheight()
+    return max(3, int(inches / (ACROSS_INCHES if axis is axes.xaxis else UP_INCHES)))
 
 
 def band(axes: Axes, sizes: Sequence[int], ends: Array, color: str) -> None:

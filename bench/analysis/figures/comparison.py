@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,10 +12,8 @@ from bench.analysis.figures import canvas
 from bench.analysis.figures.canvas import NothingToDrawError
 from bench.analysis.figures.origin import convergence_source, seeds, target_words
 from bench.analysis.figures.series import known, medians, open_ends
+from bench.analysis.ratios import Quantity, Ratio
 from bench.analysis.summary import Summary
-
-if TYPE_CHECKING:
-    from bench.analysis.compare import Quantity, Ratio
 
 MARKERS = "osD^vP"
 RATIO_LABELS: dict[Quantity, str] = {

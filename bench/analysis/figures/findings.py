@@ -96,7 +96,7 @@ def time_to_target(_: Frames, summary: Summary) -> str:
         return f"No fastest batch size: {summary.time_optimal_reason}."
     fitted = best.fitted_batch_size
     joined = f" The fits put the best at B* = {words.number(fitted, 2)}." if fitted else ""
-    took = f"{words.seconds(best.seconds)} ({words.between(best.interval, words.seconds)})"
+    took = f"{words.seconds(best.seconds)} ({words.seconds_between(best.interval, best.seconds)})"
     return f"Batch size {best.batch_size}: {took}{edge(best)}; {tied(best, summary)}.{joined}"
 
 

@@ -40,4 +40,4 @@ def convergence_source(summary: Summary) -> str:
 def target_words(summary: Summary) -> str:
     """The target as the end of "epochs to ..."."""
     reached = summary.target_accuracy
-    return "the target" if reached is None else f"{words.accuracy(reached)} accuracy"
+    return "the target" if reached is None else f"{words.target(reached)} accuracy"
