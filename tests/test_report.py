@@ -14,6 +14,7 @@ import pytest
 import simulate
 
 from bench.analysis import cell_table, embed, frames, grid, report, sections, sentences, summary
+from bench.analysis.analyze import analyze
 from bench.analysis.figures.table import PLOTS
 from bench.analysis.summary import FurtherTarget, Verdict
 from bench.rows import Verification
@@ -212,3 +213,17 @@ def test_inline_figures_take_the_colours_of_the_page(reported):
     inline = embed.inline(svg, "x", 'a "label" <b>', {})
     assert "currentColor" in inline
     assert 'aria-label="a &quot;label&quot; &lt;b&gt;"' in inline
+
+
+def test_tables_from_elsewhere_are_not_called_measured_here(tmp_path):
+    (tmp_path / "c.csv").write_text(
+        "batch_size,seed,epochs_to_target\n" + "".join(f"{2**n},0,{n}\n" for n in range(4, 9))
+    )
+    (tmp_path / "t.csv").write_text(
+        "batch_size,seconds_per_epoch\n" + "".join(f"{2**n},{9 - n / 2}\n" for n in range(4, 9))
+    )
+    (folder,) = analyze(tmp_path / "c.csv", tmp_path / "t.csv", tmp_path / "out", train_examples=1000).values()
+    text = report.write_report(folder).read_text(encoding="utf-8")
+    assert "tables measured elsewhere" in text
+    for untrue in ("measured here", "one step per call", "float32", 'id="figure-learning_curves"'):
+        assert untrue not in text

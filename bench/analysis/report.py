@@ -78,7 +78,7 @@ def write_page(folder: Path, measured: Frames, summary: Summary, home: str | Non
         reference=sections.reference(summary),
         method=sections.method(measured, summary),
         machine_table=sections.machine(measured),
-        reproduce=sections.reproduce(summary),
+        reproduce=sections.reproduce(measured, summary),
         files=[name for name in FILES if (folder / name).is_file()],
         home=home,
     )

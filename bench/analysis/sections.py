@@ -144,6 +144,9 @@ def _claims(summary: Summary) -> str:
 def machine(measured: Frames) -> Grid:
     """The machine and every environment its rows name."""
     described = measured.machine.machine
+    columns, caption = (Column("Part", text=True), Column("Here", prose=True)), "What the rows were measured on."
+    if measured.imported:
+        return Grid(caption, columns, [Line([Entry("Device"), Entry(described.device_kind)])])
     memory = described.device_memory_bytes
     pairs = [
         ("Device", f"{described.device_count} x {described.device_kind} ({described.platform})"),
@@ -158,10 +161,12 @@ def machine(measured: Frames) -> Grid:
         set_here = "; ".join(f"{key} {value}" for key, value in extras.items() if value)
         pairs += [("Settings", set_here)] if set_here else []
     rows = [Line([Entry(name), Entry(text)]) for name, text in pairs]
-    return Grid("What the rows were measured on.", (Column("Part", text=True), Column("Here", prose=True)), rows)
+    return Grid(caption, columns, rows)
 
 
-def reproduce(summary: Summary) -> str:
+def reproduce(measured: Frames, summary: Summary) -> str:
     """The commands that measure this again."""
+    if measured.imported:
+        return "batchscale analyze --convergence CSV --throughput CSV --out DIR"
     joined = " --convergence-from FOLDER" if summary.convergence_from else ""
     return f"batchscale run {summary.experiment}{joined}\nbatchscale report results/local/{summary.experiment}/MACHINE"

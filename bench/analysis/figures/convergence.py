@@ -121,7 +121,7 @@ def _label_points(axes: Axes, sizes: Sequence[int], across: Array, up: Array) ->
 def _claimed_curves(frames: Frames, summary: Summary) -> pd.DataFrame:
     """Curves of the claim trials, each batch size as far as all its seeds went, with `error` and `seconds`."""
     curves = only(frames.curves, frames.curves["trial"].isin(claim_trials(frames)["trial"]))
-    if curves.empty or np.isnan(frames.epoch):
+    if curves.empty or np.isnan(frames.epoch) or frames.imported:
         raise NothingToDrawError("no learning curves were recorded")
     ended = aggregated(curves, ["batch_size", "trial"], last=("examples", "max"))
     together = dict(zip(*by_batch_size(ended, "last", np.min), strict=True))

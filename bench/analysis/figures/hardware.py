@@ -44,7 +44,7 @@ def throughput(frames: Frames, summary: Summary) -> Figure:
     """Examples per second, every round of both loops, with the affine fit and the peak."""
     rounds = timed(frames)
     figure, (axes,) = canvas.sheet()
-    draw_loops(axes, rounds, "examples_per_second")
+    draw_loops(axes, rounds, "examples_per_second", imported=frames.imported is not None)
     if fit := summary.affine_step_time:
         along = np.geomspace(*_ends(rounds), 200)
         axes.plot(along, along / _step_seconds(fit, along), **canvas.FITTED, label="affine fit")
@@ -59,7 +59,8 @@ def step_time(frames: Frames, summary: Summary) -> Figure:
     """Milliseconds per optimizer step, with its fixed cost and its cost per example."""
     rounds = timed(frames)
     figure, (axes,) = canvas.sheet()
-    draw_loops(axes, rounds.assign(milliseconds=1e3 * values(rounds, "seconds_per_step")), "milliseconds")
+    rounds = rounds.assign(milliseconds=1e3 * values(rounds, "seconds_per_step"))
+    draw_loops(axes, rounds, "milliseconds", imported=frames.imported is not None)
     if fit := summary.affine_step_time:
         along = np.geomspace(*_ends(rounds), 200)
         axes.plot(along, 1e3 * _step_seconds(fit, along), **canvas.FITTED, label="affine fit")
@@ -100,15 +101,15 @@ def timed(frames: Frames) -> pd.DataFrame:
     return rounds
 
 
-def draw_loops(axes: Axes, rounds: pd.DataFrame, column: str) -> None:
-    """Every round as a dot and the median as a line, loop by loop."""
+def draw_loops(axes: Axes, rounds: pd.DataFrame, column: str, *, imported: bool) -> None:
+    """Every round as a dot and the median as a line, loop by loop; imported tables do not tell the loop."""
     for loop, look in LOOP_LOOKS.items():
         one = only(rounds, rounds["loop"] == loop)
         sizes, middles = by_batch_size(one, column)
         if sizes:
             dots = {"color": look["color"], "alpha": 0.25, "markersize": 2.5, "zorder": 2}
             axes.plot(values(one, "batch_size"), values(one, column), "o", **dots)
-            axes.plot(sizes, middles, **look)
+            axes.plot(sizes, middles, **(look | {"label": "as in the table"} if imported else look))
             canvas.hover(axes, sizes, middles)
 
 

@@ -16,7 +16,12 @@ def claim_trials(frames: Frames) -> pd.DataFrame:
 
 
 def origin(frames: Frames, summary: Summary) -> str:
-    """Machine, workload, number of seeds, and whether convergence was measured here or joined."""
+    """Machine, workload, number of seeds, and whether convergence was measured here or joined.
+
+    Tables from elsewhere tell neither workload nor where they were measured: the title names them.
+    """
+    if frames.imported:
+        return " · ".join([summary.machine, summary.title, seeds(summary)])
     kind = summary.workload
     trained = f"{kind.model} on {kind.dataset}, {kind.optimizer}, {frames.experiment.workload.precision}"
     return " · ".join([summary.machine, trained, seeds(summary), convergence_source(summary)])

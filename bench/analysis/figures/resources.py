@@ -87,7 +87,8 @@ def energy(frames: Frames, summary: Summary) -> Figure:
     per_example = values(rounds, "joules") / (values(rounds, "steps") * values(rounds, "batch_size"))
     cells = known(summary.cells, "joules_to_target")
     figure, panels = canvas.sheet(2 if cells else 1)
-    draw_loops(panels[0], rounds.assign(millijoules=1e3 * per_example), "millijoules")
+    rounds = rounds.assign(millijoules=1e3 * per_example)
+    draw_loops(panels[0], rounds, "millijoules", imported=frames.imported is not None)
     canvas.log_axis(panels[0], "millijoules per example")
     for axes in panels[1:]:
         _energy_to_target(axes, summary, cells)
