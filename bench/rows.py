@@ -160,7 +160,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """The hardware, without anything that names its owner."""
 
     name: Slug
-    platform: Literal["cpu", "gpu", "tpu"]
+    platform: Literal["cpu", "gpu", "tpu", "unknown"]
     device_kind: Short
     device_count: Positive
     device_memory_bytes: Count | None = None

@@ -6,17 +6,7 @@ import msgspec
 
 from bench import plan
 from bench.experiment import Experiment
-
-SECONDS_PER_CELL = 3.0
-"""Compiling and calibrating one throughput cell."""
-SHARE_OF_SEARCH = 0.75
-"""Of the examples a full search would train; racing saves the rest."""
-RATES_CONFIRMED = 1.6
-"""Rates confirmed per batch size, on average."""
-BEYOND_BUDGET = 1.25
-"""What trials cost that go on to the longest duration, over what all would cost at the epoch budget."""
-EVALUATION = 1.25
-"""Evaluating costs about a quarter of training."""
+from bench.measure import estimate
 
 
 class Rung(msgspec.Struct, frozen=True):
@@ -64,22 +54,6 @@ def climb(experiment: Experiment, rung: Rung) -> Experiment:
     )
 
 
-def estimated_seconds(experiment: Experiment, train_examples: int, tiers: list[plan.Tier], rates: list[float]) -> float:
-    """Seconds the experiment will take; `rates` are lane-examples per second of each tier."""
-    table = experiment.throughput
-    sizes = sum(len(tier.batch_sizes) for tier in tiers)
-    cells = sizes * len(table.loops) * len(table.inputs) * max(1, len(table.precisions))
-    timing = cells * (table.rounds * table.round_seconds + SECONDS_PER_CELL)
-    rates_searched = 2 * experiment.learning_rate.span + 1
-    searched = rates_searched * experiment.seeds.search * SHARE_OF_SEARCH
-    lanes = searched + RATES_CONFIRMED * experiment.seeds.confirm
-    epochs = experiment.budget.epochs * BEYOND_BUDGET * EVALUATION
-    training = sum(
-        len(tier.batch_sizes) * lanes * epochs * train_examples / rate for tier, rate in zip(tiers, rates, strict=True)
-    )
-    return timing + training
-
-
 def fit(
     experiment: Experiment, minutes: float, train_examples: int, tiers: list[plan.Tier], rates: list[float]
 ) -> Experiment:
@@ -87,7 +61,7 @@ def fit(
     fitting = [
         scaled
         for rung in LADDER
-        if estimated_seconds(scaled := climb(experiment, rung), train_examples, tiers, rates) <= minutes * 60
+        if estimate.seconds(scaled := climb(experiment, rung), train_examples, tiers, rates) <= minutes * 60
     ]
     chosen = fitting[-1] if fitting else climb(experiment, LADDER[0])
     return msgspec.structs.replace(chosen, name=budget_name(experiment.name, minutes))

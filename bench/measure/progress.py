@@ -37,23 +37,22 @@ class Progress:
     output: TextIO = field(default_factory=lambda: sys.stderr)
     clock: Callable[[], float] = time.monotonic
     quiet: bool = False
-    items: dict[str, Item] = field(default_factory=dict)
+    items: dict[tuple[str, str], Item] = field(default_factory=dict)
     prefix: str = ""
     last_line: float = -1e9
 
     def begin(self, experiment: str) -> None:
-        """A new experiment: forget the work of the last one."""
+        """What is planned and done from now on belongs to this experiment."""
         self.prefix = experiment
-        self.items.clear()
 
     def plan(self, name: str, expected: float, rate: float) -> None:
         """Announce work, or revise how much of it there will be; `rate` is units per second until measured."""
-        item = self.items.setdefault(name, Item(expected, rate))
-        item.expected, item.guessed_rate = expected, rate
+        item = self.items.setdefault((self.prefix, name), Item(expected, rate))
+        item.expected, item.guessed_rate = max(expected, item.done), rate
 
     def advance(self, name: str, amount: float, seconds: float, doing: str = "") -> None:
         """Book work done and show the line."""
-        item = self.items[name]
+        item = self.items[self.prefix, name]
         item.done += amount
         item.seconds += seconds
         item.expected = max(item.expected, item.done)
@@ -61,8 +60,8 @@ class Progress:
 
     def close(self, name: str) -> None:
         """Nothing is left of this item, whatever was expected."""
-        if name in self.items:
-            self.items[name].closed = True
+        if (self.prefix, name) in self.items:
+            self.items[self.prefix, name].closed = True
 
     def remaining_seconds(self) -> float:
         """Seconds until everything planned is done."""
@@ -79,6 +78,11 @@ class Progress:
         line = f"{self.prefix} | {doing} | {readable(self.remaining_seconds())} left"
         self.output.write(f"\r\x1b[2K{line[:150]}" if live else f"{line}\n")
         self.output.flush()
+
+    def end(self) -> None:
+        """Clear the live line."""
+        if not self.quiet and self.output.isatty():
+            self.output.write("\r\x1b[2K")
 
     def say(self, line: str) -> None:
         """A line that stays."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache
 from itertools import pairwise
 
 from bench import folders, plan
-from bench.measure import throughput, tuning
+from bench.measure import estimate, throughput, tuning
 from bench.measure.lanes import Programs
 from bench.measure.racing import Race
 from bench.measure.schedules import Schedule
@@ -20,8 +19,6 @@ from bench.rows import Loop, Round, Trial
 from bench.store import Writer
 
 LONGEST_SEGMENT_TICKS = 4096
-
-MakePrograms = Callable[[str | None], Programs]
 
 
 def run(session: Session, stages: Sequence[str]) -> None:
@@ -41,8 +38,7 @@ def measure_throughput(session: Session) -> None:
     """Time every cell that lacks rounds."""
     rounds = session.experiment.throughput.rounds
     with Writer(session.folder / folders.THROUGHPUT) as writer:
-        done = Counter(_cell_key(row) for row in session.rows(folders.THROUGHPUT) if isinstance(row, Round))
-        keys = throughput.cell_keys(session.experiment, session.batch_sizes)
+        done, keys = _done(session), _keys(session)
         if all(done[key] >= rounds for key in keys):
             return
         start = time.monotonic()
@@ -59,7 +55,17 @@ def measure_throughput(session: Session) -> None:
             loop: _loop_lowering(session, laboratory, loop) for loop in session.experiment.throughput.loops
         }
         throughput.measure(laboratory, keys, done, lowerings)
+        session.progress.close("timing")
         writer.append(session.stage_row(start, stage="throughput", compilations=laboratory.compilations))
+
+
+def _keys(session: Session) -> list[CellKey]:
+    return throughput.cell_keys(session.experiment, session.batch_sizes)
+
+
+def _done(session: Session) -> Counter[CellKey]:
+    """How many rounds each cell has."""
+    return Counter(_cell_key(row) for row in session.rows(folders.THROUGHPUT) if isinstance(row, Round))
 
 
 def _cell_key(row: Round) -> CellKey:
@@ -81,21 +87,45 @@ def _loop_lowering(session: Session, laboratory: Laboratory, loop: Loop) -> str 
     return session.tuning.get(f"throughput {loop}", measure).lowering
 
 
+def announce(session: Session, stages: Sequence[str]) -> None:
+    """Choose lowerings where that is still to do, and plan the progress line for all that is missing."""
+    session.progress.begin(session.experiment.name)
+    if "throughput" in stages:
+        expected = estimate.timing_seconds(session.experiment, len(session.batch_sizes))
+        missing = max(0, len(_keys(session)) - len(_done(session)))
+        session.progress.plan("timing", missing, len(_keys(session)) / expected)
+    if "convergence" in stages:
+        for tier_study in tier_studies(session, make_study(session, _refuse)):
+            tier_study.announce()
+
+
+def _refuse(_: Trial) -> None:
+    raise RuntimeError("a study that is only announced writes no rows")
+
+
 def measure_convergence(session: Session) -> None:
     """Train every trial that is missing."""
     with Writer(session.folder / folders.CONVERGENCE) as writer:
         start = time.monotonic()
         study = make_study(session, writer.append)
-        before, programs = len(study.trials), []
-        for tier in session.tiers:
-            make = programs_of(session, tier)
-            tuned = tune(session, tier, make)
-            programs.append(make(tuned.lowering))
-            TierStudy(study, tier, programs[-1], tuned.lowering, tuned.examples_per_second).run()
+        before, tiers = len(study.trials), tier_studies(session, study)
+        for tier_study in tiers:
+            tier_study.run()
         if len(study.trials) > before:
-            compilations = sum(one.compilations for one in programs)
-            cost = {"compilations": compilations, "trained_examples": study.trained_examples}
+            cost = {
+                "compilations": sum(one.programs.compilations for one in tiers),
+                "trained_examples": study.trained_examples,
+            }
             writer.append(session.stage_row(start, stage="convergence", **cost))
+
+
+def tier_studies(session: Session, study: Study) -> list[TierStudy]:
+    """Every tier with its programs under the lowering that is fastest for it."""
+    tuned = [(tier, tune(session, tier)) for tier in session.tiers]
+    return [
+        TierStudy(study, tier, programs(session, tier, one.lowering), one.lowering, one.examples_per_second)
+        for tier, one in tuned
+    ]
 
 
 def make_study(session: Session, append: Callable[[Trial], None]) -> Study:
@@ -120,36 +150,36 @@ def make_study(session: Session, append: Callable[[Trial], None]) -> Study:
     )
 
 
-def tune(session: Session, tier: plan.Tier, make: MakePrograms) -> tuning.Tuned:
+def tune(session: Session, tier: plan.Tier) -> tuning.Tuned:
     """The fastest lowering of a tier, measured once for a results folder."""
     workers = session.host.workers
     seeds, grid = plan.search_seeds(session.experiment), search_grid(session.experiment, tier)
     shape = shard_shape(len(seeds), len(grid), workers)
     return session.tuning.get(
         f"convergence {tier.microbatch_size} {tier.batch_sizes}",
-        lambda: tuning.fastest(session.lowerings, make, seeds[: shape[0]], grid[: shape[1]], workers),
+        lambda: tuning.fastest(
+            session.lowerings,
+            lambda lowering: programs(session, tier, lowering),
+            seeds[: shape[0]],
+            grid[: shape[1]],
+            workers,
+        ),
     )
 
 
-def programs_of(session: Session, tier: plan.Tier) -> MakePrograms:
-    """Makes the programs of a tier under a lowering, each once."""
-    table, duration = session.experiment.learning_rate, session.duration
-    gap = max(after - before for before, after in pairwise([0, *duration.evaluations]))
-    train, validation, test = session.splits
-
-    @cache
-    def make(lowering: str | None) -> Programs:
-        return Programs(
-            learner=session.learner(session.experiment.workload.precision, lowering),
-            train_split=train,
-            validation_split=validation,
-            test_split=test,
+def programs(session: Session, tier: plan.Tier, lowering: str | None) -> Programs:
+    """The programs of a tier under a lowering, made once."""
+    key = (tier.batch_sizes[0], lowering)
+    if key not in session.programs:
+        table, duration = session.experiment.learning_rate, session.duration
+        gap = max(after - before for before, after in pairwise([0, *duration.evaluations]))
+        warmup = table.warmup_epochs * session.train_examples
+        session.programs[key] = Programs(
+            session.learner(session.experiment.workload.precision, lowering),
+            *session.splits,
             microbatch_size=tier.microbatch_size,
-            schedule=Schedule(
-                table.schedule, table.warmup_epochs * session.train_examples, float(duration.budget_examples)
-            ),
+            schedule=Schedule(table.schedule, warmup, float(duration.budget_examples)),
             accumulates=any(size != tier.microbatch_size for size in tier.batch_sizes),
             longest_segment=min(LONGEST_SEGMENT_TICKS, gap // tier.microbatch_size + 1),
         )
-
-    return make
+    return session.programs[key]

@@ -13,7 +13,7 @@ import msgspec
 
 from bench import plan, selection
 from bench.experiment import Experiment
-from bench.measure import convergence, wave
+from bench.measure import convergence, estimate, wave
 from bench.measure.checkpoint import Checkpoint
 from bench.measure.lanes import Programs
 from bench.measure.progress import Progress
@@ -65,6 +65,20 @@ class TierStudy:
     lowering: str | None
     rate: float
 
+    def announce(self) -> None:
+        """Tell the progress line what is to come, unless it is done."""
+        experiment, examples = self.study.experiment, self.programs.train_split.labels.size
+        if not self.study.trials:
+            rate = self.rate / estimate.EVALUATION
+            search = estimate.search_examples(experiment, self.tier, examples)
+            confirm = estimate.confirm_examples(experiment, self.tier, examples)
+            self.study.progress.plan(self.item("search"), search, rate)
+            self.study.progress.plan(self.item("confirm"), confirm, rate)
+
+    def item(self, name: str) -> str:
+        """How the progress line names a phase of this tier."""
+        return f"{name} B={self.tier.batch_sizes[0]}..{self.tier.batch_sizes[-1]}"
+
     def run(self) -> None:
         """All phases of the tier, in at most three training programs: all rates, half of them, the confirmation."""
         seeds, grid = plan.search_seeds(self.study.experiment), search_grid(self.study.experiment, self.tier)
@@ -113,8 +127,9 @@ class TierStudy:
     ) -> None:
         """Run a grid of trials from its checkpoint or from the start, unless all its rows exist."""
         study = self.study
-        item = f"{name} B={self.tier.batch_sizes[0]}..{self.tier.batch_sizes[-1]}"
-        study.progress.plan(item, len(seeds) * len(settings) * study.duration.budget_examples, self.rate)
+        item = self.item(name)
+        expected = len(seeds) * len(settings) * study.duration.budget_examples
+        study.progress.plan(item, expected, self.rate / estimate.EVALUATION)
         if all(_key(setting, seed) in study.trials for setting in settings for seed in seeds):
             study.progress.close(item)
             return

@@ -17,7 +17,7 @@ from bench.experiment import Experiment
 from bench.measure.datasets import Dataset
 from bench.measure.host import Host
 from bench.measure.interrupts import Stopper
-from bench.measure.lanes import Examples, on_device
+from bench.measure.lanes import Examples, Programs, on_device
 from bench.measure.learner import Learner, has_lowering, make_learner
 from bench.measure.progress import Progress
 from bench.measure.tuning import TuningFile
@@ -40,6 +40,7 @@ class Session:
     progress: Progress = field(default_factory=Progress)
     stopper: Stopper = field(default_factory=Stopper)
     learners: dict[tuple[str, str | None], Learner] = field(default_factory=dict)
+    programs: dict[tuple[int, str | None], Programs] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.batch_sizes = plan.batch_sizes(self.experiment, self.train_examples)

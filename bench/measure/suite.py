@@ -12,12 +12,12 @@ from bench import experiment as experiments
 from bench import folders
 from bench.errors import InputError
 from bench.experiment import Experiment
-from bench.measure import budget, datasets
+from bench.measure import budget, datasets, estimate
 from bench.measure.datasets import Dataset
 from bench.measure.host import Host
 from bench.measure.interrupts import Stopper
 from bench.measure.progress import Progress
-from bench.measure.runner import programs_of, run, tune
+from bench.measure.runner import announce, run, tune
 from bench.measure.session import Session
 
 FALLBACK = "lenet_digits"
@@ -86,10 +86,9 @@ def session(request: Request, host: Host, experiment: Experiment, dataset: Datas
         return Session(experiments.read(folder / "experiment.toml"), dataset, host, folder, request.progress)
     request.progress.say(f"{experiment.name}: a short trial of this machine's speed")
     trial = Session(experiment, dataset, host, folder, request.progress)
-    tiers = trial.tiers
-    rates = [tune(trial, tier, programs_of(trial, tier)).examples_per_second for tier in tiers]
-    scaled = budget.fit(experiment, minutes, trial.train_examples, tiers, rates)
-    seconds = budget.estimated_seconds(scaled, trial.train_examples, tiers, rates)
+    rates = [tune(trial, tier).examples_per_second for tier in trial.tiers]
+    scaled = budget.fit(experiment, minutes, trial.train_examples, trial.tiers, rates)
+    seconds = estimate.seconds(scaled, trial.train_examples, trial.tiers, rates)
     request.progress.say(f"{scaled.name}: {budget.described(scaled)}; about {seconds / 60:.0f} of {minutes:g} minutes")
     return Session(scaled, dataset, host, folder, request.progress)
 
@@ -104,12 +103,13 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
     pairs = with_data(
         chosen(request.names, host.machine.platform), named=bool(request.names), progress=request.progress
     )
-    done = []
-    for experiment, dataset in pairs:
-        minutes = None if request.minutes is None else request.minutes / len(pairs)
-        made = session(request, host, experiment, dataset, minutes)
-        made.stopper = stopper
-        request.progress.begin(made.experiment.name)
-        run(made, request.stages)
-        done.append(made.folder)
-    return done
+    minutes = None if request.minutes is None else request.minutes / len(pairs)
+    sessions = [session(request, host, experiment, dataset, minutes) for experiment, dataset in pairs]
+    for one in sessions:
+        one.stopper = stopper
+        announce(one, request.stages)
+    for one in sessions:
+        request.progress.begin(one.experiment.name)
+        run(one, request.stages)
+    request.progress.end()
+    return [one.folder for one in sessions]

@@ -61,6 +61,10 @@ class Laboratory:
     clock: Clock = WALL
     compilations: int = 0
 
+    def book(self, cells: float, seconds: float, doing: str) -> None:
+        """Report progress: half of a cell is compiling it, half its rounds."""
+        self.progress.advance("timing", cells, seconds, doing)
+
     def origin_of(self, key: CellKey) -> dict[str, Any]:
         """The fields that every row of a cell shares."""
         return {**msgspec.structs.asdict(self.origin()), **msgspec.structs.asdict(key)}
@@ -88,17 +92,13 @@ def measure(
     """
     rounds = laboratory.experiment.throughput.rounds
     wanted = [key for key in keys if done.get(key, 0) < rounds]
-    laboratory.progress.plan("compile", len(wanted), 0.7)
-    laboratory.progress.plan("rounds", rounds * len(wanted), 1 / laboratory.experiment.throughput.round_seconds)
     cells = [cell for key in wanted if (cell := prepare(laboratory, key, lowerings[key.loop])) is not None]
-    laboratory.progress.close("compile")
     shuffle = random.Random(0)  # noqa: S311 - an order of rounds is no secret
     for number in range(rounds):
         order = [cell for cell in cells if done.get(cell.key, 0) <= number]
         shuffle.shuffle(order)
         for cell in order:
             _time_round(laboratory, cell, number)
-    laboratory.progress.close("rounds")
 
 
 def prepare(laboratory: Laboratory, key: CellKey, lowering: str | None) -> TimedCell | None:
@@ -126,7 +126,7 @@ def prepare(laboratory: Laboratory, key: CellKey, lowering: str | None) -> Timed
             peak_bytes=_peak_bytes(),
         )
     )
-    laboratory.progress.advance("compile", 1, time.perf_counter() - start, f"B={key.batch_size} {key.loop}")
+    laboratory.book(0.5, time.perf_counter() - start, f"compile B={key.batch_size} {key.loop}")
     return TimedCell(key, work, steps, lowering)
 
 
@@ -144,7 +144,8 @@ def _time_round(laboratory: Laboratory, cell: TimedCell, number: int) -> None:
     shared = laboratory.origin_of(cell.key)
     row = Round(**shared, round=number, steps=cell.steps, seconds=max(seconds, 1e-9), lowering=cell.lowering)
     laboratory.append(row)
-    laboratory.progress.advance("rounds", 1, seconds, f"B={cell.key.batch_size} {cell.key.loop}")
+    share = 0.5 / laboratory.experiment.throughput.rounds
+    laboratory.book(share, seconds, f"round {number + 1} B={cell.key.batch_size} {cell.key.loop}")
 
 
 def build(learner: Learner, split: Examples, key: CellKey) -> tuple[Work, jax.stages.Compiled, float]:

@@ -1,0 +1,54 @@
+"""How much work an experiment is, before it is done: for budgets, and for a time left that is honest from the start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench import plan
+from bench.experiment import Experiment
+
+SECONDS_PER_CELL = 1.2
+"""Compiling and calibrating one throughput cell."""
+SHARE_OF_SEARCH = 0.85
+"""Of the examples a full search would train to the epoch budget; racing saves the rest."""
+RATES_CONFIRMED = 1.6
+"""Rates confirmed per batch size, on average."""
+BEYOND_BUDGET = 1.2
+"""Trials that go on towards the target after the epoch budget, over all that stop there."""
+EVALUATION = 1.25
+"""Evaluating costs about a quarter of training."""
+
+
+def cells(experiment: Experiment, batch_sizes: int) -> int:
+    """Throughput cells at so many batch sizes."""
+    table = experiment.throughput
+    return batch_sizes * len(table.loops) * len(table.inputs) * max(1, len(table.precisions))
+
+
+def timing_seconds(experiment: Experiment, batch_sizes: int) -> float:
+    """The whole throughput stage."""
+    table = experiment.throughput
+    return cells(experiment, batch_sizes) * (table.rounds * table.round_seconds + SECONDS_PER_CELL)
+
+
+def search_examples(experiment: Experiment, tier: plan.Tier, train_examples: int) -> float:
+    """Lane-examples that a tier's search trains."""
+    rates = 2 * experiment.learning_rate.span + 1
+    trials = len(tier.batch_sizes) * rates * experiment.seeds.search
+    return trials * experiment.budget.epochs * train_examples * SHARE_OF_SEARCH
+
+
+def confirm_examples(experiment: Experiment, tier: plan.Tier, train_examples: int) -> float:
+    """Lane-examples that a tier's confirmation trains, the fixed rate included."""
+    rates = RATES_CONFIRMED + (experiment.learning_rate.fixed is not None)
+    trials = len(tier.batch_sizes) * rates * experiment.seeds.confirm
+    return trials * experiment.budget.epochs * train_examples * BEYOND_BUDGET
+
+
+def seconds(experiment: Experiment, train_examples: int, tiers: Sequence[plan.Tier], rates: Sequence[float]) -> float:
+    """Both stages; `rates` are lane-examples per second of each tier, evaluation apart."""
+    training = sum(
+        (search_examples(experiment, tier, train_examples) + confirm_examples(experiment, tier, train_examples)) / rate
+        for tier, rate in zip(tiers, rates, strict=True)
+    )
+    return timing_seconds(experiment, sum(len(tier.batch_sizes) for tier in tiers)) + training * EVALUATION
