@@ -55,7 +55,7 @@ def test_ratios_are_those_of_the_truths(against):
     for size, one in of(against, "examples_per_second").items():
         true = LAPTOP.seconds_per_step(size) / SERVER.seconds_per_step(size)
         assert one.value == pytest.approx(true, rel=0.05)
-        assert one.interval[0] <= one.value <= one.interval[1]
+        assert one.interval[0] < one.value < one.interval[1]
         if abs(math.log(true)) > 0.2:
             assert one.outcome == ("faster" if true > 1 else "slower")
 
@@ -65,6 +65,14 @@ def test_times_and_energies_point_the_right_way(against):
     assert times[512].outcome == "faster"
     assert times[8].outcome == "slower"
     assert energies[8].outcome == "more"
+
+
+def test_never_reaching_the_target_is_slower_beyond_any_ratio(folders, tmp_path):
+    simulate.write(tmp_path, LAPTOP, seed=4, machine="hopeless", outliers={512: 1000.0})
+    there, back = compare([folders[0], tmp_path]), compare([tmp_path, folders[0]])
+    assert (of(there, "time_to_target")[512].outcome, of(there, "time_to_target")[512].value) == ("slower", None)
+    assert of(back, "time_to_target")[512].outcome == "faster"
+    assert there.fleet.batch_size != 512
 
 
 def test_the_other_way_round_ratios_turn_over(folders, against):

@@ -43,6 +43,7 @@ def test_no_text_is_cut_off_or_overlaps(drawn, plot, width):
     figure = drawn[plot.name, width]
     renderer = FigureCanvasAgg(figure).get_renderer()
     page = figure.bbox.padded(1.5)
+    assert len(figure.legends) == any(axes.get_legend_handles_labels()[1] for axes in figure.axes)
     texts = [figure._supxlabel, *(text for one in figure.legends for text in one.get_texts())]
     for axes in figure.axes:
         texts += [axes.xaxis.label, axes.yaxis.label]

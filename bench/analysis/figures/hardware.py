@@ -109,7 +109,8 @@ def draw_loops(axes: Axes, rounds: pd.DataFrame, column: str, *, imported: bool)
         if sizes:
             dots = {"color": look["color"], "alpha": 0.25, "markersize": 2.5, "zorder": 2}
             axes.plot(values(one, "batch_size"), values(one, column), "o", **dots)
-            axes.plot(sizes, middles, **(look | {"label": "as in the table"} if imported else look))
+            label = "as in the table" if imported else look["label"]
+            axes.plot(sizes, middles, color=look["color"], marker=look["marker"], label=label)
             canvas.hover(axes, sizes, middles)
 
 
