@@ -1,0 +1,120 @@
+"""The verbs that use the device: run, list, doctor."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import experiment, folders
+from bench.verbs.options import Verbs, add_json, add_results, add_verb, minutes
+from bench.verbs.reading import answer
+
+INTERRUPTED = 130
+STAGES = ("throughput", "convergence")
+
+
+def add(verbs: Verbs) -> None:
+    """Add them to the command line."""
+    run = add_verb(
+        verbs,
+        run_experiments,
+        "run",
+        "measure what is missing of experiments, then report",
+        "batchscale run lenet_mnist mlp_mnist --budget 30",
+    )
+    run.add_argument(
+        "experiments",
+        nargs="*",
+        metavar="EXPERIMENT",
+        help="shipped names or .toml files (default: this device's suite)",
+    )
+    add_results(run, folders.LOCAL)
+    run.add_argument("--budget", type=minutes, metavar="MINUTES", help="scale seeds, rates and epochs to these minutes")
+    run.add_argument("--stages", default=[*STAGES], type=_stages, metavar="LIST", help=f"of {','.join(STAGES)} (both)")
+    run.add_argument(
+        "--convergence-from", type=Path, metavar="DIR", help="join convergence measured elsewhere instead of training"
+    )
+    add_json(run)
+    add_json(add_verb(verbs, list_names, "list", "experiments, models, datasets and optimizers", "batchscale list"))
+    doctor = add_verb(
+        verbs, diagnose, "doctor", "device, versions, timer, memory, and which data sources answer", "batchscale doctor"
+    )
+    add_results(doctor, folders.LOCAL)
+    add_json(doctor)
+
+
+def _stages(text: str) -> list[str]:
+    named = [name.strip() for name in text.split(",")]
+    for name in named:
+        if name not in STAGES:
+            raise argparse.ArgumentTypeError(f"{name!a} is not one of {', '.join(STAGES)}")
+    return named
+
+
+def run_experiments(options: argparse.Namespace) -> int:
+    """Measure, then write and print the answer of each results folder."""
+    from bench.measure import interrupts, suite
+    from bench.measure.host import Host
+
+    source: Path | None = options.convergence_from
+    if source is not None:
+        experiment.read(source / "experiment.toml")
+    request = suite.Request(
+        names=options.experiments,
+        results=options.results,
+        minutes=options.budget,
+        stages=options.stages if source is None else ["throughput"],
+    )
+    try:
+        with interrupts.Stopper() as stopper:
+            measured = suite.measure(request, Host.describe(), stopper)
+    except (interrupts.Stopped, KeyboardInterrupt):
+        again = " ".join(["batchscale run", *options.experiments, *_repeated(options)])
+        sys.stderr.write(f"\nbatchscale: stopped; everything measured is in {options.results}. To continue: {again}\n")
+        return INTERRUPTED
+    if source is not None:
+        for folder in measured:
+            folders.join_convergence(folder, source)
+    return answer(measured, as_json=options.json)
+
+
+def _repeated(options: argparse.Namespace) -> Sequence[str]:
+    """The options of a run, as they would be typed again."""
+    budget = [] if options.budget is None else ["--budget", f"{options.budget:g}"]
+    results = [] if options.results == folders.LOCAL else ["--results", str(options.results)]
+    stages = [] if set(options.stages) == set(STAGES) else ["--stages", ",".join(options.stages)]
+    joined = [] if options.convergence_from is None else ["--convergence-from", str(options.convergence_from)]
+    return [*budget, *results, *stages, *joined]
+
+
+def list_names(options: argparse.Namespace) -> int:
+    """What can be named in an experiment."""
+    from bench.measure.datasets import DATASETS
+    from bench.measure.learner import model_names
+    from bench.measure.optimizers import OPTIMIZERS
+
+    titles = {name: experiment.find(name).title for name in experiment.shipped()}
+    kinds = {"models": model_names(), "datasets": [*DATASETS], "optimizers": [*OPTIMIZERS]}
+    if options.json:
+        sys.stdout.write(json.dumps({"experiments": titles, **kinds}) + "\n")
+        return 0
+    sys.stdout.write("experiments\n" + "".join(f"  {name:24}{title}\n" for name, title in titles.items()))
+    for kind, names in kinds.items():
+        sys.stdout.write(f"{kind}\n  {', '.join(names)}\n")
+    return 0
+
+
+def diagnose(options: argparse.Namespace) -> int:
+    """One line for each finding."""
+    from bench.measure import doctor
+
+    found = doctor.diagnose(options.results)
+    if options.json:
+        sys.stdout.write(json.dumps([one._asdict() for one in found]) + "\n")
+        return 0
+    for one in found:
+        sys.stdout.write(f"{'ok' if one.ok else '--':4}{one.item:36}{one.value}\n")
+    return 0

@@ -1,0 +1,77 @@
+"""How a verb is added to the command line, and option types with one clear line for what does not fit."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+Verb = Callable[[argparse.Namespace], int]
+Verbs = argparse._SubParsersAction
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit 2."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def add_verb(verbs: Verbs, call: Verb, name: str, says: str, example: str) -> argparse.ArgumentParser:
+    """A subcommand whose help ends with an example."""
+    made = verbs.add_parser(
+        name,
+        help=says,
+        description=says[0].upper() + says[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.set_defaults(call=call)
+    return made
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """`--json`, the same for every verb that has it."""
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+
+
+def add_results(parser: argparse.ArgumentParser, default: Path) -> None:
+    """`--results`, the same for every verb that has it."""
+    parser.add_argument("--results", type=Path, default=default, metavar="DIR", help="where results go (%(default)s)")
+
+
+def minutes(text: str) -> float:
+    """A number of minutes above 0."""
+    return _number(text, 0, 100_000, "a number of minutes above 0")
+
+
+def inches(text: str) -> float:
+    """The width of a figure."""
+    return _number(text, 0, 100, "a width in inches above 0")
+
+
+def accuracy(text: str) -> float:
+    """An accuracy between 0 and 1."""
+    return _number(text, 0, 1, "an accuracy between 0 and 1, such as 0.99")
+
+
+def percent(text: str) -> float:
+    """`5%` or `5` as 0.05."""
+    return _number(text.removesuffix("%"), 0, 100, "a percentage such as 5%") / 100
+
+
+def names(text: str) -> list[str]:
+    """`a,b` as a list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _number(text: str, above: float, most: float, right: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = above
+    if not above < value <= most:
+        raise argparse.ArgumentTypeError(f"{text!a} is not {right}")
+    return value

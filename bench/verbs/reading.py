@@ -1,0 +1,206 @@
+"""The verbs that only read results: they never import JAX."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench.verbs.options import Verbs, accuracy, add_json, add_verb, inches, names, percent
+
+PUBLISHED = Path("results/published")
+
+
+def add(verbs: Verbs) -> None:
+    """Add them to the command line."""
+    _add_single(verbs)
+    _add_several(verbs)
+    _add_tables(verbs)
+
+
+def _add_single(verbs: Verbs) -> None:
+    report = add_verb(
+        verbs,
+        lambda options: answer([options.folder], as_json=options.json),
+        "report",
+        "write summary.json, figures and report.html of a results folder again",
+        "batchscale report results/local/lenet_mnist/MACHINE",
+    )
+    report.add_argument("folder", type=Path, metavar="DIR")
+    add_json(report)
+    figures = add_verb(
+        verbs,
+        draw_figures,
+        "figures",
+        "draw just the figures a paper needs",
+        "batchscale figures DIR --only time_to_target --format pdf --width 3.3",
+    )
+    figures.add_argument("folder", type=Path, metavar="DIR")
+    figures.add_argument("--only", type=names, metavar="NAMES", help="comma-separated names (default: all)")
+    figures.add_argument("--format", type=names, default=["png", "svg"], metavar="FORMATS", help="of png,svg,pdf")
+    figures.add_argument("--width", type=inches, metavar="INCHES", help="such as 3.3 for one column, 6.9 for two")
+    figures.add_argument("--style", type=Path, metavar="FILE", help="a matplotlib style file")
+    figures.add_argument("--out", type=Path, metavar="DIR", help="where to (default: DIR/figures)")
+
+
+def _add_several(verbs: Verbs) -> None:
+    compare = add_verb(
+        verbs, compare_folders, "compare", "results folders of one workload, side by side", "batchscale compare A B"
+    )
+    compare.add_argument("folders", type=Path, nargs="+", metavar="DIR")
+    compare.add_argument("--throughput-only", action="store_true", help="compare speeds of unlike protocols")
+    compare.add_argument(
+        "--fail-if-slower", type=percent, metavar="PERCENT", help="exit 1 where a folder is this slower"
+    )
+    compare.add_argument("--out", type=Path, default=Path("comparison"), metavar="DIR", help="(%(default)s)")
+    add_json(compare)
+    site = add_verb(verbs, build_site, "site", "a static site over all published folders", "batchscale site --out site")
+    site.add_argument("published", type=Path, nargs="?", default=PUBLISHED, metavar="DIR", help="(%(default)s)")
+    site.add_argument("--out", type=Path, default=Path("site"), metavar="DIR", help="(%(default)s)")
+    submit = add_verb(
+        verbs,
+        submit_folder,
+        "submit",
+        "check a results folder for publication and place it under results/published",
+        "batchscale submit results/local/lenet_mnist/MACHINE",
+    )
+    submit.add_argument("folder", type=Path, metavar="DIR")
+    submit.add_argument("--published", type=Path, default=PUBLISHED, metavar="DIR", help="(%(default)s)")
+    add_json(submit)
+
+
+def _add_tables(verbs: Verbs) -> None:
+    analyze = add_verb(
+        verbs,
+        analyze_tables,
+        "analyze",
+        "the same answer for runs made elsewhere, from two CSV tables",
+        "batchscale analyze --convergence c.csv --throughput t.csv --train-examples 55000 --out analysis",
+    )
+    analyze.add_argument(
+        "--convergence", type=Path, required=True, metavar="CSV", help="batch_size, seed, epochs_to_target"
+    )
+    analyze.add_argument(
+        "--throughput", type=Path, required=True, metavar="CSV", help="batch_size, examples_per_second"
+    )
+    analyze.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder for the answer")
+    analyze.add_argument("--train-examples", type=int, metavar="N", help="where a conversion needs it")
+    analyze.add_argument("--target", type=accuracy, metavar="ACCURACY", help="the target, for the page")
+    add_json(analyze)
+    predict = add_verb(
+        verbs,
+        predict_machine,
+        "predict",
+        "the time-optimal batch size on hardware where nothing was trained",
+        "batchscale predict DIR --seconds-per-step t.csv",
+    )
+    predict.add_argument("folder", type=Path, metavar="DIR")
+    predict.add_argument("--seconds-per-step", type=Path, required=True, metavar="CSV|DIR", help="speeds to join")
+    add_json(predict)
+
+
+def answer(folders: Sequence[Path], *, as_json: bool) -> int:
+    """Write the page of every folder, then print its answer and where the page is."""
+    from bench.analysis import report, summary, terminal
+
+    pages = [report.write_report(folder) for folder in folders]
+    summaries = [summary.read(folder) for folder in folders]
+    if as_json:
+        return _print_json(summaries[0] if len(summaries) == 1 else summaries)
+    for one, page in zip(summaries, pages, strict=True):
+        terminal.render(one)
+        sys.stdout.write(f"page: {page}\n\n")
+    return 0
+
+
+def _print_json(value: object) -> int:
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    return 0
+
+
+def draw_figures(options: argparse.Namespace) -> int:
+    """Draw and name the files."""
+    from bench.analysis import frames
+    from bench.analysis.figures import write_figures
+    from bench.analysis.summarize import summarize
+
+    measured = frames.load(options.folder)
+    out = options.out or options.folder / "figures"
+    for path in write_figures(
+        measured, summarize(measured), out, options.only, options.format, options.width, options.style
+    ):
+        sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def compare_folders(options: argparse.Namespace) -> int:
+    """Compare with the first folder; exit 1 when one is slower than allowed."""
+    from bench.analysis import comparison, terminal
+    from bench.analysis.compare import compare
+
+    found = compare(options.folders, throughput_only=options.throughput_only)
+    page = comparison.write_comparison(found, options.out)
+    if options.json:
+        _print_json(found)
+    else:
+        console = terminal.console_for()
+        console.print(terminal.table(comparison.optima(found)))
+        console.print(terminal.table(comparison.table(found)))
+        for sentence in comparison.sentences(found):
+            console.print(terminal.plain(sentence))
+        sys.stdout.write(f"page: {page}\n")
+    slower = [] if options.fail_if_slower is None else found.slower_than(options.fail_if_slower)
+    for line in slower:
+        sys.stderr.write(f"batchscale: {line}\n")
+    return 1 if slower else 0
+
+
+def build_site(options: argparse.Namespace) -> int:
+    """Build the gallery and name its index."""
+    from bench.analysis.site import site
+
+    sys.stdout.write(f"{site(options.published, options.out)}\n")
+    return 0
+
+
+def submit_folder(options: argparse.Namespace) -> int:
+    """Place a folder, or say what is missing and exit 1."""
+    from bench.analysis.submit import submit
+
+    found = submit(options.folder, options.published)
+    if options.json:
+        _print_json(found)
+    else:
+        for problem in found.problems:
+            sys.stdout.write(f"missing: {problem}\n")
+        sys.stdout.write(f"placed in {found.place}\n" if found.place else "not placed\n")
+    return 1 if found.problems else 0
+
+
+def analyze_tables(options: argparse.Namespace) -> int:
+    """Make results folders of two tables and answer for each machine."""
+    from bench.analysis.analyze import analyze
+
+    made = analyze(options.convergence, options.throughput, options.out, options.train_examples, options.target)
+    together = options.out / "summary.json"
+    kept = together.read_bytes() if len(made) > 1 else None
+    code = answer(list(made.values()), as_json=options.json and kept is None)
+    if kept is not None and options.json:
+        sys.stdout.write(kept.decode())
+    return code
+
+
+def predict_machine(options: argparse.Namespace) -> int:
+    """Print the joined answer of every machine."""
+    from bench.analysis import terminal
+    from bench.analysis.predict import predict
+
+    found = predict(options.folder, options.seconds_per_step)
+    if options.json:
+        return _print_json(found)
+    for summary in found.values():
+        terminal.render(summary)
+    return 0
