@@ -1,15 +1,24 @@
-"""Simulated results folders that several tests read; making one takes seconds, so each is made once."""
+"""What all tests share: array shapes are checked, proofs that need a GPU are skipped, and simulated results folders.
+
+Making a folder takes seconds, so each is made once.
+"""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
 import simulate
+from jaxtyping import install_import_hook
 
 from bench.analysis import frames, report, summary
 from bench.analysis.frames import Frames
 from bench.analysis.summary import Summary
+
+WITH_ARRAYS = ("stream", "schedules", "learner", "lanes", "wave", "checkpoint", "convergence", "throughput", "splits")
+"""Modules of `bench.measure` whose annotations carry shapes; in production nothing is checked and nothing is lost."""
 
 RICH = simulate.Truth(
     batch_sizes=(4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
@@ -17,6 +26,20 @@ RICH = simulate.Truth(
     watts=30.0,
     out_of_memory=(4096,),
 )
+
+
+def pytest_configure() -> None:
+    install_import_hook(["models", *(f"bench.measure.{name}" for name in WITH_ARRAYS)], "beartype.beartype")
+    hypothesis.settings.register_profile("shared machine", deadline=None)
+    hypothesis.settings.load_profile("shared machine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if shutil.which("nvidia-smi"):
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU, and nvidia-smi is not here"))
 
 
 @pytest.fixture(scope="session")

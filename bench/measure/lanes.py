@@ -118,7 +118,7 @@ class Programs:
         """Accuracy and mean loss of every lane on a whole split."""
         params, size = lanes.state.params, len(split.labels)
         shape = jax.tree.leaves(params)[0].shape[:2]
-        lower = partial(jax.jit(partial(_evaluate, self.learner)).lower, params, split)
+        lower = partial(jax.jit(partial(evaluate_lanes, self.learner)).lower, params, split)
         correct, loss = self._once(("evaluate", shape, size), lower)(params, split)
         return np.asarray(correct, np.float64) / size, np.asarray(loss, np.float64) / size
 
@@ -159,7 +159,8 @@ def _train(
         chosen = order[:, i]
         _, gradient = jax.vmap(over_settings)(lanes.state.params, split.inputs[chosen], split.labels[chosen])
         now = first_tick + i
-        rates = settings.learning_rates * programs.schedule.factor(now.astype(jnp.float32) * width)
+        before_batch = (now + 1) * width - settings.batch_sizes
+        rates = settings.learning_rates * programs.schedule.factor(before_batch.astype(jnp.float32))
         if not programs.accumulates:
             return Lanes(_update(learner, lanes.state, gradient, rates), ())
         due = (now + 1) % microbatches_per_step == 0
@@ -193,9 +194,10 @@ def _along(values: Shaped[Array, " setting"], leaf: Array) -> Array:
     return values.reshape(1, -1, *[1] * (leaf.ndim - 2))
 
 
-def _evaluate(
+def evaluate_lanes(
     learner: Learner, params: PyTree, split: Examples
 ) -> tuple[Int32[Array, "seed setting"], Float[Array, "seed setting"]]:
+    """How many examples of a split every lane classifies correctly, and the sum of its losses."""
     evaluate = jax.vmap(jax.vmap(learner.evaluate, in_axes=(0, None, None)), in_axes=(0, None, None))
     size = min(EVALUATION_BATCH_SIZE, len(split.labels))
     whole = len(split.labels) // size * size

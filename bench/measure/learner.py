@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 import models
 from bench.errors import InputError
@@ -47,7 +47,7 @@ class Learner:
             self.initial.append(_compile_quickly(self._fresh_params))
         return jax.tree.map(np.asarray, self.initial[0](np.uint32(seed)))
 
-    def _fresh_params(self, seed: Int[Array, ""]) -> PyTree:
+    def _fresh_params(self, seed: UInt32[Array, ""]) -> PyTree:
         return nnx.state(self.make_model(rngs=nnx.Rngs(params=jax.random.key(seed))), nnx.Param)
 
     def first_state(self, params: PyTree, learning_rate: LearningRate) -> TrainState:
@@ -144,7 +144,7 @@ def make_learner(
     options: dict[str, Any] = dict(workload.model_options)
     if has_lowering(workload.model):
         options["lowering"] = lowering or "xla"
-    options["dtype"] = jnp.bfloat16 if workload.precision == "bfloat16" else jnp.float32
+    options["dtype"] = jnp.dtype(jnp.bfloat16 if workload.precision == "bfloat16" else jnp.float32)
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         return model(input_shape, classes, rngs=rngs, **options)

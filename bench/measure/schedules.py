@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Factor = Callable[[Float[Array, ""]], Float[Array, ""]]
+Factor = Callable[[Float[Array, "*when"]], Float[Array, "*when"]]
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Schedule:
     warmup_examples: float
     total_examples: float
 
-    def factor(self, examples: Float[Array, ""]) -> Float[Array, ""]:
-        """What the learning rate is multiplied by once `examples` have been seen; at most 1."""
+    def factor(self, examples: Float[Array, "*when"]) -> Float[Array, "*when"]:
+        """What the learning rate is multiplied by in a step that begins once `examples` have been seen; at most 1."""
         remaining = (self.total_examples - examples) / max(1.0, self.total_examples - self.warmup_examples)
         decay: dict[str, Factor] = {
             "constant": jnp.ones_like,

@@ -1,0 +1,123 @@
+"""Small workloads on real digits: a learner, its lanes, and the same trial trained alone at its true batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bench.experiment import Workload
+from bench.measure import datasets, stream
+from bench.measure.datasets import Dataset
+from bench.measure.lanes import Examples, Lanes, Programs, Settings, on_device
+from bench.measure.learner import Learner, TrainState, make_learner
+from bench.measure.schedules import Schedule
+
+TRAIN_EXAMPLES = 100
+"""The full batch, so that a batch size may be the whole training set."""
+MODEL_OPTIONS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "mlp": {"hidden": [8], "activation": "tanh"},
+    "lenet": {"filters": [2, 3], "hidden": 8, "kernel": 3, "padding": 1},
+}
+CONSTANT = Schedule("constant", 0.0, 1.0)
+
+
+@cache
+def digits() -> Dataset:
+    return datasets.load("digits")
+
+
+@cache
+def train_split(count: int = TRAIN_EXAMPLES) -> Examples:
+    return on_device(digits().train_inputs[:count], digits().train_labels[:count])
+
+
+@cache
+def held_out_split(count: int = 60) -> Examples:
+    return on_device(digits().validation_inputs[:count], digits().validation_labels[:count])
+
+
+@cache
+def learner(
+    model: str = "linear", optimizer: str = "sgd", precision: str = "float32", lowering: str | None = None
+) -> Learner:
+    """A tiny learner; the same object for the same arguments, so that its programs are compiled once."""
+    workload = Workload(
+        dataset="digits",
+        model=model,
+        model_options=MODEL_OPTIONS[model],
+        optimizer=optimizer,
+        precision=precision,
+    )
+    return make_learner(workload, (8, 8, 1), 10, lowering)
+
+
+@cache
+def programs(
+    learner: Learner,
+    microbatch_size: int,
+    schedule: Schedule = CONSTANT,
+    longest_segment: int = 50,
+    *,
+    accumulates: bool = True,
+) -> Programs:
+    split, held_out = train_split(), held_out_split()
+    return Programs(learner, split, held_out, held_out, microbatch_size, schedule, accumulates, longest_segment)
+
+
+def settings(batch_sizes: Sequence[int], learning_rates: Sequence[float]) -> Settings:
+    return Settings(jnp.asarray(batch_sizes, jnp.int32), jnp.asarray(learning_rates, jnp.float32))
+
+
+def train(of: Programs, seeds: Sequence[int], values: Settings, examples: int) -> Lanes:
+    """Fresh lanes trained on the first `examples` of the stream of each seed."""
+    lanes = of.initialise(np.asarray(seeds, np.int32), values)
+    width, ticks = of.microbatch_size, examples // of.microbatch_size
+    for first in range(0, ticks, of.longest_segment):
+        count = min(of.longest_segment, ticks - first)
+        rows = [stream.indices(seed, first * width, count * width, len(of.train_split.labels)) for seed in seeds]
+        lanes = of.train(lanes, values, np.stack(rows).reshape(len(seeds), count, width), first)
+    return lanes
+
+
+@cache
+def _step(learner: Learner) -> Any:
+    return jax.jit(learner.train_step)
+
+
+def train_alone(
+    learner: Learner,
+    seed: int,
+    batch_size: int,
+    learning_rate: float,
+    examples: int,
+    schedule: Schedule = CONSTANT,
+) -> TrainState:
+    """The trial as a plain loop over whole batches of the same stream; nothing of the lanes is used."""
+    split = train_split()
+    state = jax.jit(learner.first_state)(learner.params(seed), jnp.float32(learning_rate))
+    for step in range(examples // batch_size):
+        chosen = stream.indices(seed, step * batch_size, batch_size, len(split.labels))
+        rate = learning_rate * schedule.factor(jnp.float32(step * batch_size))
+        state, _ = _step(learner)(state, split.inputs[chosen], split.labels[chosen], rate)
+    return state
+
+
+def lane(tree: Any, row: int, column: int) -> Any:
+    """The leaves of one lane."""
+    return jax.tree.map(lambda leaf: leaf[row, column], tree)
+
+
+def assert_same(found: Any, expected: Any, tolerance: float = 0.0) -> None:
+    """Equal leaf by leaf: bit for bit, or within `tolerance` of the largest magnitude of each leaf."""
+    for one, other in zip(_arrays(found), _arrays(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * max(1.0, np.abs(other).max(initial=0.0)))
+
+
+def _arrays(tree: Any) -> list[np.ndarray]:
+    return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
