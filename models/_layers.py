@@ -1,15 +1,16 @@
-"""What several models share: activations by name and a convolution whose lowering can be chosen."""
+"""What several models share: activations by name, and convolutions whose lowering can be chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from models._lowerings import convolve
+from models._lowerings import Features, lowering_named
+from models._pooling import max_pool
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -29,43 +30,68 @@ def activation_named(name: str) -> Callable[[Array], Array]:
     return _ACTIVATIONS[name]
 
 
-class Convolution(nnx.Module):
-    """A stride-1 convolution, padded by `padding` zeros on every side. `lowering` changes how, never what."""
+class ConvolutionStack(nnx.Module):
+    """Per entry of `filters`: a stride-1 convolution, 2x2 max-pooling, bias and `activation`.
+
+    Pooling first leaves a quarter of the work to bias and activation, and changes nothing where the activation rises
+    throughout. `lowering` chooses how the convolutions are computed, never what.
+
+    Raises:
+        ValueError: when the kernel is larger than what is left of the image, or a name is unknown.
+    """
 
     def __init__(
         self,
-        channels: int,
-        filters: int,
+        input_shape: tuple[int, int, int],
+        filters: Sequence[int],
         kernel: int,
         *,
         rngs: nnx.Rngs,
         padding: int = 0,
+        activation: str = "relu",
         dtype: jnp.dtype = jnp.float32,
         lowering: str = "xla",
+    ) -> None:
+        height, width, channels = input_shape
+        self.convolutions = nnx.List([])
+        for count in filters:
+            height, width = (height + 2 * padding - kernel + 1) // 2, (width + 2 * padding - kernel + 1) // 2
+            if min(height, width) < 1:
+                raise ValueError(f"kernel = {kernel} does not fit {len(filters)} times into {input_shape}: add padding")
+            self.convolutions.append(_Convolution(channels, count, kernel, padding=padding, dtype=dtype, rngs=rngs))
+            channels = count
+        self.features = height * width * channels
+        self.activation = activation_named(activation)
+        lowering_named(lowering)
+        self.lowering = lowering
+
+    def __call__(self, inputs: Float[Array, "batch height width channel"]) -> Float[Array, "batch feature"]:
+        """The features of each example, flattened in the order height, width, channel under every lowering."""
+        lowering = lowering_named(self.lowering)
+        features = lowering.enter(inputs)
+        for position, convolution in enumerate(self.convolutions):
+            convolve = lowering.convolve if position else lowering.convolve_images
+            features = self.activation(convolution(features, convolve, lowering.channel_axis))
+        return lowering.leave(features).reshape(len(inputs), -1)
+
+
+class _Convolution(nnx.Module):
+    """The parameters of one convolution with pooling: kernel [size, size, channel, filter] and bias [filter]."""
+
+    def __init__(
+        self, channels: int, filters: int, kernel: int, *, padding: int, dtype: jnp.dtype, rngs: nnx.Rngs
     ) -> None:
         shape = (kernel, kernel, channels, filters)
         self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), shape))
         self.bias = nnx.Param(jnp.zeros(filters))
         self.padding = padding
         self.dtype = dtype
-        self.lowering = lowering
 
-    def __call__(self, inputs: Float[Array, "batch height width channel"]) -> Float[Array, "batch rows columns filter"]:
-        """Convolve every example; rows = height + 2 padding - kernel + 1."""
+    def __call__(
+        self, features: Features, convolve: Callable[[Features, Array], Features], channel_axis: int
+    ) -> Features:
         around = (self.padding, self.padding)
-        inputs = jnp.pad(inputs, ((0, 0), around, around, (0, 0))) if self.padding else inputs
+        features = jnp.pad(features, ((0, 0), around, around, (0, 0))) if self.padding else features
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        return convolve(inputs.astype(self.dtype), kernel, self.lowering) + bias
-
-
-def max_pool(
-    inputs: Float[Array, "batch height width channel"],
-) -> Float[Array, "batch rows columns channel"]:
-    """The maximum over 2x2 windows; an odd last row or column is left out.
-
-    A maximum of four slices has an elementwise gradient, which XLA fuses; its window reduction scatters instead.
-    """
-    height, width = inputs.shape[1] // 2 * 2, inputs.shape[2] // 2 * 2
-    even = inputs[:, :height, :width]
-    rows = jnp.maximum(even[:, 0::2], even[:, 1::2])
-    return jnp.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
+        other_axes = [axis for axis in range(4) if axis != channel_axis]
+        return max_pool(convolve(features.astype(self.dtype), kernel)) + jnp.expand_dims(bias, other_axes)

@@ -1,49 +1,96 @@
-"""Ways to compute one convolution: same numbers to rounding, different speed when many kernels run side by side."""
+"""Ways to convolve: same numbers to rounding, different speed when many kernels run side by side.
+
+XLA's own convolution is slow inside a loop on a CPU (jax issue 12868) and, mapped over kernels, in its gradient on a
+GPU (jax issue 13800). The others are matrix products, which map to batched ones. They keep features as
+[channel, height, width, example]: examples are the vector axis, and a product's output is the next layer's input.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-LOWERINGS = ("xla", "patches", "banded")
+Features = Float[Array, "outer height width inner"]
+Kernel = Float[Array, "size size channel filter"]
 
 
-def convolve(
-    inputs: Float[Array, "batch height width channel"],
-    kernel: Float[Array, "size size channel filter"],
-    lowering: str,
-) -> Float[Array, "batch rows columns filter"]:
-    """A stride-1 convolution without padding, lowered as named.
+class Lowering(NamedTuple):
+    """One way through a stack of stride-1 convolutions without padding; its layout stays between its functions.
+
+    `enter` takes images [example, height, width, channel], `leave` gives features [example, height, width, channel].
+    """
+
+    enter: Callable[[Features], Features]
+    convolve_images: Callable[[Features, Kernel], Features]
+    convolve: Callable[[Features, Kernel], Features]
+    leave: Callable[[Features], Features]
+    channel_axis: int
+
+
+def lowering_named(name: str) -> Lowering:
+    """A lowering.
 
     Raises:
-        ValueError: when `lowering` is not one of LOWERINGS.
+        ValueError: lists the names there are.
     """
-    if lowering == "xla":
-        return jax.lax.conv_general_dilated(inputs, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    if lowering == "patches" or (lowering == "banded" and inputs.shape[-1] == 1):
-        return _patches(inputs, kernel)
-    if lowering == "banded":
-        return _banded(inputs, kernel)
-    raise ValueError(f"lowering: {lowering!r} is not one of {', '.join(LOWERINGS)}")
+    if name not in LOWERINGS:
+        raise ValueError(f"lowering: {name!r} is not one of {', '.join(LOWERINGS)}")
+    return LOWERINGS[name]
 
 
-def _patches(inputs: Array, kernel: Array) -> Array:
-    """Every window copied out by static slices, then one matrix product: XLA's convolution is slow in a CPU loop."""
+def _unchanged(features: Features) -> Features:
+    return features
+
+
+def _examples_last(images: Features) -> Features:
+    return images.transpose(3, 1, 2, 0)
+
+
+def _examples_first(features: Features) -> Features:
+    return features.transpose(3, 1, 2, 0)
+
+
+def _xla(inputs: Features, kernel: Kernel) -> Features:
+    return jax.lax.conv_general_dilated(inputs, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _patches(inputs: Features, kernel: Kernel) -> Features:
+    """Every window copied out, rows before columns, so that the copies are few and long; then one product."""
+    size, _, _, filters = kernel.shape
+    windows = _windows(_windows(inputs, 1, size), 3, size)
+    columns_rows_channels = kernel.transpose(1, 0, 2, 3).reshape(-1, filters)
+    return _product(columns_rows_channels, windows.reshape(-1, *windows.shape[3:]))
+
+
+def _banded(inputs: Features, kernel: Kernel) -> Features:
+    """A banded (Toeplitz) matrix over height x channels per kernel column: more arithmetic, far less copying."""
     size, _, channels, filters = kernel.shape
-    rows, columns = inputs.shape[1] - size + 1, inputs.shape[2] - size + 1
-    windows = [inputs[:, i : i + rows, j : j + columns] for i in range(size) for j in range(size)]
-    stacked = jnp.concatenate(windows, axis=-1)
-    return jnp.dot(stacked, kernel.reshape(size * size * channels, filters))
+    height = inputs.shape[1]
+    rows = height - size + 1
+    bands = jnp.stack([jnp.pad(kernel, ((row, rows - 1 - row), (0, 0), (0, 0), (0, 0))) for row in range(rows)])
+    matrix = bands.transpose(2, 3, 1, 4, 0).reshape(size * channels * height, filters * rows)
+    windows = _windows(inputs, 2, size)
+    product = _product(matrix, windows.reshape(-1, *windows.shape[3:]))
+    return product.reshape(filters, rows, *product.shape[1:])
 
 
-def _banded(inputs: Array, kernel: Array) -> Array:
-    """Each kernel row becomes a banded (Toeplitz) matrix over width x channels: more arithmetic, wider products."""
-    size, _, channels, filters = kernel.shape
-    batch, height, width, _ = inputs.shape
-    rows, columns = height - size + 1, width - size + 1
-    shift = jnp.stack([jnp.eye(width, columns, -j, dtype=kernel.dtype) for j in range(size)])
-    bands = jnp.einsum("jwc,ijkf->iwkcf", shift, kernel).reshape(size * width * channels, columns * filters)
-    lines = inputs.reshape(batch, height, width * channels)
-    stacked = jnp.concatenate([lines[:, i : i + rows] for i in range(size)], axis=-1)
-    return jnp.dot(stacked, bands).reshape(batch, rows, columns, filters)
+def _windows(inputs: Array, axis: int, size: int) -> Array:
+    """The `size` shifted views along `axis`, stacked in front."""
+    length = inputs.shape[axis] - size + 1
+    return jnp.stack([jax.lax.slice_in_dim(inputs, shift, shift + length, axis=axis) for shift in range(size)])
+
+
+def _product(matrix: Float[Array, "from to"], columns: Float[Array, "from ..."]) -> Float[Array, "to ..."]:
+    return jax.lax.dot_general(matrix, columns, (((0,), (0,)), ((), ())))
+
+
+LOWERINGS = {
+    "xla": Lowering(_unchanged, _xla, _xla, _unchanged, channel_axis=3),
+    "patches": Lowering(_examples_last, _patches, _patches, _examples_first, channel_axis=0),
+    # The windows of images are the same for all kernels side by side: patches share them, bands would not.
+    "banded": Lowering(_examples_last, _patches, _banded, _examples_first, channel_axis=0),
+}

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from models._layers import Convolution, activation_named, max_pool
+from models._layers import ConvolutionStack, activation_named
 
 
 class Model(nnx.Module):
-    """Per entry of `filters`: convolution, `activation`, 2x2 max-pool; then `hidden` units and logits."""
+    """Per entry of `filters`: convolution, 2x2 max-pool, `activation`; then `hidden` units and logits."""
 
     def __init__(
         self,
@@ -28,25 +28,21 @@ class Model(nnx.Module):
         hidden: int = 84,
         activation: str = "relu",
     ) -> None:
-        height, width, channels = input_shape
-        self.convolutions = nnx.List([])
-        for count in filters:
-            height, width = (height + 2 * padding - kernel + 1) // 2, (width + 2 * padding - kernel + 1) // 2
-            if min(height, width) < 1:
-                raise ValueError(f"kernel = {kernel} does not fit {len(filters)} times into {input_shape}: add padding")
-            convolution = Convolution(
-                channels, count, kernel, padding=padding, rngs=rngs, dtype=dtype, lowering=lowering
-            )
-            self.convolutions.append(convolution)
-            channels = count
-        self.hidden = nnx.Linear(height * width * channels, hidden, dtype=dtype, rngs=rngs)
+        self.convolutions = ConvolutionStack(
+            input_shape,
+            filters,
+            kernel,
+            padding=padding,
+            activation=activation,
+            lowering=lowering,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.hidden = nnx.Linear(self.convolutions.features, hidden, dtype=dtype, rngs=rngs)
         self.out = nnx.Linear(hidden, classes, dtype=dtype, rngs=rngs)
         self.activation = activation_named(activation)
 
     def __call__(self, inputs: Float[Array, "batch height width channel"]) -> Float[Array, "batch class"]:
         """Logits of each example."""
-        features = inputs
-        for convolution in self.convolutions:
-            features = max_pool(self.activation(convolution(features)))
-        features = self.activation(self.hidden(features.reshape(features.shape[0], -1)))
-        return self.out(features)
+        features = self.convolutions(inputs)
+        return self.out(self.activation(self.hidden(features)))
