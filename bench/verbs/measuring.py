@@ -39,11 +39,24 @@ def add(verbs: Verbs) -> None:
     )
     add_json(run)
     add_json(add_verb(verbs, list_names, "list", "experiments, models, datasets and optimizers", "batchscale list"))
+    _add_verify(verbs)
     doctor = add_verb(
         verbs, diagnose, "doctor", "device, versions, timer, memory, and which data sources answer", "batchscale doctor"
     )
     add_results(doctor, folders.LOCAL)
     add_json(doctor)
+
+
+def _add_verify(verbs: Verbs) -> None:
+    verify = add_verb(
+        verbs,
+        verify_folder,
+        "verify",
+        "train the recommended batch size and two others, alone, and set measured beside predicted times",
+        "batchscale verify results/local/lenet_mnist/MACHINE",
+    )
+    verify.add_argument("folder", type=Path, metavar="DIR")
+    add_json(verify)
 
 
 def _stages(text: str) -> list[str]:
@@ -118,3 +131,23 @@ def diagnose(options: argparse.Namespace) -> int:
     for one in found:
         sys.stdout.write(f"{'ok' if one.ok else '--':4}{one.item:36}{one.value}\n")
     return 0
+
+
+def verify_folder(options: argparse.Namespace) -> int:
+    """Measure, report again, and print one line for each run."""
+    from bench.analysis.frames import load
+    from bench.analysis.summarize import summarize
+    from bench.errors import InputError
+    from bench.measure.verify import verify
+
+    best = summarize(load(options.folder)).time_optimal
+    if best is None:
+        raise InputError(f"{options.folder}: no batch size reached the target, so there is no time to verify")
+    rows = verify(options.folder, best.batch_size)
+    for row in rows if not options.json else ():
+        ratio = row.seconds / row.predicted_seconds if row.predicted_seconds else float("nan")
+        sys.stdout.write(
+            f"B = {row.batch_size}: {row.steps} steps in {row.seconds:.3g} s,"
+            f" predicted {row.predicted_seconds:.3g} s ({ratio:.2f} times)\n"
+        )
+    return answer([options.folder], as_json=options.json)

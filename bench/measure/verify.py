@@ -1,0 +1,178 @@
+"""Does the join hold? Single, unmapped runs to the target, timed, beside the time that the results predict for them."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+from jaxtyping import Array, Int32
+
+from bench import experiment as experiments
+from bench import folders, selection
+from bench.errors import InputError
+from bench.measure import datasets, stream
+from bench.measure.host import Host
+from bench.measure.lanes import Examples, evaluate_lanes
+from bench.measure.learner import Learner, TrainState
+from bench.measure.session import Session
+from bench.rows import Loop, Round, Trial, Verification
+from bench.store import Writer
+
+
+@dataclass(frozen=True)
+class Case:
+    """A confirmed trial that reached the target, and how its batch size is timed."""
+
+    trial: Trial
+    steps: int
+    loop: Loop
+    lowering: str | None
+    seconds_per_step: float
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What one unmapped run took."""
+
+    status: str
+    steps: int
+    seconds: float
+
+
+def verify(folder: Path, recommended: int) -> list[Verification]:
+    """Train at the recommended batch size and at both ends of those that reach the target; rows are appended.
+
+    Raises:
+        InputError: when the folder has no confirmed runs that reach the target, or is from another machine.
+    """
+    experiment = experiments.read(folder / "experiment.toml")
+    session = Session(experiment, datasets.load(experiment.workload.dataset), Host.describe(), folder)
+    session.prepare_folder()
+    cases = {size: case for size in session.batch_sizes if (case := find_case(session, size)) is not None}
+    if recommended not in cases:
+        raise InputError(f"{folder}: no confirmed run at batch size {recommended} reached the target; run it first")
+    others = [size for size in cases if size != recommended]
+    chosen = sorted({recommended, *others[:1], *others[-1:]})
+    with Writer(folder / folders.VERIFICATION) as writer:
+        for size in chosen:
+            writer.append(_row(session, cases[size]))
+    return [row for row in session.rows(folders.VERIFICATION) if isinstance(row, Verification)][-len(chosen) :]
+
+
+def find_case(session: Session, batch_size: int) -> Case | None:
+    """The confirmed trial whose steps to the target are the median of those that reach it."""
+    trials = [
+        row for row in session.rows(folders.CONVERGENCE) if isinstance(row, Trial) and row.batch_size == batch_size
+    ]
+    target, budget = session.experiment.target.accuracy, session.duration.budget_examples
+    choice = selection.choose([row for row in trials if row.phase == "search"], target, budget)
+    confirmed = [row for row in trials if row.phase == "confirm" and choice and row.learning_rate == choice.for_target]
+    reached = [(found.steps, row) for row in confirmed if (found := selection.crossing(row.curve, target))]
+    speed = _fastest_loop(session, batch_size)
+    if not reached or speed is None:
+        return None
+    steps, trial = sorted(reached, key=lambda one: one[0])[(len(reached) - 1) // 2]
+    return Case(trial, steps, *speed)
+
+
+def _fastest_loop(session: Session, batch_size: int) -> tuple[Loop, str | None, float] | None:
+    """The faster loop of a batch size, its lowering and its median seconds per step."""
+    by_loop: defaultdict[tuple[Loop, str | None], list[float]] = defaultdict(list)
+    for row in session.rows(folders.THROUGHPUT):
+        if isinstance(row, Round) and row.batch_size == batch_size and _is_plain(row, session):
+            by_loop[row.loop, row.lowering].append(row.seconds / row.steps)
+    if not by_loop:
+        return None
+    loop, lowering = min(by_loop, key=lambda key: median(by_loop[key]))
+    return loop, lowering, median(by_loop[loop, lowering])
+
+
+def _is_plain(row: Round, session: Session) -> bool:
+    """Whether a round timed the workload itself: resident data, its precision, one device, whole batches."""
+    own = row.input == "device" and row.precision == session.experiment.workload.precision
+    return own and row.devices == row.accumulation == 1
+
+
+def _row(session: Session, case: Case) -> Verification:
+    trial = case.trial
+    alone = train_alone(session, case)
+    return Verification(
+        **msgspec.structs.asdict(session.origin()),
+        batch_size=trial.batch_size,
+        learning_rate=trial.learning_rate,
+        seed=trial.seed,
+        status="ok" if alone.status == "ok" else "not_reached",
+        message=f"{case.loop} loop; the mapped run of this seed took {case.steps} steps",
+        steps=alone.steps,
+        seconds=alone.seconds,
+        predicted_seconds=case.steps * case.seconds_per_step,
+    )
+
+
+def train_alone(session: Session, case: Case) -> Alone:
+    """One run at its true batch size; evaluation is off the clock, and compiling comes before it."""
+    trial = case.trial
+    learner = session.learner(session.experiment.workload.precision, case.lowering)
+    points = [point // trial.batch_size for point in session.duration.evaluations]
+    longest = max(after - before for before, after in pairwise([0, *points]))
+    advance = _advance(learner, session.splits[0], trial, case.loop, max(longest, 1))
+    state = learner.first_state(jax.device_put(learner.params(trial.seed)), trial.learning_rate)
+    advance(learner.first_state(jax.device_put(learner.params(trial.seed)), trial.learning_rate), 0, 1)
+    accuracy = _scorer(learner, session.splits[1])
+    done, seconds = 0, 0.0
+    for point in points:
+        start = time.perf_counter()
+        state = advance(state, done, point - done) if point > done else state
+        seconds += time.perf_counter() - start
+        done = point
+        if accuracy(state) >= session.experiment.target.accuracy:
+            return Alone("ok", done, seconds)
+    return Alone("not_reached", done, seconds)
+
+
+def _scorer(learner: Learner, split: Examples) -> Callable[[TrainState], float]:
+    """The accuracy of a single run on a whole split."""
+    score = jax.jit(partial(evaluate_lanes, learner))
+
+    def accuracy(state: TrainState) -> float:
+        correct, _ = score(jax.tree.map(lambda leaf: leaf[None, None], state.params), split)
+        return float(correct[0, 0]) / len(split.labels)
+
+    return accuracy
+
+
+def _advance(
+    learner: Learner, split: Examples, trial: Trial, loop: Loop, longest: int
+) -> Callable[[TrainState, int, int], TrainState]:
+    """Advances a run from step `first` by `steps`, and returns once the device is done."""
+    rate, size = jnp.float32(trial.learning_rate), trial.batch_size
+
+    @partial(jax.jit, donate_argnums=0)
+    def one(state: TrainState, chosen: Int32[Array, " batch"]) -> TrainState:
+        return learner.train_step(state, split.inputs[chosen], split.labels[chosen], rate)[0]
+
+    @partial(jax.jit, donate_argnums=0)
+    def many(state: TrainState, order: Int32[Array, "step batch"], steps: Int32[Array, ""]) -> TrainState:
+        return jax.lax.fori_loop(0, steps, lambda i, carried: one(carried, order[i]), state)
+
+    def advance(state: TrainState, first: int, steps: int) -> TrainState:
+        order = np.zeros((longest, size), np.int32)
+        order[:steps] = stream.indices(trial.seed, first * size, steps * size, trial.train_examples).reshape(-1, size)
+        if loop == "scan":
+            state = many(state, order, np.int32(steps))
+        else:
+            for chosen in order[:steps]:
+                state = one(state, chosen)
+        return jax.block_until_ready(state)
+
+    return advance
