@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -82,18 +83,27 @@ class TierStudy:
     def run(self) -> None:
         """All phases of the tier, in at most three training programs: all rates, half of them, the confirmation."""
         seeds, grid = plan.search_seeds(self.study.experiment), search_grid(self.study.experiment, self.tier)
-        full = self.fit(shard_shape(len(seeds), len(grid), self.study.workers))
-        half = (full[0], math.ceil(full[1] / 2))
-        self.run_wave("search", seeds, grid, [full, half])
+        self.run_wave("search", seeds, grid, lambda: [self.full, self.half])
         for number in range(self.study.experiment.learning_rate.extend):
             beyond = list(self.extensions())
             if not beyond:
                 break
-            self.run_wave(f"extension {number + 1}", seeds, beyond, [half])
+            self.run_wave(f"extension {number + 1}", seeds, beyond, lambda: [self.half])
         fresh, settings = plan.confirmation_seeds(self.study.experiment), self.confirmations()
-        if settings:
-            own = self.fit(shard_shape(len(fresh), len(settings), self.study.workers))
-            self.run_wave("confirm", fresh, settings, [own, half])
+        own = shard_shape(len(fresh), len(settings), self.study.workers)
+        self.run_wave("confirm", fresh, settings, lambda: [self.fit(own), self.half])
+
+    @cached_property
+    def full(self) -> wave.Shape:
+        """The shape of a search shard."""
+        experiment, tier = self.study.experiment, self.tier
+        shape = shard_shape(experiment.seeds.search, len(search_grid(experiment, tier)), self.study.workers)
+        return self.fit(shape)
+
+    @property
+    def half(self) -> wave.Shape:
+        """The shape that lanes are compacted into, and that extensions run in."""
+        return self.full[0], math.ceil(self.full[1] / 2)
 
     def fit(self, shape: wave.Shape) -> wave.Shape:
         """A shape cut down until as many of its programs as run at once fit into memory."""
@@ -123,7 +133,7 @@ class TierStudy:
         return settings
 
     def run_wave(
-        self, name: str, seeds: Sequence[int], settings: Sequence[Setting], shapes: Sequence[wave.Shape]
+        self, name: str, seeds: Sequence[int], settings: Sequence[Setting], shapes_of: Callable[[], list[wave.Shape]]
     ) -> None:
         """Run a grid of trials from its checkpoint or from the start, unless all its rows exist."""
         study = self.study
@@ -133,6 +143,7 @@ class TierStudy:
         if all(_key(setting, seed) in study.trials for setting in settings for seed in seeds):
             study.progress.close(item)
             return
+        shapes = shapes_of()
         checkpoint = Checkpoint(study.folder / "checkpoint.npz", self.identity(seeds, settings, shapes))
         lanes = wave.start(self.programs, study.duration, study.race, seeds, settings, shapes[0])
         checkpoint.restore(lanes)
