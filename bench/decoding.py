@@ -10,14 +10,19 @@ import msgspec
 from bench.errors import InputError
 
 T = TypeVar("T")
-_PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$")
+_PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`\Z")
+_UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`", re.DOTALL)
 _PART = re.compile(r"\[(\d+|\.\.\.)\]|([^.\[\]]+)")
 _LONGEST_VALUE = 60
+_LONGEST_REASON = 160
 
 
 def printable(text: object, longest: int = _LONGEST_VALUE) -> str:
     """Quote a stranger's value so that no control character or terminal escape survives, cut to `longest`."""
-    shown = ascii(text)
+    try:
+        shown = ascii(text)
+    except RecursionError:
+        shown = f"a deeply nested {type(text).__name__}"
     return shown if len(shown) <= longest else shown[: longest - 3] + "..."
 
 
@@ -40,11 +45,11 @@ def explain(message: str, data: object) -> str:
     match = _PATH.search(message)
     reason = message[: match.start()] if match else message
     path = match["path"] if match else ""
-    unknown = re.search(r"unknown field `(?P<name>.*)`", reason)
+    unknown = _UNKNOWN.search(reason)
     if unknown:
         full = f"{path}.{unknown['name']}".lstrip(".")
         return f"{printable(full)[1:-1]}: unknown key"
-    reason = reason[:1].lower() + reason[1:]
+    reason = printable(reason[:1].lower() + reason[1:], _LONGEST_REASON)[1:-1]
     found = _lookup(data, path)
     shown = "" if found is None or isinstance(found, dict) else f", found {printable(found)}"
     return f"{path or 'top level'}: {reason}{shown}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -21,6 +22,8 @@ Fraction = Annotated[float, Meta(gt=0, lt=1)]
 Option = bool | int | float | str | list[int]
 
 LARGEST_FILE_BYTES = 1 << 20
+MOST_FACTORS = 256
+"""A range of batch sizes may take this many factors from `start` to `stop`."""
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,17 +163,17 @@ def expand_batch_sizes(table: BatchSizes, source: str) -> list[int]:
         if table.start is not None or table.stop is not None:
             raise InputError(f"{field}: give either values, or start and stop, not both")
         if len(set(table.values)) != len(table.values):
-            raise InputError(f"{field}.values: {table.values} holds a batch size twice")
+            raise InputError(f"{field}.values: {printable(table.values)} holds a batch size twice")
         return sorted(table.values)
     if table.start is None or table.stop is None:
         raise InputError(f"{field}: give either values = [16, 64, 256], or start and stop (and factor)")
     if table.stop < table.start:
         raise InputError(f"{field}.stop: {table.stop} is below start = {table.start}")
-    sizes, size = [], float(table.start)
-    while size < table.stop * (1 - 1e-9):
-        sizes.append(round(size))
-        size *= table.factor
-    return sorted({*sizes, table.stop})
+    factors = math.log(table.stop / table.start) / math.log(table.factor)
+    if factors > MOST_FACTORS:
+        raise InputError(f"{field}.factor: {table.factor} takes more than {MOST_FACTORS} factors to {table.stop}")
+    between = [round(table.start * table.factor**power) for power in range(math.ceil(factors - 1e-9))]
+    return sorted({table.start, *between, table.stop})
 
 
 def parse(data: object, name: str, source: str) -> Experiment:

@@ -14,6 +14,9 @@ from bench.rows import Phase
 FIRST_CONFIRMATION_SEED = 1000
 """Confirmation seeds start here, so that more search seeds never become seeds of a claim."""
 
+MOST_EVALUATIONS = 100_000
+"""Of one trial; its curve must fit into one row."""
+
 WIDEST_MICROBATCH = 256
 MOST_SPLITTING = 4
 """A batch size may train in microbatches this many times smaller than its own best, to share a program."""
@@ -97,10 +100,20 @@ def confirmation_seeds(experiment: Experiment) -> list[int]:
 
 
 def duration(experiment: Experiment, train_examples: int) -> Duration:
-    """Budgets and evaluation points, the same for every batch size; the first epoch is looked at more often."""
-    evaluation = experiment.evaluation
+    """Budgets and evaluation points, the same for every batch size; the first epoch is looked at more often.
+
+    Raises:
+        InputError: when the budget is less than one example, or holds more than MOST_EVALUATIONS.
+    """
+    evaluation, field = experiment.evaluation, f"{experiment.name}: budget.epochs"
     budget = round(experiment.budget.epochs * train_examples)
     longest = round(experiment.max_epochs * train_examples)
+    if budget < 1:
+        raise InputError(f"{field}: {experiment.budget.epochs:g} of {train_examples} examples is less than one example")
+    if experiment.max_epochs * evaluation.per_epoch > MOST_EVALUATIONS:
+        raise InputError(
+            f"{field}: {experiment.max_epochs:g} is more than {MOST_EVALUATIONS} evaluations of each trial"
+        )
     early = [round(train_examples * i / evaluation.first_epoch) for i in range(1, evaluation.first_epoch + 1)]
     later = [
         round(train_examples * (1 + i / evaluation.per_epoch))

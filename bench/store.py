@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from bench.rows import AnyRow, MachineFile
 
 LONGEST_LINE_BYTES = 8 << 20
 LARGEST_FILE_BYTES = 4 << 30
+BLOCK_BYTES = 1 << 20
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(AnyRow)
@@ -24,6 +26,8 @@ _decoder = msgspec.json.Decoder(AnyRow)
 
 class Writer:
     """Appends rows to one file; holds the file's lock, so a second run on the folder is refused.
+
+    `torn_bytes` is how much of a last line without its end was set aside.
 
     Raises:
         InputError: when the file cannot be written or another process holds it.
@@ -41,27 +45,47 @@ class Writer:
         except OSError:
             os.close(self._file)
             raise InputError(f"{path}: another run is writing here; wait for it, or give another --results") from None
-        self._set_torn_line_aside()
+        try:
+            self.torn_bytes = self._set_torn_line_aside()
+        except OSError as error:
+            os.close(self._file)
+            raise InputError(f"{path}: its torn last line cannot be set aside ({error.strerror})") from None
 
-    def _set_torn_line_aside(self) -> None:
-        """A crash can leave a last line without its end; keep its bytes in a `.torn` file and cut it off here."""
-        size = os.fstat(self._file).st_size
-        data = os.pread(self._file, min(size, LONGEST_LINE_BYTES), max(0, size - LONGEST_LINE_BYTES))
-        end = data.rfind(b"\n") + 1
-        if end == len(data):
-            return
-        with self.path.with_suffix(".torn").open("ab") as aside:
-            aside.write(data[end:] + b"\n")
-        os.ftruncate(self._file, size - (len(data) - end))
+    def _set_torn_line_aside(self) -> int:
+        """A crash can leave a last line without its end: its bytes move to a `.torn` file; how many there were."""
+        size, end = os.fstat(self._file).st_size, self._end_of_whole_lines()
+        if end == size:
+            return 0
+        with self.path.open("rb") as rows, self.path.with_suffix(".torn").open("ab") as aside:
+            rows.seek(end)
+            shutil.copyfileobj(rows, aside)
+            aside.write(b"\n")
+        os.ftruncate(self._file, end)
+        return size - end
+
+    def _end_of_whole_lines(self) -> int:
+        """Where the last line that has its end stops, looked for from the back."""
+        stop = os.fstat(self._file).st_size
+        while stop > 0:
+            start = max(0, stop - BLOCK_BYTES)
+            found = os.pread(self._file, stop - start, start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            stop = start
+        return 0
 
     def append(self, *rows: AnyRow) -> None:
         """Write rows as whole lines and wait until the disk has them.
 
         Raises:
-            InputError: when the disk refuses (full, read-only, gone); what was written before stays whole.
+            InputError: when the disk refuses (full, read-only, gone) or a row is longer than `read` accepts; what was
+                written before stays whole.
         """
         before = os.fstat(self._file).st_size
-        data = b"".join(_encoder.encode(row) + b"\n" for row in rows)
+        lines = [_encoder.encode(row) + b"\n" for row in rows]
+        if max(map(len, lines), default=0) > LONGEST_LINE_BYTES:
+            raise InputError(f"{self.path}: a row is longer than {LONGEST_LINE_BYTES} bytes; evaluate less often")
+        data = b"".join(lines)
         try:
             if os.fstat(self._file).st_nlink == 0:
                 raise OSError(2, "the results folder was removed")
@@ -91,9 +115,9 @@ def read(path: Path) -> Iterator[AnyRow]:
     Raises:
         InputError: names the file and line that is not a valid row.
     """
-    if not path.exists():
-        return
     try:
+        if not path.exists():
+            return
         if path.stat().st_size > LARGEST_FILE_BYTES:
             raise InputError(f"{path}: larger than {LARGEST_FILE_BYTES} bytes, the most a rows file may be")
         with path.open("rb") as lines:
@@ -131,7 +155,8 @@ def write_whole(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 

@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 import models
+from bench.decoding import printable
 from bench.errors import InputError
 from bench.experiment import Workload
 from bench.measure.optimizers import LearningRate, Optimizer, optimizer_named
@@ -119,7 +120,8 @@ def model_named(name: str, options: dict[str, Any]) -> Callable[..., nnx.Module]
     known = _options(model) - _RESERVED
     for option in options:
         if option not in known:
-            raise InputError(f"workload.model_options.{option}: {name} has only {', '.join(sorted(known)) or 'none'}")
+            shown, there = printable(option)[1:-1], ", ".join(sorted(known)) or "none"
+            raise InputError(f"workload.model_options.{shown}: {name} has only {there}")
     return model
 
 
@@ -152,6 +154,8 @@ def make_learner(
     try:
         graph = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(params=0))))
     except (TypeError, ValueError) as error:
-        raise InputError(f"workload.model_options: {workload.model} refuses them ({error})") from None
+        raise InputError(
+            f"workload.model_options: {workload.model} refuses them ({printable(str(error), 160)[1:-1]})"
+        ) from None
     optimizer = optimizer_named(workload.optimizer, workload.optimizer_options)
     return Learner(graph, make_model, optimizer, workload.precision)

@@ -9,6 +9,7 @@ from functools import partial
 import optax
 from jaxtyping import Array, Float
 
+from bench.decoding import printable
 from bench.errors import InputError
 
 LearningRate = float | Float[Array, ""]
@@ -39,5 +40,6 @@ def optimizer_named(name: str, options: Mapping[str, float | bool]) -> Optimizer
     known = set(inspect.signature(make).parameters) - {"learning_rate"}
     for option in options:
         if option not in known:
-            raise InputError(f"workload.optimizer_options.{option}: {name} has only {', '.join(sorted(known))}")
+            shown = printable(option)[1:-1]
+            raise InputError(f"workload.optimizer_options.{shown}: {name} has only {', '.join(sorted(known))}")
     return partial(make, **options)

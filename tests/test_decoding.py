@@ -1,0 +1,87 @@
+"""Untrusted values: what a refusal says, and that nothing of a stranger's text can act on a terminal."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.decoding import convert, printable
+from bench.errors import InputError
+
+
+class Inner(msgspec.Struct, forbid_unknown_fields=True):
+    size: int = 1
+    colour: str = ""
+
+
+class Outer(msgspec.Struct, forbid_unknown_fields=True):
+    inner: Inner = msgspec.field(default_factory=Inner)
+    sizes: list[int] = []
+    table: dict[str, int] = {}
+
+
+def refusal(data, to=Outer):
+    with pytest.raises(InputError) as error:
+        convert(data, to, "file.toml")
+    message = str(error.value)
+    assert message.isprintable()
+    assert len(message) < 400
+    return message
+
+
+@given(st.text(), st.integers(8, 40))
+def test_quoted_text_is_printable_ascii_and_short(text, longest):
+    shown = printable(text, longest)
+    assert shown.isascii()
+    assert shown.isprintable()
+    assert len(shown) <= longest
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"inner": {"size": "big"}}, "file.toml: inner.size: expected `int`, got `str`, found 'big'"),
+        ({"inner": {"sise": 1}}, "file.toml: inner.sise: unknown key"),
+        ({"sizes": [1, "two"]}, "file.toml: sizes[1]: expected `int`, got `str`, found 'two'"),
+        ({"colour": 1}, "file.toml: colour: unknown key"),
+        ({"inner": 3}, "file.toml: inner: expected `object`, got `int`, found 3"),
+        ([1], "file.toml: top level: expected `object`, got `array`, found [1]"),
+    ],
+)
+def test_a_refusal_names_file_path_and_value(data, message):
+    assert refusal(data) == message
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "a`b", "\u202eabc", "`\n`", "x" * 10_000])
+def test_a_stranger_s_key_is_named_and_cannot_act(name):
+    assert "unknown key" in refusal({name: 1})
+    assert "unknown key" in refusal({"inner": {name: 1}})
+    refusal({"table": {name: "one"}})
+    refusal({"inner": {"size": name}})
+
+
+def test_what_is_nested_too_deeply_is_refused():
+    deep = inner = []
+    for _ in range(100_000):
+        inner.append([])
+        inner = inner[0]
+    refusal({"sizes": deep})
+    while deep:  # take it apart from the outside, since Python's own clean-up recurses
+        deep = deep.pop()
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+)
+
+
+@given(values)
+def test_any_value_fits_or_is_refused_in_one_line(value):
+    for data in (value, {"inner": value}, {"sizes": [value]}, {"table": {"name": value}}):
+        message = ""
+        try:
+            convert(data, Outer, "file.toml")
+        except InputError as error:
+            message = str(error)
+        assert not message or (message.isprintable() and message.startswith("file.toml: ") and len(message) < 400)

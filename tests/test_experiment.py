@@ -1,0 +1,217 @@
+"""Experiment files: shipped ones parse, and whatever else a stranger writes is refused in one line by full path."""
+
+import math
+from itertools import pairwise
+
+import msgspec
+import pytest
+import tomli_w
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench import experiment as experiments
+from bench import folders, plan
+from bench.errors import InputError
+from bench.experiment import BatchSizes, Experiment, expand_batch_sizes, parse
+from bench.measure.learner import make_learner
+
+MINIMAL = {
+    "title": "tiny",
+    "workload": {"dataset": "digits", "model": "mlp", "optimizer": "sgd"},
+    "target": {"accuracy": 0.9},
+    "batch_sizes": {"values": [16, 64]},
+    "learning_rate": {"anchor": 0.1},
+    "budget": {"epochs": 2},
+}
+
+
+def altered(path, value):
+    """The minimal experiment with one value replaced; `path` is dotted."""
+    *tables, key = path.split(".")
+    data = msgspec.json.decode(msgspec.json.encode(MINIMAL))
+    table = data
+    for name in tables:
+        table = table.setdefault(name, {})
+    table[key] = value
+    return data
+
+
+def refusal(data, then=lambda _: None):
+    with pytest.raises(InputError) as error:
+        then(parse(data, "tiny", "tiny.toml"))
+    message = str(error.value)
+    assert message.isprintable()
+    assert len(message) < 400
+    return message
+
+
+@pytest.mark.parametrize("name", experiments.shipped())
+def test_every_shipped_experiment_parses_and_plans(name):
+    experiment = experiments.find(name)
+    train_examples = {"digits": 1297, "mnist": 55_000, "fashion_mnist": 55_000}[experiment.workload.dataset]
+    side = 8 if experiment.workload.dataset == "digits" else 28
+    sizes = plan.batch_sizes(experiment, train_examples)
+    assert sorted(size for tier in plan.tiers(sizes) for size in tier.batch_sizes) == sizes
+    duration = plan.duration(experiment, train_examples)
+    assert duration.evaluations[-1] == duration.max_examples >= duration.budget_examples
+    assert duration.budget_examples in duration.evaluations
+    make_learner(experiment.workload, (side, side, 1), 10)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("learning_rate.anker", 0.1, "tiny.toml: learning_rate.anker: unknown key"),
+        ("bugdet", {}, "tiny.toml: bugdet: unknown key"),
+        ("batch_sizes.values", [], "tiny.toml: batch_sizes.values: expected `array` of length >= 1, found []"),
+        ("target.accuracy", 99, "tiny.toml: target.accuracy: expected `float` < 1.0, found 99"),
+        ("learning_rate.anchor", 0, "tiny.toml: learning_rate.anchor: expected `float` > 0.0, found 0"),
+        ("batch_sizes.values", [16, 16], "tiny.toml: batch_sizes.values: [16, 16] holds a batch size twice"),
+        ("batch_sizes.values", [0], "tiny.toml: batch_sizes.values[0]: expected `int` >= 1, found 0"),
+        ("budget.max_epochs", 1, "tiny.toml: budget.max_epochs: 1.0 is below epochs = 2.0"),
+        ("seeds.confirm", 0, "tiny.toml: seeds.confirm: expected `int` >= 1, found 0"),
+    ],
+)
+def test_a_refusal_names_the_full_path_and_the_value(path, value, message):
+    assert refusal(altered(path, value)) == message
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({"values": [1], "start": 1}, "not both"),
+        ({}, "give either values"),
+        ({"start": 4}, "give either values"),
+        ({"stop": 4}, "give either values"),
+        ({"start": 4, "stop": 2}, "batch_sizes.stop: 2 is below start = 4"),
+    ],
+)
+def test_batch_sizes_have_exactly_one_form(table, says):
+    assert says in refusal(altered("batch_sizes", table))
+
+
+def test_a_batch_above_the_training_set_is_refused_once_the_dataset_is_known():
+    message = refusal(altered("batch_sizes.values", [2000]), lambda one: plan.batch_sizes(one, 1297))
+    assert message == "tiny: batch_sizes: 2000 is above the 1297 training examples of digits"
+    assert plan.batch_sizes(parse(altered("batch_sizes.values", [1297]), "tiny", "tiny.toml"), 1297) == [1297]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("workload.model", "resnet", "workload.model: 'resnet' is not one of lenet, linear, mlp"),
+        ("workload.optimizer", "sdg", "workload.optimizer: 'sdg' is not one of sgd, momentum"),
+        ("workload.model_options", {"depth": 3}, "workload.model_options.depth: mlp has only activation, hidden"),
+        ("workload.model_options", {"\x1b[31m" + "d" * 500: 3}, "mlp has only activation, hidden"),
+        ("workload.model_options", {"activation": "\x1b[31m" + "a" * 500}, "workload.model_options: mlp refuses them"),
+        ("workload.model_options", {"hidden": "wide"}, "workload.model_options: mlp refuses them"),
+        ("workload.model_options", {"hidden": [-4]}, "workload.model_options: mlp refuses them"),
+        ("workload.optimizer_options", {"speed": 3}, "workload.optimizer_options.speed: sgd has only"),
+        ("workload.optimizer_options", {"\x1b[31m" + "d" * 500: 3}, "sgd has only"),
+    ],
+)
+def test_names_and_options_are_refused_before_anything_is_measured(path, value, says):
+    assert says in refusal(altered(path, value), lambda one: make_learner(one.workload, (8, 8, 1), 10))
+
+
+@pytest.mark.parametrize("path", ["budget.epochs", "learning_rate.anchor", "learning_rate.factor", "target.accuracy"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0])
+def test_numbers_that_are_none_are_refused(path, value):
+    assert f"tiny.toml: {path}: " in refusal(altered(path, value))
+
+
+def test_a_budget_without_one_example_and_one_with_endless_evaluations_are_refused():
+    for path, value in (("budget.epochs", 1e-9), ("budget.epochs", 1e5)):
+        data = altered(path, value)
+        data["evaluation"] = {"per_epoch": 1000}
+        assert "budget" in refusal(data, lambda one: plan.duration(one, 55_000))
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6), st.floats(1.06, 1024))
+def test_a_range_of_batch_sizes_holds_both_ends_and_ascends(start, stop, factor):
+    start, stop = sorted((start, stop))
+    sizes = expand_batch_sizes(BatchSizes(start=start, stop=stop, factor=factor), "tiny")
+    assert sizes[0] == start
+    assert sizes[-1] == stop
+    assert all(a < b for a, b in pairwise(sizes))
+
+
+@pytest.mark.parametrize(
+    "table", [{"start": 1, "stop": 10**9, "factor": 1 + 1e-12}, {"start": 1, "stop": 9, "factor": 1 + 1e-16}]
+)
+def test_a_range_that_would_never_end_is_refused(table):
+    assert "batch_sizes" in refusal(altered("batch_sizes", table))
+
+
+def test_the_protocol_decides_the_fingerprint_and_the_sweep_does_not():
+    base = parse(MINIMAL, "tiny", "tiny.toml")
+    for path, value in (("batch_sizes.values", [8]), ("seeds.confirm", 9), ("learning_rate.anchor", 0.2)):
+        assert parse(altered(path, value), "tiny", "tiny.toml").fingerprint == base.fingerprint
+    for path, value in (("budget.epochs", 3), ("target.accuracy", 0.8), ("workload.optimizer", "adam")):
+        assert parse(altered(path, value), "tiny", "tiny.toml").fingerprint != base.fingerprint
+
+
+def test_an_experiment_written_out_is_read_back_equal(tmp_path):
+    for name in experiments.shipped():
+        experiment = experiments.find(name)
+        (tmp_path / "experiment.toml").write_bytes(folders.to_toml(experiment))
+        assert experiments.read(tmp_path / "experiment.toml") == experiment
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"a = ", b"[a]\n[a]\n", b"a = " + b"[" * 5000, b"x = 1", b""])
+def test_files_that_are_no_experiment_are_refused(tmp_path, data):
+    path = tmp_path / "strange.toml"
+    path.write_bytes(data)
+    with pytest.raises(InputError) as error:
+        experiments.read(path)
+    assert str(error.value).isprintable()
+
+
+def test_absent_and_oversized_files_and_unknown_names_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="cannot be read"):
+        experiments.find(str(tmp_path / "absent.toml"))
+    with pytest.raises(InputError, match=r"neither a file ending in \.toml nor one of lenet_digits"):
+        experiments.find("\x1b[31mlenet")
+    monkeypatch.setattr(experiments, "LARGEST_FILE_BYTES", 10)
+    (tmp_path / "large.toml").write_text("# " + "x" * 20)
+    with pytest.raises(InputError, match="larger than 10 bytes"):
+        experiments.find(str(tmp_path / "large.toml"))
+
+
+FIELDS = [
+    f"{table}.{key}" if isinstance(inner, dict) else table
+    for table, inner in msgspec.to_builtins(parse(MINIMAL, "tiny", "tiny.toml")).items()
+    for key in (inner if isinstance(inner, dict) else [table])
+]
+toml_values = st.recursive(
+    st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300)
+@given(st.sampled_from([*FIELDS, "", "workload.\x00", "extra"]), toml_values)
+def test_any_value_anywhere_is_an_experiment_or_one_refusal(path, value):
+    message = ""
+    try:
+        experiment = parse(altered(path, value), "tiny", "tiny.toml")
+        plan.duration(experiment, 1000)
+        plan.batch_sizes(experiment, 1000)
+    except InputError as refused:
+        message = str(refused)
+    assert not message or (message.isprintable() and len(message) < 400)
+
+
+@given(st.dictionaries(st.sampled_from([*MINIMAL, "name"]), toml_values))
+def test_a_file_that_parses_survives_being_written(data):
+    text = tomli_w.dumps({**MINIMAL, **data})
+    assert isinstance(text, str)
+    try:
+        found = parse({**MINIMAL, **data}, "tiny", "tiny.toml")
+    except InputError:
+        return
+    assert isinstance(found, Experiment)
+    assert msgspec.json.encode(found) == msgspec.json.encode(
+        parse(experiments.tomllib.loads(folders.to_toml(found).decode()), "tiny", "tiny.toml")
+    )

@@ -1,0 +1,277 @@
+"""Rows on disk: whole lines, one writer, and no stranger's bytes but as rows or one clear refusal."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import store
+from bench.errors import InputError
+from bench.rows import Calibration, Curve, Stage, Trial
+
+ORIGIN = {
+    "experiment": "tiny",
+    "fingerprint": "0123456789abcdef",
+    "machine": "cpu",
+    "environment": "abcdef",
+    "code": "1.0",
+    "dirty": False,
+    "recorded": "2026-01-01T00:00:00+00:00",
+}
+
+
+def stage(seconds=1.0):
+    return Stage(**ORIGIN, stage="convergence", seconds=seconds, compilations=3)
+
+
+def trial(points=2):
+    return Trial(
+        **ORIGIN,
+        phase="search",
+        batch_size=4,
+        learning_rate=0.1,
+        seed=1,
+        status="ok",
+        train_examples=100,
+        steps=2,
+        curve=Curve(examples=[4] * points, steps=[1] * points, accuracy=[0.5] * points, loss=[None] * points),
+        microbatch_size=4,
+        lanes=1,
+    )
+
+
+def one_line(error):
+    message = str(error.value)
+    assert message.isprintable(), "a refusal is one line without control characters"
+    assert len(message) < 500
+    return message
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    path = tmp_path / "made" / "rows.jsonl"
+    rows = [stage(), trial(), Calibration(**ORIGIN, quantity="copy_bytes_per_second", value=1e10)]
+    with store.Writer(path) as writer:
+        writer.append(rows[0])
+        writer.append(*rows[1:])
+    assert list(store.read(path)) == rows
+    assert list(store.read(tmp_path / "absent.jsonl")) == []
+
+
+@pytest.mark.parametrize("cut", [1, 10, 60])
+def test_a_torn_last_line_is_left_out_and_set_aside_by_the_next_writer(tmp_path, cut):
+    path = tmp_path / "rows.jsonl"
+    with store.Writer(path) as writer:
+        writer.append(stage(1.0), stage(2.0))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    assert list(store.read(path)) == [stage(1.0)]
+    with store.Writer(path) as writer:
+        writer.append(stage(3.0))
+    assert list(store.read(path)) == [stage(1.0), stage(3.0)]
+    assert path.with_suffix(".torn").read_bytes().rstrip(b"\n") == whole.splitlines(keepends=True)[1][:-cut]
+
+
+def test_a_torn_line_longer_than_a_block_is_set_aside_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "BLOCK_BYTES", 64)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"{}\n" + b"x" * 1000)
+    with store.Writer(path) as writer:
+        assert writer.torn_bytes == 1000
+    assert path.read_bytes() == b"{}\n"
+    assert path.with_suffix(".torn").read_bytes() == b"x" * 1000 + b"\n"
+
+
+def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    with store.Writer(path), pytest.raises(InputError, match="another run") as error:
+        store.Writer(path)
+    one_line(error)
+    store.Writer(path).close()
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    script = f"import time\nfrom bench import store\nw = store.Writer(__import__('pathlib').Path({str(path)!r}))\n"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script + "print('held', flush=True)\ntime.sleep(60)"], stdout=subprocess.PIPE
+    )
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(InputError, match="another run"):
+        store.Writer(path)
+    holder.kill()
+    holder.communicate()
+    store.Writer(path).close()
+
+
+def test_a_full_disk_leaves_the_rows_before_it_whole(tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    with store.Writer(path) as writer:
+        writer.append(stage(1.0))
+        real = os.write
+
+        def half(descriptor, data):
+            if len(data) < 20:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(descriptor, data[: len(data) // 2])
+
+        monkeypatch.setattr(store.os, "write", half)
+        with pytest.raises(InputError, match="No space left") as error:
+            writer.append(stage(2.0))
+        one_line(error)
+        monkeypatch.undo()
+        assert list(store.read(path)) == [stage(1.0)]
+        writer.append(stage(3.0))
+    assert list(store.read(path)) == [stage(1.0), stage(3.0)]
+
+
+def test_a_row_larger_than_may_be_read_is_never_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "LONGEST_LINE_BYTES", 1000)
+    with store.Writer(tmp_path / "rows.jsonl") as writer:
+        writer.append(trial(2))
+        with pytest.raises(InputError, match="1000 bytes"):
+            writer.append(trial(200))
+    assert list(store.read(tmp_path / "rows.jsonl")) == [trial(2)]
+
+
+def test_a_folder_removed_in_mid_run_is_said(tmp_path):
+    path = tmp_path / "results" / "rows.jsonl"
+    with store.Writer(path) as writer:
+        writer.append(stage())
+        path.unlink()
+        path.parent.rmdir()
+        with pytest.raises(InputError, match="was removed") as error:
+            writer.append(stage())
+        one_line(error)
+
+
+@pytest.mark.parametrize("write", [lambda path: store.Writer(path).close(), lambda path: store.write_whole(path, b"x")])
+def test_a_place_that_is_no_folder_is_refused_in_one_line(tmp_path, write):
+    (tmp_path / "file").write_text("in the way")
+    for path in (tmp_path / "file" / "rows.jsonl", tmp_path / "file" / "deeper" / "rows.jsonl", tmp_path):
+        with pytest.raises(InputError, match="cannot be written") as error:
+            write(path)
+        one_line(error)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_file_is_replaced_in_one_move_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "machine.json"
+    store.write_whole(path, b"before")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store.os, "fsync", full)
+    with pytest.raises(InputError, match="No space left"):
+        store.write_whole(path, b"after")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"before"
+    assert [one.name for one in tmp_path.iterdir()] == ["machine.json"]
+    store.write_whole(path, b"after")
+    assert path.read_bytes() == b"after"
+
+
+def read_strange(path, data):
+    """The rows of a stranger's file; None when it was refused, in one line."""
+    path.write_bytes(data)
+    message, found = "", None
+    try:
+        found = list(store.read(path))
+    except InputError as refused:
+        message = str(refused)
+    assert not message or message.isprintable()
+    assert len(message) < 400 + len(str(path))
+    return found
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_rows_or_one_refusal(tmp_path_factory, data):
+    read_strange(tmp_path_factory.getbasetemp() / "strange.jsonl", data + b"\n")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = sorted(msgspec.to_builtins(trial()))
+
+
+@given(st.sampled_from(FIELDS), json_values)
+def test_a_row_with_any_value_in_any_field_is_read_back_equal_or_refused(tmp_path_factory, field, value):
+    path = tmp_path_factory.getbasetemp() / "altered.jsonl"
+    line = json.dumps({**msgspec.to_builtins(trial()), field: value}).encode() + b"\n"
+    found = read_strange(path, line)
+    if found is not None:
+        again = read_strange(tmp_path_factory.getbasetemp() / "again.jsonl", msgspec.json.encode(found[0]) + b"\n")
+        assert again == found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 100_000,
+        b'{"kind":' * 50_000,
+        b'{"kind":"nonsense"}',
+        b'{"kind":"stage","schema":2}',
+        b"\xff\xfe",
+        b'"\x1b[31m"',
+        b"NaN",
+        b"1" * 5000,
+    ],
+)
+def test_hostile_lines_are_refused_by_file_and_number(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(msgspec.json.encode(stage()) + b"\n" + line + b"\n")
+    found = []
+    with pytest.raises(InputError, match=r"rows\.jsonl:2: not a valid row") as error:
+        found.extend(store.read(path))
+    one_line(error)
+
+
+def test_limits_are_refused_before_memory_is_spent(tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    monkeypatch.setattr(store, "LONGEST_LINE_BYTES", 100)
+    path.write_bytes(b" " * 101 + b"\n")
+    with pytest.raises(InputError, match="longer than 100 bytes"):
+        list(store.read(path))
+    monkeypatch.setattr(store, "LARGEST_FILE_BYTES", 50)
+    with pytest.raises(InputError, match="larger than 50 bytes"):
+        list(store.read(path))
+
+
+def test_many_rows_are_read_in_linear_time(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    line = msgspec.json.encode(stage()) + b"\n"
+    seconds = []
+    for count in (5_000, 20_000):
+        path.write_bytes(line * count)
+        start = time.perf_counter()
+        assert sum(1 for _ in store.read(path)) == count
+        seconds.append(time.perf_counter() - start)
+    assert seconds[1] < 12 * seconds[0]
+
+
+def test_a_folder_or_an_unreadable_place_is_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        list(store.read(tmp_path))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be read"):
+        list(store.read(tmp_path / ("x" * 300)))
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[[" * 10_000, b"\xff", b'{"schema": 1, "machine": {"name": "../x"}}'])
+def test_a_machine_file_that_is_none_is_refused(tmp_path, data):
+    with pytest.raises(InputError, match="cannot be read"):
+        store.read_machine(tmp_path)
+    (tmp_path / "machine.json").write_bytes(data)
+    with pytest.raises(InputError, match="not valid") as error:
+        store.read_machine(tmp_path)
+    one_line(error)
