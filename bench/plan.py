@@ -20,6 +20,8 @@ MOST_EVALUATIONS = 100_000
 WIDEST_MICROBATCH = 256
 MOST_SPLITTING = 4
 """A batch size may train in microbatches this many times smaller than its own best, to share a program."""
+NARROWEST_SHARE = 8
+"""A microbatch this many times narrower than it might be is worth avoiding."""
 
 
 class TrialKey(msgspec.Struct, frozen=True, order=True):
@@ -143,6 +145,14 @@ def tiers(sizes: Sequence[int], widest: int = WIDEST_MICROBATCH) -> list[Tier]:
 
 
 def _microbatch(sizes: Sequence[int], widest: int) -> int:
-    """The largest common divisor of the batch sizes that is not above `widest`."""
+    """The largest common divisor of the batch sizes up to `widest`.
+
+    Where that is far below it, as for a prime, the smallest one above `widest` that is not: such a batch size trains
+    in wider microbatches, which only costs memory.
+    """
     common = math.gcd(*sizes)
-    return max(divisor for divisor in range(1, min(common, widest) + 1) if common % divisor == 0)
+    divisors = [divisor for divisor in range(1, common + 1) if common % divisor == 0]
+    narrow = max(divisor for divisor in divisors if divisor <= widest)
+    if narrow * NARROWEST_SHARE >= min(common, widest):
+        return narrow
+    return min(divisor for divisor in divisors if divisor > widest)
