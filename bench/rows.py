@@ -15,7 +15,8 @@ SCHEMA = 1
 Count = Annotated[int, Meta(ge=0, le=10**15)]
 Positive = Annotated[int, Meta(ge=1, le=10**15)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
-Amount = Annotated[float, Meta(ge=0, le=1e30)]
+LARGEST_AMOUNT = 1e30
+Amount = Annotated[float, Meta(ge=0, le=LARGEST_AMOUNT)]
 Accuracy = Annotated[float, Meta(ge=0, le=1)]
 Short = Annotated[str, Meta(max_length=200)]
 Text = Annotated[str, Meta(max_length=2000)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,11 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.experiment import Workload
-from bench.measure import datasets, stream
+from bench.measure import convergence, datasets, stream, wave
+from bench.measure.checkpoint import Checkpoint
 from bench.measure.datasets import Dataset
+from bench.measure.interrupts import Stopped
 from bench.measure.lanes import Examples, Lanes, Programs, Settings, on_device
 from bench.measure.learner import Learner, TrainState, make_learner
+from bench.measure.racing import Race
 from bench.measure.schedules import Schedule
+from bench.measure.wave import LaneRecord, Setting, Wave
+from bench.plan import Duration
+from bench.rows import Phase
 
 TRAIN_EXAMPLES = 100
 """The full batch, so that a batch size may be the whole training set."""
@@ -121,3 +129,60 @@ def assert_same(found: Any, expected: Any, tolerance: float = 0.0) -> None:
 
 def _arrays(tree: Any) -> list[np.ndarray]:
     return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
+
+
+DURATION = Duration(800, 1200, list(range(100, 1300, 100)))
+RACE = Race(target=0.75, budget_examples=800, validation_examples=60)
+SEEDS = [1, 2]
+
+
+def grid_of(phase: Phase = "search", rates: Sequence[float] = (0.0005, 0.01, 0.05)) -> list[Setting]:
+    return [Setting(phase, batch_size, rate) for batch_size in (10, 50) for rate in rates]
+
+
+@dataclass
+class Bench:
+    """One wave of tiny lanes and all that was reported of it; `stop_after` asks for a stop at that evaluation."""
+
+    folder: Path
+    settings: list[Setting] = field(default_factory=grid_of)
+    shapes: Sequence[tuple[int, int]] = ((2, 6),)
+    workers: int = 1
+    tests_always: bool = False
+    race: Race = RACE
+    longest_segment: int = 50
+    reported: list[LaneRecord] = field(default_factory=list)
+    checks: int = 0
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.folder / "checkpoint", "tiny")
+
+    def fresh(self) -> Wave:
+        of = programs(learner("linear", "momentum"), 5, longest_segment=self.longest_segment)
+        return wave.start(of, DURATION, self.race, SEEDS, self.settings, self.shapes[0])
+
+    def run(self, stop_after: int | None = None) -> Wave:
+        """Continue from the checkpoint if there is one; raises Stopped where a stop was asked for."""
+        lanes = self.fresh()
+        self.checkpoint.restore(lanes)
+        self.checks = 0
+
+        def check() -> None:
+            self.checks += 1
+            if self.checks == stop_after:
+                raise Stopped
+
+        convergence.run(lanes, self.reporter(check))
+        return lanes
+
+    def reporter(self, check: Callable[[], None]) -> convergence.Reporter:
+        return convergence.Reporter(
+            finished=self.reported.append,
+            advanced=lambda _: None,
+            check=check,
+            checkpoint=self.checkpoint,
+            shapes=self.shapes,
+            workers=self.workers,
+            tests_always=self.tests_always,
+        )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,12 @@ import numpy as np
 from bench import store
 from bench.measure.wave import LaneRecord, Layout, Shard, Wave
 
+SEAL_BYTES = hashlib.sha256().digest_size
+
 
 class Saved(msgspec.Struct, kw_only=True):
-    """All of a wave but its arrays; `identity` names what must agree before its lanes may be continued."""
+    """All of a wave but its arrays."""
 
-    identity: str
     tick: int
     evaluation: int
     layouts: list[Layout]
@@ -28,7 +29,10 @@ class Saved(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One file for the wave in progress."""
+    """One file for the wave in progress; `identity` names what must agree before its lanes may be continued.
+
+    A SHA-256 of both stands before the content, so that what is torn, altered or of another wave is never parsed.
+    """
 
     path: Path
     identity: str
@@ -36,7 +40,6 @@ class Checkpoint:
     def save(self, wave: Wave) -> None:
         """Write the wave in one move."""
         saved = Saved(
-            identity=self.identity,
             tick=wave.tick,
             evaluation=wave.evaluation,
             layouts=[shard.layout for shard in wave.shards],
@@ -46,18 +49,24 @@ class Checkpoint:
         arrays = {f"leaf{number}": np.asarray(leaf) for number, leaf in enumerate(leaves)}
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, meta=np.frombuffer(msgspec.json.encode(saved), np.uint8), **arrays)
-        store.write_whole(self.path, buffer.getvalue())
+        content = buffer.getvalue()
+        store.write_whole(self.path, self._seal(content) + content)
+
+    def _seal(self, content: bytes) -> bytes:
+        return hashlib.sha256(self.identity.encode() + content).digest()
 
     def restore(self, wave: Wave) -> bool:
         """Put a saved wave's state into this freshly started one; False when there is none that fits."""
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                saved = msgspec.json.decode(file["meta"].tobytes(), type=Saved)
-                if saved.identity != self.identity:
-                    return False
-                leaves = [jnp.asarray(file[f"leaf{number}"]) for number in range(len(file.files) - 1)]
-        except (OSError, ValueError, KeyError, BadZipFile, msgspec.DecodeError):
+            data = self.path.read_bytes()
+        except OSError:
             return False
+        seal, content = data[:SEAL_BYTES], data[SEAL_BYTES:]
+        if seal != self._seal(content):
+            return False
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            saved = msgspec.json.decode(file["meta"].tobytes(), type=Saved)
+            leaves = [jnp.asarray(file[f"leaf{number}"]) for number in range(len(file.files) - 1)]
         one = jax.tree.structure(wave.shards[0].lanes)
         width = one.num_leaves
         wave.shards = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from bench.measure.interrupts import Stopped
 from bench.measure.lanes import Scores
 from bench.measure.racing import losers
 from bench.measure.wave import LaneRecord, Shape, Shard, Wave
-from bench.rows import Curve
+from bench.rows import LARGEST_AMOUNT, Curve
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -128,7 +127,7 @@ def _record(
         record.record(point, float(accuracy[row, column]), float(loss[row, column]), tested if always else None)
         if point == wave.duration.budget_examples:
             record.test_accuracy = tested
-        if not math.isfinite(loss[row, column]):
+        if not loss[row, column] <= LARGEST_AMOUNT:
             record.finish("diverged", f"the validation loss was {loss[row, column]} after {point} examples")
 
 

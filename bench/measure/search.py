@@ -144,7 +144,7 @@ class TierStudy:
             study.progress.close(item)
             return
         shapes = shapes_of()
-        checkpoint = Checkpoint(study.folder / "checkpoint.npz", self.identity(seeds, settings, shapes))
+        checkpoint = Checkpoint(study.folder / "checkpoint", self.identity(seeds, settings, shapes))
         lanes = wave.start(self.programs, study.duration, study.race, seeds, settings, shapes[0])
         checkpoint.restore(lanes)
         clock = time.monotonic()

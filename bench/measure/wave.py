@@ -14,7 +14,7 @@ import numpy as np
 from bench.measure.lanes import Lanes, Programs, Settings
 from bench.measure.racing import Race
 from bench.plan import Duration
-from bench.rows import Curve, Phase, TrialStatus
+from bench.rows import LARGEST_AMOUNT, Curve, Phase, TrialStatus
 
 Shape = tuple[int, int]
 WORTH_COMPACTING = 0.7
@@ -55,7 +55,7 @@ class LaneRecord(msgspec.Struct, kw_only=True):
         curve.examples.append(steps * self.setting.batch_size)
         curve.steps.append(steps)
         curve.accuracy.append(accuracy)
-        curve.loss.append(loss if math.isfinite(loss) else None)
+        curve.loss.append(loss if loss <= LARGEST_AMOUNT else None)
         if test_accuracy is not None:
             self.curve = msgspec.structs.replace(curve, test_accuracy=[*(curve.test_accuracy or []), test_accuracy])
 

@@ -1,0 +1,169 @@
+"""A wave from first step to last row: nothing but the trial itself decides its curve."""
+
+import itertools
+import math
+
+import msgspec
+import numpy as np
+import pytest
+from workbench import DURATION, RACE, SEEDS, Bench, grid_of, held_out_split, learner, train_alone
+
+from bench.measure.interrupts import Stopped
+from bench.measure.wave import LaneRecord, Setting
+from bench.rows import Curve
+
+ONE_EXAMPLE = 1 / 60
+"""Rounding may tip one example of the validation split."""
+
+
+def by_lane(records):
+    return {(record.setting, record.seed): record for record in records}
+
+
+def curves_agree(found, expected, tolerance=0.0):
+    assert found.examples == expected.examples
+    assert found.steps == expected.steps
+    np.testing.assert_allclose(found.accuracy, expected.accuracy, rtol=0, atol=1.01 * tolerance)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The wave that the others are held against: one shard, one worker, no compaction, no interruption."""
+    bench = Bench(tmp_path_factory.mktemp("plain"))
+    return by_lane(bench.run().records)
+
+
+@pytest.fixture(scope="module")
+def unraced(tmp_path_factory):
+    """The same lanes as claims, which no race stops."""
+    return by_lane(Bench(tmp_path_factory.mktemp("unraced"), settings=grid_of("confirm")).run().records)
+
+
+def test_a_curve_is_what_training_alone_evaluates_to(unraced):
+    setting, seed = Setting("confirm", 50, 0.05), 2
+    curve, one = unraced[setting, seed].curve, learner("linear", "momentum")
+    for examples, steps, accuracy in itertools.islice(
+        zip(curve.examples, curve.steps, curve.accuracy, strict=True), 0, None, 3
+    ):
+        assert examples == steps * 50
+        correct, _ = one.evaluate(train_alone(one, seed, 50, 0.05, examples).params, *held_out_split())
+        assert accuracy == pytest.approx(int(correct) / 60, abs=1.01 * ONE_EXAMPLE)
+
+
+def test_every_lane_is_reported_once_with_a_verdict(tmp_path):
+    bench = Bench(tmp_path)
+    records = bench.run().records
+    assert len(bench.reported) == len(records) == len(by_lane(bench.reported)) == 12
+    assert all(record.status is not None for record in records)
+    assert not bench.checkpoint.path.exists()
+
+
+def test_a_lane_at_its_target_ends_with_the_budget_and_another_goes_on(unraced):
+    ends = set()
+    for record in unraced.values():
+        seen = zip(record.curve.examples, record.curve.accuracy, strict=True)
+        reached = next((examples for examples, accuracy in seen if accuracy >= RACE.target), math.inf)
+        ends.add(record.curve.examples[-1])
+        assert record.curve.examples[-1] == min(max(reached, DURATION.budget_examples), DURATION.max_examples)
+        assert record.status == "ok"
+        assert record.test_accuracy is not None
+    assert {DURATION.budget_examples, DURATION.max_examples} <= ends
+
+
+@pytest.mark.parametrize("stops", [(1,), (3, 2, 1), (7,)])
+def test_a_wave_interrupted_anywhere_and_resumed_is_the_uninterrupted_one_bit_for_bit(tmp_path, plain, stops):
+    shapes = ((2, 6), (2, 3), (1, 3))
+    whole = by_lane(Bench(tmp_path / "whole", shapes=shapes).run().records)
+    bench = Bench(tmp_path / "parts", shapes=shapes)
+    for stop in stops:
+        with pytest.raises(Stopped):
+            bench.run(stop_after=stop)
+    records = by_lane(bench.run().records)
+    assert msgspec.to_builtins(list(records.values())) == msgspec.to_builtins(list(whole.values()))
+    assert {lane: msgspec.to_builtins(record) for lane, record in by_lane(bench.reported).items()} == {
+        lane: msgspec.to_builtins(record) for lane, record in whole.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"shapes": ((1, 3),), "workers": 2},
+        {"shapes": ((2, 6), (2, 3), (1, 3))},
+        {"settings": grid_of()[::-1]},
+        {"longest_segment": 7},
+    ],
+    ids=["shards and workers", "compaction", "lane order", "chunks"],
+)
+def test_how_lanes_are_run_is_not_seen_in_their_curves(tmp_path, plain, how):
+    for lane, record in by_lane(Bench(tmp_path, **how).run().records).items():
+        assert record.status == plain[lane].status
+        curves_agree(record.curve, plain[lane].curve, ONE_EXAMPLE)
+
+
+def test_chunks_and_lane_order_change_no_bit(tmp_path, plain):
+    for how in ({"longest_segment": 7}, {"settings": grid_of()[::-1]}):
+        for lane, record in by_lane(Bench(tmp_path, **how).run().records).items():
+            assert record == plain[lane]
+
+
+def test_racing_shortens_a_curve_and_changes_nothing_else(plain, unraced):
+    stopped = 0
+    for (setting, seed), record in plain.items():
+        free = unraced[msgspec.structs.replace(setting, phase="confirm"), seed]
+        kept = len(record.curve.accuracy)
+        assert record.curve.accuracy == free.curve.accuracy[:kept]
+        assert record.curve.loss == free.curve.loss[:kept]
+        if record.status == "stopped":
+            stopped += 1
+            assert record.reason
+    assert stopped > 0
+    assert all(record.status != "stopped" for record in unraced.values())
+
+
+def test_what_leaves_the_numbers_is_diverged_and_its_neighbours_do_not_notice(tmp_path, unraced):
+    settings = [*grid_of("confirm")[:5], Setting("confirm", 50, 3e38)]
+    found = by_lane(Bench(tmp_path, settings=settings).run().records)
+    for lane, record in found.items():
+        if lane[0].learning_rate == 3e38:
+            assert record.status == "diverged"
+            assert "after 100 examples" in record.reason
+            assert record.curve.loss == [None]
+            msgspec.json.decode(msgspec.json.encode(record.curve), type=Curve)
+        else:
+            assert record == unraced[lane]
+
+
+@pytest.mark.parametrize("loss", [1e31, math.inf, math.nan])
+def test_a_loss_that_no_row_may_hold_is_null_and_diverged(tmp_path, monkeypatch, loss):
+    bench = Bench(tmp_path)
+    monkeypatch.setattr(
+        "bench.measure.lanes.Programs.evaluate", lambda *_: (np.full((2, 6), 0.1), np.full((2, 6), loss))
+    )
+    for record in bench.run().records:
+        assert record.status == "diverged"
+        assert record.curve.loss == [None]
+
+
+def test_test_accuracy_is_read_at_the_budget_or_beside_every_evaluation(tmp_path, unraced):
+    always = by_lane(Bench(tmp_path, settings=grid_of("confirm"), tests_always=True).run().records)
+    for lane, record in always.items():
+        assert len(record.curve.test_accuracy) == len(record.curve.accuracy)
+        at_budget = record.curve.examples.index(DURATION.budget_examples)
+        assert record.test_accuracy == record.curve.test_accuracy[at_budget] == unraced[lane].test_accuracy
+        assert unraced[lane].curve.test_accuracy is None
+
+
+def test_an_evaluation_without_a_new_update_is_not_recorded():
+    record = LaneRecord(setting=Setting("search", 250, 0.1), seed=1)
+    for point in (100, 200, 300, 400, 500):
+        record.record(point, 0.5, 1.0, None)
+    assert record.curve.examples == [250, 500]
+    assert record.steps == 2
+
+
+def test_the_first_verdict_stands():
+    record = LaneRecord(setting=grid_of()[0], seed=SEEDS[0])
+    record.finish("stopped", "slower")
+    record.finish("ok")
+    assert (record.status, record.reason) == ("stopped", "slower")
