@@ -1,0 +1,95 @@
+"""The architecture as a picture that cannot drift: contracts hold, contracts can break, and starts stay light."""
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*ROOT.glob("bench/**/*.py"), *ROOT.glob("models/**/*.py")])
+LINT = "from importlinter.cli import lint_imports_command; lint_imports_command(['--no-cache'])"
+
+
+def contracts(folder):
+    return subprocess.run([sys.executable, "-c", LINT], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def loaded_by(code):
+    """The packages in memory after `code` has run in a fresh interpreter."""
+    script = (
+        f"import json, sys\n{code}\nprint('\\n' + json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_the_contracts_hold():
+    done = contracts(ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "broken"),
+    [
+        ("bench/store.py", "import jax", "The waist, seen from above"),
+        ("bench/measure/lanes.py", "import pandas", "The waist, seen from below"),
+        ("bench/plan.py", "from bench import store", "Each module imports only what lies below it"),
+        ("models/mlp.py", "from bench import errors", "A model knows nothing of the bench"),
+    ],
+)
+def test_the_contracts_notice_what_breaks_them(tmp_path, module, line, broken):
+    for name in ("bench", "models"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    path = tmp_path / module
+    path.write_text(
+        path.read_text().replace(
+            "from __future__ import annotations\n", f"from __future__ import annotations\n{line}\n"
+        )
+    )
+    done = contracts(tmp_path)
+    assert done.returncode == 1
+    assert any(said.startswith(broken) and said.endswith("BROKEN") for said in done.stdout.splitlines())
+
+
+def test_reading_a_results_folder_never_loads_jax(reported):
+    report = f"import bench.cli; assert bench.cli.run(['report', {str(reported)!r}, '--json']) == 0"
+    loaded = loaded_by(report)
+    assert "pandas" in loaded
+    assert not loaded & {"jax", "jaxlib", "flax", "optax"}
+
+
+def test_the_command_line_alone_loads_neither_half():
+    loaded = loaded_by("import bench.cli; bench.cli.parser()")
+    assert not loaded & {"jax", "flax", "optax", "pandas", "matplotlib", "seaborn", "numpy"}
+
+
+def test_measuring_never_loads_what_reads():
+    loaded = loaded_by("import bench.measure.suite, bench.measure.doctor; bench.measure.suite.datasets.load('digits')")
+    assert "jax" in loaded
+    assert not loaded & {"pandas", "matplotlib", "seaborn", "sklearn"}
+
+
+def functions():
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                yield f"{path.relative_to(ROOT)}:{node.name}", node.end_lineno - node.lineno + 1
+
+
+def test_functions_and_files_stay_small():
+    lengths = dict(functions())
+    assert {name: lines for name, lines in lengths.items() if lines > 40} == {}
+    assert sorted(lengths.values())[len(lengths) // 2] <= 13
+    assert {str(path) for path in SOURCES if len(path.read_text().splitlines()) > 300} == set()
+
+
+def test_every_model_is_a_file_with_a_model():
+    names = [path.stem for path in ROOT.glob("models/*.py") if not path.stem.startswith("_")]
+    for name in names:
+        tree = ast.parse((ROOT / "models" / f"{name}.py").read_text())
+        assert "Model" in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
