@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Features = Float[Array, "outer height width inner"]
+Features = Float[Array, "_ _ _ _"]
 Kernel = Float[Array, "size size channel filter"]
 
 
