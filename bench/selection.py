@@ -71,7 +71,7 @@ def choose(trials: Iterable[Trial], target: float, budget_examples: float) -> Ch
     """Choose among the rates of one batch size by the median over seeds; None when there are no trials.
 
     The rate for the target is the one with the fewest median examples to it, ties broken by accuracy; the rate for
-    accuracy is the one with the best mean accuracy within `budget_examples`.
+    accuracy is the one with the best mean accuracy within `budget_examples`, ties broken by speed.
     """
     by_rate: dict[float, list[Trial]] = defaultdict(list)
     for trial in trials:
@@ -82,7 +82,7 @@ def choose(trials: Iterable[Trial], target: float, budget_examples: float) -> Ch
     quality = {rate: mean(best_accuracy(one, budget_examples) for one in group) for rate, group in by_rate.items()}
     rates = sorted(by_rate)
     fastest = min(rates, key=lambda rate: (speed[rate], -quality[rate]))
-    best = max(rates, key=lambda rate: quality[rate])
+    best = max(rates, key=lambda rate: (quality[rate], -speed[rate]))
     neighbours = _neighbours(rates, fastest)
     tied = [rate for rate in neighbours if math.isfinite(speed[rate]) and speed[rate] <= speed[fastest]]
     return Choice(for_target=fastest, for_accuracy=best, tied=tied, lowest=rates[0], highest=rates[-1])

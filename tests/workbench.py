@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 
-from bench.experiment import Workload
+from bench import experiment as experiments
+from bench import folders, store
+from bench.experiment import Experiment, Workload
 from bench.measure import convergence, datasets, stream, wave
 from bench.measure.checkpoint import Checkpoint
 from bench.measure.datasets import Dataset
+from bench.measure.host import Host
 from bench.measure.interrupts import Stopped
 from bench.measure.lanes import Examples, Lanes, Programs, Settings, on_device
 from bench.measure.learner import Learner, TrainState, make_learner
+from bench.measure.progress import Progress
 from bench.measure.racing import Race
 from bench.measure.schedules import Schedule
+from bench.measure.session import Session
+from bench.measure.tuning import Tuned
 from bench.measure.wave import LaneRecord, Setting, Wave
-from bench.plan import Duration
-from bench.rows import Phase
+from bench.plan import Duration, TrialKey
+from bench.rows import Environment, Machine, Phase, Trial
 
 TRAIN_EXAMPLES = 100
 """The full batch, so that a batch size may be the whole training set."""
@@ -186,3 +193,68 @@ class Bench:
             workers=self.workers,
             tests_always=self.tests_always,
         )
+
+
+TINY: dict[str, Any] = {
+    "title": "tiny",
+    "workload": {"dataset": "digits", "model": "linear", "optimizer": "momentum"},
+    "target": {"accuracy": 0.75},
+    "batch_sizes": {"values": [10, 50]},
+    "learning_rate": {"anchor": 0.01, "anchor_batch_size": 10, "factor": 4.0, "span": 1, "extend": 2},
+    "seeds": {"search": 2, "confirm": 2},
+    "budget": {"epochs": 4, "max_epochs": 6},
+    "evaluation": {"first_epoch": 2, "per_epoch": 1},
+    "throughput": {"rounds": 5, "round_seconds": 0.001},
+}
+
+
+def experiment(**tables: Any) -> Experiment:
+    """The tiny experiment with some keys of its tables replaced."""
+    merged = {
+        name: {**TINY[name], **tables[name]} if isinstance(TINY.get(name), dict) else tables[name] for name in tables
+    }
+    return experiments.parse({**TINY, **merged}, "tiny", "tiny.toml")
+
+
+def host(workers: int = 1) -> Host:
+    machine = Machine(
+        name="tiny-cpu",
+        platform="cpu",
+        device_kind="cpu",
+        device_count=1,
+        cpu="tiny",
+        cpu_cores=workers,
+        host_memory_bytes=1 << 33,
+    )
+    environment = Environment(python="3", os="none", packages={})
+    return Host(machine, environment, "0123456789abcdef", "1.0", dirty=False)
+
+
+@cache
+def tiny_dataset() -> Dataset:
+    """A corner of the digits, so that a study takes seconds."""
+    whole = digits()
+    kept = {
+        f"{split}_{part}": getattr(whole, f"{split}_{part}")[:count]
+        for split, count in (("train", TRAIN_EXAMPLES), ("validation", 60), ("test", 60))
+        for part in ("inputs", "labels")
+    }
+    return replace(whole, **kept)
+
+
+def session(folder: Path, workers: int = 1, **tables: Any) -> Session:
+    """The tiny experiment in a results folder, with its tuning done."""
+    made = Session(experiment(**tables), tiny_dataset(), host(workers), folder, Progress(quiet=True))
+    for tier in made.tiers:
+        made.tuning.get(f"convergence {tier.microbatch_size} {tier.batch_sizes}", lambda: Tuned(None, 1e6))
+    return made
+
+
+def trials(folder: Path) -> dict[TrialKey, dict[str, Any]]:
+    """Every trial of a results folder as plain data, without the time it was recorded."""
+    rows = [row for row in store.read(folder / folders.CONVERGENCE) if isinstance(row, Trial)]
+    found = {TrialKey(row.phase, row.batch_size, row.learning_rate, row.seed): msgspec.to_builtins(row) for row in rows}
+    assert len(found) == len(rows), "a trial was written twice"
+    for one in found.values():
+        del one["recorded"]
+    return found

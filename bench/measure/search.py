@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -50,9 +50,9 @@ class Study:
             if key.phase == phase and key.batch_size == batch_size and trial.status != "failed"
         ]
 
-    def choice(self, batch_size: int) -> selection.Choice | None:
-        """The rates of a batch size as its search trials stand."""
-        found = self.of("search", batch_size)
+    def choice(self, batch_size: int, among: Container[float] | None = None) -> selection.Choice | None:
+        """The rates of a batch size as its search trials stand, those of the rates `among` where they are given."""
+        found = [one for one in self.of("search", batch_size) if among is None or one.learning_rate in among]
         return selection.choose(found, self.experiment.target.accuracy, self.duration.budget_examples)
 
 
@@ -82,13 +82,14 @@ class TierStudy:
 
     def run(self) -> None:
         """All phases of the tier, in at most three training programs: all rates, half of them, the confirmation."""
-        seeds, grid = plan.search_seeds(self.study.experiment), search_grid(self.study.experiment, self.tier)
-        self.run_wave("search", seeds, grid, lambda: [self.full, self.half])
+        seeds, searched = plan.search_seeds(self.study.experiment), search_grid(self.study.experiment, self.tier)
+        self.run_wave("search", seeds, searched, lambda: [self.full, self.half])
         for number in range(self.study.experiment.learning_rate.extend):
-            beyond = list(self.extensions())
+            beyond = list(self.extensions(searched))
             if not beyond:
                 break
             self.run_wave(f"extension {number + 1}", seeds, beyond, lambda: [self.half])
+            searched = [*searched, *beyond]
         fresh, settings = plan.confirmation_seeds(self.study.experiment), self.confirmations()
         own = shard_shape(len(fresh), len(settings), self.study.workers)
         self.run_wave("confirm", fresh, settings, lambda: [self.fit(own), self.half])
@@ -109,14 +110,17 @@ class TierStudy:
         """A shape cut down until as many of its programs as run at once fit into memory."""
         return self.programs.fit(shape, int(self.study.memory_bytes * LARGEST_SHARE_OF_MEMORY / self.study.workers))
 
-    def extensions(self) -> Iterator[Setting]:
-        """Rates beyond an edge at which a best rate lies."""
+    def extensions(self, searched: Sequence[Setting]) -> Iterator[Setting]:
+        """Rates beyond an edge at which a best rate lies, as far as `searched` tells.
+
+        Trials of a wave that was interrupted are not looked at, so a resumed run extends as an uninterrupted one.
+        """
         table = self.study.experiment.learning_rate
         for size in self.tier.batch_sizes:
-            choice = self.study.choice(size)
+            tried = {setting.learning_rate for setting in searched if setting.batch_size == size}
+            choice = self.study.choice(size, tried)
             if choice is None:
                 continue
-            tried = {trial.learning_rate for trial in self.study.of("search", size)}
             for at_edge, upwards in ((choice.at_upper_edge, True), (choice.at_lower_edge, False)):
                 rate = plan.extension(table, size, tried, upwards=upwards) if at_edge else None
                 if rate is not None:

@@ -1,0 +1,127 @@
+"""Search, extend, confirm: which trials are run, on which seeds, and the same ones after any interruption.
+
+Curves here are pretended: `worth` says which rate is best, so the truth is known.
+"""
+
+import math
+
+import pytest
+from workbench import experiment, session, trials
+
+from bench import plan
+from bench.measure import convergence, runner, search, wave
+from bench.measure.interrupts import Stopped
+from bench.measure.lanes import Lanes
+from bench.measure.learner import TrainState
+from bench.rows import Curve
+
+
+def pretend(worth, stop_after=None):
+    """A `convergence.run` that trains nothing: a rate reaches the target the sooner, the higher its worth in (0, 1]."""
+    told = 0
+
+    def run(wave, reporter):
+        nonlocal told
+        for record in wave.records:
+            value = worth(record.setting.batch_size, record.setting.learning_rate) * (1 - 0.001 * (record.seed % 10))
+            first = math.ceil(100 / value)
+            points = [first - 1, first]
+            record.curve = Curve(examples=points, steps=points, accuracy=[0.1, 0.75 + value / 10], loss=[1.0, 1.0])
+            record.finish("ok")
+            if told == stop_after:
+                raise Stopped
+            told += 1
+            reporter.finished(record)
+
+    return run
+
+
+def best_at(rate):
+    """A worth whose logarithmic peak is at `rate` for every batch size."""
+    return lambda _, tried: math.exp(-abs(math.log(tried / rate)))
+
+
+def study(folder, monkeypatch, worth, stop_after=None, **tables):
+    monkeypatch.setattr(convergence, "run", pretend(worth, stop_after))
+    monkeypatch.setattr(search.TierStudy, "fit", lambda _, shape: shape)
+    monkeypatch.setattr(wave, "first_lanes", lambda *_: Lanes(TrainState((), ()), ()))
+    made = session(folder, **tables)
+    made.prepare_folder()
+    runner.measure_convergence(made)
+    return trials(folder)
+
+
+def rates(found, phase, batch_size=10):
+    return sorted({key.learning_rate for key in found if key.phase == phase and key.batch_size == batch_size})
+
+
+def test_a_best_rate_inside_the_grid_extends_nothing(tmp_path, monkeypatch):
+    found = study(tmp_path, monkeypatch, best_at(0.011))
+    assert rates(found, "search") == [0.0025, 0.01, 0.04]
+    assert rates(found, "confirm") == [0.01]
+
+
+@pytest.mark.parametrize(("best", "beyond"), [(0.03, [0.16]), (0.12, [0.16, 0.64]), (100.0, [0.16, 0.64])])
+def test_a_best_rate_at_the_edge_extends_the_grid_as_far_as_the_experiment_allows(tmp_path, monkeypatch, best, beyond):
+    searched = rates(study(tmp_path, monkeypatch, best_at(best)), "search")
+    assert searched[:3] == [0.0025, 0.01, 0.04]
+    assert searched[3:] == beyond
+
+
+def test_the_grid_extends_downwards_and_only_where_it_must(tmp_path, monkeypatch):
+    def worth(batch_size, rate):
+        return best_at(0.0001 if batch_size == 10 else 0.0224)(batch_size, rate)
+
+    found = study(tmp_path, monkeypatch, worth)
+    assert rates(found, "search") == [0.00015625, 0.000625, 0.0025, 0.01, 0.04]
+    assert len(rates(found, "search", 50)) == 3
+
+
+def test_no_extension_where_none_is_wanted(tmp_path, monkeypatch):
+    assert len(rates(study(tmp_path, monkeypatch, best_at(9), learning_rate={"extend": 0}), "search")) == 3
+
+
+def test_claims_rest_on_seeds_that_chose_nothing(tmp_path, monkeypatch):
+    found = study(tmp_path, monkeypatch, best_at(0.01), learning_rate={"fixed": 0.02})
+    seeds = {phase: {key.seed for key in found if key.phase == phase} for phase in ("search", "confirm", "fixed")}
+    assert not seeds["search"] & seeds["confirm"]
+    assert not seeds["search"] & seeds["fixed"]
+    assert rates(found, "fixed") == [0.02]
+    most = experiment(seeds={"search": plan.FIRST_CONFIRMATION_SEED - 1, "confirm": 1000})
+    assert not set(plan.search_seeds(most)) & set(plan.confirmation_seeds(most))
+
+
+def test_more_seeds_later_add_trials_and_repeat_none(tmp_path, monkeypatch):
+    before = study(tmp_path, monkeypatch, best_at(0.011))
+    after = study(tmp_path, monkeypatch, best_at(0.011), seeds={"confirm": 4})
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 2 * 2
+
+
+@pytest.mark.parametrize("best", [0.011, 0.2])
+def test_a_study_stopped_after_any_row_ends_with_the_trials_of_an_uninterrupted_one(tmp_path, monkeypatch, best):
+    worth = best_at(best)
+    whole = study(tmp_path / "whole", monkeypatch, worth)
+    for stop_after in range(len(whole)):
+        folder = tmp_path / str(stop_after)
+        with pytest.raises(Stopped):
+            study(folder, monkeypatch, worth, stop_after)
+        assert len(trials(folder)) == stop_after
+        assert study(folder, monkeypatch, worth) == whole
+
+
+def test_a_finished_study_trains_and_writes_nothing(tmp_path, monkeypatch):
+    study(tmp_path, monkeypatch, best_at(0.2))
+    before = (tmp_path / "convergence.jsonl").read_bytes()
+    study(tmp_path, monkeypatch, best_at(0.2), stop_after=0)
+    assert (tmp_path / "convergence.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+@pytest.mark.parametrize("settings", [1, 2, 7, 30])
+@pytest.mark.parametrize("workers", [1, 2, 4, 8])
+def test_shards_hold_every_lane_and_share_evenly(seeds, settings, workers):
+    rows, columns = search.shard_shape(seeds, settings, workers)
+    shards = math.ceil(seeds / rows) * math.ceil(settings / columns)
+    assert shards * rows * columns >= seeds * settings
+    assert workers == 1 or shards % workers == 0 or settings < workers

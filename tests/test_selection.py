@@ -1,0 +1,90 @@
+"""Choosing a rate: crossings are bracketed, medians keep misses, and ties go where they cost nothing."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_store import ORIGIN
+
+from bench import selection
+from bench.rows import Curve, Trial
+
+
+def trial(rate, accuracies, seed=1, every=100):
+    points = [every * (number + 1) for number in range(len(accuracies))]
+    return Trial(
+        **ORIGIN,
+        phase="search",
+        batch_size=10,
+        learning_rate=rate,
+        seed=seed,
+        status="ok",
+        train_examples=100,
+        steps=len(points),
+        curve=Curve(
+            examples=points, steps=[point // 10 for point in points], accuracy=accuracies, loss=[None] * len(points)
+        ),
+        microbatch_size=10,
+        lanes=1,
+    )
+
+
+accuracies = st.lists(st.floats(0, 1), max_size=12)
+
+
+@given(accuracies, st.floats(0, 1))
+def test_a_crossing_is_the_first_evaluation_at_the_target_and_brackets_the_truth(values, target):
+    found = selection.crossing(trial(0.1, values).curve, target)
+    if found is None:
+        assert all(value < target for value in values)
+        return
+    at = found.examples // 100 - 1
+    assert values[at] >= target
+    assert all(value < target for value in values[:at])
+    assert found.previous_examples == found.examples - 100
+    assert found.steps == found.examples // 10
+
+
+@given(st.lists(accuracies, min_size=1, max_size=4), st.floats(0.05, 0.95), st.integers(1, 1200))
+def test_a_choice_is_best_by_its_own_measure(curves, target, budget):
+    trials = [trial(0.01 * (number + 1), values) for number, values in enumerate(curves)]
+    choice = selection.choose(trials, target, budget)
+    times = {one.learning_rate: selection.examples_to_target(one, target) for one in trials}
+    qualities = {one.learning_rate: selection.best_accuracy(one, budget) for one in trials}
+    assert times[choice.for_target] == min(times.values())
+    assert qualities[choice.for_accuracy] == max(qualities.values())
+    assert choice.for_target not in choice.tied
+    assert all(times[rate] == times[choice.for_target] < math.inf for rate in choice.tied)
+    assert choice.rates[0] == choice.for_target
+    assert len(set(choice.rates)) == len(choice.rates)
+
+
+def test_a_rate_whose_median_seed_misses_is_not_the_fastest():
+    lucky = [trial(0.1, [0.9, 0.9], 1), trial(0.1, [0.1, 0.1], 2), trial(0.1, [0.1, 0.1], 3)]
+    steady = [trial(0.2, [0.1, 0.9], seed) for seed in (1, 2, 3)]
+    assert selection.choose([*lucky, *steady], 0.8, 1000).for_target == 0.2
+
+
+def test_equal_accuracy_goes_to_the_faster_rate_and_so_never_to_an_edge_by_chance():
+    trials = [trial(0.1, [0.1, 0.1, 0.9]), trial(0.2, [0.1, 0.9, 0.9]), trial(0.4, [0.1, 0.1, 0.9])]
+    choice = selection.choose(trials, 0.8, 1000)
+    assert choice.for_accuracy == choice.for_target == 0.2
+    assert not choice.at_lower_edge
+    assert not choice.at_upper_edge
+
+
+def test_edges_are_known_and_a_single_rate_has_none():
+    low, high = trial(0.1, [0.1, 0.9]), trial(0.2, [0.9, 0.9])
+    assert selection.choose([low, high], 0.8, 1000).at_upper_edge
+    assert selection.choose([low], 0.8, 1000).at_upper_edge is False
+    assert selection.choose([low], 0.8, 1000).at_lower_edge is False
+    assert selection.choose([], 0.8, 1000) is None
+
+
+@pytest.mark.parametrize("values", [[], [0.1]])
+def test_what_nobody_reached_is_infinite_and_tied_with_nothing(values):
+    choice = selection.choose([trial(0.1, values), trial(0.2, values)], 0.8, 1000)
+    assert choice.tied == []
+    assert selection.examples_to_target(trial(0.1, values), 0.8) == math.inf
+    assert selection.best_accuracy(trial(0.1, []), 1000) == 0.0
