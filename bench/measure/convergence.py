@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event
 
 import jax
@@ -25,7 +25,10 @@ CHECKPOINT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Reporter:
-    """Where a wave reports, and how it is run: `shapes` are those it may be compacted into."""
+    """Where a wave reports, and how it is run: `shapes` are those it may be compacted into.
+
+    `rivals` holds, by batch size and learning rate, the curves of earlier waves that its lanes race against.
+    """
 
     finished: Callable[[LaneRecord], None]
     advanced: Callable[[int], None]
@@ -34,6 +37,7 @@ class Reporter:
     shapes: Sequence[Shape]
     workers: int = 1
     tests_always: bool = False
+    rivals: Mapping[int, Mapping[float, Sequence[Curve]]] = field(default_factory=dict)
 
 
 def run(wave: Wave, reporter: Reporter) -> None:
@@ -80,7 +84,7 @@ def _advance(wave: Wave, reporter: Reporter, pool: ThreadPoolExecutor, stop: Eve
     wave.tick = point // wave.programs.microbatch_size
     wave.evaluation += 1
     _retire(wave, point)
-    _stop_losers(wave, point)
+    _stop_losers(wave, point, reporter)
     _report(wave, reporter)
     for shard in wave.shards:
         shard.compact(wave.records, reporter.shapes)
@@ -139,12 +143,12 @@ def _retire(wave: Wave, point: int) -> None:
             record.finish("ok")
 
 
-def _stop_losers(wave: Wave, point: int) -> None:
+def _stop_losers(wave: Wave, point: int, reporter: Reporter) -> None:
     """Stop search lanes that cannot win; lanes of other phases are claims and run to their end."""
     searching = [record for record in wave.records if record.setting.phase == "search"]
     for batch_size in {record.setting.batch_size for record in searching}:
         group = [record for record in searching if record.setting.batch_size == batch_size]
-        curves: dict[float, list[Curve]] = {}
+        curves = {rate: list(known) for rate, known in reporter.rivals.get(batch_size, {}).items()}
         for record in group:
             curves.setdefault(record.setting.learning_rate, []).append(record.curve)
         for rate, reason in losers(wave.race, curves, point).items():
