@@ -20,7 +20,7 @@ from bench.measure.lanes import Programs
 from bench.measure.progress import Progress
 from bench.measure.racing import Race
 from bench.measure.wave import LaneRecord, Setting
-from bench.rows import Origin, Phase, Trial
+from bench.rows import Curve, Origin, Phase, Trial
 
 LARGEST_SHARE_OF_MEMORY = 0.8
 
@@ -81,18 +81,18 @@ class TierStudy:
         return f"{name} B={self.tier.batch_sizes[0]}..{self.tier.batch_sizes[-1]}"
 
     def run(self) -> None:
-        """All phases of the tier, in at most three training programs: all rates, half of them, the confirmation."""
+        """All phases of the tier, in at most three training programs: all rates, a quarter, the confirmation."""
         seeds, searched = plan.search_seeds(self.study.experiment), search_grid(self.study.experiment, self.tier)
-        self.run_wave("search", seeds, searched, lambda: [self.full, self.half])
+        self.run_wave("search", seeds, searched, lambda: [self.full, self.small])
         for number in range(self.study.experiment.learning_rate.extend):
             beyond = list(self.extensions(searched))
             if not beyond:
                 break
-            self.run_wave(f"extension {number + 1}", seeds, beyond, lambda: [self.half])
+            self.run_wave(f"extension {number + 1}", seeds, beyond, lambda: [self.small])
             searched = [*searched, *beyond]
         fresh, settings = plan.confirmation_seeds(self.study.experiment), self.confirmations()
         own = shard_shape(len(fresh), len(settings), self.study.workers)
-        self.run_wave("confirm", fresh, settings, lambda: [self.fit(own), self.half])
+        self.run_wave("confirm", fresh, settings, lambda: [self.fit(own), self.small])
 
     @cached_property
     def full(self) -> wave.Shape:
@@ -102,9 +102,9 @@ class TierStudy:
         return self.fit(shape)
 
     @property
-    def half(self) -> wave.Shape:
-        """The shape that lanes are compacted into, and that extensions run in."""
-        return self.full[0], math.ceil(self.full[1] / 2)
+    def small(self) -> wave.Shape:
+        """The shape that the last lanes are compacted into, and that extensions run in."""
+        return self.full[0], math.ceil(self.full[1] / 4)
 
     def fit(self, shape: wave.Shape) -> wave.Shape:
         """A shape cut down until as many of its programs as run at once fit into memory."""
@@ -168,9 +168,20 @@ class TierStudy:
             shapes=shapes,
             workers=study.workers,
             tests_always=study.experiment.evaluation.test == "always",
+            rivals=self.rivals(settings),
         )
         convergence.run(lanes, reporter)
         study.progress.close(item)
+
+    def rivals(self, settings: Sequence[Setting]) -> dict[int, dict[float, list[Curve]]]:
+        """The search curves there are at the batch sizes of `settings`, of all other rates."""
+        own = {(setting.batch_size, setting.learning_rate) for setting in settings}
+        found: dict[int, dict[float, list[Curve]]] = {}
+        for size in {setting.batch_size for setting in settings}:
+            for trial in self.study.of("search", size):
+                if (size, trial.learning_rate) not in own:
+                    found.setdefault(size, {}).setdefault(trial.learning_rate, []).append(trial.curve)
+        return found
 
     def identity(self, seeds: Sequence[int], settings: Sequence[Setting], shapes: Sequence[tuple[int, int]]) -> str:
         """A hash of all that a checkpoint must agree with."""
