@@ -1,0 +1,50 @@
+"""Timing with clocks whose truth is known."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.measure import clock
+
+
+class Pretended:
+    """A clock and work on it: `start` seconds to begin, then `per_step` for each step."""
+
+    def __init__(self, per_step, start=0.0):
+        self.now, self.per_step, self.start, self.calls = 0.0, per_step, start, []
+
+    def __call__(self):
+        return self.now
+
+    def work(self, steps):
+        self.calls.append(steps)
+        self.now += self.start + steps * self.per_step
+
+
+@given(st.floats(1e-7, 1e2), st.integers(1, 10**6))
+def test_a_timed_region_lasts_as_long_as_its_work(per_step, steps):
+    fake = Pretended(per_step)
+    assert clock.timed(fake.work, steps, fake) == pytest.approx(steps * per_step)
+
+
+@given(st.floats(1e-6, 10), st.floats(1e-3, 10))
+def test_calibrated_steps_fill_the_wanted_time(per_step, seconds):
+    fake = Pretended(per_step)
+    steps = clock.calibrate(fake.work, seconds, fake)
+    assert seconds <= steps * per_step * (1 + 1e-9)
+    assert (steps - 1) * per_step <= seconds * (1 + 1e-9)
+    assert fake.calls[0] == 1, "the first call warms up and is not read"
+
+
+def test_work_that_takes_no_time_ends():
+    fake = Pretended(0.0)
+    assert clock.calibrate(fake.work, 0.1, fake) == clock.MOST_STEPS
+
+
+def test_a_clock_that_ticks_coarsely_is_known():
+    ticks = iter(range(10**6))
+    assert clock.resolution(lambda: next(ticks) // 7 * 1e-3, ticks=20) == pytest.approx(1e-3)
+    assert 0 < clock.resolution(ticks=20) < 1e-3
+    assert math.isfinite(clock.resolution(ticks=1))

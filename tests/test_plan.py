@@ -1,0 +1,85 @@
+"""From an experiment to what is run: durations, grids and tiers."""
+
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from workbench import experiment
+
+from bench import plan
+from bench.experiment import LearningRate
+
+batch_sizes = st.lists(st.integers(1, 4096), min_size=1, max_size=16, unique=True)
+
+
+@given(batch_sizes, st.integers(1, 512))
+def test_tiers_hold_every_batch_size_once_as_whole_microbatches(sizes, widest):
+    tiers = plan.tiers(sizes, widest)
+    assert sorted(size for tier in tiers for size in tier.batch_sizes) == sorted(sizes)
+    for tier in tiers:
+        narrower = [size for size in range(1, widest + 1) if tier.microbatch_size % size == 0]
+        assert tier.microbatch_size <= widest or max(narrower) * plan.NARROWEST_SHARE < widest
+        assert all(size % tier.microbatch_size == 0 for size in tier.batch_sizes)
+
+
+@given(batch_sizes)
+def test_no_batch_size_is_split_much_finer_than_alone(sizes):
+    for tier in plan.tiers(sizes):
+        for size in tier.batch_sizes:
+            (alone,) = plan.tiers([size])
+            assert alone.microbatch_size <= plan.MOST_SPLITTING * tier.microbatch_size
+
+
+def test_powers_of_two_need_few_programs():
+    assert len(plan.tiers([2**power for power in range(13)])) <= 4
+    assert len(plan.tiers([5, 10, 20, 50, 100, 256, 500, 1000, 2000, 5000])) <= 5
+
+
+@given(st.integers(10, 60_000), st.floats(0.1, 50), st.floats(1, 4), st.integers(1, 20), st.integers(1, 20))
+def test_evaluations_ascend_to_the_longest_duration_and_hold_the_budget(examples, epochs, longer, first, later):
+    one = experiment(
+        budget={"epochs": epochs, "max_epochs": epochs * longer},
+        evaluation={"first_epoch": first, "per_epoch": later},
+    )
+    duration = plan.duration(one, examples)
+    assert all(a < b for a, b in pairwise([0, *duration.evaluations]))
+    assert duration.evaluations[-1] == duration.max_examples
+    assert duration.budget_examples in duration.evaluations
+    quantum = examples / min(first, later)
+    assert all(b - a <= quantum + 1 for a, b in pairwise([0, *duration.evaluations]))
+
+
+@pytest.mark.parametrize(("rule", "ratio"), [("none", 1), ("sqrt", 2), ("linear", 4)])
+def test_the_anchor_moves_by_the_rule(rule, ratio):
+    table = LearningRate(anchor=0.1, anchor_batch_size=32, rule=rule)
+    assert plan.anchor_rate(table, 128) == pytest.approx(0.1 * ratio)
+    assert plan.anchor_rate(table, 32) == pytest.approx(0.1)
+
+
+@given(st.floats(1e-6, 10), st.integers(0, 5), st.floats(1.1, 10), st.integers(1, 5000))
+def test_a_grid_is_geometric_around_the_anchor_and_a_file_repeats_it(anchor, span, factor, size):
+    table = LearningRate(anchor=anchor, span=span, factor=factor)
+    rates = plan.learning_rates(table, size)
+    assert len(rates) == 2 * span + 1
+    assert rates[span] == pytest.approx(plan.anchor_rate(table, size), rel=1e-5)
+    assert all(b / a == pytest.approx(factor, rel=1e-4) for a, b in pairwise(rates))
+    assert [float(f"{rate:.6g}") for rate in rates] == rates
+
+
+@given(st.integers(0, 4), st.integers(0, 4), st.booleans())
+def test_a_grid_grows_one_rate_at_a_time_and_stops(span, extend, upwards):
+    table = LearningRate(anchor=0.1, span=span, extend=extend)
+    tried = plan.learning_rates(table, 64)
+    for _ in range(extend):
+        rate = plan.extension(table, 64, tried, upwards=upwards)
+        assert rate > max(tried) if upwards else rate < min(tried)
+        tried.append(rate)
+    assert plan.extension(table, 64, tried, upwards=upwards) is None
+
+
+def test_the_fraction_of_an_epoch_that_is_no_whole_number_is_rounded_once():
+    duration = plan.duration(experiment(budget={"epochs": 1 / 3, "max_epochs": None}), 100)
+    assert duration.budget_examples == duration.max_examples == 33
+    assert math.isclose(duration.budget_examples / 100, 1 / 3, abs_tol=0.005)
