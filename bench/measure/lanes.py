@@ -23,7 +23,7 @@ from bench.measure.learner import Learner, TrainState
 from bench.measure.schedules import Schedule
 
 EVALUATION_BATCH_SIZE = 500
-WITHOUT_FORKS = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+WITHOUT_FORKS: dict[str, str | bool] = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
 """Compiler options on a CPU: each core has a program of its own, so one that hands parts of its small loops to others
 only waits for them. Microbatches of 1 train 1.25 times as fast without; the throughput stage keeps the default."""
 
