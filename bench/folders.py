@@ -41,7 +41,7 @@ def prepare(folder: Path, experiment: Experiment, machine: Machine, environments
 
 def _accept_experiment(folder: Path, experiment: Experiment) -> None:
     path = folder / "experiment.toml"
-    if path.exists() and (folder / CONVERGENCE).exists():
+    if path.exists() and any(_has_rows(folder / name) for name in (THROUGHPUT, CONVERGENCE)):
         known = experiments.read(path)
         if known.fingerprint != experiment.fingerprint:
             different = ", ".join(_differences(known.protocol, experiment.protocol))
@@ -50,6 +50,10 @@ def _accept_experiment(folder: Path, experiment: Experiment) -> None:
                 f" undo the edit, rename the experiment file, or give another --results"
             )
     store.write_whole(path, to_toml(experiment))
+
+
+def _has_rows(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def to_toml(experiment: Experiment) -> bytes:

@@ -1,0 +1,105 @@
+"""Results folders: what may be added to one, and what is refused with the difference named."""
+
+import msgspec
+import pytest
+from test_store import ORIGIN, stage, trial
+from workbench import experiment, host
+
+from bench import experiment as experiments
+from bench import folders, store
+from bench.errors import InputError
+
+ENVIRONMENTS = {"0123456789abcdef": host().environment}
+
+
+def own(row, one):
+    return msgspec.structs.replace(row, fingerprint=one.fingerprint)
+
+
+def filled(folder, one, name=folders.CONVERGENCE):
+    folders.prepare(folder, one, host().machine, ENVIRONMENTS)
+    with store.Writer(folder / name) as writer:
+        writer.append(own(trial(), one), own(stage(), one))
+    return folder
+
+
+def prepared(folder, one, machine=None):
+    folders.prepare(folder, one, machine or host().machine, ENVIRONMENTS)
+
+
+def test_a_prepared_folder_labels_itself(tmp_path):
+    prepared(tmp_path, experiment())
+    assert experiments.read(tmp_path / "experiment.toml") == experiment()
+    assert store.read_machine(tmp_path).machine == host().machine
+
+
+@pytest.mark.parametrize("name", [folders.CONVERGENCE, folders.THROUGHPUT])
+def test_an_edited_protocol_is_refused_once_there_are_rows(tmp_path, name):
+    filled(tmp_path, experiment(), name)
+    label = (tmp_path / "experiment.toml").read_bytes()
+    with pytest.raises(InputError, match=r"another protocol \(budget\.epochs: 4\.0 there, 3\.0 here\)") as error:
+        prepared(tmp_path, experiment(budget={"epochs": 3}))
+    assert str(error.value).isprintable()
+    assert (tmp_path / "experiment.toml").read_bytes() == label
+
+
+def test_an_edited_protocol_is_accepted_while_there_are_no_rows(tmp_path):
+    prepared(tmp_path, experiment())
+    for name in (folders.CONVERGENCE, folders.THROUGHPUT):
+        store.Writer(tmp_path / name).close()
+    prepared(tmp_path, experiment(budget={"epochs": 3}))
+    assert experiments.read(tmp_path / "experiment.toml").budget.epochs == 3
+
+
+def test_a_wider_sweep_is_the_same_protocol(tmp_path):
+    filled(tmp_path, experiment())
+    wider = experiment(batch_sizes={"values": [5, 10, 50]}, seeds={"confirm": 9})
+    prepared(tmp_path, wider)
+    assert experiments.read(tmp_path / "experiment.toml") == wider
+    assert len(list(folders.rows(tmp_path, folders.CONVERGENCE, wider.fingerprint))) == 2
+
+
+def test_rows_of_another_machine_are_refused(tmp_path):
+    filled(tmp_path, experiment())
+    other = msgspec.structs.replace(host().machine, cpu_cores=64)
+    with pytest.raises(InputError, match=r"another machine \(cpu_cores: 1 there, 64 here\)"):
+        prepared(tmp_path, experiment(), other)
+
+
+def test_environments_add_up(tmp_path):
+    prepared(tmp_path, experiment())
+    newer = {"fedcba9876543210": msgspec.structs.replace(host().environment, python="4")}
+    folders.prepare(tmp_path, experiment(), host().machine, newer)
+    assert store.read_machine(tmp_path).environments == {**ENVIRONMENTS, **newer}
+
+
+def test_a_row_of_another_protocol_is_named_by_line(tmp_path):
+    with store.Writer(tmp_path / folders.CONVERGENCE) as writer:
+        writer.append(own(trial(), experiment()), trial())
+    with pytest.raises(InputError, match=r"convergence\.jsonl:2: a row of another protocol"):
+        list(folders.rows(tmp_path, folders.CONVERGENCE, experiment().fingerprint))
+    assert ORIGIN["fingerprint"] != experiment().fingerprint
+
+
+def test_convergence_is_joined_from_elsewhere_once_the_protocols_agree(tmp_path):
+    source, folder = filled(tmp_path / "there", experiment()), tmp_path / "here"
+    prepared(folder, experiment())
+    folders.join_convergence(folder, source)
+    folders.join_convergence(folder, source)
+    assert (folder / folders.CONVERGENCE).read_bytes() == (source / folders.CONVERGENCE).read_bytes()
+    other = tmp_path / "other"
+    prepared(other, experiment(budget={"epochs": 3}))
+    with pytest.raises(InputError, match="another protocol"):
+        folders.join_convergence(other, source)
+    with pytest.raises(InputError, match="rows of its own"):
+        folders.join_convergence(filled(tmp_path / "full", experiment()), source)
+
+
+@pytest.mark.parametrize("missing", ["experiment.toml", "machine.json"])
+def test_an_incomplete_source_is_refused(tmp_path, missing):
+    source, folder = filled(tmp_path / "there", experiment()), tmp_path / "here"
+    prepared(folder, experiment())
+    (source / missing).unlink()
+    with pytest.raises(InputError, match=f"{missing}: cannot be read"):
+        folders.join_convergence(folder, source)
+    assert not (folder / folders.CONVERGENCE).exists()

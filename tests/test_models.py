@@ -1,0 +1,78 @@
+"""Models: every lowering is the same function, no example sees another, and precision is what the row says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from workbench import MODEL_OPTIONS, assert_same, learner, train_split
+
+from bench.measure.learner import model_names
+from models._lowerings import LOWERINGS
+
+BATCH = 6
+
+
+def inputs_and_labels():
+    split = train_split()
+    return split.inputs[:BATCH], split.labels[:BATCH]
+
+
+def test_the_workbench_knows_every_model():
+    assert sorted(MODEL_OPTIONS) == model_names()
+
+
+@pytest.mark.parametrize("lowering", [name for name in LOWERINGS if name != "xla"])
+def test_lowerings_agree_in_values_and_gradients(lowering):
+    inputs, labels = inputs_and_labels()
+    reference, lowered = learner("lenet", lowering="xla"), learner("lenet", lowering=lowering)
+    params = reference.params(3)
+    assert_same(lowered.params(3), params)
+    assert_same(jax.jit(lowered.logits)(params, inputs), jax.jit(reference.logits)(params, inputs), 1e-5)
+    assert_same(
+        jax.jit(lowered.gradient)(params, inputs, labels), jax.jit(reference.gradient)(params, inputs, labels), 1e-5
+    )
+
+
+@pytest.mark.parametrize("model", MODEL_OPTIONS)
+def test_the_logits_of_an_example_depend_on_no_other(model):
+    one, (inputs, _) = learner(model), inputs_and_labels()
+    params = jax.device_put(one.params(1))
+    jacobian = jax.jit(jax.jacrev(lambda batch: one.logits(params, batch)))(inputs)
+    influence = np.asarray(jnp.abs(jacobian).sum(axis=(1, 3, 4, 5)))
+    assert np.all(np.diag(influence) > 0)
+    np.testing.assert_array_equal(influence - np.diag(np.diag(influence)), 0)
+
+
+@pytest.mark.parametrize("model", MODEL_OPTIONS)
+def test_precision_decides_the_products_and_never_the_parameters(model):
+    inputs, _ = inputs_and_labels()
+    for precision, products in (("float32", "f32"), ("bfloat16", "bf16")):
+        one = learner(model, precision=precision)
+        params = one.params(1)
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+        logits = jax.eval_shape(one.logits, params, inputs)
+        assert logits.dtype == jnp.float32
+        assert logits.shape == (BATCH, 10)
+        lines = str(jax.make_jaxpr(one.logits)(params, inputs)).splitlines()
+        made = [
+            line.split(" = ")[0] for line in lines if " = dot_general[" in line or " = conv_general_dilated[" in line
+        ]
+        assert made
+        assert all(f":{products}[" in line for line in made)
+
+
+def test_bfloat16_is_near_and_float32_nearer():
+    inputs, _ = inputs_and_labels()
+    params = learner("mlp").params(1)
+    exact = jax.jit(learner("mlp").logits)(params, inputs)
+    rough = jax.jit(learner("mlp", precision="bfloat16").logits)(params, inputs)
+    difference = float(jnp.abs(exact - rough).max())
+    assert 1e-6 < difference < 0.05 * float(jnp.abs(exact).max())
+
+
+@pytest.mark.parametrize("model", MODEL_OPTIONS)
+def test_fresh_parameters_are_a_function_of_the_seed(model):
+    one = learner(model)
+    assert_same(one.params(7), one.params(7))
+    with pytest.raises(AssertionError):
+        assert_same(one.params(7), one.params(8), 1e-3)
