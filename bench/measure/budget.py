@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from bench import plan
+from bench.errors import InputError
 from bench.experiment import Experiment
 from bench.measure import estimate
 
@@ -69,7 +70,25 @@ def fit(
 
 def budget_name(name: str, minutes: float) -> str:
     """`lenet_mnist_30min`: a scaled study has its own folder, so it never mixes with the unscaled one."""
-    return f"{name[:28]}_{f'{minutes:g}'.replace('.', 'p')}min"
+    shown = f"{minutes:.2f}".rstrip("0").rstrip(".").replace(".", "p")
+    return f"{name[:28]}_{shown}min"
+
+
+def scaled_before(experiment: Experiment, known: Experiment) -> Experiment:
+    """The experiment at the rung that `known`, found in a results folder, was scaled to.
+
+    Raises:
+        InputError: when the experiment was edited since, so that no rung of it is the protocol of `known`.
+    """
+    for rung in LADDER:
+        scaled = climb(experiment, rung)
+        same = (scaled.fingerprint, scaled.seeds, scaled.learning_rate.span)
+        if same == (known.fingerprint, known.seeds, known.learning_rate.span):
+            return msgspec.structs.replace(scaled, name=known.name)
+    raise InputError(
+        f"{known.name}: was scaled from {experiment.name} before that was edited;"
+        f" undo the edit, name other minutes, or give another --results"
+    )
 
 
 def described(experiment: Experiment) -> str:

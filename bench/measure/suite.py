@@ -83,7 +83,8 @@ def session(request: Request, host: Host, experiment: Experiment, dataset: Datas
     named = msgspec.structs.replace(experiment, name=budget.budget_name(experiment.name, minutes))
     folder = folders.folder_of(request.results, named, host.machine)
     if (folder / "experiment.toml").exists():
-        return Session(experiments.read(folder / "experiment.toml"), dataset, host, folder, request.progress)
+        again = budget.scaled_before(experiment, experiments.read(folder / "experiment.toml"))
+        return Session(again, dataset, host, folder, request.progress)
     request.progress.say(f"{experiment.name}: a short trial of this machine's speed")
     trial = Session(experiment, dataset, host, folder, request.progress)
     rates = [tune(trial, tier).examples_per_second for tier in trial.tiers]

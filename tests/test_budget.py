@@ -1,0 +1,63 @@
+"""Minutes to a study: monotone, within its estimate, and named so that a file can say it."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from workbench import experiment
+
+from bench import experiment as experiments
+from bench import folders, plan
+from bench.errors import InputError
+from bench.measure import budget, estimate
+
+TIERS = plan.tiers([1, 16, 64, 1024])
+speeds = st.lists(st.floats(1e2, 1e6), min_size=len(TIERS), max_size=len(TIERS))
+some_minutes = st.floats(0.01, 100_000)
+
+
+@given(some_minutes, some_minutes, speeds)
+def test_more_minutes_never_buy_less(some, other, rates):
+    less, more = sorted((some, other))
+    costs = [
+        estimate.seconds(budget.fit(experiment(), one, 50_000, TIERS, rates), 50_000, TIERS, rates)
+        for one in (less, more)
+    ]
+    assert costs[0] <= costs[1]
+
+
+@given(some_minutes, speeds)
+def test_the_estimate_stays_within_the_minutes_unless_nothing_does(minutes, rates):
+    chosen = budget.fit(experiment(), minutes, 50_000, TIERS, rates)
+    lowest = budget.climb(experiment(), budget.LADDER[0])
+    fits = estimate.seconds(chosen, 50_000, TIERS, rates) <= minutes * 60
+    assert fits or chosen.fingerprint == lowest.fingerprint
+
+
+def test_the_ladder_climbs_in_cost():
+    costs = [
+        estimate.seconds(budget.climb(experiment(), rung), 50_000, TIERS, [1e4] * len(TIERS)) for rung in budget.LADDER
+    ]
+    assert costs == sorted(costs)
+
+
+@given(st.from_regex(r"\A[a-z][a-z0-9_]{0,39}\Z"), st.floats(0, 100_000, exclude_min=True))
+def test_a_scaled_study_can_be_written_and_read_again(name, minutes):
+    named = msgspec.structs.replace(experiment(), name=budget.budget_name(name, minutes))
+    text = folders.to_toml(named).decode()
+    assert experiments.parse(experiments.tomllib.loads(text), named.name, "tiny.toml") == named
+
+
+def test_a_name_says_the_minutes():
+    assert budget.budget_name("lenet_mnist", 30.0) == "lenet_mnist_30min"
+    assert budget.budget_name("lenet_mnist", 2.5) == "lenet_mnist_2p5min"
+
+
+@given(some_minutes, speeds)
+def test_what_was_scaled_before_is_found_again_and_an_edit_is_noticed(minutes, rates):
+    known = budget.fit(experiment(), minutes, 50_000, TIERS, rates)
+    assert budget.scaled_before(experiment(), known) == known
+    wider = experiment(batch_sizes={"values": [10, 50, 100]})
+    assert budget.scaled_before(wider, known).batch_sizes == wider.batch_sizes
+    with pytest.raises(InputError, match="was scaled from tiny before that was edited"):
+        budget.scaled_before(experiment(target={"accuracy": 0.5}), known)

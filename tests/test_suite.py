@@ -1,0 +1,108 @@
+"""Which experiments are run: named ones as asked, a default suite with a loud fall-back where data is missing."""
+
+import io
+
+import pytest
+from workbench import digits, experiment, host
+
+from bench import experiment as experiments
+from bench import folders
+from bench.errors import InputError
+from bench.measure import datasets, suite
+from bench.measure.interrupts import Stopper
+from bench.measure.progress import Progress
+from bench.measure.tuning import Tuned
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    here = digits()
+
+    def load(name):
+        if name == "digits":
+            return here
+        raise InputError(f"{name}: no source has it\n  tried the moon: no answer")
+
+    monkeypatch.setattr(datasets, "load", load)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Sessions that would have been run, in order."""
+    seen = []
+    monkeypatch.setattr(suite, "announce", lambda *_: None)
+    monkeypatch.setattr(suite, "run", lambda session, stages: seen.append((session, tuple(stages))))
+    return seen
+
+
+def request(tmp_path, **asked):
+    return suite.Request(**{"names": [], "results": tmp_path, "progress": Progress(output=io.StringIO()), **asked})
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_every_device_has_a_suite_of_shipped_experiments(platform):
+    chosen = suite.chosen([], platform)
+    assert chosen
+    assert all(platform in one.suites for one in chosen)
+
+
+def test_names_are_taken_as_they_are():
+    assert [one.name for one in suite.chosen(["lenet_digits", "mlp_mnist"], "cpu")] == ["lenet_digits", "mlp_mnist"]
+    with pytest.raises(InputError, match="neither a file"):
+        suite.chosen(["lenet_digit"], "cpu")
+
+
+def test_a_suite_without_data_becomes_the_digits_and_says_so_loudly(tmp_path, offline, runs):
+    asked = request(tmp_path)
+    suite.measure(asked, host(), Stopper())
+    (session, _), *others = runs
+    assert not others
+    assert session.experiment.workload.dataset == "digits"
+    assert "Nothing here says anything about" in session.experiment.notice
+    said = asked.progress.output.getvalue()
+    assert f"*** {session.experiment.notice} ***" in said
+    assert "tried the moon" in said
+
+
+def test_the_notice_reaches_the_results_folder(tmp_path, offline, runs):
+    suite.measure(request(tmp_path), host(), Stopper())
+    session, _ = runs[0]
+    session.prepare_folder()
+    assert experiments.read(session.folder / "experiment.toml").notice == session.experiment.notice
+
+
+def test_a_named_experiment_without_data_fails_with_what_was_tried(tmp_path, offline, runs):
+    with pytest.raises(InputError, match="tried the moon"):
+        suite.measure(request(tmp_path, names=["lenet_mnist"]), host(), Stopper())
+    assert runs == []
+
+
+def test_stages_and_folders_are_those_asked_for(tmp_path, offline, runs):
+    found = suite.measure(request(tmp_path, names=["lenet_digits"], stages=["throughput"]), host(), Stopper())
+    assert found == [tmp_path / "lenet_digits" / host().machine.name]
+    assert runs[0][1] == ("throughput",)
+
+
+def test_minutes_are_shared_and_a_second_run_repeats_the_first_choice(tmp_path, offline, runs, monkeypatch):
+    monkeypatch.setattr(suite, "tune", lambda *_: Tuned(None, 1e5))
+    asked = request(tmp_path, names=["lenet_digits"], minutes=3.0)
+    suite.measure(asked, host(), Stopper())
+    session, _ = runs[0]
+    assert session.experiment.name == "lenet_digits_3min"
+    assert "about" in asked.progress.output.getvalue()
+    folders.prepare(session.folder, session.experiment, host().machine, {})
+    monkeypatch.setattr(suite, "tune", lambda *_: pytest.fail("the trial was repeated"))
+    suite.measure(asked, host(), Stopper())
+    assert runs[1][0].experiment == session.experiment
+
+
+def test_a_scaled_study_of_an_edited_file_is_refused(tmp_path, offline, runs, monkeypatch):
+    monkeypatch.setattr(suite, "tune", lambda *_: Tuned(None, 1e5))
+    path = tmp_path / "tiny.toml"
+    path.write_bytes(folders.to_toml(experiment()))
+    asked = request(tmp_path, names=[str(path)], minutes=3.0)
+    suite.measure(asked, host(), Stopper())
+    folders.prepare(runs[0][0].folder, runs[0][0].experiment, host().machine, {})
+    path.write_bytes(folders.to_toml(experiment(target={"accuracy": 0.5})))
+    with pytest.raises(InputError, match="edited"):
+        suite.measure(asked, host(), Stopper())
