@@ -88,37 +88,39 @@ def measure(
 ) -> None:
     """Compile what still lacks rounds, then time rounds interleaved over cells in shuffled order.
 
-    `done` counts the rounds that exist already; cells that fail become rows and are left out.
+    `done` counts the rounds that exist already; cells that fail, then or now, become rows and are left out.
     """
     rounds = laboratory.experiment.throughput.rounds
     wanted = [key for key in keys if done.get(key, 0) < rounds]
     cells = [cell for key in wanted if (cell := prepare(laboratory, key, lowerings[key.loop])) is not None]
     shuffle = random.Random(0)  # noqa: S311 - an order of rounds is no secret
+    failed: set[CellKey] = set()
     for number in range(rounds):
-        order = [cell for cell in cells if done.get(cell.key, 0) <= number]
+        order = [cell for cell in cells if done.get(cell.key, 0) <= number and cell.key not in failed]
         shuffle.shuffle(order)
         for cell in order:
-            _time_round(laboratory, cell, number)
+            try:
+                _time_round(laboratory, cell, number)
+            except jax.errors.JaxRuntimeError as error:
+                _record_failure(laboratory, cell.key, cell.lowering, error)
+                failed.add(cell.key)
 
 
 def prepare(laboratory: Laboratory, key: CellKey, lowering: str | None) -> TimedCell | None:
     """Compile a cell ahead of time and find its steps per round; a failure becomes a row and None."""
     laboratory.check()
     start = time.perf_counter()
-    shared = laboratory.origin_of(key)
     try:
         learner = laboratory.learner(key.precision, lowering)
         work, compiled, seconds = build(learner, laboratory.split, key)
         laboratory.compilations += 1
         steps = calibrate(work, laboratory.experiment.throughput.round_seconds, laboratory.clock)
     except jax.errors.JaxRuntimeError as error:
-        status = "out_of_memory" if "RESOURCE_EXHAUSTED" in str(error) else "failed"
-        row = Compilation(**shared, status=status, message=str(error)[:1000], lowering=lowering)
-        laboratory.append(row)
+        _record_failure(laboratory, key, lowering, error)
         return None
     laboratory.append(
         Compilation(
-            **shared,
+            **laboratory.origin_of(key),
             status="ok",
             lowering=lowering,
             compile_seconds=seconds,
@@ -128,6 +130,12 @@ def prepare(laboratory: Laboratory, key: CellKey, lowering: str | None) -> Timed
     )
     laboratory.book(0.5, time.perf_counter() - start, f"compile B={key.batch_size} {key.loop}")
     return TimedCell(key, work, steps, lowering)
+
+
+def _record_failure(laboratory: Laboratory, key: CellKey, lowering: str | None, error: Exception) -> None:
+    status = "out_of_memory" if "RESOURCE_EXHAUSTED" in str(error) else "failed"
+    shared = laboratory.origin_of(key)
+    laboratory.append(Compilation(**shared, status=status, message=str(error)[:1000], lowering=lowering))
 
 
 def examples_per_second(laboratory: Laboratory, key: CellKey, lowering: str | None) -> float:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from bench import store
 from bench.measure.clock import Work, calibrate, timed
@@ -22,20 +25,20 @@ class Tuned(msgspec.Struct, frozen=True):
     """The fastest lowering of a tier and the lane-examples per second it reached."""
 
     lowering: str | None
-    examples_per_second: float
+    examples_per_second: Annotated[float, Meta(gt=0)]
 
 
 class TuningFile:
-    """`tuning.json` in a results folder: resumed runs repeat the same choices, so their numbers stay the same."""
+    """`tuning.json` in a results folder: resumed runs repeat the same choices, so their numbers stay the same.
+
+    One that cannot be read is as if there were none: its choices are measured again.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "tuning.json"
         self._known: dict[str, Tuned] = {}
-        if self._path.exists():
-            try:
-                self._known = msgspec.json.decode(self._path.read_bytes(), type=dict[str, Tuned])
-            except msgspec.DecodeError:
-                self._known = {}
+        with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self._known = msgspec.json.decode(self._path.read_bytes(), type=dict[str, Tuned])
 
     def get(self, key: str, measure: Callable[[], Tuned]) -> Tuned:
         """The choice made for `key`, measured and kept at the first asking."""

@@ -1,0 +1,43 @@
+"""Choices by measurement: the fastest wins, is kept, and a file that cannot be read is measured again."""
+
+import pytest
+from workbench import grid_of, learner, programs
+
+from bench.measure import tuning
+from bench.measure.tuning import Tuned, TuningFile
+
+
+def test_a_choice_is_measured_once_and_kept(tmp_path):
+    asked = []
+
+    def measure():
+        asked.append(1)
+        return Tuned("banded", 1234.5)
+
+    for _ in range(3):
+        assert TuningFile(tmp_path).get("tier", measure) == Tuned("banded", 1234.5)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"[", b"\xff", b'{"tier": 3}', b'{"tier": {"lowering": null, "examples_per_second": 0}}', b"[" * 10_000],
+)
+def test_a_file_that_cannot_be_read_is_measured_again(tmp_path, data):
+    (tmp_path / "tuning.json").write_bytes(data)
+    assert TuningFile(tmp_path).get("tier", lambda: Tuned(None, 1.0)) == Tuned(None, 1.0)
+    assert TuningFile(tmp_path).get("tier", lambda: pytest.fail("not kept")) == Tuned(None, 1.0)
+
+
+def test_the_fastest_wins_and_ties_go_to_the_first(monkeypatch):
+    speeds = {"xla": 5.0, "patches": 9.0, "banded": 9.0}
+    monkeypatch.setattr(tuning, "examples_per_second", lambda name, *_: speeds[name])
+    assert tuning.fastest(list(speeds), lambda name: name, [1], [], 1) == Tuned("patches", 9.0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_lane_examples_are_counted_over_seeds_settings_and_workers(monkeypatch, workers):
+    monkeypatch.setattr(tuning, "calibrate", lambda work, _: work(1) or 10)
+    monkeypatch.setattr(tuning, "timed", lambda work, ticks: work(ticks) and 2.0)
+    found = tuning.examples_per_second(programs(learner("linear", "momentum"), 5), [1, 2], grid_of(), workers)
+    assert found == workers * 2 * 6 * 10 * 5 / 2.0
