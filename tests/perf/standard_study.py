@@ -1,0 +1,107 @@
+"""The standard study: LeNet on MNIST's shape, 7 batch sizes x 5 rates x 3 seeds, as lanes and as single runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import numpy as np
+from races import Contestant
+
+from bench import experiment, plan
+from bench.measure import runner, stream, throughput, wave
+from bench.measure.clock import Work
+from bench.measure.datasets import Dataset
+from bench.measure.host import Host
+from bench.measure.progress import Progress
+from bench.measure.search import TierStudy, search_grid, shard_shape
+from bench.measure.session import Session
+from bench.measure.throughput import CellKey
+from bench.measure.wave import Shard, Wave
+from bench.rows import Loop
+
+BATCH_SIZES = [1, 4, 16, 64, 256, 1024, 4096]
+SLICE_SECONDS = 0.5
+TABLE = {
+    "title": "The standard study",
+    "workload": {"dataset": "mnist", "model": "lenet", "optimizer": "momentum"},
+    "target": {"accuracy": 0.97},
+    "batch_sizes": {"values": BATCH_SIZES},
+    "learning_rate": {"anchor": 1e-4, "span": 2},
+    "seeds": {"search": 3},
+    "budget": {"epochs": 1, "max_epochs": 1},
+}
+
+
+def open_session(folder: Path) -> Session:
+    """The study on random images, which train as fast as real ones."""
+    study = experiment.parse(TABLE, "standard_study", "standard_study.toml")
+    return Session(study, _random_mnist(), Host.describe(), folder, Progress(quiet=True))
+
+
+def _random_mnist() -> Dataset:
+    random = np.random.default_rng(0)
+
+    def split(name: str, count: int) -> dict[str, np.ndarray]:
+        images, labels = random.random((count, 28, 28, 1), np.float32), random.integers(0, 10, count, np.int32)
+        return {f"{name}_inputs": images, f"{name}_labels": labels}
+
+    splits = split("train", 55_000) | split("validation", 5_000) | split("test", 10_000)
+    return Dataset(name="mnist", classes=10, source="random", mean=0.5, standard_deviation=0.3, **splits)
+
+
+def tiers(session: Session) -> list[TierStudy]:
+    """The tiers of the study as the engine groups and tunes them."""
+    return runner.tier_studies(session, runner.make_study(session, lambda _: None))
+
+
+def as_lanes(session: Session, tier: TierStudy) -> Contestant:
+    """All trials of a tier in the engine's programs and shards; lanes that only fill a shard up do not count."""
+    seeds, grid = plan.search_seeds(session.experiment), search_grid(session.experiment, tier.tier)
+    shape = tier.fit(shard_shape(len(seeds), len(grid), session.host.workers))
+    lanes = wave.start(tier.programs, session.duration, tier.study.race, seeds, grid, shape)
+    microbatch_size = tier.tier.microbatch_size
+    return Contestant.slices(
+        _advance(lanes, session.host.workers), microbatch_size * len(lanes.records), 2 * SLICE_SECONDS
+    )
+
+
+def _advance(lanes: Wave, workers: int) -> Work:
+    pool = ThreadPoolExecutor(workers)
+    longest = lanes.programs.longest_segment
+
+    def work(ticks: int) -> None:
+        for first in range(0, ticks, longest):
+            count = min(longest, ticks - first)
+            list(pool.map(lambda shard, count=count: _train(lanes, shard, count), lanes.shards))
+            lanes.tick += count
+
+    return work
+
+
+def _train(lanes: Wave, shard: Shard, ticks: int) -> None:
+    programs = lanes.programs
+    width, examples = programs.microbatch_size, len(programs.train_split.labels)
+    rows = [stream.indices(seed, lanes.tick * width, ticks * width, examples) for seed in shard.layout.seeds]
+    order = np.stack(rows).reshape(len(rows), ticks, width)
+    shard.lanes = jax.block_until_ready(programs.train(shard.lanes, shard.device_settings(), order, lanes.tick))
+
+
+def alone(session: Session, batch_size: int, loop: Loop = "dispatch", lowering: str | None = "xla") -> Contestant:
+    """One trial at its true batch size, as the throughput stage times it."""
+    learner = session.learner("float32", lowering)
+    work, _, _ = throughput.build(learner, session.splits[0], CellKey(batch_size, loop))
+    return Contestant.slices(work, batch_size, SLICE_SECONDS)
+
+
+def every_way_alone(session: Session, batch_sizes: Iterable[int]) -> dict[str, Contestant]:
+    """Single runs under every lowering and loop that is worth a trial here."""
+    loops: tuple[Loop, ...] = ("dispatch", "scan")
+    return {
+        f"alone B={size} {loop} {lowering}": alone(session, size, loop, lowering)
+        for size in batch_sizes
+        for loop in loops
+        for lowering in session.lowerings
+    }

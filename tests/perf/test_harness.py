@@ -1,0 +1,77 @@
+"""What the throughput stage reports against a loop written by hand around the same step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+import jax
+import jax.numpy as jnp
+import msgspec
+
+from bench.measure import stream, throughput
+from bench.measure.clock import Work, timed
+from bench.measure.lanes import Examples
+from bench.measure.learner import Learner
+from bench.measure.session import Session
+from bench.measure.throughput import BATCHES_AT_HAND, LEARNING_RATE, CellKey, Laboratory
+from bench.rows import AnyRow, Round
+
+PAIRS = 25
+BATCH_SIZES = (1, 64)
+
+
+def test_harness_overhead(benchmark, session, record):
+    pairs = benchmark.pedantic(lambda: {size: seconds_in_pairs(session, size) for size in BATCH_SIZES}, rounds=1)
+    by_size = {f"B={size}": median(one / other for one, other in found) for size, found in pairs.items()}
+    record("harness_overhead", max(by_size.values(), key=lambda ratio: abs(ratio - 1)), by_size)
+
+
+def seconds_in_pairs(session: Session, batch_size: int) -> list[tuple[float, float]]:
+    """Seconds of each reported round, and of the loop by hand for as many steps right after it."""
+    learner = session.learner("float32", "xla")
+    hand, pairs = by_hand(learner, session.splits[0], batch_size), []
+    hand(1)
+
+    def append(row: AnyRow) -> None:
+        if isinstance(row, Round):
+            pairs.append((row.seconds, timed(hand, row.steps)))
+
+    key = CellKey(batch_size, "dispatch")
+    throughput.measure(laboratory(session, append), [key], {}, {"dispatch": "xla"})
+    return pairs
+
+
+def laboratory(session: Session, append: Callable[[AnyRow], None]) -> Laboratory:
+    session.progress.plan("timing", len(BATCH_SIZES), 1.0)
+    table = msgspec.structs.replace(session.experiment.throughput, rounds=PAIRS)
+    return Laboratory(
+        experiment=msgspec.structs.replace(session.experiment, throughput=table),
+        learner=session.learner,
+        split=session.splits[0],
+        origin=session.origin,
+        append=append,
+        progress=session.progress,
+        check=lambda: None,
+    )
+
+
+def by_hand(learner: Learner, split: Examples, batch_size: int) -> Work:
+    """A training loop as a user would write it, over the batches that the stage cycles through."""
+    examples, rate = len(split.labels), jnp.float32(LEARNING_RATE)
+    count = min(BATCHES_AT_HAND, examples // batch_size)
+    batches = [jnp.asarray(stream.indices(0, i * batch_size, batch_size, examples)) for i in range(count)]
+    state = learner.first_state(jax.device_put(learner.params(0)), LEARNING_RATE)
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state, split, chosen, rate):
+        return learner.train_step(state, split.inputs[chosen], split.labels[chosen], rate)
+
+    def work(steps: int) -> None:
+        nonlocal state
+        for i in range(steps):
+            state, _ = step(state, split, batches[i % count], rate)
+        jax.block_until_ready(state)
+
+    return work

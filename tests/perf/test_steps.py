@@ -1,0 +1,32 @@
+"""One training step per model and batch size, as the throughput stage dispatches it, and the time of a report."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from bench.analysis import report
+from bench.measure import throughput
+from bench.measure.clock import calibrate
+from bench.measure.learner import make_learner
+from bench.measure.throughput import CellKey
+
+ROUNDS = 10
+ROUND_SECONDS = 0.1
+
+
+@pytest.mark.parametrize("batch_size", [1, 64, 1024])
+@pytest.mark.parametrize("model", ["linear", "mlp", "lenet"])
+def test_train_step(benchmark, session, model, batch_size):
+    workload = msgspec.structs.replace(session.experiment.workload, model=model)
+    learner = make_learner(workload, session.dataset.input_shape, session.dataset.classes)
+    work, _, seconds = throughput.build(learner, session.splits[0], CellKey(batch_size, "dispatch"))
+    steps = calibrate(work, ROUND_SECONDS)
+    benchmark.group = f"{model}, {batch_size} examples a step"
+    benchmark.pedantic(work, args=(steps,), rounds=ROUNDS)
+    rate = batch_size * steps / benchmark.stats.stats.median
+    benchmark.extra_info.update(steps=steps, examples_per_second=rate, compile_seconds=seconds)
+
+
+def test_report(benchmark, reported):
+    benchmark.pedantic(report.write_report, args=(reported,), rounds=3)
