@@ -77,6 +77,20 @@ def test_a_named_experiment_without_data_fails_with_what_was_tried(tmp_path, off
     assert runs == []
 
 
+def test_a_folder_of_another_protocol_is_refused_with_the_difference_before_anything_is_measured(
+    tmp_path, offline, monkeypatch
+):
+    path = tmp_path / "tiny.toml"
+    path.write_bytes(folders.to_toml(experiment()))
+    folder = tmp_path / "tiny" / host().machine.name
+    folders.prepare(folder, experiment(), host().machine, {})
+    (folder / folders.CONVERGENCE).write_text("a row\n")
+    path.write_bytes(folders.to_toml(experiment(target={"accuracy": 0.5})))
+    monkeypatch.setattr(suite, "announce", lambda *_: pytest.fail("measured"))
+    with pytest.raises(InputError, match=r"target\.accuracy: 0\.75 there, 0\.5 here"):
+        suite.measure(request(tmp_path, names=[str(path)]), host(), Stopper())
+
+
 def test_stages_and_folders_are_those_asked_for(tmp_path, offline, runs):
     found = suite.measure(request(tmp_path, names=["lenet_digits"], stages=["throughput"]), host(), Stopper())
     assert found == [tmp_path / "lenet_digits" / host().machine.name]

@@ -108,6 +108,7 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
     sessions = [session(request, host, experiment, dataset, minutes) for experiment, dataset in pairs]
     for one in sessions:
         one.stopper = stopper
+        one.prepare_folder()
         announce(one, request.stages)
     for one in sessions:
         request.progress.begin(one.experiment.name)

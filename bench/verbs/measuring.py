@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +86,7 @@ def run_experiments(options: argparse.Namespace) -> int:
         with interrupts.Stopper() as stopper:
             measured = suite.measure(request, Host.describe(), stopper)
     except (interrupts.Stopped, KeyboardInterrupt):
-        again = " ".join(["batchscale run", *options.experiments, *_repeated(options)])
+        again = shlex.join(["batchscale", "run", *options.experiments, *_repeated(options)])
         sys.stderr.write(f"\nbatchscale: stopped; everything measured is in {options.results}. To continue: {again}\n")
         return INTERRUPTED
     if source is not None:

@@ -1,0 +1,129 @@
+"""A whole small study, really trained: what it compiles, writes and repeats."""
+
+import json
+from collections import Counter
+
+import pytest
+from workbench import experiment, host, session, trials
+
+from bench import folders, plan, selection, store
+from bench.errors import InputError
+from bench.measure import convergence, runner
+from bench.measure.host import Host
+from bench.measure.interrupts import Stopped
+from bench.rows import Stage, Trial
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """A finished convergence stage on one worker: the session and its folder."""
+    made = session(tmp_path_factory.mktemp("studied"))
+    made.prepare_folder()
+    runner.measure_convergence(made)
+    return made
+
+
+def rows_of(folder, kind):
+    return [row for row in store.read(folder / folders.CONVERGENCE) if isinstance(row, kind)]
+
+
+def test_a_tier_compiles_at_most_three_training_programs(studied):
+    (stage,) = rows_of(studied.folder, Stage)
+    assert len(studied.tiers) <= stage.compilations <= 3 * len(studied.tiers)
+    assert stage.compilations == sum(one.compilations for one in studied.programs.values())
+    assert stage.trained_examples > 0
+
+
+def test_every_claim_rests_on_confirmation_trials_of_the_chosen_rates(studied):
+    found = rows_of(studied.folder, Trial)
+    for size in (10, 50):
+        search = [row for row in found if row.phase == "search" and row.batch_size == size]
+        confirm = [row for row in found if row.phase == "confirm" and row.batch_size == size]
+        chosen = selection.choose(search, 0.75, studied.duration.budget_examples)
+        assert {row.learning_rate for row in confirm} == set(chosen.rates)
+        assert Counter(row.seed for row in confirm) == dict.fromkeys(
+            plan.confirmation_seeds(studied.experiment), len(chosen.rates)
+        )
+        assert all(row.status == "ok" and row.test_accuracy is not None for row in confirm)
+
+
+def test_curves_count_examples_and_steps_on_the_same_cadence(studied):
+    for row in rows_of(studied.folder, Trial):
+        assert all(at == step * row.batch_size for at, step in zip(row.curve.examples, row.curve.steps, strict=True))
+        assert row.steps == row.curve.steps[-1]
+        assert set(row.curve.examples) <= {
+            point // row.batch_size * row.batch_size for point in studied.duration.evaluations
+        }
+
+
+def test_a_second_run_measures_nothing(studied, monkeypatch):
+    before = (studied.folder / folders.CONVERGENCE).read_bytes()
+    monkeypatch.setattr(convergence, "run", lambda *_: pytest.fail("something was trained again"))
+    again = session(studied.folder)
+    runner.run(again, ["convergence"])
+    assert (studied.folder / folders.CONVERGENCE).read_bytes() == before
+
+
+@pytest.mark.parametrize("stop_at", [2, 7])
+def test_a_study_stopped_in_mid_training_and_resumed_is_the_uninterrupted_one_bit_for_bit(tmp_path, studied, stop_at):
+    made = session(tmp_path)
+    made.programs = studied.programs
+    made.prepare_folder()
+    calls = Counter()
+
+    def check():
+        calls["check"] += 1
+        if calls["check"] == stop_at:
+            raise Stopped
+
+    made.stopper.check = check
+    with pytest.raises(Stopped):
+        runner.measure_convergence(made)
+    assert (tmp_path / "checkpoint").exists()
+    again = session(tmp_path)
+    again.programs = studied.programs
+    runner.measure_convergence(again)
+    assert trials(tmp_path) == trials(studied.folder)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.slow
+def test_workers_and_microbatches_are_not_seen_beyond_rounding(tmp_path, studied, monkeypatch):
+    monkeypatch.setattr(plan, "WIDEST_MICROBATCH", 5)
+    made = session(tmp_path, workers=2)
+    made.prepare_folder()
+    runner.measure_convergence(made)
+    expected = trials(studied.folder)
+    for key, trial in trials(tmp_path).items():
+        assert trial["curve"]["examples"] == expected[key]["curve"]["examples"]
+        assert trial["curve"]["accuracy"] == pytest.approx(expected[key]["curve"]["accuracy"], abs=1.01 / 60)
+
+
+def test_a_folder_of_another_machine_or_protocol_is_refused_before_anything_is_measured(studied, monkeypatch):
+    monkeypatch.setattr(runner, "measure_convergence", lambda _: pytest.fail("measured"))
+    before = (studied.folder / folders.CONVERGENCE).read_bytes()
+    edited = session(studied.folder, budget={"epochs": 5})
+    with pytest.raises(InputError, match=r"budget\.epochs: 4\.0 there, 5\.0 here"):
+        runner.run(edited, ["convergence"])
+    moved = session(studied.folder, workers=8)
+    with pytest.raises(InputError, match="another machine"):
+        runner.run(moved, ["convergence"])
+    assert (studied.folder / folders.CONVERGENCE).read_bytes() == before
+
+
+def test_two_runs_on_one_folder_are_refused(studied):
+    with store.Writer(studied.folder / folders.CONVERGENCE), pytest.raises(InputError, match="another run is writing"):
+        runner.measure_convergence(session(studied.folder))
+
+
+def test_a_batch_size_above_the_training_set_is_refused_at_once(tmp_path):
+    with pytest.raises(InputError, match="101 is above the 100 training examples of digits"):
+        session(tmp_path, batch_sizes={"values": [101]})
+
+
+def test_a_host_describes_itself_once():
+    described = Host.describe()
+    assert described.machine.platform in ("cpu", "gpu", "tpu")
+    assert described.free_memory_bytes() > 0
+    assert host(3).workers == 3
+    json.dumps(experiment().protocol)
