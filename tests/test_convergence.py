@@ -6,10 +6,10 @@ import math
 import msgspec
 import numpy as np
 import pytest
-from workbench import DURATION, RACE, SEEDS, Bench, grid_of, held_out_split, learner, train_alone
+from workbench import DURATION, RACE, Bench, grid_of, held_out_split, learner, train_alone
 
 from bench.measure.interrupts import Stopped
-from bench.measure.wave import LaneRecord, Setting
+from bench.measure.wave import Setting
 from bench.rows import Curve
 
 ONE_EXAMPLE = 1 / 60
@@ -152,18 +152,3 @@ def test_test_accuracy_is_read_at_the_budget_or_beside_every_evaluation(tmp_path
         at_budget = record.curve.examples.index(DURATION.budget_examples)
         assert record.test_accuracy == record.curve.test_accuracy[at_budget] == unraced[lane].test_accuracy
         assert unraced[lane].curve.test_accuracy is None
-
-
-def test_an_evaluation_without_a_new_update_is_not_recorded():
-    record = LaneRecord(setting=Setting("search", 250, 0.1), seed=1)
-    for point in (100, 200, 300, 400, 500):
-        record.record(point, 0.5, 1.0, None)
-    assert record.curve.examples == [250, 500]
-    assert record.steps == 2
-
-
-def test_the_first_verdict_stands():
-    record = LaneRecord(setting=grid_of()[0], seed=SEEDS[0])
-    record.finish("stopped", "slower")
-    record.finish("ok")
-    assert (record.status, record.reason) == ("stopped", "slower")

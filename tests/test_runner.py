@@ -1,5 +1,6 @@
 """A whole small study, really trained: what it compiles, writes and repeats."""
 
+import io
 import json
 from collections import Counter
 
@@ -11,6 +12,7 @@ from bench.errors import InputError
 from bench.measure import convergence, runner
 from bench.measure.host import Host
 from bench.measure.interrupts import Stopped
+from bench.measure.progress import Progress
 from bench.rows import Stage, Trial
 
 
@@ -109,6 +111,15 @@ def test_a_folder_of_another_machine_or_protocol_is_refused_before_anything_is_m
     with pytest.raises(InputError, match="another machine"):
         runner.run(moved, ["convergence"])
     assert (studied.folder / folders.CONVERGENCE).read_bytes() == before
+
+
+def test_a_torn_last_line_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "tier_studies", lambda *_: [])
+    made = session(tmp_path)
+    made.progress = Progress(output=io.StringIO())
+    (tmp_path / folders.CONVERGENCE).write_bytes(b'{"kind":"trial"')
+    runner.measure_convergence(made)
+    assert "its last line was torn and is now in convergence.torn" in made.progress.output.getvalue()
 
 
 def test_two_runs_on_one_folder_are_refused(studied):

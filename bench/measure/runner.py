@@ -38,6 +38,7 @@ def measure_throughput(session: Session) -> None:
     """Time every cell that lacks rounds."""
     rounds = session.experiment.throughput.rounds
     with Writer(session.folder / folders.THROUGHPUT) as writer:
+        _tell_of_torn_line(session, writer)
         done, keys = _done(session), _keys(session)
         if all(done[key] >= rounds for key in keys):
             return
@@ -57,6 +58,12 @@ def measure_throughput(session: Session) -> None:
         throughput.measure(laboratory, keys, done, lowerings)
         session.progress.close("timing")
         writer.append(session.stage_row(start, stage="throughput", compilations=laboratory.compilations))
+
+
+def _tell_of_torn_line(session: Session, writer: Writer) -> None:
+    if writer.torn_bytes:
+        aside = writer.path.with_suffix(".torn").name
+        session.progress.say(f"{writer.path}: its last line was torn and is now in {aside}; that row is measured again")
 
 
 def _keys(session: Session) -> list[CellKey]:
@@ -106,6 +113,7 @@ def _refuse(_: Trial) -> None:
 def measure_convergence(session: Session) -> None:
     """Train every trial that is missing."""
     with Writer(session.folder / folders.CONVERGENCE) as writer:
+        _tell_of_torn_line(session, writer)
         start = time.monotonic()
         study = make_study(session, writer.append)
         before, tiers = len(study.trials), tier_studies(session, study)
