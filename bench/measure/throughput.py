@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -80,6 +81,7 @@ def cell_keys(experiment: Experiment, batch_sizes: Sequence[int]) -> list[CellKe
         for source in table.inputs
         for size in batch_sizes
         for loop in table.loops
+        if source == "device" or loop == "dispatch"
     ]
 
 
@@ -159,7 +161,7 @@ def _time_round(laboratory: Laboratory, cell: TimedCell, number: int) -> None:
 def build(learner: Learner, split: Examples, key: CellKey) -> tuple[Work, jax.stages.Compiled, float]:
     """The work of a cell, its compiled program and the seconds that compiling took."""
     state = learner.first_state(jax.device_put(learner.params(0)), LEARNING_RATE)
-    make = _scan if key.loop == "scan" else _dispatch
+    make = _fed if key.input == "host" else _scan if key.loop == "scan" else _dispatch
     return make(learner, split, state, key.batch_size)
 
 
@@ -176,6 +178,35 @@ def _dispatch(
         for i in range(steps):
             state, _ = compiled(state, split, batches[i % len(batches)], rate)
         jax.block_until_ready(state)
+
+    return work, compiled, seconds
+
+
+def _fed(
+    learner: Learner, split: Examples, state: TrainState, batch_size: int
+) -> tuple[Work, jax.stages.Compiled, float]:
+    """One jitted step per call on batches from host memory, the next one prefetched by a thread as a loader would."""
+    inputs, labels = np.asarray(split.inputs), np.asarray(split.labels)
+    batches = _batches(batch_size, len(labels))
+    rate = jnp.float32(LEARNING_RATE)
+
+    def fetch(i: int) -> Examples:
+        chosen = batches[i % len(batches)]
+        return Examples(jax.device_put(inputs[chosen]), jax.device_put(labels[chosen]))
+
+    def step(state: TrainState, batch: Examples, rate: Array) -> tuple[TrainState, Float[Array, ""]]:
+        return learner.train_step(state, batch.inputs, batch.labels, rate)
+
+    compiled, seconds = _compile(step, state, fetch(0), rate)
+
+    def work(steps: int) -> None:
+        nonlocal state
+        with ThreadPoolExecutor(1) as loader:
+            coming = loader.submit(fetch, 0)
+            for i in range(steps):
+                batch, coming = coming.result(), loader.submit(fetch, i + 1)
+                state, _ = compiled(state, batch, rate)
+            jax.block_until_ready(state)
 
     return work, compiled, seconds
 
