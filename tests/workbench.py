@@ -251,10 +251,10 @@ def session(folder: Path, workers: int = 1, **tables: Any) -> Session:
 
 
 def trials(folder: Path) -> dict[TrialKey, dict[str, Any]]:
-    """Every trial of a results folder as plain data, without the time it was recorded."""
+    """Every trial of a results folder as plain data, without when and from which commit it was recorded."""
     rows = [row for row in store.read(folder / folders.CONVERGENCE) if isinstance(row, Trial)]
     found = {TrialKey(row.phase, row.batch_size, row.learning_rate, row.seed): msgspec.to_builtins(row) for row in rows}
     assert len(found) == len(rows), "a trial was written twice"
     for one in found.values():
-        del one["recorded"]
+        del one["recorded"], one["code"], one["dirty"]
     return found
