@@ -15,6 +15,7 @@ from bench.measure import runner, stream, throughput, wave
 from bench.measure.clock import Work
 from bench.measure.datasets import Dataset
 from bench.measure.host import Host
+from bench.measure.learner import Learner
 from bench.measure.progress import Progress
 from bench.measure.search import TierStudy, search_grid, shard_shape
 from bench.measure.session import Session
@@ -89,9 +90,8 @@ def _train(lanes: Wave, shard: Shard, ticks: int) -> None:
     shard.lanes = jax.block_until_ready(programs.train(shard.lanes, shard.device_settings(), order, lanes.tick))
 
 
-def alone(session: Session, batch_size: int, loop: Loop = "dispatch", lowering: str | None = "xla") -> Contestant:
+def alone(session: Session, learner: Learner, batch_size: int, loop: Loop = "dispatch") -> Contestant:
     """One trial at its true batch size, as the throughput stage times it."""
-    learner = session.learner("float32", lowering)
     work, _, _ = throughput.build(learner, session.splits[0], CellKey(batch_size, loop))
     return Contestant.slices(work, batch_size, SLICE_SECONDS)
 
@@ -100,7 +100,7 @@ def every_way_alone(session: Session, batch_sizes: Iterable[int]) -> dict[str, C
     """Single runs under every lowering and loop that is worth a trial here."""
     loops: tuple[Loop, ...] = ("dispatch", "scan")
     return {
-        f"alone B={size} {loop} {lowering}": alone(session, size, loop, lowering)
+        f"alone {size} {loop} {lowering}": alone(session, session.learner("float32", lowering), size, loop)
         for size in batch_sizes
         for loop in loops
         for lowering in session.lowerings
