@@ -247,16 +247,19 @@ def test_limits_are_refused_before_memory_is_spent(tmp_path, monkeypatch):
         list(store.read(path))
 
 
-def test_many_rows_are_read_in_linear_time(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    line = msgspec.json.encode(stage()) + b"\n"
+def seconds_to_read(path, count):
+    """The best of three readings, because others use this machine too."""
+    path.write_bytes((msgspec.json.encode(stage()) + b"\n") * count)
     seconds = []
-    for count in (5_000, 20_000):
-        path.write_bytes(line * count)
+    for _ in range(3):
         start = time.perf_counter()
         assert sum(1 for _ in store.read(path)) == count
         seconds.append(time.perf_counter() - start)
-    assert seconds[1] < 12 * seconds[0]
+    return min(seconds)
+
+
+def test_many_rows_are_read_in_linear_time(tmp_path):
+    assert seconds_to_read(tmp_path / "many.jsonl", 20_000) < 12 * seconds_to_read(tmp_path / "few.jsonl", 5_000)
 
 
 def test_a_folder_or_an_unreadable_place_is_refused(tmp_path):
