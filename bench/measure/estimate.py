@@ -1,4 +1,7 @@
-"""How much work an experiment is, before it is done: for budgets, and for a time left that is honest from the start."""
+"""How much work an experiment is, before it is done: for budgets, and for a time left that is honest from the start.
+
+The constants are rough and only plan; what is measured replaces them while a run goes on.
+"""
 
 from __future__ import annotations
 
