@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import tomli_w
@@ -12,9 +13,10 @@ from bench import experiment as experiments
 from bench import store
 from bench.errors import InputError
 from bench.experiment import Experiment
-from bench.rows import AnyRow, Environment, Machine, MachineFile
+from bench.rows import AnyRow, Environment, Machine, MachineFile, Slug, Text
 
 THROUGHPUT, CONVERGENCE, VERIFICATION = "throughput.jsonl", "convergence.jsonl", "verification.jsonl"
+JOINED_FROM = "convergence_from.json"
 LOCAL = Path("results/local")
 
 
@@ -91,11 +93,11 @@ def rows(folder: Path, name: str, fingerprint: str) -> Iterator[AnyRow]:
 
 
 class JoinedFrom(msgspec.Struct, frozen=True, kw_only=True):
-    """`convergence_from.json`: where trials measured elsewhere were taken from."""
+    """`convergence_from.json`: the trials were measured on another machine and joined with the speeds of this one."""
 
-    schema: int = 1
-    folder: str
-    machine: str
+    schema: Literal[1] = 1
+    folder: Text
+    machine: Slug
 
 
 def join_convergence(folder: Path, source: Path) -> None:
@@ -108,7 +110,7 @@ def join_convergence(folder: Path, source: Path) -> None:
     if own.fingerprint != other.fingerprint:
         different = ", ".join(_differences(other.protocol, own.protocol))
         raise InputError(f"{source}: another protocol than {folder} ({different}); convergence cannot be joined")
-    mark = folder / "convergence_from.json"
+    mark = folder / JOINED_FROM
     if (folder / CONVERGENCE).exists() and not mark.exists():
         raise InputError(f"{folder}: has convergence rows of its own; give another --results to join those of {source}")
     joined = JoinedFrom(folder=f"{other.name}/{source.name}", machine=store.read_machine(source).machine.name)

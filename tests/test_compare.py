@@ -99,8 +99,8 @@ def test_a_regression_is_found_beyond_its_threshold_only(folders, tmp_path):
 def test_joined_convergence_leaves_the_ratio_of_speeds(folders, tmp_path):
     joined = tmp_path / "server"
     shutil.copytree(folders[1], joined)
-    (joined / "convergence.jsonl").unlink()
-    label = {"schema": 1, "folder": str(folders[0]), "machine": "laptop"}
+    shutil.copy(folders[0] / "convergence.jsonl", joined)
+    label = {"schema": 1, "folder": "study/laptop", "machine": "laptop"}
     (joined / "convergence_from.json").write_bytes(msgspec.json.encode(label))
     found = compare([folders[0], joined])
     speeds = of(found, "examples_per_second")

@@ -25,6 +25,7 @@ from bench.analysis.ingest import (
 from bench.decoding import printable
 from bench.errors import InputError
 from bench.experiment import Experiment
+from bench.folders import CONVERGENCE, JOINED_FROM, THROUGHPUT, VERIFICATION, JoinedFrom
 from bench.rows import (
     Accuracy,
     AnyRow,
@@ -34,25 +35,15 @@ from bench.rows import (
     Positive,
     Round,
     Row,
-    Slug,
     Stage,
-    Text,
     Trial,
     Verification,
 )
 
-ROW_FILES = ("throughput.jsonl", "convergence.jsonl", "verification.jsonl")
+ROW_FILES = (THROUGHPUT, CONVERGENCE, VERIFICATION)
 LARGEST_LABEL_BYTES = 1 << 16
 
 Label = TypeVar("Label", bound=msgspec.Struct)
-
-
-class ConvergenceFrom(msgspec.Struct, frozen=True, kw_only=True):
-    """`convergence_from.json`: the trials were measured on another machine and joined with the speeds of this one."""
-
-    schema: Literal[1] = 1
-    folder: Text
-    machine: Slug
 
 
 class Imported(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,9 +102,9 @@ def load(folder: Path) -> Frames:
     """
     experiment = experiments.read(folder / "experiment.toml")
     machine = store.read_machine(folder)
-    joined = _read_label(folder / "convergence_from.json", ConvergenceFrom)
+    joined = _read_label(folder / JOINED_FROM, JoinedFrom)
     imported = _read_label(folder / "imported.json", Imported)
-    rows = _rows(folder, experiment, joined)
+    rows = _rows(folder, experiment)
     return from_rows(experiment, machine, rows, joined.machine if joined else None, imported)
 
 
@@ -172,11 +163,9 @@ def _train_examples(trials: Iterable[Trial]) -> int | None:
     return sizes[0] if sizes else None
 
 
-def _rows(folder: Path, experiment: Experiment, joined: ConvergenceFrom | None) -> Iterator[AnyRow]:
+def _rows(folder: Path, experiment: Experiment) -> Iterator[AnyRow]:
     for name in ROW_FILES:
         path = folder / name
-        if name == "convergence.jsonl" and joined and not path.exists():
-            path = Path(joined.folder) / name
         for row in store.read(path):
             if row.fingerprint != experiment.fingerprint:
                 raise InputError(f"{path}: {_difference(row, experiment)}")
