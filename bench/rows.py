@@ -27,6 +27,7 @@ MeasurementStatus = Literal["ok", "out_of_memory", "failed"]
 TrialStatus = Literal["ok", "diverged", "stopped", "failed"]
 Phase = Literal["search", "confirm", "fixed"]
 Loop = Literal["dispatch", "scan"]
+Input = Literal["device", "host"]
 Precision = Literal["float32", "default", "bfloat16"]
 
 
@@ -53,7 +54,7 @@ class Cell(Row, frozen=True, kw_only=True):
 
     batch_size: Positive
     loop: Loop
-    input: Literal["device", "host"] = "device"
+    input: Input = "device"
     precision: Precision = "float32"
     devices: Positive = 1
     accumulation: Positive = 1

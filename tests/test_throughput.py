@@ -11,8 +11,9 @@ from workbench import experiment, learner, session, train_split
 from bench import store
 from bench.measure import runner, throughput
 from bench.measure.interrupts import Stopped
+from bench.measure.loops import CellKey
 from bench.measure.progress import Progress
-from bench.measure.throughput import CellKey, Laboratory
+from bench.measure.throughput import Laboratory
 from bench.rows import Compilation, Origin, Round
 
 KEYS = [CellKey(size, loop) for size in (1, 8, 64) for loop in ("dispatch", "scan")]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from bench import plan
 from bench.experiment import Experiment
+from bench.measure.loops import cell_keys
 
 SECONDS_PER_CELL = 1.2
 """Compiling and calibrating one throughput cell."""
@@ -22,16 +23,10 @@ EVALUATION = 1.25
 """Evaluating costs about a quarter of training."""
 
 
-def cells(experiment: Experiment, batch_sizes: int) -> int:
-    """Throughput cells at so many batch sizes."""
-    table = experiment.throughput
-    return batch_sizes * len(table.loops) * len(table.inputs) * max(1, len(table.precisions))
-
-
-def timing_seconds(experiment: Experiment, batch_sizes: int) -> float:
+def timing_seconds(experiment: Experiment, batch_sizes: Sequence[int]) -> float:
     """The whole throughput stage."""
     table = experiment.throughput
-    return cells(experiment, batch_sizes) * (table.rounds * table.round_seconds + SECONDS_PER_CELL)
+    return len(cell_keys(experiment, batch_sizes)) * (table.rounds * table.round_seconds + SECONDS_PER_CELL)
 
 
 def search_examples(experiment: Experiment, tier: plan.Tier, train_examples: int) -> float:
@@ -54,4 +49,4 @@ def seconds(experiment: Experiment, train_examples: int, tiers: Sequence[plan.Ti
         (search_examples(experiment, tier, train_examples) + confirm_examples(experiment, tier, train_examples)) / rate
         for tier, rate in zip(tiers, rates, strict=True)
     )
-    return timing_seconds(experiment, sum(len(tier.batch_sizes) for tier in tiers)) + training * EVALUATION
+    return timing_seconds(experiment, [size for tier in tiers for size in tier.batch_sizes]) + training * EVALUATION

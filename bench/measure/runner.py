@@ -10,11 +10,12 @@ from itertools import pairwise
 from bench import folders, plan
 from bench.measure import estimate, throughput, tuning
 from bench.measure.lanes import Programs
+from bench.measure.loops import CellKey, cell_keys
 from bench.measure.racing import Race
 from bench.measure.schedules import Schedule
 from bench.measure.search import Study, TierStudy, search_grid, shard_shape
 from bench.measure.session import Session
-from bench.measure.throughput import CellKey, Laboratory
+from bench.measure.throughput import Laboratory
 from bench.rows import Loop, Round, Trial
 from bench.store import Writer
 
@@ -67,7 +68,7 @@ def _tell_of_torn_line(session: Session, writer: Writer) -> None:
 
 
 def _keys(session: Session) -> list[CellKey]:
-    return throughput.cell_keys(session.experiment, session.batch_sizes)
+    return cell_keys(session.experiment, session.batch_sizes)
 
 
 def _done(session: Session) -> Counter[CellKey]:
@@ -98,7 +99,7 @@ def announce(session: Session, stages: Sequence[str]) -> None:
     """Choose lowerings where that is still to do, and plan the progress line for all that is missing."""
     session.progress.begin(session.experiment.name)
     if "throughput" in stages:
-        expected = estimate.timing_seconds(session.experiment, len(session.batch_sizes))
+        expected = estimate.timing_seconds(session.experiment, session.batch_sizes)
         missing = max(0, len(_keys(session)) - len(_done(session)))
         session.progress.plan("timing", missing, len(_keys(session)) / expected)
     if "convergence" in stages:

@@ -5,37 +5,19 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import msgspec
-import numpy as np
-from jaxtyping import Array, Float, Int32
 
 from bench.experiment import Experiment
-from bench.measure import stream
 from bench.measure.clock import WALL, Clock, Work, calibrate, timed
 from bench.measure.lanes import Examples, predicted_bytes
-from bench.measure.learner import Learner, TrainState
+from bench.measure.learner import Learner
+from bench.measure.loops import CellKey, build
 from bench.measure.progress import Progress
 from bench.rows import AnyRow, Compilation, Loop, Origin, Precision, Round
-
-LEARNING_RATE = 1e-3
-"""Small, so that timed training stays finite; speed does not depend on it."""
-BATCHES_AT_HAND = 64
-
-
-class CellKey(msgspec.Struct, frozen=True, order=True):
-    """What tells one timed cell from another."""
-
-    batch_size: int
-    loop: Loop
-    input: str = "device"
-    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)
@@ -69,20 +51,6 @@ class Laboratory:
     def origin_of(self, key: CellKey) -> dict[str, Any]:
         """The fields that every row of a cell shares."""
         return {**msgspec.structs.asdict(self.origin()), **msgspec.structs.asdict(key)}
-
-
-def cell_keys(experiment: Experiment, batch_sizes: Sequence[int]) -> list[CellKey]:
-    """Every cell the experiment asks for."""
-    table = experiment.throughput
-    precisions = table.precisions or [experiment.workload.precision]
-    return [
-        CellKey(size, loop, source, precision)
-        for precision in precisions
-        for source in table.inputs
-        for size in batch_sizes
-        for loop in table.loops
-        if source == "device" or loop == "dispatch"
-    ]
 
 
 def measure(
@@ -156,105 +124,6 @@ def _time_round(laboratory: Laboratory, cell: TimedCell, number: int) -> None:
     laboratory.append(row)
     share = 0.5 / laboratory.experiment.throughput.rounds
     laboratory.book(share, seconds, f"round {number + 1} B={cell.key.batch_size} {cell.key.loop}")
-
-
-def build(learner: Learner, split: Examples, key: CellKey) -> tuple[Work, jax.stages.Compiled, float]:
-    """The work of a cell, its compiled program and the seconds that compiling took."""
-    state = learner.first_state(jax.device_put(learner.params(0)), LEARNING_RATE)
-    make = _fed if key.input == "host" else _scan if key.loop == "scan" else _dispatch
-    return make(learner, split, state, key.batch_size)
-
-
-def _dispatch(
-    learner: Learner, split: Examples, state: TrainState, batch_size: int
-) -> tuple[Work, jax.stages.Compiled, float]:
-    """One jitted step per call, as a plain Python loop would."""
-    batches = [jnp.asarray(chosen) for chosen in _batches(batch_size, len(split.labels))]
-    rate = jnp.float32(LEARNING_RATE)
-    compiled, seconds = _compile(partial(_step, learner), state, split, batches[0], rate)
-
-    def work(steps: int) -> None:
-        nonlocal state
-        for i in range(steps):
-            state, _ = compiled(state, split, batches[i % len(batches)], rate)
-        jax.block_until_ready(state)
-
-    return work, compiled, seconds
-
-
-def _fed(
-    learner: Learner, split: Examples, state: TrainState, batch_size: int
-) -> tuple[Work, jax.stages.Compiled, float]:
-    """One jitted step per call on batches from host memory, the next one prefetched by a thread as a loader would."""
-    inputs, labels = np.asarray(split.inputs), np.asarray(split.labels)
-    batches = _batches(batch_size, len(labels))
-    rate = jnp.float32(LEARNING_RATE)
-
-    def fetch(i: int) -> Examples:
-        chosen = batches[i % len(batches)]
-        return Examples(jax.device_put(inputs[chosen]), jax.device_put(labels[chosen]))
-
-    def step(state: TrainState, batch: Examples, rate: Array) -> tuple[TrainState, Float[Array, ""]]:
-        return learner.train_step(state, batch.inputs, batch.labels, rate)
-
-    compiled, seconds = _compile(step, state, fetch(0), rate)
-
-    def work(steps: int) -> None:
-        nonlocal state
-        with ThreadPoolExecutor(1) as loader:
-            coming = loader.submit(fetch, 0)
-            for i in range(steps):
-                batch, coming = coming.result(), loader.submit(fetch, i + 1)
-                state, _ = compiled(state, batch, rate)
-            jax.block_until_ready(state)
-
-    return work, compiled, seconds
-
-
-def _scan(
-    learner: Learner, split: Examples, state: TrainState, batch_size: int
-) -> tuple[Work, jax.stages.Compiled, float]:
-    """Many steps per call, the loop inside the program."""
-    examples = len(split.labels)
-    order = jnp.asarray(stream.order(0, 0, examples))
-    rate = jnp.float32(LEARNING_RATE)
-
-    def steps_of(
-        state: TrainState, split: Examples, order: Int32[Array, " example"], steps: Int32[Array, ""], rate: Array
-    ) -> tuple[TrainState, Float[Array, ""]]:
-        def step(i: Int32[Array, ""], carried: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-            start = (i * batch_size) % (examples - batch_size + 1)
-            return _step(learner, carried[0], split, jax.lax.dynamic_slice(order, (start,), (batch_size,)), rate)
-
-        return jax.lax.fori_loop(0, steps, step, (state, jnp.float32(0)))
-
-    compiled, seconds = _compile(steps_of, state, split, order, np.int32(1), rate)
-
-    def work(steps: int) -> None:
-        nonlocal state
-        state, _ = compiled(state, split, order, np.int32(steps), rate)
-        jax.block_until_ready(state)
-
-    return work, compiled, seconds
-
-
-def _step(
-    learner: Learner, state: TrainState, split: Examples, chosen: Int32[Array, " batch"], rate: Array
-) -> tuple[TrainState, Float[Array, ""]]:
-    return learner.train_step(state, split.inputs[chosen], split.labels[chosen], rate)
-
-
-def _compile(function: Callable, *arguments: object) -> tuple[jax.stages.Compiled, float]:
-    lowered = jax.jit(function, donate_argnums=0).lower(*arguments)
-    start = time.perf_counter()
-    compiled = lowered.compile()
-    return compiled, time.perf_counter() - start
-
-
-def _batches(batch_size: int, examples: int) -> list[Int32[np.ndarray, " batch"]]:
-    """Distinct batches to cycle through; a single one where a batch is the whole set."""
-    count = max(1, min(BATCHES_AT_HAND, examples // batch_size))
-    return [stream.indices(0, i * batch_size, batch_size, examples) for i in range(count)]
 
 
 def _peak_bytes() -> int | None:

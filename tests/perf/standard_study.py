@@ -11,15 +11,15 @@ import numpy as np
 from races import Contestant
 
 from bench import experiment, plan
-from bench.measure import runner, stream, throughput, wave
+from bench.measure import runner, stream, wave
 from bench.measure.clock import Work
 from bench.measure.datasets import Dataset
 from bench.measure.host import Host
 from bench.measure.learner import Learner
+from bench.measure.loops import CellKey, build
 from bench.measure.progress import Progress
 from bench.measure.search import TierStudy, search_grid, shard_shape
 from bench.measure.session import Session
-from bench.measure.throughput import CellKey
 from bench.measure.wave import Shard, Wave
 from bench.rows import Loop
 
@@ -92,7 +92,7 @@ def _train(lanes: Wave, shard: Shard, ticks: int) -> None:
 
 def alone(session: Session, learner: Learner, batch_size: int, loop: Loop = "dispatch") -> Contestant:
     """One trial at its true batch size, as the throughput stage times it."""
-    work, _, _ = throughput.build(learner, session.splits[0], CellKey(batch_size, loop))
+    work, _, _ = build(learner, session.splits[0], CellKey(batch_size, loop))
     return Contestant.slices(work, batch_size, SLICE_SECONDS)
 
 

@@ -14,8 +14,9 @@ from bench.measure import stream, throughput
 from bench.measure.clock import Work, timed
 from bench.measure.lanes import Examples
 from bench.measure.learner import Learner
+from bench.measure.loops import BATCHES_AT_HAND, LEARNING_RATE, CellKey
 from bench.measure.session import Session
-from bench.measure.throughput import BATCHES_AT_HAND, LEARNING_RATE, CellKey, Laboratory
+from bench.measure.throughput import Laboratory
 from bench.rows import AnyRow, Round
 
 PAIRS = 25

@@ -6,10 +6,9 @@ import msgspec
 import pytest
 
 from bench.analysis import report
-from bench.measure import throughput
 from bench.measure.clock import calibrate
 from bench.measure.learner import make_learner
-from bench.measure.throughput import CellKey
+from bench.measure.loops import CellKey, build
 
 ROUNDS = 10
 ROUND_SECONDS = 0.1
@@ -20,7 +19,7 @@ ROUND_SECONDS = 0.1
 def test_train_step(benchmark, session, model, batch_size):
     workload = msgspec.structs.replace(session.experiment.workload, model=model)
     learner = make_learner(workload, session.dataset.input_shape, session.dataset.classes)
-    work, _, seconds = throughput.build(learner, session.splits[0], CellKey(batch_size, "dispatch"))
+    work, _, seconds = build(learner, session.splits[0], CellKey(batch_size, "dispatch"))
     steps = calibrate(work, ROUND_SECONDS)
     benchmark.group = f"{model}, {batch_size} examples a step"
     benchmark.pedantic(work, args=(steps,), rounds=ROUNDS)
