@@ -129,13 +129,15 @@ def tiers(sizes: Sequence[int], widest: int = WIDEST_MICROBATCH) -> list[Tier]:
     """Group batch sizes into few programs, from the largest down.
 
     A tier's microbatch is the largest common divisor of its batch sizes up to `widest`. A batch size joins the first
-    tier in which no member then trains in microbatches more than MOST_SPLITTING times smaller than it would alone.
+    tier in which no member then trains in microbatches more than MOST_SPLITTING times smaller than it would alone, nor
+    one by one: only a tier of single examples can do without sums of gradients.
     """
     groups: list[list[int]] = []
     for size in sorted(sizes, reverse=True):
         for group in groups:
             together = _microbatch([*group, size], widest)
-            if all(_microbatch([one], widest) <= MOST_SPLITTING * together for one in [*group, size]):
+            alone = [_microbatch([one], widest) for one in [*group, size]]
+            if together > 1 and max(alone) <= MOST_SPLITTING * together:
                 group.append(size)
                 break
         else:

@@ -10,7 +10,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from models._lowerings import Features, lowering_named
-from models._pooling import max_pool
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -70,8 +69,8 @@ class ConvolutionStack(nnx.Module):
         lowering = lowering_named(self.lowering)
         features = lowering.enter(inputs)
         for position, convolution in enumerate(self.convolutions):
-            convolve = lowering.convolve if position else lowering.convolve_images
-            features = self.activation(convolution(features, convolve, lowering.channel_axis))
+            pool = lowering.pool if position else lowering.pool_images
+            features = self.activation(convolution(features, pool, lowering.channel_axis))
         return lowering.leave(features).reshape(len(inputs), -1)
 
 
@@ -87,11 +86,9 @@ class _Convolution(nnx.Module):
         self.padding = padding
         self.dtype = dtype
 
-    def __call__(
-        self, features: Features, convolve: Callable[[Features, Array], Features], channel_axis: int
-    ) -> Features:
+    def __call__(self, features: Features, pool: Callable[[Features, Array], Features], channel_axis: int) -> Features:
         around = (self.padding, self.padding)
         features = jnp.pad(features, ((0, 0), around, around, (0, 0))) if self.padding else features
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
         other_axes = [axis for axis in range(4) if axis != channel_axis]
-        return max_pool(convolve(features.astype(self.dtype), kernel)) + jnp.expand_dims(bias, other_axes)
+        return pool(features.astype(self.dtype), kernel) + jnp.expand_dims(bias, other_axes)

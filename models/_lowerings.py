@@ -14,19 +14,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from models._pooling import max_of_four, max_pool
+
 Features = Float[Array, "_ _ _ _"]
 Kernel = Float[Array, "size size channel filter"]
 
 
 class Lowering(NamedTuple):
-    """One way through a stack of stride-1 convolutions without padding; its layout stays between its functions.
+    """One way through a stack of stride-1 convolutions without padding, each with 2x2 max-pooling.
 
-    `enter` takes images [example, height, width, channel], `leave` gives features [example, height, width, channel].
+    `enter` takes images [example, height, width, channel], `leave` gives features [example, height, width, channel];
+    the layout stays between its functions.
     """
 
     enter: Callable[[Features], Features]
-    convolve_images: Callable[[Features, Kernel], Features]
-    convolve: Callable[[Features, Kernel], Features]
+    pool_images: Callable[[Features, Kernel], Features]
+    pool: Callable[[Features, Kernel], Features]
     leave: Callable[[Features], Features]
     channel_axis: int
 
@@ -55,15 +58,32 @@ def _examples_first(features: Features) -> Features:
 
 
 def _xla(inputs: Features, kernel: Kernel) -> Features:
-    return jax.lax.conv_general_dilated(inputs, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return max_pool(jax.lax.conv_general_dilated(inputs, kernel, (1, 1), "VALID", dimension_numbers=dimensions))
+
+
+def _patches_of_images(images: Features, kernel: Kernel) -> Features:
+    """One product for each place in a 2x2 pool: their maximum, and its gradient, run through whole arrays.
+
+    The windows of images are the same for all kernels side by side, so copying them four ways is cheap.
+    """
+    size, _, _, filters = kernel.shape
+    rows, columns = ((length - size + 1) // 2 for length in images.shape[1:3])
+
+    def product_at(row: int, column: int) -> Float[Array, "filter position"]:
+        places = [(i, j) for i in range(row, row + size) for j in range(column, column + size)]
+        windows = [images[:, i : i + 2 * rows : 2, j : j + 2 * columns : 2] for i, j in places]
+        return _product(kernel.reshape(-1, filters), jnp.stack(windows))
+
+    pooled = max_of_four(product_at(0, 0), product_at(0, 1), product_at(1, 0), product_at(1, 1))
+    return pooled.reshape(filters, rows, columns, -1)
 
 
 def _patches(inputs: Features, kernel: Kernel) -> Features:
     """Every window copied out, along rows and then along columns, so that copies are few and long; then one product."""
     size, _, _, filters = kernel.shape
     windows = _windows(_windows(inputs, 2, size), 2, size)
-    product = _product(kernel.transpose(3, 0, 1, 2).reshape(filters, -1), windows)
-    return product.reshape(filters, *windows.shape[3:])
+    return max_pool(_product(kernel.reshape(-1, filters), windows).reshape(filters, *windows.shape[3:]))
 
 
 def _banded(inputs: Features, kernel: Kernel) -> Features:
@@ -72,8 +92,8 @@ def _banded(inputs: Features, kernel: Kernel) -> Features:
     rows = inputs.shape[1] - size + 1
     shifted = [jnp.pad(kernel, ((row, rows - 1 - row), (0, 0), (0, 0), (0, 0))) for row in range(rows)]
     windows = _windows(inputs, 2, size)
-    product = _product(jnp.stack(shifted).transpose(4, 0, 2, 3, 1).reshape(filters * rows, -1), windows)
-    return product.reshape(filters, rows, *windows.shape[3:])
+    matrix = jnp.stack(shifted).transpose(2, 3, 1, 4, 0).reshape(-1, filters * rows)
+    return max_pool(_product(matrix, windows).reshape(filters, rows, *windows.shape[3:]))
 
 
 def _windows(inputs: Array, axis: int, size: int) -> Array:
@@ -82,14 +102,27 @@ def _windows(inputs: Array, axis: int, size: int) -> Array:
     return jnp.stack([jax.lax.slice_in_dim(inputs, shift, shift + length, axis=axis) for shift in range(size)])
 
 
-def _product(matrix: Float[Array, "to from"], windows: Array) -> Float[Array, "to position"]:
+def _product(matrix: Float[Array, "from to"], windows: Array) -> Float[Array, "to position"]:
     """Two plain matrices: with more axes XLA's product on a CPU took a third longer."""
-    return matrix @ windows.reshape(matrix.shape[1], -1)
+    return _transposed_times(matrix, windows.reshape(len(matrix), -1))
+
+
+@jax.custom_vjp
+def _transposed_times(matrix: Float[Array, "from to"], windows: Float[Array, "from position"]) -> Array:
+    return matrix.T @ windows
+
+
+def _gradients(factors: tuple[Array, Array], gradient: Float[Array, "to position"]) -> tuple[Array, Array]:
+    """In the layout of the factors: where JAX transposes them, XLA on a CPU is a fifth slower."""
+    matrix, windows = factors
+    return windows @ gradient.T, matrix @ gradient
+
+
+_transposed_times.defvjp(lambda matrix, windows: (matrix.T @ windows, (matrix, windows)), _gradients)
 
 
 LOWERINGS = {
     "xla": Lowering(_unchanged, _xla, _xla, _unchanged, channel_axis=3),
-    "patches": Lowering(_examples_last, _patches, _patches, _examples_first, channel_axis=0),
-    # The windows of images are the same for all kernels side by side: patches share them, bands would not.
-    "banded": Lowering(_examples_last, _patches, _banded, _examples_first, channel_axis=0),
+    "patches": Lowering(_examples_last, _patches_of_images, _patches, _examples_first, channel_axis=0),
+    "banded": Lowering(_examples_last, _patches_of_images, _banded, _examples_first, channel_axis=0),
 }

@@ -22,15 +22,33 @@ def max_pool(inputs: Float[Array, "outer height width inner"]) -> Pooled:
 
 
 @jax.custom_vjp
-def _max_of(windows: Windows) -> Pooled:
-    return _max_and_place(windows)[0]
+def max_of_four(a: Array, b: Array, c: Array, d: Array) -> Array:
+    """The elementwise maximum of equal shapes. Of equal values the first has the gradient."""
+    return _max_and_place(a, b, c, d)[0]
 
 
-def _max_and_place(windows: Windows) -> tuple[Pooled, Int8[Array, "outer row column inner"]]:
-    a, b, c, d = (windows[:, :, row, :, column] for row in (0, 1) for column in (0, 1))
+def _max_and_place(a: Array, b: Array, c: Array, d: Array) -> tuple[Array, Int8[Array, "*shape"]]:
     largest = jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
     place = jnp.where(a == largest, 0, jnp.where(b == largest, 1, jnp.where(c == largest, 2, 3)))
     return largest, place.astype(jnp.int8)
+
+
+def _gradients(place: Int8[Array, "*shape"], gradient: Array) -> tuple[Array, Array, Array, Array]:
+    a, b, c, d = (jnp.where(place == which, gradient, 0) for which in range(4))
+    return a, b, c, d
+
+
+max_of_four.defvjp(_max_and_place, _gradients)
+
+
+@jax.custom_vjp
+def _max_of(windows: Windows) -> Pooled:
+    return _max_and_place_in(windows)[0]
+
+
+def _max_and_place_in(windows: Windows) -> tuple[Pooled, Int8[Array, "outer row column inner"]]:
+    a, b, c, d = (windows[:, :, row, :, column] for row in (0, 1) for column in (0, 1))
+    return _max_and_place(a, b, c, d)
 
 
 def _gradient(place: Int8[Array, "outer row column inner"], gradient: Pooled) -> tuple[Windows]:
@@ -40,4 +58,4 @@ def _gradient(place: Int8[Array, "outer row column inner"], gradient: Pooled) ->
     return (jnp.where(own == place[:, :, None, :, None], gradient[:, :, None, :, None], 0),)
 
 
-_max_of.defvjp(_max_and_place, _gradient)
+_max_of.defvjp(_max_and_place_in, _gradient)

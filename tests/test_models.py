@@ -33,6 +33,15 @@ def test_lowerings_agree_in_values_and_gradients(lowering):
     )
 
 
+@pytest.mark.parametrize("name", LOWERINGS)
+def test_a_pool_of_equal_values_gives_its_gradient_to_the_first(name):
+    """As XLA's own window reduction does; the first place of a window stands at even rows and columns."""
+    lowering, images = LOWERINGS[name], jax.random.uniform(jax.random.key(0), (2, 9, 9, 1))
+    found = jax.grad(lambda kernel: lowering.pool_images(lowering.enter(images), kernel).sum())(jnp.zeros((3, 3, 1, 4)))
+    first = [[images[:, i : i + 6 : 2, j : j + 6 : 2].sum() for j in range(3)] for i in range(3)]
+    np.testing.assert_allclose(found[:, :, 0, 0], np.array(first), rtol=1e-5)
+
+
 @pytest.mark.parametrize("model", MODEL_OPTIONS)
 def test_the_logits_of_an_example_depend_on_no_other(model):
     one, (inputs, _) = learner(model), inputs_and_labels()

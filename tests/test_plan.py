@@ -30,6 +30,7 @@ def test_no_batch_size_is_split_much_finer_than_alone(sizes):
         for size in tier.batch_sizes:
             (alone,) = plan.tiers([size])
             assert alone.microbatch_size <= plan.MOST_SPLITTING * tier.microbatch_size
+        assert tier.microbatch_size > 1 or len(tier.batch_sizes) == 1
 
 
 def test_powers_of_two_need_few_programs():
