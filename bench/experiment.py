@@ -90,11 +90,15 @@ class Budget(Table, frozen=True, kw_only=True):
 
 
 class Evaluation(Table, frozen=True, kw_only=True):
-    """Cadence in examples, the same for every batch size: `first_epoch` times in epoch one, then `per_epoch`."""
+    """Cadence in examples, the same for every batch size: `first_epoch` times in epoch one, then `per_epoch`.
+
+    `noise` estimates the gradient noise between evaluations; it changes no other number.
+    """
 
     first_epoch: Annotated[int, Meta(ge=1, le=1000)] = 8
     per_epoch: Annotated[int, Meta(ge=1, le=1000)] = 4
     test: Literal["end", "always"] = "end"
+    noise: bool = True
 
 
 class Throughput(Table, frozen=True, kw_only=True):
@@ -136,12 +140,13 @@ class Experiment(Table, frozen=True, kw_only=True):
     @property
     def protocol(self) -> dict[str, object]:
         """All that must agree before two trials may be put side by side; the sweep itself may differ."""
-        rate = self.learning_rate
+        rate, evaluation = self.learning_rate, msgspec.to_builtins(self.evaluation)
+        del evaluation["noise"]
         return {
             "workload": msgspec.to_builtins(self.workload),
             "target": {"accuracy": self.target.accuracy},
             "budget": {"epochs": self.budget.epochs, "max_epochs": self.max_epochs},
-            "evaluation": msgspec.to_builtins(self.evaluation),
+            "evaluation": evaluation,
             "learning_rate": {"schedule": rate.schedule, "warmup_epochs": rate.warmup_epochs},
         }
 

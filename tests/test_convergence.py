@@ -20,6 +20,13 @@ def by_lane(records):
     return {(record.setting, record.seed): record for record in records}
 
 
+def noise_agrees(found, expected):
+    assert found.examples == expected.examples
+    for name in ("gradient_squared", "noise_trace"):
+        one, other = (np.array(getattr(series, name)) for series in (found, expected))
+        np.testing.assert_allclose(one, other, rtol=0, atol=0.01 * np.abs(other).max())
+
+
 def curves_agree(found, expected, tolerance=0.0):
     assert found.examples == expected.examples
     assert found.steps == expected.steps
@@ -99,6 +106,7 @@ def test_how_lanes_are_run_is_not_seen_in_their_curves(tmp_path, plain, how):
     for lane, record in by_lane(Bench(tmp_path, **how).run().records).items():
         assert record.status == plain[lane].status
         curves_agree(record.curve, plain[lane].curve, ONE_EXAMPLE)
+        noise_agrees(record.noise, plain[lane].noise)
 
 
 def test_chunks_and_lane_order_change_no_bit(tmp_path, plain):

@@ -145,7 +145,12 @@ def test_a_range_that_would_never_end_is_refused(table):
 
 def test_the_protocol_decides_the_fingerprint_and_the_sweep_does_not():
     base = parse(MINIMAL, "tiny", "tiny.toml")
-    for path, value in (("batch_sizes.values", [8]), ("seeds.confirm", 9), ("learning_rate.anchor", 0.2)):
+    for path, value in (
+        ("batch_sizes.values", [8]),
+        ("seeds.confirm", 9),
+        ("learning_rate.anchor", 0.2),
+        ("evaluation.noise", False),
+    ):
         assert parse(altered(path, value), "tiny", "tiny.toml").fingerprint == base.fingerprint
     for path, value in (("budget.epochs", 3), ("target.accuracy", 0.8), ("workload.optimizer", "adam")):
         assert parse(altered(path, value), "tiny", "tiny.toml").fingerprint != base.fingerprint

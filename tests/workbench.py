@@ -80,9 +80,12 @@ def programs(
     longest_segment: int = 50,
     *,
     accumulates: bool = True,
+    measures_noise: bool = False,
 ) -> Programs:
     split, held_out = train_split(), held_out_split()
-    return Programs(learner, split, held_out, held_out, microbatch_size, schedule, accumulates, longest_segment)
+    return Programs(
+        learner, split, held_out, held_out, microbatch_size, schedule, accumulates, longest_segment, measures_noise
+    )
 
 
 def settings(batch_sizes: Sequence[int], learning_rates: Sequence[float]) -> Settings:
@@ -166,7 +169,7 @@ class Bench:
         return Checkpoint(self.folder / "checkpoint", "tiny")
 
     def fresh(self) -> Wave:
-        of = programs(learner("linear", "momentum"), 5, longest_segment=self.longest_segment)
+        of = programs(learner("linear", "momentum"), 5, longest_segment=self.longest_segment, measures_noise=True)
         return wave.start(of, DURATION, self.race, SEEDS, self.settings, self.shapes[0])
 
     def run(self, stop_after: int | None = None) -> Wave:

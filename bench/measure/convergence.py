@@ -125,10 +125,16 @@ def _record(
     *,
     always: bool,
 ) -> None:
-    accuracy, loss = validation
+    (accuracy, loss), norms = validation, shard.read_norms()
     for row, column, record in shard.alive(wave.records):
         tested = None if test is None else float(test[0][row, column])
-        record.record(point, float(accuracy[row, column]), float(loss[row, column]), tested if always else None)
+        record.record(
+            point,
+            float(accuracy[row, column]),
+            float(loss[row, column]),
+            tested if always else None,
+            None if norms is None else norms[row, column],
+        )
         if point == wave.duration.budget_examples:
             record.test_accuracy = tested
         if not loss[row, column] <= LARGEST_AMOUNT:

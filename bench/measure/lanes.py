@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, PyTree, Shaped
 
+from bench.measure import noise
 from bench.measure.learner import Learner, TrainState
+from bench.measure.noise import Norms
 from bench.measure.schedules import Schedule
 
 EVALUATION_BATCH_SIZE = 500
@@ -33,6 +35,7 @@ class Lanes(NamedTuple):
 
     state: TrainState
     gradient: PyTree
+    norms: Norms = ()
 
 
 class Settings(NamedTuple):
@@ -64,6 +67,7 @@ class Programs:
     schedule: Schedule
     accumulates: bool
     longest_segment: int
+    measures_noise: bool = False
     compiled: dict[tuple, jax.stages.Compiled] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -87,7 +91,10 @@ class Programs:
         width = len(settings.learning_rates)
         stacked = jax.tree.map(lambda *leaves: np.stack([np.stack([leaf] * width) for leaf in leaves]), *of_seeds)
         state = _first_state(self.learner, jax.device_put(stacked), settings.learning_rates)
-        return Lanes(state, jax.tree.map(jnp.zeros_like, state.params) if self.accumulates else ())
+        if not self.accumulates:
+            return Lanes(state, ())
+        norms = noise.no_sums(len(seeds), width) if self.measures_noise else ()
+        return Lanes(state, jax.tree.map(jnp.zeros_like, state.params), norms)
 
     def program(self, shape: tuple[int, int]) -> jax.stages.Compiled:
         """The training program of a shape, compiled at its first use."""
@@ -170,7 +177,8 @@ def _train(
         due = (now + 1) % microbatches_per_step == 0
         summed = jax.tree.map(jnp.add, lanes.gradient, gradient)
         update = partial(_update_due, learner, due, rates, 1.0 / microbatches_per_step)
-        return jax.lax.cond(due.any(), update, lambda same: same, Lanes(lanes.state, summed))
+        norms = noise.with_microbatch(lanes.norms, gradient)
+        return jax.lax.cond(due.any(), update, lambda same: same, Lanes(lanes.state, summed, norms))
 
     return jax.lax.fori_loop(0, ticks, tick, lanes)
 
@@ -190,7 +198,7 @@ def _update_due(
     updated = _update(learner, lanes.state, mean, rates)
     state = jax.tree.map(lambda new, old: jnp.where(_along(due, new), new, old), updated, lanes.state)
     gradient = jax.tree.map(lambda total: jnp.where(_along(due, total), 0, total), lanes.gradient)
-    return Lanes(state, gradient)
+    return Lanes(state, gradient, noise.with_batches(lanes.norms, mean, due, weights))
 
 
 def _along(values: Shaped[Array, " setting"], leaf: Array) -> Array:

@@ -186,7 +186,8 @@ class TierStudy:
     def identity(self, seeds: Sequence[int], settings: Sequence[Setting], shapes: Sequence[tuple[int, int]]) -> str:
         """A hash of all that a checkpoint must agree with."""
         origin = self.study.origin()
-        parts = [origin.fingerprint, origin.environment, self.tier, self.lowering, seeds, settings, shapes]
+        measured = [origin.fingerprint, origin.environment, self.programs.measures_noise]
+        parts = [*measured, self.tier, self.lowering, seeds, settings, shapes]
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
     def finished(self, record: LaneRecord, lanes: int) -> None:
@@ -206,6 +207,7 @@ class TierStudy:
             microbatch_size=self.tier.microbatch_size,
             lanes=lanes,
             lowering=self.lowering,
+            noise=record.noise if record.noise and record.noise.examples else None,
         )
         self.study.append(trial)
         self.study.trials[key] = trial

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
+from jaxtyping import Float
 
+from bench.measure import noise
 from bench.measure.lanes import Lanes, Programs, Settings
 from bench.measure.racing import Race
 from bench.plan import Duration
-from bench.rows import LARGEST_AMOUNT, Curve, Phase, TrialStatus
+from bench.rows import LARGEST_AMOUNT, Curve, NoiseEstimate, Phase, TrialStatus
 
 Shape = tuple[int, int]
 WORTH_COMPACTING = 0.7
@@ -40,17 +42,27 @@ class LaneRecord(msgspec.Struct, kw_only=True):
     curve: Curve = msgspec.field(
         default_factory=lambda: Curve(examples=[], steps=[], accuracy=[], loss=[], test_accuracy=None)
     )
+    noise: NoiseEstimate | None = None
 
     @property
     def steps(self) -> int:
         """Updates at the last evaluation."""
         return self.curve.steps[-1] if self.curve.steps else 0
 
-    def record(self, point: int, accuracy: float, loss: float, test_accuracy: float | None) -> None:
+    def record(
+        self,
+        point: int,
+        accuracy: float,
+        loss: float,
+        test_accuracy: float | None,
+        norms: Float[np.ndarray, " size"] | None = None,
+    ) -> None:
         """Add the evaluation after `point` examples, unless no update came since the last one."""
         steps = point // self.setting.batch_size
         if steps == self.steps:
             return
+        if self.noise is not None and norms is not None:
+            noise.append(self.noise, steps * self.setting.batch_size, norms, steps - self.steps)
         curve = self.curve
         curve.examples.append(steps * self.setting.batch_size)
         curve.steps.append(steps)
@@ -97,6 +109,12 @@ class Shard:
     def device_settings(self) -> Settings:
         """The columns' values as arrays."""
         return device_settings(self.layout.settings)
+
+    def read_norms(self) -> Float[np.ndarray, "seed setting size"] | None:
+        """Squared gradient norms summed since the last reading; None where they are not."""
+        found, rest = noise.read(self.lanes.norms)
+        self.lanes = self.lanes._replace(norms=rest)
+        return found
 
     def compact(self, records: Sequence[LaneRecord], shapes: Sequence[Shape]) -> None:
         """Move the lanes that still train into the smallest of `shapes`, where that is much smaller than now."""
@@ -161,6 +179,8 @@ def start(
 ) -> Wave:
     """A fresh wave over all seeds and settings, cut into shards of `shape`."""
     records = [LaneRecord(setting=setting, seed=seed) for seed in seeds for setting in settings]
+    for record in records:
+        record.noise = noise.no_estimate(programs.microbatch_size, record.setting.batch_size)
     numbers = {(record.seed, record.setting): number for number, record in enumerate(records)}
     layouts = []
     for first_seed in range(0, len(seeds), shape[0]):

@@ -1,0 +1,200 @@
+"""Gradient noise: known values are recovered, every complete batch counts once, and training does not notice."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+import pytest
+from workbench import (
+    CONSTANT,
+    SEEDS,
+    Bench,
+    assert_same,
+    lane,
+    learner,
+    programs,
+    settings,
+    train,
+    train_alone,
+    train_split,
+)
+
+from bench.measure import noise, stream
+from bench.measure.interrupts import Stopped
+from bench.measure.lanes import Examples, Programs
+from bench.measure.learner import Learner
+from bench.measure.optimizers import optimizer_named
+from bench.measure.wave import Setting
+from bench.rows import NoiseEstimate
+
+STANDING = 1e-30
+"""A learning rate that leaves the parameters where they are."""
+MICROBATCH_SIZE, EXAMPLES = 4, 512
+DEVIATIONS = np.array([3.0, 1.0, 0.5, 0.1])
+MEAN = np.array([0.3, -0.2, 0.0, 0.4])
+
+
+class Gaussian(Learner):
+    """The loss |w - x|^2 / 2 at w = 0: each example's gradient is -x, so its moments are those of the examples."""
+
+    def params(self, seed):
+        return {"w": np.zeros(len(MEAN), np.float32)}
+
+    def gradient(self, params, inputs, labels):
+        return jnp.float32(0), {"w": (params["w"] - inputs.reshape(len(inputs), -1)).mean(0)}
+
+
+@pytest.fixture(scope="module")
+def gaussian():
+    """Sums over one epoch for 64 seeds at batch sizes 8 to 256, and the examples they were drawn from."""
+    inputs = np.random.default_rng(5).normal(MEAN, DEVIATIONS, (EXAMPLES, len(MEAN))).astype(np.float32)
+    split = Examples(jnp.asarray(inputs.reshape(EXAMPLES, 1, 1, -1)), jnp.zeros(EXAMPLES, jnp.int32))
+    one = Gaussian(None, None, optimizer_named("sgd", {}), "float32")
+    of = Programs(one, split, split, split, MICROBATCH_SIZE, CONSTANT, True, 64, True)
+    sizes = [8, 16, 32, 64, 128, 256]
+    sums = train_on(of, range(64), settings(sizes, [STANDING] * len(sizes)), EXAMPLES).norms
+    found, _ = noise.read(sums)
+    return sizes, found / (EXAMPLES / np.array(sizes))[:, None], inputs.astype(np.float64)
+
+
+def train_on(of, seeds, values, examples):
+    lanes = of.initialise(np.asarray(seeds, np.int32), values)
+    for first in range(0, examples // of.microbatch_size, of.longest_segment):
+        start, count = first * of.microbatch_size, of.longest_segment * of.microbatch_size
+        rows = [stream.indices(seed, start, count, len(of.train_split.labels)) for seed in seeds]
+        lanes = of.train(lanes, values, np.stack(rows).reshape(len(seeds), -1, of.microbatch_size), first)
+    return lanes
+
+
+def agrees(samples, expected):
+    """Independent samples whose mean lies within four standard errors of what is expected."""
+    error = np.std(samples, ddof=1) / math.sqrt(len(samples))
+    assert abs(np.mean(samples) - expected) < 4 * error + 1e-6
+    assert error < 0.2 * abs(expected) + 0.05
+
+
+def test_known_covariance_and_mean_are_recovered_without_bias(gaussian):
+    sizes, norms, inputs = gaussian
+    trace = inputs.var(axis=0, ddof=1).sum()
+    squared = (inputs.mean(axis=0) ** 2).sum() - trace / EXAMPLES
+    for column, size in enumerate(sizes):
+        found = [noise.ingredients(*one, MICROBATCH_SIZE, size) for one in norms[:, column]]
+        agrees([one.noise_trace for one in found], trace)
+        agrees([one.gradient_squared for one in found], squared)
+    assert trace == pytest.approx((DEVIATIONS**2).sum(), rel=0.2)
+
+
+def test_the_variance_of_the_gradient_falls_as_one_over_the_batch_size(gaussian):
+    """Up to the 1/N that drawing without replacement from N examples takes off."""
+    sizes, norms, inputs = gaussian
+    trace, mean = inputs.var(axis=0, ddof=1).sum(), (inputs.mean(axis=0) ** 2).sum()
+    for column, size in enumerate(sizes):
+        agrees(norms[:, column, 1] - mean, trace * (1 / size - 1 / EXAMPLES))
+
+
+@pytest.mark.parametrize(
+    ("model", "optimizer", "lowering"),
+    [("mlp", "adam", None), ("lenet", "momentum", "patches"), ("linear", "lars", None)],
+)
+def test_measuring_changes_no_bit_of_training(model, optimizer, lowering):
+    one, values = learner(model, optimizer, lowering=lowering), settings([5, 10, 40], [0.01, 0.02, 0.03])
+    without = train(programs(one, 5), SEEDS, values, 300)
+    measured = train(programs(one, 5, measures_noise=True), SEEDS, values, 300)
+    assert_same(measured[:2], without[:2])
+    assert not without.norms
+    assert np.asarray(measured.norms.batch).all()
+
+
+def test_a_lane_sums_the_norms_of_the_run_alone():
+    one, split = learner("mlp", "momentum"), train_split()
+    lanes = train(programs(one, 5, measures_noise=True), SEEDS, settings([10, 20], [0.05, 0.02]), 230)
+    found, rest = noise.read(lanes.norms)
+
+    def squared(params, start, count):
+        chosen = stream.indices(SEEDS[1], start, count, len(split.labels))
+        _, gradient = one.gradient(params, split.inputs[chosen], split.labels[chosen])
+        return sum(float(np.square(leaf).sum()) for leaf in jax.tree.leaves(gradient))
+
+    small = big = 0.0
+    for start in range(0, 220, 20):
+        params = train_alone(one, SEEDS[1], 20, 0.02, start).params
+        big += squared(params, start, 20)
+        small += np.mean([squared(params, at, 5) for at in range(start, start + 20, 5)])
+    np.testing.assert_allclose(found[1, 1], [small, big], rtol=1e-4)
+    params = train_alone(one, SEEDS[1], 20, 0.02, 220).params
+    assert float(rest.pending[1, 1]) == pytest.approx(squared(params, 220, 5) + squared(params, 225, 5), rel=1e-4)
+    assert not np.asarray(rest.microbatch).any()
+    assert not np.asarray(rest.batch).any()
+    assert not np.asarray(lane(rest.pending, 1, 0)).any()
+
+
+CLAIMS = [Setting("confirm", size, rate) for size in (5, 10, 40, 250) for rate in (0.01, 0.05)]
+"""Batches of 40 and 250 are incomplete at most evaluations; batches of 5 are microbatches."""
+
+
+def noise_of(records):
+    return {(record.setting, record.seed): msgspec.to_builtins(record.noise) for record in records}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return Bench(tmp_path_factory.mktemp("whole"), settings=CLAIMS, shapes=((2, 8), (2, 4), (2, 2))).run().records
+
+
+def test_every_stretch_ends_where_an_evaluation_with_new_updates_does(whole):
+    for record in whole:
+        if record.setting.batch_size == 5:
+            assert record.noise is None
+        else:
+            assert record.noise.examples == record.curve.examples
+            assert (record.noise.small_batch_size, record.noise.big_batch_size) == (5, record.setting.batch_size)
+            assert all(value > 0 for value in record.noise.noise_trace)
+
+
+@pytest.mark.parametrize("stops", [(1,), (4, 5)])
+def test_noise_survives_an_interruption_in_mid_batch_bit_for_bit(tmp_path, whole, stops):
+    bench = Bench(tmp_path, settings=CLAIMS, shapes=((2, 8), (2, 4), (2, 2)))
+    for stop in stops:
+        with pytest.raises(Stopped):
+            bench.run(stop_after=stop)
+    assert noise_of(bench.run().records) == noise_of(whole)
+
+
+def test_neither_compaction_nor_shards_are_seen_beyond_rounding(tmp_path, whole):
+    found = noise_of(Bench(tmp_path, settings=CLAIMS, shapes=((1, 4),), workers=2).run().records)
+    for key, expected in noise_of(whole).items():
+        if expected is not None:
+            assert found[key]["noise_trace"] == pytest.approx(expected["noise_trace"], rel=1e-3)
+
+
+def series(small=4, big=16):
+    return noise.no_estimate(small, big)
+
+
+def test_a_microbatch_that_is_the_batch_gives_no_estimate():
+    assert series(16, 16) is None
+
+
+@pytest.mark.parametrize("norm", [math.inf, math.nan, 1e32])
+def test_what_is_no_number_is_null_and_can_be_read_back(norm):
+    one = series()
+    noise.append(one, 16, np.array([norm, 1.0]), 1)
+    noise.append(one, 32, np.array([2.0, 1.0]), 1)
+    read = msgspec.json.decode(msgspec.json.encode(one), type=NoiseEstimate)
+    assert read.examples == [16, 32]
+    assert read.noise_trace[0] is read.gradient_squared[0] is None
+    assert read.noise_trace[1] == pytest.approx(1 / (1 / 4 - 1 / 16))
+
+
+def test_the_stretches_of_a_run_add_up_to_the_run():
+    """Both ingredients are linear in the norms: a stretch counts for the batches it holds."""
+    one, all_at_once = series(), series()
+    sums = np.random.default_rng(1).uniform(1, 2, (3, 2))
+    batches = np.array([1, 2, 5])
+    for at, (norms, count) in enumerate(zip(sums, batches, strict=True), start=1):
+        noise.append(one, 16 * at, norms, int(count))
+    noise.append(all_at_once, 16 * 8, sums.sum(0), int(batches.sum()))
+    assert np.average(one.noise_trace, weights=batches) == pytest.approx(all_at_once.noise_trace[0])
+    assert np.average(one.gradient_squared, weights=batches) == pytest.approx(all_at_once.gradient_squared[0])
