@@ -105,13 +105,19 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):
-    """Unbiased |G|^2 and tr(Sigma) averaged over a stretch of training that ends at `examples` (METHOD: McCandlish)."""
+    """Unbiased |G|^2 and tr(Sigma), averaged over a stretch of training that ends at `examples`.
+
+    They come from the mean gradients over two sizes (McCandlish et al., 2018). `squared_norms` are averaged over the
+    whole trial, one for each of the `part_sizes`: the examples in a batch, in its first half, its first quarter, etc.
+    """
 
     examples: list[Count]
     gradient_squared: list[Annotated[float, Meta(ge=-1e30, le=1e30)] | None]
     noise_trace: list[Annotated[float, Meta(ge=-1e30, le=1e30)] | None]
     small_batch_size: Positive
     big_batch_size: Positive
+    part_sizes: list[Positive] | None = None
+    squared_norms: list[Amount | None] | None = None
 
 
 class Trial(Row, frozen=True, kw_only=True, tag="trial"):

@@ -12,7 +12,6 @@ from workbench import (
     SEEDS,
     Bench,
     assert_same,
-    lane,
     learner,
     programs,
     settings,
@@ -32,8 +31,8 @@ from bench.rows import NoiseEstimate
 STANDING = 1e-30
 """A learning rate that leaves the parameters where they are."""
 MICROBATCH_SIZE, EXAMPLES = 4, 512
-DEVIATIONS = np.array([3.0, 1.0, 0.5, 0.1])
-MEAN = np.array([0.3, -0.2, 0.0, 0.4])
+DEVIATIONS = np.linspace(0.2, 1.5, 24)
+MEAN = 0.3 * np.sin(np.arange(24))
 
 
 class Gaussian(Learner):
@@ -52,7 +51,7 @@ def gaussian():
     inputs = np.random.default_rng(5).normal(MEAN, DEVIATIONS, (EXAMPLES, len(MEAN))).astype(np.float32)
     split = Examples(jnp.asarray(inputs.reshape(EXAMPLES, 1, 1, -1)), jnp.zeros(EXAMPLES, jnp.int32))
     one = Gaussian(None, None, optimizer_named("sgd", {}), "float32")
-    of = Programs(one, split, split, split, MICROBATCH_SIZE, CONSTANT, True, 64, True)
+    of = Programs(one, split, split, split, MICROBATCH_SIZE, CONSTANT, True, 64, 7)
     sizes = [8, 16, 32, 64, 128, 256]
     sums = train_on(of, range(64), settings(sizes, [STANDING] * len(sizes)), EXAMPLES).norms
     found, _ = noise.read(sums)
@@ -80,7 +79,7 @@ def test_known_covariance_and_mean_are_recovered_without_bias(gaussian):
     trace = inputs.var(axis=0, ddof=1).sum()
     squared = (inputs.mean(axis=0) ** 2).sum() - trace / EXAMPLES
     for column, size in enumerate(sizes):
-        found = [noise.ingredients(*one, MICROBATCH_SIZE, size) for one in norms[:, column]]
+        found = [noise.ingredients(one[1], one[0], size // 2, size) for one in norms[:, column]]
         agrees([one.noise_trace for one in found], trace)
         agrees([one.gradient_squared for one in found], squared)
     assert trace == pytest.approx((DEVIATIONS**2).sum(), rel=0.2)
@@ -91,7 +90,9 @@ def test_the_variance_of_the_gradient_falls_as_one_over_the_batch_size(gaussian)
     sizes, norms, inputs = gaussian
     trace, mean = inputs.var(axis=0, ddof=1).sum(), (inputs.mean(axis=0) ** 2).sum()
     for column, size in enumerate(sizes):
-        agrees(norms[:, column, 1] - mean, trace * (1 / size - 1 / EXAMPLES))
+        for part, examples in enumerate(noise.part_sizes(MICROBATCH_SIZE, size)):
+            agrees(norms[:, column, part] - mean, trace * (1 / examples - 1 / EXAMPLES))
+        assert not norms[:, column, len(noise.part_sizes(MICROBATCH_SIZE, size)) :].any()
 
 
 @pytest.mark.parametrize(
@@ -101,33 +102,28 @@ def test_the_variance_of_the_gradient_falls_as_one_over_the_batch_size(gaussian)
 def test_measuring_changes_no_bit_of_training(model, optimizer, lowering):
     one, values = learner(model, optimizer, lowering=lowering), settings([5, 10, 40], [0.01, 0.02, 0.03])
     without = train(programs(one, 5), SEEDS, values, 300)
-    measured = train(programs(one, 5, measures_noise=True), SEEDS, values, 300)
+    measured = train(programs(one, 5, noise_parts=4), SEEDS, values, 300)
     assert_same(measured[:2], without[:2])
     assert not without.norms
-    assert np.asarray(measured.norms.batch).all()
+    assert np.asarray(measured.norms.complete)[:, 1:, :2].all()
 
 
 def test_a_lane_sums_the_norms_of_the_run_alone():
     one, split = learner("mlp", "momentum"), train_split()
-    lanes = train(programs(one, 5, measures_noise=True), SEEDS, settings([10, 20], [0.05, 0.02]), 230)
+    gradient_of = jax.jit(one.gradient)
+    lanes = train(programs(one, 5, noise_parts=4), SEEDS, settings([10, 20], [0.05, 0.02]), 130)
     found, rest = noise.read(lanes.norms)
 
     def squared(params, start, count):
         chosen = stream.indices(SEEDS[1], start, count, len(split.labels))
-        _, gradient = one.gradient(params, split.inputs[chosen], split.labels[chosen])
+        _, gradient = gradient_of(params, split.inputs[chosen], split.labels[chosen])
         return sum(float(np.square(leaf).sum()) for leaf in jax.tree.leaves(gradient))
 
-    small = big = 0.0
-    for start in range(0, 220, 20):
-        params = train_alone(one, SEEDS[1], 20, 0.02, start).params
-        big += squared(params, start, 20)
-        small += np.mean([squared(params, at, 5) for at in range(start, start + 20, 5)])
-    np.testing.assert_allclose(found[1, 1], [small, big], rtol=1e-4)
-    params = train_alone(one, SEEDS[1], 20, 0.02, 220).params
-    assert float(rest.pending[1, 1]) == pytest.approx(squared(params, 220, 5) + squared(params, 225, 5), rel=1e-4)
-    assert not np.asarray(rest.microbatch).any()
-    assert not np.asarray(rest.batch).any()
-    assert not np.asarray(lane(rest.pending, 1, 0)).any()
+    params = {start: train_alone(one, SEEDS[1], 20, 0.02, start).params for start in range(0, 130, 20)}
+    expected = [sum(squared(params[start], start, size) for start in range(0, 120, 20)) for size in (20, 10, 5)]
+    np.testing.assert_allclose(found[1, 1], [*expected, 0.0], rtol=1e-4)
+    assert float(rest.pending[1, 1, 1]) == pytest.approx(squared(params[120], 120, 10), rel=1e-4)
+    assert not np.asarray(rest.complete).any()
 
 
 CLAIMS = [Setting("confirm", size, rate) for size in (5, 10, 40, 250) for rate in (0.01, 0.05)]
@@ -149,8 +145,12 @@ def test_every_stretch_ends_where_an_evaluation_with_new_updates_does(whole):
             assert record.noise is None
         else:
             assert record.noise.examples == record.curve.examples
-            assert (record.noise.small_batch_size, record.noise.big_batch_size) == (5, record.setting.batch_size)
-            assert all(value > 0 for value in record.noise.noise_trace)
+            sizes = record.noise.part_sizes
+            assert (
+                sizes == {10: [10, 5], 40: [40, 20, 10, 5], 250: [250, 125, 60, 30, 15, 5]}[record.setting.batch_size]
+            )
+            assert [record.noise.big_batch_size, record.noise.small_batch_size] == sizes[:2]
+            assert all(norm > 0 for norm in record.noise.squared_norms)
 
 
 @pytest.mark.parametrize("stops", [(1,), (4, 5)])
@@ -179,22 +179,23 @@ def test_a_microbatch_that_is_the_batch_gives_no_estimate():
 
 @pytest.mark.parametrize("norm", [math.inf, math.nan, 1e32])
 def test_what_is_no_number_is_null_and_can_be_read_back(norm):
-    one = series()
-    noise.append(one, 16, np.array([norm, 1.0]), 1)
-    noise.append(one, 32, np.array([2.0, 1.0]), 1)
+    one = noise.extended(series(), 16, np.array([1.0, norm, 3.0]), 1)
+    one = noise.extended(one, 32, np.array([1.0, 2.0, 3.0]), 1)
     read = msgspec.json.decode(msgspec.json.encode(one), type=NoiseEstimate)
     assert read.examples == [16, 32]
     assert read.noise_trace[0] is read.gradient_squared[0] is None
-    assert read.noise_trace[1] == pytest.approx(1 / (1 / 4 - 1 / 16))
+    assert read.noise_trace[1] == pytest.approx(1 / (1 / 8 - 1 / 16))
+    assert read.squared_norms == [1.0, None, 3.0]
 
 
 def test_the_stretches_of_a_run_add_up_to_the_run():
     """Both ingredients are linear in the norms: a stretch counts for the batches it holds."""
     one, all_at_once = series(), series()
-    sums = np.random.default_rng(1).uniform(1, 2, (3, 2))
+    sums = np.random.default_rng(1).uniform(1, 2, (3, 3))
     batches = np.array([1, 2, 5])
-    for at, (norms, count) in enumerate(zip(sums, batches, strict=True), start=1):
-        noise.append(one, 16 * at, norms, int(count))
-    noise.append(all_at_once, 16 * 8, sums.sum(0), int(batches.sum()))
+    for norms, count, seen in zip(sums, batches, batches.cumsum(), strict=True):
+        one = noise.extended(one, 16 * int(seen), norms, int(count))
+    all_at_once = noise.extended(all_at_once, 16 * 8, sums.sum(0), 8)
+    assert one.squared_norms == pytest.approx(all_at_once.squared_norms)
     assert np.average(one.noise_trace, weights=batches) == pytest.approx(all_at_once.noise_trace[0])
     assert np.average(one.gradient_squared, weights=batches) == pytest.approx(all_at_once.gradient_squared[0])

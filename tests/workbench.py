@@ -80,11 +80,11 @@ def programs(
     longest_segment: int = 50,
     *,
     accumulates: bool = True,
-    measures_noise: bool = False,
+    noise_parts: int = 0,
 ) -> Programs:
     split, held_out = train_split(), held_out_split()
     return Programs(
-        learner, split, held_out, held_out, microbatch_size, schedule, accumulates, longest_segment, measures_noise
+        learner, split, held_out, held_out, microbatch_size, schedule, accumulates, longest_segment, noise_parts
     )
 
 
@@ -169,7 +169,7 @@ class Bench:
         return Checkpoint(self.folder / "checkpoint", "tiny")
 
     def fresh(self) -> Wave:
-        of = programs(learner("linear", "momentum"), 5, longest_segment=self.longest_segment, measures_noise=True)
+        of = programs(learner("linear", "momentum"), 5, longest_segment=self.longest_segment, noise_parts=6)
         return wave.start(of, DURATION, self.race, SEEDS, self.settings, self.shapes[0])
 
     def run(self, stop_after: int | None = None) -> Wave:

@@ -67,7 +67,7 @@ class Programs:
     schedule: Schedule
     accumulates: bool
     longest_segment: int
-    measures_noise: bool = False
+    noise_parts: int = 0
     compiled: dict[tuple, jax.stages.Compiled] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -93,7 +93,7 @@ class Programs:
         state = _first_state(self.learner, jax.device_put(stacked), settings.learning_rates)
         if not self.accumulates:
             return Lanes(state, ())
-        norms = noise.no_sums(len(seeds), width) if self.measures_noise else ()
+        norms = noise.no_sums(len(seeds), width, self.noise_parts) if self.noise_parts else ()
         return Lanes(state, jax.tree.map(jnp.zeros_like, state.params), norms)
 
     def program(self, shape: tuple[int, int]) -> jax.stages.Compiled:
@@ -174,10 +174,11 @@ def _train(
         rates = settings.learning_rates * programs.schedule.factor(before_batch.astype(jnp.float32))
         if not programs.accumulates:
             return Lanes(_update(learner, lanes.state, gradient, rates), ())
-        due = (now + 1) % microbatches_per_step == 0
+        microbatches = now % microbatches_per_step + 1
+        due = microbatches == microbatches_per_step
         summed = jax.tree.map(jnp.add, lanes.gradient, gradient)
         update = partial(_update_due, learner, due, rates, 1.0 / microbatches_per_step)
-        norms = noise.with_microbatch(lanes.norms, gradient)
+        norms = noise.observed(lanes.norms, summed, microbatches, microbatches_per_step)
         return jax.lax.cond(due.any(), update, lambda same: same, Lanes(lanes.state, summed, norms))
 
     return jax.lax.fori_loop(0, ticks, tick, lanes)
@@ -198,7 +199,7 @@ def _update_due(
     updated = _update(learner, lanes.state, mean, rates)
     state = jax.tree.map(lambda new, old: jnp.where(_along(due, new), new, old), updated, lanes.state)
     gradient = jax.tree.map(lambda total: jnp.where(_along(due, total), 0, total), lanes.gradient)
-    return Lanes(state, gradient, noise.with_batches(lanes.norms, mean, due, weights))
+    return Lanes(state, gradient, lanes.norms)
 
 
 def _along(values: Shaped[Array, " setting"], leaf: Array) -> Array:

@@ -1,34 +1,36 @@
 """The gradient noise scale's two ingredients, from norms that accumulating a batch leaves at hand.
 
-A microbatch gradient has the expected squared norm |G|^2 + tr(Sigma) / microbatch_size, the batch's mean gradient
-|G|^2 + tr(Sigma) / batch_size: two sizes, two unknowns (McCandlish et al., 2018, appendix A.1).
+The mean gradient over so many examples has the expected squared norm |G|^2 + tr(Sigma) / examples: half a batch and the
+whole are two sizes for two unknowns (McCandlish et al., 2018, appendix A.1). Smaller parts tell whether the variance
+does fall as one over the number of examples.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int32, PyTree, Shaped
 
 from bench.rows import LARGEST_AMOUNT, NoiseEstimate
 
-Sums = Float[Array, "seed setting"]
+Sums = Float[Array, "seed setting part"]
 
 
 class NormSums(NamedTuple):
-    """Sums of squared gradient norms; `microbatch` and `batch` hold one value for each batch completed since a reading.
+    """Squared norms of the mean gradient over the whole batch, its first half, its first quarter and so on.
 
-    `pending` sums over the microbatches of the batch in progress, whose mean joins `microbatch` once it is complete:
-    so both sums see the same parameters and the same examples.
+    `pending` is of the batch in progress and joins `complete` with its last microbatch: all parts then are of the same
+    batches, seen at the same parameters.
     """
 
     pending: Sums
-    microbatch: Sums
-    batch: Sums
+    complete: Sums
 
 
 Norms = NormSums | tuple[()]
@@ -42,44 +44,57 @@ class Ingredients(NamedTuple):
     noise_trace: float
 
 
-def no_sums(seeds: int, settings: int) -> NormSums:
+def part_sizes(microbatch_size: int, batch_size: int) -> list[int]:
+    """The examples in a batch, in its half, and so on, in whole microbatches."""
+    microbatches = batch_size // microbatch_size
+    return [(microbatches >> halvings) * microbatch_size for halvings in range(microbatches.bit_length())]
+
+
+def no_sums(seeds: int, settings: int, parts: int) -> NormSums:
     """Nothing summed yet."""
-    return NormSums(*(jnp.zeros((seeds, settings)) for _ in NormSums._fields))
+    return NormSums(*(jnp.zeros((seeds, settings, parts)) for _ in NormSums._fields))
 
 
-def with_microbatch(sums: Norms, gradient: PyTree) -> Norms:
-    """Add the microbatch gradients of all lanes."""
-    if not sums:
-        return sums
-    return sums._replace(pending=sums.pending + squared_norms(gradient))
+def observed(
+    norms: Norms,
+    summed: PyTree,
+    microbatches: Int32[Array, " setting"],
+    microbatches_per_step: Int32[Array, " setting"],
+) -> Norms:
+    """Look at the gradient `summed` over the first `microbatches` of a batch, where they are one of its parts.
+
+    Only what is accumulated anyway is looked at: the norm of each microbatch's own gradient cost a fifth of the time
+    at microbatches of 1, whose outer products otherwise go straight into the sum.
+    """
+    if not norms:
+        return norms
+    parts = microbatches_per_step[:, None] >> jnp.arange(norms.pending.shape[-1])
+    looks = (microbatches[:, None] == parts) & (microbatches_per_step > 1)[:, None]
+    return jax.lax.cond(looks.any(), partial(_look, looks, microbatches), lambda same, _: same, norms, summed)
 
 
-def with_batches(sums: Norms, mean: PyTree, due: Bool[Array, " setting"], weights: Float[Array, " setting"]) -> Norms:
-    """Close the batches of the settings that are `due`; `weights` is one over the microbatches of a batch."""
-    if not sums:
-        return sums
-    return NormSums(
-        jnp.where(due, 0, sums.pending),
-        sums.microbatch + jnp.where(due, sums.pending * weights, 0),
-        sums.batch + jnp.where(due, squared_norms(mean), 0),
-    )
+def _look(
+    looks: Bool[Array, "setting part"], microbatches: Int32[Array, " setting"], norms: NormSums, summed: PyTree
+) -> NormSums:
+    found = squared_norms(summed) / microbatches.astype(jnp.float32) ** 2
+    pending = jnp.where(looks, found[..., None], norms.pending)
+    return NormSums(pending, norms.complete + jnp.where(looks[:, :1], pending, 0))
 
 
-def squared_norms(gradient: PyTree) -> Sums:
+def squared_norms(gradient: PyTree) -> Float[Array, "seed setting"]:
     """The squared Euclidean norm of each lane's gradient."""
     return sum((_squares(leaf) for leaf in jax.tree.leaves(gradient)), start=jnp.float32(0))
 
 
-def _squares(leaf: Shaped[Array, "seed setting ..."]) -> Sums:
+def _squares(leaf: Shaped[Array, "seed setting ..."]) -> Float[Array, "seed setting"]:
     return jnp.square(leaf.astype(jnp.float32)).sum(range(2, leaf.ndim))
 
 
-def read(sums: Norms) -> tuple[Float[np.ndarray, "seed setting size"] | None, Norms]:
-    """What was summed, in the order [microbatch, batch], and the sums to go on with."""
-    if not sums:
-        return None, sums
-    found = np.stack([np.asarray(sums.microbatch, np.float64), np.asarray(sums.batch, np.float64)], axis=-1)
-    return found, sums._replace(microbatch=jnp.zeros_like(sums.microbatch), batch=jnp.zeros_like(sums.batch))
+def read(norms: Norms) -> tuple[Float[np.ndarray, "seed setting part"] | None, Norms]:
+    """What complete batches summed up to, and the norms to go on with."""
+    if not norms:
+        return None, norms
+    return np.asarray(norms.complete, np.float64), norms._replace(complete=jnp.zeros_like(norms.complete))
 
 
 def ingredients(small_norm: float, big_norm: float, small_batch_size: int, big_batch_size: int) -> Ingredients:
@@ -88,24 +103,39 @@ def ingredients(small_norm: float, big_norm: float, small_batch_size: int, big_b
     return Ingredients(squared, (small_norm - big_norm) / (1 / small_batch_size - 1 / big_batch_size))
 
 
-def no_estimate(small_batch_size: int, big_batch_size: int) -> NoiseEstimate | None:
+def no_estimate(microbatch_size: int, batch_size: int) -> NoiseEstimate | None:
     """An empty series; None where the microbatch is the batch, so that there is only one size."""
-    if small_batch_size == big_batch_size:
+    sizes = part_sizes(microbatch_size, batch_size)
+    if len(sizes) == 1:
         return None
     return NoiseEstimate(
         examples=[],
         gradient_squared=[],
         noise_trace=[],
-        small_batch_size=small_batch_size,
-        big_batch_size=big_batch_size,
+        small_batch_size=sizes[1],
+        big_batch_size=sizes[0],
+        part_sizes=sizes,
+        squared_norms=[0.0] * len(sizes),
     )
 
 
-def append(series: NoiseEstimate, examples: int, sums: Float[np.ndarray, " size"], batches: int) -> None:
-    """Add the stretch of `batches` batches that ends at `examples`; what is no number or too large becomes null."""
-    small_norm, big_norm = (float(total) / batches for total in sums)
+def extended(series: NoiseEstimate, examples: int, sums: Float[np.ndarray, " part"], batches: int) -> NoiseEstimate:
+    """With the stretch of `batches` batches that ends at `examples`; what is no number or too large becomes null."""
+    big_norm, small_norm = (float(total) / batches for total in sums[:2])
     found = ingredients(small_norm, big_norm, series.small_batch_size, series.big_batch_size)
-    squared, trace = (value if math.isfinite(value) and abs(value) <= LARGEST_AMOUNT else None for value in found)
-    series.examples.append(examples)
-    series.gradient_squared.append(squared)
-    series.noise_trace.append(trace)
+    before = examples // series.big_batch_size - batches
+    means = [
+        None if mean is None else _number((mean * before + float(total)) / (before + batches))
+        for mean, total in zip(series.squared_norms or [], sums, strict=False)
+    ]
+    return msgspec.structs.replace(
+        series,
+        examples=[*series.examples, examples],
+        gradient_squared=[*series.gradient_squared, _number(found.gradient_squared)],
+        noise_trace=[*series.noise_trace, _number(found.noise_trace)],
+        squared_norms=means,
+    )
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) and abs(value) <= LARGEST_AMOUNT else None

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from bench import folders, plan
-from bench.measure import estimate, throughput, tuning
+from bench.experiment import Experiment
+from bench.measure import estimate, noise, throughput, tuning
 from bench.measure.lanes import Programs
 from bench.measure.loops import CellKey, cell_keys
 from bench.measure.racing import Race
@@ -176,6 +177,13 @@ def tune(session: Session, tier: plan.Tier) -> tuning.Tuned:
     )
 
 
+def noise_parts(experiment: Experiment, tier: plan.Tier) -> int:
+    """Into how many sizes the largest batch is halved to estimate the gradient noise; 0 where that is not asked for."""
+    if not experiment.evaluation.noise:
+        return 0
+    return len(noise.part_sizes(tier.microbatch_size, tier.batch_sizes[-1]))
+
+
 def programs(session: Session, tier: plan.Tier, lowering: str | None) -> Programs:
     """The programs of a tier under a lowering, made once."""
     key = (tier.batch_sizes[0], lowering)
@@ -190,6 +198,6 @@ def programs(session: Session, tier: plan.Tier, lowering: str | None) -> Program
             schedule=Schedule(table.schedule, warmup, float(duration.budget_examples)),
             accumulates=any(size != tier.microbatch_size for size in tier.batch_sizes),
             longest_segment=min(LONGEST_SEGMENT_TICKS, gap // tier.microbatch_size + 1),
-            measures_noise=session.experiment.evaluation.noise,
+            noise_parts=noise_parts(session.experiment, tier),
         )
     return session.programs[key]

@@ -186,7 +186,7 @@ class TierStudy:
     def identity(self, seeds: Sequence[int], settings: Sequence[Setting], shapes: Sequence[tuple[int, int]]) -> str:
         """A hash of all that a checkpoint must agree with."""
         origin = self.study.origin()
-        measured = [origin.fingerprint, origin.environment, self.programs.measures_noise]
+        measured = [origin.fingerprint, origin.environment, self.programs.noise_parts]
         parts = [*measured, self.tier, self.lowering, seeds, settings, shapes]
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 

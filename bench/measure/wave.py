@@ -55,14 +55,14 @@ class LaneRecord(msgspec.Struct, kw_only=True):
         accuracy: float,
         loss: float,
         test_accuracy: float | None,
-        norms: Float[np.ndarray, " size"] | None = None,
+        norms: Float[np.ndarray, " part"] | None = None,
     ) -> None:
         """Add the evaluation after `point` examples, unless no update came since the last one."""
         steps = point // self.setting.batch_size
         if steps == self.steps:
             return
         if self.noise is not None and norms is not None:
-            noise.append(self.noise, steps * self.setting.batch_size, norms, steps - self.steps)
+            self.noise = noise.extended(self.noise, steps * self.setting.batch_size, norms, steps - self.steps)
         curve = self.curve
         curve.examples.append(steps * self.setting.batch_size)
         curve.steps.append(steps)
@@ -110,7 +110,7 @@ class Shard:
         """The columns' values as arrays."""
         return device_settings(self.layout.settings)
 
-    def read_norms(self) -> Float[np.ndarray, "seed setting size"] | None:
+    def read_norms(self) -> Float[np.ndarray, "seed setting part"] | None:
         """Squared gradient norms summed since the last reading; None where they are not."""
         found, rest = noise.read(self.lanes.norms)
         self.lanes = self.lanes._replace(norms=rest)
