@@ -67,6 +67,7 @@ class Truth:
     watts: float | None = None
     out_of_memory: tuple[int, ...] = ()
     gradient_noise_scale: float | None = None
+    gradient_variance_exponent: float = -1.0
     outliers: dict[int, float] = field(default_factory=dict)
 
     def examples_to_target(self, batch_size: int) -> float:
@@ -247,12 +248,17 @@ def gradient_noise(truth: Truth, curve: Curve, random: np.random.Generator) -> N
     stretches = [curve.examples[-1] * part // 4 for part in range(1, 5)]
     squared = np.array([1.6, 1.2, 0.8, 0.4])
     trace = truth.gradient_noise_scale * (1 + 0.1 * random.standard_normal(4))
+    size = curve.examples[-1] // curve.steps[-1]
+    sizes = [size >> halvings for halvings in range(min(6, size.bit_length()))]
+    norms = [float(squared.mean() + trace.mean() * float(part) ** truth.gradient_variance_exponent) for part in sizes]
     return NoiseEstimate(
         examples=stretches,
         gradient_squared=squared.tolist(),
         noise_trace=trace.tolist(),
-        small_batch_size=16,
-        big_batch_size=256,
+        small_batch_size=sizes[1],
+        big_batch_size=size,
+        part_sizes=sizes,
+        squared_norms=norms,
     )
 
 

@@ -77,7 +77,17 @@ def test_a_joined_figure_says_from_where(measured):
 
 @pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.name)
 def test_without_rows_there_is_a_reason_and_no_figure(measured, plot):
-    frames = ("rounds", "compilations", "trials", "curves", "noise", "calibrations", "stages", "verifications")
+    frames = (
+        "rounds",
+        "compilations",
+        "trials",
+        "curves",
+        "noise",
+        "gradient_norms",
+        "calibrations",
+        "stages",
+        "verifications",
+    )
     empty = {name: only(getattr(measured, name), np.zeros(len(getattr(measured, name)), bool)) for name in frames}
     nothing = dataclasses.replace(measured, **empty, searched=(), train_examples=None)
     with style.applied(), pytest.raises(NothingToDrawError, match=r"\w+ \w+"):

@@ -225,7 +225,7 @@ def test_a_tuned_rate_clears_small_batches_of_what_a_fixed_rate_does():
 
 def test_verdicts_follow_the_truth(found):
     assert [one.claim for one in found.verdicts] == list(range(1, 10))
-    expected = {2: "supported", 3: "supported", 4: "supported", 7: "supported", 8: "supported", 9: "supported"}
+    expected = dict.fromkeys((2, 3, 4, 6, 7, 8, 9), "supported")
     assert {claim: verdict(found, claim) for claim in expected} == expected
     assert verdict(answered(critical_batch_size=1e7, seed_noise=0.02), 3) != "supported"
     assert verdict(answered(fixed_seconds=1e-9), 2) != "supported"
@@ -286,3 +286,14 @@ found = summarize(loaded)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(len(loaded.trials), found.time_optimal.batch_size, time.process_time(), peak)
 """
+
+
+@pytest.mark.parametrize("power", [-1.0, -0.5, -2.0])
+def test_the_exponent_of_the_gradient_variance_is_the_truth(power):
+    answer = answered(gradient_noise_scale=300.0, gradient_variance_exponent=power)
+    assert f"to the power {power:.2f}" in answer.verdicts[5].numbers
+    assert verdict(answer, 6) == ("supported" if power == -1 else "contradicted")
+
+
+def test_without_parts_of_batches_the_law_of_the_variance_is_undecided():
+    assert verdict(answered(gradient_noise_scale=None), 6) == "undecided"

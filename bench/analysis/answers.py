@@ -122,7 +122,7 @@ class AffineStepTime(Part, frozen=True, kw_only=True):
 
 
 class Exponent(Part, frozen=True, kw_only=True):
-    """p of best learning rate ~ B^p over some batch sizes."""
+    """p of a quantity ~ B^p over some batch sizes."""
 
     value: float
     interval: Interval

@@ -79,6 +79,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "small_batch_size": "int64",
         "big_batch_size": "int64",
     },
+    "gradient_norms": {**TRIAL, "examples": "int64", "squared_norm": "float64"},
     "calibrations": {"quantity": "object", "precision": "object", "value": "float64"},
     "stages": {"stage": "object", "seconds": "float64", "compilations": "int64", "trained_examples": "int64"},
     "verifications": {

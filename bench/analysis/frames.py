@@ -17,6 +17,7 @@ from bench.analysis.columns import tidy
 from bench.analysis.ingest import (
     compilation_frame,
     curve_frame,
+    gradient_norm_frame,
     latest,
     noise_frame,
     round_frame,
@@ -70,6 +71,7 @@ class Frames:
     trials: pd.DataFrame
     curves: pd.DataFrame
     noise: pd.DataFrame
+    gradient_norms: pd.DataFrame
     calibrations: pd.DataFrame
     stages: pd.DataFrame
     verifications: pd.DataFrame
@@ -135,6 +137,7 @@ def from_rows(
         trials=trials,
         curves=curve_frame(observed, epoch),
         noise=noise_frame(observed, epoch),
+        gradient_norms=gradient_norm_frame(observed),
         calibrations=tidy("calibrations", map(msgspec.structs.asdict, kept.get(Calibration, []))),
         stages=tidy("stages", map(msgspec.structs.asdict, kept.get(Stage, []))),
         verifications=tidy("verifications", map(msgspec.structs.asdict, kept.get(Verification, []))),

@@ -22,6 +22,7 @@ class Observed:
     trial: Trial
     curve: Series
     noise: Series | None
+    norms: Series | None
 
     @property
     def names(self) -> Mapping[str, object]:
@@ -53,8 +54,9 @@ def observe(trial: Trial) -> Observed:
     noise = _noise_series(trial.noise) if trial.noise else None
     if noise:
         _check(trial, "noise", noise)
+    norms = _norm_series(trial) if trial.noise else None
     kept = msgspec.structs.replace(trial, curve=_records(curve, series["accuracy"]), noise=None)
-    return Observed(kept, series, noise)
+    return Observed(kept, series, noise, norms)
 
 
 def _noise_series(noise: NoiseEstimate) -> Series:
@@ -68,8 +70,23 @@ def _noise_series(noise: NoiseEstimate) -> Series:
     }
 
 
+def _norm_series(trial: Trial) -> Series | None:
+    """Squared gradient norms by the examples they are over, whole batch first."""
+    noise = trial.noise
+    if noise is None or noise.part_sizes is None or noise.squared_norms is None:
+        return None
+    sizes, norms = np.array(noise.part_sizes, np.int64), numbers(noise.squared_norms)
+    if len(sizes) != len(norms) or np.any(np.diff(sizes) >= 0):
+        raise InputError(f"{_where(trial)}: noise.part_sizes: {sizes.tolist()}; falling, one for each norm is right")
+    return {"examples": sizes, "squared_norm": norms}
+
+
+def _where(trial: Trial) -> str:
+    return f"trial of batch size {trial.batch_size}, learning rate {trial.learning_rate:g}, seed {trial.seed}"
+
+
 def _check(trial: Trial, field: str, series: Series) -> None:
-    where = f"trial of batch size {trial.batch_size}, learning rate {trial.learning_rate:g}, seed {trial.seed}"
+    where = _where(trial)
     lengths = {name: len(values) for name, values in series.items()}
     if field == "noise":
         lengths = {name: count for name, count in lengths.items() if not name.endswith("batch_size")}
@@ -130,12 +147,16 @@ def curve_frame(observed: Sequence[Observed], epoch: float) -> pd.DataFrame:
 
 def noise_frame(observed: Sequence[Observed], epoch: float) -> pd.DataFrame:
     """The `noise` frame: one row per stretch of training whose gradient noise was estimated."""
-    names, series = [], []
-    for number, one in enumerate(observed):
-        if one.noise is not None:
-            names.append({**one.names, "trial": number})
-            series.append({**one.noise, "epochs": one.noise["examples"] / epoch})
-    return stacked("noise", names, series)
+    known = [(number, one, one.noise) for number, one in enumerate(observed) if one.noise is not None]
+    names = [{**one.names, "trial": number} for number, one, _ in known]
+    return stacked("noise", names, [{**noise, "epochs": noise["examples"] / epoch} for _, _, noise in known])
+
+
+def gradient_norm_frame(observed: Sequence[Observed]) -> pd.DataFrame:
+    """The `gradient_norms` frame: one row per trial and part of its batch."""
+    known = [(number, one, one.norms) for number, one in enumerate(observed) if one.norms is not None]
+    names = [{**one.names, "trial": number} for number, one, _ in known]
+    return stacked("gradient_norms", names, [norms for _, _, norms in known])
 
 
 def latest(trials: Iterable[Trial]) -> list[Observed]:

@@ -111,6 +111,12 @@ def claims(frames: Frames, target: float) -> dict[int, Claim]:
     return {size: _claim(only(finished, finished["batch_size"] == size), chosen.get(size)) for size in sizes}
 
 
+def claim_trials(frames: Frames) -> pd.DataFrame:
+    """The trials that the claims on every batch size's way to the target rest on."""
+    found = claims(frames, frames.experiment.target.accuracy)
+    return pd.concat([frames.trials.iloc[:0], *(claim.for_target for claim in found.values())])
+
+
 def _claim(trials: pd.DataFrame, choice: Choice | None) -> Claim:
     phases: Sequence[Phase] = ("confirm", "search", "fixed")
     for phase in phases:

@@ -14,11 +14,14 @@ from bench.analysis.columns import only, values
 from bench.analysis.statistics import Array, Locations, interval
 from bench.analysis.summary import CellSummary
 from bench.analysis.sweep import Sweep
+from bench.analysis.variance import exponent, gradient_variances
 
 Finding = Literal["supported", "contradicted", "undecided"]
 
 NOTICEABLE = 0.05
 """Relative differences below this count as none."""
+NEAR_THE_LAW = 0.25
+"""Exponents so close to the expected one count as it."""
 
 
 class Said(NamedTuple):
@@ -133,20 +136,20 @@ def _inside(sizes: NDArray[np.int64], best: Optimum | None, what: str, behind: s
 
 
 def gradient_variance_falls(evidence: Evidence) -> Said:
-    """tr(Sigma), the variance times B, is the same at whatever batch size it is estimated."""
-    noise = evidence.noise
-    rows = evidence.sweep.frames.noise
-    rows = only(rows, (values(rows, "noise_trace") > 0) & (values(rows, "gradient_squared") > 0))
-    sizes = np.unique(values(rows, "big_batch_size"))
-    if noise is None or len(sizes) < 3:
-        return Said("undecided", "Gradient noise was not estimated at three or more batch sizes.")
-    per_size = [np.mean(np.log(values(only(rows, rows["big_batch_size"] == size), "noise_trace"))) for size in sizes]
-    slope = float(np.polyfit(np.log(sizes), per_size, 1)[0])
+    """The variance of the mean gradient over a batch, half of it, a quarter: all at the same parameters."""
+    noise, power = evidence.noise, exponent(gradient_variances(evidence.sweep.frames))
+    if power is None:
+        return Said("undecided", "Gradient noise was not estimated over enough parts of the batches.")
+    low, high = power.interval
+    signal = f"; its direction is mostly signal beyond about {noise.value:,.0f} examples" if noise else ""
     numbers = (
-        f"The variance of the gradient falls as batch size to the power {slope - 1:.2f};"
-        f" its direction is mostly signal beyond about {noise.value:,.0f} examples."
+        f"The variance of the gradient goes with the number of examples to the power {power.value:.2f}"
+        f" (95%: {_span(low, high)}){signal}."
     )
-    return Said("supported" if abs(slope) < 0.25 else "contradicted", numbers)
+    if abs(power.value + 1) < NEAR_THE_LAW:
+        return Said("supported", numbers)
+    outside = low is not None and high is not None and not low <= -1 <= high
+    return Said("contradicted" if outside else "undecided", numbers)
 
 
 def rate_should_grow(evidence: Evidence) -> Said:

@@ -14,9 +14,10 @@ from bench.analysis import style, words
 from bench.analysis.columns import only, values
 from bench.analysis.figures import canvas
 from bench.analysis.figures.canvas import NothingToDrawError
-from bench.analysis.figures.origin import claim_trials, origin, target_words
+from bench.analysis.figures.origin import origin, target_words
 from bench.analysis.figures.series import aggregated, batch_sizes, by_batch_size, known, medians, open_ends
 from bench.analysis.frames import Frames
+from bench.analysis.metrics import claim_trials
 from bench.analysis.statistics import Array
 from bench.analysis.summary import CriticalBatchSize, Summary
 

@@ -14,6 +14,7 @@ from bench.analysis.frames import Frames
 from bench.analysis.summary import AccuracyOptimal, CellSummary, Optimum, Summary
 
 LISTED_TIES = 3
+VARIANCE_CLAIM = 6
 
 
 def throughput(_: Frames, summary: Summary) -> str:
@@ -123,6 +124,11 @@ def rate_map(frames: Frames, _: Summary) -> str:
     reached = np.isfinite(values(trials, "examples_to_target")).sum()
     diverged = len(only(trials, trials["status"] == "diverged"))
     return f"Of {len(trials)} search trials {reached} reached the target and {diverged} diverged."
+
+
+def gradient_variance(_: Frames, summary: Summary) -> str:
+    """The exponent, as the verdict on its claim has it."""
+    return next(verdict.numbers for verdict in summary.verdicts if verdict.claim == VARIANCE_CLAIM)
 
 
 def gradient_noise_scale(_: Frames, summary: Summary) -> str:

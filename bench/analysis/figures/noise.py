@@ -1,4 +1,4 @@
-"""The gradient noise scale over training, beside the critical batch size it should foretell."""
+"""The gradient noise scale beside the critical batch size it should foretell, and the law that it rests on."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from bench.analysis import style, words
 from bench.analysis.columns import only, values
 from bench.analysis.figures import canvas
 from bench.analysis.figures.canvas import NothingToDrawError
-from bench.analysis.figures.origin import claim_trials, origin
+from bench.analysis.figures.origin import origin
 from bench.analysis.figures.series import aggregated, batch_sizes, by_batch_size
 from bench.analysis.frames import Frames
+from bench.analysis.metrics import claim_trials
 from bench.analysis.summary import Summary
+from bench.analysis.variance import gradient_variances
 
 
 def gradient_noise_scale(frames: Frames, summary: Summary) -> Figure:
@@ -34,6 +36,26 @@ def gradient_noise_scale(frames: Frames, summary: Summary) -> Figure:
         axes.axhline(critical.value, color=style.BEST, linestyle="--", linewidth=1, label=label)
     canvas.log_axis(axes, "gradient noise scale (examples)")
     canvas.log_axis_across(axes, "epochs trained")
+    canvas.batch_size_bar(figure, [axes], sizes)
+    return canvas.finished(figure, origin(frames, summary))
+
+
+def gradient_variance(frames: Frames, summary: Summary) -> Figure:
+    """The variance of the mean gradient over a batch, half of it, a quarter, beside one over the number of examples."""
+    found = gradient_variances(frames)
+    found = only(found, (values(found, "variance") > 0) & np.isfinite(values(found, "variance")))
+    if found.empty:
+        raise NothingToDrawError("gradient norms over parts of a batch were not measured")
+    figure, (axes,) = canvas.sheet()
+    sizes = batch_sizes(found)
+    for size, color in canvas.batch_size_colors(sizes).items():
+        one = only(found, found["batch_size"] == size)
+        axes.plot(values(one, "examples"), values(one, "variance"), "o-", color=color, markersize=3, linewidth=1)
+    ends = np.array([found["examples"].min(), found["examples"].max()], dtype=np.float64)
+    trace = np.exp(np.mean(np.log(values(found, "variance") * values(found, "examples"))))
+    axes.plot(ends, trace / ends, **canvas.GUIDE, label="one over the number of examples")
+    canvas.log_axis(axes, "variance of the gradient")
+    canvas.log2_axis(axes, found["examples"].tolist(), "examples in the gradient")
     canvas.batch_size_bar(figure, [axes], sizes)
     return canvas.finished(figure, origin(frames, summary))
 

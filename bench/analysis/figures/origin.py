@@ -1,18 +1,10 @@
-"""Where the numbers of a figure come from, in one line, and which trials its claims rest on."""
+"""Where the numbers of a figure come from, in one line."""
 
 from __future__ import annotations
 
-import pandas as pd
-
-from bench.analysis import metrics, words
+from bench.analysis import words
 from bench.analysis.frames import Frames
 from bench.analysis.summary import Summary
-
-
-def claim_trials(frames: Frames) -> pd.DataFrame:
-    """The trials that the claims on every batch size's way to the target rest on."""
-    claims = metrics.claims(frames, frames.experiment.target.accuracy)
-    return pd.concat([frames.trials.iloc[:0], *(claim.for_target for claim in claims.values())])
 
 
 def origin(frames: Frames, summary: Summary) -> str:

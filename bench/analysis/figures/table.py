@@ -95,6 +95,12 @@ PLOTS = (
         "It foretells the critical batch size within an order of magnitude, and grows as training goes on.",
     ),
     Plot(
+        "Gradient variance",
+        noise.gradient_variance,
+        findings.gradient_variance,
+        "Each line is one batch size cut into parts at the same parameters; parallel to the dashed line is the law.",
+    ),
+    Plot(
         "Memory",
         resources.memory,
         findings.memory,
