@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -10,6 +12,7 @@ from bench.analysis.answers import Exponent
 from bench.analysis.columns import only, values
 from bench.analysis.frames import Frames
 from bench.analysis.metrics import claim_trials
+from bench.analysis.statistics import Array
 
 
 def gradient_variances(frames: Frames) -> pd.DataFrame:
@@ -19,33 +22,42 @@ def gradient_variances(frames: Frames) -> pd.DataFrame:
     it is free of |G|^2, which `variance` subtracts as the two largest parts estimate it.
     """
     norms = only(frames.gradient_norms, frames.gradient_norms["trial"].isin(claim_trials(frames)["trial"]))
-    means = norms.groupby(["batch_size", "examples"], as_index=False)["squared_norm"].mean()
-    groups = [_variances(group.sort_values("examples", ascending=False)) for _, group in means.groupby("batch_size")]
-    return pd.concat(groups) if groups else means.assign(variance=0.0, noise_trace=0.0)
-
-
-def _variances(parts: pd.DataFrame) -> pd.DataFrame:
-    """Of one batch size, whole batch first."""
-    norms, sizes = values(parts, "squared_norm"), values(parts, "examples")
-    traces = np.append(np.diff(norms) / np.diff(1 / sizes), np.nan)
-    return parts.assign(variance=norms - (norms[0] - traces[0] / sizes[0]), noise_trace=traces)
+    records = []
+    for batch_size, of_size in norms.groupby("batch_size"):
+        examples, norms_of_size = values(of_size, "examples"), values(of_size, "squared_norm")
+        sizes = np.unique(examples)[::-1]
+        squared = np.array([norms_of_size[examples == size].mean() for size in sizes])
+        traces = np.append(np.diff(squared) / np.diff(1 / sizes), np.nan)
+        variances = squared - (squared[0] - traces[0] / sizes[0])
+        columns = {"examples": sizes, "variance": variances, "noise_trace": traces}
+        records.append(pd.DataFrame({"batch_size": batch_size, **columns}))
+    if not records:
+        return pd.DataFrame(columns=["batch_size", "examples", "variance", "noise_trace"], dtype="float64")
+    return pd.concat(records, ignore_index=True)
 
 
 def exponent(variances: pd.DataFrame) -> Exponent | None:
-    """The power of the number of examples that the variance goes with, -1 by the law; None with fewer than 3 points.
+    """The power of the number of examples that the variance goes with, -1 by the law; None with too few to judge.
 
     One slope within batch sizes: between them the parameters differ, and tr(Sigma) with them.
     """
-    known = only(variances, values(variances, "noise_trace") > 0)
-    known = known[known.groupby("batch_size")["batch_size"].transform("size") > 1]
-    logarithms = pd.DataFrame({name: np.log(values(known, name)) for name in ("examples", "noise_trace")})
-    groups = logarithms.groupby(np.asarray(known["batch_size"]))
-    freedom = len(known) - groups.ngroups - 1
+    lines = list(_logarithms(variances))
+    where, what = (
+        np.concatenate([np.empty(0), *(line[axis] - line[axis].mean() for line in lines)]) for axis in (0, 1)
+    )
+    freedom = len(where) - len(lines) - 1
     if freedom < 1:
         return None
-    where, what = (values(logarithms - groups.transform("mean"), name) for name in ("examples", "noise_trace"))
     slope = float(where @ what / (where @ where))
     residuals = what - slope * where
     reach = float(stats.t.ppf(0.975, freedom) * np.sqrt(residuals @ residuals / freedom / (where @ where)))
-    sizes = sorted(set(known["batch_size"].astype(int)))
+    sizes = sorted({int(size) for size in values(variances, "batch_size")})
     return Exponent(value=slope - 1, interval=(slope - 1 - reach, slope - 1 + reach), batch_sizes=sizes)
+
+
+def _logarithms(variances: pd.DataFrame) -> Iterator[tuple[Array, Array]]:
+    """Logarithms of examples and of tr(Sigma) of each batch size that has two of them."""
+    known = only(variances, values(variances, "noise_trace") > 0)
+    for _, of_size in known.groupby("batch_size"):
+        if len(of_size) > 1:
+            yield np.log(values(of_size, "examples")), np.log(values(of_size, "noise_trace"))

@@ -106,6 +106,7 @@ def ingredients(small_norm: float, big_norm: float, small_batch_size: int, big_b
 def no_estimate(microbatch_size: int, batch_size: int) -> NoiseEstimate | None:
     """An empty series; None where the microbatch is the batch, so that there is only one size."""
     sizes = part_sizes(microbatch_size, batch_size)
+    nothing: list[float | None] = [0.0] * len(sizes)
     if len(sizes) == 1:
         return None
     return NoiseEstimate(
@@ -115,7 +116,7 @@ def no_estimate(microbatch_size: int, batch_size: int) -> NoiseEstimate | None:
         small_batch_size=sizes[1],
         big_batch_size=sizes[0],
         part_sizes=sizes,
-        squared_norms=[0.0] * len(sizes),
+        squared_norms=nothing,
     )
 
 
