@@ -92,13 +92,15 @@ class Budget(Table, frozen=True, kw_only=True):
 class Evaluation(Table, frozen=True, kw_only=True):
     """Cadence in examples, the same for every batch size: `first_epoch` times in epoch one, then `per_epoch`.
 
-    `noise` estimates the gradient noise between evaluations; it changes no other number.
+    `noise` estimates the gradient noise between evaluations; it changes no other number. `averaging_epochs` also
+    evaluates an average of the parameters that forgets exponentially over so many epochs.
     """
 
     first_epoch: Annotated[int, Meta(ge=1, le=1000)] = 8
     per_epoch: Annotated[int, Meta(ge=1, le=1000)] = 4
     test: Literal["end", "always"] = "end"
     noise: bool = True
+    averaging_epochs: Annotated[float, Meta(gt=0, le=100)] | None = None
 
 
 class Throughput(Table, frozen=True, kw_only=True):
@@ -142,6 +144,8 @@ class Experiment(Table, frozen=True, kw_only=True):
         """All that must agree before two trials may be put side by side; the sweep itself may differ."""
         rate, evaluation = self.learning_rate, msgspec.to_builtins(self.evaluation)
         del evaluation["noise"]
+        if self.evaluation.averaging_epochs is None:
+            del evaluation["averaging_epochs"]
         return {
             "workload": msgspec.to_builtins(self.workload),
             "target": {"accuracy": self.target.accuracy},

@@ -95,13 +95,17 @@ class Calibration(Row, frozen=True, kw_only=True, tag="calibration"):
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
-    """Evaluations of one trial, equally long lists in order; `examples` = `steps` x batch size. Null = not finite."""
+    """Evaluations of one trial, equally long lists in order; `examples` = `steps` x batch size. Null = not finite.
+
+    `ema_accuracy` is of the exponential average of the parameters, where one was kept.
+    """
 
     examples: list[Count]
     steps: list[Count]
     accuracy: list[Accuracy]
     loss: list[Amount | None]
     test_accuracy: list[Accuracy] | None = None
+    ema_accuracy: list[Accuracy] | None = None
 
 
 class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ WITH_ARRAYS = (
     "schedules",
     "learner",
     "noise",
+    "averaging",
     "lanes",
     "loops",
     "wave",

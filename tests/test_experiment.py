@@ -152,7 +152,12 @@ def test_the_protocol_decides_the_fingerprint_and_the_sweep_does_not():
         ("evaluation.noise", False),
     ):
         assert parse(altered(path, value), "tiny", "tiny.toml").fingerprint == base.fingerprint
-    for path, value in (("budget.epochs", 3), ("target.accuracy", 0.8), ("workload.optimizer", "adam")):
+    for path, value in (
+        ("budget.epochs", 3),
+        ("target.accuracy", 0.8),
+        ("workload.optimizer", "adam"),
+        ("evaluation.averaging_epochs", 1),
+    ):
         assert parse(altered(path, value), "tiny", "tiny.toml").fingerprint != base.fingerprint
 
 

@@ -25,6 +25,15 @@ def test_a_lane_is_the_run_alone_under_every_optimizer(optimizer):
             assert_same(alone.params, one.params(seed), 100 * SUMMATION)
 
 
+@pytest.mark.parametrize(("optimizer", "decay"), [("adam", "b2"), ("rmsprop", "decay")])
+def test_a_decay_that_moves_with_the_batch_size_is_that_of_the_run_alone(optimizer, decay):
+    one = learner("linear", optimizer, optimizer_options=((f"{decay}_batch_size", 50.0), (decay, 0.8)))
+    lanes = train(programs(one, 10), [3], settings([10, 20, 100], [0.01] * 3), 600)
+    for column, batch_size in enumerate([10, 20, 100]):
+        alone = learner("linear", optimizer, optimizer_options=((decay, 0.8 ** (batch_size / 50)),))
+        assert_same(lane(lanes.state, 0, column), train_alone(alone, 3, batch_size, 0.01, 600), SUMMATION)
+
+
 def test_batch_sizes_that_no_power_of_two_divides_are_exact_in_one_program():
     one = learner("mlp", "momentum")
     lanes = train(programs(one, 5), [1], settings(AWKWARD, [0.02] * len(AWKWARD)), 1000)
@@ -108,7 +117,7 @@ def test_evaluation_counts_the_whole_split_in_pieces_of_any_size(monkeypatch):
     one = learner("linear", "sgd")
     of = programs(one, 5)
     lanes = train(of, [1, 2], settings([5, 20], [0.1, 0.1]), 300)
-    accuracy, loss = of.evaluate(lanes, of.validation_split)
+    accuracy, loss = of.evaluate(lanes.state.params, of.validation_split)
     for row, column in np.ndindex(2, 2):
         correct, total = one.evaluate(lane(lanes.state.params, row, column), *of.validation_split)
         count = len(of.validation_split.labels)
@@ -116,7 +125,7 @@ def test_evaluation_counts_the_whole_split_in_pieces_of_any_size(monkeypatch):
         assert loss[row, column] == pytest.approx(float(total) / count, rel=1e-5)
     monkeypatch.setattr("bench.measure.lanes.EVALUATION_BATCH_SIZE", 17)
     of.compiled.pop(("evaluate", (2, 2), len(of.validation_split.labels)))
-    in_pieces = of.evaluate(lanes, of.validation_split)
+    in_pieces = of.evaluate(lanes.state.params, of.validation_split)
     np.testing.assert_array_equal(in_pieces[0], accuracy)
     np.testing.assert_allclose(in_pieces[1], loss, rtol=1e-6)
 

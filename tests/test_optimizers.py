@@ -17,7 +17,7 @@ def test_a_traced_rate_is_the_same_as_a_number(name):
     params, gradient = {"w": jnp.array([[1.0, -2.0]])}, {"w": jnp.array([[0.3, 0.1]])}
 
     def first_update(rate):
-        made = optimizer_named(name, {})(rate)
+        made = optimizer_named(name, {})(rate, 16)
         return made.update(gradient, made.init(params), params)[0]
 
     assert_same(jax.jit(first_update)(jnp.float32(0.01)), first_update(0.01), 1e-6)
@@ -26,7 +26,7 @@ def test_a_traced_rate_is_the_same_as_a_number(name):
 def test_options_reach_the_optimizer():
     gradient = {"w": jnp.ones(3)}
     params = {"w": jnp.zeros(3)}
-    made, expected = optimizer_named("momentum", {"momentum": 0.5})(0.1), optax.sgd(0.1, momentum=0.5)
+    made, expected = optimizer_named("momentum", {"momentum": 0.5})(0.1, 16), optax.sgd(0.1, momentum=0.5)
     states = [one.init(params) for one in (made, expected)]
     for _ in range(3):
         (update, states[0]), (other, states[1]) = made.update(gradient, states[0]), expected.update(gradient, states[1])
@@ -41,3 +41,29 @@ def test_unknown_optimizers_and_options_are_named():
     with pytest.raises(InputError, match="learning_rate: sgd has only"):
         optimizer_named("sgd", {"learning_rate": 1.0})
     assert all("learning_rate" in inspect.signature(make).parameters for make in OPTIMIZERS.values())
+
+
+@pytest.mark.parametrize(("name", "decay"), [("adam", "b2"), ("adamw", "b2"), ("lamb", "b2"), ("rmsprop", "decay")])
+def test_a_decay_held_at_a_reference_batch_size_is_its_power_elsewhere(name, decay):
+    """At four times the reference a step forgets what four steps forget there."""
+    params, gradient = {"w": jnp.array([[1.0, -2.0]])}, {"w": jnp.array([[0.3, 0.1]])}
+
+    def second_update(options, batch_size):
+        made = optimizer_named(name, options)(1.0, batch_size)
+        _, state = made.update(gradient, made.init(params), params)
+        return made.update({"w": jnp.array([[-0.6, 0.1]])}, state, params)[0]
+
+    ruled = {decay: 0.9, f"{decay}_batch_size": 16}
+    assert_same(second_update(ruled, 64), second_update({decay: 0.9**4}, 64), 1e-6)
+    assert_same(second_update(ruled, 16), second_update({decay: 0.9}, 16), 1e-6)
+    assert_same(second_update(ruled, jnp.int32(4)), second_update({decay: 0.9**0.25}, 4), 1e-6)
+    with pytest.raises(AssertionError):
+        assert_same(second_update(ruled, 64), second_update({decay: 0.9}, 64), 1e-2)
+
+
+@pytest.mark.parametrize("value", [0, -16, float("inf"), float("nan"), False])
+def test_a_reference_that_is_no_batch_size_is_refused(value):
+    with pytest.raises(InputError, match=r"workload\.optimizer_options\.b2_batch_size: .* is no batch size; 1 to"):
+        optimizer_named("adam", {"b2_batch_size": value})
+    with pytest.raises(InputError, match="b2_batch_size: sgd has only"):
+        optimizer_named("sgd", {"b2_batch_size": 16})

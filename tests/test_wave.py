@@ -10,7 +10,7 @@ from workbench import DURATION, RACE, SEEDS, Bench, assert_same, grid_of, lane, 
 from bench.measure import wave
 from bench.measure.lanes import Lanes
 from bench.measure.learner import TrainState
-from bench.measure.wave import LaneRecord, Setting
+from bench.measure.wave import LaneRecord, Reading, Setting
 
 
 def placed(shards):
@@ -83,7 +83,7 @@ def test_device_settings_are_the_settings():
 def test_an_evaluation_without_a_new_update_is_not_recorded():
     record = LaneRecord(setting=Setting("search", 250, 0.1), seed=1)
     for point in (100, 200, 300, 400, 500):
-        record.record(point, 0.5, 1.0, None)
+        record.record(point, Reading(0.5, 1.0))
     assert record.curve.examples == [250, 500]
     assert record.steps == 2
 

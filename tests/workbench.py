@@ -59,7 +59,11 @@ def held_out_split(count: int = 60) -> Examples:
 
 @cache
 def learner(
-    model: str = "linear", optimizer: str = "sgd", precision: str = "float32", lowering: str | None = None
+    model: str = "linear",
+    optimizer: str = "sgd",
+    precision: str = "float32",
+    lowering: str | None = None,
+    optimizer_options: tuple[tuple[str, float], ...] = (),
 ) -> Learner:
     """A tiny learner; the same object for the same arguments, so that its programs are compiled once."""
     workload = Workload(
@@ -67,6 +71,7 @@ def learner(
         model=model,
         model_options=MODEL_OPTIONS[model],
         optimizer=optimizer,
+        optimizer_options=dict(optimizer_options),
         precision=precision,
     )
     return make_learner(workload, (8, 8, 1), 10, lowering)
@@ -80,11 +85,11 @@ def programs(
     longest_segment: int = 50,
     *,
     accumulates: bool = True,
-    noise_parts: int = 0,
+    **measured: Any,
 ) -> Programs:
     split, held_out = train_split(), held_out_split()
     return Programs(
-        learner, split, held_out, held_out, microbatch_size, schedule, accumulates, longest_segment, noise_parts
+        learner, split, held_out, held_out, microbatch_size, schedule, accumulates, longest_segment, **measured
     )
 
 
@@ -161,6 +166,7 @@ class Bench:
     tests_always: bool = False
     race: Race = RACE
     longest_segment: int = 50
+    averaging_examples: float | None = None
     reported: list[LaneRecord] = field(default_factory=list)
     checks: int = 0
 
@@ -169,7 +175,13 @@ class Bench:
         return Checkpoint(self.folder / "checkpoint", "tiny")
 
     def fresh(self) -> Wave:
-        of = programs(learner("linear", "momentum"), 5, longest_segment=self.longest_segment, noise_parts=6)
+        of = programs(
+            learner("linear", "momentum"),
+            5,
+            longest_segment=self.longest_segment,
+            noise_parts=6,
+            averaging_examples=self.averaging_examples,
+        )
         return wave.start(of, DURATION, self.race, SEEDS, self.settings, self.shapes[0])
 
     def run(self, stop_after: int | None = None) -> Wave:

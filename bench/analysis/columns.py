@@ -69,6 +69,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "accuracy": "float64",
         "loss": "float64",
         "test_accuracy": "float64",
+        "ema_accuracy": "float64",
     },
     "noise": {
         **TRIAL,

@@ -49,6 +49,7 @@ def observe(trial: Trial) -> Observed:
         "accuracy": np.array(curve.accuracy, np.float64),
         "loss": numbers(curve.loss),
         "test_accuracy": numbers(curve.test_accuracy or [None] * len(curve.examples)),
+        "ema_accuracy": numbers(curve.ema_accuracy or [None] * len(curve.examples)),
     }
     _check(trial, "curve", series)
     noise = _noise_series(trial.noise) if trial.noise else None

@@ -7,17 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Event
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float, Int32
 
 from bench.measure import stream
 from bench.measure.checkpoint import Checkpoint
 from bench.measure.interrupts import Stopped
 from bench.measure.lanes import Scores
 from bench.measure.racing import losers
-from bench.measure.wave import LaneRecord, Shape, Shard, Wave
+from bench.measure.wave import LaneRecord, Reading, Shape, Shard, Wave
 from bench.rows import LARGEST_AMOUNT, Curve
 
 CHECKPOINT_SECONDS = 30.0
@@ -38,6 +39,27 @@ class Reporter:
     workers: int = 1
     tests_always: bool = False
     rivals: Mapping[int, Mapping[float, Sequence[Curve]]] = field(default_factory=dict)
+
+
+class Readings(NamedTuple):
+    """An evaluation of all lanes of a shard; None is what was not asked for."""
+
+    accuracy: Scores
+    loss: Scores
+    test_accuracy: Scores | None
+    ema_accuracy: Scores | None
+    norms: Float[np.ndarray, "seed setting part"] | None
+
+    def of(self, row: int, column: int) -> Reading:
+        """What it read of one lane."""
+        place = (row, column)
+        return Reading(
+            float(self.accuracy[place]),
+            float(self.loss[place]),
+            None if self.test_accuracy is None else float(self.test_accuracy[place]),
+            None if self.ema_accuracy is None else float(self.ema_accuracy[place]),
+            None if self.norms is None else self.norms[place],
+        )
 
 
 def run(wave: Wave, reporter: Reporter) -> None:
@@ -75,12 +97,12 @@ def _advance(wave: Wave, reporter: Reporter, pool: ThreadPoolExecutor, stop: Eve
     point = wave.duration.evaluations[wave.evaluation]
     living = [shard for shard in wave.shards if shard.alive(wave.records)]
     tests = _is_tested(wave, point, reporter)
-    scores = list(pool.map(lambda shard: _train_and_score(wave, shard, point, tests, stop), living))
+    readings = list(pool.map(lambda shard: _train_and_read(wave, shard, point, tests, stop), living))
     reporter.advanced(
         wave.alive() * (point - (wave.duration.evaluations[wave.evaluation - 1] if wave.evaluation else 0))
     )
-    for shard, (validation, test) in zip(living, scores, strict=True):
-        _record(wave, shard, point, validation, test, always=reporter.tests_always)
+    for shard, one in zip(living, readings, strict=True):
+        _record(wave, shard, point, one, always=reporter.tests_always)
     wave.tick = point // wave.programs.microbatch_size
     wave.evaluation += 1
     _retire(wave, point)
@@ -95,10 +117,8 @@ def _is_tested(wave: Wave, point: int, reporter: Reporter) -> bool:
     return claims and (reporter.tests_always or point == wave.duration.budget_examples)
 
 
-def _train_and_score(
-    wave: Wave, shard: Shard, point: int, tests: bool, stop: Event
-) -> tuple[tuple[Scores, Scores], tuple[Scores, Scores] | None]:
-    """Train one shard to `point`; its validation scores, and its test scores where they are asked for."""
+def _train_and_read(wave: Wave, shard: Shard, point: int, tests: bool, stop: Event) -> Readings:
+    """Train one shard to `point` and evaluate its lanes there."""
     programs, settings = wave.programs, shard.device_settings()
     last = point // programs.microbatch_size
     for first in range(wave.tick, last, programs.longest_segment):
@@ -106,8 +126,15 @@ def _train_and_score(
             raise InterruptedError
         order = _order(wave, shard, first, min(last - first, programs.longest_segment))
         shard.lanes = jax.block_until_ready(programs.train(shard.lanes, settings, order, first))
-    validation = programs.evaluate(shard.lanes, programs.validation_split)
-    return validation, programs.evaluate(shard.lanes, programs.test_split) if tests else None
+    params, averages = shard.lanes.state.params, programs.averaging_examples is not None
+    accuracy, loss = programs.evaluate(params, programs.validation_split)
+    return Readings(
+        accuracy,
+        loss,
+        test_accuracy=programs.evaluate(params, programs.test_split)[0] if tests else None,
+        ema_accuracy=programs.evaluate(shard.lanes.average, programs.validation_split)[0] if averages else None,
+        norms=shard.read_norms(),
+    )
 
 
 def _order(wave: Wave, shard: Shard, tick: int, ticks: int) -> Int32[np.ndarray, "seed tick microbatch"]:
@@ -116,29 +143,14 @@ def _order(wave: Wave, shard: Shard, tick: int, ticks: int) -> Int32[np.ndarray,
     return np.stack(rows).reshape(len(rows), ticks, width)
 
 
-def _record(
-    wave: Wave,
-    shard: Shard,
-    point: int,
-    validation: tuple[Scores, Scores],
-    test: tuple[Scores, Scores] | None,
-    *,
-    always: bool,
-) -> None:
-    (accuracy, loss), norms = validation, shard.read_norms()
+def _record(wave: Wave, shard: Shard, point: int, readings: Readings, *, always: bool) -> None:
     for row, column, record in shard.alive(wave.records):
-        tested = None if test is None else float(test[0][row, column])
-        record.record(
-            point,
-            float(accuracy[row, column]),
-            float(loss[row, column]),
-            tested if always else None,
-            None if norms is None else norms[row, column],
-        )
+        reading = readings.of(row, column)
+        record.record(point, reading if always else reading._replace(test_accuracy=None))
         if point == wave.duration.budget_examples:
-            record.test_accuracy = tested
-        if not loss[row, column] <= LARGEST_AMOUNT:
-            record.finish("diverged", f"the validation loss was {loss[row, column]} after {point} examples")
+            record.test_accuracy = reading.test_accuracy
+        if not reading.loss <= LARGEST_AMOUNT:
+            record.finish("diverged", f"the validation loss was {reading.loss} after {point} examples")
 
 
 def _retire(wave: Wave, point: int) -> None:

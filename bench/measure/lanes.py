@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, PyTree, Shaped
 
-from bench.measure import noise
+from bench.measure import averaging, noise
 from bench.measure.learner import Learner, TrainState
 from bench.measure.noise import Norms
 from bench.measure.schedules import Schedule
@@ -31,11 +31,15 @@ only waits for them. Microbatches of 1 train 1.25 times as fast without; the thr
 
 
 class Lanes(NamedTuple):
-    """State of all lanes; every leaf starts with the axes [seed, setting]. `gradient` is a sum over microbatches."""
+    """State of all lanes; every leaf starts with the axes [seed, setting]. `gradient` is a sum over microbatches.
+
+    `average` is of the parameters, empty where none is kept.
+    """
 
     state: TrainState
     gradient: PyTree
     norms: Norms = ()
+    average: PyTree = ()
 
 
 class Settings(NamedTuple):
@@ -68,6 +72,7 @@ class Programs:
     accumulates: bool
     longest_segment: int
     noise_parts: int = 0
+    averaging_examples: float | None = None
     compiled: dict[tuple, jax.stages.Compiled] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -91,10 +96,11 @@ class Programs:
         width = len(settings.learning_rates)
         stacked = jax.tree.map(lambda *leaves: np.stack([np.stack([leaf] * width) for leaf in leaves]), *of_seeds)
         state = _first_state(self.learner, jax.device_put(stacked), settings.learning_rates)
+        average = jax.tree.map(jnp.copy, state.params) if self.averaging_examples else ()
         if not self.accumulates:
-            return Lanes(state, ())
+            return Lanes(state, (), average=average)
         norms = noise.no_sums(len(seeds), width, self.noise_parts) if self.noise_parts else ()
-        return Lanes(state, jax.tree.map(jnp.zeros_like, state.params), norms)
+        return Lanes(state, jax.tree.map(jnp.zeros_like, state.params), norms, average)
 
     def program(self, shape: tuple[int, int]) -> jax.stages.Compiled:
         """The training program of a shape, compiled at its first use."""
@@ -125,9 +131,9 @@ class Programs:
         program = self.program((seeds, len(settings.batch_sizes)))
         return program(lanes, settings, self.train_split, padded, np.int32(first_tick), np.int32(ticks))
 
-    def evaluate(self, lanes: Lanes, split: Examples) -> tuple[Scores, Scores]:
-        """Accuracy and mean loss of every lane on a whole split."""
-        params, size = lanes.state.params, len(split.labels)
+    def evaluate(self, params: PyTree, split: Examples) -> tuple[Scores, Scores]:
+        """Accuracy and mean loss of every lane's parameters on a whole split."""
+        size = len(split.labels)
         shape = jax.tree.leaves(params)[0].shape[:2]
         lower = partial(jax.jit(partial(evaluate_lanes, self.learner)).lower, params, split)
         correct, loss = self._once(("evaluate", shape, size), lower)(params, split)
@@ -172,34 +178,46 @@ def _train(
         now = first_tick + i
         before_batch = (now + 1) * width - settings.batch_sizes
         rates = settings.learning_rates * programs.schedule.factor(before_batch.astype(jnp.float32))
+        scheduled = settings._replace(learning_rates=rates)
         if not programs.accumulates:
-            return Lanes(_update(learner, lanes.state, gradient, rates), ())
+            state = _update(learner, lanes.state, gradient, scheduled)
+            return _averaged(programs, settings, now, lanes._replace(state=state))
         microbatches = now % microbatches_per_step + 1
         due = microbatches == microbatches_per_step
         summed = jax.tree.map(jnp.add, lanes.gradient, gradient)
-        update = partial(_update_due, learner, due, rates, 1.0 / microbatches_per_step)
+        update = partial(_update_due, learner, due, scheduled, 1.0 / microbatches_per_step)
         norms = noise.observed(lanes.norms, summed, microbatches, microbatches_per_step)
-        return jax.lax.cond(due.any(), update, lambda same: same, Lanes(lanes.state, summed, norms))
+        stepped = jax.lax.cond(due.any(), update, lambda same: same, lanes._replace(gradient=summed, norms=norms))
+        return _averaged(programs, settings, now, stepped)
 
     return jax.lax.fori_loop(0, ticks, tick, lanes)
 
 
-def _update(learner: Learner, state: TrainState, gradient: PyTree, rates: Float[Array, " setting"]) -> TrainState:
-    return jax.vmap(jax.vmap(learner.apply), in_axes=(0, 0, None))(state, gradient, rates)
+def _averaged(programs: Programs, settings: Settings, tick: Int32[Array, ""], lanes: Lanes) -> Lanes:
+    if programs.averaging_examples is None:
+        return lanes
+    examples, horizon = (tick + 1) * programs.microbatch_size, programs.averaging_examples
+    average = averaging.advanced(lanes.average, lanes.state.params, settings.batch_sizes, examples, horizon)
+    return lanes._replace(average=average)
+
+
+def _update(learner: Learner, state: TrainState, gradient: PyTree, settings: Settings) -> TrainState:
+    over_lanes = jax.vmap(jax.vmap(learner.apply), in_axes=(0, 0, None, None))
+    return over_lanes(state, gradient, settings.learning_rates, settings.batch_sizes)
 
 
 def _update_due(
     learner: Learner,
     due: Bool[Array, " setting"],
-    rates: Float[Array, " setting"],
+    settings: Settings,
     weights: Float[Array, " setting"],
     lanes: Lanes,
 ) -> Lanes:
     mean = jax.tree.map(lambda total: total * _along(weights, total), lanes.gradient)
-    updated = _update(learner, lanes.state, mean, rates)
+    updated = _update(learner, lanes.state, mean, settings)
     state = jax.tree.map(lambda new, old: jnp.where(_along(due, new), new, old), updated, lanes.state)
     gradient = jax.tree.map(lambda total: jnp.where(_along(due, total), 0, total), lanes.gradient)
-    return Lanes(state, gradient, lanes.norms)
+    return lanes._replace(state=state, gradient=gradient)
 
 
 def _along(values: Shaped[Array, " setting"], leaf: Array) -> Array:

@@ -20,7 +20,7 @@ import models
 from bench.decoding import printable
 from bench.errors import InputError
 from bench.experiment import Workload
-from bench.measure.optimizers import LearningRate, Optimizer, optimizer_named
+from bench.measure.optimizers import BatchSize, LearningRate, Optimizer, optimizer_named
 
 _RESERVED = {"self", "input_shape", "classes", "rngs", "dtype", "lowering"}
 
@@ -53,7 +53,7 @@ class Learner:
 
     def first_state(self, params: PyTree, learning_rate: LearningRate) -> TrainState:
         """The state before the first step."""
-        return TrainState(params, self.optimizer(learning_rate).init(params))
+        return TrainState(params, self.optimizer(learning_rate, 1).init(params))
 
     def logits(self, params: PyTree, inputs: Float[Array, "batch ..."]) -> Float[Array, "batch class"]:
         """Float32 logits at the workload's precision."""
@@ -72,9 +72,12 @@ class Learner:
         """Mean loss of a batch and its gradient."""
         return jax.value_and_grad(lambda p: self.losses(p, inputs, labels).mean())(params)
 
-    def apply(self, state: TrainState, gradient: PyTree, learning_rate: LearningRate) -> TrainState:
+    def apply(
+        self, state: TrainState, gradient: PyTree, learning_rate: LearningRate, batch_size: BatchSize
+    ) -> TrainState:
         """One optimizer update."""
-        updates, opt_state = self.optimizer(learning_rate).update(gradient, state.opt_state, state.params)
+        optimizer = self.optimizer(learning_rate, batch_size)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         return TrainState(optax.apply_updates(state.params, updates), opt_state)
 
     def train_step(
@@ -86,7 +89,7 @@ class Learner:
     ) -> tuple[TrainState, Float[Array, ""]]:
         """One step on one batch: the new state and the loss before it."""
         loss, gradient = self.gradient(state.params, inputs, labels)
-        return self.apply(state, gradient, learning_rate), loss
+        return self.apply(state, gradient, learning_rate, len(labels)), loss
 
     def evaluate(
         self, params: PyTree, inputs: Float[Array, "batch ..."], labels: Int[Array, " batch"]

@@ -190,7 +190,7 @@ def programs(session: Session, tier: plan.Tier, lowering: str | None) -> Program
     if key not in session.programs:
         table, duration = session.experiment.learning_rate, session.duration
         gap = max(after - before for before, after in pairwise([0, *duration.evaluations]))
-        warmup = table.warmup_epochs * session.train_examples
+        warmup, epochs = table.warmup_epochs * session.train_examples, session.experiment.evaluation.averaging_epochs
         session.programs[key] = Programs(
             session.learner(session.experiment.workload.precision, lowering),
             *session.splits,
@@ -199,5 +199,6 @@ def programs(session: Session, tier: plan.Tier, lowering: str | None) -> Program
             accumulates=any(size != tier.microbatch_size for size in tier.batch_sizes),
             longest_segment=min(LONGEST_SEGMENT_TICKS, gap // tier.microbatch_size + 1),
             noise_parts=noise_parts(session.experiment, tier),
+            averaging_examples=epochs and epochs * session.train_examples,
         )
     return session.programs[key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,16 @@ class Setting(msgspec.Struct, frozen=True):
     learning_rate: float
 
 
+class Reading(NamedTuple):
+    """One evaluation of a lane; None is what was not asked for."""
+
+    accuracy: float
+    loss: float
+    test_accuracy: float | None = None
+    ema_accuracy: float | None = None
+    norms: Float[np.ndarray, " part"] | None = None
+
+
 class LaneRecord(msgspec.Struct, kw_only=True):
     """What is known so far of one lane; `status` is None while it trains."""
 
@@ -49,32 +60,32 @@ class LaneRecord(msgspec.Struct, kw_only=True):
         """Updates at the last evaluation."""
         return self.curve.steps[-1] if self.curve.steps else 0
 
-    def record(
-        self,
-        point: int,
-        accuracy: float,
-        loss: float,
-        test_accuracy: float | None,
-        norms: Float[np.ndarray, " part"] | None = None,
-    ) -> None:
+    def record(self, point: int, reading: Reading) -> None:
         """Add the evaluation after `point` examples, unless no update came since the last one."""
         steps = point // self.setting.batch_size
         if steps == self.steps:
             return
-        if self.noise is not None and norms is not None:
-            self.noise = noise.extended(self.noise, steps * self.setting.batch_size, norms, steps - self.steps)
-        curve = self.curve
-        curve.examples.append(steps * self.setting.batch_size)
+        curve, examples = self.curve, steps * self.setting.batch_size
+        if self.noise is not None and reading.norms is not None:
+            self.noise = noise.extended(self.noise, examples, reading.norms, steps - self.steps)
+        curve.examples.append(examples)
         curve.steps.append(steps)
-        curve.accuracy.append(accuracy)
-        curve.loss.append(loss if loss <= LARGEST_AMOUNT else None)
-        if test_accuracy is not None:
-            self.curve = msgspec.structs.replace(curve, test_accuracy=[*(curve.test_accuracy or []), test_accuracy])
+        curve.accuracy.append(reading.accuracy)
+        curve.loss.append(reading.loss if reading.loss <= LARGEST_AMOUNT else None)
+        self.curve = msgspec.structs.replace(
+            curve,
+            test_accuracy=_longer(curve.test_accuracy, reading.test_accuracy),
+            ema_accuracy=_longer(curve.ema_accuracy, reading.ema_accuracy),
+        )
 
     def finish(self, status: TrialStatus, reason: str | None = None) -> None:
         """Close the record; the first verdict stands."""
         if self.status is None:
             self.status, self.reason = status, reason
+
+
+def _longer(known: list[float] | None, value: float | None) -> list[float] | None:
+    return known if value is None else [*(known or []), value]
 
 
 class Layout(msgspec.Struct):
