@@ -2,12 +2,16 @@
 
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import msgspec
 import numpy as np
 import pytest
 from workbench import DURATION, RACE, Bench, grid_of, held_out_split, learner, train_alone
 
+from bench.measure import convergence
+from bench.measure.convergence import Crew
 from bench.measure.interrupts import Stopped
 from bench.measure.wave import Setting
 from bench.rows import Curve
@@ -96,11 +100,12 @@ def test_a_wave_interrupted_anywhere_and_resumed_is_the_uninterrupted_one_bit_fo
     "how",
     [
         {"shapes": ((1, 3),), "workers": 2},
+        {"shapes": ((2, 2),), "workers": 2},
         {"shapes": ((2, 6), (2, 3), (1, 3))},
         {"settings": grid_of()[::-1]},
         {"longest_segment": 7},
     ],
-    ids=["shards and workers", "compaction", "lane order", "chunks"],
+    ids=["shards and workers", "three shards, two workers", "compaction", "lane order", "chunks"],
 )
 def test_how_lanes_are_run_is_not_seen_in_their_curves(tmp_path, plain, how):
     for lane, record in by_lane(Bench(tmp_path, **how).run().records).items():
@@ -160,3 +165,24 @@ def test_test_accuracy_is_read_at_the_budget_or_beside_every_evaluation(tmp_path
         at_budget = record.curve.examples.index(DURATION.budget_examples)
         assert record.test_accuracy == record.curve.test_accuracy[at_budget] == unraced[lane].test_accuracy
         assert unraced[lane].curve.test_accuracy is None
+
+
+@pytest.mark.parametrize(("shards", "workers"), [(1, 2), (3, 2), (5, 4), (2, 1)])
+def test_workers_take_every_tick_of_every_shard_once_in_order_and_share_evenly(tmp_path, monkeypatch, shards, workers):
+    taken = []
+    monkeypatch.setattr(convergence, "_train", lambda _, shard, first, ticks: taken.append((id(shard), first, ticks)))
+    one = Bench(tmp_path, shapes=((1, 2),)).fresh()
+    with ThreadPoolExecutor(workers) as pool:
+        convergence.train(one, one.shards[:shards], 40, Crew(pool, workers, Event()))
+    for shard in one.shards[:shards]:
+        pieces = [(first, ticks) for name, first, ticks in taken if name == id(shard)]
+        assert [first for first, _ in pieces] == [sum(ticks for _, ticks in pieces[:i]) for i in range(len(pieces))]
+        assert sum(ticks for _, ticks in pieces) == 40
+    assert max(ticks for _, _, ticks in taken) <= math.ceil(40 / workers)
+
+
+def test_a_stopped_crew_trains_no_further(tmp_path):
+    one, stop = Bench(tmp_path).fresh(), Event()
+    stop.set()
+    with ThreadPoolExecutor(2) as pool, pytest.raises(InterruptedError):
+        convergence.train(one, one.shards, 40, Crew(pool, 2, stop))

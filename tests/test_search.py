@@ -119,9 +119,10 @@ def test_a_finished_study_trains_and_writes_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
 @pytest.mark.parametrize("settings", [1, 2, 7, 30])
-@pytest.mark.parametrize("workers", [1, 2, 4, 8])
-def test_shards_hold_every_lane_and_share_evenly(seeds, settings, workers):
-    rows, columns = search.shard_shape(seeds, settings, workers)
+@pytest.mark.parametrize("workers", [1, 2, 8])
+@pytest.mark.parametrize("width", [1, 5, 40])
+def test_shards_hold_every_lane_and_few_that_only_fill(seeds, settings, workers, width):
+    rows, columns = search.shard_shape(seeds, settings, workers, width)
     shards = math.ceil(seeds / rows) * math.ceil(settings / columns)
-    assert shards * rows * columns >= seeds * settings
-    assert workers == 1 or shards % workers == 0 or settings < workers
+    assert (rows, columns) == (seeds, settings) if workers == 1 else columns <= width
+    assert 0 <= shards * rows * columns - seeds * settings < shards

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event
 from typing import NamedTuple
@@ -16,7 +19,7 @@ from jaxtyping import Float, Int32
 from bench.measure import stream
 from bench.measure.checkpoint import Checkpoint
 from bench.measure.interrupts import Stopped
-from bench.measure.lanes import Scores
+from bench.measure.lanes import Programs, Scores
 from bench.measure.racing import losers
 from bench.measure.wave import LaneRecord, Reading, Shape, Shard, Wave
 from bench.rows import LARGEST_AMOUNT, Curve
@@ -97,7 +100,8 @@ def _advance(wave: Wave, reporter: Reporter, pool: ThreadPoolExecutor, stop: Eve
     point = wave.duration.evaluations[wave.evaluation]
     living = [shard for shard in wave.shards if shard.alive(wave.records)]
     tests = _is_tested(wave, point, reporter)
-    readings = list(pool.map(lambda shard: _train_and_read(wave, shard, point, tests, stop), living))
+    train(wave, living, point // wave.programs.microbatch_size, Crew(pool, reporter.workers, stop))
+    readings = list(pool.map(lambda shard: _read(wave.programs, shard, tests=tests), living))
     reporter.advanced(
         wave.alive() * (point - (wave.duration.evaluations[wave.evaluation - 1] if wave.evaluation else 0))
     )
@@ -117,15 +121,46 @@ def _is_tested(wave: Wave, point: int, reporter: Reporter) -> bool:
     return claims and (reporter.tests_always or point == wave.duration.budget_examples)
 
 
-def _train_and_read(wave: Wave, shard: Shard, point: int, tests: bool, stop: Event) -> Readings:
-    """Train one shard to `point` and evaluate its lanes there."""
-    programs, settings = wave.programs, shard.device_settings()
-    last = point // programs.microbatch_size
-    for first in range(wave.tick, last, programs.longest_segment):
-        if stop.is_set():
-            raise InterruptedError
-        order = _order(wave, shard, first, min(last - first, programs.longest_segment))
-        shard.lanes = jax.block_until_ready(programs.train(shard.lanes, settings, order, first))
+class Crew(NamedTuple):
+    """Who trains: `workers` threads of a pool, until `stop` is set."""
+
+    pool: ThreadPoolExecutor
+    workers: int
+    stop: Event
+
+
+def train(wave: Wave, shards: Sequence[Shard], last: int, crew: Crew) -> None:
+    """Train shards from the wave's tick to tick `last`, in pieces that workers take in turn.
+
+    A piece is as short as sharing one shard would make it, so that three shards keep two workers equally busy.
+
+    Raises:
+        InterruptedError: when the crew was stopped.
+    """
+    piece = max(1, min(math.ceil((last - wave.tick) / crew.workers), wave.programs.longest_segment))
+    line = deque((shard, wave.tick) for shard in shards if wave.tick < last)
+
+    def take_turns() -> None:
+        with suppress(IndexError):
+            while True:
+                shard, first = line.popleft()
+                if crew.stop.is_set():
+                    raise InterruptedError
+                ticks = min(last - first, piece)
+                _train(wave, shard, first, ticks)
+                if first + ticks < last:
+                    line.append((shard, first + ticks))
+
+    for turn in [crew.pool.submit(take_turns) for _ in range(crew.workers)]:
+        turn.result()
+
+
+def _train(wave: Wave, shard: Shard, first: int, ticks: int) -> None:
+    order = _order(wave, shard, first, ticks)
+    shard.lanes = jax.block_until_ready(wave.programs.train(shard.lanes, shard.device_settings(), order, first))
+
+
+def _read(programs: Programs, shard: Shard, *, tests: bool) -> Readings:
     params, averages = shard.lanes.state.params, programs.averaging_examples is not None
     accuracy, loss = programs.evaluate(params, programs.validation_split)
     return Readings(

@@ -19,6 +19,7 @@ from bench.measure.checkpoint import Checkpoint
 from bench.measure.lanes import Programs
 from bench.measure.progress import Progress
 from bench.measure.racing import Race
+from bench.measure.tuning import Tuned
 from bench.measure.wave import LaneRecord, Setting
 from bench.rows import Curve, Origin, Phase, Trial
 
@@ -63,14 +64,13 @@ class TierStudy:
     study: Study
     tier: plan.Tier
     programs: Programs
-    lowering: str | None
-    rate: float
+    tuned: Tuned
 
     def announce(self) -> None:
         """Tell the progress line what is to come, unless it is done."""
         experiment, examples = self.study.experiment, self.programs.train_split.labels.size
         if not self.study.trials:
-            rate = self.rate / estimate.EVALUATION
+            rate = self.tuned.examples_per_second / estimate.EVALUATION
             search = estimate.search_examples(experiment, self.tier, examples)
             confirm = estimate.confirm_examples(experiment, self.tier, examples)
             self.study.progress.plan(self.item("search"), search, rate)
@@ -91,15 +91,18 @@ class TierStudy:
             self.run_wave(f"extension {number + 1}", seeds, beyond, lambda: [self.small])
             searched = [*searched, *beyond]
         fresh, settings = plan.confirmation_seeds(self.study.experiment), self.confirmations()
-        own = shard_shape(len(fresh), len(settings), self.study.workers)
+        own = self.shape(len(fresh), len(settings))
         self.run_wave("confirm", fresh, settings, lambda: [self.fit(own), self.small])
 
     @cached_property
     def full(self) -> wave.Shape:
         """The shape of a search shard."""
-        experiment, tier = self.study.experiment, self.tier
-        shape = shard_shape(experiment.seeds.search, len(search_grid(experiment, tier)), self.study.workers)
-        return self.fit(shape)
+        experiment = self.study.experiment
+        return self.fit(self.shape(experiment.seeds.search, len(search_grid(experiment, self.tier))))
+
+    def shape(self, seeds: int, settings: int) -> wave.Shape:
+        """The shape of a shard of so many trials, memory aside."""
+        return shard_shape(seeds, settings, self.study.workers, self.tuned.width)
 
     @property
     def small(self) -> wave.Shape:
@@ -143,7 +146,7 @@ class TierStudy:
         study = self.study
         item = self.item(name)
         expected = len(seeds) * len(settings) * study.duration.budget_examples
-        study.progress.plan(item, expected, self.rate / estimate.EVALUATION)
+        study.progress.plan(item, expected, self.tuned.examples_per_second / estimate.EVALUATION)
         if all(_key(setting, seed) in study.trials for setting in settings for seed in seeds):
             study.progress.close(item)
             return
@@ -187,7 +190,7 @@ class TierStudy:
         """A hash of all that a checkpoint must agree with."""
         origin = self.study.origin()
         measured = [origin.fingerprint, origin.environment, self.programs.noise_parts]
-        parts = [*measured, self.tier, self.lowering, seeds, settings, shapes]
+        parts = [*measured, self.tier, self.tuned.lowering, seeds, settings, shapes]
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
     def finished(self, record: LaneRecord, lanes: int) -> None:
@@ -206,7 +209,7 @@ class TierStudy:
             test_accuracy=record.test_accuracy,
             microbatch_size=self.tier.microbatch_size,
             lanes=lanes,
-            lowering=self.lowering,
+            lowering=self.tuned.lowering,
             noise=record.noise if record.noise and record.noise.examples else None,
         )
         self.study.append(trial)
@@ -223,12 +226,12 @@ def search_grid(experiment: Experiment, tier: plan.Tier) -> list[Setting]:
     return [Setting("search", size, rate) for size in tier.batch_sizes for rate in plan.learning_rates(table, size)]
 
 
-def shard_shape(seeds: int, settings: int, workers: int) -> wave.Shape:
+def shard_shape(seeds: int, settings: int, workers: int, widest: int) -> wave.Shape:
     """How many seeds and settings one program call holds.
 
-    One worker (an accelerator) takes all lanes at once; several take shards of one seed, as many as share evenly.
+    One worker (an accelerator) takes all lanes at once; several take shards of one seed and at most `widest` settings,
+    as even as can be.
     """
     if workers == 1:
         return seeds, settings
-    pieces = next(count for count in range(1, workers + 1) if seeds * count % workers == 0)
-    return 1, math.ceil(settings / pieces)
+    return 1, math.ceil(settings / math.ceil(settings / widest))

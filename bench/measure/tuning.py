@@ -22,10 +22,11 @@ TRIAL_SECONDS = 0.4
 
 
 class Tuned(msgspec.Struct, frozen=True):
-    """The fastest lowering of a tier and the lane-examples per second it reached."""
+    """The fastest way to run a tier and the lane-examples per second it reached; `width` is settings per shard."""
 
     lowering: str | None
     examples_per_second: Annotated[float, Meta(gt=0)]
+    width: Annotated[int, Meta(ge=1, le=10_000)] = 1
 
 
 class TuningFile:
@@ -48,15 +49,15 @@ class TuningFile:
         return self._known[key]
 
 
-def fastest(
-    candidates: Sequence[str | None],
-    programs: Callable[[str | None], Programs],
-    seeds: Sequence[int],
-    settings: Sequence[Setting],
-    workers: int,
-) -> Tuned:
-    """Try every lowering on the tier's own program, `workers` at once; ties go to the first."""
-    tried = [Tuned(name, examples_per_second(programs(name), seeds, settings, workers)) for name in candidates]
+def fastest(lowerings: Sequence[str | None], widths: Sequence[int], speed: Callable[[str | None, int], float]) -> Tuned:
+    """Try every lowering at the first width, then the best of them at the other widths; ties go to the first."""
+    first, *wider = widths
+    by_lowering = [Tuned(name, speed(name, first), first) for name in lowerings]
+    best = _best(by_lowering)
+    return _best([best, *(Tuned(best.lowering, speed(best.lowering, width), width) for width in wider)])
+
+
+def _best(tried: Sequence[Tuned]) -> Tuned:
     return max(tried, key=lambda one: one.examples_per_second)
 
 

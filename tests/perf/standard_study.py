@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
-import jax
 import numpy as np
 from races import Contestant
 
 from bench import experiment, plan
-from bench.measure import runner, stream, wave
+from bench.measure import convergence, runner, wave
 from bench.measure.clock import Work
 from bench.measure.datasets import Dataset
 from bench.measure.host import Host
 from bench.measure.learner import Learner
 from bench.measure.loops import CellKey, build
 from bench.measure.progress import Progress
-from bench.measure.search import TierStudy, search_grid, shard_shape
+from bench.measure.search import TierStudy, search_grid
 from bench.measure.session import Session
-from bench.measure.wave import Shard, Wave
+from bench.measure.wave import Wave
 from bench.rows import Loop
 
 BATCH_SIZES = [1, 4, 16, 64, 256, 1024, 4096]
@@ -61,8 +61,7 @@ def tiers(session: Session) -> list[TierStudy]:
 def as_lanes(session: Session, tier: TierStudy) -> Contestant:
     """All trials of a tier in the engine's programs and shards; lanes that only fill a shard up do not count."""
     seeds, grid = plan.search_seeds(session.experiment), search_grid(session.experiment, tier.tier)
-    shape = tier.fit(shard_shape(len(seeds), len(grid), session.host.workers))
-    lanes = wave.start(tier.programs, session.duration, tier.study.race, seeds, grid, shape)
+    lanes = wave.start(tier.programs, session.duration, tier.study.race, seeds, grid, tier.full)
     microbatch_size = tier.tier.microbatch_size
     return Contestant.slices(
         _advance(lanes, session.host.workers), microbatch_size * len(lanes.records), 2 * SLICE_SECONDS
@@ -70,24 +69,13 @@ def as_lanes(session: Session, tier: TierStudy) -> Contestant:
 
 
 def _advance(lanes: Wave, workers: int) -> Work:
-    pool = ThreadPoolExecutor(workers)
-    longest = lanes.programs.longest_segment
+    crew = convergence.Crew(ThreadPoolExecutor(workers), workers, Event())
 
     def work(ticks: int) -> None:
-        for first in range(0, ticks, longest):
-            count = min(longest, ticks - first)
-            list(pool.map(lambda shard, count=count: _train(lanes, shard, count), lanes.shards))
-            lanes.tick += count
+        convergence.train(lanes, lanes.shards, lanes.tick + ticks, crew)
+        lanes.tick += ticks
 
     return work
-
-
-def _train(lanes: Wave, shard: Shard, ticks: int) -> None:
-    programs = lanes.programs
-    width, examples = programs.microbatch_size, len(programs.train_split.labels)
-    rows = [stream.indices(seed, lanes.tick * width, ticks * width, examples) for seed in shard.layout.seeds]
-    order = np.stack(rows).reshape(len(rows), ticks, width)
-    shard.lanes = jax.block_until_ready(programs.train(shard.lanes, shard.device_settings(), order, lanes.tick))
 
 
 def alone(session: Session, learner: Learner, batch_size: int, loop: Loop = "dispatch") -> Contestant:

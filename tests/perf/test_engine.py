@@ -58,4 +58,5 @@ def ratios(speeds: Mapping[str, float], tiers: Sequence[TierStudy], single: str 
 
 
 def _name(tier: TierStudy) -> str:
-    return f"lanes {tier.tier.batch_sizes} microbatch {tier.tier.microbatch_size} {tier.lowering}"
+    way = f"{tier.tuned.lowering}, {tier.tuned.width} wide"
+    return f"lanes {tier.tier.batch_sizes} microbatch {tier.tier.microbatch_size} {way}"
