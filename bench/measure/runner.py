@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from bench import folders, plan
-from bench.measure import estimate, throughput, tuning
+from bench.measure import calibration, estimate, throughput, tuning
+from bench.measure.calibration import Part
 from bench.measure.lanes import Programs
 from bench.measure.loops import CellKey, cell_keys
 from bench.measure.racing import Race
@@ -16,7 +17,7 @@ from bench.measure.schedules import Schedule
 from bench.measure.search import Study, TierStudy, search_grid, shard_shape
 from bench.measure.session import Session
 from bench.measure.throughput import Laboratory
-from bench.rows import Loop, Round, Trial
+from bench.rows import Calibration, Loop, Round, Trial
 from bench.store import Writer
 
 LONGEST_SEGMENT_TICKS = 4096
@@ -53,6 +54,7 @@ def measure_throughput(session: Session) -> None:
             progress=session.progress,
             check=session.stopper.check,
         )
+        calibration.measure(laboratory, _uncalibrated(session), session.host.free_memory_bytes())
         lowerings: dict[Loop, str | None] = {
             loop: _loop_lowering(session, laboratory, loop) for loop in session.experiment.throughput.loops
         }
@@ -74,6 +76,13 @@ def _keys(session: Session) -> list[CellKey]:
 def _done(session: Session) -> Counter[CellKey]:
     """How many rounds each cell has."""
     return Counter(_cell_key(row) for row in session.rows(folders.THROUGHPUT) if isinstance(row, Round))
+
+
+def _uncalibrated(session: Session) -> list[Part]:
+    """What was not calibrated in this environment yet."""
+    rows = [row for row in session.rows(folders.THROUGHPUT) if isinstance(row, Calibration)]
+    here = session.host.environment_hash
+    return calibration.missing({(row.quantity, row.precision) for row in rows if row.environment == here})
 
 
 def _cell_key(row: Round) -> CellKey:
@@ -102,6 +111,8 @@ def announce(session: Session, stages: Sequence[str]) -> None:
         expected = estimate.timing_seconds(session.experiment, session.batch_sizes)
         missing = max(0, len(_keys(session)) - len(_done(session)))
         session.progress.plan("timing", missing, len(_keys(session)) / expected)
+        calibrating = len(_uncalibrated(session)) * estimate.SECONDS_PER_CALIBRATION
+        session.progress.plan("calibration", calibrating if missing else 0, 1.0)
     if "convergence" in stages:
         for tier_study in tier_studies(session, make_study(session, _refuse)):
             tier_study.announce()
