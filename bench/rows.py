@@ -29,6 +29,7 @@ Phase = Literal["search", "confirm", "fixed"]
 Loop = Literal["dispatch", "scan"]
 Input = Literal["device", "host"]
 Precision = Literal["float32", "default", "bfloat16"]
+CalibrationQuantity = Literal["matmul_flops_per_second", "copy_bytes_per_second", "timer_resolution_seconds"]
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +63,11 @@ class Cell(Row, frozen=True, kw_only=True):
 
 
 class Compilation(Cell, frozen=True, kw_only=True, tag="compilation"):
-    """One ahead-of-time compilation of a cell, and what the compiler says the program needs."""
+    """One ahead-of-time compilation of a cell, and what the compiler says the program needs.
+
+    `flops_per_example` is counted from the model and the same under every lowering; what the compiler counts, of
+    arithmetic and of bytes read and written, stands beside it where it counts.
+    """
 
     status: MeasurementStatus
     message: Text | None = None
@@ -72,6 +77,7 @@ class Compilation(Cell, frozen=True, kw_only=True, tag="compilation"):
     peak_bytes: Count | None = None
     flops_per_example: Amount | None = None
     compiler_flops_per_example: Amount | None = None
+    compiler_bytes_per_example: Amount | None = None
 
 
 class Round(Cell, frozen=True, kw_only=True, tag="round"):
@@ -87,9 +93,9 @@ class Round(Cell, frozen=True, kw_only=True, tag="round"):
 
 
 class Calibration(Row, frozen=True, kw_only=True, tag="calibration"):
-    """What this device can do at best: matrix-multiply rate in one precision, or copy bandwidth."""
+    """One round of what this device can do at best: matrix-multiply rate in one precision, or copy bandwidth."""
 
-    quantity: Literal["matmul_flops_per_second", "copy_bytes_per_second", "timer_resolution_seconds"]
+    quantity: CalibrationQuantity
     precision: Precision | None = None
     value: Annotated[float, Meta(gt=0, le=1e30)]
 

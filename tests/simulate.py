@@ -65,6 +65,10 @@ class Truth:
     per_epoch: int = 4
     rounds: int = 7
     watts: float | None = None
+    flops_per_example: float = 1e6
+    bytes_per_example: float = 1e5
+    matmul_flops_per_second: float = 1e11
+    copy_bytes_per_second: float = 8e9
     out_of_memory: tuple[int, ...] = ()
     gradient_noise_scale: float | None = None
     gradient_variance_exponent: float = -1.0
@@ -154,12 +158,19 @@ def throughput_rows(truth: Truth, random: np.random.Generator, machine: str = "s
                 compile_seconds=1.5 if fits else None,
                 predicted_bytes=1_000_000 + 4_000 * batch_size,
                 peak_bytes=1_000_000 + 4_000 * batch_size if fits else None,
-                flops_per_example=1e6,
+                flops_per_example=truth.flops_per_example,
+                compiler_flops_per_example=1.1 * truth.flops_per_example,
+                compiler_bytes_per_example=truth.bytes_per_example,
             )
             if fits:
                 seconds_per_step = truth.seconds_per_step(batch_size) + extra
                 yield from _rounds(truth, common, batch_size, loop, seconds_per_step, random)
-    yield Calibration(**common, quantity="matmul_flops_per_second", precision="float32", value=1e11)
+    for share in (0.9, 1.0, 0.95):
+        matmul = {"quantity": "matmul_flops_per_second", "value": share * truth.matmul_flops_per_second}
+        copy = {"quantity": "copy_bytes_per_second", "value": share * truth.copy_bytes_per_second}
+        yield Calibration(**common, **matmul, precision="float32")
+        yield Calibration(**common, **matmul | {"value": 1e15}, precision="bfloat16")
+        yield Calibration(**common, **copy)
     yield Stage(**common, stage="throughput", seconds=12.0, compilations=2 * len(truth.batch_sizes))
 
 

@@ -46,3 +46,12 @@ def test_a_list_names_every_item_in_order(items):
 def test_an_open_interval_says_so():
     assert words.between((1.0, None)) == "1.00 to not reached"
     assert words.seconds(math.inf) == words.NEVER
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(47.7e9, "47.7 GFLOP/s"), (989e12, "989 TFLOP/s"), (2e6, "2.00 MFLOP/s"), (12.0, "12.0 FLOP/s")],
+)
+def test_rates_of_arithmetic_and_of_bytes_carry_their_prefix(value, shown):
+    assert words.flops_per_second(value) == shown
+    assert words.bytes_per_second(value) == shown.replace("FLOP", "B")

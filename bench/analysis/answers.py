@@ -12,6 +12,9 @@ Interval = tuple[float | None, float | None]
 Phase = Literal["confirm", "search", "fixed"]
 Regime = Literal["below_useful_range", "perfect_scaling", "diminishing_returns", "saturated"]
 
+Limit = Literal["arithmetic", "copying", "fixed_cost"]
+"""What a step takes at least: its arithmetic at the machine's rate, its bytes at the machine's, or its fixed cost."""
+
 Rule = Literal["sqrt", "linear", "none", "sqrt or linear", "neither", "undecided"]
 
 
@@ -168,6 +171,48 @@ class FurtherTarget(Part, frozen=True, kw_only=True):
     time_optimal_reason: str | None
     critical_batch_size: CriticalBatchSize | None
     critical_batch_size_reason: str | None
+
+
+class Ceilings(Part, frozen=True, kw_only=True):
+    """What the machine did at best, by a short calibration; null where that was not measured."""
+
+    matmul_flops_per_second: float | None = None
+    copy_bytes_per_second: float | None = None
+    timer_resolution_seconds: float | None = None
+
+
+class Trend(Part, frozen=True, kw_only=True):
+    """How a series changed from its first to its last value, relatively, and the probability of that without trend."""
+
+    change: float
+    p_value: float
+
+
+class CellTrend(Trend, frozen=True, kw_only=True):
+    """The trend of one timed cell's seconds per step."""
+
+    batch_size: int
+    loop: str
+    input: str
+    precision: str
+    devices: int
+    accumulation: int
+
+
+class Drift(Part, frozen=True, kw_only=True):
+    """Whether timed rounds grew slower: all cells `together`, and the single `cells` whose trend is beyond doubt.
+
+    `clock_mhz` and `celsius` are what the device told in the first and in the last round; it `throttled` where its
+    clock fell from round to round.
+    """
+
+    rounds: int
+    together: Trend
+    drifts: bool
+    cells: list[CellTrend]
+    throttled: bool = False
+    clock_mhz: tuple[float, float] | None = None
+    celsius: tuple[float, float] | None = None
 
 
 class Totals(Part, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ COLUMNS = (
     Column("Regime", text=True),
     Column("Compile"),
     Column("Memory"),
+    Column("FLOP/s, of peak"),
 )
 CORE = (0, 1, 2, 5, 6, 7, 8)
 """The columns a terminal has room for."""
@@ -86,7 +87,15 @@ def _entries(cell: CellSummary) -> list[Entry]:
         Entry((cell.regime or "—").replace("_", " ")),
         said(cell.compile_seconds, words.seconds),
         said(cell.peak_bytes or cell.predicted_bytes, words.mebibytes),
+        _arithmetic(cell),
     ]
+
+
+def _arithmetic(cell: CellSummary) -> Entry:
+    """What the model's arithmetic comes to per second, and the share of the measured matrix-multiply rate."""
+    rate = said(cell.achieved_flops_per_second, words.flops_per_second)
+    share = cell.fraction_of_peak
+    return rate if share is None else Entry(f"{rate.text}, {words.percent(share)}", rate.value)
 
 
 def _estimate(estimate: Estimate, form: words.Form) -> Entry:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from bench.analysis import metrics
+from bench.analysis import limits, metrics
 from bench.analysis.answers import Estimate, Interval, Regime
 from bench.analysis.columns import only, values
+from bench.analysis.limits import Use
 from bench.analysis.metrics import Claim
 from bench.analysis.scaling import regimes
 from bench.analysis.statistics import Array, Locations, estimate, interval
@@ -19,14 +20,15 @@ LOWEST, HIGHEST = 0.0, 1.0
 
 def cells(sweep: Sweep) -> list[CellSummary]:
     """Every batch size of the sweep, sorted."""
-    return [_cell(sweep, at, regime) for at, regime in enumerate(regimes(sweep))]
+    each = zip(regimes(sweep), limits.uses(sweep), strict=True)
+    return [_cell(sweep, at, regime, use) for at, (regime, use) in enumerate(each)]
 
 
-def _cell(sweep: Sweep, at: int, regime: Regime | None) -> CellSummary:
+def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> CellSummary:
     size = int(sweep.sizes[at])
     claim, speed = sweep.claims.get(size), sweep.speeds.get(size)
     per_second = sweep.step_seconds.shifted(-sweep.log_sizes)
-    compiled = _compilation(sweep, size)
+    compiled = metrics.compiled(sweep.frames, size, speed)
     status, message = _status(sweep, at, claim)
     choice = claim.choice if claim else None
     imported = sweep.frames.imported is not None
@@ -56,6 +58,11 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None) -> CellSummary:
         compile_seconds=_number(compiled["compile_seconds"]),
         peak_bytes=_whole(compiled["peak_bytes"]),
         predicted_bytes=_whole(compiled["predicted_bytes"]),
+        achieved_flops_per_second=use.flops_per_second,
+        fraction_of_peak=use.fraction_of_peak,
+        flops_per_byte=use.flops_per_byte,
+        limited_by=use.limited_by,
+        limit_share=use.limit_share,
     )
 
 
@@ -82,17 +89,6 @@ def _status(sweep: Sweep, at: int, claim: Claim | None) -> tuple[CellStatus, str
 
 def _first(rows: pd.DataFrame, column: str) -> str | None:
     return next((str(said) for said in rows[column] if isinstance(said, str)), None)
-
-
-def _compilation(sweep: Sweep, size: int) -> dict[str, float]:
-    """What the compiler said of the loop whose times are used, or of any loop where none was timed."""
-    rows = metrics.comparable(sweep.frames, sweep.frames.compilations)
-    rows = only(rows, rows["batch_size"] == size)
-    speed = sweep.speeds.get(size)
-    if speed:
-        rows = only(rows, (rows["loop"] == speed.loop) & (rows["accumulation"] == speed.accumulation))
-    columns = ["compile_seconds", "peak_bytes", "predicted_bytes"]
-    return {name: float(values(rows, name)[0]) if len(rows) else np.nan for name in columns}
 
 
 def _rate(sweep: Sweep, claim: Claim | None) -> float | None:

@@ -37,6 +37,8 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "seconds_per_step": "float64",
         "examples_per_second": "float64",
         "joules": "float64",
+        "clock_mhz": "float64",
+        "celsius": "float64",
         "lowering": "object",
     },
     "compilations": {
@@ -48,6 +50,8 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "predicted_bytes": "float64",
         "peak_bytes": "float64",
         "flops_per_example": "float64",
+        "compiler_flops_per_example": "float64",
+        "compiler_bytes_per_example": "float64",
     },
     "trials": {
         **TRIAL,

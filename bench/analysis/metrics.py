@@ -21,6 +21,14 @@ NOTHING = Repetitions.exact([])
 SAME_RATE = 1e-9
 """Relative difference within which two learning rates are the same one."""
 
+OF_PROGRAM = (
+    "compile_seconds",
+    "peak_bytes",
+    "predicted_bytes",
+    "flops_per_example",
+    "compiler_bytes_per_example",
+)
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -67,6 +75,15 @@ def speeds(frames: Frames) -> dict[int, Speed]:
 
 def _median(rounds: pd.DataFrame) -> float:
     return float(np.median(values(rounds, "seconds_per_step")))
+
+
+def compiled(frames: Frames, batch_size: int, speed: Speed | None) -> dict[str, float]:
+    """What was said of the program whose times are used, or of any loop's where none was timed; NaN where nothing."""
+    rows = comparable(frames, frames.compilations)
+    rows = only(rows, rows["batch_size"] == batch_size)
+    if speed:
+        rows = only(rows, (rows["loop"] == speed.loop) & (rows["accumulation"] == speed.accumulation))
+    return {name: float(values(rows, name)[0]) if len(rows) else np.nan for name in OF_PROGRAM}
 
 
 def log_seconds_per_step(speed: Speed | None) -> Repetitions:

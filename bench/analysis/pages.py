@@ -23,6 +23,7 @@ class Shown:
     caption: str
     wide: Markup
     narrow: Markup
+    remark: str = ""
 
 
 @cache

@@ -104,7 +104,7 @@ def _show_all(folder: Path, measured: Frames, summary: Summary) -> tuple[list[Sh
                 _image((path.read_bytes() for path in wide), f"wide-{plot.name}", finding, rows),
                 _image(narrow, f"narrow-{plot.name}", finding, rows),
             ]
-            shown.append(Shown(plot.name, plot.title, plot.caption, *images))
+            shown.append(Shown(plot.name, plot.title, plot.caption, *images, plot.remark(summary)))
     return shown, missing
 
 

@@ -108,7 +108,8 @@ def method(measured: Frames, summary: Summary) -> list[str]:
     if measured.imported:
         elsewhere = "The rows were made from tables measured elsewhere; how they were measured is not known here."
         return [elsewhere, _claims(summary)]
-    return [_speed(measured), _training(measured, summary), _claims(summary)]
+    told = [_speed(measured), _limits(measured, summary), _training(measured, summary), _claims(summary)]
+    return [paragraph for paragraph in told if paragraph]
 
 
 def _speed(measured: Frames) -> str:
@@ -118,6 +119,27 @@ def _speed(measured: Frames) -> str:
     return (
         f"Speed: {rounds.min()} timed rounds or more for every batch size and loop, interleaved in shuffled order, each"
         " ending when the device has finished; compilation is not in them. Times use the faster loop at each size."
+    )
+
+
+def _limits(measured: Frames, summary: Summary) -> str:
+    """What the machine did at best, and how a model's share of it is counted; empty where it was not calibrated."""
+    top, precision = summary.ceilings, measured.experiment.workload.precision
+    if top is None:
+        return ""
+    known = [
+        (
+            top.matmul_flops_per_second,
+            lambda rate: f"multiplies large {precision} matrices at {words.flops_per_second(rate)}",
+        ),
+        (top.copy_bytes_per_second, lambda rate: f"copies memory at {words.bytes_per_second(rate)}, read and written"),
+        (top.timer_resolution_seconds, lambda tick: f"tells the time to {words.seconds(tick)}"),
+    ]
+    best = words.listed(say(value) for value, say in known if value)
+    return (
+        f"Limits: in a short calibration this machine {best}, at best. FLOPs are counted from the model, two for each"
+        " multiply-add of its products and convolutions, forwards and backwards, whatever the program really does;"
+        " bytes are those that the compiler says its program reads and writes."
     )
 
 

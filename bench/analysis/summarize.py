@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.analysis import optima, scaling
+from bench.analysis import limits, optima, scaling
 from bench.analysis.answers import (
     AccuracyOptimal,
     AffineStepTime,
@@ -23,6 +23,7 @@ from bench.analysis.answers import (
 )
 from bench.analysis.cells import cells
 from bench.analysis.columns import only, values
+from bench.analysis.drift import FEWEST_ROUNDS, drift
 from bench.analysis.frames import Frames
 from bench.analysis.metrics import log_watts
 from bench.analysis.reference import reference_table
@@ -52,6 +53,8 @@ def summarize(frames: Frames) -> Summary:
         **_reasoned("affine_step_time", _affine(of), of.step_seconds_fit.reason),
         **_reasoned("learning_rates", rates, scaling.WHY_NO_RATES),
         **_reasoned("gradient_noise", noise, scaling.WHY_NO_NOISE),
+        **_reasoned("ceilings", limits.ceilings(frames), "the machine was not calibrated"),
+        **_reasoned("drift", None if frames.imported else drift(frames.rounds), _why_no_drift(frames)),
         cells=per_size,
         further_targets=[further_target(frames, target) for target in frames.experiment.target.also],
         verdicts=verdicts(Evidence(of, per_size, time, accuracy, noise, rates)),
@@ -169,6 +172,12 @@ def _why_no_energy(of: Sweep) -> str:
     if not np.isfinite(of.step_joules.medians).any():
         return "energy was not measured"
     return _why_no_time(of)
+
+
+def _why_no_drift(frames: Frames) -> str:
+    if frames.imported:
+        return "the tables do not tell in which order rounds were timed"
+    return f"no cell has {FEWEST_ROUNDS} timed rounds"
 
 
 def _quantum(of: Sweep) -> float | None:

@@ -11,14 +11,18 @@ from bench import store
 from bench.analysis.answers import (
     AccuracyOptimal,
     AffineStepTime,
+    Ceilings,
+    CellTrend,
     CostOptimal,
     CriticalBatchSize,
+    Drift,
     EnergyOptimal,
     Estimate,
     FurtherTarget,
     GradientNoise,
     Interval,
     LearningRates,
+    Limit,
     Optimum,
     Part,
     Phase,
@@ -27,6 +31,7 @@ from bench.analysis.answers import (
     ThroughputOptimal,
     TimeOptimal,
     Totals,
+    Trend,
     Verdict,
     Workload,
 )
@@ -38,16 +43,20 @@ __all__ = [
     "SCHEMA",
     "AccuracyOptimal",
     "AffineStepTime",
+    "Ceilings",
     "CellStatus",
     "CellSummary",
+    "CellTrend",
     "CostOptimal",
     "CriticalBatchSize",
+    "Drift",
     "EnergyOptimal",
     "Estimate",
     "FurtherTarget",
     "GradientNoise",
     "Interval",
     "LearningRates",
+    "Limit",
     "Optimum",
     "Part",
     "Phase",
@@ -57,6 +66,7 @@ __all__ = [
     "ThroughputOptimal",
     "TimeOptimal",
     "Totals",
+    "Trend",
     "Verdict",
     "Workload",
     "read",
@@ -70,7 +80,11 @@ CellStatus = Literal["ok", "diverged", "out_of_memory", "not_reached", "failed",
 
 
 class CellSummary(Part, frozen=True, kw_only=True):
-    """One batch size. What was not measured or not reached is null, and `status` says why."""
+    """One batch size. What was not measured or not reached is null, and `status` says why.
+
+    `limit_share` is how much of a step's time the nearest limit of the machine explains, and `limited_by` that limit
+    where it is half or more.
+    """
 
     batch_size: int
     status: CellStatus
@@ -97,6 +111,11 @@ class CellSummary(Part, frozen=True, kw_only=True):
     compile_seconds: float | None
     peak_bytes: int | None
     predicted_bytes: int | None = None
+    achieved_flops_per_second: float | None = None
+    fraction_of_peak: float | None = None
+    flops_per_byte: float | None = None
+    limited_by: Limit | None = None
+    limit_share: float | None = None
 
 
 class Summary(Part, frozen=True, kw_only=True):
@@ -134,6 +153,10 @@ class Summary(Part, frozen=True, kw_only=True):
     learning_rates_reason: str | None = None
     gradient_noise: GradientNoise | None = None
     gradient_noise_reason: str | None = None
+    ceilings: Ceilings | None = None
+    ceilings_reason: str | None = None
+    drift: Drift | None = None
+    drift_reason: str | None = None
     cells: list[CellSummary]
     further_targets: list[FurtherTarget] = msgspec.field(default_factory=list)
     verdicts: list[Verdict] = msgspec.field(default_factory=list)

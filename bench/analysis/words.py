@@ -68,6 +68,22 @@ def examples_per_second(value: float) -> str:
     return f"{short(value)} examples/s"
 
 
+def flops_per_second(value: float) -> str:
+    """A rate of floating-point operations."""
+    return f"{_with_prefix(value)}FLOP/s"
+
+
+def bytes_per_second(value: float) -> str:
+    """A bandwidth, in powers of 1000 as memory's is stated."""
+    return f"{_with_prefix(value)}B/s"
+
+
+def _with_prefix(value: float) -> str:
+    sizes = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
+    scale, letter = next(((size, letter) for size, letter in sizes if value >= size), (1.0, ""))
+    return f"{number(value / scale)} {letter}"
+
+
 def accuracy(value: float) -> str:
     """A measured share of 1 in percent, to hundredths."""
     return f"{100 * value:.2f}%"

@@ -13,6 +13,9 @@ from bench.measure.loops import cell_keys
 
 SECONDS_PER_CELL = 1.2
 """Compiling and calibrating one throughput cell."""
+CALIBRATIONS = 5
+SECONDS_PER_CALIBRATION = 0.5
+"""Measuring one of the things that a device can do at best."""
 SHARE_OF_SEARCH = 0.85
 """Of the examples a full search would train to the epoch budget; racing saves the rest."""
 RATES_CONFIRMED = 1.6
@@ -44,9 +47,10 @@ def confirm_examples(experiment: Experiment, tier: plan.Tier, train_examples: in
 
 
 def seconds(experiment: Experiment, train_examples: int, tiers: Sequence[plan.Tier], rates: Sequence[float]) -> float:
-    """Both stages; `rates` are lane-examples per second of each tier, evaluation apart."""
+    """Both stages and the calibration; `rates` are lane-examples per second of each tier, evaluation apart."""
     training = sum(
         (search_examples(experiment, tier, train_examples) + confirm_examples(experiment, tier, train_examples)) / rate
         for tier, rate in zip(tiers, rates, strict=True)
     )
-    return timing_seconds(experiment, [size for tier in tiers for size in tier.batch_sizes]) + training * EVALUATION
+    timing = timing_seconds(experiment, [size for tier in tiers for size in tier.batch_sizes])
+    return CALIBRATIONS * SECONDS_PER_CALIBRATION + timing + training * EVALUATION

@@ -21,6 +21,7 @@ from bench.decoding import printable
 from bench.errors import InputError
 from bench.experiment import Workload
 from bench.measure.optimizers import BatchSize, LearningRate, Optimizer, optimizer_named
+from bench.rows import Precision
 
 _RESERVED = {"self", "input_shape", "classes", "rngs", "dtype", "lowering"}
 
@@ -39,7 +40,7 @@ class Learner:
     graph: Any
     make_model: Any
     optimizer: Optimizer
-    precision: str
+    precision: Precision
     initial: list[jax.stages.Compiled] = field(default_factory=list, compare=False)
 
     def params(self, seed: int) -> PyTree:
@@ -47,6 +48,10 @@ class Learner:
         if not self.initial:
             self.initial.append(_compile_quickly(self._fresh_params))
         return jax.tree.map(np.asarray, self.initial[0](np.uint32(seed)))
+
+    def abstract_params(self) -> PyTree:
+        """Shapes and types of the parameters, nothing computed."""
+        return jax.eval_shape(self._fresh_params, jax.ShapeDtypeStruct((), np.uint32))
 
     def _fresh_params(self, seed: UInt32[Array, ""]) -> PyTree:
         return nnx.state(self.make_model(rngs=nnx.Rngs(params=jax.random.key(seed))), nnx.Param)
@@ -57,7 +62,7 @@ class Learner:
 
     def logits(self, params: PyTree, inputs: Float[Array, "batch ..."]) -> Float[Array, "batch class"]:
         """Float32 logits at the workload's precision."""
-        with jax.default_matmul_precision("highest" if self.precision == "float32" else None):
+        with jax.default_matmul_precision(matmul_precision(self.precision)):
             return nnx.merge(self.graph, params)(inputs).astype(jnp.float32)
 
     def losses(
@@ -99,6 +104,16 @@ class Learner:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         finite = jnp.isfinite(logits).all(axis=-1)
         return ((logits.argmax(-1) == labels) & finite).sum(), losses.sum()
+
+
+def compute_dtype(precision: Precision) -> jnp.dtype:
+    """The type that a model computes in; its parameters stay float32."""
+    return jnp.dtype(jnp.bfloat16 if precision == "bfloat16" else jnp.float32)
+
+
+def matmul_precision(precision: Precision) -> str | None:
+    """What float32 means in products of matrices: all of its bits, or what the platform takes for it (None)."""
+    return "highest" if precision == "float32" else None
 
 
 def _compile_quickly(function: Callable[[Array], PyTree]) -> jax.stages.Compiled:
@@ -149,7 +164,7 @@ def make_learner(
     options: dict[str, Any] = dict(workload.model_options)
     if has_lowering(workload.model):
         options["lowering"] = lowering or "xla"
-    options["dtype"] = jnp.dtype(jnp.bfloat16 if workload.precision == "bfloat16" else jnp.float32)
+    options["dtype"] = compute_dtype(workload.precision)
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         return model(input_shape, classes, rngs=rngs, **options)

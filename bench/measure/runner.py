@@ -9,7 +9,8 @@ from itertools import pairwise
 
 from bench import folders, plan
 from bench.experiment import Experiment
-from bench.measure import estimate, noise, throughput, tuning
+from bench.measure import calibration, estimate, noise, throughput, tuning
+from bench.measure.calibration import Part
 from bench.measure.lanes import Programs
 from bench.measure.loops import CellKey, cell_keys
 from bench.measure.racing import Race
@@ -18,7 +19,7 @@ from bench.measure.search import Study, TierStudy, search_grid, shard_shape
 from bench.measure.session import Session
 from bench.measure.throughput import Laboratory
 from bench.measure.wave import Setting
-from bench.rows import Loop, Round, Trial
+from bench.rows import Calibration, Loop, Round, Trial
 from bench.store import Writer
 
 LONGEST_SEGMENT_TICKS = 4096
@@ -55,6 +56,7 @@ def measure_throughput(session: Session) -> None:
             progress=session.progress,
             check=session.stopper.check,
         )
+        calibration.measure(laboratory, _uncalibrated(session), session.host.free_memory_bytes())
         lowerings: dict[Loop, str | None] = {
             loop: _loop_lowering(session, laboratory, loop) for loop in session.experiment.throughput.loops
         }
@@ -76,6 +78,13 @@ def _keys(session: Session) -> list[CellKey]:
 def _done(session: Session) -> Counter[CellKey]:
     """How many rounds each cell has."""
     return Counter(_cell_key(row) for row in session.rows(folders.THROUGHPUT) if isinstance(row, Round))
+
+
+def _uncalibrated(session: Session) -> list[Part]:
+    """What was not calibrated in this environment yet."""
+    rows = [row for row in session.rows(folders.THROUGHPUT) if isinstance(row, Calibration)]
+    here = session.host.environment_hash
+    return calibration.missing({(row.quantity, row.precision) for row in rows if row.environment == here})
 
 
 def _cell_key(row: Round) -> CellKey:
@@ -104,6 +113,8 @@ def announce(session: Session, stages: Sequence[str]) -> None:
         expected = estimate.timing_seconds(session.experiment, session.batch_sizes)
         missing = max(0, len(_keys(session)) - len(_done(session)))
         session.progress.plan("timing", missing, len(_keys(session)) / expected)
+        calibrating = len(_uncalibrated(session)) * estimate.SECONDS_PER_CALIBRATION
+        session.progress.plan("calibration", calibrating if missing else 0, 1.0)
     if "convergence" in stages:
         for tier_study in tier_studies(session, make_study(session, _refuse)):
             tier_study.announce()

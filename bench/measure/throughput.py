@@ -12,6 +12,7 @@ import jax
 import msgspec
 
 from bench.experiment import Experiment
+from bench.measure import flops
 from bench.measure.clock import WALL, Clock, Work, calibrate, timed
 from bench.measure.lanes import Examples, predicted_bytes
 from bench.measure.learner import Learner
@@ -96,10 +97,22 @@ def prepare(laboratory: Laboratory, key: CellKey, lowering: str | None) -> Timed
             compile_seconds=seconds,
             predicted_bytes=predicted_bytes(compiled),
             peak_bytes=_peak_bytes(),
+            **_arithmetic(laboratory, key, compiled),
         )
     )
     laboratory.book(0.5, time.perf_counter() - start, f"compile B={key.batch_size} {key.loop}")
     return TimedCell(key, work, steps, lowering)
+
+
+def _arithmetic(laboratory: Laboratory, key: CellKey, compiled: jax.stages.Compiled) -> dict[str, Any]:
+    """What an example costs: as the model asks, whatever its lowering adds, and as the compiler counts its program."""
+    inputs = laboratory.split.inputs
+    example = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
+    return {
+        "flops_per_example": flops.flops_per_example(laboratory.learner(key.precision, None), key.batch_size, example),
+        "compiler_flops_per_example": flops.compiler_count(compiled, "flops", key.batch_size),
+        "compiler_bytes_per_example": flops.compiler_count(compiled, "bytes accessed", key.batch_size),
+    }
 
 
 def _record_failure(laboratory: Laboratory, key: CellKey, lowering: str | None, error: Exception) -> None:

@@ -8,7 +8,8 @@ from bench.analysis import words
 from bench.analysis.columns import only, values
 from bench.analysis.figures.hardware import whole_batches
 from bench.analysis.figures.origin import target_words
-from bench.analysis.figures.resources import roofline_points
+from bench.analysis.figures.remarks import binding
+from bench.analysis.figures.resources import roofline_cells
 from bench.analysis.figures.series import batch_sizes, by_batch_size, known
 from bench.analysis.frames import Frames
 from bench.analysis.summary import AccuracyOptimal, CellSummary, Optimum, Summary
@@ -48,16 +49,15 @@ def memory(frames: Frames, _: Summary) -> str:
     return f"From {first} to {last}" + (f"; out of memory at {words.listed(full)}." if full else ".")
 
 
-def roofline(frames: Frames, _: Summary) -> str:
-    """The share of the measured ceiling that is reached."""
-    points = roofline_points(frames)
-    if points is None:
+def roofline(_: Frames, summary: Summary) -> str:
+    """The most arithmetic per second, and the share of the measured ceiling that it is."""
+    cells = roofline_cells(summary)
+    if not cells:
         return "The ceilings of this machine were not measured."
-    best = int(np.argmax(points.flops_per_second))
-    reached = points.flops_per_second[best]
-    share = words.percent(reached / points.compute)
-    most = f"{words.number(reached / 1e9)} GFLOP per second, at batch size {points.sizes[best]}"
-    return f"At most {most}, {share} of the measured matrix-multiply rate."
+    best = max(cells, key=lambda cell: cell.achieved_flops_per_second or 0.0)
+    share = words.percent(best.fraction_of_peak or 0.0)
+    most = f"{words.flops_per_second(best.achieved_flops_per_second or 0.0)}, at batch size {best.batch_size}"
+    return f"At most {most}, {share} of the measured matrix-multiply rate. {binding(summary)}".rstrip()
 
 
 def steps_to_target(_: Frames, summary: Summary) -> str:

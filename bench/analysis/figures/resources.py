@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,27 +14,24 @@ from bench.analysis.figures import canvas
 from bench.analysis.figures.canvas import NothingToDrawError
 from bench.analysis.figures.hardware import draw_loops, whole_batches
 from bench.analysis.figures.origin import origin, target_words
+from bench.analysis.figures.remarks import LIMITS
 from bench.analysis.figures.series import batch_sizes, by_batch_size, known, medians, open_ends
 from bench.analysis.frames import Frames
 from bench.analysis.statistics import Array
-from bench.analysis.summary import CellSummary, Summary
+from bench.analysis.summary import CellSummary, Limit, Summary
 
 MEMORY = (
     ("predicted_bytes", "predicted by the compiler", style.BLUE),
     ("peak_bytes", "peak in use", style.ORANGE),
 )
 MEBIBYTE = 1 << 20
-
-
-@dataclass(frozen=True)
-class Roofline:
-    """Points (n,) in order of batch size; `compute` in FLOP/s and `copying` in bytes/s are the measured ceilings."""
-
-    sizes: list[int]
-    flops_per_byte: Array
-    flops_per_second: Array
-    compute: float
-    copying: float | None
+GIGA = 1e9
+LIMIT_COLORS: dict[Limit | None, str] = {
+    "arithmetic": style.ORANGE,
+    "copying": style.GREEN,
+    "fixed_cost": style.PURPLE,
+    None: style.BLUE,
+}
 
 
 def memory(frames: Frames, summary: Summary) -> Figure:
@@ -59,23 +55,29 @@ def memory(frames: Frames, summary: Summary) -> Figure:
 
 
 def roofline(frames: Frames, summary: Summary) -> Figure:
-    """Arithmetic done per second against arithmetic per byte, under this machine's measured ceilings."""
-    points = roofline_points(frames)
-    if points is None:
-        raise NothingToDrawError("FLOPs, program size and the machine's matrix-multiply rate were not all recorded")
+    """Arithmetic done per second against arithmetic per byte moved, under this machine's measured ceilings."""
+    cells, top = roofline_cells(summary), summary.ceilings
+    if not cells or top is None or top.matmul_flops_per_second is None:
+        raise NothingToDrawError("FLOPs, bytes moved and the machine's matrix-multiply rate were not all recorded")
+    across, up = (_field(cells, name) for name in ("flops_per_byte", "achieved_flops_per_second"))
     figure, (axes,) = canvas.sheet()
-    along = np.geomspace(points.flops_per_byte.min() / 3, points.flops_per_byte.max() * 3, 200)
-    ceiling = np.minimum(points.compute, along * (points.copying or np.inf))
-    axes.plot(along, ceiling / 1e9, color=style.MUTED, linewidth=1.2, label="measured ceiling")
-    rate = points.flops_per_second / 1e9
-    axes.plot(points.flops_per_byte, rate, "o-", color=style.BLUE, linewidth=0.8, label="each batch size")
-    _label_ends(axes, points.sizes, points.flops_per_byte, rate)
+    slope = top.copy_bytes_per_second or np.inf
+    along = np.geomspace(across.min() / 3, 3 * max(across.max(), top.matmul_flops_per_second / slope), 200)
+    ceiling = np.minimum(top.matmul_flops_per_second, along * slope)
+    axes.plot(along, ceiling / GIGA, color=style.MUTED, linewidth=1.2, label="measured ceiling")
+    axes.plot(across, up / GIGA, color=style.BLUE, linewidth=0.8)
+    _mark_limits(axes, cells, across, up / GIGA)
     axes.set(xscale="log", yscale="log")
     axes.margins(0.08, 0.12)
-    canvas.log_axis_across(axes, "training FLOPs per byte of the program")
+    canvas.log_axis_across(axes, "training FLOPs per byte read or written")
     canvas.log_axis(axes, "GFLOP per second")
-    canvas.hover(axes, points.sizes, rate, across=points.flops_per_byte)
+    canvas.hover(axes, [cell.batch_size for cell in cells], up / GIGA, across=across)
     return canvas.finished(figure, origin(frames, summary))
+
+
+def roofline_cells(summary: Summary) -> list[CellSummary]:
+    """The batch sizes that the roofline shows: those whose share of the peak and bytes moved are known."""
+    return [cell for cell in summary.cells if cell.fraction_of_peak and cell.flops_per_byte]
 
 
 def energy(frames: Frames, summary: Summary) -> Figure:
@@ -97,33 +99,6 @@ def energy(frames: Frames, summary: Summary) -> Figure:
     return canvas.finished(figure, origin(frames, summary))
 
 
-def roofline_points(frames: Frames) -> Roofline | None:
-    """The points and ceilings of the roofline; None where one of them was not measured."""
-    compute = calibrated(frames, "matmul_flops_per_second", frames.experiment.workload.precision)
-    compiled, timed = (whole_batches(frames, rows) for rows in (frames.compilations, frames.rounds))
-    found = [
-        dict(zip(*by_batch_size(rows, column, np.max), strict=True))
-        for rows, column in (
-            (compiled, "flops_per_example"),
-            (compiled, "predicted_bytes"),
-            (timed, "examples_per_second"),
-        )
-    ]
-    sizes = sorted(set.intersection(*(set(one) for one in found)))
-    flops, needed, speed = (np.array([one[size] for size in sizes]) for one in found)
-    if compute is None or not sizes or flops.min() <= 0 or needed.min() <= 0:
-        return None
-    copying = calibrated(frames, "copy_bytes_per_second")
-    return Roofline(sizes, flops * np.array(sizes) / needed, flops * speed, compute, copying)
-
-
-def calibrated(frames: Frames, quantity: str, precision: str | None = None) -> float | None:
-    """The median of a calibration; None where it was not made."""
-    rows = only(frames.calibrations, frames.calibrations["quantity"] == quantity)
-    rows = only(rows, rows["precision"] == precision) if precision else rows
-    return float(np.median(values(rows, "value"))) if len(rows) else None
-
-
 def _energy_to_target(axes: Axes, summary: Summary, cells: Sequence[CellSummary]) -> None:
     sizes, joules = [cell.batch_size for cell in cells], medians(cells, "joules_to_target")
     canvas.band(axes, sizes, open_ends(cells, "joules_to_target"), style.GREEN)
@@ -134,7 +109,19 @@ def _energy_to_target(axes: Axes, summary: Summary, cells: Sequence[CellSummary]
     canvas.log_axis(axes, f"joules to {target_words(summary)}")
 
 
-def _label_ends(axes: Axes, sizes: Sequence[int], across: Array, up: Array) -> None:
-    for at in sorted({0, int(np.argmax(up)), len(sizes) - 1}):
+def _mark_limits(axes: Axes, cells: Sequence[CellSummary], across: Array, up: Array) -> None:
+    """Each batch size in the colour of the limit that binds it; the ends and the highest are named."""
+    for limit, color in LIMIT_COLORS.items():
+        which = [at for at, cell in enumerate(cells) if cell.limited_by == limit]
+        if which:
+            label = f"bound by {LIMITS[limit]}" if limit else "bound by no single limit"
+            axes.plot(across[which], up[which], "o", color=color, label=label)
+    for at in sorted({0, int(np.argmax(up)), len(cells) - 1}):
         spot = (across[at], up[at])
-        axes.annotate(str(sizes[at]), spot, (0, -10), textcoords="offset points", ha="center", fontsize="small")
+        axes.annotate(
+            str(cells[at].batch_size), spot, (0, -10), textcoords="offset points", ha="center", fontsize="small"
+        )
+
+
+def _field(cells: Sequence[CellSummary], name: str) -> Array:
+    return np.array([getattr(cell, name) for cell in cells], dtype=np.float64)

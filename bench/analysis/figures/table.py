@@ -7,19 +7,23 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from bench.analysis.figures import convergence, findings, hardware, noise, optima, rates, resources
+from bench.analysis.figures import convergence, findings, hardware, noise, optima, rates, remarks, resources
 from bench.analysis.frames import Frames
 from bench.analysis.summary import Summary
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure. `draw` raises NothingToDrawError where the rows it needs were not measured."""
+    """One figure. `draw` raises NothingToDrawError where the rows it needs were not measured.
+
+    `finding` says in words what is drawn; `remark` is shown beside the figure where there is one.
+    """
 
     title: str
     draw: Callable[[Frames, Summary], Figure]
     finding: Callable[[Frames, Summary], str]
     caption: str
+    remark: Callable[[Summary], str] = remarks.silent
 
     @property
     def name(self) -> str:
@@ -45,6 +49,7 @@ PLOTS = (
         hardware.throughput,
         findings.throughput,
         "Where the line bends, the hardware is full; small dots are single rounds.",
+        remarks.drift,
     ),
     Plot(
         "Step time",
@@ -110,7 +115,9 @@ PLOTS = (
         "Roofline",
         resources.roofline,
         findings.roofline,
-        "Distance from the ceiling is arithmetic the machine could do and this program does not.",
+        "Distance from the ceiling is arithmetic the machine could do and this program does not. Above its slope,"
+        " caches serve what would else be copied from memory.",
+        remarks.binding,
     ),
     Plot(
         "Energy",

@@ -1,0 +1,87 @@
+"""What is said beside a figure that no caption can know: which limit binds where, and whether the timings drifted."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from bench.analysis import words
+from bench.analysis.drift import LEAST_CHANGE
+from bench.analysis.limits import LEAST_SHARE
+from bench.analysis.summary import CellSummary, CellTrend, Drift, Limit, Summary
+
+LIMITS: dict[Limit, str] = {
+    "arithmetic": "arithmetic",
+    "copying": "copying memory",
+    "fixed_cost": "the fixed cost of a step",
+}
+LISTED_CELLS = 3
+
+
+def silent(_: Summary) -> str:
+    """Nothing to add."""
+    return ""
+
+
+def binding(summary: Summary) -> str:
+    """Which limit explains most of a step's time at each batch size, and how much of it."""
+    cells = [cell for cell in summary.cells if cell.limit_share is not None]
+    said = [_bound(limit, list(run)) for limit, run in groupby(cells, key=_limit)]
+    return f"What holds a step back: {'; '.join(said)}." if said else ""
+
+
+def _limit(cell: CellSummary) -> Limit | None:
+    return cell.limited_by
+
+
+def _bound(limit: Limit | None, cells: list[CellSummary]) -> str:
+    sizes = [cell.batch_size for cell in cells]
+    where = f"at B = {sizes[0]}" + (f" to {sizes[-1]}" if len(sizes) > 1 else "")
+    if limit is None:
+        return f"{where}, no single limit (none explains {words.percent(LEAST_SHARE)} of its time)"
+    shares = sorted(cell.limit_share or 0.0 for cell in cells)
+    return f"{where}, {LIMITS[limit]} ({words.between([shares[0], shares[-1]], words.percent)} of its time)"
+
+
+def drift(summary: Summary) -> str:
+    """Whether rounds grew slower or faster from the first to the last, by how much, and what the sensors say."""
+    found = summary.drift
+    if found is None:
+        return f"Drift: unknown, {summary.drift_reason}." if summary.drift_reason else ""
+    return f"Drift over {found.rounds} rounds: {_together(found)}{_apart(found)}{_sensed(found)}."
+
+
+def _together(found: Drift) -> str:
+    moved, test = _moved(found.together.change), f"trend test p = {words.number(found.together.p_value, 2)}"
+    if found.drifts:
+        return f"all cells together grew {moved}, {test}"
+    return f"in all cells together none of {words.target(LEAST_CHANGE)} or more beyond noise ({moved}, {test})"
+
+
+def _apart(found: Drift) -> str:
+    if not found.cells:
+        return ""
+    named = [_cell(one) for one in found.cells[:LISTED_CELLS]]
+    more = len(found.cells) - len(named)
+    return f"; of single cells, {words.listed([*named, f'{more} more'] if more else named)}"
+
+
+def _cell(one: CellTrend) -> str:
+    return f"B = {one.batch_size} {one.loop} grew {_moved(one.change)}"
+
+
+def _moved(change: float) -> str:
+    return f"{words.percent(abs(change))} {'slower' if change > 0 else 'faster'}"
+
+
+def _sensed(found: Drift) -> str:
+    """Clock and temperature in the first and in the last round, where the platform told them."""
+    said = []
+    if found.clock_mhz:
+        first, last = map(words.number, found.clock_mhz)
+        said.append(
+            f"the clock went from {first} to {last} MHz" + (", so the device throttled" if found.throttled else "")
+        )
+    if found.celsius:
+        first, last = map(words.number, found.celsius)
+        said.append(f"the temperature from {first} to {last} °C")
+    return f"; {words.listed(said)}" if said else ""
