@@ -12,6 +12,7 @@ import msgspec
 from bench.verbs.options import Verbs, accuracy, add_json, add_verb, inches, names, percent
 
 PUBLISHED = Path("results/published")
+EXPORTS = ("pytest-benchmark",)
 
 
 def add(verbs: Verbs) -> None:
@@ -44,6 +45,16 @@ def _add_single(verbs: Verbs) -> None:
     figures.add_argument("--width", type=inches, metavar="INCHES", help="such as 3.3 for one column, 6.9 for two")
     figures.add_argument("--style", type=Path, metavar="FILE", help="a matplotlib style file")
     figures.add_argument("--out", type=Path, metavar="DIR", help="where to (default: DIR/figures)")
+    export = add_verb(
+        verbs,
+        export_folder,
+        "export",
+        "write a results folder's timed rounds in another tool's format",
+        "batchscale export DIR --format pytest-benchmark && pytest-benchmark compare DIR/pytest-benchmark.json",
+    )
+    export.add_argument("folder", type=Path, metavar="DIR")
+    export.add_argument("--format", choices=EXPORTS, default=EXPORTS[0], help="(%(default)s)")
+    export.add_argument("--out", type=Path, metavar="FILE", help="where to (default: DIR/FORMAT.json)")
 
 
 def _add_several(verbs: Verbs) -> None:
@@ -133,6 +144,14 @@ def draw_figures(options: argparse.Namespace) -> int:
         measured, summarize(measured), out, options.only, options.format, options.width, options.style
     ):
         sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def export_folder(options: argparse.Namespace) -> int:
+    """Write and name the file."""
+    from bench.analysis.export import export
+
+    sys.stdout.write(f"{export(options.folder, options.format, options.out)}\n")
     return 0
 
 
