@@ -17,7 +17,18 @@ from bench.analysis import frames, report, summary
 from bench.analysis.frames import Frames
 from bench.analysis.summary import Summary
 
-WITH_ARRAYS = ("stream", "schedules", "learner", "lanes", "loops", "wave", "checkpoint", "convergence", "splits")
+WITH_ARRAYS = (
+    "stream",
+    "schedules",
+    "learner",
+    "lanes",
+    "loops",
+    "wave",
+    "checkpoint",
+    "convergence",
+    "splits",
+    "sharding",
+)
 """Modules of `bench.measure` whose annotations carry shapes; in production nothing is checked and nothing is lost."""
 
 RICH = simulate.Truth(

@@ -10,7 +10,7 @@ from itertools import pairwise
 from bench import folders, plan
 from bench.measure import estimate, throughput, tuning
 from bench.measure.lanes import Programs
-from bench.measure.loops import CellKey, cell_keys
+from bench.measure.loops import CellKey, cell_keys, parallel_keys
 from bench.measure.racing import Race
 from bench.measure.schedules import Schedule
 from bench.measure.search import Study, TierStudy, search_grid, shard_shape
@@ -68,7 +68,9 @@ def _tell_of_torn_line(session: Session, writer: Writer) -> None:
 
 
 def _keys(session: Session) -> list[CellKey]:
-    return cell_keys(session.experiment, session.batch_sizes)
+    experiment, sizes = session.experiment, session.batch_sizes
+    devices = plan.device_counts(experiment, session.host.machine.device_count)
+    return cell_keys(experiment, sizes) + parallel_keys(experiment, sizes, devices, session.train_examples)
 
 
 def _done(session: Session) -> Counter[CellKey]:
@@ -77,7 +79,7 @@ def _done(session: Session) -> Counter[CellKey]:
 
 
 def _cell_key(row: Round) -> CellKey:
-    return CellKey(row.batch_size, row.loop, row.input, row.precision)
+    return CellKey(*(getattr(row, name) for name in CellKey.__struct_fields__))
 
 
 def _loop_lowering(session: Session, laboratory: Laboratory, loop: Loop) -> str | None:
@@ -99,9 +101,9 @@ def announce(session: Session, stages: Sequence[str]) -> None:
     """Choose lowerings where that is still to do, and plan the progress line for all that is missing."""
     session.progress.begin(session.experiment.name)
     if "throughput" in stages:
-        expected = estimate.timing_seconds(session.experiment, session.batch_sizes)
-        missing = max(0, len(_keys(session)) - len(_done(session)))
-        session.progress.plan("timing", missing, len(_keys(session)) / expected)
+        cells = len(_keys(session))
+        missing = max(0, cells - len(_done(session)))
+        session.progress.plan("timing", missing, cells / estimate.timing_seconds(session.experiment, cells))
     if "convergence" in stages:
         for tier_study in tier_studies(session, make_study(session, _refuse)):
             tier_study.announce()
