@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from itertools import pairwise
 
 from bench import folders, plan
-from bench.measure import estimate, throughput, tuning
+from bench.measure import estimate, sensors, throughput, tuning
 from bench.measure.lanes import Programs
 from bench.measure.loops import CellKey, cell_keys, parallel_keys
 from bench.measure.racing import Race
@@ -52,6 +53,7 @@ def measure_throughput(session: Session) -> None:
             append=writer.append,
             progress=session.progress,
             check=session.stopper.check,
+            sensors=cache(partial(sensors.find, session.host.machine.platform)),
         )
         lowerings: dict[Loop, str | None] = {
             loop: _loop_lowering(session, laboratory, loop) for loop in session.experiment.throughput.loops
