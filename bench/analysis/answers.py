@@ -170,6 +170,25 @@ class FurtherTarget(Part, frozen=True, kw_only=True):
     critical_batch_size_reason: str | None
 
 
+class ParallelPoint(Part, frozen=True, kw_only=True):
+    """A batch in equal parts on several devices, joined with the training runs at that batch size.
+
+    Efficiencies are the speed over `devices` times that of one device: `strong` at the same batch, `weak` at a
+    device's part of it. `epochs_ratio` is the epochs to the target over those at a device's part: with K workers an
+    epoch has 1/K of the updates, and this is claimed to stay at or below K.
+    """
+
+    devices: int
+    batch_size: int
+    examples_per_second: float
+    strong_efficiency: float | None
+    weak_efficiency: float | None
+    updates_per_epoch: float | None
+    epochs_to_target: float | None
+    epochs_ratio: float | None
+    time_to_target: float | None
+
+
 class Totals(Part, frozen=True, kw_only=True):
     """What the measuring itself cost."""
 

@@ -73,6 +73,7 @@ def write_page(folder: Path, measured: Frames, summary: Summary, home: str | Non
         cells=cell_table.table(summary),
         downloads=_write_tables(folder, measured, summary),
         further=sections.further_targets(summary),
+        several_devices=sections.several_devices(summary),
         verdicts=sections.verdicts(summary),
         verified=sections.verifications(measured),
         reference=sections.reference(summary),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.analysis import optima, scaling
+from bench.analysis import data_parallel, optima, scaling
 from bench.analysis.answers import (
     AccuracyOptimal,
     AffineStepTime,
@@ -39,7 +39,7 @@ def summarize(frames: Frames) -> Summary:
     """Everything the rows of a results folder support."""
     of = sweep(frames)
     per_size, time, accuracy = cells(of), _time(of), _accuracy(of)
-    noise, rates = scaling.gradient_noise(of), scaling.learning_rates(of)
+    noise, rates, shared = scaling.gradient_noise(of), scaling.learning_rates(of), data_parallel.points(of)
     return Summary(
         **_identity(of),
         **_reasoned("time_optimal", time, _why_no_time(of)),
@@ -53,8 +53,10 @@ def summarize(frames: Frames) -> Summary:
         **_reasoned("learning_rates", rates, scaling.WHY_NO_RATES),
         **_reasoned("gradient_noise", noise, scaling.WHY_NO_NOISE),
         cells=per_size,
+        data_parallel=shared,
+        virtual_devices=frames.machine.machine.virtual_devices,
         further_targets=[further_target(frames, target) for target in frames.experiment.target.also],
-        verdicts=verdicts(Evidence(of, per_size, time, accuracy, noise, rates)),
+        verdicts=verdicts(Evidence(of, per_size, time, accuracy, noise, rates, shared)),
         reference=reference_table(frames, per_size),
         totals=_totals(frames),
     )

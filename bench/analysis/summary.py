@@ -20,6 +20,7 @@ from bench.analysis.answers import (
     Interval,
     LearningRates,
     Optimum,
+    ParallelPoint,
     Part,
     Phase,
     ReferenceRow,
@@ -49,6 +50,7 @@ __all__ = [
     "Interval",
     "LearningRates",
     "Optimum",
+    "ParallelPoint",
     "Part",
     "Phase",
     "ReferenceRow",
@@ -135,6 +137,8 @@ class Summary(Part, frozen=True, kw_only=True):
     gradient_noise: GradientNoise | None = None
     gradient_noise_reason: str | None = None
     cells: list[CellSummary]
+    data_parallel: list[ParallelPoint] = msgspec.field(default_factory=list)
+    virtual_devices: bool = False
     further_targets: list[FurtherTarget] = msgspec.field(default_factory=list)
     verdicts: list[Verdict] = msgspec.field(default_factory=list)
     reference: list[ReferenceRow] = msgspec.field(default_factory=list)
