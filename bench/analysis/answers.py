@@ -84,11 +84,18 @@ class EnergyOptimal(Optimum, frozen=True, kw_only=True):
     joules: float
 
 
-class CostOptimal(Optimum, frozen=True, kw_only=True):
+class EnergyTimeOptimal(Optimum, frozen=True, kw_only=True):
     """The least eta x energy + (1 - eta) x greatest power x time, in joules (Zeus, NSDI 2023)."""
 
     joules: float
     eta: float
+
+
+class CostOptimal(Optimum, frozen=True, kw_only=True):
+    """The least `cost` to the target, in the currency of `price_per_hour`: time to the target at that price."""
+
+    cost: float
+    price_per_hour: float
 
 
 class CriticalBatchSize(Part, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from bench.analysis.answers import (
     CostOptimal,
     CriticalBatchSize,
     EnergyOptimal,
+    EnergyTimeOptimal,
     FurtherTarget,
     Part,
     Phase,
@@ -47,7 +48,9 @@ def summarize(frames: Frames) -> Summary:
         **_reasoned("accuracy_optimal_by_steps", _accuracy_by_steps(of), _why_no_accuracy(of)),
         **_reasoned("throughput_optimal", _throughput(of), "no batch size has timed rounds"),
         **_reasoned("energy_optimal", _energy(of), _why_no_energy(of)),
-        **_reasoned("cost_optimal", _cost(of), _why_no_energy(of)),
+        **_reasoned("energy_time_optimal", _energy_time(of), _why_no_energy(of)),
+        **_reasoned("cost_optimal", _cost(of), _why_no_cost(of)),
+        price_per_hour=frames.price_per_hour,
         **_reasoned("critical_batch_size", _critical(of), of.examples_fit.reason),
         **_reasoned("affine_step_time", _affine(of), of.step_seconds_fit.reason),
         **_reasoned("learning_rates", rates, scaling.WHY_NO_RATES),
@@ -138,11 +141,18 @@ def _energy(of: Sweep) -> EnergyOptimal | None:
 
 
 def _cost(of: Sweep) -> CostOptimal | None:
+    price = of.frames.price_per_hour
+    if price is None or of.cost is None:
+        return None
+    return optima.cost_optimal(of.contest(of.cost, "median over seeds of seconds to the target times the price"), price)
+
+
+def _energy_time(of: Sweep) -> EnergyTimeOptimal | None:
     watts = [log_watts(speed).median for speed in of.speeds.values()]
     if not np.isfinite(watts).any():
         return None
-    cost: Locations = optima.log_cost(of.energy, of.time, float(np.exp(np.nanmax(watts))), ETA)
-    return optima.cost_optimal(of.contest(cost, "energy and time to the target, weighed alike"), ETA)
+    cost: Locations = optima.log_energy_time(of.energy, of.time, float(np.exp(np.nanmax(watts))), ETA)
+    return optima.energy_time_optimal(of.contest(cost, "energy and time to the target, weighed alike"), ETA)
 
 
 def _claims_on(of: Sweep) -> Phase | None:
@@ -170,6 +180,12 @@ def _why_no_accuracy(of: Sweep) -> str:
 def _why_no_energy(of: Sweep) -> str:
     if not np.isfinite(of.step_joules.medians).any():
         return "energy was not measured"
+    return _why_no_time(of)
+
+
+def _why_no_cost(of: Sweep) -> str:
+    if of.frames.price_per_hour is None:
+        return "no price was given; --price-per-hour gives one"
     return _why_no_time(of)
 
 

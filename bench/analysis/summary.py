@@ -14,6 +14,7 @@ from bench.analysis.answers import (
     CostOptimal,
     CriticalBatchSize,
     EnergyOptimal,
+    EnergyTimeOptimal,
     Estimate,
     FurtherTarget,
     GradientNoise,
@@ -44,6 +45,7 @@ __all__ = [
     "CostOptimal",
     "CriticalBatchSize",
     "EnergyOptimal",
+    "EnergyTimeOptimal",
     "Estimate",
     "FurtherTarget",
     "GradientNoise",
@@ -92,6 +94,7 @@ class CellSummary(Part, frozen=True, kw_only=True):
     steps_to_target: Estimate
     time_to_target: Estimate
     joules_to_target: Estimate | None = None
+    cost_to_target: Estimate | None = None
     best_accuracy: Estimate
     best_accuracy_by_steps: Estimate | None = None
     test_accuracy: float | None = None
@@ -126,6 +129,9 @@ class Summary(Part, frozen=True, kw_only=True):
     throughput_optimal_reason: str | None = None
     energy_optimal: EnergyOptimal | None = None
     energy_optimal_reason: str | None = None
+    energy_time_optimal: EnergyTimeOptimal | None = None
+    energy_time_optimal_reason: str | None = None
+    price_per_hour: float | None = None
     cost_optimal: CostOptimal | None = None
     cost_optimal_reason: str | None = None
     critical_batch_size: CriticalBatchSize | None
