@@ -17,6 +17,7 @@ from bench.errors import InputError
 
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Positive = Annotated[int, Meta(ge=1, le=10**9)]
+Devices = Annotated[int, Meta(ge=1, le=4096)]
 Rate = Annotated[float, Meta(gt=0, le=1e3)]
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
 Option = bool | int | float | str | list[int]
@@ -104,7 +105,10 @@ class Evaluation(Table, frozen=True, kw_only=True):
 
 
 class Throughput(Table, frozen=True, kw_only=True):
-    """Timed rounds of at least `round_seconds` for every loop and kind of input."""
+    """Timed rounds of at least `round_seconds` for every loop and kind of input.
+
+    `devices` are the numbers of local devices that share a batch; "auto" takes the powers of two there are.
+    """
 
     loops: Annotated[list[Literal["dispatch", "scan"]], Meta(min_length=1, max_length=2)] = msgspec.field(
         default_factory=lambda: ["dispatch", "scan"]
@@ -113,6 +117,7 @@ class Throughput(Table, frozen=True, kw_only=True):
         default_factory=lambda: ["device"]
     )
     precisions: Annotated[list[Literal["float32", "default", "bfloat16"]], Meta(max_length=3)] = []
+    devices: Literal["auto"] | Annotated[list[Devices], Meta(min_length=1, max_length=16)] = "auto"
     rounds: Annotated[int, Meta(ge=5, le=1000)] = 7
     round_seconds: Annotated[float, Meta(gt=0, le=60)] = 0.1
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import tomli_w
+from msgspec import Meta
 
 from bench import experiment as experiments
 from bench import store
@@ -17,7 +18,9 @@ from bench.rows import AnyRow, Environment, Machine, MachineFile, Slug, Text
 
 THROUGHPUT, CONVERGENCE, VERIFICATION = "throughput.jsonl", "convergence.jsonl", "verification.jsonl"
 JOINED_FROM = "convergence_from.json"
+PRICE = "price.json"
 LOCAL = Path("results/local")
+MOST_PER_HOUR = 1e9
 
 
 def folder_of(results: Path, experiment: Experiment, machine: Machine) -> Path:
@@ -90,6 +93,23 @@ def rows(folder: Path, name: str, fingerprint: str) -> Iterator[AnyRow]:
         if row.fingerprint != fingerprint:
             raise InputError(f"{folder / name}:{number}: a row of another protocol ({row.fingerprint})")
         yield row
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True):
+    """`price.json`: what an hour of the machine costs, in whatever currency its user counts."""
+
+    schema: Literal[1] = 1
+    per_hour: Annotated[float, Meta(gt=0, le=MOST_PER_HOUR)]
+
+
+def set_price(folder: Path, per_hour: float) -> None:
+    """Keep a price beside the rows, so that every later report knows it.
+
+    Raises:
+        InputError: when it is no results folder, or the disk refuses.
+    """
+    experiments.read(folder / "experiment.toml")
+    store.write_whole(folder / PRICE, msgspec.json.encode(Price(per_hour=per_hour)) + b"\n")
 
 
 class JoinedFrom(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,6 +63,31 @@ def batch_sizes(experiment: Experiment, train_examples: int) -> list[int]:
     return sizes
 
 
+def device_counts(experiment: Experiment, available: int) -> list[int]:
+    """Numbers of devices to train on at once, besides one alone.
+
+    Raises:
+        InputError: when the experiment asks for more than the `available` ones.
+    """
+    asked = experiment.throughput.devices
+    if asked == "auto":
+        return [1 << power for power in range(1, available.bit_length())]
+    if max(asked) > available:
+        found = f"{max(asked)} is above the {available} local device{'s' if available > 1 else ''}"
+        raise InputError(f"{experiment.name}: throughput.devices: {found}")
+    return sorted({count for count in asked if count > 1})
+
+
+def parallel_batch_sizes(sizes: Iterable[int], devices: int, train_examples: int) -> list[int]:
+    """Batches to split over several devices: those of one device, and as many times larger ones.
+
+    The first are strong scaling (the same work in less time), the others weak scaling (more work in the same time).
+    """
+    kept = set(sizes)
+    together = {size * devices for size in kept if size * devices <= train_examples}
+    return sorted(together | {size for size in kept if size % devices == 0})
+
+
 def anchor_rate(table: LearningRate, batch_size: int) -> float:
     """The anchor moved to `batch_size` by the rule."""
     ratio = batch_size / table.anchor_batch_size

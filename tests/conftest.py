@@ -29,6 +29,7 @@ WITH_ARRAYS = (
     "checkpoint",
     "convergence",
     "splits",
+    "sharding",
 )
 """Modules of `bench.measure` whose annotations carry shapes; in production nothing is checked and nothing is lost."""
 
@@ -36,6 +37,7 @@ RICH = simulate.Truth(
     batch_sizes=(4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
     gradient_noise_scale=300.0,
     watts=30.0,
+    devices=(2, 4),
     out_of_memory=(4096,),
 )
 

@@ -37,6 +37,7 @@ class Truth:
 
     Examples to target: `least_examples` (1 + B / `critical_batch_size`) at the best rate, which is `best_rate`
     (B / 128)^`rate_exponent`; a rate off by a factor of two costs a factor exp(`rate_penalty`).
+    On several `devices` a step lasts as on one with its part of the batch, and `sharing_seconds` more.
     Seconds per step: `fixed_seconds` + `seconds_per_example` B in the scan loop; dispatch pays `dispatch_seconds` more.
     """
 
@@ -69,6 +70,8 @@ class Truth:
     bytes_per_example: float = 1e5
     matmul_flops_per_second: float = 1e11
     copy_bytes_per_second: float = 8e9
+    devices: tuple[int, ...] = ()
+    sharing_seconds: float = 2e-4
     out_of_memory: tuple[int, ...] = ()
     gradient_noise_scale: float | None = None
     gradient_variance_exponent: float = -1.0
@@ -82,6 +85,10 @@ class Truth:
     def seconds_per_step(self, batch_size: int) -> float:
         """The faster loop's time."""
         return self.fixed_seconds + self.seconds_per_example * batch_size
+
+    def shared_seconds_per_step(self, batch_size: int, devices: int) -> float:
+        """A device's part of the batch, and the sum of the gradients."""
+        return self.seconds_per_step(batch_size // devices) + self.sharing_seconds
 
     def time_to_target(self, batch_size: int) -> float:
         """Seconds."""
@@ -165,6 +172,7 @@ def throughput_rows(truth: Truth, random: np.random.Generator, machine: str = "s
             if fits:
                 seconds_per_step = truth.seconds_per_step(batch_size) + extra
                 yield from _rounds(truth, common, batch_size, loop, seconds_per_step, random)
+    yield from _shared_rounds(truth, common)
     for share in (0.9, 1.0, 0.95):
         matmul = {"quantity": "matmul_flops_per_second", "value": share * truth.matmul_flops_per_second}
         copy = {"quantity": "copy_bytes_per_second", "value": share * truth.copy_bytes_per_second}
@@ -172,6 +180,16 @@ def throughput_rows(truth: Truth, random: np.random.Generator, machine: str = "s
         yield Calibration(**common, **matmul | {"value": 1e15}, precision="bfloat16")
         yield Calibration(**common, **copy)
     yield Stage(**common, stage="throughput", seconds=12.0, compilations=2 * len(truth.batch_sizes))
+
+
+def _shared_rounds(truth, common) -> Iterator[Round]:
+    """Batches on several devices; their noise is their own, so that they change nothing else."""
+    random = np.random.default_rng(len(truth.devices))
+    for devices in truth.devices:
+        for batch_size in truth.batch_sizes:
+            if batch_size % devices == 0 and batch_size not in truth.out_of_memory:
+                shared, seconds = {**common, "devices": devices}, truth.shared_seconds_per_step(batch_size, devices)
+                yield from _rounds(truth, shared, batch_size, "scan", seconds, random)
 
 
 def _rounds(truth, common, batch_size, loop, seconds_per_step, random) -> Iterator[Round]:

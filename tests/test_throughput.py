@@ -13,6 +13,7 @@ from bench.measure import runner, throughput
 from bench.measure.interrupts import Stopped
 from bench.measure.loops import CellKey
 from bench.measure.progress import Progress
+from bench.measure.sensors import Counter, Sensors
 from bench.measure.throughput import Laboratory
 from bench.rows import Compilation, Origin, Round
 
@@ -78,6 +79,18 @@ def test_examples_per_second_are_exact_on_a_clock_whose_truth_is_known(monkeypat
         speed = row.batch_size * row.steps / row.seconds
         assert speed == pytest.approx(row.batch_size / Pretended.seconds_per_step(row))
         assert row.seconds == pytest.approx(0.1, rel=0.02)
+
+
+def test_rounds_last_as_long_as_the_energy_counter_needs_and_carry_what_was_sensed(monkeypatch):
+    made = Pretended(monkeypatch)
+    assert all((row.joules, row.clock_mhz, row.celsius) == (None, None, None) for row in made.measure())
+    made = Pretended(monkeypatch)
+    counter = Counter(lambda: 50 * made.now)
+    made.laboratory.sensors = lambda devices: Sensors([counter], [lambda: 1980], [lambda: 40], period_seconds=0.05)
+    for row in made.measure():
+        assert row.seconds == pytest.approx(0.5, rel=0.02)
+        assert row.joules == pytest.approx(50 * row.seconds)
+        assert (row.clock_mhz, row.celsius) == (1980, 40)
 
 
 def test_rounds_are_interleaved_over_cells_in_shuffled_order(monkeypatch):

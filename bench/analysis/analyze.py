@@ -20,6 +20,7 @@ from bench.analysis.tables import Need, Timing, read_needs, read_timings
 from bench.decoding import printable
 from bench.errors import InputError
 from bench.experiment import Experiment
+from bench.folders import set_price
 from bench.rows import Curve, Environment, Machine, MachineFile, Round, Row, Trial
 
 NOT_RECORDED = "not recorded"
@@ -41,7 +42,12 @@ class MachineSummaries(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def analyze(
-    convergence: Path, throughput: Path, out: Path, train_examples: int | None = None, target: float | None = None
+    convergence: Path,
+    throughput: Path,
+    out: Path,
+    train_examples: int | None = None,
+    target: float | None = None,
+    price_per_hour: float | None = None,
 ) -> dict[str, Path]:
     """Turn two tables into results folders with their summaries; returns the folder of every machine by its name.
 
@@ -66,6 +72,8 @@ def analyze(
         trials = trial_rows(needs, experiment, slug(name), train_examples, convergence)
         rounds = round_rows(by_machine[name], experiment, slug(name), train_examples, throughput)
         _write(folder, experiment, name, imported, trials=list(trials), rounds=list(rounds))
+        if price_per_hour is not None:
+            set_price(folder, price_per_hour)
     answers = {name: summarize(frames.load(folder)) for name, folder in folders.items()}
     for name, folder in folders.items():
         summary.write(folder, answers[name])

@@ -87,11 +87,18 @@ class EnergyOptimal(Optimum, frozen=True, kw_only=True):
     joules: float
 
 
-class CostOptimal(Optimum, frozen=True, kw_only=True):
+class EnergyTimeOptimal(Optimum, frozen=True, kw_only=True):
     """The least eta x energy + (1 - eta) x greatest power x time, in joules (Zeus, NSDI 2023)."""
 
     joules: float
     eta: float
+
+
+class CostOptimal(Optimum, frozen=True, kw_only=True):
+    """The least `cost` to the target, in the currency of `price_per_hour`: time to the target at that price."""
+
+    cost: float
+    price_per_hour: float
 
 
 class CriticalBatchSize(Part, frozen=True, kw_only=True):
@@ -213,6 +220,25 @@ class Drift(Part, frozen=True, kw_only=True):
     throttled: bool = False
     clock_mhz: tuple[float, float] | None = None
     celsius: tuple[float, float] | None = None
+
+
+class ParallelPoint(Part, frozen=True, kw_only=True):
+    """A batch in equal parts on several devices, joined with the training runs at that batch size.
+
+    Efficiencies are the speed over `devices` times that of one device: `strong` at the same batch, `weak` at a
+    device's part of it. `epochs_ratio` is the epochs to the target over those at a device's part: with K workers an
+    epoch has 1/K of the updates, and this is claimed to stay at or below K.
+    """
+
+    devices: int
+    batch_size: int
+    examples_per_second: float
+    strong_efficiency: float | None
+    weak_efficiency: float | None
+    updates_per_epoch: float | None
+    epochs_to_target: float | None
+    epochs_ratio: float | None
+    time_to_target: float | None
 
 
 class Totals(Part, frozen=True, kw_only=True):

@@ -51,6 +51,7 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> CellSummary
         steps_to_target=_estimate(sweep.examples.shifted(-sweep.log_sizes), at),
         time_to_target=_estimate(sweep.time, at),
         joules_to_target=_estimate(sweep.energy, at) if _has(sweep.step_joules, at) else None,
+        cost_to_target=_estimate(sweep.cost, at) if sweep.cost else None,
         best_accuracy=_accuracy(sweep.accuracy, at),
         best_accuracy_by_steps=_accuracy(sweep.accuracy_by_steps, at) if _has(sweep.accuracy_by_steps, at) else None,
         test_accuracy=_test_accuracy(claim),

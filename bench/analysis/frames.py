@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -26,7 +26,7 @@ from bench.analysis.ingest import (
 from bench.decoding import printable
 from bench.errors import InputError
 from bench.experiment import Experiment
-from bench.folders import CONVERGENCE, JOINED_FROM, THROUGHPUT, VERIFICATION, JoinedFrom
+from bench.folders import CONVERGENCE, JOINED_FROM, PRICE, THROUGHPUT, VERIFICATION, JoinedFrom, Price
 from bench.rows import (
     Accuracy,
     AnyRow,
@@ -61,7 +61,8 @@ class Frames:
     """Everything a results folder holds; the columns of each frame and their types are in `columns.COLUMNS`.
 
     `searched` holds the search trials, their curves cut down to the evaluations that set a record, which is all that
-    choosing a learning rate looks at. `convergence_from` names the machine the trials were joined from.
+    choosing a learning rate looks at. `convergence_from` names the machine the trials were joined from;
+    `price_per_hour` is what its user says that the machine costs.
     """
 
     experiment: Experiment
@@ -79,6 +80,7 @@ class Frames:
     train_examples: int | None
     convergence_from: str | None = None
     imported: Imported | None = None
+    price_per_hour: float | None = None
 
     @property
     def epoch(self) -> float:
@@ -106,8 +108,9 @@ def load(folder: Path) -> Frames:
     machine = store.read_machine(folder)
     joined = _read_label(folder / JOINED_FROM, JoinedFrom)
     imported = _read_label(folder / "imported.json", Imported)
-    rows = _rows(folder, experiment)
-    return from_rows(experiment, machine, rows, joined.machine if joined else None, imported)
+    price = _read_label(folder / PRICE, Price)
+    measured = from_rows(experiment, machine, _rows(folder, experiment), joined.machine if joined else None, imported)
+    return replace(measured, price_per_hour=price.per_hour if price else None)
 
 
 def from_rows(

@@ -50,21 +50,21 @@ class Speed:
 
 
 def batch_sizes(frames: Frames) -> NDArray[np.int64]:
-    """Every batch size that has a row, sorted (cells,)."""
-    seen = [frames.rounds["batch_size"], frames.compilations["batch_size"], frames.trials["batch_size"]]
-    return np.unique(np.concatenate([np.asarray(sizes, dtype=np.int64) for sizes in seen]))
+    """Every batch size that was trained or timed on one device, sorted (cells,)."""
+    alone = [only(rows, rows["devices"] == 1) for rows in (frames.rounds, frames.compilations)]
+    return np.unique(np.concatenate([values(rows, "batch_size") for rows in (*alone, frames.trials)])).astype(np.int64)
 
 
-def comparable(frames: Frames, cells: pd.DataFrame) -> pd.DataFrame:
-    """The rounds or compilations that the join may use: data on one device, in the precision that was trained in."""
-    plain = (cells["input"] == "device") & (cells["devices"] == 1)
+def comparable(frames: Frames, cells: pd.DataFrame, devices: int = 1) -> pd.DataFrame:
+    """The rounds or compilations that the join may use: data on the device, in the precision that was trained in."""
+    plain = (cells["input"] == "device") & (cells["devices"] == devices)
     return only(cells, plain & (cells["precision"] == frames.experiment.workload.precision))
 
 
-def speeds(frames: Frames) -> dict[int, Speed]:
+def speeds(frames: Frames, devices: int = 1) -> dict[int, Speed]:
     """The faster loop at each batch size; an accumulated batch only where no whole one was timed."""
     found: dict[int, Speed] = {}
-    rounds = comparable(frames, frames.rounds).sort_values("accumulation", kind="stable")
+    rounds = comparable(frames, frames.rounds, devices).sort_values("accumulation", kind="stable")
     for key, group in rounds.groupby(["batch_size", "accumulation", "loop"], sort=False):
         batch_size, accumulation, loop = cast(tuple[int, int, str], key)
         known = found.get(batch_size)

@@ -8,7 +8,15 @@ from typing import Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.analysis.answers import AccuracyOptimal, CostOptimal, EnergyOptimal, Interval, ThroughputOptimal, TimeOptimal
+from bench.analysis.answers import (
+    AccuracyOptimal,
+    CostOptimal,
+    EnergyOptimal,
+    EnergyTimeOptimal,
+    Interval,
+    ThroughputOptimal,
+    TimeOptimal,
+)
 from bench.analysis.fits import Knee, best_between_knees
 from bench.analysis.statistics import LEVEL, Array, Locations, interval
 from bench.analysis.ties import tied_with_least
@@ -153,15 +161,24 @@ def energy_optimal(contest: Contest) -> EnergyOptimal | None:
     return EnergyOptimal(**contest.found(best), joules=float(np.exp(contest.locations.medians[best])))
 
 
-def cost_optimal(contest: Contest, eta: float) -> CostOptimal | None:
+def cost_optimal(contest: Contest, price_per_hour: float) -> CostOptimal | None:
+    """The least cost to the target."""
+    best = contest.best
+    if best is None:
+        return None
+    cost = float(np.exp(contest.locations.medians[best]))
+    return CostOptimal(**contest.found(best), cost=cost, price_per_hour=price_per_hour)
+
+
+def energy_time_optimal(contest: Contest, eta: float) -> EnergyTimeOptimal | None:
     """The least of energy and time weighed against each other."""
     best = contest.best
     if best is None:
         return None
-    return CostOptimal(**contest.found(best), joules=float(np.exp(contest.locations.medians[best])), eta=eta)
+    return EnergyTimeOptimal(**contest.found(best), joules=float(np.exp(contest.locations.medians[best])), eta=eta)
 
 
-def log_cost(log_joules: Locations, log_seconds: Locations, greatest_watts: float, eta: float) -> Locations:
+def log_energy_time(log_joules: Locations, log_seconds: Locations, greatest_watts: float, eta: float) -> Locations:
     """Logarithms of eta x energy + (1 - eta) x greatest power x time (Zeus, NSDI 2023)."""
 
     def mixed(joules: Array, seconds: Array) -> Array:

@@ -65,5 +65,6 @@ def _joined(trained: Frames, timed: Frames) -> Frames:
         calibrations=timed.calibrations,
         stages=timed.stages,
         verifications=timed.verifications,
+        price_per_hour=timed.price_per_hour,
         convergence_from=trained.convergence_from or trained.machine.machine.name,
     )

@@ -73,6 +73,7 @@ def write_page(folder: Path, measured: Frames, summary: Summary, home: str | Non
         cells=cell_table.table(summary),
         downloads=_write_tables(folder, measured, summary),
         further=sections.further_targets(summary),
+        several_devices=sections.several_devices(summary),
         verdicts=sections.verdicts(summary),
         verified=sections.verifications(measured),
         reference=sections.reference(summary),
@@ -104,7 +105,7 @@ def _show_all(folder: Path, measured: Frames, summary: Summary) -> tuple[list[Sh
                 _image((path.read_bytes() for path in wide), f"wide-{plot.name}", finding, rows),
                 _image(narrow, f"narrow-{plot.name}", finding, rows),
             ]
-            shown.append(Shown(plot.name, plot.title, plot.caption, *images, plot.remark(summary)))
+            shown.append(Shown(plot.name, plot.title, plot.caption, *images, remark=plot.remark(summary)))
     return shown, missing
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bench.analysis import words
 from bench.analysis.columns import values
+from bench.analysis.figures.devices import VIRTUAL
 from bench.analysis.figures.origin import origin, seeds
 from bench.analysis.frames import Frames
 from bench.analysis.grid import Column, Entry, Grid, Line, said
-from bench.analysis.summary import FurtherTarget, Optimum, ReferenceRow, Summary
+from bench.analysis.summary import FurtherTarget, Optimum, ParallelPoint, ReferenceRow, Summary
 
 
 def subtitle(measured: Frames, summary: Summary) -> str:
@@ -101,6 +102,33 @@ def _further_cells(one: FurtherTarget) -> list[Entry]:
 
 def _tied_list(best: Optimum | None) -> str:
     return words.listed(size for size in best.tied if size != best.batch_size) or "none" if best else "—"
+
+
+def several_devices(summary: Summary) -> Grid | None:
+    """Speed, updates and epochs of every batch that was shared by several devices."""
+    titles = ("Devices", "Batch size", "Examples/s", "Efficiency: same batch", "Efficiency: batch for each")
+    joined = ("Updates per epoch", "Epochs to target", "Times those of one device's part", "Time to target")
+    caption = (
+        "A batch in equal parts on several devices. Efficiency is speed over so many times that of one device, at the"
+        " same batch or at one device's part of it; epochs are those of the training runs at that batch size."
+    )
+    note = f" Here {VIRTUAL}." if summary.virtual_devices else ""
+    rows = [Line(_parallel_cells(one)) for one in summary.data_parallel]
+    return Grid(caption + note, [Column(title) for title in (*titles, *joined)], rows) if rows else None
+
+
+def _parallel_cells(one: ParallelPoint) -> list[Entry]:
+    return [
+        Entry(str(one.devices), one.devices),
+        Entry(str(one.batch_size), one.batch_size),
+        said(one.examples_per_second, words.short),
+        said(one.strong_efficiency, words.percent),
+        said(one.weak_efficiency, words.percent),
+        said(one.updates_per_epoch, words.number),
+        said(one.epochs_to_target, words.number),
+        said(one.epochs_ratio, words.number),
+        said(one.time_to_target, words.seconds),
+    ]
 
 
 def method(measured: Frames, summary: Summary) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bench.analysis import words
 from bench.analysis.figures.findings import edge, tied
-from bench.analysis.summary import Summary
+from bench.analysis.summary import CostOptimal, Summary
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,14 @@ def notices(summary: Summary) -> list[str]:
 
 def facts(summary: Summary) -> list[Fact]:
     """The optima side by side."""
-    known = [_time(summary), _accuracy(summary), _throughput(summary), _energy(summary), _critical(summary)]
+    known = [
+        _time(summary),
+        _cost(summary),
+        _accuracy(summary),
+        _throughput(summary),
+        _energy(summary),
+        _critical(summary),
+    ]
     return [fact for fact in known if fact]
 
 
@@ -53,7 +60,8 @@ def _fastest(summary: Summary) -> str:
         return f"Which batch size reaches {target(summary)} fastest on {summary.machine} is not known: {reason}."
     reached = f"batch size {best.batch_size} reaches {target(summary)} fastest, in {words.seconds(best.seconds)}"
     interval = words.seconds_between(best.interval, best.seconds)
-    return f"On {summary.machine}, {reached} (95% interval {interval}){edge(best)}; {tied(best, summary)}."
+    cost = f"; that costs {_price(summary.cost_optimal)}" if summary.cost_optimal else ""
+    return f"On {summary.machine}, {reached} (95% interval {interval}){edge(best)}; {tied(best, summary)}{cost}."
 
 
 def _most_accurate(summary: Summary) -> str:
@@ -72,6 +80,16 @@ def _time(summary: Summary) -> Fact | None:
         return Fact("Fastest to the target", "—", f"{summary.time_optimal_reason or 'not measured'}")
     fitted = f"; the fits say {words.number(best.fitted_batch_size, 2)}" if best.fitted_batch_size else ""
     return Fact("Fastest to the target", str(best.batch_size), f"{words.seconds(best.seconds)}{fitted}")
+
+
+def _cost(summary: Summary) -> Fact | None:
+    best = summary.cost_optimal
+    return Fact("Cheapest to the target", str(best.batch_size), _price(best)) if best else None
+
+
+def _price(best: CostOptimal) -> str:
+    """The cost in the currency of the price, which has no name here."""
+    return f"{words.number(best.cost)} at {best.price_per_hour:g} an hour"
 
 
 def _accuracy(summary: Summary) -> Fact | None:

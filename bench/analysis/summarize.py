@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from bench.analysis import limits, optima, scaling
+from bench.analysis import data_parallel, limits, optima, scaling
 from bench.analysis.answers import (
     AccuracyOptimal,
     AffineStepTime,
     CostOptimal,
     CriticalBatchSize,
     EnergyOptimal,
+    EnergyTimeOptimal,
     FurtherTarget,
     Part,
     Phase,
@@ -40,7 +41,7 @@ def summarize(frames: Frames) -> Summary:
     """Everything the rows of a results folder support."""
     of = sweep(frames)
     per_size, time, accuracy = cells(of), _time(of), _accuracy(of)
-    noise, rates = scaling.gradient_noise(of), scaling.learning_rates(of)
+    noise, rates, shared = scaling.gradient_noise(of), scaling.learning_rates(of), data_parallel.points(of)
     return Summary(
         **_identity(of),
         **_reasoned("time_optimal", time, _why_no_time(of)),
@@ -48,7 +49,9 @@ def summarize(frames: Frames) -> Summary:
         **_reasoned("accuracy_optimal_by_steps", _accuracy_by_steps(of), _why_no_accuracy(of)),
         **_reasoned("throughput_optimal", _throughput(of), "no batch size has timed rounds"),
         **_reasoned("energy_optimal", _energy(of), _why_no_energy(of)),
-        **_reasoned("cost_optimal", _cost(of), _why_no_energy(of)),
+        **_reasoned("energy_time_optimal", _energy_time(of), _why_no_energy(of)),
+        **_reasoned("cost_optimal", _cost(of), _why_no_cost(of)),
+        price_per_hour=frames.price_per_hour,
         **_reasoned("critical_batch_size", _critical(of), of.examples_fit.reason),
         **_reasoned("affine_step_time", _affine(of), of.step_seconds_fit.reason),
         **_reasoned("learning_rates", rates, scaling.WHY_NO_RATES),
@@ -56,8 +59,10 @@ def summarize(frames: Frames) -> Summary:
         **_reasoned("ceilings", limits.ceilings(frames), "the machine was not calibrated"),
         **_reasoned("drift", None if frames.imported else drift(frames.rounds), _why_no_drift(frames)),
         cells=per_size,
+        data_parallel=shared,
+        virtual_devices=frames.machine.machine.virtual_devices,
         further_targets=[further_target(frames, target) for target in frames.experiment.target.also],
-        verdicts=verdicts(Evidence(of, per_size, time, accuracy, noise, rates)),
+        verdicts=verdicts(Evidence(of, per_size, time, accuracy, noise, rates, shared)),
         reference=reference_table(frames, per_size),
         totals=_totals(frames),
     )
@@ -139,11 +144,18 @@ def _energy(of: Sweep) -> EnergyOptimal | None:
 
 
 def _cost(of: Sweep) -> CostOptimal | None:
+    price = of.frames.price_per_hour
+    if price is None or of.cost is None:
+        return None
+    return optima.cost_optimal(of.contest(of.cost, "median over seeds of seconds to the target times the price"), price)
+
+
+def _energy_time(of: Sweep) -> EnergyTimeOptimal | None:
     watts = [log_watts(speed).median for speed in of.speeds.values()]
     if not np.isfinite(watts).any():
         return None
-    cost: Locations = optima.log_cost(of.energy, of.time, float(np.exp(np.nanmax(watts))), ETA)
-    return optima.cost_optimal(of.contest(cost, "energy and time to the target, weighed alike"), ETA)
+    cost: Locations = optima.log_energy_time(of.energy, of.time, float(np.exp(np.nanmax(watts))), ETA)
+    return optima.energy_time_optimal(of.contest(cost, "energy and time to the target, weighed alike"), ETA)
 
 
 def _claims_on(of: Sweep) -> Phase | None:
@@ -178,6 +190,12 @@ def _why_no_drift(frames: Frames) -> str:
     if frames.imported:
         return "the tables do not tell in which order rounds were timed"
     return f"no cell has {FEWEST_ROUNDS} timed rounds"
+
+
+def _why_no_cost(of: Sweep) -> str:
+    if of.frames.price_per_hour is None:
+        return "no price was given; --price-per-hour gives one"
+    return _why_no_time(of)
 
 
 def _quantum(of: Sweep) -> float | None:

@@ -17,6 +17,7 @@ from bench.analysis.answers import (
     CriticalBatchSize,
     Drift,
     EnergyOptimal,
+    EnergyTimeOptimal,
     Estimate,
     FurtherTarget,
     GradientNoise,
@@ -24,6 +25,7 @@ from bench.analysis.answers import (
     LearningRates,
     Limit,
     Optimum,
+    ParallelPoint,
     Part,
     Phase,
     ReferenceRow,
@@ -51,6 +53,7 @@ __all__ = [
     "CriticalBatchSize",
     "Drift",
     "EnergyOptimal",
+    "EnergyTimeOptimal",
     "Estimate",
     "FurtherTarget",
     "GradientNoise",
@@ -58,6 +61,7 @@ __all__ = [
     "LearningRates",
     "Limit",
     "Optimum",
+    "ParallelPoint",
     "Part",
     "Phase",
     "ReferenceRow",
@@ -104,6 +108,7 @@ class CellSummary(Part, frozen=True, kw_only=True):
     steps_to_target: Estimate
     time_to_target: Estimate
     joules_to_target: Estimate | None = None
+    cost_to_target: Estimate | None = None
     best_accuracy: Estimate
     best_accuracy_by_steps: Estimate | None = None
     test_accuracy: float | None = None
@@ -143,6 +148,9 @@ class Summary(Part, frozen=True, kw_only=True):
     throughput_optimal_reason: str | None = None
     energy_optimal: EnergyOptimal | None = None
     energy_optimal_reason: str | None = None
+    energy_time_optimal: EnergyTimeOptimal | None = None
+    energy_time_optimal_reason: str | None = None
+    price_per_hour: float | None = None
     cost_optimal: CostOptimal | None = None
     cost_optimal_reason: str | None = None
     critical_batch_size: CriticalBatchSize | None
@@ -158,6 +166,8 @@ class Summary(Part, frozen=True, kw_only=True):
     drift: Drift | None = None
     drift_reason: str | None = None
     cells: list[CellSummary]
+    data_parallel: list[ParallelPoint] = msgspec.field(default_factory=list)
+    virtual_devices: bool = False
     further_targets: list[FurtherTarget] = msgspec.field(default_factory=list)
     verdicts: list[Verdict] = msgspec.field(default_factory=list)
     reference: list[ReferenceRow] = msgspec.field(default_factory=list)

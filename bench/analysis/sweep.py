@@ -22,6 +22,7 @@ from bench.analysis.ties import above_a_later_one
 # Each quantity of a cell has random numbers of its own, so that they err independently.
 EXAMPLES, STEP_SECONDS, STEP_JOULES, ACCURACY, ACCURACY_BY_STEPS = range(5)
 
+SECONDS_PER_HOUR = 3600.0
 LEAST_EXCESS = 0.05
 """How many more examples, as a fraction, a cell must need than a larger one to be below the useful range."""
 
@@ -94,6 +95,12 @@ class Sweep:
     def energy(self) -> Locations:
         """Joules to the target."""
         return (self.examples + self.step_joules).shifted(-self.log_sizes)
+
+    @cached_property
+    def cost(self) -> Locations | None:
+        """What the time to the target costs; None where no price is known."""
+        price = self.frames.price_per_hour
+        return self.time.shifted(np.full(len(self.sizes), np.log(price / SECONDS_PER_HOUR))) if price else None
 
     @cached_property
     def accuracy(self) -> Locations:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.analysis.answers import GradientNoise, LearningRates, Optimum, Verdict
+from bench.analysis.answers import GradientNoise, LearningRates, Optimum, ParallelPoint, Verdict
 from bench.analysis.columns import only, values
 from bench.analysis.statistics import Array, Locations, interval
 from bench.analysis.summary import CellSummary
@@ -40,6 +40,7 @@ class Evidence(NamedTuple):
     accuracy: Optimum | None
     noise: GradientNoise | None
     rates: LearningRates | None
+    shared: Sequence[ParallelPoint] = ()
 
 
 def verdicts(evidence: Evidence) -> list[Verdict]:
@@ -190,11 +191,31 @@ def workers_cost_at_most_their_number(evidence: Evidence) -> Said:
     low, _ = _ratio_interval(of, worst[1], worst[0])
     numbers = (
         f"Going from {of.sizes[worst[0]]:,} to {of.sizes[worst[1]]:,}, as with {factor[worst]:g} workers,"
-        f" takes {growth[worst]:.2f} times the epochs, the most relative to the number of workers."
+        f" takes {growth[worst]:.2f} times the epochs, the most relative to the number of workers"
+        f"{_missed_above(of, reached[-1])}.{_most_workers(evidence.shared)}"
     )
     if low is not None and low > factor[worst]:
         return Said("contradicted", numbers)
     return Said("supported" if growth[worst] <= factor[worst] else "undecided", numbers)
+
+
+def _missed_above(of: Sweep, last: int) -> str:
+    """The batch sizes above the last that reached the target, which bound nothing: their runs ended before it."""
+    missed = of.sizes[np.isposinf(of.examples.medians) & (of.sizes > of.sizes[last])].tolist()
+    return f"; {_list(missed)} did not reach it" if missed else ""
+
+
+def _most_workers(shared: Sequence[ParallelPoint]) -> str:
+    """What the greatest number of devices that were really used did to updates, epochs and speed."""
+    joined = [one for one in shared if one.epochs_ratio and one.weak_efficiency]
+    if not joined:
+        return ""
+    one = max(joined, key=lambda one: (one.devices, one.batch_size))
+    faster = one.devices * (one.weak_efficiency or 0.0)
+    return (
+        f" {one.devices} devices with {one.batch_size // one.devices:,} examples each: 1/{one.devices} of the updates"
+        f" in an epoch, {one.epochs_ratio:.2f} times the epochs, {faster:.2f} times the examples per second."
+    )
 
 
 def _ratio_interval(of: Sweep, above: int, below: int) -> tuple[float | None, float | None]:

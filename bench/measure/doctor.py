@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.measure import clock, device
+from bench.measure import clock, device, sensors
 from bench.measure.datasets import DATASETS, available
 from bench.measure.sources import Answer
 from bench.rows import Environment, Machine
@@ -28,7 +28,7 @@ class Finding(NamedTuple):
 def diagnose(results: Path) -> list[Finding]:
     """Device, versions, timer, memory, the folder `results` and what every source of every dataset says."""
     machine, environment = device.describe()
-    findings = [*_machine(machine), *_software(environment), _timer(), _results(results)]
+    findings = [*_machine(machine), *_software(environment), _timer(), _energy(machine), _results(results)]
     for dataset in DATASETS:
         findings += _sources(dataset, available(dataset))
     return findings
@@ -63,6 +63,12 @@ def _timer() -> Finding:
     seconds = clock.resolution()
     value = f"{seconds * 1e9:.0f} ns" if math.isfinite(seconds) else "stands still"
     return Finding("timer resolution", value, seconds <= COARSE_TIMER_SECONDS)
+
+
+def _energy(machine: Machine) -> Finding:
+    """Energy is a bonus: a machine without a counter is measured in every other way."""
+    period = sensors.find(machine.platform).period_seconds
+    return Finding("energy counter", f"advances every {period * 1e3:.0f} ms" if period else "not readable", period > 0)
 
 
 def _results(folder: Path) -> Finding:

@@ -26,10 +26,10 @@ EVALUATION = 1.25
 """Evaluating costs about a quarter of training."""
 
 
-def timing_seconds(experiment: Experiment, batch_sizes: Sequence[int]) -> float:
-    """The whole throughput stage."""
+def timing_seconds(experiment: Experiment, cells: int) -> float:
+    """So many cells of the throughput stage."""
     table = experiment.throughput
-    return len(cell_keys(experiment, batch_sizes)) * (table.rounds * table.round_seconds + SECONDS_PER_CELL)
+    return cells * (table.rounds * table.round_seconds + SECONDS_PER_CELL)
 
 
 def search_examples(experiment: Experiment, tier: plan.Tier, train_examples: int) -> float:
@@ -52,5 +52,6 @@ def seconds(experiment: Experiment, train_examples: int, tiers: Sequence[plan.Ti
         (search_examples(experiment, tier, train_examples) + confirm_examples(experiment, tier, train_examples)) / rate
         for tier, rate in zip(tiers, rates, strict=True)
     )
-    timing = timing_seconds(experiment, [size for tier in tiers for size in tier.batch_sizes])
+    sizes = [size for tier in tiers for size in tier.batch_sizes]
+    timing = timing_seconds(experiment, len(cell_keys(experiment, sizes)))
     return CALIBRATIONS * SECONDS_PER_CALIBRATION + timing + training * EVALUATION

@@ -13,11 +13,13 @@ import msgspec
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
+from bench import plan
 from bench.experiment import Experiment
 from bench.measure import stream
 from bench.measure.clock import Work
 from bench.measure.lanes import Examples
 from bench.measure.learner import Learner, TrainState
+from bench.measure.sharding import Placement
 from bench.rows import Input, Loop, Precision
 
 LEARNING_RATE = 1e-3
@@ -32,6 +34,7 @@ class CellKey(msgspec.Struct, frozen=True, order=True):
     loop: Loop
     input: Input = "device"
     precision: Precision = "float32"
+    devices: int = 1
 
 
 def cell_keys(experiment: Experiment, batch_sizes: Sequence[int]) -> list[CellKey]:
@@ -47,19 +50,33 @@ def cell_keys(experiment: Experiment, batch_sizes: Sequence[int]) -> list[CellKe
     ]
 
 
+def parallel_keys(
+    experiment: Experiment, batch_sizes: Sequence[int], devices: Sequence[int], train_examples: int
+) -> list[CellKey]:
+    """The cells on several devices, in the precision that is trained in."""
+    return [
+        CellKey(size, loop, "device", experiment.workload.precision, count)
+        for count in devices
+        for size in plan.parallel_batch_sizes(batch_sizes, count, train_examples)
+        for loop in experiment.throughput.loops
+    ]
+
+
 def build(learner: Learner, split: Examples, key: CellKey) -> tuple[Work, jax.stages.Compiled, float]:
     """The work of a cell, its compiled program and the seconds that compiling took."""
+    placement = Placement(key.devices)
     state = learner.first_state(jax.device_put(learner.params(0)), LEARNING_RATE)
-    return LOOPS[key.loop, key.input](learner, split, state, key.batch_size)
+    make = LOOPS[key.loop, key.input]
+    return make(learner, placement, placement.whole(split), placement.whole(state), key.batch_size)
 
 
 def _dispatch(
-    learner: Learner, split: Examples, state: TrainState, batch_size: int
+    learner: Learner, placement: Placement, split: Examples, state: TrainState, batch_size: int
 ) -> tuple[Work, jax.stages.Compiled, float]:
     """One jitted step per call, as a plain Python loop would."""
-    batches = [jnp.asarray(chosen) for chosen in _batches(batch_size, len(split.labels))]
-    rate = jnp.float32(LEARNING_RATE)
-    compiled, seconds = _compile(partial(_step, learner), state, split, batches[0], rate)
+    batches = [placement.whole(chosen) for chosen in _batches(batch_size, len(split.labels))]
+    rate = placement.whole(jnp.float32(LEARNING_RATE))
+    compiled, seconds = _compile(partial(_step, learner, placement), state, split, batches[0], rate)
 
     def work(steps: int) -> None:
         nonlocal state
@@ -71,19 +88,19 @@ def _dispatch(
 
 
 def _fed(
-    learner: Learner, split: Examples, state: TrainState, batch_size: int
+    learner: Learner, placement: Placement, split: Examples, state: TrainState, batch_size: int
 ) -> tuple[Work, jax.stages.Compiled, float]:
     """One jitted step per call on batches from host memory, the next one prefetched by a thread as a loader would."""
     inputs, labels = np.asarray(split.inputs), np.asarray(split.labels)
     batches = _batches(batch_size, len(labels))
-    rate = jnp.float32(LEARNING_RATE)
+    rate = placement.whole(jnp.float32(LEARNING_RATE))
 
     def fetch(i: int) -> Examples:
         chosen = batches[i % len(batches)]
-        return Examples(jax.device_put(inputs[chosen]), jax.device_put(labels[chosen]))
+        return Examples(placement.parts(inputs[chosen]), placement.parts(labels[chosen]))
 
     def step(state: TrainState, batch: Examples, rate: Array) -> tuple[TrainState, Float[Array, ""]]:
-        return learner.train_step(state, batch.inputs, batch.labels, rate)
+        return placement.joined(learner.train_step(state, batch.inputs, batch.labels, rate))
 
     compiled, seconds = _compile(step, state, fetch(0), rate)
 
@@ -100,19 +117,20 @@ def _fed(
 
 
 def _scan(
-    learner: Learner, split: Examples, state: TrainState, batch_size: int
+    learner: Learner, placement: Placement, split: Examples, state: TrainState, batch_size: int
 ) -> tuple[Work, jax.stages.Compiled, float]:
     """Many steps per call, the loop inside the program."""
     examples = len(split.labels)
-    order = jnp.asarray(stream.order(0, 0, examples))
-    rate = jnp.float32(LEARNING_RATE)
+    order = placement.whole(stream.order(0, 0, examples))
+    rate = placement.whole(jnp.float32(LEARNING_RATE))
 
     def steps_of(
         state: TrainState, split: Examples, order: Int32[Array, " example"], steps: Int32[Array, ""], rate: Array
     ) -> tuple[TrainState, Float[Array, ""]]:
         def step(i: Int32[Array, ""], carried: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
             start = (i * batch_size) % (examples - batch_size + 1)
-            return _step(learner, carried[0], split, jax.lax.dynamic_slice(order, (start,), (batch_size,)), rate)
+            chosen = jax.lax.dynamic_slice(order, (start,), (batch_size,))
+            return _step(learner, placement, carried[0], split, chosen, rate)
 
         return jax.lax.fori_loop(0, steps, step, (state, jnp.float32(0)))
 
@@ -127,9 +145,15 @@ def _scan(
 
 
 def _step(
-    learner: Learner, state: TrainState, split: Examples, chosen: Int32[Array, " batch"], rate: Array
+    learner: Learner,
+    placement: Placement,
+    state: TrainState,
+    split: Examples,
+    chosen: Int32[Array, " batch"],
+    rate: Array,
 ) -> tuple[TrainState, Float[Array, ""]]:
-    return learner.train_step(state, split.inputs[chosen], split.labels[chosen], rate)
+    mine = placement.split(chosen)
+    return placement.joined(learner.train_step(state, split.inputs[mine], split.labels[mine], rate))
 
 
 def _compile(function: Callable, *arguments: object) -> tuple[jax.stages.Compiled, float]:

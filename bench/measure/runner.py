@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from itertools import pairwise
 
 from bench import folders, plan
 from bench.experiment import Experiment
-from bench.measure import calibration, estimate, noise, throughput, tuning
+from bench.measure import calibration, estimate, noise, sensors, throughput, tuning
 from bench.measure.calibration import Part
 from bench.measure.lanes import Programs
-from bench.measure.loops import CellKey, cell_keys
+from bench.measure.loops import CellKey, cell_keys, parallel_keys
 from bench.measure.racing import Race
 from bench.measure.schedules import Schedule
 from bench.measure.search import Study, TierStudy, search_grid, shard_shape
@@ -55,6 +56,7 @@ def measure_throughput(session: Session) -> None:
             append=writer.append,
             progress=session.progress,
             check=session.stopper.check,
+            sensors=cache(partial(sensors.find, session.host.machine.platform)),
         )
         calibration.measure(laboratory, _uncalibrated(session), session.host.free_memory_bytes())
         lowerings: dict[Loop, str | None] = {
@@ -72,7 +74,9 @@ def _tell_of_torn_line(session: Session, writer: Writer) -> None:
 
 
 def _keys(session: Session) -> list[CellKey]:
-    return cell_keys(session.experiment, session.batch_sizes)
+    experiment, sizes = session.experiment, session.batch_sizes
+    devices = plan.device_counts(experiment, session.host.machine.device_count)
+    return cell_keys(experiment, sizes) + parallel_keys(experiment, sizes, devices, session.train_examples)
 
 
 def _done(session: Session) -> Counter[CellKey]:
@@ -88,7 +92,7 @@ def _uncalibrated(session: Session) -> list[Part]:
 
 
 def _cell_key(row: Round) -> CellKey:
-    return CellKey(row.batch_size, row.loop, row.input, row.precision)
+    return CellKey(*(getattr(row, name) for name in CellKey.__struct_fields__))
 
 
 def _loop_lowering(session: Session, laboratory: Laboratory, loop: Loop) -> str | None:
@@ -110,9 +114,9 @@ def announce(session: Session, stages: Sequence[str]) -> None:
     """Choose lowerings where that is still to do, and plan the progress line for all that is missing."""
     session.progress.begin(session.experiment.name)
     if "throughput" in stages:
-        expected = estimate.timing_seconds(session.experiment, session.batch_sizes)
-        missing = max(0, len(_keys(session)) - len(_done(session)))
-        session.progress.plan("timing", missing, len(_keys(session)) / expected)
+        cells = len(_keys(session))
+        missing = max(0, cells - len(_done(session)))
+        session.progress.plan("timing", missing, cells / estimate.timing_seconds(session.experiment, cells))
         calibrating = len(_uncalibrated(session)) * estimate.SECONDS_PER_CALIBRATION
         session.progress.plan("calibration", calibrating if missing else 0, 1.0)
     if "convergence" in stages:

@@ -18,6 +18,7 @@ from bench.measure.lanes import Examples, predicted_bytes
 from bench.measure.learner import Learner
 from bench.measure.loops import CellKey, build
 from bench.measure.progress import Progress
+from bench.measure.sensors import NONE, Sensors
 from bench.rows import AnyRow, Compilation, Loop, Origin, Precision, Round
 
 
@@ -43,7 +44,12 @@ class Laboratory:
     progress: Progress
     check: Callable[[], None]
     clock: Clock = WALL
+    sensors: Callable[[int], Sensors] = lambda devices: NONE
     compilations: int = 0
+
+    def round_seconds(self, key: CellKey) -> float:
+        """As long as the experiment asks for, or as the energy counter of the cell's devices needs."""
+        return max(self.experiment.throughput.round_seconds, self.sensors(key.devices).round_seconds)
 
     def book(self, cells: float, seconds: float, doing: str) -> None:
         """Report progress: half of a cell is compiling it, half its rounds."""
@@ -85,7 +91,7 @@ def prepare(laboratory: Laboratory, key: CellKey, lowering: str | None) -> Timed
         learner = laboratory.learner(key.precision, lowering)
         work, compiled, seconds = build(learner, laboratory.split, key)
         laboratory.compilations += 1
-        steps = calibrate(work, laboratory.experiment.throughput.round_seconds, laboratory.clock)
+        steps = calibrate(work, laboratory.round_seconds(key), laboratory.clock)
     except jax.errors.JaxRuntimeError as error:
         _record_failure(laboratory, key, lowering, error)
         return None
@@ -131,10 +137,18 @@ def examples_per_second(laboratory: Laboratory, key: CellKey, lowering: str | No
 
 def _time_round(laboratory: Laboratory, cell: TimedCell, number: int) -> None:
     laboratory.check()
-    seconds = timed(cell.work, cell.steps, laboratory.clock)
-    shared = laboratory.origin_of(cell.key)
-    row = Round(**shared, round=number, steps=cell.steps, seconds=max(seconds, 1e-9), lowering=cell.lowering)
-    laboratory.append(row)
+    sensors = laboratory.sensors(cell.key.devices)
+    seconds, sensed = sensors.around(lambda: timed(cell.work, cell.steps, laboratory.clock))
+    laboratory.append(
+        Round(
+            **laboratory.origin_of(cell.key),
+            round=number,
+            steps=cell.steps,
+            seconds=max(seconds, 1e-9),
+            lowering=cell.lowering,
+            **sensed._asdict(),
+        )
+    )
     share = 0.5 / laboratory.experiment.throughput.rounds
     laboratory.book(share, seconds, f"round {number + 1} B={cell.key.batch_size} {cell.key.loop}")
 

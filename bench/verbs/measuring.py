@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import experiment, folders
-from bench.verbs.options import Verbs, add_json, add_results, add_verb, minutes
+from bench.verbs.options import Verbs, add_json, add_price, add_results, add_verb, minutes
 from bench.verbs.reading import answer
 
 INTERRUPTED = 130
@@ -38,6 +38,7 @@ def add(verbs: Verbs) -> None:
     run.add_argument(
         "--convergence-from", type=Path, metavar="DIR", help="join convergence measured elsewhere instead of training"
     )
+    add_price(run)
     add_json(run)
     add_json(add_verb(verbs, list_names, "list", "experiments, models, datasets and optimizers", "batchscale list"))
     _add_verify(verbs)
@@ -92,7 +93,7 @@ def run_experiments(options: argparse.Namespace) -> int:
     if source is not None:
         for folder in measured:
             folders.join_convergence(folder, source)
-    return answer(measured, as_json=options.json)
+    return answer(measured, as_json=options.json, price_per_hour=options.price_per_hour)
 
 
 def _repeated(options: argparse.Namespace) -> Sequence[str]:
@@ -101,7 +102,8 @@ def _repeated(options: argparse.Namespace) -> Sequence[str]:
     results = [] if options.results == folders.LOCAL else ["--results", str(options.results)]
     stages = [] if set(options.stages) == set(STAGES) else ["--stages", ",".join(options.stages)]
     joined = [] if options.convergence_from is None else ["--convergence-from", str(options.convergence_from)]
-    return [*budget, *results, *stages, *joined]
+    price = [] if options.price_per_hour is None else ["--price-per-hour", str(options.price_per_hour)]
+    return [*budget, *results, *stages, *joined, *price]
 
 
 def list_names(options: argparse.Namespace) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from bench.folders import MOST_PER_HOUR
+
 Verb = Callable[[argparse.Namespace], int]
 Verbs = argparse._SubParsersAction
 
@@ -42,9 +44,21 @@ def add_results(parser: argparse.ArgumentParser, default: Path) -> None:
     parser.add_argument("--results", type=Path, default=default, metavar="DIR", help="where results go (%(default)s)")
 
 
+def add_price(parser: argparse.ArgumentParser) -> None:
+    """`--price-per-hour`, the same for every verb that has it."""
+    parser.add_argument(
+        "--price-per-hour", type=price, metavar="PRICE", help="of this machine, in any currency; kept with the results"
+    )
+
+
 def minutes(text: str) -> float:
     """A number of minutes above 0."""
     return _number(text, 0, 100_000, "a number of minutes above 0")
+
+
+def price(text: str) -> float:
+    """What an hour costs."""
+    return _number(text, 0, MOST_PER_HOUR, "a price above 0, such as 2.5")
 
 
 def inches(text: str) -> float:

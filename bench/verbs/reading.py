@@ -9,9 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from bench.verbs.options import Verbs, accuracy, add_json, add_verb, inches, names, percent
+from bench import folders
+from bench.verbs.options import Verbs, accuracy, add_json, add_price, add_verb, inches, names, percent
 
 PUBLISHED = Path("results/published")
+EXPORTS = ("pytest-benchmark",)
 
 
 def add(verbs: Verbs) -> None:
@@ -24,12 +26,13 @@ def add(verbs: Verbs) -> None:
 def _add_single(verbs: Verbs) -> None:
     report = add_verb(
         verbs,
-        lambda options: answer([options.folder], as_json=options.json),
+        lambda options: answer([options.folder], as_json=options.json, price_per_hour=options.price_per_hour),
         "report",
         "write summary.json, figures and report.html of a results folder again",
         "batchscale report results/local/lenet_mnist/MACHINE",
     )
     report.add_argument("folder", type=Path, metavar="DIR")
+    add_price(report)
     add_json(report)
     figures = add_verb(
         verbs,
@@ -44,6 +47,16 @@ def _add_single(verbs: Verbs) -> None:
     figures.add_argument("--width", type=inches, metavar="INCHES", help="such as 3.3 for one column, 6.9 for two")
     figures.add_argument("--style", type=Path, metavar="FILE", help="a matplotlib style file")
     figures.add_argument("--out", type=Path, metavar="DIR", help="where to (default: DIR/figures)")
+    export = add_verb(
+        verbs,
+        export_folder,
+        "export",
+        "write a results folder's timed rounds in another tool's format",
+        "batchscale export DIR --format pytest-benchmark && pytest-benchmark compare DIR/pytest-benchmark.json",
+    )
+    export.add_argument("folder", type=Path, metavar="DIR")
+    export.add_argument("--format", choices=EXPORTS, default=EXPORTS[0], help="(%(default)s)")
+    export.add_argument("--out", type=Path, metavar="FILE", help="where to (default: DIR/FORMAT.json)")
 
 
 def _add_several(verbs: Verbs) -> None:
@@ -89,6 +102,7 @@ def _add_tables(verbs: Verbs) -> None:
     analyze.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder for the answer")
     analyze.add_argument("--train-examples", type=int, metavar="N", help="where a conversion needs it")
     analyze.add_argument("--target", type=accuracy, metavar="ACCURACY", help="the target, for the page")
+    add_price(analyze)
     add_json(analyze)
     predict = add_verb(
         verbs,
@@ -102,12 +116,15 @@ def _add_tables(verbs: Verbs) -> None:
     add_json(predict)
 
 
-def answer(folders: Sequence[Path], *, as_json: bool) -> int:
-    """Write the page of every folder, then print its answer and where the page is."""
+def answer(measured: Sequence[Path], *, as_json: bool, price_per_hour: float | None = None) -> int:
+    """Write the page of every folder, then print its answer and where the page is; a price is kept beside the rows."""
     from bench.analysis import report, summary, terminal
 
-    pages = [report.write_report(folder) for folder in folders]
-    summaries = [summary.read(folder) for folder in folders]
+    if price_per_hour is not None:
+        for folder in measured:
+            folders.set_price(folder, price_per_hour)
+    pages = [report.write_report(folder) for folder in measured]
+    summaries = [summary.read(folder) for folder in measured]
     if as_json:
         return _print_json(summaries[0] if len(summaries) == 1 else summaries)
     for one, page in zip(summaries, pages, strict=True):
@@ -133,6 +150,14 @@ def draw_figures(options: argparse.Namespace) -> int:
         measured, summarize(measured), out, options.only, options.format, options.width, options.style
     ):
         sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def export_folder(options: argparse.Namespace) -> int:
+    """Write and name the file."""
+    from bench.analysis.export import export
+
+    sys.stdout.write(f"{export(options.folder, options.format, options.out)}\n")
     return 0
 
 
@@ -182,15 +207,23 @@ def submit_folder(options: argparse.Namespace) -> int:
 
 def analyze_tables(options: argparse.Namespace) -> int:
     """Make results folders of two tables and answer for each machine."""
+    from bench.analysis import report
     from bench.analysis.analyze import analyze
 
-    made = analyze(options.convergence, options.throughput, options.out, options.train_examples, options.target)
-    together = options.out / "summary.json"
-    kept = together.read_bytes() if len(made) > 1 else None
-    code = answer(list(made.values()), as_json=options.json and kept is None)
-    if kept is not None and options.json:
-        sys.stdout.write(kept.decode())
-    return code
+    made = analyze(
+        options.convergence,
+        options.throughput,
+        options.out,
+        options.train_examples,
+        options.target,
+        options.price_per_hour,
+    )
+    if len(made) == 1 or not options.json:
+        return answer(list(made.values()), as_json=options.json)
+    for folder in made.values():
+        report.write_report(folder)
+    sys.stdout.write((options.out / "summary.json").read_text())
+    return 0
 
 
 def predict_machine(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 
 from bench.analysis import words
 from bench.analysis.columns import only, values
+from bench.analysis.figures.devices import VIRTUAL
 from bench.analysis.figures.hardware import whole_batches
 from bench.analysis.figures.origin import target_words
 from bench.analysis.figures.remarks import binding
@@ -151,9 +152,19 @@ def energy(_: Frames, summary: Summary) -> str:
     return f"{least}; {tied(best, summary)}."
 
 
-def data_parallel(frames: Frames, _: Summary) -> str:
-    """How far the devices went."""
-    return f"Measured on {words.listed(np.unique(values(frames.rounds, 'devices')).astype(int))} devices."
+def data_parallel(_: Frames, summary: Summary) -> str:
+    """The greatest speed-up of each kind on the most devices, and whether it means anything."""
+    most = max(one.devices for one in summary.data_parallel)
+    there = [one for one in summary.data_parallel if one.devices == most]
+    kinds = {
+        "with the same batch": [one.strong_efficiency for one in there],
+        "with a batch for each": [one.weak_efficiency for one in there],
+    }
+    best = {kind: max(shares) for kind, found in kinds.items() if (shares := [one for one in found if one])}
+    said = [f"{words.number(most * share)} times {kind}" for kind, share in best.items()]
+    gained = f"at most {words.listed(said)}" if said else "unknown, since one was not timed at these batch sizes"
+    no_speed = f" But {VIRTUAL}." if summary.virtual_devices else ""
+    return f"Examples per second of {most} devices over those of one: {gained}.{no_speed}"
 
 
 def tied(best: Optimum, summary: Summary) -> str:

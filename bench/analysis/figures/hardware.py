@@ -1,4 +1,4 @@
-"""How fast the machine trains at each batch size, on one device and on several."""
+"""How fast the machine trains at each batch size."""
 
 from __future__ import annotations
 
@@ -69,26 +69,6 @@ def step_time(frames: Frames, summary: Summary) -> Figure:
     return canvas.finished(figure, origin(frames, summary))
 
 
-def data_parallel(frames: Frames, summary: Summary) -> Figure:
-    """Speed-up over one device at each batch size, beside perfect scaling."""
-    speeds = _speeds_by_devices(frames)
-    counts = sorted({devices for of_size in speeds.values() for devices in of_size})
-    if len(counts) < 2:
-        raise NothingToDrawError("only one device was used")
-    figure, (axes,) = canvas.sheet()
-    sizes = sorted(size for size, of_size in speeds.items() if len(of_size) > 1)
-    for size, color in canvas.batch_size_colors(sizes).items():
-        devices = sorted(speeds[size])
-        relative = [speeds[size][count] * devices[0] / speeds[size][devices[0]] for count in devices]
-        axes.plot(devices, relative, "o-", color=color)
-    axes.plot(counts, counts, **canvas.GUIDE, label="perfect scaling")
-    canvas.batch_size_bar(figure, [axes], sizes)
-    canvas.log2_axis(axes, counts, "devices")
-    canvas.log_axis(axes, "speed-up over one device", base=2)
-    shared = " · virtual devices share the same cores" if frames.machine.machine.virtual_devices else ""
-    return canvas.finished(figure, origin(frames, summary) + shared)
-
-
 def timed(frames: Frames) -> pd.DataFrame:
     """The rounds to draw.
 
@@ -121,18 +101,3 @@ def _ends(rounds: pd.DataFrame) -> tuple[int, int]:
 
 def _step_seconds(fit: AffineStepTime, sizes: Array) -> Array:
     return fit.alpha_seconds + fit.beta_seconds * sizes
-
-
-def _speeds_by_devices(frames: Frames) -> dict[int, dict[int, float]]:
-    """By batch size and number of devices, the examples per second of the faster loop."""
-    rounds = frames.rounds
-    plain = (rounds["input"] == "device") & (rounds["accumulation"] == 1)
-    rounds = only(rounds, plain & (rounds["precision"] == frames.experiment.workload.precision))
-    speeds: dict[int, dict[int, float]] = {}
-    for devices in np.unique(values(rounds, "devices")).astype(int).tolist():
-        for loop in LOOP_LOOKS:
-            one = only(rounds, (rounds["devices"] == devices) & (rounds["loop"] == loop))
-            for size, speed in zip(*by_batch_size(one, "examples_per_second"), strict=True):
-                of_size = speeds.setdefault(size, {})
-                of_size[devices] = max(speed, of_size.get(devices, 0.0))
-    return speeds

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from bench.analysis.figures import convergence, findings, hardware, noise, optima, rates, remarks, resources
+from bench.analysis.figures import convergence, devices, findings, hardware, noise, optima, rates, remarks, resources
 from bench.analysis.frames import Frames
 from bench.analysis.summary import Summary
 
@@ -127,8 +127,8 @@ PLOTS = (
     ),
     Plot(
         "Several devices",
-        hardware.data_parallel,
+        devices.data_parallel,
         findings.data_parallel,
-        "Distance from the dashed line is what communication costs.",
+        "Distance from the dashed line is what sharing the work and adding the gradients costs.",
     ),
 )

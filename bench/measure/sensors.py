@@ -1,0 +1,213 @@
+"""Energy, clock and temperature around a timed round, where the platform tells; what it does not tell is None.
+
+On a GPU these are the devices that compute, through NVIDIA's management library; on a CPU the processor packages, with
+whatever else runs on them. A counter of energy moves in steps, so a round must last many of its periods.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from types import ModuleType
+from typing import NamedTuple
+
+Read = Callable[[], float]
+
+PERIODS_PER_ROUND = 10
+"""A counter is up to one period behind at either end of a round, so a round this long is known within a tenth."""
+LEAST_PERIODS = 5
+"""A round that came out shorter than this has no energy rather than a rough one."""
+LONGEST_PERIOD_SECONDS = 0.2
+"""NVIDIA's and Intel's counters advance every 1 to 100 ms, even when idle; one that stands still measures nothing."""
+PERIODS_WATCHED = 3
+COLDEST_CELSIUS, HOTTEST_CELSIUS = -50, 150
+"""A sensor that is not connected says something else."""
+CPU_THERMAL_ZONE = re.compile(r"x86_pkg_temp|cpu[-_]?thermal.*|cpu\d*-.*thermal.*")
+
+
+class Counter(NamedTuple):
+    """Joules since some moment; after `wraps_at` it starts again from 0."""
+
+    read: Read
+    wraps_at: float = math.inf
+
+    def advance(self, before: float, after: float) -> float:
+        """Joules from one reading to a later one; infinity when a counter that does not wrap went backwards."""
+        return after - before if after >= before else after - before + self.wraps_at
+
+
+class Sensed(NamedTuple):
+    """What the sensors say of a round; the clock is the mean of all cores or devices, the temperature the highest."""
+
+    joules: float | None = None
+    clock_mhz: float | None = None
+    celsius: float | None = None
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """The counters of all devices in use, advancing every `period_seconds`, and one reader of each other quantity."""
+
+    counters: Sequence[Counter] = ()
+    clocks_mhz: Sequence[Read] = ()
+    temperatures_celsius: Sequence[Read] = ()
+    period_seconds: float = 0.0
+
+    @property
+    def round_seconds(self) -> float:
+        """How long a round must last for its energy to be known; 0 where none is measured."""
+        return PERIODS_PER_ROUND * self.period_seconds if self.counters else 0.0
+
+    def around(self, timed: Callable[[], float]) -> tuple[float, Sensed]:
+        """Seconds that `timed` says its work took, and what was sensed; reading is outside of what is timed."""
+        before = _each(counter.read for counter in self.counters)
+        seconds = timed()
+        after = _each(counter.read for counter in self.counters)
+        clocks = _each(self.clocks_mhz)
+        temperatures = [one for one in _each(self.temperatures_celsius) if COLDEST_CELSIUS < one < HOTTEST_CELSIUS]
+        joules = self._joules(before, after) if seconds >= LEAST_PERIODS * self.period_seconds else None
+        return seconds, Sensed(joules, fmean(clocks) if clocks else None, max(temperatures, default=None))
+
+    def _joules(self, before: Sequence[float], after: Sequence[float]) -> float | None:
+        """All devices together; None unless every counter was read twice and went forwards."""
+        if not self.counters or not len(self.counters) == len(before) == len(after):
+            return None
+        advances = [one.advance(*ends) for one, *ends in zip(self.counters, before, after, strict=True)]
+        return sum(advances) if all(0 < joules < math.inf for joules in advances) else None
+
+
+NONE = Sensors()
+
+
+def find(
+    platform: str, devices: int = 1, root: Path = Path("/sys"), clock: Callable[[], float] = time.perf_counter
+) -> Sensors:
+    """What can be read of the first `devices` devices of JAX's `platform`."""
+    found = of_gpus(devices) if platform == "gpu" else of_cpu(root) if platform == "cpu" else NONE
+    period = counter_period(found.counters, clock)
+    counters = found.counters if period else ()
+    return Sensors(counters, found.clocks_mhz, found.temperatures_celsius, period or 0.0)
+
+
+def counter_period(counters: Iterable[Counter], clock: Callable[[], float] = time.perf_counter) -> float | None:
+    """Seconds between two advances of the slowest counter; None where one stands still or cannot be read."""
+    periods = [_period(counter.read, clock) for counter in counters]
+    known = [period for period in periods if period is not None]
+    return max(known) if known and len(known) == len(periods) else None
+
+
+def _period(read: Read, clock: Callable[[], float]) -> float | None:
+    """The widest of a few gaps between advances."""
+    seen, ticks = _each([read]), [clock()]
+    while seen and len(ticks) <= PERIODS_WATCHED + 1:
+        now = _each([read])
+        if now != seen:
+            seen, ticks = now, [*ticks, clock()]
+        elif clock() - ticks[-1] > LONGEST_PERIOD_SECONDS:
+            return None
+    # The first gap began somewhere between two advances.
+    return max(after - before for before, after in pairwise(ticks[1:])) if seen else None
+
+
+def _each(readers: Iterable[Read]) -> list[float]:
+    """Those readings that can be made now."""
+    values = []
+    for read in readers:
+        try:
+            values.append(float(read()))
+        except (OSError, ValueError):  # what the driver or the kernel refuses is absent, not an error
+            continue
+    return values
+
+
+def of_gpus(devices: int, environment: Mapping[str, str] = os.environ) -> Sensors:
+    """What NVIDIA's driver tells, where its management library is installed and knows which devices these are."""
+    try:
+        nvml = importlib.import_module("pynvml")
+    except ImportError:
+        return NONE
+    try:
+        nvml.nvmlInit()
+        handles = _visible(nvml, environment)[:devices]
+    except nvml.NVMLError:
+        return NONE
+    if len(handles) < devices:
+        return NONE
+    return Sensors(
+        counters=[Counter(_told(nvml, nvml.nvmlDeviceGetTotalEnergyConsumption, one, scale=1e-3)) for one in handles],
+        clocks_mhz=[_told(nvml, nvml.nvmlDeviceGetClockInfo, one, nvml.NVML_CLOCK_SM) for one in handles],
+        temperatures_celsius=[
+            _told(nvml, nvml.nvmlDeviceGetTemperature, one, nvml.NVML_TEMPERATURE_GPU) for one in handles
+        ],
+    )
+
+
+def _told(nvml: ModuleType, function: Callable[..., int], *arguments: object, scale: float = 1.0) -> Read:
+    """A reader of what the driver may refuse, which is then an OSError like any other device's."""
+
+    def read() -> float:
+        try:
+            return function(*arguments) * scale
+        except nvml.NVMLError as error:
+            raise OSError(str(error)) from error
+
+    return read
+
+
+def _visible(nvml: ModuleType, environment: Mapping[str, str]) -> list[object]:
+    """The devices that CUDA shows, in its order; none among unlike ones, which CUDA may sort by speed."""
+    known = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    alike = len({nvml.nvmlDeviceGetName(one) for one in known}) == 1
+    if not alike and environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        return []
+    names = environment.get("CUDA_VISIBLE_DEVICES")
+    if names is None:
+        return known
+    return [
+        known[int(name)] if name.isdecimal() else nvml.nvmlDeviceGetHandleByUUID(name)
+        for name in (one.strip() for one in names.split(","))
+        if not name.isdecimal() or int(name) < len(known)
+    ]
+
+
+def of_cpu(root: Path = Path("/sys")) -> Sensors:
+    """The kernel's counters of processor packages, the clocks of the cores in use, and the packages' temperatures."""
+    return Sensors(
+        counters=[counter for zone in sorted(root.glob("class/powercap/intel-rapl:*")) for counter in _package(zone)],
+        clocks_mhz=[
+            _scaled(root / f"devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq", 1e-3)
+            for core in sorted(os.sched_getaffinity(0))
+        ],
+        temperatures_celsius=[
+            _scaled(zone / "temp", 1e-3)
+            for zone in sorted(root.glob("class/thermal/thermal_zone*"))
+            if CPU_THERMAL_ZONE.fullmatch(_text(zone / "type"))
+        ],
+    )
+
+
+def _package(zone: Path) -> list[Counter]:
+    """The counter of a zone if it is a whole package: cores and memory are parts of it, and psys contains it."""
+    if not re.fullmatch(r"package-\d+", _text(zone / "name")):
+        return []
+    joules, range_text = _scaled(zone / "energy_uj", 1e-6), _text(zone / "max_energy_range_uj")
+    return [Counter(joules, int(range_text) * 1e-6 if range_text.isdecimal() else math.inf)]
+
+
+def _scaled(path: Path, factor: float) -> Read:
+    return lambda: int(path.read_text()) * factor
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
