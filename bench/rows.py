@@ -5,7 +5,7 @@ A row is one JSON object on one line, told apart by `kind`. What did not happen 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -20,15 +20,19 @@ Amount = Annotated[float, Meta(ge=0, le=LARGEST_AMOUNT)]
 Accuracy = Annotated[float, Meta(ge=0, le=1)]
 Short = Annotated[str, Meta(max_length=200)]
 Text = Annotated[str, Meta(max_length=2000)]
-Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{4,64}$")]
-Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
+Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{4,64}\Z")]
+Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}\Z")]
 
 MeasurementStatus = Literal["ok", "out_of_memory", "failed"]
 TrialStatus = Literal["ok", "diverged", "stopped", "failed"]
 Phase = Literal["search", "confirm", "fixed"]
 Loop = Literal["dispatch", "scan"]
 Input = Literal["device", "host"]
+StageName = Literal["throughput", "convergence"]
 Precision = Literal["float32", "default", "bfloat16"]
+
+STAGES: tuple[StageName, ...] = get_args(StageName)
+"""In the order in which they are run."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +150,7 @@ class Trial(Row, frozen=True, kw_only=True, tag="trial"):
 class Stage(Row, frozen=True, kw_only=True, tag="stage"):
     """What a finished stage cost: its wall time and how many training programs it compiled."""
 
-    stage: Literal["throughput", "convergence"]
+    stage: StageName
     seconds: Seconds
     compilations: Count
     trained_examples: Count = 0
