@@ -98,6 +98,12 @@ class Calibration(Row, frozen=True, kw_only=True, tag="calibration"):
     value: Annotated[float, Meta(gt=0, le=1e30)]
 
 
+def _equally_long(row: msgspec.Struct, *names: str) -> None:
+    lengths = {name: len(one) for name in names if (one := getattr(row, name)) is not None}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"lists of different lengths: {', '.join(f'{n} {name}' for name, n in lengths.items())}")
+
+
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
     """Evaluations of one trial, equally long lists in order; `examples` = `steps` x batch size. Null = not finite.
 
@@ -110,6 +116,9 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     loss: list[Amount | None]
     test_accuracy: list[Accuracy] | None = None
     ema_accuracy: list[Accuracy] | None = None
+
+    def __post_init__(self) -> None:
+        _equally_long(self, "examples", "steps", "accuracy", "loss", "test_accuracy")
 
 
 class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +135,9 @@ class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):
     big_batch_size: Positive
     part_sizes: list[Positive] | None = None
     squared_norms: list[Amount | None] | None = None
+
+    def __post_init__(self) -> None:
+        _equally_long(self, "examples", "gradient_squared", "noise_trace")
 
 
 class Trial(Row, frozen=True, kw_only=True, tag="trial"):

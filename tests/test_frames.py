@@ -67,15 +67,18 @@ def test_rows_of_another_protocol_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"curve": Curve(examples=[1, 2], steps=[1], accuracy=[0.1, 0.2], loss=[1.0, 1.0])}, "different lengths"),
         ({"curve": Curve(examples=[2, 2], steps=[1, 1], accuracy=[0.1, 0.2], loss=[1.0, 1.0])}, "not growing"),
         (
             {
                 "noise": NoiseEstimate(
-                    examples=[1], gradient_squared=[], noise_trace=[1.0], small_batch_size=1, big_batch_size=2
+                    examples=[2, 1],
+                    gradient_squared=[1.0, 1.0],
+                    noise_trace=[1.0, 1.0],
+                    small_batch_size=1,
+                    big_batch_size=2,
                 )
             },
-            "different lengths",
+            "not growing",
         ),
     ],
 )

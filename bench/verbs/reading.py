@@ -182,15 +182,17 @@ def submit_folder(options: argparse.Namespace) -> int:
 
 def analyze_tables(options: argparse.Namespace) -> int:
     """Make results folders of two tables and answer for each machine."""
+    from bench.analysis import report
     from bench.analysis.analyze import analyze
 
     made = analyze(options.convergence, options.throughput, options.out, options.train_examples, options.target)
-    together = options.out / "summary.json"
-    kept = together.read_bytes() if len(made) > 1 else None
-    code = answer(list(made.values()), as_json=options.json and kept is None)
-    if kept is not None and options.json:
-        sys.stdout.write(kept.decode())
-    return code
+    folders = list(made.values())
+    if len(folders) == 1 or not options.json:
+        return answer(folders, as_json=options.json)
+    for folder in folders:
+        report.write_report(folder)
+    sys.stdout.write((options.out / "summary.json").read_text())
+    return 0
 
 
 def predict_machine(options: argparse.Namespace) -> int:
