@@ -1,4 +1,4 @@
-"""The parts of a fit by closed forms: least squares on a grid, Tukey's weights, what is unexplained, what is refused."""
+"""The parts of a fit by closed forms: least squares on a grid, Tukey's weights, what is unexplained and refused."""
 
 from __future__ import annotations
 
