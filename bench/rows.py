@@ -118,7 +118,7 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     ema_accuracy: list[Accuracy] | None = None
 
     def __post_init__(self) -> None:
-        _equally_long(self, "examples", "steps", "accuracy", "loss", "test_accuracy")
+        _equally_long(self, *self.__struct_fields__)
 
 
 class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ LOSSES = {
 def losses(model):
     of = programs(learner(model, "momentum"), 5)
     lanes = train(of, [1], settings([10, 10, 50, 50], [0.01, 0.05, 0.01, 0.05]), EXAMPLES)
-    return np.asarray(of.evaluate(lanes, of.validation_split)[1][0])
+    return np.asarray(of.evaluate(lanes.state.params, of.validation_split)[1][0])
 
 
 @pytest.mark.parametrize("model", LOSSES)
@@ -27,6 +27,7 @@ def test_losses_are_those_of_other_versions_within_the_stated_tolerance(model):
     np.testing.assert_allclose(losses(model), LOSSES[model], rtol=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", LOSSES)
 def test_training_again_changes_no_bit_even_when_compiled_anew(model):
     before = losses(model)

@@ -88,7 +88,9 @@ def _where(trial: Trial) -> str:
 
 def _check(trial: Trial, field: str, series: Series) -> None:
     if np.any(np.diff(series["examples"]) <= 0):
-        raise InputError(f"{_where(trial)}: {field}.examples: not growing; evaluations in the order of training are right")
+        raise InputError(
+            f"{_where(trial)}: {field}.examples: not growing; evaluations in the order of training are right"
+        )
 
 
 def _records(curve: Curve, accuracy: np.ndarray) -> Curve:
