@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 EXPERIMENTS ?=
 BUDGET ?=
+TIMES ?= 20
 PYTEST_OPTIONS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench test test-all perf lint report compare site clean
+.PHONY: help bench test test-all test-repeat mutate perf lint report compare site clean
 
 ifeq ($(strip $(VENV)),)
 PY := $(PYTHON)
@@ -15,14 +16,19 @@ else
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 INSTALLED_TEST := $(VENV)/.installed-test
+INSTALLED_MUTATE := $(VENV)/.installed-mutate
 $(INSTALLED_TEST): EXTRAS := test
-$(INSTALLED) $(INSTALLED_TEST): pyproject.toml bench/install.py
+$(INSTALLED_MUTATE): EXTRAS := test mutate
+$(INSTALLED) $(INSTALLED_TEST) $(INSTALLED_MUTATE): pyproject.toml bench/install.py
 	@command -v $(PYTHON) >/dev/null || { echo "batchscale: $(PYTHON) is not there; install Python 3.11 or newer, or name it: PYTHON=/path/to/python"; exit 1; }
 	@$(PYTHON) -m bench.install $(VENV) $(EXTRAS)
 	@touch $(INSTALLED) $@
 endif
 
 PYTEST := $(PY) -m pytest --numprocesses=auto --maxprocesses=4
+QUICK := -m "not slow and not network and not browser"
+# Tests refuse connections themselves; where the system allows it, a network of their own is empty for children too.
+NO_NETWORK = $(shell unshare -rn true 2>/dev/null && echo unshare -rn)
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,10 +39,18 @@ bench: $(INSTALLED) ## measure this machine and answer (BUDGET=minutes, EXPERIME
 	@$(PY) -m bench run $(if $(BUDGET),--budget $(BUDGET)) $(EXPERIMENTS)
 
 test: $(INSTALLED_TEST) ## the tests, a few minutes
-	@$(PYTEST) -m "not slow and not network and not browser" $(PYTEST_OPTIONS)
+	@$(PYTEST) $(QUICK) $(PYTEST_OPTIONS)
 
-test-all: $(INSTALLED_TEST) ## every test, long proofs included, with branch coverage
-	@$(PYTEST) --cov=bench --cov=models --cov-branch --cov-report=term:skip-covered $(PYTEST_OPTIONS)
+test-all: $(INSTALLED_TEST) ## every test, long proofs included, with branch coverage of at least 90 %
+	@$(PYTEST) --cov=bench --cov=models --cov-branch --cov-report=term:skip-covered --cov-fail-under=90 $(PYTEST_OPTIONS)
+
+test-repeat: $(INSTALLED_TEST) ## the tests TIMES times (20), in another order each time, with the network cut
+	@for time in $$(seq $(TIMES)); do \
+	  echo "$$time of $(TIMES)"; $(NO_NETWORK) $(PYTEST) $(QUICK) --quiet $(PYTEST_OPTIONS) || exit 1; \
+	done
+
+mutate: $(INSTALLED_MUTATE) ## small faults put into analysis, fits, stream and store: at least 80 % must be noticed
+	@$(PY) tests/mutation/survivors.py
 
 perf: $(INSTALLED_TEST) ## the suite's own speed, saved under .benchmarks/
 	@$(PY) -m pytest tests/perf -p no:xdist -o addopts= --benchmark-only --benchmark-autosave $(PYTEST_OPTIONS)
@@ -57,5 +71,5 @@ site: $(INSTALLED) ## one site of all published results, in site/
 	@$(PY) -m bench site
 
 clean: ## remove the environment, caches and built pages; results stay
-	rm -rf $(if $(INSTALLED),$(VENV)) .benchmarks .coverage* .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist site
+	rm -rf $(if $(INSTALLED),$(VENV)) .benchmarks .coverage* .hypothesis .import_linter_cache .pytest_cache .ruff_cache build mutants dist site
 	find bench models tests -name __pycache__ -type d -exec rm -rf {} +

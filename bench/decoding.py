@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import stat
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -10,6 +12,8 @@ import msgspec
 from bench.errors import InputError
 
 T = TypeVar("T")
+REFUSALS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+"""What a decoder may raise on a stranger's bytes."""
 _PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`\Z")
 _UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`", re.DOTALL)
 _PART = re.compile(r"\[(\d+|\.\.\.)\]|([^.\[\]]+)")
@@ -24,6 +28,40 @@ def printable(text: object, longest: int = _LONGEST_VALUE) -> str:
     except RecursionError:
         shown = f"a deeply nested {type(text).__name__}"
     return shown if len(shown) <= longest else shown[: longest - 3] + "..."
+
+
+def read_small(path: Path, most_bytes: int) -> bytes:
+    """The bytes of a regular file of at most `most_bytes`; a pipe or a device, which may never end, is not opened.
+
+    Raises:
+        InputError: when there is no such file, or it is larger.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"{path}: cannot be read (not a regular file)")
+        if found.st_size > most_bytes:
+            raise InputError(f"{path}: larger than {most_bytes} bytes, the most it may be")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_json(path: Path, to: type[T], most_bytes: int) -> T:
+    """A small JSON file as `to`.
+
+    Raises:
+        InputError: when it cannot be read, or is not valid.
+    """
+    try:
+        return msgspec.json.decode(read_small(path, most_bytes), type=to)
+    except REFUSALS as error:
+        raise InputError(f"{path}: not valid ({reason(error)})") from None
+
+
+def reason(error: Exception) -> str:
+    """Why a decoder refused, as a part of one line."""
+    return printable(str(error), _LONGEST_REASON)[1:-1]
 
 
 def convert(data: object, to: type[T], source: str) -> T:

@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from bench.decoding import convert, printable
+from bench.decoding import convert, printable, read_small
 from bench.errors import InputError
 
-Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")]
 Positive = Annotated[int, Meta(ge=1, le=10**9)]
 Devices = Annotated[int, Meta(ge=1, le=4096)]
 Rate = Annotated[float, Meta(gt=0, le=1e3)]
@@ -213,11 +213,7 @@ def read(path: Path) -> Experiment:
         InputError: when the file is missing, too large, not TOML, or does not validate.
     """
     try:
-        if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise InputError(f"{path}: larger than {LARGEST_FILE_BYTES} bytes, which no experiment is")
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        data = tomllib.loads(read_small(path, LARGEST_FILE_BYTES).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not valid TOML ({printable(str(error))})") from None
     name = data.get("name", path.stem)

@@ -5,7 +5,7 @@ A row is one JSON object on one line, told apart by `kind`. What did not happen 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -20,16 +20,20 @@ Amount = Annotated[float, Meta(ge=0, le=LARGEST_AMOUNT)]
 Accuracy = Annotated[float, Meta(ge=0, le=1)]
 Short = Annotated[str, Meta(max_length=200)]
 Text = Annotated[str, Meta(max_length=2000)]
-Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{4,64}$")]
-Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
+Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{4,64}\Z")]
+Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}\Z")]
 
 MeasurementStatus = Literal["ok", "out_of_memory", "failed"]
 TrialStatus = Literal["ok", "diverged", "stopped", "failed"]
 Phase = Literal["search", "confirm", "fixed"]
 Loop = Literal["dispatch", "scan"]
 Input = Literal["device", "host"]
+StageName = Literal["throughput", "convergence"]
 Precision = Literal["float32", "default", "bfloat16"]
 CalibrationQuantity = Literal["matmul_flops_per_second", "copy_bytes_per_second", "timer_resolution_seconds"]
+
+STAGES: tuple[StageName, ...] = get_args(StageName)
+"""In the order in which they are run."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +104,12 @@ class Calibration(Row, frozen=True, kw_only=True, tag="calibration"):
     value: Annotated[float, Meta(gt=0, le=1e30)]
 
 
+def _equally_long(row: msgspec.Struct, *names: str) -> None:
+    lengths = {name: len(one) for name in names if (one := getattr(row, name)) is not None}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"lists of different lengths: {', '.join(f'{n} {name}' for name, n in lengths.items())}")
+
+
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
     """Evaluations of one trial, equally long lists in order; `examples` = `steps` x batch size. Null = not finite.
 
@@ -112,6 +122,9 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     loss: list[Amount | None]
     test_accuracy: list[Accuracy] | None = None
     ema_accuracy: list[Accuracy] | None = None
+
+    def __post_init__(self) -> None:
+        _equally_long(self, *self.__struct_fields__)
 
 
 class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +141,9 @@ class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):
     big_batch_size: Positive
     part_sizes: list[Positive] | None = None
     squared_norms: list[Amount | None] | None = None
+
+    def __post_init__(self) -> None:
+        _equally_long(self, "examples", "gradient_squared", "noise_trace")
 
 
 class Trial(Row, frozen=True, kw_only=True, tag="trial"):
@@ -152,7 +168,7 @@ class Trial(Row, frozen=True, kw_only=True, tag="trial"):
 class Stage(Row, frozen=True, kw_only=True, tag="stage"):
     """What a finished stage cost: its wall time and how many training programs it compiled."""
 
-    stage: Literal["throughput", "convergence"]
+    stage: StageName
     seconds: Seconds
     compilations: Count
     trained_examples: Count = 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,13 +14,17 @@ from typing import Self
 
 import msgspec
 
-from bench.decoding import printable
+from bench.decoding import REFUSALS, read_json, reason
 from bench.errors import InputError
 from bench.rows import AnyRow, MachineFile
 
 LONGEST_LINE_BYTES = 8 << 20
 LARGEST_FILE_BYTES = 4 << 30
+LARGEST_LABEL_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 20
+
+_APPENDING = os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+"""A link in a stranger's folder is not followed: what it points to is not ours to append to."""
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(AnyRow)
@@ -37,9 +43,12 @@ class Writer:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            self._file = os.open(path, os.O_RDWR | _APPENDING, 0o644)
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            os.close(self._file)
+            raise InputError(f"{path}: cannot be written (not a regular file)")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -56,7 +65,8 @@ class Writer:
         size, end = os.fstat(self._file).st_size, self._end_of_whole_lines()
         if end == size:
             return 0
-        with self.path.open("rb") as rows, self.path.with_suffix(".torn").open("ab") as aside:
+        torn = os.open(self.path.with_suffix(".torn"), os.O_WRONLY | _APPENDING, 0o644)
+        with self.path.open("rb") as rows, open(torn, "ab") as aside:  # noqa: PTH123 - a descriptor has no path
             rows.seek(end)
             shutil.copyfileobj(rows, aside)
             aside.write(b"\n")
@@ -88,7 +98,7 @@ class Writer:
         data = b"".join(lines)
         try:
             if os.fstat(self._file).st_nlink == 0:
-                raise OSError(2, "the results folder was removed")
+                raise OSError(errno.ENOENT, "the results folder was removed")
             written = 0
             while written < len(data):
                 written += os.write(self._file, data[written:])
@@ -118,7 +128,10 @@ def read(path: Path) -> Iterator[AnyRow]:
     try:
         if not path.exists():
             return
-        if path.stat().st_size > LARGEST_FILE_BYTES:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"{path}: cannot be read (not a regular file)")
+        if found.st_size > LARGEST_FILE_BYTES:
             raise InputError(f"{path}: larger than {LARGEST_FILE_BYTES} bytes, the most a rows file may be")
         with path.open("rb") as lines:
             number = 0
@@ -136,8 +149,8 @@ def read(path: Path) -> Iterator[AnyRow]:
 def _decode(line: bytes, path: Path, number: int) -> AnyRow:
     try:
         return _decoder.decode(line)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}:{number}: not a valid row ({printable(str(error), 160)[1:-1]})") from None
+    except REFUSALS as error:
+        raise InputError(f"{path}:{number}: not a valid row ({reason(error)})") from None
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -156,7 +169,7 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            temporary.unlink()
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
@@ -166,10 +179,4 @@ def read_machine(folder: Path) -> MachineFile:
     Raises:
         InputError: when it is missing or not valid.
     """
-    path = folder / "machine.json"
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=MachineFile)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid ({printable(str(error), 160)[1:-1]})") from None
+    return read_json(folder / "machine.json", MachineFile, LARGEST_LABEL_BYTES)

@@ -1,4 +1,4 @@
-"""What all tests share: array shapes are checked, proofs that need a GPU are skipped, and simulated results folders.
+"""What all tests share: checked array shapes, no network, no GPU proofs without a GPU, and simulated results folders.
 
 Making a folder takes seconds, so each is made once.
 """
@@ -6,7 +6,10 @@ Making a folder takes seconds, so each is made once.
 from __future__ import annotations
 
 import shutil
+import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import hypothesis
 import pytest
@@ -33,6 +36,9 @@ WITH_ARRAYS = (
 )
 """Modules of `bench.measure` whose annotations carry shapes; in production nothing is checked and nothing is lost."""
 
+HERE = (None, "", "localhost", "127.0.0.1", "::1")
+_network = SimpleNamespace(allowed=False)
+
 RICH = simulate.Truth(
     batch_sizes=(4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
     gradient_noise_scale=300.0,
@@ -44,8 +50,33 @@ RICH = simulate.Truth(
 
 def pytest_configure() -> None:
     install_import_hook(["models", *(f"bench.measure.{name}" for name in WITH_ARRAYS)], "beartype.beartype")
+    _cut_the_network()
     hypothesis.settings.register_profile("shared machine", deadline=None)
     hypothesis.settings.load_profile("shared machine")
+
+
+def _cut_the_network() -> None:
+    """No test reaches beyond this machine, names included, unless it is marked `network`."""
+    find, connect = socket.getaddrinfo, socket.socket.connect
+
+    def find_here(host: Any, *place: Any, **options: Any) -> Any:
+        _refuse_elsewhere(host)
+        return find(host, *place, **options)
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        _refuse_elsewhere(address[0] if isinstance(address, tuple) else None)
+        connect(self, address)
+
+    socket.getaddrinfo, socket.socket.connect = find_here, connect_here
+
+
+def _refuse_elsewhere(host: Any) -> None:
+    if not _network.allowed and host not in HERE:
+        raise OSError(f"the network is cut in tests, and this one asked for {host!r}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _network.allowed = item.get_closest_marker("network") is not None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

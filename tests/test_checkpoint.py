@@ -3,14 +3,16 @@
 import io
 
 import jax
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from workbench import Bench, assert_same
 
-from bench.measure.checkpoint import Checkpoint
+from bench.measure.checkpoint import SEAL_BYTES, Checkpoint
 from bench.measure.interrupts import Stopped
+from bench.measure.wave import Layout, Setting
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,77 @@ def packed(**arrays):
 def test_a_foreign_file_is_ignored(tmp_path, saved, data):
     assert not restored(saved[0], tmp_path / "checkpoint", data)
     assert not restored(saved[0], tmp_path / "checkpoint", bytes(32) + data)
+
+
+def sealed(bench, **changes):
+    """What a stranger who knows the format could write: arrays and labels of their choice under a right seal."""
+    data = bench.checkpoint.path.read_bytes()
+    with np.load(io.BytesIO(data[SEAL_BYTES:])) as file:
+        arrays = {name: file[name] for name in file.files}
+    meta = msgspec.json.decode(arrays["meta"].tobytes())
+    meta |= {name: value for name, value in changes.items() if name in meta}
+    arrays["meta"] = np.frombuffer(msgspec.json.encode(meta), np.uint8)
+    arrays |= {name: value for name, value in changes.items() if name not in meta}
+    content = packed(**{name: value for name, value in arrays.items() if value is not None})
+    return bench.checkpoint._seal(content) + content
+
+
+ANOTHER = msgspec.to_builtins(Layout([1], [Setting("search", 10, 0.3)] * 3, [[0, 1, 2]]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"meta": None},
+        {"meta": np.zeros(3)},
+        {"leaf0": None},
+        {"leaf0": np.zeros(3)},
+        {"leaf0": np.zeros((1, 3, 8, 8), np.float64)},
+        {"leaf999": np.zeros(3)},
+        {"tick": -1},
+        {"tick": 81},
+        {"tick": 10**30},
+        {"evaluation": -1},
+        {"evaluation": 5},
+        {"evaluation": 10**6},
+        {"records": []},
+        {"layouts": []},
+        {"layouts": [ANOTHER]},
+        {"layouts": "none"},
+    ],
+    ids=str,
+)
+def test_a_right_seal_on_what_is_not_this_wave_is_ignored(tmp_path, saved, changes):
+    assert restored(saved[0], tmp_path / "c", sealed(saved[0]))
+    assert not restored(saved[0], tmp_path / "c", sealed(saved[0], **changes))
+
+
+@pytest.mark.parametrize("number", [-1, 12, 10**6, 1])
+def test_a_lane_that_names_another_trial_is_ignored(tmp_path, saved, number):
+    bench, _ = saved
+    wave = bench.fresh()
+    assert bench.checkpoint.restore(wave)
+    layouts = msgspec.to_builtins([one.layout for one in wave.shards])
+    (row, column), *_ = [
+        (row, column)
+        for row, line in enumerate(layouts[0]["places"])
+        for column, place in enumerate(line)
+        if place not in (None, number)
+    ]
+    layouts[0]["places"][row][column] = number
+    assert not restored(bench, tmp_path / "c", sealed(bench, layouts=layouts))
+
+
+def test_content_that_is_no_archive_is_ignored_under_any_seal(tmp_path, saved):
+    for content in (b"", b"PK", packed(meta=np.zeros(3))[:-30], b"x" * 1000):
+        assert not restored(saved[0], tmp_path / "c", saved[0].checkpoint._seal(content) + content)
+
+
+def test_a_file_larger_than_its_lanes_could_be_is_not_read(tmp_path, saved):
+    path = tmp_path / "checkpoint"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    assert not Checkpoint(path, "tiny").restore(saved[0].fresh())
 
 
 def test_an_absent_file_and_a_folder_in_its_place_are_ignored(tmp_path, saved):

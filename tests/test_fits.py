@@ -97,6 +97,60 @@ def test_the_optimum_between_two_knees_is_where_their_product_is_least():
     assert low <= best <= high
 
 
+def test_four_cells_are_enough_and_their_sizes_are_told():
+    fit = exactly(3.0 * (1 + SIZES[2:6] / 200), SIZES[2:6])
+    assert fit.batch_sizes == SIZES[2:6].tolist()
+    assert fit.outliers == []
+    assert all(isinstance(size, int) for size in fit.batch_sizes)
+    assert fit.knee == pytest.approx(200, rel=1e-3)
+
+
+def test_cells_that_were_not_reached_are_no_part_of_a_fit():
+    values = np.where(SIZES == 64, np.nan, 3.0 * (1 + SIZES / 200))
+    assert exactly(values).batch_sizes == [size for size in SIZES.tolist() if size != 64]
+
+
+def test_a_cell_counts_by_its_own_precision():
+    """The one that is known to a factor of two, and lies 10% off, moves nothing."""
+    random = np.random.default_rng(5)
+    errors = 1e-4 * random.standard_normal((DRAWS, len(SIZES)))
+    errors[:, 3] = 0.7 * random.standard_normal(DRAWS)
+    values = np.log(7.0 * (1 + SIZES / 200)) + np.where(np.arange(len(SIZES)) == 3, 0.1, 0.0)
+    fit = fit_knee(SIZES, values, errors)
+    assert fit.knee == pytest.approx(200, rel=1e-4)
+    low, high = fit.interval
+    assert high - low < 1
+    equal = fit_knee(SIZES, values, errors[:, [0]] * np.ones(len(SIZES)))
+    assert abs(equal.knee - 200) > 2
+
+
+def test_without_errors_the_interval_is_the_knee_itself():
+    fit = exactly(7.0 * (1 + SIZES / 200))
+    assert fit.interval == pytest.approx((fit.knee, fit.knee), rel=1e-2)
+    assert fit.knee_draws.shape == (DRAWS,)
+
+
+def test_what_the_errors_do_not_explain_widens_the_interval_by_as_much():
+    """A misfit of a given size, told as error or left unexplained, gives intervals of like width."""
+    random = np.random.default_rng(6)
+    misfit = 0.05 * np.array([1, -1, -1, 1, 1, -1, -1, 1])
+    values = np.log(7.0 * (1 + SIZES / 200)) + misfit
+    unexplained = fit_knee(SIZES, values, np.zeros((DRAWS, len(SIZES))))
+    spread = np.sqrt(np.sum(misfit**2) / (len(SIZES) - 2))
+    told = fit_knee(SIZES, values, spread * random.standard_normal((DRAWS, len(SIZES))))
+    widths = [np.log(fit.interval[1] / fit.interval[0]) for fit in (unexplained, told)]
+    # Six degrees of freedom: Student's 97.5% point is 2.45 where a known spread has 1.96.
+    assert widths[0] / widths[1] == pytest.approx(2.45 / 1.96, rel=0.12)
+    assert unexplained.fit_error == pytest.approx(told.fit_error) == pytest.approx(0.05, rel=0.1)
+
+
+def test_streams_of_two_fits_are_independent_and_each_repeats():
+    values, errors = np.log(7.0 * (1 + SIZES / 200)) + 0.02 * np.cos(np.arange(8)), np.zeros((DRAWS, len(SIZES)))
+    default, zero, one = (fit_knee(SIZES, values, errors, *stream).knee_draws for stream in ((), (0,), (1,)))
+    np.testing.assert_array_equal(default, zero)
+    assert abs(np.corrcoef(zero, one)[0, 1]) < 0.1
+
+
 def noisy_quadratic_steps(batch_size, goal, curvatures, noise, rates):
     """Steps until the expected loss of SGD on a noisy quadratic falls to `goal`, at the best constant rate.
 

@@ -3,6 +3,7 @@
 import io
 import json
 from collections import Counter
+from datetime import datetime
 
 import pytest
 from workbench import experiment, host, session, trials
@@ -87,6 +88,29 @@ def test_a_study_stopped_in_mid_training_and_resumed_is_the_uninterrupted_one_bi
     runner.measure_convergence(again)
     assert trials(tmp_path) == trials(studied.folder)
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_clock_set_back_in_mid_study_changes_no_number_and_mixes_no_row(tmp_path, studied, monkeypatch):
+    class Backwards(datetime):
+        """A year earlier at every look."""
+
+        year_now = 2026
+
+        @classmethod
+        def now(cls, tz=None):
+            cls.year_now -= 1
+            return datetime(cls.year_now, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr("bench.measure.session.datetime", Backwards)
+    made = session(tmp_path)
+    made.programs = studied.programs
+    made.prepare_folder()
+    runner.measure_convergence(made)
+    recorded = [row.recorded for row in rows_of(tmp_path, Trial)]
+    assert recorded == sorted(recorded, reverse=True)
+    assert len(set(recorded)) == len(recorded)
+    assert trials(tmp_path) == trials(studied.folder)
+    assert [row.seconds >= 0 for row in rows_of(tmp_path, Stage)] == [True]
 
 
 @pytest.mark.slow

@@ -6,15 +6,18 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
+from pathlib import Path
 
 import msgspec
 import pytest
+import simulate
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import store
 from bench.errors import InputError
-from bench.rows import Calibration, Curve, Stage, Trial
+from bench.rows import AnyRow, Calibration, Curve, Stage, Trial
 
 ORIGIN = {
     "experiment": "tiny",
@@ -55,10 +58,12 @@ def one_line(error):
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    path = tmp_path / "made" / "rows.jsonl"
+    path = tmp_path / "made" / "deeper" / "rows.jsonl"
     rows = [stage(), trial(), Calibration(**ORIGIN, quantity="copy_bytes_per_second", value=1e10)]
     with store.Writer(path) as writer:
         writer.append(rows[0])
+        assert writer.torn_bytes == 0
+        writer.append()
         writer.append(*rows[1:])
     assert list(store.read(path)) == rows
     assert list(store.read(tmp_path / "absent.jsonl")) == []
@@ -78,14 +83,70 @@ def test_a_torn_last_line_is_left_out_and_set_aside_by_the_next_writer(tmp_path,
     assert path.with_suffix(".torn").read_bytes().rstrip(b"\n") == whole.splitlines(keepends=True)[1][:-cut]
 
 
-def test_a_torn_line_longer_than_a_block_is_set_aside_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "BLOCK_BYTES", 64)
+@given(
+    st.lists(st.sampled_from([b"\n", b"x", b"{}\n", b"y" * 70]), max_size=12).map(b"".join), st.sampled_from([1, 2, 64])
+)
+def test_whatever_follows_the_last_end_of_a_line_is_set_aside_whole(tmp_path_factory, data, block_bytes):
+    path = tmp_path_factory.mktemp("torn") / "rows.jsonl"
+    path.write_bytes(data)
+    whole = data.rfind(b"\n") + 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "BLOCK_BYTES", block_bytes)
+        with store.Writer(path) as writer:
+            assert writer.torn_bytes == len(data) - whole
+    assert path.read_bytes() == data[:whole]
+    aside = path.with_suffix(".torn")
+    assert (aside.read_bytes() if aside.exists() else b"\n") == data[whole:] + b"\n"
+
+
+def test_torn_lines_add_up(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(b"{}\n" + b"x" * 1000)
-    with store.Writer(path) as writer:
-        assert writer.torn_bytes == 1000
-    assert path.read_bytes() == b"{}\n"
-    assert path.with_suffix(".torn").read_bytes() == b"x" * 1000 + b"\n"
+    for torn in (b"first", b"second"):
+        path.write_bytes(torn)
+        store.Writer(path).close()
+    assert path.with_suffix(".torn").read_bytes() == b"first\nsecond\n"
+
+
+def open_files():
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.torn"])
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("/dev/null"), lambda path: path.symlink_to("elsewhere")])
+def test_a_link_in_place_of_a_file_is_not_followed(tmp_path, name, make):
+    (tmp_path / "elsewhere").write_text("not ours")
+    (tmp_path / "rows.jsonl").write_text("torn")
+    (tmp_path / name).unlink(missing_ok=True)
+    make(tmp_path / name)
+    before = open_files()
+    with pytest.raises(InputError, match="symbolic links") as error:
+        store.Writer(tmp_path / "rows.jsonl")
+    one_line(error)
+    assert open_files() == before
+    assert (tmp_path / "elsewhere").read_text() == "not ours"
+
+
+def test_a_pipe_in_place_of_a_file_is_neither_written_nor_waited_for(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    os.mkfifo(path)
+    before = open_files()
+    with pytest.raises(InputError, match=r"cannot be written \(not a regular file\)"):
+        store.Writer(path)
+    with pytest.raises(InputError, match=r"cannot be read \(not a regular file\)"):
+        list(store.read(path))
+    assert open_files() == before
+
+
+def test_files_are_for_their_owner_to_write_and_for_all_to_read(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(b"torn")
+    mask = os.umask(0)
+    try:
+        (tmp_path / "rows.jsonl").rename(tmp_path / "old.jsonl")
+        store.Writer(tmp_path / "rows.jsonl").close()
+        store.Writer(tmp_path / "old.jsonl").close()
+    finally:
+        os.umask(mask)
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("rows.jsonl", "old.torn")} == {0o644}
 
 
 def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path):
@@ -121,6 +182,9 @@ def test_a_full_disk_leaves_the_rows_before_it_whole(tmp_path, monkeypatch):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return real(descriptor, data[: len(data) // 2])
 
+        def refused(*_):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
         monkeypatch.setattr(store.os, "write", half)
         with pytest.raises(InputError, match="No space left") as error:
             writer.append(stage(2.0))
@@ -128,15 +192,22 @@ def test_a_full_disk_leaves_the_rows_before_it_whole(tmp_path, monkeypatch):
         monkeypatch.undo()
         assert list(store.read(path)) == [stage(1.0)]
         writer.append(stage(3.0))
+        monkeypatch.setattr(store.os, "write", half)
+        monkeypatch.setattr(store.os, "ftruncate", refused)
+        with pytest.raises(InputError, match="No space left"):
+            writer.append(stage(4.0))
+        monkeypatch.undo()
+    store.Writer(path).close()
     assert list(store.read(path)) == [stage(1.0), stage(3.0)]
 
 
 def test_a_row_larger_than_may_be_read_is_never_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "LONGEST_LINE_BYTES", 1000)
+    longest = len(msgspec.json.encode(trial(2))) + 1
+    monkeypatch.setattr(store, "LONGEST_LINE_BYTES", longest)
     with store.Writer(tmp_path / "rows.jsonl") as writer:
         writer.append(trial(2))
-        with pytest.raises(InputError, match="1000 bytes"):
-            writer.append(trial(200))
+        with pytest.raises(InputError, match=f"longer than {longest} bytes"):
+            writer.append(trial(3))
     assert list(store.read(tmp_path / "rows.jsonl")) == [trial(2)]
 
 
@@ -146,7 +217,7 @@ def test_a_folder_removed_in_mid_run_is_said(tmp_path):
         writer.append(stage())
         path.unlink()
         path.parent.rmdir()
-        with pytest.raises(InputError, match="was removed") as error:
+        with pytest.raises(InputError, match=r"\(the results folder was removed\)") as error:
             writer.append(stage())
         one_line(error)
 
@@ -154,11 +225,12 @@ def test_a_folder_removed_in_mid_run_is_said(tmp_path):
 @pytest.mark.parametrize("write", [lambda path: store.Writer(path).close(), lambda path: store.write_whole(path, b"x")])
 def test_a_place_that_is_no_folder_is_refused_in_one_line(tmp_path, write):
     (tmp_path / "file").write_text("in the way")
+    write(tmp_path / "made" / "deeper" / "rows.jsonl")
     for path in (tmp_path / "file" / "rows.jsonl", tmp_path / "file" / "deeper" / "rows.jsonl", tmp_path):
         with pytest.raises(InputError, match="cannot be written") as error:
             write(path)
         one_line(error)
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["file"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "made"]
 
 
 def test_a_file_is_replaced_in_one_move_or_not_at_all(tmp_path, monkeypatch):
@@ -231,19 +303,29 @@ def test_hostile_lines_are_refused_by_file_and_number(tmp_path, line):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(msgspec.json.encode(stage()) + b"\n" + line + b"\n")
     found = []
-    with pytest.raises(InputError, match=r"rows\.jsonl:2: not a valid row") as error:
+    with pytest.raises(InputError) as error:
         found.extend(store.read(path))
-    one_line(error)
+    message = one_line(error)
+    with pytest.raises(Exception, match=r".") as reason:
+        msgspec.json.decode(line, type=AnyRow)
+    assert message.startswith(f"{path}:2: not a valid row (")
+    assert message.endswith(f"{str(reason.value)[-20:]})")
 
 
 def test_limits_are_refused_before_memory_is_spent(tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl"
     monkeypatch.setattr(store, "LONGEST_LINE_BYTES", 100)
-    path.write_bytes(b" " * 101 + b"\n")
+    path.write_bytes(b" " * (4 << 20))
+    tracemalloc.start()
     with pytest.raises(InputError, match="longer than 100 bytes"):
         list(store.read(path))
-    monkeypatch.setattr(store, "LARGEST_FILE_BYTES", 50)
-    with pytest.raises(InputError, match="larger than 50 bytes"):
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    path.write_bytes(b"")
+    monkeypatch.setattr(store, "LARGEST_FILE_BYTES", 0)
+    assert list(store.read(path)) == []
+    path.write_bytes(b" ")
+    with pytest.raises(InputError, match="larger than 0 bytes"):
         list(store.read(path))
 
 
@@ -268,6 +350,11 @@ def test_a_folder_or_an_unreadable_place_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be read"):
         list(store.read(tmp_path / ("x" * 300)))
+
+
+def test_a_machine_file_is_what_was_written(tmp_path):
+    (tmp_path / "machine.json").write_bytes(msgspec.json.encode(simulate.machine_file()))
+    assert store.read_machine(tmp_path) == simulate.machine_file()
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[[" * 10_000, b"\xff", b'{"schema": 1, "machine": {"name": "../x"}}'])

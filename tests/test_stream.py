@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,13 @@ def test_a_batch_may_straddle_epochs_and_the_full_set_is_a_batch(examples, batch
     batches = [stream.indices(5, step * batch_size, batch_size, examples) for step in range(steps)]
     counts = np.bincount(np.concatenate(batches), minlength=examples)
     assert counts.min() == counts.max() == 2 * batch_size
+
+
+@pytest.mark.parametrize(("start", "count", "epochs"), [(0, 50, 1), (0, 51, 2), (49, 1, 1), (50, 50, 1), (49, 52, 3)])
+def test_only_the_epochs_that_are_touched_are_shuffled(start, count, epochs):
+    stream.order.cache_clear()
+    stream.indices(3, start, count, 50)
+    assert stream.order.cache_info().currsize == epochs
 
 
 def test_seeds_and_epochs_have_orders_of_their_own():

@@ -15,18 +15,38 @@ def test_a_choice_is_measured_once_and_kept(tmp_path):
         return Tuned("banded", 1234.5)
 
     for _ in range(3):
-        assert TuningFile(tmp_path).get("tier", measure) == Tuned("banded", 1234.5)
+        assert TuningFile(tmp_path, ("patches", "banded")).get("tier", measure) == Tuned("banded", 1234.5)
     assert len(asked) == 1
+    assert TuningFile(tmp_path, ("patches",)).get("tier", lambda: Tuned("patches", 1.0)) == Tuned("patches", 1.0)
+    assert TuningFile(tmp_path, ("patches",)).get("tier", measure) == Tuned("patches", 1.0)
 
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"[", b"\xff", b'{"tier": 3}', b'{"tier": {"lowering": null, "examples_per_second": 0}}', b"[" * 10_000],
+    [
+        b"",
+        b"[",
+        b"\xff",
+        b"[" * 10_000,
+        b" " * (2 << 20),
+        b'{"tier": 3}',
+        *(
+            b'{"tier": {"lowering": %s, "examples_per_second": %s}}' % choice
+            for choice in (
+                (b"null", b"0"),
+                (b"null", b"1e-300"),
+                (b"null", b"1e300"),
+                (b"null", b'"fast"'),
+                (b'"nonsense"', b"1"),
+                (b'"../../x"', b"1"),
+            )
+        ),
+    ],
 )
 def test_a_file_that_cannot_be_read_is_measured_again(tmp_path, data):
     (tmp_path / "tuning.json").write_bytes(data)
-    assert TuningFile(tmp_path).get("tier", lambda: Tuned(None, 1.0)) == Tuned(None, 1.0)
-    assert TuningFile(tmp_path).get("tier", lambda: pytest.fail("not kept")) == Tuned(None, 1.0)
+    assert TuningFile(tmp_path, (None,)).get("tier", lambda: Tuned(None, 1.0)) == Tuned(None, 1.0)
+    assert TuningFile(tmp_path, (None,)).get("tier", lambda: pytest.fail("not kept")) == Tuned(None, 1.0)
 
 
 def test_the_fastest_wins_and_ties_go_to_the_first():

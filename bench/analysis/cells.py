@@ -31,7 +31,6 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> CellSummary
     compiled = metrics.compiled(sweep.frames, size, speed)
     status, message = _status(sweep, at, claim)
     choice = claim.choice if claim else None
-    imported = sweep.frames.imported is not None
     return CellSummary(
         batch_size=size,
         status=status,
@@ -42,7 +41,7 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> CellSummary
         examples_per_second_interval=_per_second_interval(per_second.draws[:, at]),
         seconds_per_step=_exp(sweep.step_seconds.medians[at]),
         best_learning_rate=_rate(sweep, claim),
-        best_learning_rate_for_accuracy=choice.for_accuracy if choice and not imported else None,
+        best_learning_rate_for_accuracy=_rate_for_accuracy(sweep, claim),
         at_grid_edge=choice.at_lower_edge or choice.at_upper_edge if choice else None,
         claims_on=claim.phase if claim else None,
         seeds=sweep.needs[at].count,
@@ -90,6 +89,11 @@ def _status(sweep: Sweep, at: int, claim: Claim | None) -> tuple[CellStatus, str
 
 def _first(rows: pd.DataFrame, column: str) -> str | None:
     return next((str(said) for said in rows[column] if isinstance(said, str)), None)
+
+
+def _rate_for_accuracy(sweep: Sweep, claim: Claim | None) -> float | None:
+    """The rate chosen for accuracy under the budget; tables from elsewhere choose none."""
+    return claim.choice.for_accuracy if claim and claim.choice and sweep.frames.imported is None else None
 
 
 def _rate(sweep: Sweep, claim: Claim | None) -> float | None:

@@ -23,7 +23,7 @@ from bench.analysis.ingest import (
     round_frame,
     trial_frame,
 )
-from bench.decoding import printable
+from bench.decoding import read_json
 from bench.errors import InputError
 from bench.experiment import Experiment
 from bench.folders import CONVERGENCE, JOINED_FROM, PRICE, THROUGHPUT, VERIFICATION, JoinedFrom, Price
@@ -187,13 +187,4 @@ def _difference(row: Row, experiment: Experiment) -> str:
 
 def _read_label(path: Path, struct: type[Label]) -> Label | None:
     """An optional small JSON file beside the rows."""
-    if not path.exists():
-        return None
-    try:
-        if path.stat().st_size > LARGEST_LABEL_BYTES:
-            raise InputError(f"{path}: larger than {LARGEST_LABEL_BYTES} bytes, the most such a file may be")
-        return msgspec.json.decode(path.read_bytes(), type=struct)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid ({printable(str(error), 160)[1:-1]})") from None
+    return read_json(path, struct, LARGEST_LABEL_BYTES) if path.exists() else None

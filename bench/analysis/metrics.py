@@ -14,7 +14,7 @@ from bench.analysis.answers import Phase
 from bench.analysis.columns import only, values
 from bench.analysis.frames import Frames
 from bench.analysis.statistics import Array, Repetitions
-from bench.rows import Trial
+from bench.rows import Loop, Trial
 from bench.selection import Choice, choose
 
 NOTHING = Repetitions.exact([])
@@ -44,7 +44,7 @@ class Claim:
 class Speed:
     """The rounds of the faster loop at one batch size, and how it was run."""
 
-    loop: str
+    loop: Loop
     accumulation: int
     rounds: pd.DataFrame
 
@@ -66,7 +66,7 @@ def speeds(frames: Frames, devices: int = 1) -> dict[int, Speed]:
     found: dict[int, Speed] = {}
     rounds = comparable(frames, frames.rounds, devices).sort_values("accumulation", kind="stable")
     for key, group in rounds.groupby(["batch_size", "accumulation", "loop"], sort=False):
-        batch_size, accumulation, loop = cast(tuple[int, int, str], key)
+        batch_size, accumulation, loop = cast(tuple[int, int, Loop], key)
         known = found.get(batch_size)
         if known is None or (known.accumulation == accumulation and _median(group) < _median(known.rounds)):
             found[batch_size] = Speed(loop, int(accumulation), group)

@@ -37,8 +37,8 @@ from bench.analysis.answers import (
     Verdict,
     Workload,
 )
-from bench.decoding import printable
-from bench.errors import InputError
+from bench.decoding import read_json
+from bench.rows import Loop
 
 # Readers of summaries need one import.
 __all__ = [
@@ -93,7 +93,7 @@ class CellSummary(Part, frozen=True, kw_only=True):
     batch_size: int
     status: CellStatus
     message: str | None = None
-    loop: str | None
+    loop: Loop | None
     accumulation: int | None = None
     examples_per_second: float | None
     examples_per_second_interval: Interval = (None, None)
@@ -191,12 +191,4 @@ def read(folder: Path) -> Summary:
     Raises:
         InputError: when it is missing, too large or not valid.
     """
-    path = folder / "summary.json"
-    try:
-        if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise InputError(f"{path}: larger than {LARGEST_FILE_BYTES} bytes, the most a summary may be")
-        return msgspec.json.decode(path.read_bytes(), type=Summary)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid ({printable(str(error), 160)[1:-1]})") from None
+    return read_json(folder / "summary.json", Summary, LARGEST_FILE_BYTES)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +16,13 @@ import msgspec
 import numpy as np
 
 from bench import store
-from bench.measure.wave import LaneRecord, Layout, Shard, Wave
+from bench.decoding import read_small
+from bench.errors import InputError
+from bench.measure.wave import LaneRecord, Layout, Setting, Shard, Wave
 
+LARGEST_CURVES_BYTES = 1 << 30
+"""What the curves of a wave may take beside its lanes, which never grow."""
+MALFORMED = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, msgspec.DecodeError, RecursionError)
 SEAL_BYTES = hashlib.sha256().digest_size
 
 
@@ -27,11 +35,42 @@ class Saved(msgspec.Struct, kw_only=True):
     records: list[LaneRecord]
 
 
+def _continues(wave: Wave, saved: Saved, leaves: Sequence[np.ndarray]) -> bool:
+    """Whether what was saved is the wave further on: the same trials at one of its evaluations, in arrays that fit."""
+    points = wave.duration.evaluations[: max(saved.evaluation, 0)]
+    ticks = points[-1] // wave.programs.microbatch_size if points else 0
+    trials = [(record.setting, record.seed) for record in wave.records]
+    return (
+        (len(points), ticks) == (saved.evaluation, saved.tick)
+        and [(record.setting, record.seed) for record in saved.records] == trials
+        and all(_places(layout, trials) for layout in saved.layouts)
+        and [(leaf.shape, leaf.dtype) for leaf in leaves] == [*_leaves(wave, saved.layouts)]
+    )
+
+
+def _places(layout: Layout, trials: Sequence[tuple[Setting, int]]) -> bool:
+    """Whether every lane of a layout is the trial that its place names."""
+    lanes = [[(setting, seed) for setting in layout.settings] for seed in layout.seeds]
+    return [len(line) for line in layout.places] == [len(line) for line in lanes] and all(
+        number is None or (0 <= number < len(trials) and trials[number] == lane)
+        for line, named in zip(lanes, layout.places, strict=True)
+        for lane, number in zip(line, named, strict=True)
+    )
+
+
+def _leaves(wave: Wave, layouts: Sequence[Layout]) -> Iterator[tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of every array that lanes of these layouts have."""
+    for layout in layouts:
+        for leaf in jax.tree.leaves(wave.shards[0].lanes):
+            yield (len(layout.seeds), len(layout.settings), *leaf.shape[2:]), leaf.dtype
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One file for the wave in progress; `identity` names what must agree before its lanes may be continued.
 
-    A SHA-256 of both stands before the content, so that what is torn, altered or of another wave is never parsed.
+    A SHA-256 of both stands before the content, so that what is torn, altered or of another wave is never parsed. The
+    hash says nothing of who wrote it, so what is parsed must still be lanes of this wave.
     """
 
     path: Path
@@ -57,24 +96,31 @@ class Checkpoint:
 
     def restore(self, wave: Wave) -> bool:
         """Put a saved wave's state into this freshly started one; False when there is none that fits."""
-        try:
-            data = self.path.read_bytes()
-        except OSError:
+        found = self._read(wave)
+        if found is None or not _continues(wave, *found):
             return False
-        seal, content = data[:SEAL_BYTES], data[SEAL_BYTES:]
-        if seal != self._seal(content):
-            return False
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            saved = msgspec.json.decode(file["meta"].tobytes(), type=Saved)
-            leaves = [jnp.asarray(file[f"leaf{number}"]) for number in range(len(file.files) - 1)]
+        saved, leaves = found
         one = jax.tree.structure(wave.shards[0].lanes)
         width = one.num_leaves
         wave.shards = [
-            Shard(layout, jax.tree.unflatten(one, leaves[number * width : (number + 1) * width]))
+            Shard(layout, jax.tree.unflatten(one, map(jnp.asarray, leaves[number * width : (number + 1) * width])))
             for number, layout in enumerate(saved.layouts)
         ]
         wave.records, wave.tick, wave.evaluation = saved.records, saved.tick, saved.evaluation
         return True
+
+    def _read(self, wave: Wave) -> tuple[Saved, list[np.ndarray]] | None:
+        """What the file holds; None when there is none, or its seal or its format is not right."""
+        lanes_bytes = sum(leaf.nbytes for shard in wave.shards for leaf in jax.tree.leaves(shard.lanes))
+        with suppress(InputError, *MALFORMED):
+            data = read_small(self.path, lanes_bytes + LARGEST_CURVES_BYTES)
+            seal, content = data[:SEAL_BYTES], data[SEAL_BYTES:]
+            if seal != self._seal(content):
+                return None
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                saved = msgspec.json.decode(file["meta"].tobytes(), type=Saved)
+                return saved, [file[f"leaf{number}"] for number in range(len(file.files) - 1)]
+        return None
 
     def discard(self) -> None:
         """Remove the file once every lane of the wave is a row."""

@@ -45,7 +45,7 @@ class Session:
     def __post_init__(self) -> None:
         self.batch_sizes = plan.batch_sizes(self.experiment, self.train_examples)
         self.duration = plan.duration(self.experiment, self.train_examples)
-        self.tuning = TuningFile(self.folder)
+        self.tuning = TuningFile(self.folder, self.lowerings)
 
     def prepare_folder(self) -> None:
         """Label the folder with experiment, machine and environment.

@@ -19,9 +19,9 @@ from bench.measure.interrupts import Stopper
 from bench.measure.progress import Progress
 from bench.measure.runner import announce, run, tune
 from bench.measure.session import Session
+from bench.rows import STAGES
 
 FALLBACK = "lenet_digits"
-STAGES = ("throughput", "convergence")
 
 
 @dataclass

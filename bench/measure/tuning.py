@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -14,32 +14,37 @@ import numpy as np
 from msgspec import Meta
 
 from bench import store
+from bench.decoding import read_json
+from bench.errors import InputError
 from bench.measure.clock import Work, calibrate, timed
 from bench.measure.lanes import Programs
 from bench.measure.wave import Setting, device_settings
 
 TRIAL_SECONDS = 0.4
+LARGEST_FILE_BYTES = 1 << 20
 
 
 class Tuned(msgspec.Struct, frozen=True):
     """The fastest way to run a tier and the lane-examples per second it reached; `width` is settings per shard."""
 
     lowering: str | None
-    examples_per_second: Annotated[float, Meta(gt=0)]
+    examples_per_second: Annotated[float, Meta(ge=1e-6, le=1e30)]
     width: Annotated[int, Meta(ge=1, le=10_000)] = 1
 
 
 class TuningFile:
     """`tuning.json` in a results folder: resumed runs repeat the same choices, so their numbers stay the same.
 
-    One that cannot be read is as if there were none: its choices are measured again.
+    A file that cannot be read, or a choice that is none of `lowerings`, is as if it were not there: that is measured
+    again.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lowerings: Collection[str | None]) -> None:
         self._path = folder / "tuning.json"
         self._known: dict[str, Tuned] = {}
-        with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self._known = msgspec.json.decode(self._path.read_bytes(), type=dict[str, Tuned])
+        with suppress(InputError):
+            kept = read_json(self._path, dict[str, Tuned], LARGEST_FILE_BYTES)
+            self._known = {key: one for key, one in kept.items() if one.lowering in lowerings}
 
     def get(self, key: str, measure: Callable[[], Tuned]) -> Tuned:
         """The choice made for `key`, measured and kept at the first asking."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +39,13 @@ class Case:
     seconds_per_step: float
 
 
+class Speed(NamedTuple):
+    """The faster loop at a batch size, as the results have it."""
+
+    loop: Loop
+    seconds_per_step: float
+
+
 @dataclass(frozen=True)
 class Alone:
     """What one unmapped run took."""
@@ -49,8 +55,10 @@ class Alone:
     seconds: float
 
 
-def verify(folder: Path, recommended: int) -> list[Verification]:
+def verify(folder: Path, recommended: int, speeds: Mapping[int, Speed]) -> list[Verification]:
     """Train at the recommended batch size and at both ends of those that reach the target; rows are appended.
+
+    `speeds` has a batch size where whole batches were timed.
 
     Raises:
         InputError: when the folder has no confirmed runs that reach the target, or is from another machine.
@@ -58,7 +66,7 @@ def verify(folder: Path, recommended: int) -> list[Verification]:
     experiment = experiments.read(folder / "experiment.toml")
     session = Session(experiment, datasets.load(experiment.workload.dataset), Host.describe(), folder)
     session.prepare_folder()
-    cases = {size: case for size in session.batch_sizes if (case := find_case(session, size)) is not None}
+    cases = {size: case for size, speed in speeds.items() if (case := find_case(session, size, speed)) is not None}
     if recommended not in cases:
         raise InputError(f"{folder}: no confirmed run at batch size {recommended} reached the target; run it first")
     others = [size for size in cases if size != recommended]
@@ -69,7 +77,7 @@ def verify(folder: Path, recommended: int) -> list[Verification]:
     return [row for row in session.rows(folders.VERIFICATION) if isinstance(row, Verification)][-len(chosen) :]
 
 
-def find_case(session: Session, batch_size: int) -> Case | None:
+def find_case(session: Session, batch_size: int, speed: Speed) -> Case | None:
     """The confirmed trial whose steps to the target are the median of those that reach it."""
     trials = [
         row for row in session.rows(folders.CONVERGENCE) if isinstance(row, Trial) and row.batch_size == batch_size
@@ -78,29 +86,16 @@ def find_case(session: Session, batch_size: int) -> Case | None:
     choice = selection.choose([row for row in trials if row.phase == "search"], target, budget)
     confirmed = [row for row in trials if row.phase == "confirm" and choice and row.learning_rate == choice.for_target]
     reached = [(found.steps, row) for row in confirmed if (found := selection.crossing(row.curve, target))]
-    speed = _fastest_loop(session, batch_size)
-    if not reached or speed is None:
+    if not reached:
         return None
     steps, trial = sorted(reached, key=lambda one: one[0])[(len(reached) - 1) // 2]
-    return Case(trial, steps, *speed)
+    return Case(trial, steps, speed.loop, _lowering(session, batch_size, speed.loop), speed.seconds_per_step)
 
 
-def _fastest_loop(session: Session, batch_size: int) -> tuple[Loop, str | None, float] | None:
-    """The faster loop of a batch size, its lowering and its median seconds per step."""
-    by_loop: defaultdict[tuple[Loop, str | None], list[float]] = defaultdict(list)
-    for row in session.rows(folders.THROUGHPUT):
-        if isinstance(row, Round) and row.batch_size == batch_size and _is_plain(row, session):
-            by_loop[row.loop, row.lowering].append(row.seconds / row.steps)
-    if not by_loop:
-        return None
-    loop, lowering = min(by_loop, key=lambda key: median(by_loop[key]))
-    return loop, lowering, median(by_loop[loop, lowering])
-
-
-def _is_plain(row: Round, session: Session) -> bool:
-    """Whether a round timed the workload itself: resident data, its precision, one device, whole batches."""
-    own = row.input == "device" and row.precision == session.experiment.workload.precision
-    return own and row.devices == row.accumulation == 1
+def _lowering(session: Session, batch_size: int, loop: Loop) -> str | None:
+    """The lowering that a loop was timed with."""
+    timed = [row for row in session.rows(folders.THROUGHPUT) if isinstance(row, Round) and row.loop == loop]
+    return next((row.lowering for row in reversed(timed) if row.batch_size == batch_size), None)
 
 
 def _row(session: Session, case: Case) -> Verification:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import experiment, folders
+from bench.rows import STAGES
 from bench.verbs.options import Verbs, add_json, add_price, add_results, add_verb, minutes
 from bench.verbs.reading import answer
 
 INTERRUPTED = 130
-STAGES = ("throughput", "convergence")
 
 
 def add(verbs: Verbs) -> None:
@@ -141,12 +141,17 @@ def verify_folder(options: argparse.Namespace) -> int:
     from bench.analysis.frames import load
     from bench.analysis.summarize import summarize
     from bench.errors import InputError
-    from bench.measure.verify import verify
+    from bench.measure.verify import Speed, verify
 
-    best = summarize(load(options.folder)).time_optimal
-    if best is None:
+    found = summarize(load(options.folder))
+    if found.time_optimal is None:
         raise InputError(f"{options.folder}: no batch size reached the target, so there is no time to verify")
-    rows = verify(options.folder, best.batch_size)
+    speeds = {
+        cell.batch_size: Speed(cell.loop, cell.seconds_per_step)
+        for cell in found.cells
+        if cell.accumulation == 1 and cell.loop and cell.seconds_per_step
+    }
+    rows = verify(options.folder, found.time_optimal.batch_size, speeds)
     for row in rows if not options.json else ():
         ratio = row.seconds / row.predicted_seconds if row.predicted_seconds else float("nan")
         sys.stdout.write(

@@ -218,9 +218,10 @@ def analyze_tables(options: argparse.Namespace) -> int:
         options.target,
         options.price_per_hour,
     )
-    if len(made) == 1 or not options.json:
-        return answer(list(made.values()), as_json=options.json)
-    for folder in made.values():
+    folders = list(made.values())
+    if len(folders) == 1 or not options.json:
+        return answer(folders, as_json=options.json)
+    for folder in folders:
         report.write_report(folder)
     sys.stdout.write((options.out / "summary.json").read_text())
     return 0

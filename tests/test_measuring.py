@@ -1,0 +1,147 @@
+"""The verbs that measure, in one process: a tiny sweep really run, verified, joined and stopped."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+import simulate
+from test_store import ORIGIN
+from workbench import experiment, host, tiny_dataset
+
+from bench import cli, folders, store
+from bench import experiment as experiments
+from bench.analysis import figures, summary
+from bench.measure import datasets, interrupts, runner, suite, verify
+from bench.measure.host import Host
+from bench.rows import STAGES, Round, Stage, Trial, Verification
+
+SWEEP = {
+    "seeds": {"search": 1, "confirm": 2},
+    "learning_rate": {"anchor": 0.02, "span": 0, "extend": 0},
+    "budget": {"epochs": 4, "max_epochs": 20},
+    "throughput": {"rounds": 5, "round_seconds": 0.001, "loops": ["dispatch", "scan"]},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _a_corner_of_the_digits_on_a_tiny_machine():
+    corner = tiny_dataset()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load", lambda _: corner)
+        patch.setattr(Host, "describe", staticmethod(host))
+        patch.setattr(figures, "PLOTS", figures.PLOTS[:1])
+        yield
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sweep") / "sweep.toml"
+    path.write_bytes(folders.to_toml(msgspec.structs.replace(experiment(**SWEEP), name="sweep")))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def swept(sweep, tmp_path_factory):
+    results = tmp_path_factory.mktemp("results")
+    assert cli.run(["run", sweep, "--results", str(results), "--json"]) == 0
+    return results / "sweep" / host().machine.name
+
+
+def rows(folder, name, kind):
+    return [row for row in store.read(folder / name) if isinstance(row, kind)]
+
+
+def test_a_run_leaves_every_row_and_a_page(swept):
+    timed = rows(swept, folders.THROUGHPUT, Round)
+    assert sorted((row.batch_size, row.loop, row.round) for row in timed) == [
+        (size, loop, number) for size in (10, 50) for loop in ("dispatch", "scan") for number in range(5)
+    ]
+    trained = rows(swept, folders.CONVERGENCE, Trial)
+    assert {(row.phase, row.batch_size) for row in trained} == {
+        (phase, size) for phase in ("search", "confirm") for size in (10, 50)
+    }
+    stages = [row.stage for name in (folders.THROUGHPUT, folders.CONVERGENCE) for row in rows(swept, name, Stage)]
+    assert tuple(stages) == STAGES
+    assert (swept / "report.html").is_file()
+
+
+def test_a_second_run_measures_nothing_and_answers_the_same(swept, sweep, capsys, monkeypatch):
+    before = {name: (swept / name).read_bytes() for name in (folders.THROUGHPUT, folders.CONVERGENCE)}
+    monkeypatch.setattr(runner.throughput, "measure", lambda *_: pytest.fail("timed again"))
+    assert cli.run(["run", sweep, "--results", str(swept.parent.parent), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((swept / "summary.json").read_bytes())
+    assert before == {name: (swept / name).read_bytes() for name in before}
+
+
+def test_convergence_of_another_machine_is_joined_with_speeds_of_this_one(swept, sweep, tmp_path):
+    assert cli.run(["run", sweep, "--results", str(tmp_path), "--convergence-from", str(swept)]) == 0
+    folder = tmp_path / "sweep" / host().machine.name
+    assert (folder / folders.CONVERGENCE).read_bytes() == (swept / folders.CONVERGENCE).read_bytes()
+    assert len(rows(folder, folders.THROUGHPUT, Round)) == 20
+    assert summary.read(folder).convergence_from == host().machine.name
+
+
+def test_only_the_stages_that_are_named_are_run(sweep, tmp_path):
+    assert cli.run(["run", sweep, "--results", str(tmp_path), "--stages", "throughput"]) == 0
+    (folder,) = (tmp_path / "sweep").iterdir()
+    assert (folder / folders.THROUGHPUT).exists()
+    assert not (folder / folders.CONVERGENCE).exists()
+
+
+@pytest.mark.parametrize("how", [interrupts.Stopped, KeyboardInterrupt])
+def test_a_stopped_run_says_how_to_go_on(tmp_path, capsys, monkeypatch, how):
+    def stopped(*_):
+        raise how
+
+    monkeypatch.setattr(suite, "measure", stopped)
+    line = ["run", "lenet_digits", "--budget", "2.5", "--results", str(tmp_path / "a b"), "--stages", "throughput"]
+    assert cli.run(line) == 130
+    again = f"batchscale run lenet_digits --budget 2.5 --results '{tmp_path / 'a b'}' --stages throughput"
+    assert capsys.readouterr().err.endswith(f"To continue: {again}\n")
+
+
+def test_single_runs_reach_the_target_at_the_step_that_the_mapped_ones_did(swept, capsys):
+    assert cli.run(["verify", str(swept), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    verified = rows(swept, folders.VERIFICATION, Verification)
+    assert answer["time_optimal"]["batch_size"] in {row.batch_size for row in verified}
+    cells = {cell["batch_size"]: cell for cell in answer["cells"]}
+    trained = rows(swept, folders.CONVERGENCE, Trial)
+    for row in verified:
+        own = ("confirm", row.batch_size, row.seed)
+        (curve,) = (one.curve for one in trained if (one.phase, one.batch_size, one.seed) == own)
+        reached = next(step for step, seen in zip(curve.steps, curve.accuracy, strict=True) if seen >= 0.75)
+        assert (row.status, row.steps) == ("ok", reached)
+        assert row.predicted_seconds == pytest.approx(reached * cells[row.batch_size]["seconds_per_step"])
+        assert row.seconds > 0
+
+
+@pytest.mark.parametrize("loop", ["dispatch", "scan"])
+def test_both_loops_train_the_same_run(swept, loop):
+    session = suite.session(
+        suite.Request([], swept.parent.parent),
+        host(),
+        experiments.read(swept / "experiment.toml"),
+        tiny_dataset(),
+        None,
+    )
+    case = verify.find_case(session, 10, verify.Speed(loop, 1e-3))
+    alone = verify.train_alone(session, case)
+    assert (alone.status, alone.steps) == ("ok", case.steps)
+
+
+def test_each_verified_run_is_a_line(swept, capsys, monkeypatch):
+    took = {"batch_size": 10, "learning_rate": 0.1, "seed": 1, "seconds": 1.5, "predicted_seconds": 3.0}
+    verified = [Verification(**ORIGIN, **took, status="ok", steps=steps) for steps in (7, 9)]
+    monkeypatch.setattr(verify, "verify", lambda *_: verified)
+    assert cli.run(["verify", str(swept)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("B = ")]
+    assert lines == [f"B = 10: {steps} steps in 1.5 s, predicted 3 s (0.50 times)" for steps in (7, 9)]
+
+
+def test_without_a_run_that_reached_the_target_there_is_nothing_to_verify(tmp_path, capsys):
+    simulate.write(tmp_path, batch_sizes=(16, 64), ceiling=0.5, confirm_seeds=2, epochs=4.0, max_epochs=5.0)
+    assert cli.run(["verify", str(tmp_path)]) == 2
+    assert "no batch size reached the target" in capsys.readouterr().err

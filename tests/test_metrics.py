@@ -1,0 +1,215 @@
+"""One function per metric: which rows count for a batch size, and what they come to."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+import numpy as np
+import pytest
+import simulate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.analysis import frames, metrics
+from bench.rows import Compilation, Curve, Round, Trial
+
+TRUTH = simulate.Truth(batch_sizes=(16, 64), rounds=3, watts=40.0, confirm_seeds=2, epochs=4.0, max_epochs=6.0)
+ROWS = simulate.rows(TRUTH)
+TARGET = TRUTH.target
+change = msgspec.structs.replace
+
+
+def of(kind, **fields):
+    """The simulated rows of a kind that have these values."""
+    return [row for row in ROWS if isinstance(row, kind) and all(getattr(row, k) == v for k, v in fields.items())]
+
+
+def made(rows):
+    return frames.from_rows(simulate.experiment(TRUTH), simulate.machine_file(), rows)
+
+
+def timed(seconds, steps=10, **fields):
+    """One round of batch size 16 for each of `seconds`."""
+    (first, *_) = of(Round, batch_size=16, loop="scan")
+    return [change(first, round=at, steps=steps, seconds=one, joules=None, **fields) for at, one in enumerate(seconds)]
+
+
+def trained(accuracies=(), **fields):
+    """A trial of batch size 16, evaluated every 16 examples."""
+    steps = list(range(1, len(accuracies) + 1))
+    curve = Curve(examples=[16 * s for s in steps], steps=steps, accuracy=list(accuracies), loss=[None] * len(steps))
+    return change(of(Trial, batch_size=16)[0], curve=curve, noise=None, test_accuracy=None, **fields)
+
+
+def test_a_batch_size_counts_whichever_kind_of_row_it_has():
+    rows = [
+        *(change(row, batch_size=size) for row, size in zip(of(Round)[:2], (7, 3), strict=True)),
+        change(of(Compilation)[0], batch_size=5),
+        *(change(row, batch_size=size) for row, size in zip(of(Trial)[:2], (9, 3), strict=True)),
+    ]
+    assert metrics.batch_sizes(made(rows)).tolist() == [3, 5, 7, 9]
+    assert metrics.batch_sizes(made([])).tolist() == []
+
+
+@pytest.mark.parametrize("loops", [("scan", "dispatch"), ("dispatch", "scan")])
+def test_the_faster_loop_counts_by_its_median(loops):
+    quick, slow = loops
+    rows = [*timed([2.0, 2.0, 2.0], loop=slow), *timed([1.0, 1.0, 9.0], loop=quick)]
+    for order in (rows, rows[::-1]):
+        found = metrics.speeds(made(order))[16]
+        assert (found.loop, found.accumulation) == (quick, 1)
+        assert sorted(found.rounds["seconds_per_step"]) == [0.1, 0.1, 0.9]
+
+
+def test_an_accumulated_batch_counts_only_where_no_whole_one_was_timed():
+    halves, quarters = timed([0.1], accumulation=2), timed([0.05], accumulation=4)
+    assert metrics.speeds(made([*quarters, *halves, *timed([9.0])]))[16].accumulation == 1
+    assert metrics.speeds(made([*quarters, *halves]))[16].accumulation == 2
+    faster = timed([0.01], accumulation=2, loop="dispatch")
+    assert metrics.speeds(made([*quarters, *halves, *faster]))[16].loop == "dispatch"
+
+
+@pytest.mark.parametrize("unlike", [{"input": "host"}, {"devices": 2}, {"precision": "bfloat16"}])
+def test_rounds_that_timed_something_else_are_not_joined(unlike):
+    assert metrics.speeds(made(timed([1.0], **unlike))) == {}
+    found = made([*timed([1.0], **unlike), *timed([2.0])])
+    assert metrics.comparable(found, found.rounds)["seconds"].tolist() == [2.0]
+
+
+def test_every_batch_size_has_its_own_speed():
+    found = metrics.speeds(made(ROWS))
+    assert set(found) == {16, 64}
+    for size, speed in found.items():
+        assert speed.loop == "scan"
+        assert set(speed.rounds["batch_size"]) == {size}
+        assert len(speed.rounds) == TRUTH.rounds
+
+
+def test_times_powers_and_energies_are_logarithms_of_what_was_measured():
+    rows = [change(row, joules=joules) for row, joules in zip(timed([2.0, 3.0], steps=4), (10.0, 60.0), strict=True)]
+    speed = metrics.speeds(made(rows))[16]
+    for measure, expected in (
+        (metrics.log_seconds_per_step, [0.5, 0.75]),
+        (metrics.log_joules_per_step, [2.5, 15.0]),
+        (metrics.log_watts, [5.0, 20.0]),
+    ):
+        found = measure(speed)
+        np.testing.assert_allclose(np.sort(np.exp(found.high)), expected)
+        np.testing.assert_array_equal(found.low, found.high)
+        assert (found.misses, found.logarithmic) == (0, True)
+        assert measure(None).count == 0
+
+
+def test_energy_that_was_not_measured_is_no_energy():
+    some = [change(row, joules=joules) for row, joules in zip(timed([1.0] * 3), (None, 0.0, 5.0), strict=True)]
+    speed = metrics.speeds(made(some))[16]
+    assert np.exp(metrics.log_joules_per_step(speed).high) == pytest.approx([0.5])
+    assert np.exp(metrics.log_watts(speed).high) == pytest.approx([5.0])
+    assert metrics.log_joules_per_step(metrics.speeds(made(timed([1.0])))[16]).count == 0
+
+
+def test_rates_are_chosen_at_each_batch_size_from_searches_that_did_not_fail():
+    good, best = trained([0.96], learning_rate=0.5), trained([0.99], learning_rate=1.0)
+    failed = trained([1.0], learning_rate=2.0, status="failed", reason="lost")
+    other = change(trained([0.96], learning_rate=4.0), batch_size=64)
+    found = metrics.choices(made([good, best, failed, other]), TARGET)
+    assert {size: choice.for_accuracy for size, choice in found.items()} == {16: 1.0, 64: 4.0}
+    assert metrics.choices(made([failed]), TARGET) == {}
+
+
+def test_claims_rest_on_confirmation_then_on_search_then_on_the_fixed_rate():
+    search = [trained([0.99], learning_rate=0.5, seed=1), trained([0.1], learning_rate=1.0, seed=1)]
+    confirm = [trained([0.99], learning_rate=0.5, seed=seed, phase="confirm") for seed in (1000, 1001)]
+    stray = trained([0.99], learning_rate=1.0, seed=1000, phase="confirm")
+    fixed = [trained([0.99], learning_rate=8.0, seed=seed, phase="fixed") for seed in (1000, 1001, 1002)]
+    for rows, phase, seeds in (
+        ([*search, *confirm, stray, *fixed], "confirm", [1000, 1001]),
+        ([*search, stray, *fixed], "search", [1]),
+        (fixed, "fixed", [1000, 1001, 1002]),
+        ([*search, change(confirm[0], status="failed", reason="lost")], "search", [1]),
+    ):
+        claim = metrics.claims(made(rows), TARGET)[16]
+        assert claim.phase == phase
+        assert sorted(claim.for_target["seed"]) == sorted(claim.for_accuracy["seed"]) == seeds
+        assert len(set(claim.for_target["learning_rate"])) == 1
+
+
+def test_accuracy_has_a_rate_of_its_own_and_falls_back_on_that_of_the_target():
+    quick = [0.96, 0.96, 0.96]
+    slow = [0.1, 0.1, 0.99]
+    search = [trained(quick, learning_rate=0.5, seed=1), trained(slow, learning_rate=1.0, seed=1)]
+    at_target = trained(quick, learning_rate=0.5, seed=1000, phase="confirm")
+    at_accuracy = trained(slow, learning_rate=1.0, seed=1000, phase="confirm")
+    both = metrics.claims(made([*search, at_target, at_accuracy]), TARGET)[16]
+    assert (set(both.for_target["learning_rate"]), set(both.for_accuracy["learning_rate"])) == ({0.5}, {1.0})
+    one = metrics.claims(made([*search, at_target]), TARGET)[16]
+    assert set(one.for_accuracy["learning_rate"]) == {0.5}
+
+
+def test_trials_that_rest_on_no_phase_are_no_claim():
+    unmatched = trained([0.99], learning_rate=3.0, phase="confirm")
+    claim = metrics.claims(made([unmatched]), TARGET)[16]
+    assert claim.phase == "confirm"
+    assert claim.choice is None
+    empty = metrics._claim(made([unmatched]).trials.iloc[:0], None)
+    assert (empty.choice, empty.phase, len(empty.for_target), len(empty.for_accuracy)) == (None, None, 0, 0)
+
+
+@given(st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=1, max_size=7))
+def test_without_a_choice_the_rate_of_most_trials_is_taken(rates):
+    rows = [trained([0.5], learning_rate=rate, seed=seed, phase="fixed") for seed, rate in enumerate(rates)]
+    (rate,) = set(metrics.claims(made(rows), TARGET)[16].for_target["learning_rate"])
+    assert rates.count(rate) == max(Counter(rates).values())
+
+
+def test_a_rate_is_the_same_to_nine_digits_and_no_fewer():
+    search = [trained([0.99], learning_rate=1.0, seed=1)]
+    near = trained([0.99], learning_rate=1.0 + 1e-12, seed=1000, phase="confirm")
+    far = trained([0.99], learning_rate=1.0 + 1e-6, seed=1001, phase="confirm")
+    assert metrics.claims(made([*search, near, far]), TARGET)[16].for_target["seed"].tolist() == [1000]
+
+
+accuracies = st.lists(st.floats(0, 1), max_size=12)
+
+
+@settings(max_examples=60)
+@given(st.lists(accuracies, min_size=1, max_size=5), st.floats(0.01, 0.99) | st.just(TARGET))
+def test_crossings_are_the_first_evaluation_at_or_above_any_target(curves, target):
+    found = metrics.crossings(made([trained(accuracy, seed=seed) for seed, accuracy in enumerate(curves)]), target)
+    assert list(found.columns) == ["examples_to_target", "previous_examples"]
+    for seed, accuracy in enumerate(curves):
+        first = next((at for at, value in enumerate(accuracy, 1) if value >= target), np.inf)
+        assert found["examples_to_target"][seed] == 16 * first
+        before = len(accuracy) if first == np.inf else first - 1
+        assert found["previous_examples"][seed] == 16 * before
+
+
+def test_needs_are_bracketed_by_evaluations_sorted_and_missed_beyond_the_limit():
+    curves = [[0.1, 0.1, 0.96], [0.96], [0.1, 0.1], [0.1, 0.96]]
+    found = made([trained(curve, seed=seed) for seed, curve in enumerate(curves)])
+    needs = metrics.log_examples_to_target(found.trials, metrics.crossings(found, TARGET), 1000.0)
+    np.testing.assert_allclose(np.exp(needs.low), [1, 16, 32])
+    np.testing.assert_allclose(np.exp(needs.high), [16, 32, 48])
+    assert (needs.misses, needs.count, needs.logarithmic) == (1, 4, True)
+    assert needs.limit == pytest.approx(np.log(1000))
+    some = metrics.log_examples_to_target(found.trials.iloc[1:3], metrics.crossings(found, TARGET), np.inf)
+    assert (np.exp(some.high).tolist(), some.misses, some.limit) == ([pytest.approx(16)], 1, np.inf)
+    assert metrics.log_examples_to_target(found.trials.iloc[:0], metrics.crossings(found, TARGET), 1.0).count == 0
+
+
+def test_the_best_accuracy_is_negated_and_what_is_not_known_is_left_out():
+    rows = [trained([0.5, 0.9, 0.7], seed=1), trained([0.8], seed=2)]
+    best = metrics.best_accuracies(made(rows).trials)
+    assert sorted(best.high) == [-0.9, -0.8]
+    assert (best.misses, best.logarithmic) == (0, False)
+    untold = frames.Imported(train_examples=None, target_accuracy=None, learning_rates=True)
+    imported = frames.from_rows(simulate.experiment(TRUTH), simulate.machine_file(), rows, imported=untold)
+    assert metrics.best_accuracies(imported.trials).count == 0
+
+
+def test_a_budget_of_steps_counts_evaluations_up_to_and_at_it():
+    found = made([trained([0.5, 0.7, 0.9], seed=1), trained([0.8, 0.1], seed=2), trained([0.99] * 3, seed=3)])
+    own = found.trials.iloc[:2]
+    for steps, expected in ((0, []), (1, [-0.8, -0.5]), (2, [-0.8, -0.7]), (3, [-0.9, -0.8])):
+        assert sorted(metrics.best_accuracies_by_steps(found, own, steps).high) == expected
