@@ -19,7 +19,6 @@ from bench.measure.schedules import Schedule
 from bench.measure.search import Study, TierStudy, search_grid, shard_shape
 from bench.measure.session import Session
 from bench.measure.throughput import Laboratory
-from bench.measure.wave import Setting
 from bench.rows import Calibration, Loop, Round, Trial
 from bench.store import Writer
 
@@ -147,8 +146,12 @@ def measure_convergence(session: Session) -> None:
 
 def tier_studies(session: Session, study: Study) -> list[TierStudy]:
     """Every tier with its programs under the lowering that is fastest for it."""
-    tuned = [(tier, tune(session, tier)) for tier in session.tiers]
-    return [TierStudy(study, tier, programs(session, tier, one.lowering), one) for tier, one in tuned]
+    return [_tier_study(session, study, tier) for tier in session.tiers]
+
+
+def _tier_study(session: Session, study: Study, tier: plan.Tier) -> TierStudy:
+    tuned = tune(session, tier)
+    return TierStudy(study, tier, programs(session, tier, tuned.lowering), tuned, session.shard_width(tier))
 
 
 def make_study(session: Session, append: Callable[[Trial], None]) -> Study:
@@ -174,23 +177,16 @@ def make_study(session: Session, append: Callable[[Trial], None]) -> Study:
 
 
 def tune(session: Session, tier: plan.Tier) -> tuning.Tuned:
-    """The fastest way to run a tier, measured once for a results folder."""
+    """The fastest lowering of a tier, measured once for a results folder."""
     workers = session.host.workers
     seeds, grid = plan.search_seeds(session.experiment), search_grid(session.experiment, tier)
+    rows, columns = shard_shape(len(seeds), len(grid), workers, session.shard_width(tier))
 
-    def speed(lowering: str | None, width: int) -> float:
-        rows, columns = shard_shape(len(seeds), len(grid), workers, width)
+    def speed(lowering: str | None) -> float:
         return tuning.examples_per_second(programs(session, tier, lowering), seeds[:rows], grid[:columns], workers)
 
     key = f"convergence {tier.microbatch_size} {tier.batch_sizes}"
-    return session.tuning.get(key, lambda: tuning.fastest(session.lowerings, shard_widths(session, grid), speed))
-
-
-def shard_widths(session: Session, grid: Sequence[Setting]) -> list[int]:
-    """Settings per shard worth a trial: all for an accelerator; one, two or the rates of a batch size for a core."""
-    if session.host.workers == 1:
-        return [len(grid)]
-    return sorted({1, 2, len(grid) // len({setting.batch_size for setting in grid})})
+    return session.tuning.get(key, lambda: tuning.fastest(session.lowerings, speed))
 
 
 def noise_parts(experiment: Experiment, tier: plan.Tier) -> int:

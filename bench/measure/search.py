@@ -65,6 +65,7 @@ class TierStudy:
     tier: plan.Tier
     programs: Programs
     tuned: Tuned
+    width: int
 
     def announce(self) -> None:
         """Tell the progress line what is to come, unless it is done."""
@@ -102,7 +103,7 @@ class TierStudy:
 
     def shape(self, seeds: int, settings: int) -> wave.Shape:
         """The shape of a shard of so many trials, memory aside."""
-        return shard_shape(seeds, settings, self.study.workers, self.tuned.width)
+        return shard_shape(seeds, settings, self.study.workers, self.width)
 
     @property
     def small(self) -> wave.Shape:

@@ -28,6 +28,13 @@ LOWERINGS = {"cpu": ("patches", "banded"), "gpu": ("xla", "patches", "banded"), 
 WIDEST_CONVOLUTION_ON_CPU = 64
 """Of 16, 32, 64 and 128, none was faster than 64 for LeNet with five lanes a program on two cores."""
 
+SHARD_EXAMPLES_ON_CPU = 32
+"""Where a core trains LeNet fastest: five settings at single examples, two at microbatches of 16, one beyond.
+
+A rule and not a trial, since rounding depends on it. A perceptron is fastest with one setting at any microbatch: two
+at single examples take three times as long.
+"""
+
 
 @dataclass
 class Session:
@@ -86,6 +93,11 @@ class Session:
         """The batch sizes, grouped into programs."""
         narrow = self.convolves and self.host.machine.platform == "cpu"
         return plan.tiers(self.batch_sizes, WIDEST_CONVOLUTION_ON_CPU if narrow else plan.WIDEST_MICROBATCH)
+
+    def shard_width(self, tier: plan.Tier) -> int:
+        """At most how many settings share a program call, where cores have programs of their own."""
+        rates = 2 * self.experiment.learning_rate.span + 1
+        return max(1, min(SHARD_EXAMPLES_ON_CPU // tier.microbatch_size, rates)) if self.convolves else 1
 
     def learner(self, precision: Precision, lowering: str | None) -> Learner:
         """The workload's learner, made once."""

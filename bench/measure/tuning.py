@@ -54,16 +54,9 @@ class TuningFile:
         return self._known[key]
 
 
-def fastest(lowerings: Sequence[str | None], widths: Sequence[int], speed: Callable[[str | None, int], float]) -> Tuned:
-    """Try every lowering at the first width, then the best of them at the other widths; ties go to the first."""
-    first, *wider = widths
-    by_lowering = [Tuned(name, speed(name, first), first) for name in lowerings]
-    best = _best(by_lowering)
-    return _best([best, *(Tuned(best.lowering, speed(best.lowering, width), width) for width in wider)])
-
-
-def _best(tried: Sequence[Tuned]) -> Tuned:
-    return max(tried, key=lambda one: one.examples_per_second)
+def fastest(lowerings: Sequence[str | None], speed: Callable[[str | None], float]) -> Tuned:
+    """Try every lowering on the tier's own program; ties go to the first."""
+    return max((Tuned(name, speed(name)) for name in lowerings), key=lambda one: one.examples_per_second)
 
 
 def examples_per_second(
