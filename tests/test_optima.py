@@ -138,6 +138,8 @@ def test_an_accuracy_keeps_its_sign_its_budget_and_its_bounds():
     assert (best.batch_size, best.accuracy, best.budget) == (16, pytest.approx(0.99), "10 epochs")
     low, high = best.interval
     assert 0.9 < low < 0.99 < high == 1.0
+    worst = optima.accuracy_optimal(contest(repeated([-0.02, -0.01, -0.01, 0.0], 0.03), logarithmic=False), "1 epoch")
+    assert worst.interval[0] == 0
 
 
 def test_throughput_is_the_inverse_of_seconds_per_example_and_nearly_is_five_percent():
@@ -188,3 +190,6 @@ def test_cost_takes_its_spread_from_both_and_keeps_what_never_arrives():
     assert (missed.errors == 0).all()
     assert np.isinf(missed.draws[:, 0]).all()
     assert np.isfinite(missed.draws[:, 1]).all()
+    unknown = optima.log_cost(certain([np.nan, 1.0]), certain([0.0, 1.0]), 100.0, 0.5)
+    assert np.isnan(unknown.medians).tolist() == [True, False]
+    assert (unknown.errors == 0).all()
