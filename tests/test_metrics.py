@@ -92,6 +92,35 @@ def test_every_batch_size_has_its_own_speed():
         assert len(speed.rounds) == TRUTH.rounds
 
 
+def test_several_devices_have_speeds_of_their_own_and_add_no_batch_size():
+    rows = [*timed([1.0]), *timed([0.5], devices=2), *(change(row, batch_size=9) for row in timed([3.0], devices=2))]
+    found = made(rows)
+    assert metrics.batch_sizes(found).tolist() == [16]
+    assert {size: speed.rounds["seconds"].tolist() for size, speed in metrics.speeds(found, 2).items()} == {
+        16: [0.5],
+        9: [3.0],
+    }
+
+
+def test_what_the_compiler_said_is_of_the_program_that_is_timed():
+    (first, *_) = of(Compilation, batch_size=16, loop="scan")
+    said = [
+        change(first, loop="dispatch", compile_seconds=1.0, peak_bytes=None),
+        change(first, accumulation=2, compile_seconds=2.0),
+        change(first, compile_seconds=3.0, peak_bytes=77),
+        change(first, batch_size=64, compile_seconds=4.0),
+        change(first, devices=2, compile_seconds=5.0),
+    ]
+    found = made([*said, *timed([1.0])])
+    whole = metrics.compiled(found, 16, metrics.speeds(found)[16])
+    assert (whole["compile_seconds"], whole["peak_bytes"]) == (3.0, 77)
+    assert set(whole) == set(metrics.OF_PROGRAM)
+    untimed = metrics.compiled(found, 16, None)
+    assert untimed["compile_seconds"] == 1.0
+    assert np.isnan(untimed["peak_bytes"])
+    assert np.isnan([*metrics.compiled(found, 5, None).values()]).all()
+
+
 def test_times_powers_and_energies_are_logarithms_of_what_was_measured():
     rows = [change(row, joules=joules) for row, joules in zip(timed([2.0, 3.0], steps=4), (10.0, 60.0), strict=True)]
     speed = metrics.speeds(made(rows))[16]
