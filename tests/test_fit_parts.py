@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import special
 
 from bench.analysis import fits
 from bench.analysis.fits import Refusal
@@ -59,6 +60,26 @@ def test_the_unexplained_spread_leaves_out_the_outliers_and_what_errors_explain(
     assert fits._unexplained(CURVE + MISFIT, SHAPES, EQUAL, EQUAL)[0] == 0
     unheard = np.where(AT_128, 1e-9, 1.0)
     assert fits._unexplained(CURVE + MISFIT + 5 * AT_128, SHAPES, unheard, EXACT)[1] < 0.06
+
+
+def test_cells_are_weighed_by_influence_over_all_the_variance_there_is():
+    own = np.array([0.01, 0.01, 0.08, 0.08, 0.01, 0.08, 0.01, 0.01])
+    values = CURVE + 1.4 * MISFIT
+    influence = fits._influence(values, SHAPES, own)
+    unexplained, _ = fits._unexplained(values, SHAPES, influence, own)
+    assert 0.02 < unexplained < 0.1
+    position, _ = fits._least_squares(values[None], SHAPES, influence / (own**2 + unexplained**2))
+    errors = own * np.resize([1.0, -1.0], (DRAWS, 1))
+    assert fits.fit_knee(SIZES, values, errors).knee == pytest.approx(fits._between(GRID, position)[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(("silent", "freedom"), [(0, 6), (3, 3), (6, 1)])
+def test_what_is_unexplained_is_student_like_with_two_degrees_fewer_than_cells(silent, freedom):
+    weights = np.where(np.arange(len(SIZES)) < silent, 1e-12, 1.0)
+    draws = fits._bootstrap(CURVE, np.zeros((100_000, len(SIZES))), 1e-4, SHAPES, weights, 0)
+    (position, *_), _ = fits._least_squares(CURVE[None], SHAPES, weights)
+    middle, far = np.quantile(np.abs(draws - position), [0.5, 0.9])
+    assert far / middle == pytest.approx(special.stdtrit(freedom, 0.95) / special.stdtrit(freedom, 0.75), rel=0.02)
 
 
 def refuse(knee=200.0, error=0.0, outliers=(), cells=8):

@@ -62,6 +62,12 @@ def test_the_faster_loop_counts_by_its_median(loops):
         assert sorted(found.rounds["seconds_per_step"]) == [0.1, 0.1, 0.9]
 
 
+def test_of_loops_that_are_equally_fast_the_first_counts():
+    for first, second in (("scan", "dispatch"), ("dispatch", "scan")):
+        rows = [*timed([1.0], loop=first), *timed([1.0], loop=second)]
+        assert metrics.speeds(made(rows))[16].loop == first
+
+
 def test_an_accumulated_batch_counts_only_where_no_whole_one_was_timed():
     halves, quarters = timed([0.1], accumulation=2), timed([0.05], accumulation=4)
     assert metrics.speeds(made([*quarters, *halves, *timed([9.0])]))[16].accumulation == 1
@@ -84,6 +90,35 @@ def test_every_batch_size_has_its_own_speed():
         assert speed.loop == "scan"
         assert set(speed.rounds["batch_size"]) == {size}
         assert len(speed.rounds) == TRUTH.rounds
+
+
+def test_several_devices_have_speeds_of_their_own_and_add_no_batch_size():
+    rows = [*timed([1.0]), *timed([0.5], devices=2), *(change(row, batch_size=9) for row in timed([3.0], devices=2))]
+    found = made(rows)
+    assert metrics.batch_sizes(found).tolist() == [16]
+    assert {size: speed.rounds["seconds"].tolist() for size, speed in metrics.speeds(found, 2).items()} == {
+        16: [0.5],
+        9: [3.0],
+    }
+
+
+def test_what_the_compiler_said_is_of_the_program_that_is_timed():
+    (first, *_) = of(Compilation, batch_size=16, loop="scan")
+    said = [
+        change(first, loop="dispatch", compile_seconds=1.0, peak_bytes=None),
+        change(first, accumulation=2, compile_seconds=2.0),
+        change(first, compile_seconds=3.0, peak_bytes=77),
+        change(first, batch_size=64, compile_seconds=4.0),
+        change(first, devices=2, compile_seconds=5.0),
+    ]
+    found = made([*said, *timed([1.0])])
+    whole = metrics.compiled(found, 16, metrics.speeds(found)[16])
+    assert (whole["compile_seconds"], whole["peak_bytes"]) == (3.0, 77)
+    assert set(whole) == set(metrics.OF_PROGRAM)
+    untimed = metrics.compiled(found, 16, None)
+    assert untimed["compile_seconds"] == 1.0
+    assert np.isnan(untimed["peak_bytes"])
+    assert np.isnan([*metrics.compiled(found, 5, None).values()]).all()
 
 
 def test_times_powers_and_energies_are_logarithms_of_what_was_measured():
@@ -131,6 +166,7 @@ def test_claims_rest_on_confirmation_then_on_search_then_on_the_fixed_rate():
     ):
         claim = metrics.claims(made(rows), TARGET)[16]
         assert claim.phase == phase
+        assert (claim.choice.for_target if claim.choice else None) == (None if phase == "fixed" else 0.5)
         assert sorted(claim.for_target["seed"]) == sorted(claim.for_accuracy["seed"]) == seeds
         assert len(set(claim.for_target["learning_rate"])) == 1
 
@@ -170,11 +206,12 @@ def test_a_rate_is_the_same_to_nine_digits_and_no_fewer():
     assert metrics.claims(made([*search, near, far]), TARGET)[16].for_target["seed"].tolist() == [1000]
 
 
-accuracies = st.lists(st.floats(0, 1), max_size=12)
+ACCURACIES = st.floats(0, 1) | st.sampled_from([0.25, 0.5, 0.75])
+accuracies = st.lists(ACCURACIES, max_size=12)
 
 
 @settings(max_examples=60)
-@given(st.lists(accuracies, min_size=1, max_size=5), st.floats(0.01, 0.99) | st.just(TARGET))
+@given(st.lists(accuracies, min_size=1, max_size=5), st.sampled_from([0.25, 0.5, 0.75, TARGET]))
 def test_crossings_are_the_first_evaluation_at_or_above_any_target(curves, target):
     found = metrics.crossings(made([trained(accuracy, seed=seed) for seed, accuracy in enumerate(curves)]), target)
     assert list(found.columns) == ["examples_to_target", "previous_examples"]
@@ -193,9 +230,18 @@ def test_needs_are_bracketed_by_evaluations_sorted_and_missed_beyond_the_limit()
     np.testing.assert_allclose(np.exp(needs.high), [16, 32, 48])
     assert (needs.misses, needs.count, needs.logarithmic) == (1, 4, True)
     assert needs.limit == pytest.approx(np.log(1000))
+    for unknown in (np.inf, np.nan):
+        assert metrics.log_examples_to_target(found.trials, metrics.crossings(found, TARGET), unknown).limit == np.inf
     some = metrics.log_examples_to_target(found.trials.iloc[1:3], metrics.crossings(found, TARGET), np.inf)
     assert (np.exp(some.high).tolist(), some.misses, some.limit) == ([pytest.approx(16)], 1, np.inf)
     assert metrics.log_examples_to_target(found.trials.iloc[:0], metrics.crossings(found, TARGET), 1.0).count == 0
+
+
+def test_a_target_within_one_example_is_one_example():
+    curve = Curve(examples=[1], steps=[1], accuracy=[0.99], loss=[None])
+    found = made([change(trained(), batch_size=1, curve=curve)])
+    needs = metrics.log_examples_to_target(found.trials, metrics.crossings(found, TARGET), np.inf)
+    assert (needs.low.tolist(), needs.high.tolist()) == ([0.0], [0.0])
 
 
 def test_the_best_accuracy_is_negated_and_what_is_not_known_is_left_out():

@@ -116,6 +116,7 @@ def test_without_a_second_there_is_no_margin(values):
         optima.throughput_optimal,
         optima.energy_optimal,
         lambda one: optima.cost_optimal(one, 0.5),
+        lambda one: optima.energy_time_optimal(one, 0.5),
     ],
 )
 def test_where_nothing_arrived_there_is_no_optimum(answer):
@@ -127,9 +128,11 @@ def test_each_answer_is_in_its_own_unit():
     times = contest(repeated(np.log([9.0, 5.0, 7.0, 8.0])))
     assert optima.time_optimal(times, None, None).seconds == pytest.approx(5)
     assert optima.energy_optimal(times).joules == pytest.approx(5)
-    cost = optima.cost_optimal(times, 0.25)
-    assert (cost.joules, cost.eta) == (pytest.approx(5), 0.25)
-    low, high = cost.interval
+    weighed = optima.energy_time_optimal(times, 0.25)
+    assert (weighed.joules, weighed.eta) == (pytest.approx(5), 0.25)
+    priced = optima.cost_optimal(times, 2.5)
+    assert (priced.cost, priced.price_per_hour) == (pytest.approx(5), 2.5)
+    low, high = priced.interval
     assert low < 5 < high
 
 
@@ -138,6 +141,8 @@ def test_an_accuracy_keeps_its_sign_its_budget_and_its_bounds():
     assert (best.batch_size, best.accuracy, best.budget) == (16, pytest.approx(0.99), "10 epochs")
     low, high = best.interval
     assert 0.9 < low < 0.99 < high == 1.0
+    worst = optima.accuracy_optimal(contest(repeated([-0.02, -0.01, -0.01, 0.0], 0.03), logarithmic=False), "1 epoch")
+    assert worst.interval[0] == 0
 
 
 def test_throughput_is_the_inverse_of_seconds_per_example_and_nearly_is_five_percent():
@@ -169,22 +174,25 @@ joules = st.lists(st.floats(0.1, 1e6), min_size=3, max_size=3)
 
 
 @given(joules, joules, st.floats(1, 1000), st.floats(0.01, 0.99))
-def test_cost_weighs_energy_against_the_energy_of_full_power(energy, seconds, watts, eta):
-    found = optima.log_cost(repeated(np.log(energy)), repeated(np.log(seconds)), watts, eta)
+def test_energy_and_time_are_weighed_by_the_energy_of_full_power(energy, seconds, watts, eta):
+    found = optima.log_energy_time(repeated(np.log(energy)), repeated(np.log(seconds)), watts, eta)
     expected = eta * np.array(energy) + (1 - eta) * watts * np.array(seconds)
     np.testing.assert_allclose(np.exp(found.medians), expected, rtol=1e-9)
     np.testing.assert_allclose(np.exp(found.centres), expected, rtol=1e-9)
 
 
-def test_cost_takes_its_spread_from_both_and_keeps_what_never_arrives():
+def test_energy_and_time_take_their_spread_from_both_and_keeps_what_never_arrives():
     energy, seconds = repeated(np.log([5.0, 7.0, 2.0])), repeated(np.log([3.0, 1.0, 4.0]))
-    found = optima.log_cost(energy, seconds, 100.0, 0.5)
+    found = optima.log_energy_time(energy, seconds, 100.0, 0.5)
     np.testing.assert_allclose(
         np.exp(found.draws), 0.5 * np.exp(energy.draws) + 0.5 * 100 * np.exp(seconds.draws), rtol=1e-9
     )
     np.testing.assert_allclose(found.draws, found.centres + found.errors, rtol=1e-9)
-    missed = optima.log_cost(certain([np.inf, 1.0]), certain([np.inf, 1.0]), 100.0, 0.5)
+    missed = optima.log_energy_time(certain([np.inf, 1.0]), certain([np.inf, 1.0]), 100.0, 0.5)
     assert missed.medians[0] == missed.centres[0] == np.inf
     assert (missed.errors == 0).all()
     assert np.isinf(missed.draws[:, 0]).all()
     assert np.isfinite(missed.draws[:, 1]).all()
+    unknown = optima.log_energy_time(certain([np.nan, 1.0]), certain([0.0, 1.0]), 100.0, 0.5)
+    assert np.isnan(unknown.medians).tolist() == [True, False]
+    assert (unknown.errors == 0).all()

@@ -61,6 +61,8 @@ def test_each_cell_is_drawn_towards_what_all_have_in_common():
     cells = [EXACT([0.0, spread, 2 * spread, 3 * spread]) for spread in spreads]
     own, freedom = np.array([np.var([0, 1, 2, 3], ddof=1) * spread**2 for spread in spreads]), np.full(4, 3.0)
     prior, prior_freedom = statistics._prior(own, freedom)
+    excess = np.var(np.log(own), ddof=1) - special.polygamma(1, 1.5)
+    assert special.polygamma(1, prior_freedom / 2) == pytest.approx(excess)
     variances, found = statistics._moderated([*cells, EXACT([7.0])], None)
     np.testing.assert_allclose(variances[:4], (prior_freedom * prior + 3 * own) / (prior_freedom + 3))
     assert variances[4] == pytest.approx(prior)
@@ -112,21 +114,21 @@ def test_errors_of_a_median_have_the_variance_of_the_median_of_normals(count, va
     assert abs(np.corrcoef(errors.T)[0, 1]) < 0.1
 
 
-@pytest.mark.parametrize("freedom", [3.0, 8.0])
+@pytest.mark.parametrize("freedom", [0.5, 3.0, 8.0])
 def test_an_unknown_variance_makes_errors_student_like_together(freedom):
     random = np.random.default_rng(3)
     errors = statistics._median_errors([EXACT([1.0])] * 2, np.ones(2), np.full(2, freedom), random)
-    for share in (0.9, 0.975):
+    for share in (0.75, 0.9):
         np.testing.assert_allclose(np.quantile(errors, share, axis=0), special.stdtrit(freedom, share), rtol=0.12)
     assert np.corrcoef(np.log(np.abs(errors)).T)[0, 1] > 0.03
 
 
 def test_the_chance_of_a_miss_is_jeffreys_posterior():
-    cells = [EXACT([1.0]), bracketed([1.0] * 3, [1.0] * 3, misses=2), bracketed([], [], misses=4)]
+    cells = [EXACT([1.0]), bracketed([1.0] * 3, [1.0] * 3, misses=1), bracketed([], [], misses=4)]
     rates = statistics._miss_rates(cells, np.random.default_rng(4))
     assert rates.shape == (DRAWS, 3)
     assert (rates[:, 0] == 0).all()
-    for column, (misses, found) in ((1, (2.5, 3.5)), (2, (4.5, 0.5))):
+    for column, (misses, found) in ((1, (1.5, 3.5)), (2, (4.5, 0.5))):
         assert np.mean(rates[:, column]) == pytest.approx(misses / (misses + found), abs=0.01)
         assert np.var(rates[:, column]) == pytest.approx(
             misses * found / (misses + found) ** 2 / (misses + found + 1), rel=0.1
@@ -157,6 +159,13 @@ def test_what_lies_beyond_the_limit_was_never_reached():
     assert 0.3 < np.mean(np.isinf(found.draws[:, 0])) < 0.9
     assert (found.draws[:, 0][np.isfinite(found.draws[:, 0])] <= 1.0).all()
     assert np.isfinite(found.draws[:, 1]).all()
+    assert np.isfinite(locate([bracketed([1.0] * 2, [1.0] * 2, limit=0.5)]).draws).all()
+
+
+def test_a_miss_is_no_error_of_the_median():
+    found = locate([bracketed([1.0] * 5, [1.0] * 5, misses=3), bracketed([1.0] * 5, [1.0] * 5)])
+    assert np.isinf(found.draws[:, 0]).any()
+    assert np.abs(found.errors).max() < 1e-5
 
 
 def test_cells_without_anything_are_unknown_and_those_with_misses_alone_never_arrive():

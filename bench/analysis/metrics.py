@@ -138,9 +138,9 @@ def _claim(trials: pd.DataFrame, choice: Choice | None) -> Claim:
     phases: Sequence[Phase] = ("confirm", "search", "fixed")
     for phase in phases:
         of_phase = only(trials, trials["phase"] == phase)
-        for_target = _at(of_phase, choice.for_target if choice and phase != "fixed" else None)
+        for_target = _at(of_phase, choice.for_target if choice else None)
         if len(for_target):
-            for_accuracy = _at(of_phase, choice.for_accuracy if choice and phase != "fixed" else None)
+            for_accuracy = _at(of_phase, choice.for_accuracy if choice else None)
             return Claim(choice, phase, for_target, for_accuracy if len(for_accuracy) else for_target)
     return Claim(choice, None, trials.iloc[:0], trials.iloc[:0])
 

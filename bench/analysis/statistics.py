@@ -128,8 +128,8 @@ def _place(cell: Repetitions, within: Array, miss_rate: Array) -> tuple[float, A
     if not cell.misses:
         low, high = np.median(cell.low), np.median(cell.high)
         return float((low + high) / 2), low + within * (high - low)
-    share = np.minimum(0.5 / np.maximum(1 - miss_rate, 1e-9), 1.0)
-    low, high = (np.quantile(ends, np.where(miss_rate < 0.5, share, 1.0)) for ends in (cell.low, cell.high))
+    share = 0.5 / np.maximum(1 - miss_rate, 0.5)
+    low, high = np.quantile(cell.low, share), np.quantile(cell.high, share)
     drawn = low + within * (high - low)
     whole = min(0.5 * cell.count / len(cell.high), 1.0)
     centre = (np.quantile(cell.low, whole) + np.quantile(cell.high, whole)) / 2
