@@ -1,5 +1,6 @@
 """Choices by measurement: the fastest wins, is kept, and a file that cannot be read is measured again."""
 
+import jax
 import pytest
 from workbench import grid_of, learner, programs
 
@@ -54,6 +55,17 @@ def test_the_fastest_wins_and_ties_go_to_the_first():
     names = ["xla", "patches", "banded"]
     assert tuning.fastest(names, [1, 5], lambda *way: speeds[way]) == Tuned("patches", 9.0, 1)
     assert tuning.fastest(names, [1, 5, 7], lambda *way: speeds[way]) == Tuned("patches", 11.0, 7)
+
+
+def test_what_fails_loses_and_where_all_fail_the_first_reason_is_given():
+    def speed(name, width):
+        if name != "patches" or width > 5:
+            raise jax.errors.JaxRuntimeError(name)
+        return float(width)
+
+    assert tuning.fastest(["xla", "patches", "banded"], [1, 5, 7], speed) == Tuned("patches", 5.0, 5)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla"):
+        tuning.fastest(["xla", "banded"], [1], speed)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -17,6 +17,7 @@ from bench import store
 from bench.decoding import read_json
 from bench.errors import InputError
 from bench.measure.clock import Work, calibrate, timed
+from bench.measure.failures import FAILURES
 from bench.measure.lanes import Programs
 from bench.measure.wave import Setting, device_settings
 
@@ -55,11 +56,29 @@ class TuningFile:
 
 
 def fastest(lowerings: Sequence[str | None], widths: Sequence[int], speed: Callable[[str | None, int], float]) -> Tuned:
-    """Try every lowering at the first width, then the best of them at the other widths; ties go to the first."""
+    """Try every lowering at the first width, then the best of them at the others; ties go to the first, failures lose.
+
+    Raises:
+        JaxRuntimeError: the first one, when every lowering fails.
+    """
     first, *wider = widths
-    by_lowering = [Tuned(name, speed(name, first), first) for name in lowerings]
-    best = _best(by_lowering)
-    return _best([best, *(Tuned(best.lowering, speed(best.lowering, width), width) for width in wider)])
+    tried, failures = _tried([(name, first) for name in lowerings], speed)
+    if not tried:
+        raise failures[0]
+    best = _best(tried)
+    return _best([best, *_tried([(best.lowering, width) for width in wider], speed)[0]])
+
+
+def _tried(
+    ways: Sequence[tuple[str | None, int]], speed: Callable[[str | None, int], float]
+) -> tuple[list[Tuned], list[Exception]]:
+    tried, failures = [], []
+    for lowering, width in ways:
+        try:
+            tried.append(Tuned(lowering, speed(lowering, width), width))
+        except FAILURES as error:
+            failures.append(error)
+    return tried, failures
 
 
 def _best(tried: Sequence[Tuned]) -> Tuned:
