@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from bench import __version__
-from bench.errors import InputError
+from bench.errors import DeviceError, InputError
 from bench.verbs import measuring, reading
 from bench.verbs.options import Parser
 
@@ -21,7 +21,7 @@ EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; exits 2 with one line on bad input, 130 when stopped by the user."""
+    """Entry point; exits 2 with one line on bad input or a device that keeps failing, 130 when stopped by the user."""
     sys.exit(run(arguments))
 
 
@@ -30,7 +30,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return options.call(options)
-    except InputError as error:
+    except (InputError, DeviceError) as error:
         sys.stderr.write(f"batchscale: {error}\n")
         return 2
     except KeyboardInterrupt:

@@ -108,6 +108,9 @@ class Throughput(Table, frozen=True, kw_only=True):
     """Timed rounds of at least `round_seconds` for every loop and kind of input.
 
     `devices` are the numbers of local devices that share a batch; "auto" takes the powers of two there are.
+    A program may need at most `memory_limit_bytes` (by default what is free). `isolate` says which cells are timed in
+    a process of their own: "auto" those that may not fit. `max_batch_size` is looked for up to the training set, or up
+    to what memory holds.
     """
 
     loops: Annotated[list[Literal["dispatch", "scan"]], Meta(min_length=1, max_length=2)] = msgspec.field(
@@ -120,6 +123,9 @@ class Throughput(Table, frozen=True, kw_only=True):
     devices: Literal["auto"] | Annotated[list[Devices], Meta(min_length=1, max_length=16)] = "auto"
     rounds: Annotated[int, Meta(ge=5, le=1000)] = 7
     round_seconds: Annotated[float, Meta(gt=0, le=60)] = 0.1
+    memory_limit_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 50)] | None = None
+    isolate: Literal["auto", "always", "never"] = "auto"
+    max_batch_size: Literal["training_set", "memory", "skip"] = "training_set"
 
 
 class Experiment(Table, frozen=True, kw_only=True):

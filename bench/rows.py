@@ -79,6 +79,8 @@ class Compilation(Cell, frozen=True, kw_only=True, tag="compilation"):
     compile_seconds: Seconds | None = None
     predicted_bytes: Count | None = None
     peak_bytes: Count | None = None
+    isolated: bool = False
+    """Compiled and timed in a process of its own, all its rounds in a row."""
     flops_per_example: Amount | None = None
     compiler_flops_per_example: Amount | None = None
     compiler_bytes_per_example: Amount | None = None
@@ -94,6 +96,21 @@ class Round(Cell, frozen=True, kw_only=True, tag="round"):
     joules: Amount | None = None
     clock_mhz: Amount | None = None
     celsius: Annotated[float, Meta(ge=-100, le=300)] | None = None
+
+
+class Limit(Row, frozen=True, kw_only=True, tag="limit"):
+    """The largest batch size whose training step fits into `memory_bytes`; where there is none, `message` says why.
+
+    `bound` says what ends there: memory, or the training set. `confirmed` where a real step of it was run.
+    """
+
+    precision: Precision = "float32"
+    memory_bytes: Count
+    batch_size: Positive | None = None
+    bound: Literal["memory", "training_set"] | None = None
+    confirmed: bool = False
+    predicted_bytes: Count | None = None
+    message: Text | None = None
 
 
 class Calibration(Row, frozen=True, kw_only=True, tag="calibration"):
@@ -187,7 +204,7 @@ class Verification(Row, frozen=True, kw_only=True, tag="verification"):
     predicted_seconds: Seconds | None = None
 
 
-AnyRow = Compilation | Round | Calibration | Trial | Stage | Verification
+AnyRow = Compilation | Round | Limit | Calibration | Trial | Stage | Verification
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):

@@ -92,7 +92,7 @@ class Writer:
                 written before stays whole.
         """
         before = os.fstat(self._file).st_size
-        lines = [_encoder.encode(row) + b"\n" for row in rows]
+        lines = [encode(row) for row in rows]
         if max(map(len, lines), default=0) > LONGEST_LINE_BYTES:
             raise InputError(f"{self.path}: a row is longer than {LONGEST_LINE_BYTES} bytes; evaluate less often")
         data = b"".join(lines)
@@ -141,16 +141,26 @@ def read(path: Path) -> Iterator[AnyRow]:
                     raise InputError(f"{path}:{number}: a line longer than {LONGEST_LINE_BYTES} bytes is not a row")
                 if not line.endswith(b"\n"):
                     return
-                yield _decode(line, path, number)
+                yield decode(line, f"{path}:{number}")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _decode(line: bytes, path: Path, number: int) -> AnyRow:
+def decode(line: bytes, source: str) -> AnyRow:
+    """One line as a row.
+
+    Raises:
+        InputError: names `source` where it is none.
+    """
     try:
         return _decoder.decode(line)
     except REFUSALS as error:
-        raise InputError(f"{path}:{number}: not a valid row ({reason(error)})") from None
+        raise InputError(f"{source}: not a valid row ({reason(error)})") from None
+
+
+def encode(row: AnyRow) -> bytes:
+    """A row as one line with its end."""
+    return _encoder.encode(row) + b"\n"
 
 
 def write_whole(path: Path, data: bytes) -> None:

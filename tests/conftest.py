@@ -45,6 +45,7 @@ RICH = simulate.Truth(
     watts=30.0,
     devices=(2, 4),
     out_of_memory=(4096,),
+    largest_that_fits=3000,
 )
 
 

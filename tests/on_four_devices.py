@@ -67,6 +67,13 @@ def compared(model: str, loop: str, source: str) -> dict:
     return found
 
 
+def accumulated() -> float:
+    """How far a batch in two microbatches on two devices ends from the whole batch on one, relative."""
+    alone = trained("mlp", CellKey(BATCH_SIZE, "scan"))["params"]
+    pieces = trained("mlp", CellKey(BATCH_SIZE, "scan", devices=2, accumulation=2))["params"]
+    return float(np.abs(pieces - alone).max() / np.abs(alone).max())
+
+
 def studied(folder: Path) -> dict:
     """Both stages on all four devices."""
     session = workbench.session(folder, **TABLES)
@@ -85,4 +92,5 @@ def studied(folder: Path) -> dict:
 
 if __name__ == "__main__":
     said = {"-".join(way): compared(*way) for way in WAYS}
-    print(json.dumps({"devices": len(jax.devices()), "ways": said, "study": studied(Path(sys.argv[1]))}))
+    study = studied(Path(sys.argv[1]))
+    print(json.dumps({"devices": len(jax.devices()), "ways": said, "accumulated": accumulated(), "study": study}))

@@ -20,6 +20,7 @@ from bench.rows import (
     Compilation,
     Curve,
     Environment,
+    Limit,
     Machine,
     MachineFile,
     NoiseEstimate,
@@ -73,6 +74,8 @@ class Truth:
     devices: tuple[int, ...] = ()
     sharing_seconds: float = 2e-4
     out_of_memory: tuple[int, ...] = ()
+    microbatches: int = 1
+    largest_that_fits: int | None = None
     gradient_noise_scale: float | None = None
     gradient_variance_exponent: float = -1.0
     outliers: dict[int, float] = field(default_factory=dict)
@@ -151,7 +154,7 @@ def origin(truth: Truth, machine: str = "simulated-cpu") -> dict[str, Any]:
 
 
 def throughput_rows(truth: Truth, random: np.random.Generator, machine: str = "simulated-cpu") -> Iterator[AnyRow]:
-    """Compilations and rounds of both loops; a size that runs out of memory has a compilation only."""
+    """Compilations and rounds of both loops; a size that is out of memory has none, or those of `microbatches`."""
     common = origin(truth, machine)
     for batch_size in truth.batch_sizes:
         for loop, extra in (("scan", 0.0), ("dispatch", truth.dispatch_seconds)):
@@ -169,7 +172,7 @@ def throughput_rows(truth: Truth, random: np.random.Generator, machine: str = "s
                 compiler_flops_per_example=1.1 * truth.flops_per_example,
                 compiler_bytes_per_example=truth.bytes_per_example,
             )
-            if fits:
+            if fits or truth.microbatches > 1:
                 seconds_per_step = truth.seconds_per_step(batch_size) + extra
                 yield from _rounds(truth, common, batch_size, loop, seconds_per_step, random)
     yield from _shared_rounds(truth, common)
@@ -179,6 +182,10 @@ def throughput_rows(truth: Truth, random: np.random.Generator, machine: str = "s
         yield Calibration(**common, **matmul, precision="float32")
         yield Calibration(**common, **matmul | {"value": 1e15}, precision="bfloat16")
         yield Calibration(**common, **copy)
+    if size := truth.largest_that_fits:
+        needed = 1_000_000 + 4_000 * size
+        found = {"batch_size": size, "bound": "memory", "confirmed": True, "predicted_bytes": needed}
+        yield Limit(**common, memory_bytes=needed + 4_000, **found)
     yield Stage(**common, stage="throughput", seconds=12.0, compilations=2 * len(truth.batch_sizes))
 
 
@@ -193,6 +200,7 @@ def _shared_rounds(truth, common) -> Iterator[Round]:
 
 
 def _rounds(truth, common, batch_size, loop, seconds_per_step, random) -> Iterator[Round]:
+    accumulation = truth.microbatches if batch_size in truth.out_of_memory else 1
     for number in range(truth.rounds):
         steps = max(1, math.ceil(0.1 / seconds_per_step))
         seconds = steps * seconds_per_step * math.exp(truth.round_noise * random.standard_normal())
@@ -201,6 +209,7 @@ def _rounds(truth, common, batch_size, loop, seconds_per_step, random) -> Iterat
             **common,
             batch_size=batch_size,
             loop=loop,
+            accumulation=accumulation,
             round=number,
             steps=steps,
             seconds=seconds,

@@ -16,6 +16,7 @@ import pytest
 from workbench import TINY, experiment, trials
 
 from bench import cli, folders, store
+from bench.errors import DeviceError
 from bench.rows import Round, Trial
 from bench.store import Writer
 
@@ -86,6 +87,16 @@ def test_the_doctor_answers_without_a_network(capsys, tmp_path):
     assert found["results folder"]["ok"]
     assert found["dataset digits"]["ok"]
     assert not found["dataset mnist"]["ok"]
+
+
+def test_a_device_that_keeps_failing_ends_the_run_in_one_line_with_code_2(monkeypatch, capsys, tmp_path):
+    def lost(*_):
+        raise DeviceError("3 failures in a row, the last at B=8 scan; run again with --retry-failed")
+
+    monkeypatch.setattr("bench.measure.suite.run", lost)
+    monkeypatch.setattr("bench.measure.suite.announce", lambda *_: None)
+    assert cli.run(["run", "lenet_digits", "--results", str(tmp_path), "--retry-failed"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("batchscale: 3 failures in a row")
 
 
 def test_an_interrupt_anywhere_is_code_130(monkeypatch, capsys):

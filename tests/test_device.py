@@ -17,6 +17,7 @@ import bench
 from bench.measure import device, doctor, hardware
 from bench.measure.device import code_version, describe, environment_hash
 from bench.measure.hardware import (
+    available_memory_bytes,
     cpu_model,
     host_memory_bytes,
     nvidia_driver,
@@ -115,6 +116,18 @@ def test_a_control_groups_limits_bound_cores_and_memory(tmp_path):
     assert usable_cores(free) == usable_cores(tmp_path / "absent") == len(os.sched_getaffinity(0))
     assert host_memory_bytes(tmp_path / "memory") == 1048576
     assert host_memory_bytes(free) == host_memory_bytes(tmp_path / "absent") > 1048576
+
+
+def test_memory_that_may_be_taken_is_what_the_system_can_free_within_a_control_group(tmp_path):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 9000 kB\nMemAvailable: 4000 kB\n")
+    assert available_memory_bytes(meminfo, tmp_path) == 4000 << 10
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    assert available_memory_bytes(meminfo, tmp_path) == 2_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory_bytes(meminfo, tmp_path) == 4000 << 10
+    assert available_memory_bytes(tmp_path / "absent", tmp_path) > 0
 
 
 def test_a_processor_without_a_name_is_named_by_its_architecture(tmp_path):

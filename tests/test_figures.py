@@ -9,13 +9,14 @@ import matplotlib as mpl
 import msgspec
 import numpy as np
 import pytest
+import simulate
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from bench.analysis import figures, style
-from bench.analysis.columns import only
+from bench.analysis import figures, frames, style
+from bench.analysis.columns import COLUMNS, only
 from bench.analysis.figures import canvas
 from bench.analysis.figures.canvas import NothingToDrawError
 from bench.analysis.figures.table import PLOTS
@@ -68,6 +69,29 @@ def test_every_figure_says_machine_workload_seeds_and_source(drawn, plot):
         assert said in foot
 
 
+def test_memory_shows_the_largest_that_fits_and_what_there_is(drawn, measured, summarized):
+    axes = drawn["memory", style.TWO_COLUMNS_INCHES].axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    largest = summarized.max_batch_size
+    assert lines["largest that fits: 3000"].get_ydata()[0] == largest.predicted_bytes / 2**20
+    assert lines["memory that was free"].get_ydata()[0] == largest.memory_bytes / 2**20
+    (plot,) = [plot for plot in PLOTS if plot.name == "memory"]
+    assert "3000 is the largest that fits" in plot.finding(measured, summarized)
+
+
+@pytest.mark.parametrize("name", ["throughput", "step_time"])
+def test_batches_in_microbatches_are_drawn_apart(tmp_path, name):
+    simulate.write(tmp_path, batch_sizes=(16, 64, 256, 1024), out_of_memory=(1024,), microbatches=4)
+    found = frames.load(tmp_path)
+    with style.applied():
+        (plot,) = [plot for plot in PLOTS if plot.name == name]
+        axes = plot.draw(found, summarize(found)).axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert list(lines["scan, in microbatches"].get_xdata()) == [1024]
+    assert 1024 not in lines["scan: many steps per call"].get_xdata()
+    assert axes.get_xlim()[1] > 1024
+
+
 def test_a_joined_figure_says_from_where(measured):
     joined = dataclasses.replace(measured, convergence_from="far-away-gpu")
     with style.applied():
@@ -77,18 +101,7 @@ def test_a_joined_figure_says_from_where(measured):
 
 @pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.name)
 def test_without_rows_there_is_a_reason_and_no_figure(measured, plot):
-    frames = (
-        "rounds",
-        "compilations",
-        "trials",
-        "curves",
-        "noise",
-        "gradient_norms",
-        "calibrations",
-        "stages",
-        "verifications",
-    )
-    empty = {name: only(getattr(measured, name), np.zeros(len(getattr(measured, name)), bool)) for name in frames}
+    empty = {name: only(getattr(measured, name), np.zeros(len(getattr(measured, name)), bool)) for name in COLUMNS}
     nothing = dataclasses.replace(measured, **empty, searched=(), train_examples=None)
     with style.applied(), pytest.raises(NothingToDrawError, match=r"\w+ \w+"):
         plot.draw(nothing, summarize(nothing))

@@ -1,8 +1,13 @@
 """The timed loops train: every loop and input does the steps it is asked for, on the batches of the stream."""
 
+import itertools
+
 import jax
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from workbench import assert_same, experiment, learner, train_split
 
 from bench.measure import loops
@@ -26,7 +31,10 @@ def trained(monkeypatch, key):
     return jax.tree.map(np.asarray, seen[0][0].params)
 
 
-@pytest.mark.parametrize("key", [CellKey(8, "dispatch"), CellKey(8, "dispatch", "host"), CellKey(8, "scan")], ids=str)
+KEYS = [CellKey(8, "dispatch"), CellKey(8, "dispatch", "host"), CellKey(8, "scan")]
+
+
+@pytest.mark.parametrize("key", [*KEYS, *(msgspec.structs.replace(key, accumulation=4) for key in KEYS)], ids=str)
 def test_a_timed_loop_is_the_training_loop(monkeypatch, key):
     made, split = learner("mlp", "momentum"), train_split()
     state = made.first_state(made.params(0), LEARNING_RATE)
@@ -41,3 +49,24 @@ def test_what_comes_from_host_memory_is_dispatched_only():
     keys = cell_keys(asked, [4, 8])
     assert len(keys) == len(set(keys)) == 2 * 2 * (2 + 1)
     assert {key.loop for key in keys if key.input == "host"} == {"dispatch"}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
+def test_a_whole_training_set_in_microbatches_is_the_step_of_the_whole_batch(optimizer):
+    made, split = learner("mlp", optimizer), train_split()
+    state = made.first_state(made.params(1), 0.1)
+    whole, loss = made.train_step(state, *split, 0.1)
+    pieces = jax.tree.map(lambda leaf: leaf.reshape(20, -1, *leaf.shape[1:]), split)
+    accumulated, mean_loss = made.accumulated_step(state, pieces, lambda piece: piece, 0.1, len(split.labels))
+    assert_same(accumulated, whole, 1e-5)
+    assert float(mean_loss) == pytest.approx(float(loss), rel=1e-6)
+
+
+@given(st.integers(1, 60_000), st.sampled_from([1, 2, 8]))
+def test_a_batch_is_cut_finer_and_finer_into_equal_pieces_down_to_an_example_for_each_device(share, devices):
+    key, counts = CellKey(share * devices, "scan", devices=devices), [1]
+    while (key := loops.narrower(key)) is not None:
+        counts.append(key.accumulation)
+    assert counts[-1] == share
+    assert all(share % count == 0 for count in counts)
+    assert all(after >= 2 * before for before, after in itertools.pairwise(counts))

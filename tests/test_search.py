@@ -5,15 +5,17 @@ Curves here are pretended: `worth` says which rate is best, so the truth is know
 
 import math
 
+import jax
 import pytest
 from workbench import experiment, session, trials
 
-from bench import plan
+from bench import plan, store
+from bench.errors import DeviceError
 from bench.measure import convergence, runner, search, wave
 from bench.measure.interrupts import Stopped
-from bench.measure.lanes import Lanes
+from bench.measure.lanes import Lanes, Programs
 from bench.measure.learner import TrainState
-from bench.rows import Curve
+from bench.rows import Curve, Trial
 
 
 def pretend(worth, stop_after=None):
@@ -126,3 +128,82 @@ def test_shards_hold_every_lane_and_few_that_only_fill(seeds, settings, workers,
     shards = math.ceil(seeds / rows) * math.ceil(settings / columns)
     assert (rows, columns) == (seeds, settings) if workers == 1 else columns <= width
     assert 0 <= shards * rows * columns - seeds * settings < shards
+
+
+def failing(of_phase, message, times=math.inf):
+    """A `convergence.run` on a device that is lost in training waves of a phase, after one lane was finished."""
+    left = times
+    well = pretend(best_at(0.01))
+
+    def run(lanes, reporter):
+        nonlocal left
+        if lanes.records[0].setting.phase != of_phase or left <= 0:
+            return well(lanes, reporter)
+        left -= 1
+        first = lanes.records[0]
+        first.curve = Curve(examples=[100], steps=[10], accuracy=[0.8], loss=[1.0])
+        first.finish("ok")
+        reporter.finished(first)
+        raise jax.errors.JaxRuntimeError(message)
+
+    return run
+
+
+def unlucky(folder, monkeypatch, run, retries_failed=False, **tables):
+    monkeypatch.setattr(convergence, "run", run)
+    monkeypatch.setattr(search.TierStudy, "fit", lambda _, shape: shape)
+    monkeypatch.setattr(wave, "first_lanes", lambda *_: Lanes(TrainState((), ()), ()))
+    made = session(folder, **tables)
+    made.retries_failed = retries_failed
+    made.prepare_folder()
+    runner.measure_convergence(made)
+    return [row for row in store.read(folder / "convergence.jsonl") if isinstance(row, Trial)]
+
+
+TWO_TIERS = {"batch_sizes": {"values": [7, 50]}, "evaluation": {"first_epoch": 2}}
+
+
+def test_a_device_lost_in_training_fails_the_trials_it_was_at_and_other_tiers_go_on(tmp_path, monkeypatch):
+    rows = unlucky(tmp_path, monkeypatch, failing("search", "INTERNAL: device lost", times=1), **TWO_TIERS)
+    failed = [row for row in rows if row.status == "failed"]
+    assert {(row.phase, row.batch_size, row.reason) for row in failed} == {("search", 7, "INTERNAL: device lost")}
+    assert len(failed) == 2 * 3 - 1
+    assert all(row.steps == 0 and row.curve.accuracy == [] for row in failed)
+    assert {row.phase for row in rows if row.batch_size == 7} == {"search"}
+    assert {row.phase for row in rows if row.batch_size == 50} == {"search", "confirm"}
+    assert all(row.status == "ok" for row in rows if row.batch_size == 50)
+
+
+def test_failed_trials_are_done_until_they_are_to_be_tried_again(tmp_path, monkeypatch):
+    first = unlucky(tmp_path, monkeypatch, failing("confirm", "INTERNAL: device lost"))
+    trained = failing("confirm", "trained again", times=0)
+    assert len(unlucky(tmp_path, monkeypatch, lambda *_: pytest.fail("trained again"))) == len(first)
+    rows = unlucky(tmp_path, monkeypatch, trained, retries_failed=True)
+    failed = sum(row.status == "failed" for row in first)
+    assert failed > 0
+    assert len(rows) == len(first) + failed
+    assert all(row.status == "ok" for row in rows[len(first) :])
+    assert len(unlucky(tmp_path, monkeypatch, lambda *_: pytest.fail("trained again"))) == len(rows)
+
+
+def test_the_third_wave_in_a_row_that_fails_stops_the_study(tmp_path, monkeypatch):
+    tables = {"batch_sizes": {"values": [7, 11, 13, 50]}, "evaluation": {"first_epoch": 2}}
+    with pytest.raises(DeviceError, match=r"3 failures in a row, the last at search .*device lost.*--retry-failed"):
+        unlucky(tmp_path, monkeypatch, failing("search", "INTERNAL: device lost"), **tables)
+    rows = [row for row in store.read(tmp_path / "convergence.jsonl") if isinstance(row, Trial)]
+    assert len({row.batch_size for row in rows if row.status == "failed"}) == 3
+
+
+def test_a_tier_whose_compilation_fails_becomes_rows(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: cannot compile")
+
+    monkeypatch.setattr(Programs, "program", refuse)
+    made = session(tmp_path, seeds={"confirm": 1})
+    monkeypatch.setattr(runner.tuning.TuningFile, "get", lambda _, __, measure: measure())
+    made.prepare_folder()
+    runner.announce(made, ["convergence"])
+    runner.measure_convergence(made)
+    rows = [row for row in store.read(tmp_path / "convergence.jsonl") if isinstance(row, Trial)]
+    assert {(row.status, row.reason) for row in rows} == {("failed", "INTERNAL: cannot compile")}
+    assert {row.batch_size for row in rows} == {10, 50}

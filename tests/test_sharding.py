@@ -50,6 +50,10 @@ def test_a_sharded_step_is_the_step_of_one_device_to_rounding(found, way, device
     assert (one["devices"], one["whole"]) == (devices, True)
 
 
+def test_microbatches_shared_by_devices_are_the_whole_batch_to_rounding(found):
+    assert found["accumulated"] <= 1e-5
+
+
 @pytest.mark.parametrize("devices", [2, 4])
 @pytest.mark.parametrize("way", WAYS)
 def test_each_device_does_its_part_of_the_work(found, way, devices):

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import simulate
 
-from bench.analysis import frames, summary
+from bench.analysis import cell_table, frames, summary
 from bench.analysis.reference import TABLE
 from bench.analysis.summarize import summarize
 from bench.errors import InputError
+from bench.rows import Limit
 
 TRUTH = simulate.Truth(rate_penalty=1.0, watts=50.0, gradient_noise_scale=300.0)
 
@@ -113,6 +114,32 @@ def test_an_optimum_that_memory_ends_is_not_the_sweeps_edge():
     assert cell(found, 64).status == "out_of_memory"
     assert cell(found, 64).seconds_per_step is None
     assert "did not fit" in found.verdicts[7].numbers
+
+
+def test_a_batch_that_does_not_fit_is_answered_in_microbatches_and_marked():
+    found = answered(out_of_memory=(1024, 2048), microbatches=4, seed_noise=0.02)
+    beyond = cell(found, 2048)
+    assert (beyond.status, beyond.accumulation, cell(found, 512).accumulation) == ("ok", 4, 1)
+    assert beyond.time_to_target.median is not None
+    assert cell_table.loop(beyond).endswith(", 4 microbatches a step")
+    assert not {1024, 2048} & set(found.affine_step_time.batch_sizes)
+    assert "1,024, 2,048 did not fit" in found.verdicts[7].numbers
+    assert verdict(found, 8) == "supported"
+
+
+def test_the_largest_batch_size_is_what_was_found_last():
+    found = answered(largest_that_fits=5000).max_batch_size
+    assert (found.batch_size, found.bound, found.confirmed) == (5000, "memory", True)
+    assert found.predicted_bytes < found.memory_bytes
+    nothing = answered()
+    assert (nothing.max_batch_size, nothing.max_batch_size_reason) == (None, "it was not looked for")
+
+
+def test_why_there_is_no_largest_batch_size_is_told():
+    failed = Limit(**simulate.origin(TRUTH), memory_bytes=10, message="not even one example fits")
+    other = Limit(**simulate.origin(TRUTH), memory_bytes=10, precision="bfloat16", batch_size=8, bound="memory")
+    found = answered(rows=[*simulate.rows(TRUTH), other, failed])
+    assert found.max_batch_size_reason == "not even one example fits"
 
 
 def test_what_is_not_reached_is_null_with_a_status():

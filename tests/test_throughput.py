@@ -4,17 +4,22 @@ import time
 from statistics import median
 
 import jax
+import msgspec
 import pytest
 from test_store import ORIGIN
 from workbench import experiment, learner, session, train_split
 
 from bench import store
+from bench.errors import DeviceError
 from bench.measure import runner, throughput
+from bench.measure.attempts import Attempts
+from bench.measure.failures import Failure
 from bench.measure.interrupts import Stopped
-from bench.measure.loops import CellKey
+from bench.measure.isolation import ChildError
+from bench.measure.laboratory import SAFE_SHARE_OF_MEMORY, Laboratory
+from bench.measure.loops import CellKey, key_of
 from bench.measure.progress import Progress
 from bench.measure.sensors import Counter, Sensors
-from bench.measure.throughput import Laboratory
 from bench.rows import Compilation, Origin, Round
 
 KEYS = [CellKey(size, loop) for size in (1, 8, 64) for loop in ("dispatch", "scan")]
@@ -28,7 +33,7 @@ class Pretended:
         self.now, self.rows, self.built, self.fails, self.checks = 0.0, [], [], fails or {}, 0
         self.stop_at = None
         monkeypatch.setattr(throughput, "build", self.build)
-        monkeypatch.setattr(throughput, "predicted_bytes", lambda _: 1000)
+        monkeypatch.setattr(throughput, "predicted_bytes", lambda _: self.predicted_bytes(self.built[-1]))
         progress = Progress(quiet=True)
         progress.plan("timing", len(KEYS), 1.0)
         self.laboratory = Laboratory(
@@ -65,13 +70,45 @@ class Pretended:
     def seconds_per_step(key):
         return 1e-3 + 1e-6 * key.batch_size
 
-    def measure(self, done=None):
-        throughput.measure(self.laboratory, KEYS, done or {}, LOWERINGS)
+    @staticmethod
+    def predicted_bytes(key):
+        """What a step of so many examples at once needs."""
+        return 1000 * key.batch_size // key.accumulation
+
+    def measure(self, keys=KEYS):
+        throughput.measure(self.laboratory, keys, LOWERINGS)
         return [row for row in self.rows if isinstance(row, Round)]
 
+    def again(self, rows, *, retries_failed=False):
+        """The next run, on the rows of an earlier one."""
+        self.laboratory.attempts = Attempts.of(rows, retries_failed=retries_failed)
+        return self
 
-def key_of(row):
-    return CellKey(row.batch_size, row.loop, row.input, row.precision)
+
+class Scripted:
+    """A process of its own that gives some rows and then dies, if it is to."""
+
+    def __init__(self, rows, dies_of=None):
+        self.given, self.dies_of, self.ended = rows, dies_of, False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.ended = True
+
+    def rows(self):
+        yield from self.given
+        if self.dies_of:
+            raise ChildError(self.dies_of)
+
+
+def cell_rows(key, first_round=0, rounds=5):
+    shared = {**ORIGIN, **msgspec.structs.asdict(key)}
+    return [
+        Compilation(**shared, status="ok"),
+        *(Round(**shared, round=number, steps=1, seconds=0.1) for number in range(first_round, rounds)),
+    ]
 
 
 def test_examples_per_second_are_exact_on_a_clock_whose_truth_is_known(monkeypatch):
@@ -108,12 +145,14 @@ def test_every_cell_is_compiled_once_and_its_compile_time_is_a_row_of_its_own(mo
     made.measure()
     compiled = [row for row in made.rows if isinstance(row, Compilation)]
     assert [key_of(row) for row in compiled] == made.built == KEYS
-    assert {(row.status, row.compile_seconds, row.predicted_bytes) for row in compiled} == {("ok", 0.25, 1000)}
+    assert {(row.status, row.compile_seconds, row.isolated) for row in compiled} == {("ok", 0.25, False)}
+    assert all(row.predicted_bytes == made.predicted_bytes(row) for row in compiled)
 
 
 def test_only_what_is_missing_is_measured(monkeypatch):
     made = Pretended(monkeypatch)
-    found = made.measure(done={**dict.fromkeys(KEYS, 5), KEYS[0]: 0, KEYS[3]: 2})
+    made.laboratory.attempts.rounds.update({**dict.fromkeys(KEYS, 5), KEYS[0]: 0, KEYS[3]: 2})
+    found = made.measure()
     assert made.built == [KEYS[0], KEYS[3]]
     assert sorted(row.round for row in found if key_of(row) == KEYS[0]) == [0, 1, 2, 3, 4]
     assert sorted(row.round for row in found if key_of(row) == KEYS[3]) == [2, 3, 4]
@@ -141,9 +180,107 @@ def test_a_stop_keeps_whole_rounds(monkeypatch):
     with pytest.raises(Stopped):
         made.measure()
     assert sum(isinstance(row, Round) for row in made.rows) == 7
-    again = Pretended(monkeypatch)
-    done = {key: sum(key_of(row) == key for row in made.rows if isinstance(row, Round)) for key in KEYS}
-    assert len(again.measure(done)) == 5 * len(KEYS) - 7
+    assert len(Pretended(monkeypatch).again(made.rows).measure()) == 5 * len(KEYS) - 7
+
+
+def test_what_failed_is_done_until_it_is_to_be_tried_again(monkeypatch):
+    bad = KEYS[3]
+    made = Pretended(monkeypatch, fails={bad: (0, "INTERNAL: not now")})
+    made.measure()
+    again = Pretended(monkeypatch).again(made.rows)
+    assert again.measure() == again.built == []
+    retried = Pretended(monkeypatch).again(made.rows, retries_failed=True)
+    assert [key_of(row) for row in retried.measure()] == [bad] * 5
+    assert Pretended(monkeypatch).again([*made.rows, *retried.rows]).measure() == []
+
+
+def test_three_failures_in_a_row_stop_the_run_with_advice_and_keep_their_rows(monkeypatch):
+    made = Pretended(monkeypatch, fails=dict.fromkeys(KEYS[1:], (0, "INTERNAL: the device is lost")))
+    with pytest.raises(DeviceError, match=r"3 failures in a row, the last at B=8 scan.*device is lost.*--retry-failed"):
+        made.measure()
+    assert [row.status for row in made.rows] == ["ok", "failed", "failed", "failed"]
+    assert made.built == KEYS[:4]
+
+
+def test_failures_apart_or_for_want_of_memory_stop_nothing(monkeypatch):
+    apart = dict.fromkeys([*KEYS[0:2], *KEYS[3:5]], (0, "INTERNAL: flaky"))
+    assert len(Pretended(monkeypatch, fails=apart).measure()) == 5 * 2
+    full = dict.fromkeys(KEYS, (0, "RESOURCE_EXHAUSTED"))
+    assert len(Pretended(monkeypatch, fails=full).measure()) == 5 * 4
+
+
+def test_beyond_memory_the_sweep_goes_on_in_the_fewest_doublings_of_microbatches(monkeypatch):
+    made = Pretended(monkeypatch)
+    made.laboratory.memory_bytes = 10_000
+    forms = {(row.batch_size, row.accumulation) for row in made.measure()}
+    assert forms == {(1, 1), (8, 1), (64, 8)}
+    refused = [row for row in made.rows if isinstance(row, Compilation) and row.status == "out_of_memory"]
+    assert {(row.batch_size, row.accumulation) for row in refused} == {(64, 1), (64, 2), (64, 4)}
+    assert all("64000 bytes, and 10000" in row.message for row in refused if row.accumulation == 1)
+    assert Pretended(monkeypatch).again(made.rows).measure() == []
+
+
+def test_what_not_even_fits_by_single_examples_ends(monkeypatch):
+    made = Pretended(monkeypatch)
+    made.laboratory.memory_bytes = 999
+    assert made.measure() == []
+    assert {row.status for row in made.rows} == {"out_of_memory"}
+    assert max(row.accumulation for row in made.rows) == 64
+
+
+@pytest.mark.parametrize(
+    ("isolate", "isolated"), [("never", set()), ("auto", {KEYS[4], KEYS[5]}), ("always", set(KEYS))], ids=str
+)
+def test_cells_that_may_not_fit_run_in_a_process_of_their_own(monkeypatch, isolate, isolated):
+    made, asked = Pretended(monkeypatch), []
+    made.laboratory.experiment = experiment(throughput={"rounds": 5, "round_seconds": 0.1, "isolate": isolate})
+    made.laboratory.memory_bytes = int(64_000 / SAFE_SHARE_OF_MEMORY) - 1
+    made.laboratory.attempts.rounds[KEYS[4]] = 2
+
+    def opened(key, lowering, first_round):
+        asked.append((key, first_round))
+        return Scripted(cell_rows(key, first_round))
+
+    made.laboratory.isolated = opened
+    assert len(made.measure()) == 5 * len(KEYS) - 2
+    assert asked == [(key, 2 if key == KEYS[4] else 0) for key in KEYS if key in isolated]
+    assert {key_of(row) for row in made.rows if isinstance(row, Compilation) and row.isolated} == isolated
+    assert isolate != "always" or made.built == []
+
+
+@pytest.mark.parametrize(
+    ("given", "dies_of", "status", "says"),
+    [
+        ([], Failure("failed", "ended by SIGSEGV"), "failed", "SIGSEGV"),
+        (cell_rows(KEYS[0], rounds=2), Failure("out_of_memory", "killed"), "out_of_memory", "killed"),
+        (cell_rows(KEYS[0], rounds=4), None, "failed", "before its rounds did"),
+        (cell_rows(KEYS[1]), None, "failed", "something else"),
+    ],
+    ids=["crash", "killed in mid-rounds", "early end", "other rows"],
+)
+def test_a_process_that_fails_is_a_row_and_its_rounds_are_kept(monkeypatch, given, dies_of, status, says):
+    made, child = Pretended(monkeypatch), Scripted(given, dies_of)
+    made.laboratory.isolated = lambda *_: child
+    made.laboratory.experiment = experiment(throughput={"rounds": 5, "isolate": "always"})
+    made.measure(keys=KEYS[:1])
+    assert child.ended
+    assert (made.rows[-1].status, key_of(made.rows[-1])) == (status, KEYS[0])
+    assert says in made.rows[-1].message
+    assert sum(isinstance(row, Round) for row in made.rows) == sum(
+        isinstance(row, Round) and key_of(row) == KEYS[0] for row in given
+    )
+
+
+def test_a_retried_cell_is_isolated_and_a_stop_ends_its_process_after_a_whole_row(monkeypatch):
+    first = Pretended(monkeypatch, fails={KEYS[3]: (0, "INTERNAL")})
+    first.measure()
+    made, child = Pretended(monkeypatch).again(first.rows, retries_failed=True), Scripted(cell_rows(KEYS[3]))
+    made.laboratory.isolated = lambda *_: child
+    made.stop_at = 3
+    with pytest.raises(Stopped):
+        made.measure()
+    assert child.ended
+    assert [type(row) for row in made.rows] == [Compilation, Round]
 
 
 def test_a_real_stage_fills_its_folder_once(tmp_path):

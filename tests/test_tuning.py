@@ -1,5 +1,6 @@
 """Choices by measurement: the fastest wins, is kept, and a file that cannot be read is measured again."""
 
+import jax
 import pytest
 from workbench import grid_of, learner, programs
 
@@ -52,6 +53,17 @@ def test_a_file_that_cannot_be_read_is_measured_again(tmp_path, data):
 def test_the_fastest_wins_and_ties_go_to_the_first():
     speeds = {"xla": 5.0, "patches": 9.0, "banded": 9.0}
     assert tuning.fastest(list(speeds), lambda name: speeds[name]) == Tuned("patches", 9.0)
+
+
+def test_what_fails_loses_and_where_all_fail_the_first_reason_is_given():
+    def speed(name):
+        if name != "patches":
+            raise jax.errors.JaxRuntimeError(name)
+        return 5.0
+
+    assert tuning.fastest(["xla", "patches", "banded"], speed) == Tuned("patches", 5.0)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla"):
+        tuning.fastest(["xla", "banded"], speed)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

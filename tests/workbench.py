@@ -219,7 +219,7 @@ TINY: dict[str, Any] = {
     "seeds": {"search": 2, "confirm": 2},
     "budget": {"epochs": 4, "max_epochs": 6},
     "evaluation": {"first_epoch": 2, "per_epoch": 1},
-    "throughput": {"rounds": 5, "round_seconds": 0.001},
+    "throughput": {"rounds": 5, "round_seconds": 0.001, "max_batch_size": "skip"},
 }
 
 

@@ -81,6 +81,19 @@ class ThroughputOptimal(Optimum, frozen=True, kw_only=True):
     smallest_within_5_percent: int
 
 
+class MaxBatchSize(Part, frozen=True, kw_only=True):
+    """The largest batch size whose step fits into `memory_bytes`; `confirmed` where a real step of it was run.
+
+    `bound` says what ends there; where that is the training set, memory might hold more.
+    """
+
+    batch_size: int
+    bound: Literal["memory", "training_set"]
+    confirmed: bool
+    predicted_bytes: int | None
+    memory_bytes: int
+
+
 class EnergyOptimal(Optimum, frozen=True, kw_only=True):
     """The batch size with the least energy to the target."""
 

@@ -59,6 +59,12 @@ def status(cell: CellSummary) -> str:
     return f"{told}, {cell.seeds_reached} of {cell.seeds} seeds" if some_missed else told
 
 
+def loop(cell: CellSummary) -> str:
+    """How a cell was timed, in words."""
+    pieces = f", {cell.accumulation} microbatches a step" if (cell.accumulation or 1) > 1 else ""
+    return f"{cell.loop}{pieces}" if cell.loop else "—"
+
+
 def flat(summary: Summary) -> tuple[list[str], list[list[Scalar]]]:
     """Column names and rows for CSV: every field of every cell in SI units, estimates as median, low and high."""
     names: list[str] = []
@@ -77,7 +83,7 @@ def _entries(cell: CellSummary) -> list[Entry]:
         Entry(str(cell.batch_size), cell.batch_size),
         Entry(status(cell)),
         said(cell.examples_per_second, words.short),
-        Entry(cell.loop or "—"),
+        Entry(loop(cell)),
         said(cell.seconds_per_step, words.seconds),
         Entry(f"{rate.text}{at_edge}", rate.value),
         _estimate(cell.epochs_to_target, words.number),

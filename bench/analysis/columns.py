@@ -49,6 +49,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "compile_seconds": "float64",
         "predicted_bytes": "float64",
         "peak_bytes": "float64",
+        "isolated": "bool",
         "flops_per_example": "float64",
         "compiler_flops_per_example": "float64",
         "compiler_bytes_per_example": "float64",
@@ -85,6 +86,15 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "big_batch_size": "int64",
     },
     "gradient_norms": {**TRIAL, "examples": "int64", "squared_norm": "float64"},
+    "limits": {
+        "precision": "object",
+        "memory_bytes": "float64",
+        "batch_size": "float64",
+        "bound": "object",
+        "confirmed": "bool",
+        "predicted_bytes": "float64",
+        "message": "object",
+    },
     "calibrations": {"quantity": "object", "precision": "object", "value": "float64"},
     "stages": {"stage": "object", "seconds": "float64", "compilations": "int64", "trained_examples": "int64"},
     "verifications": {

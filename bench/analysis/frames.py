@@ -32,6 +32,7 @@ from bench.rows import (
     AnyRow,
     Calibration,
     Compilation,
+    Limit,
     MachineFile,
     Positive,
     Round,
@@ -73,6 +74,7 @@ class Frames:
     curves: pd.DataFrame
     noise: pd.DataFrame
     gradient_norms: pd.DataFrame
+    limits: pd.DataFrame
     calibrations: pd.DataFrame
     stages: pd.DataFrame
     verifications: pd.DataFrame
@@ -141,6 +143,7 @@ def from_rows(
         curves=curve_frame(observed, epoch),
         noise=noise_frame(observed, epoch),
         gradient_norms=gradient_norm_frame(observed),
+        limits=tidy("limits", map(msgspec.structs.asdict, kept.get(Limit, []))),
         calibrations=tidy("calibrations", map(msgspec.structs.asdict, kept.get(Calibration, []))),
         stages=tidy("stages", map(msgspec.structs.asdict, kept.get(Stage, []))),
         verifications=tidy("verifications", map(msgspec.structs.asdict, kept.get(Verification, []))),

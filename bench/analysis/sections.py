@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bench.analysis import words
-from bench.analysis.columns import values
+from bench.analysis.columns import only, values
 from bench.analysis.figures.devices import VIRTUAL
 from bench.analysis.figures.origin import origin, seeds
+from bench.analysis.figures.series import batch_sizes
 from bench.analysis.frames import Frames
 from bench.analysis.grid import Column, Entry, Grid, Line, said
 from bench.analysis.summary import FurtherTarget, Optimum, ParallelPoint, ReferenceRow, Summary
@@ -147,6 +148,7 @@ def _speed(measured: Frames) -> str:
     return (
         f"Speed: {rounds.min()} timed rounds or more for every batch size and loop, interleaved in shuffled order, each"
         " ending when the device has finished; compilation is not in them. Times use the faster loop at each size."
+        + _beyond_memory(measured)
     )
 
 
@@ -169,6 +171,20 @@ def _limits(measured: Frames, summary: Summary) -> str:
         " multiply-add of its products and convolutions, forwards and backwards, whatever the program really does;"
         " bytes are those that the compiler says its program reads and writes."
     )
+
+
+def _beyond_memory(measured: Frames) -> str:
+    """What was timed in another way, because it did not fit or might not have."""
+    alone = only(measured.compilations, measured.compilations["isolated"])
+    pieces = only(measured.rounds, measured.rounds["accumulation"] > 1)
+    said = ""
+    if len(alone):
+        sizes = words.listed(batch_sizes(alone))
+        said += f" Batch size {sizes} was timed in a process of its own, all its rounds in a row, as it might not fit."
+    if len(pieces):
+        sizes = words.listed(batch_sizes(pieces))
+        said += f" Batch size {sizes} does not fit: its step averages the gradients of microbatches and updates once."
+    return said
 
 
 def _training(measured: Frames, summary: Summary) -> str:

@@ -36,15 +36,8 @@ def notices(summary: Summary) -> list[str]:
 
 def facts(summary: Summary) -> list[Fact]:
     """The optima side by side."""
-    known = [
-        _time(summary),
-        _cost(summary),
-        _accuracy(summary),
-        _throughput(summary),
-        _energy(summary),
-        _critical(summary),
-    ]
-    return [fact for fact in known if fact]
+    known = [_time, _cost, _accuracy, _throughput, _largest, _energy, _critical]
+    return [fact for fact in (one(summary) for one in known) if fact]
 
 
 def target(summary: Summary) -> str:
@@ -111,6 +104,17 @@ def _throughput(summary: Summary) -> Fact | None:
     )
     more = f"{words.examples_per_second(best.examples_per_second)}{near}"
     return Fact("Most examples per second", str(best.batch_size), more)
+
+
+def _largest(summary: Summary) -> Fact | None:
+    found = summary.max_batch_size
+    if found is None:
+        return None
+    ends = "the whole training set" if found.bound == "training_set" else "memory ends there"
+    needs = f"{words.mebibytes(found.predicted_bytes)} of " if found.predicted_bytes else ""
+    doubt = "" if found.confirmed else "; predicted, not confirmed by a step"
+    more = f"{ends}, {needs}{words.mebibytes(found.memory_bytes)}{doubt}"
+    return Fact("Largest that fits", str(found.batch_size), more)
 
 
 def _energy(summary: Summary) -> Fact | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from bench.analysis import data_parallel, limits, optima, scaling
 from bench.analysis.answers import (
@@ -15,6 +16,7 @@ from bench.analysis.answers import (
     EnergyOptimal,
     EnergyTimeOptimal,
     FurtherTarget,
+    MaxBatchSize,
     Part,
     Phase,
     ThroughputOptimal,
@@ -48,6 +50,7 @@ def summarize(frames: Frames) -> Summary:
         **_reasoned("accuracy_optimal", accuracy, _why_no_accuracy(of)),
         **_reasoned("accuracy_optimal_by_steps", _accuracy_by_steps(of), _why_no_accuracy(of)),
         **_reasoned("throughput_optimal", _throughput(of), "no batch size has timed rounds"),
+        **_reasoned("max_batch_size", max_batch_size(frames), _why_no_max_batch_size(frames)),
         **_reasoned("energy_optimal", _energy(of), _why_no_energy(of)),
         **_reasoned("energy_time_optimal", _energy_time(of), _why_no_energy(of)),
         **_reasoned("cost_optimal", _cost(of), _why_no_cost(of)),
@@ -101,6 +104,30 @@ def further_target(frames: Frames, accuracy: float) -> FurtherTarget:
         **_reasoned("time_optimal", _time(of), _why_no_time(of)),
         **_reasoned("critical_batch_size", _critical(of), of.examples_fit.reason),
     )
+
+
+def max_batch_size(frames: Frames) -> MaxBatchSize | None:
+    """The largest batch size that fits, as it was found last in the precision that was trained in."""
+    found = only(_limits(frames), _limits(frames)["batch_size"].notna())
+    if found.empty:
+        return None
+    last = found.iloc[-1]
+    return MaxBatchSize(
+        batch_size=int(last["batch_size"]),
+        bound=last["bound"] or "memory",
+        confirmed=bool(last["confirmed"]),
+        predicted_bytes=None if np.isnan(last["predicted_bytes"]) else int(last["predicted_bytes"]),
+        memory_bytes=int(last["memory_bytes"]),
+    )
+
+
+def _why_no_max_batch_size(frames: Frames) -> str:
+    limits = _limits(frames)
+    return str(limits["message"].iloc[-1]) if len(limits) else "it was not looked for"
+
+
+def _limits(frames: Frames) -> pd.DataFrame:
+    return only(frames.limits, frames.limits["precision"] == frames.experiment.workload.precision)
 
 
 def _critical(of: Sweep) -> CriticalBatchSize | None:

@@ -24,6 +24,7 @@ from bench.analysis.answers import (
     Interval,
     LearningRates,
     Limit,
+    MaxBatchSize,
     Optimum,
     ParallelPoint,
     Part,
@@ -60,6 +61,7 @@ __all__ = [
     "Interval",
     "LearningRates",
     "Limit",
+    "MaxBatchSize",
     "Optimum",
     "ParallelPoint",
     "Part",
@@ -146,6 +148,8 @@ class Summary(Part, frozen=True, kw_only=True):
     accuracy_optimal_by_steps_reason: str | None = None
     throughput_optimal: ThroughputOptimal | None
     throughput_optimal_reason: str | None = None
+    max_batch_size: MaxBatchSize | None = None
+    max_batch_size_reason: str | None = None
     energy_optimal: EnergyOptimal | None = None
     energy_optimal_reason: str | None = None
     energy_time_optimal: EnergyTimeOptimal | None = None

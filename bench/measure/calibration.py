@@ -18,8 +18,8 @@ from jaxtyping import Array, Float
 
 from bench.measure.clock import Clock, Work, calibrate, resolution, timed
 from bench.measure.estimate import SECONDS_PER_CALIBRATION
+from bench.measure.laboratory import Laboratory
 from bench.measure.learner import compute_dtype, matmul_precision
-from bench.measure.throughput import Laboratory
 from bench.rows import Calibration, CalibrationQuantity, Precision
 
 ROUNDS = 5

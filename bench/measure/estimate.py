@@ -16,6 +16,8 @@ SECONDS_PER_CELL = 1.2
 CALIBRATIONS = 5
 SECONDS_PER_CALIBRATION = 0.5
 """Measuring one of the things that a device can do at best."""
+MAX_BATCH_SIZE_SECONDS = 20.0
+"""Starting a process, compiling a step of the whole training set and running it once."""
 SHARE_OF_SEARCH = 0.85
 """Of the examples a full search would train to the epoch budget; racing saves the rest."""
 RATES_CONFIRMED = 1.6
@@ -30,6 +32,11 @@ def timing_seconds(experiment: Experiment, cells: int) -> float:
     """So many cells of the throughput stage."""
     table = experiment.throughput
     return cells * (table.rounds * table.round_seconds + SECONDS_PER_CELL)
+
+
+def max_batch_size_seconds(experiment: Experiment) -> float:
+    """The search for the largest batch size."""
+    return MAX_BATCH_SIZE_SECONDS if experiment.throughput.max_batch_size != "skip" else 0.0
 
 
 def search_examples(experiment: Experiment, tier: plan.Tier, train_examples: int) -> float:
@@ -54,4 +61,5 @@ def seconds(experiment: Experiment, train_examples: int, tiers: Sequence[plan.Ti
     )
     sizes = [size for tier in tiers for size in tier.batch_sizes]
     timing = timing_seconds(experiment, len(cell_keys(experiment, sizes)))
-    return CALIBRATIONS * SECONDS_PER_CALIBRATION + timing + training * EVALUATION
+    ends = CALIBRATIONS * SECONDS_PER_CALIBRATION + max_batch_size_seconds(experiment)
+    return ends + timing + training * EVALUATION

@@ -61,6 +61,17 @@ def host_memory_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
     return min(installed, int(allowed)) if allowed.isdecimal() else installed
 
 
+def available_memory_bytes(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Host memory that may still be taken: what the system can free, within what a control group leaves."""
+    try:
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", meminfo.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    free = int(found[1]) << 10 if found else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit, used = _first_line(group / "memory.max"), _first_line(group / "memory.current")
+    return min(free, max(0, int(limit) - int(used))) if limit.isdecimal() and used.isdecimal() else free
+
+
 def operating_system() -> str:
     """System, kernel series, architecture and C library; a kernel's full name may be its owner's own."""
     series = ".".join(platform.release().split(".")[:2])

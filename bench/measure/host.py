@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Self
 
 import jax
 
 from bench.measure import device
+from bench.measure.hardware import available_memory_bytes
 from bench.rows import Environment, Machine
 
-SHARE_OF_HOST_MEMORY = 0.5
-"""On a CPU the lanes live in host memory, which others use too."""
+LARGEST_SHARE_OF_HOST_MEMORY = 0.8
+SHARE_OF_HOST_MEMORY = 0.6
+"""Of that: on a CPU the lanes live in host memory, which others use too."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,17 @@ class Host:
         return self.machine.cpu_cores if self.machine.platform == "cpu" else 1
 
     def free_memory_bytes(self) -> int:
-        """Bytes that lanes may use: what the device's allocator has left, else half of the free host memory."""
-        stats = jax.local_devices()[0].memory_stats()
-        if stats and "bytes_limit" in stats:
+        """Bytes that lanes may use: what one program may, less on a CPU, where they live in host memory."""
+        return int(self.program_memory_bytes() * (1 if self._allocator() else SHARE_OF_HOST_MEMORY))
+
+    def program_memory_bytes(self) -> int:
+        """Bytes that one program may use: what the device's allocator has left, else most of the free host memory."""
+        if stats := self._allocator():
             return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-        return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * SHARE_OF_HOST_MEMORY)
+        return int(available_memory_bytes() * LARGEST_SHARE_OF_HOST_MEMORY)
+
+    @staticmethod
+    def _allocator() -> dict[str, int]:
+        """What the device's allocator says of itself; nothing on a CPU."""
+        stats = jax.local_devices()[0].memory_stats() or {}
+        return stats if "bytes_limit" in stats else {}

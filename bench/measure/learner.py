@@ -96,6 +96,28 @@ class Learner:
         loss, gradient = self.gradient(state.params, inputs, labels)
         return self.apply(state, gradient, learning_rate, len(labels)), loss
 
+    def accumulated_step(
+        self,
+        state: TrainState,
+        microbatches: PyTree,
+        examples_of: Callable[[PyTree], tuple[Float[Array, "microbatch ..."], Int[Array, " microbatch"]]],
+        learning_rate: LearningRate,
+        batch_size: int,
+    ) -> tuple[TrainState, Float[Array, ""]]:
+        """`train_step` on a batch that comes in equal pieces: their mean gradient is applied once.
+
+        Leaves of `microbatches` have the axis [piece] first; `examples_of` gives the inputs and labels of one piece.
+        """
+        zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
+
+        def add(total: PyTree, piece: PyTree) -> tuple[PyTree, None]:
+            return jax.tree.map(jnp.add, total, self.gradient(state.params, *examples_of(piece))), None
+
+        total, _ = jax.lax.scan(add, zero, microbatches)
+        pieces = len(jax.tree.leaves(microbatches)[0])
+        loss, gradient = jax.tree.map(lambda leaf: leaf / pieces, total)
+        return self.apply(state, gradient, learning_rate, batch_size), loss
+
     def evaluate(
         self, params: PyTree, inputs: Float[Array, "batch ..."], labels: Int[Array, " batch"]
     ) -> tuple[Int[Array, ""], Float[Array, ""]]:

@@ -20,7 +20,7 @@ from bench.measure.clock import Work
 from bench.measure.lanes import Examples
 from bench.measure.learner import Learner, TrainState
 from bench.measure.sharding import Placement
-from bench.rows import Input, Loop, Precision
+from bench.rows import Cell, Input, Loop, Precision
 
 LEARNING_RATE = 1e-3
 """Small, so that timed training stays finite; speed does not depend on it."""
@@ -35,6 +35,7 @@ class CellKey(msgspec.Struct, frozen=True, order=True):
     input: Input = "device"
     precision: Precision = "float32"
     devices: int = 1
+    accumulation: int = 1
 
 
 def cell_keys(experiment: Experiment, batch_sizes: Sequence[int]) -> list[CellKey]:
@@ -62,21 +63,33 @@ def parallel_keys(
     ]
 
 
+def key_of(row: Cell) -> CellKey:
+    """The cell that a row is of."""
+    return CellKey(*(getattr(row, name) for name in CellKey.__struct_fields__))
+
+
+def narrower(key: CellKey) -> CellKey | None:
+    """The same batch in at least twice as many equal microbatches; None once each device has one example of each."""
+    whole = key.batch_size // key.devices
+    count = next((count for count in range(2 * key.accumulation, whole + 1) if whole % count == 0), None)
+    return None if count is None else msgspec.structs.replace(key, accumulation=count)
+
+
 def build(learner: Learner, split: Examples, key: CellKey) -> tuple[Work, jax.stages.Compiled, float]:
     """The work of a cell, its compiled program and the seconds that compiling took."""
     placement = Placement(key.devices)
     state = learner.first_state(jax.device_put(learner.params(0)), LEARNING_RATE)
     make = LOOPS[key.loop, key.input]
-    return make(learner, placement, placement.whole(split), placement.whole(state), key.batch_size)
+    return make(learner, placement, placement.whole(split), placement.whole(state), key)
 
 
 def _dispatch(
-    learner: Learner, placement: Placement, split: Examples, state: TrainState, batch_size: int
+    learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey
 ) -> tuple[Work, jax.stages.Compiled, float]:
     """One jitted step per call, as a plain Python loop would."""
-    batches = [placement.whole(chosen) for chosen in _batches(batch_size, len(split.labels))]
+    batches = [placement.whole(chosen) for chosen in _batches(key.batch_size, len(split.labels))]
     rate = placement.whole(jnp.float32(LEARNING_RATE))
-    compiled, seconds = _compile(partial(_step, learner, placement), state, split, batches[0], rate)
+    compiled, seconds = _compile(partial(_step, learner, placement, key), state, split, batches[0], rate)
 
     def work(steps: int) -> None:
         nonlocal state
@@ -88,11 +101,11 @@ def _dispatch(
 
 
 def _fed(
-    learner: Learner, placement: Placement, split: Examples, state: TrainState, batch_size: int
+    learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey
 ) -> tuple[Work, jax.stages.Compiled, float]:
     """One jitted step per call on batches from host memory, the next one prefetched by a thread as a loader would."""
     inputs, labels = np.asarray(split.inputs), np.asarray(split.labels)
-    batches = _batches(batch_size, len(labels))
+    batches = _batches(key.batch_size, len(labels))
     rate = placement.whole(jnp.float32(LEARNING_RATE))
 
     def fetch(i: int) -> Examples:
@@ -100,7 +113,11 @@ def _fed(
         return Examples(placement.parts(inputs[chosen]), placement.parts(labels[chosen]))
 
     def step(state: TrainState, batch: Examples, rate: Array) -> tuple[TrainState, Float[Array, ""]]:
-        return placement.joined(learner.train_step(state, batch.inputs, batch.labels, rate))
+        if key.accumulation == 1:
+            return placement.joined(learner.train_step(state, *batch, rate))
+        pieces = jax.tree.map(lambda leaf: leaf.reshape(key.accumulation, -1, *leaf.shape[1:]), batch)
+        stepped = learner.accumulated_step(state, pieces, lambda piece: piece, rate, key.batch_size)
+        return placement.joined(stepped)
 
     compiled, seconds = _compile(step, state, fetch(0), rate)
 
@@ -117,10 +134,10 @@ def _fed(
 
 
 def _scan(
-    learner: Learner, placement: Placement, split: Examples, state: TrainState, batch_size: int
+    learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey
 ) -> tuple[Work, jax.stages.Compiled, float]:
     """Many steps per call, the loop inside the program."""
-    examples = len(split.labels)
+    examples, batch_size = len(split.labels), key.batch_size
     order = placement.whole(stream.order(0, 0, examples))
     rate = placement.whole(jnp.float32(LEARNING_RATE))
 
@@ -130,7 +147,7 @@ def _scan(
         def step(i: Int32[Array, ""], carried: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
             start = (i * batch_size) % (examples - batch_size + 1)
             chosen = jax.lax.dynamic_slice(order, (start,), (batch_size,))
-            return _step(learner, placement, carried[0], split, chosen, rate)
+            return _step(learner, placement, key, carried[0], split, chosen, rate)
 
         return jax.lax.fori_loop(0, steps, step, (state, jnp.float32(0)))
 
@@ -147,13 +164,20 @@ def _scan(
 def _step(
     learner: Learner,
     placement: Placement,
+    key: CellKey,
     state: TrainState,
     split: Examples,
     chosen: Int32[Array, " batch"],
     rate: Array,
 ) -> tuple[TrainState, Float[Array, ""]]:
-    mine = placement.split(chosen)
-    return placement.joined(learner.train_step(state, split.inputs[mine], split.labels[mine], rate))
+    def examples_of(piece: Int32[Array, " example"]) -> Examples:
+        mine = placement.split(piece)
+        return Examples(split.inputs[mine], split.labels[mine])
+
+    if key.accumulation == 1:
+        return placement.joined(learner.train_step(state, *examples_of(chosen), rate))
+    pieces = chosen.reshape(key.accumulation, -1)
+    return placement.joined(learner.accumulated_step(state, pieces, examples_of, rate, key.batch_size))
 
 
 def _compile(function: Callable, *arguments: object) -> tuple[jax.stages.Compiled, float]:

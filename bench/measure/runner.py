@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import pairwise
 
 from bench import folders, plan
 from bench.experiment import Experiment
-from bench.measure import calibration, estimate, noise, sensors, throughput, tuning
+from bench.measure import calibration, estimate, jobs, noise, sensors, throughput, tuning
+from bench.measure.attempts import Attempts
 from bench.measure.calibration import Part
+from bench.measure.failures import FAILURES
+from bench.measure.laboratory import Laboratory
 from bench.measure.lanes import Programs
 from bench.measure.loops import CellKey, cell_keys, parallel_keys
 from bench.measure.racing import Race
 from bench.measure.schedules import Schedule
 from bench.measure.search import Study, TierStudy, search_grid, shard_shape
 from bench.measure.session import Session
-from bench.measure.throughput import Laboratory
-from bench.rows import Calibration, Loop, Round, Trial
+from bench.rows import AnyRow, Calibration, Loop, Trial
 from bench.store import Writer
 
 LONGEST_SEGMENT_TICKS = 4096
+NOMINAL_EXAMPLES_PER_SECOND = 10_000.0
+"""Only plans, where a device that fails shows no speed."""
 
 
 def run(session: Session, stages: Sequence[str]) -> None:
@@ -31,6 +34,7 @@ def run(session: Session, stages: Sequence[str]) -> None:
     Raises:
         InputError: when the folder is not this experiment's, or cannot be written.
         Stopped: when a signal asked to stop.
+        DeviceError: when the device keeps failing.
     """
     session.prepare_folder()
     for stage, measure in (("throughput", measure_throughput), ("convergence", measure_convergence)):
@@ -39,31 +43,44 @@ def run(session: Session, stages: Sequence[str]) -> None:
 
 
 def measure_throughput(session: Session) -> None:
-    """Time every cell that lacks rounds."""
-    rounds = session.experiment.throughput.rounds
+    """Time every cell that lacks rounds, and find the largest batch size.
+
+    Raises:
+        DeviceError: at the third failure in a row.
+    """
     with Writer(session.folder / folders.THROUGHPUT) as writer:
         _tell_of_torn_line(session, writer)
-        done, keys = _done(session), _keys(session)
-        if all(done[key] >= rounds for key in keys):
+        missing = _missing(session)
+        if not missing and not jobs.lacks_max_batch_size(session):
             return
         start = time.monotonic()
-        laboratory = Laboratory(
-            experiment=session.experiment,
-            learner=session.learner,
-            split=session.splits[0],
-            origin=session.origin,
-            append=writer.append,
-            progress=session.progress,
-            check=session.stopper.check,
-            sensors=cache(partial(sensors.find, session.host.machine.platform)),
-        )
+        laboratory = _laboratory(session, writer.append)
         calibration.measure(laboratory, _uncalibrated(session), session.host.free_memory_bytes())
         lowerings: dict[Loop, str | None] = {
             loop: _loop_lowering(session, laboratory, loop) for loop in session.experiment.throughput.loops
         }
-        throughput.measure(laboratory, keys, done, lowerings)
+        throughput.measure(laboratory, missing, lowerings)
         session.progress.close("timing")
+        if jobs.lacks_max_batch_size(session):
+            jobs.find_max_batch_size(session, laboratory, lowerings)
         writer.append(session.stage_row(start, stage="throughput", compilations=laboratory.compilations))
+
+
+def _laboratory(session: Session, append: Callable[[AnyRow], None]) -> Laboratory:
+    memory_bytes = session.experiment.throughput.memory_limit_bytes or session.host.program_memory_bytes()
+    return Laboratory(
+        experiment=session.experiment,
+        learner=session.learner,
+        split=session.splits[0],
+        origin=session.origin,
+        append=append,
+        progress=session.progress,
+        check=session.stopper.check,
+        sensors=cache(partial(sensors.find, session.host.machine.platform)),
+        memory_bytes=memory_bytes,
+        isolated=jobs.isolated(session, memory_bytes),
+        attempts=_attempts(session),
+    )
 
 
 def _tell_of_torn_line(session: Session, writer: Writer) -> None:
@@ -78,9 +95,15 @@ def _keys(session: Session) -> list[CellKey]:
     return cell_keys(experiment, sizes) + parallel_keys(experiment, sizes, devices, session.train_examples)
 
 
-def _done(session: Session) -> Counter[CellKey]:
-    """How many rounds each cell has."""
-    return Counter(_cell_key(row) for row in session.rows(folders.THROUGHPUT) if isinstance(row, Round))
+def _attempts(session: Session) -> Attempts:
+    """What was tried of each cell."""
+    return Attempts.of(session.rows(folders.THROUGHPUT), retries_failed=session.retries_failed)
+
+
+def _missing(session: Session) -> list[CellKey]:
+    """The cells that are still to be timed, in whichever form."""
+    attempts, rounds = _attempts(session), session.experiment.throughput.rounds
+    return [key for key in _keys(session) if attempts.next(key, rounds)]
 
 
 def _uncalibrated(session: Session) -> list[Part]:
@@ -90,10 +113,6 @@ def _uncalibrated(session: Session) -> list[Part]:
     return calibration.missing({(row.quantity, row.precision) for row in rows if row.environment == here})
 
 
-def _cell_key(row: Round) -> CellKey:
-    return CellKey(*(getattr(row, name) for name in CellKey.__struct_fields__))
-
-
 def _loop_lowering(session: Session, laboratory: Laboratory, loop: Loop) -> str | None:
     """The lowering that is fastest in this loop at a middle batch size."""
     if len(session.lowerings) == 1:
@@ -101,21 +120,19 @@ def _loop_lowering(session: Session, laboratory: Laboratory, loop: Loop) -> str 
     middle = session.batch_sizes[len(session.batch_sizes) // 2]
     key = CellKey(middle, loop, "device", session.experiment.workload.precision)
 
-    def measure() -> tuning.Tuned:
-        speeds = {name: throughput.examples_per_second(laboratory, key, name) for name in session.lowerings}
-        best = max(speeds, key=lambda name: speeds[name])
-        return tuning.Tuned(best, speeds[best])
+    def speed(lowering: str | None) -> float:
+        return throughput.examples_per_second(laboratory, key, lowering)
 
-    return session.tuning.get(f"throughput {loop}", measure).lowering
+    return tuned(session, f"throughput {loop}", speed).lowering
 
 
 def announce(session: Session, stages: Sequence[str]) -> None:
     """Choose lowerings where that is still to do, and plan the progress line for all that is missing."""
     session.progress.begin(session.experiment.name)
     if "throughput" in stages:
-        cells = len(_keys(session))
-        missing = max(0, cells - len(_done(session)))
-        session.progress.plan("timing", missing, cells / estimate.timing_seconds(session.experiment, cells))
+        missing = len(_missing(session))
+        session.progress.plan("timing", missing, 1 / estimate.timing_seconds(session.experiment, 1))
+        jobs.announce_max_batch_size(session)
         calibrating = len(_uncalibrated(session)) * estimate.SECONDS_PER_CALIBRATION
         session.progress.plan("calibration", calibrating if missing else 0, 1.0)
     if "convergence" in stages:
@@ -155,8 +172,12 @@ def _tier_study(session: Session, study: Study, tier: plan.Tier) -> TierStudy:
 
 
 def make_study(session: Session, append: Callable[[Trial], None]) -> Study:
-    """The convergence stage with the trials that exist."""
-    rows = [row for row in session.rows(folders.CONVERGENCE) if isinstance(row, Trial)]
+    """The convergence stage with the trials that exist, less those that failed where they are to be tried again."""
+    rows = [
+        row
+        for row in session.rows(folders.CONVERGENCE)
+        if isinstance(row, Trial) and not (session.retries_failed and row.status == "failed")
+    ]
     return Study(
         experiment=session.experiment,
         folder=session.folder,
@@ -185,8 +206,18 @@ def tune(session: Session, tier: plan.Tier) -> tuning.Tuned:
     def speed(lowering: str | None) -> float:
         return tuning.examples_per_second(programs(session, tier, lowering), seeds[:rows], grid[:columns], workers)
 
-    key = f"convergence {tier.microbatch_size} {tier.batch_sizes}"
-    return session.tuning.get(key, lambda: tuning.fastest(session.lowerings, speed))
+    return tuned(session, f"convergence {tier.microbatch_size} {tier.batch_sizes}", speed)
+
+
+def tuned(session: Session, key: str, speed: Callable[[str | None], float]) -> tuning.Tuned:
+    """The fastest lowering by `speed`, measured once for a results folder.
+
+    Where none runs now the first is taken and nothing is kept: whatever fails with it becomes rows.
+    """
+    try:
+        return session.tuning.get(key, lambda: tuning.fastest(session.lowerings, speed))
+    except FAILURES:
+        return tuning.Tuned(session.lowerings[0], NOMINAL_EXAMPLES_PER_SECOND)
 
 
 def noise_parts(experiment: Experiment, tier: plan.Tier) -> int:

@@ -16,6 +16,7 @@ from bench import plan, selection
 from bench.experiment import Experiment
 from bench.measure import convergence, estimate, wave
 from bench.measure.checkpoint import Checkpoint
+from bench.measure.failures import FAILURES, Streak, failure_of
 from bench.measure.lanes import Programs
 from bench.measure.progress import Progress
 from bench.measure.racing import Race
@@ -42,6 +43,7 @@ class Study:
     workers: int
     trials: dict[plan.TrialKey, Trial] = field(default_factory=dict)
     trained_examples: int = 0
+    streak: Streak = field(default_factory=Streak)
 
     def of(self, phase: Phase, batch_size: int) -> list[Trial]:
         """Trials of one phase and batch size, failures left out."""
@@ -52,7 +54,13 @@ class Study:
         ]
 
     def choice(self, batch_size: int, among: Container[float] | None = None) -> selection.Choice | None:
-        """The rates of a batch size as its search trials stand, those of the rates `among` where they are given."""
+        """The rates of a batch size as its search trials stand, those of the rates `among` where they are given.
+
+        None after a failure among them: the best rate may be the one that was not tried.
+        """
+        keys = [key for key in self.trials if key.phase == "search" and key.batch_size == batch_size]
+        if any(self.trials[key].status == "failed" for key in keys):
+            return None
         found = [one for one in self.of("search", batch_size) if among is None or one.learning_rate in among]
         return selection.choose(found, self.experiment.target.accuracy, self.duration.budget_examples)
 
@@ -143,15 +151,34 @@ class TierStudy:
     def run_wave(
         self, name: str, seeds: Sequence[int], settings: Sequence[Setting], shapes_of: Callable[[], list[wave.Shape]]
     ) -> None:
-        """Run a grid of trials from its checkpoint or from the start, unless all its rows exist."""
+        """Run a grid of trials unless all its rows exist; what a failing device leaves undone becomes rows that say so.
+
+        Raises:
+            DeviceError: at the third wave in a row that fails.
+        """
         study = self.study
         item = self.item(name)
         expected = len(seeds) * len(settings) * study.duration.budget_examples
         study.progress.plan(item, expected, self.tuned.examples_per_second / estimate.EVALUATION)
-        if all(_key(setting, seed) in study.trials for setting in settings for seed in seeds):
-            study.progress.close(item)
-            return
-        shapes = shapes_of()
+        if not all(_key(setting, seed) in study.trials for setting in settings for seed in seeds):
+            try:
+                self.train(item, seeds, settings, shapes_of())
+                study.streak.broken()
+            except FAILURES as error:
+                self.fail(item, seeds, settings, error)
+        study.progress.close(item)
+
+    def fail(self, item: str, seeds: Sequence[int], settings: Sequence[Setting], error: Exception) -> None:
+        """Write the trials of a wave that have no verdict as failed."""
+        failure = failure_of(error)
+        for setting in settings:
+            for seed in seeds:
+                self.finished(LaneRecord(setting=setting, seed=seed, status="failed", reason=failure.message), lanes=1)
+        self.study.streak.grown(item, failure)
+
+    def train(self, item: str, seeds: Sequence[int], settings: Sequence[Setting], shapes: Sequence[wave.Shape]) -> None:
+        """Train a grid of trials from its checkpoint or from the start."""
+        study = self.study
         checkpoint = Checkpoint(study.folder / "checkpoint", self.identity(seeds, settings, shapes))
         lanes = wave.start(self.programs, study.duration, study.race, seeds, settings, shapes[0])
         checkpoint.restore(lanes)
@@ -175,7 +202,6 @@ class TierStudy:
             rivals=self.rivals(settings),
         )
         convergence.run(lanes, reporter)
-        study.progress.close(item)
 
     def rivals(self, settings: Sequence[Setting]) -> dict[int, dict[float, list[Curve]]]:
         """The search curves there are at the batch sizes of `settings`, of all other rates."""

@@ -46,6 +46,7 @@ class Session:
     folder: Path
     progress: Progress = field(default_factory=Progress)
     stopper: Stopper = field(default_factory=Stopper)
+    retries_failed: bool = False
     learners: dict[tuple[str, str | None], Learner] = field(default_factory=dict)
     programs: dict[tuple[int, str | None], Programs] = field(default_factory=dict)
 

@@ -32,6 +32,7 @@ class Request:
     results: Path = folders.LOCAL
     minutes: float | None = None
     stages: Sequence[str] = STAGES
+    retries_failed: bool = False
     progress: Progress = field(default_factory=Progress)
 
 
@@ -100,6 +101,7 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
     Raises:
         InputError: on unusable input.
         Stopped: when a signal asked to stop; rows are saved.
+        DeviceError: when the device keeps failing; rows are saved.
     """
     pairs = with_data(
         chosen(request.names, host.machine.platform), named=bool(request.names), progress=request.progress
@@ -107,7 +109,7 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
     minutes = None if request.minutes is None else request.minutes / len(pairs)
     sessions = [session(request, host, experiment, dataset, minutes) for experiment, dataset in pairs]
     for one in sessions:
-        one.stopper = stopper
+        one.stopper, one.retries_failed = stopper, request.retries_failed
         one.prepare_folder()
         announce(one, request.stages)
     for one in sessions:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import msgspec
 
-from bench.experiment import Experiment
 from bench.measure import flops
-from bench.measure.clock import WALL, Clock, Work, calibrate, timed
-from bench.measure.lanes import Examples, predicted_bytes
-from bench.measure.learner import Learner
-from bench.measure.loops import CellKey, build
-from bench.measure.progress import Progress
-from bench.measure.sensors import NONE, Sensors
-from bench.rows import AnyRow, Compilation, Loop, Origin, Precision, Round
+from bench.measure.clock import Work, calibrate, timed
+from bench.measure.failures import FAILURES, Failure, failure_of
+from bench.measure.isolation import ChildError
+from bench.measure.laboratory import Laboratory, Open, named
+from bench.measure.lanes import predicted_bytes
+from bench.measure.loops import CellKey, build, key_of
+from bench.rows import Compilation, Loop, Round
 
 
 @dataclass(frozen=True)
@@ -32,82 +31,66 @@ class TimedCell:
     lowering: str | None
 
 
-@dataclass
-class Laboratory:
-    """What the throughput stage measures with."""
-
-    experiment: Experiment
-    learner: Callable[[Precision, str | None], Learner]
-    split: Examples
-    origin: Callable[[], Origin]
-    append: Callable[[AnyRow], None]
-    progress: Progress
-    check: Callable[[], None]
-    clock: Clock = WALL
-    sensors: Callable[[int], Sensors] = lambda devices: NONE
-    compilations: int = 0
-
-    def round_seconds(self, key: CellKey) -> float:
-        """As long as the experiment asks for, or as the energy counter of the cell's devices needs."""
-        return max(self.experiment.throughput.round_seconds, self.sensors(key.devices).round_seconds)
-
-    def book(self, cells: float, seconds: float, doing: str) -> None:
-        """Report progress: half of a cell is compiling it, half its rounds."""
-        self.progress.advance("timing", cells, seconds, doing)
-
-    def origin_of(self, key: CellKey) -> dict[str, Any]:
-        """The fields that every row of a cell shares."""
-        return {**msgspec.structs.asdict(self.origin()), **msgspec.structs.asdict(key)}
-
-
-def measure(
-    laboratory: Laboratory, keys: Sequence[CellKey], done: dict[CellKey, int], lowerings: Mapping[Loop, str | None]
-) -> None:
+def measure(laboratory: Laboratory, keys: Sequence[CellKey], lowerings: Mapping[Loop, str | None]) -> None:
     """Compile what still lacks rounds, then time rounds interleaved over cells in shuffled order.
 
-    `done` counts the rounds that exist already; cells that fail, then or now, become rows and are left out.
+    Cells that fail become rows and are left out; one that is out of memory goes on in microbatches.
+
+    Raises:
+        DeviceError: at the third failure in a row.
     """
-    rounds = laboratory.experiment.throughput.rounds
-    wanted = [key for key in keys if done.get(key, 0) < rounds]
-    cells = [cell for key in wanted if (cell := prepare(laboratory, key, lowerings[key.loop])) is not None]
-    shuffle = random.Random(0)  # noqa: S311 - an order of rounds is no secret
-    failed: set[CellKey] = set()
-    for number in range(rounds):
-        order = [cell for cell in cells if done.get(cell.key, 0) <= number and cell.key not in failed]
-        shuffle.shuffle(order)
-        for cell in order:
-            try:
-                _time_round(laboratory, cell, number)
-            except jax.errors.JaxRuntimeError as error:
-                _record_failure(laboratory, cell.key, cell.lowering, error)
-                failed.add(cell.key)
+    while cells := [cell for key in keys if (cell := _ready(laboratory, key, lowerings[key.loop])) is not None]:
+        time_rounds(laboratory, cells)
+
+
+def _ready(laboratory: Laboratory, key: CellKey, lowering: str | None) -> TimedCell | None:
+    """A cell in the first form that fits; None where nothing is left to time here."""
+    while (form := laboratory.attempts.next(key, laboratory.rounds)) is not None:
+        if (cell := prepare(laboratory, form, lowering)) is not None:
+            return cell
+    return None
 
 
 def prepare(laboratory: Laboratory, key: CellKey, lowering: str | None) -> TimedCell | None:
-    """Compile a cell ahead of time and find its steps per round; a failure becomes a row and None."""
+    """Compile a cell ahead of time and find its steps per round.
+
+    None where it failed, or may not fit and was timed in a process of its own; its rows tell which.
+    """
     laboratory.check()
+    if child := laboratory.isolation(key):
+        return _time_isolated(laboratory, child, key, lowering)
     start = time.perf_counter()
     try:
-        learner = laboratory.learner(key.precision, lowering)
-        work, compiled, seconds = build(learner, laboratory.split, key)
-        laboratory.compilations += 1
+        work, row = _compile(laboratory, key, lowering)
+        if row.status != "ok":
+            return laboratory.record(row)
+        if child := laboratory.isolation(key, row.predicted_bytes):
+            del work
+            return _time_isolated(laboratory, child, key, lowering)
+        laboratory.confine()
         steps = calibrate(work, laboratory.round_seconds(key), laboratory.clock)
-    except jax.errors.JaxRuntimeError as error:
-        _record_failure(laboratory, key, lowering, error)
-        return None
-    laboratory.append(
-        Compilation(
-            **laboratory.origin_of(key),
-            status="ok",
-            lowering=lowering,
-            compile_seconds=seconds,
-            predicted_bytes=predicted_bytes(compiled),
-            peak_bytes=_peak_bytes(),
-            **_arithmetic(laboratory, key, compiled),
-        )
-    )
-    laboratory.book(0.5, time.perf_counter() - start, f"compile B={key.batch_size} {key.loop}")
+    except FAILURES as error:
+        return laboratory.record_failure(key, lowering, failure_of(error))
+    laboratory.record(msgspec.structs.replace(row, peak_bytes=_peak_bytes()))
+    laboratory.book(0.5, time.perf_counter() - start, f"compile {named(key)}")
     return TimedCell(key, work, steps, lowering)
+
+
+def _compile(laboratory: Laboratory, key: CellKey, lowering: str | None) -> tuple[Work, Compilation]:
+    """The work of a cell and the row of its compilation, which is not ok where it cannot fit."""
+    work, compiled, seconds = build(laboratory.learner(key.precision, lowering), laboratory.split, key)
+    laboratory.compilations += 1
+    needed = predicted_bytes(compiled)
+    refused = laboratory.refusal(needed)
+    return work, Compilation(
+        **laboratory.origin_of(key),
+        status=refused.status if refused else "ok",
+        message=refused.message if refused else None,
+        lowering=lowering,
+        compile_seconds=seconds,
+        predicted_bytes=needed,
+        **_arithmetic(laboratory, key, compiled),
+    )
 
 
 def _arithmetic(laboratory: Laboratory, key: CellKey, compiled: jax.stages.Compiled) -> dict[str, Any]:
@@ -121,25 +104,46 @@ def _arithmetic(laboratory: Laboratory, key: CellKey, compiled: jax.stages.Compi
     }
 
 
-def _record_failure(laboratory: Laboratory, key: CellKey, lowering: str | None, error: Exception) -> None:
-    status = "out_of_memory" if "RESOURCE_EXHAUSTED" in str(error) else "failed"
-    shared = laboratory.origin_of(key)
-    laboratory.append(Compilation(**shared, status=status, message=str(error)[:1000], lowering=lowering))
+def _time_isolated(laboratory: Laboratory, child: Open, key: CellKey, lowering: str | None) -> None:
+    """Compile and time a cell in a process of its own, whose rows are written as they come."""
+    start = time.perf_counter()
+    try:
+        with child(key, lowering, laboratory.attempts.rounds[key]) as opened:
+            for row in opened.rows():
+                if not isinstance(row, Compilation | Round) or key_of(row) != key:
+                    raise ChildError(Failure("failed", "its process gave rows of something else"))
+                laboratory.record(msgspec.structs.replace(row, isolated=True) if isinstance(row, Compilation) else row)
+                laboratory.check()
+        if key not in laboratory.attempts.failures and laboratory.attempts.rounds[key] < laboratory.rounds:
+            raise ChildError(Failure("failed", "its process ended before its rounds did"))
+    except ChildError as error:
+        laboratory.record_failure(key, lowering, error.failure)
+    laboratory.book(1.0, time.perf_counter() - start, f"in a process of its own {named(key)}")
 
 
-def examples_per_second(laboratory: Laboratory, key: CellKey, lowering: str | None) -> float:
-    """A quick trial of one lowering in one cell; the best of three short rounds."""
-    work, _, _ = build(laboratory.learner(key.precision, lowering), laboratory.split, key)
-    laboratory.compilations += 1
-    steps = calibrate(work, laboratory.experiment.throughput.round_seconds / 2, laboratory.clock)
-    return key.batch_size * steps / min(timed(work, steps, laboratory.clock) for _ in range(3))
+def time_rounds(laboratory: Laboratory, cells: Sequence[TimedCell]) -> None:
+    """Time the rounds that cells lack; one that fails has no more.
+
+    Raises:
+        DeviceError: at the third failure in a row.
+    """
+    shuffle = random.Random(0)  # noqa: S311 - an order of rounds is no secret
+    had = {cell.key: laboratory.attempts.rounds[cell.key] for cell in cells}
+    for number in range(laboratory.rounds):
+        order = [cell for cell in cells if had[cell.key] <= number and cell.key not in laboratory.attempts.failures]
+        shuffle.shuffle(order)
+        for cell in order:
+            try:
+                _time_round(laboratory, cell, number)
+            except FAILURES as error:
+                laboratory.record_failure(cell.key, cell.lowering, failure_of(error))
 
 
 def _time_round(laboratory: Laboratory, cell: TimedCell, number: int) -> None:
     laboratory.check()
     sensors = laboratory.sensors(cell.key.devices)
     seconds, sensed = sensors.around(lambda: timed(cell.work, cell.steps, laboratory.clock))
-    laboratory.append(
+    laboratory.record(
         Round(
             **laboratory.origin_of(cell.key),
             round=number,
@@ -149,8 +153,15 @@ def _time_round(laboratory: Laboratory, cell: TimedCell, number: int) -> None:
             **sensed._asdict(),
         )
     )
-    share = 0.5 / laboratory.experiment.throughput.rounds
-    laboratory.book(share, seconds, f"round {number + 1} B={cell.key.batch_size} {cell.key.loop}")
+    laboratory.book(0.5 / laboratory.rounds, seconds, f"round {number + 1} {named(cell.key)}")
+
+
+def examples_per_second(laboratory: Laboratory, key: CellKey, lowering: str | None) -> float:
+    """A quick trial of one lowering in one cell; the best of three short rounds."""
+    work, _, _ = build(laboratory.learner(key.precision, lowering), laboratory.split, key)
+    laboratory.compilations += 1
+    steps = calibrate(work, laboratory.experiment.throughput.round_seconds / 2, laboratory.clock)
+    return key.batch_size * steps / min(timed(work, steps, laboratory.clock) for _ in range(3))
 
 
 def _peak_bytes() -> int | None:

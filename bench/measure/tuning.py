@@ -17,6 +17,7 @@ from bench import store
 from bench.decoding import read_json
 from bench.errors import InputError
 from bench.measure.clock import Work, calibrate, timed
+from bench.measure.failures import FAILURES
 from bench.measure.lanes import Programs
 from bench.measure.wave import Setting, device_settings
 
@@ -55,8 +56,20 @@ class TuningFile:
 
 
 def fastest(lowerings: Sequence[str | None], speed: Callable[[str | None], float]) -> Tuned:
-    """Try every lowering on the tier's own program; ties go to the first."""
-    return max((Tuned(name, speed(name)) for name in lowerings), key=lambda one: one.examples_per_second)
+    """Try every lowering on the tier's own program; ties go to the first, failures lose.
+
+    Raises:
+        JaxRuntimeError: the first one, when every lowering fails.
+    """
+    tried, failures = [], []
+    for lowering in lowerings:
+        try:
+            tried.append(Tuned(lowering, speed(lowering)))
+        except FAILURES as error:
+            failures.append(error)
+    if not tried:
+        raise failures[0]
+    return max(tried, key=lambda one: one.examples_per_second)
 
 
 def examples_per_second(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ def add(verbs: Verbs) -> None:
         "--convergence-from", type=Path, metavar="DIR", help="join convergence measured elsewhere instead of training"
     )
     add_price(run)
+    run.add_argument("--retry-failed", action="store_true", help="try again what failed or ran out of memory before")
     add_json(run)
     add_json(add_verb(verbs, list_names, "list", "experiments, models, datasets and optimizers", "batchscale list"))
     _add_verify(verbs)
@@ -71,9 +73,11 @@ def _stages(text: str) -> list[str]:
 
 def run_experiments(options: argparse.Namespace) -> int:
     """Measure, then write and print the answer of each results folder."""
-    from bench.measure import interrupts, suite
+    from bench.measure import interrupts, isolation, suite
     from bench.measure.host import Host
 
+    for name, value in isolation.VARIABLES.items():
+        os.environ.setdefault(name, value)
     source: Path | None = options.convergence_from
     if source is not None:
         experiment.read(source / "experiment.toml")
@@ -82,6 +86,7 @@ def run_experiments(options: argparse.Namespace) -> int:
         results=options.results,
         minutes=options.budget,
         stages=options.stages if source is None else ["throughput"],
+        retries_failed=options.retry_failed,
     )
     try:
         with interrupts.Stopper() as stopper:
@@ -103,7 +108,8 @@ def _repeated(options: argparse.Namespace) -> Sequence[str]:
     stages = [] if set(options.stages) == set(STAGES) else ["--stages", ",".join(options.stages)]
     joined = [] if options.convergence_from is None else ["--convergence-from", str(options.convergence_from)]
     price = [] if options.price_per_hour is None else ["--price-per-hour", str(options.price_per_hour)]
-    return [*budget, *results, *stages, *joined, *price]
+    again = ["--retry-failed"] if options.retry_failed else []
+    return [*budget, *results, *stages, *joined, *price, *again]
 
 
 def list_names(options: argparse.Namespace) -> int:

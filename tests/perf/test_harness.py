@@ -12,11 +12,11 @@ import msgspec
 
 from bench.measure import stream, throughput
 from bench.measure.clock import Work, timed
+from bench.measure.laboratory import Laboratory
 from bench.measure.lanes import Examples
 from bench.measure.learner import Learner
 from bench.measure.loops import BATCHES_AT_HAND, LEARNING_RATE, CellKey
 from bench.measure.session import Session
-from bench.measure.throughput import Laboratory
 from bench.rows import AnyRow, Round
 
 PAIRS = 25
@@ -40,7 +40,7 @@ def seconds_in_pairs(session: Session, batch_size: int) -> list[tuple[float, flo
             pairs.append((row.seconds, timed(hand, row.steps)))
 
     key = CellKey(batch_size, "dispatch")
-    throughput.measure(laboratory(session, append), [key], {}, {"dispatch": "xla"})
+    throughput.measure(laboratory(session, append), [key], {"dispatch": "xla"})
     return pairs
 
 

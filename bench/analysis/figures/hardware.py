@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -40,18 +40,25 @@ def whole_batches(frames: Frames, rows: pd.DataFrame) -> pd.DataFrame:
     return only(comparable, comparable["accumulation"] == 1)
 
 
+def in_microbatches(frames: Frames) -> pd.DataFrame:
+    """The rounds of batches that do not fit whole and were timed piece by piece, one update a batch."""
+    comparable = metrics.comparable(frames, frames.rounds)
+    return only(comparable, comparable["accumulation"] > 1)
+
+
 def throughput(frames: Frames, summary: Summary) -> Figure:
     """Examples per second, every round of both loops, with the affine fit and the peak."""
     rounds = timed(frames)
     figure, (axes,) = canvas.sheet()
     draw_loops(axes, rounds, "examples_per_second", imported=frames.imported is not None)
+    beyond = _draw_beyond_memory(axes, frames, "examples_per_second")
     if fit := summary.affine_step_time:
         along = np.geomspace(*_ends(rounds), 200)
         axes.plot(along, along / _step_seconds(fit, along), **canvas.FITTED, label="affine fit")
     if best := summary.throughput_optimal:
         canvas.star(axes, best.batch_size, best.examples_per_second, "fastest")
     canvas.log_axis(axes, "examples per second")
-    canvas.log2_axis(axes, batch_sizes(rounds))
+    canvas.log2_axis(axes, [*batch_sizes(rounds), *beyond])
     return canvas.finished(figure, origin(frames, summary))
 
 
@@ -61,11 +68,12 @@ def step_time(frames: Frames, summary: Summary) -> Figure:
     figure, (axes,) = canvas.sheet()
     rounds = rounds.assign(milliseconds=1e3 * values(rounds, "seconds_per_step"))
     draw_loops(axes, rounds, "milliseconds", imported=frames.imported is not None)
+    beyond = _draw_beyond_memory(axes, frames, "seconds_per_step", 1e3)
     if fit := summary.affine_step_time:
         along = np.geomspace(*_ends(rounds), 200)
         axes.plot(along, 1e3 * _step_seconds(fit, along), **canvas.FITTED, label="affine fit")
     canvas.log_axis(axes, "milliseconds per step")
-    canvas.log2_axis(axes, batch_sizes(rounds))
+    canvas.log2_axis(axes, [*batch_sizes(rounds), *beyond])
     return canvas.finished(figure, origin(frames, summary))
 
 
@@ -92,6 +100,22 @@ def draw_loops(axes: Axes, rounds: pd.DataFrame, column: str, *, imported: bool)
             label = "as in the table" if imported else look["label"]
             axes.plot(sizes, middles, color=look["color"], marker=look["marker"], label=label)
             canvas.hover(axes, sizes, middles)
+
+
+def _draw_beyond_memory(axes: Axes, frames: Frames, column: str, scale: float = 1.0) -> list[int]:
+    """Medians of batches in microbatches, hollow, loop by loop; their batch sizes."""
+    beyond = in_microbatches(frames)
+    for loop, look in LOOP_LOOKS.items():
+        sizes, middles = by_batch_size(only(beyond, beyond["loop"] == loop), column)
+        if sizes:
+            hollow: dict[str, Any] = {
+                "markerfacecolor": style.PAPER,
+                "linestyle": "none",
+                "label": f"{loop}, in microbatches",
+            }
+            axes.plot(sizes, scale * middles, color=look["color"], marker=look["marker"], **hollow)
+            canvas.hover(axes, sizes, scale * middles)
+    return batch_sizes(beyond)
 
 
 def _ends(rounds: pd.DataFrame) -> tuple[int, int]:

@@ -45,12 +45,17 @@ def memory(frames: Frames, summary: Summary) -> Figure:
         if sizes:
             axes.plot(sizes, need / MEBIBYTE, "o-", color=color, label=label)
             canvas.hover(axes, sizes, need / MEBIBYTE)
+    largest = summary.max_batch_size
     if limit := frames.machine.machine.device_memory_bytes:
         axes.axhline(limit / MEBIBYTE, **canvas.GUIDE, label="memory of the device")
+    elif largest:
+        axes.axhline(largest.memory_bytes / MEBIBYTE, **canvas.GUIDE, label="memory that was free")
+    if largest and largest.predicted_bytes:
+        canvas.star(axes, largest.batch_size, largest.predicted_bytes / MEBIBYTE, "largest that fits")
     full = batch_sizes(only(cells, cells["status"] == "out_of_memory"))
     canvas.missed(axes, full, "out of memory")
     canvas.log_axis(axes, "memory (MiB)")
-    canvas.log2_axis(axes, batch_sizes(cells))
+    canvas.log2_axis(axes, [*batch_sizes(cells), *([largest.batch_size] if largest else [])])
     return canvas.finished(figure, origin(frames, summary))
 
 

@@ -1,0 +1,124 @@
+"""`python -m bench.measure.isolated`: do the job on standard input under a limit on memory; rows on standard output."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache, partial
+from pathlib import Path
+from threading import Thread
+
+import jax
+import msgspec
+import numpy as np
+
+from bench import store
+from bench.measure import max_batch_size, sensors, throughput
+from bench.measure.failures import FAILURES, failure_of
+from bench.measure.hardware import available_memory_bytes
+from bench.measure.isolation import Job
+from bench.measure.laboratory import Laboratory
+from bench.measure.lanes import Examples, on_device
+from bench.measure.learner import Learner, make_learner
+from bench.measure.progress import Progress
+from bench.rows import AnyRow, Origin, Precision
+
+RUNTIME_BYTES = 64 << 20
+"""What threads and libraries take besides, which the compiler does not count as the program's."""
+
+
+def main() -> None:
+    """Read one job, do it, and end with the process that gave it."""
+    append = _rows_on(os.dup(sys.stdout.fileno()))
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no row
+    limit_memory(available_memory_bytes())
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+    Thread(target=_end_with_parent, daemon=True).start()
+    if jax.default_backend() != job.platform:
+        raise RuntimeError(f"JAX has no {job.platform} here, only {jax.default_backend()}")
+    try:
+        do(job, append)
+    except FAILURES as error:
+        sys.exit(failure_of(error).message)
+
+
+def do(job: Job, append: Callable[[AnyRow], None]) -> None:
+    """Time a cell, or find the largest batch size."""
+    laboratory = furnish(job, append)
+    if job.task == "max_batch_size":
+        max_batch_size.search(laboratory, job.key, job.lowering, job.memory_bytes)
+    elif cell := throughput.prepare(laboratory, job.key, job.lowering):
+        throughput.time_rounds(laboratory, [cell])
+
+
+def furnish(job: Job, append: Callable[[AnyRow], None]) -> Laboratory:
+    """A laboratory with made-up examples, whose programs run under the job's limit on memory."""
+    on_cpu = job.platform == "cpu"
+
+    def learner(precision: Precision, lowering: str | None) -> Learner:
+        workload = msgspec.structs.replace(job.experiment.workload, precision=precision)
+        return make_learner(workload, tuple(job.input_shape), job.classes, lowering)
+
+    def origin() -> Origin:
+        return msgspec.structs.replace(job.origin, recorded=datetime.now(UTC).isoformat(timespec="seconds"))
+
+    progress = Progress(quiet=True)
+    progress.plan("timing", 1, 1.0)
+    laboratory = Laboratory(
+        experiment=job.experiment,
+        learner=learner,
+        split=made_up(job),
+        origin=origin,
+        append=append,
+        progress=progress,
+        check=lambda: None,
+        sensors=cache(partial(sensors.find, job.platform)),
+        memory_bytes=None if on_cpu else job.memory_bytes,
+        confine=(lambda: limit_memory(job.memory_bytes + RUNTIME_BYTES - _live_bytes())) if on_cpu else lambda: None,
+    )
+    laboratory.attempts.rounds[job.key] = job.first_round
+    return laboratory
+
+
+def made_up(job: Job) -> Examples:
+    """A training set of the right shape; uniform inputs, as denormal ones might be slow."""
+    random = np.random.default_rng(0)
+    inputs = random.random((job.train_examples, *job.input_shape), np.float32)
+    return on_device(inputs, random.integers(0, job.classes, job.train_examples, np.int32))
+
+
+def limit_memory(further_bytes: int) -> None:
+    """Let this process take so many bytes beyond what it has; then it is refused memory, and not the machine."""
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"^VmData:\s*(\d+) kB", status, re.MULTILINE)
+    has = int(found[1]) << 10 if found else 0
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = has + max(0, further_bytes)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+def _live_bytes() -> int:
+    """What the examples and the parameters take, which the compiler counts as the program's."""
+    return sum(array.nbytes for array in jax.live_arrays())
+
+
+def _rows_on(descriptor: int) -> Callable[[AnyRow], None]:
+    def append(row: AnyRow) -> None:
+        os.write(descriptor, store.encode(row))
+
+    return append
+
+
+def _end_with_parent() -> None:
+    """Standard input ends when the parent does, however that came about."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

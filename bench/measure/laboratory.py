@@ -1,0 +1,110 @@
+"""What the throughput stage measures with: data, clock, memory, and where rows go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from bench.experiment import Experiment
+from bench.measure.attempts import Attempts
+from bench.measure.clock import WALL, Clock
+from bench.measure.failures import Failure, Streak
+from bench.measure.isolation import Child
+from bench.measure.lanes import Examples
+from bench.measure.learner import Learner
+from bench.measure.loops import CellKey, key_of
+from bench.measure.progress import Progress
+from bench.measure.sensors import NONE, Sensors
+from bench.rows import AnyRow, Compilation, Origin, Precision, Round
+
+Open = Callable[[CellKey, str | None, int], Child]
+"""Of a cell, its lowering and the first round that it lacks."""
+SAFE_SHARE_OF_MEMORY = 0.5
+"""A program predicted to need more of the memory may not fit."""
+
+
+@dataclass
+class Laboratory:
+    """`memory_bytes` is what a program may use, None where only running it tells.
+
+    `isolated` opens a process of its own for a cell; None where this process is one.
+    `confine` is called between compiling a cell and running it.
+    """
+
+    experiment: Experiment
+    learner: Callable[[Precision, str | None], Learner]
+    split: Examples
+    origin: Callable[[], Origin]
+    append: Callable[[AnyRow], None]
+    progress: Progress
+    check: Callable[[], None]
+    clock: Clock = WALL
+    sensors: Callable[[int], Sensors] = lambda devices: NONE
+    compilations: int = 0
+    memory_bytes: int | None = None
+    isolated: Open | None = None
+    confine: Callable[[], None] = lambda: None
+    attempts: Attempts = field(default_factory=Attempts)
+    streak: Streak = field(default_factory=Streak)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that every cell is to have."""
+        return self.experiment.throughput.rounds
+
+    def round_seconds(self, key: CellKey) -> float:
+        """As long as the experiment asks for, or as the energy counter of the cell's devices needs."""
+        return max(self.experiment.throughput.round_seconds, self.sensors(key.devices).round_seconds)
+
+    def book(self, cells: float, seconds: float, doing: str) -> None:
+        """Report progress: half of a cell is compiling it, half its rounds."""
+        self.progress.advance("timing", cells, seconds, doing)
+
+    def origin_of(self, key: CellKey) -> dict[str, Any]:
+        """The fields that every row of a cell shares."""
+        return {**msgspec.structs.asdict(self.origin()), **msgspec.structs.asdict(key)}
+
+    def record(self, row: Compilation | Round) -> None:
+        """Write a row of a cell.
+
+        Raises:
+            DeviceError: at the third failure in a row.
+        """
+        self.append(row)
+        self.attempts.see(row)
+        if isinstance(row, Round) or row.status == "ok":
+            self.streak.broken()
+        else:
+            self.streak.grown(named(key_of(row)), Failure(row.status, row.message or ""))
+
+    def record_failure(self, key: CellKey, lowering: str | None, failure: Failure) -> None:
+        """Write the row of a cell that failed.
+
+        Raises:
+            DeviceError: at the third failure in a row.
+        """
+        shared = self.origin_of(key)
+        self.record(Compilation(**shared, status=failure.status, message=failure.message, lowering=lowering))
+
+    def isolation(self, key: CellKey, predicted_bytes: int | None = None) -> Open | None:
+        """How to open a process of its own for a cell that may not fit, or failed in an earlier run; else None."""
+        wish, memory = self.experiment.throughput.isolate, self.memory_bytes or math.inf
+        doubtful = key in self.attempts.retried or (predicted_bytes or 0) > SAFE_SHARE_OF_MEMORY * memory
+        return self.isolated if wish == "always" or (wish == "auto" and doubtful) else None
+
+    def refusal(self, predicted_bytes: int | None) -> Failure | None:
+        """Why a program that needs so many bytes is not run: the compiler tells at least what it needs."""
+        if self.memory_bytes is None or (predicted_bytes or 0) <= self.memory_bytes:
+            return None
+        words = f"the program needs {predicted_bytes} bytes, and {self.memory_bytes} are to be had"
+        return Failure("out_of_memory", f"out of memory before it was run: {words}")
+
+
+def named(key: CellKey) -> str:
+    """A cell as the progress line names it."""
+    pieces = f" in {key.accumulation} microbatches" if key.accumulation > 1 else ""
+    return f"B={key.batch_size} {key.loop}{pieces}"
