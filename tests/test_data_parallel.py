@@ -114,3 +114,4 @@ def test_virtual_devices_are_called_no_speed_result(measured, found):
         texts = [foot.replace("\n", " "), plot.finding(frame, summary), sections.several_devices(summary).caption]
         assert ["no speed result" in text for text in texts] == [said] * 3
         assert summary.virtual_devices == said
+        assert ("times the examples per second" in summary.verdicts[8].numbers) != said
