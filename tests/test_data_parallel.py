@@ -68,7 +68,7 @@ def test_one_device_is_answered_as_if_there_were_no_others(measured, found):
     rounds = only(measured.rounds, measured.rounds["devices"] == 1)
     alone = summarize(dataclasses.replace(measured, rounds=rounds))
     assert alone.data_parallel == []
-    same = {"data_parallel": [], "verdicts": [], "drift": None}
+    same = {"data_parallel": [], "verdicts": [], "drift": None}  # rounds on several devices drift with the others
     assert msgspec.structs.replace(found, **same) == msgspec.structs.replace(alone, **same)
 
 
