@@ -16,7 +16,7 @@ from jax.sharding import SingleDeviceSharding
 from bench import store
 from bench.measure import loops, runner
 from bench.measure.loops import CellKey
-from bench.rows import Round, Trial
+from bench.rows import Compilation, Round, Trial
 
 STEPS, BATCH_SIZE = 6, 16
 WAYS = (("mlp", "scan", "device"), ("lenet", "dispatch", "device"), ("mlp", "dispatch", "host"))
@@ -86,6 +86,11 @@ def studied(folder: Path) -> dict:
     return {
         "cells": sorted({(row.devices, row.batch_size) for row in rounds}),
         "rounds": len(rounds),
+        "flops_per_example": {
+            str(row.devices): row.compiler_flops_per_example
+            for row in store.read(folder / "throughput.jsonl")
+            if isinstance(row, Compilation) and row.batch_size == 50
+        },
         "trials": [row.status for row in trials],
     }
 

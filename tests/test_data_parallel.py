@@ -68,7 +68,7 @@ def test_one_device_is_answered_as_if_there_were_no_others(measured, found):
     rounds = only(measured.rounds, measured.rounds["devices"] == 1)
     alone = summarize(dataclasses.replace(measured, rounds=rounds))
     assert alone.data_parallel == []
-    same = {"data_parallel": [], "verdicts": [], "drift": None}
+    same = {"data_parallel": [], "verdicts": [], "drift": None}  # rounds on several devices drift with the others
     assert msgspec.structs.replace(found, **same) == msgspec.structs.replace(alone, **same)
 
 
@@ -114,3 +114,4 @@ def test_virtual_devices_are_called_no_speed_result(measured, found):
         texts = [foot.replace("\n", " "), plot.finding(frame, summary), sections.several_devices(summary).caption]
         assert ["no speed result" in text for text in texts] == [said] * 3
         assert summary.virtual_devices == said
+        assert ("times the examples per second" in summary.verdicts[8].numbers) != said

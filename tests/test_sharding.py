@@ -68,6 +68,12 @@ def test_a_study_times_one_and_several_devices_and_trains_as_before(found):
     assert set(found["study"]["trials"]) == {"ok"}
 
 
+def test_the_compiler_counts_a_program_of_one_device_by_its_part_of_the_batch(found):
+    """Each device updates every parameter, so that an example costs a little more."""
+    counted = found["study"]["flops_per_example"]
+    assert counted["1"] <= counted["2"] <= 1.5 * counted["1"]
+
+
 @pytest.mark.parametrize(("available", "counts"), [(1, []), (2, [2]), (3, [2]), (4, [2, 4]), (8, [2, 4, 8])])
 def test_powers_of_two_of_the_devices_there_are(available, counts):
     assert plan.device_counts(experiment(), available) == counts

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from bench.analysis import limits, metrics
-from bench.analysis.answers import Estimate, Interval, Regime
+from bench.analysis.answers import Estimate, Regime
 from bench.analysis.columns import only, values
 from bench.analysis.limits import Use
-from bench.analysis.metrics import Claim
+from bench.analysis.metrics import Claim, Speed
 from bench.analysis.scaling import regimes
-from bench.analysis.statistics import Array, Locations, estimate, interval
+from bench.analysis.statistics import Locations, estimate, interval
 from bench.analysis.summary import CellStatus, CellSummary
 from bench.analysis.sweep import Sweep
 
@@ -27,7 +29,6 @@ def cells(sweep: Sweep) -> list[CellSummary]:
 def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> CellSummary:
     size = int(sweep.sizes[at])
     claim, speed = sweep.claims.get(size), sweep.speeds.get(size)
-    per_second = sweep.step_seconds.shifted(-sweep.log_sizes)
     compiled = metrics.compiled(sweep.frames, size, speed)
     status, message = _status(sweep, at, claim)
     choice = claim.choice if claim else None
@@ -35,11 +36,7 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> CellSummary
         batch_size=size,
         status=status,
         message=message,
-        loop=speed.loop if speed else None,
-        accumulation=speed.accumulation if speed else None,
-        examples_per_second=_exp(-per_second.medians[at]),
-        examples_per_second_interval=_per_second_interval(per_second.draws[:, at]),
-        seconds_per_step=_exp(sweep.step_seconds.medians[at]),
+        **_speed(sweep, at, speed),
         best_learning_rate=_rate(sweep, claim),
         best_learning_rate_for_accuracy=_rate_for_accuracy(sweep, claim),
         at_grid_edge=choice.at_lower_edge or choice.at_upper_edge if choice else None,
@@ -64,6 +61,18 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> CellSummary
         limited_by=use.limited_by,
         limit_share=use.limit_share,
     )
+
+
+def _speed(sweep: Sweep, at: int, speed: Speed | None) -> dict[str, Any]:
+    """How fast the faster loop was, and which that is."""
+    per_second = sweep.step_seconds.shifted(-sweep.log_sizes)
+    return {
+        "loop": speed.loop if speed else None,
+        "accumulation": speed.accumulation if speed else None,
+        "examples_per_second": _exp(-per_second.medians[at]),
+        "examples_per_second_interval": interval(np.exp(-per_second.draws[:, at])),
+        "seconds_per_step": _exp(sweep.step_seconds.medians[at]),
+    }
 
 
 def _status(sweep: Sweep, at: int, claim: Claim | None) -> tuple[CellStatus, str | None]:
@@ -124,10 +133,6 @@ def _estimate(locations: Locations, at: int) -> Estimate:
 
 def _accuracy(locations: Locations, at: int) -> Estimate:
     return estimate(-locations.medians[at], np.clip(-locations.draws[:, at], LOWEST, HIGHEST))
-
-
-def _per_second_interval(draws: Array) -> Interval:
-    return interval(np.exp(-draws))
 
 
 def _exp(value: float) -> float | None:

@@ -193,7 +193,7 @@ def workers_cost_at_most_their_number(evidence: Evidence) -> Said:
     numbers = (
         f"Going from {of.sizes[worst[0]]:,} to {of.sizes[worst[1]]:,}, as with {factor[worst]:g} workers,"
         f" takes {growth[worst]:.2f} times the epochs, the most relative to the number of workers"
-        f"{_missed_above(of, reached[-1])}.{_most_workers(evidence.shared)}"
+        f"{_missed_above(of, reached[-1])}.{_most_workers(evidence)}"
     )
     if low is not None and low > factor[worst]:
         return Said("contradicted", numbers)
@@ -206,16 +206,17 @@ def _missed_above(of: Sweep, last: int) -> str:
     return f"; {_list(missed)} did not reach it" if missed else ""
 
 
-def _most_workers(shared: Sequence[ParallelPoint]) -> str:
-    """What the greatest number of devices that were really used did to updates, epochs and speed."""
-    joined = [one for one in shared if one.epochs_ratio and one.weak_efficiency]
+def _most_workers(evidence: Evidence) -> str:
+    """What the greatest number of devices in use did to updates, epochs and, unless they are virtual, to speed."""
+    joined = [one for one in evidence.shared if one.epochs_ratio and one.weak_efficiency]
     if not joined:
         return ""
     one = max(joined, key=lambda one: (one.devices, one.batch_size))
-    faster = one.devices * (one.weak_efficiency or 0.0)
+    virtual = evidence.sweep.frames.machine.machine.virtual_devices
+    faster = f", {one.devices * (one.weak_efficiency or 0.0):.2f} times the examples per second"
     return (
         f" {one.devices} devices with {one.batch_size // one.devices:,} examples each: 1/{one.devices} of the updates"
-        f" in an epoch, {one.epochs_ratio:.2f} times the epochs, {faster:.2f} times the examples per second."
+        f" in an epoch, {one.epochs_ratio:.2f} times the epochs{'' if virtual else faster}."
     )
 
 
