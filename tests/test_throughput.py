@@ -273,6 +273,16 @@ def test_a_process_that_fails_is_a_row_and_its_rounds_are_kept(monkeypatch, give
     )
 
 
+def test_a_process_that_tells_its_failure_and_then_dies_failed_once(monkeypatch):
+    told = Compilation(**ORIGIN, **msgspec.structs.asdict(KEYS[0]), status="failed", message="INTERNAL")
+    for dies_of in (None, Failure("failed", "ended by SIGABRT")):
+        made = Pretended(monkeypatch)
+        made.laboratory.isolated = lambda *_, dies_of=dies_of: Scripted([told], dies_of)
+        made.laboratory.experiment = experiment(throughput={"rounds": 5, "isolate": "always"})
+        made.measure(keys=KEYS[:1])
+        assert [row.message for row in made.rows] == ["INTERNAL"]
+
+
 def test_a_retried_cell_is_isolated_and_a_stop_ends_its_process_after_a_whole_row(monkeypatch):
     first = Pretended(monkeypatch, fails={KEYS[3]: (0, "INTERNAL")})
     first.measure()

@@ -115,10 +115,11 @@ def _time_isolated(laboratory: Laboratory, child: Open, key: CellKey, lowering: 
                     raise ChildError(Failure("failed", "its process gave rows of something else"))
                 laboratory.record(msgspec.structs.replace(row, isolated=True) if isinstance(row, Compilation) else row)
                 laboratory.check()
-        if key not in laboratory.attempts.failures and laboratory.attempts.rounds[key] < laboratory.rounds:
+        if laboratory.attempts.rounds[key] < laboratory.rounds:
             raise ChildError(Failure("failed", "its process ended before its rounds did"))
     except ChildError as error:
-        laboratory.record_failure(key, lowering, error.failure)
+        if key not in laboratory.attempts.failures:
+            laboratory.record_failure(key, lowering, error.failure)
     laboratory.book(1.0, time.perf_counter() - start, f"in a process of its own {named(key)}")
 
 
