@@ -66,7 +66,7 @@ class Writer:
         if end == size:
             return 0
         torn = os.open(self.path.with_suffix(".torn"), os.O_WRONLY | _APPENDING, 0o644)
-        with self.path.open("rb") as rows, open(torn, "ab") as aside:  # noqa: PTH123 - a descriptor has no path
+        with self.path.open("rb") as rows, os.fdopen(torn, "ab") as aside:
             rows.seek(end)
             shutil.copyfileobj(rows, aside)
             aside.write(b"\n")

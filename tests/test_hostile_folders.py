@@ -24,7 +24,7 @@ from bench import cli, folders, store
 from bench.analysis import figures, frames, terminal
 from bench.analysis.summarize import summarize
 from bench.errors import InputError
-from bench.measure import convergence, runner, throughput
+from bench.measure import calibration, convergence, runner, throughput
 from bench.rows import STAGES
 
 READ = ["experiment.toml", "machine.json", *frames.ROW_FILES, folders.JOINED_FROM, "imported.json"]
@@ -134,7 +134,7 @@ def without_nulls(data):
 
 def alter(content, name, draw):
     """A file of a folder with one value of its own replaced by any other."""
-    lines = [json.loads(line) for line in content.splitlines()] if name.endswith("l") and name[-5:] == "jsonl" else []
+    lines = [json.loads(line) for line in content.splitlines()] if name.endswith("jsonl") else []
     data = lines or (tomllib.loads(content.decode()) if name.endswith("toml") else json.loads(content))
     if lines:
         number = draw(st.integers(0, len(lines) - 1))
@@ -188,6 +188,7 @@ def begun(folder):
 def continued(folder):
     """The refusal of a run that goes on in a folder and measures nothing, None where it went on."""
     with pytest.MonkeyPatch.context() as patch, refused() as refusals:
+        patch.setattr(calibration, "measure", lambda *_: None)
         patch.setattr(throughput, "measure", lambda *_: None)
         patch.setattr(runner, "_loop_lowering", lambda *_: None)
         patch.setattr(convergence, "run", lambda *_: None)
