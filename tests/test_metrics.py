@@ -171,6 +171,15 @@ def test_claims_rest_on_confirmation_then_on_search_then_on_the_fixed_rate():
         assert len(set(claim.for_target["learning_rate"])) == 1
 
 
+def test_the_trials_of_all_claims_are_those_of_each():
+    found = made(ROWS)
+    together = metrics.claim_trials(found)
+    each = [claim.for_target for claim in metrics.claims(found, TARGET).values()]
+    assert together["trial"].tolist() == [number for trials in each for number in trials["trial"]]
+    assert list(metrics.claim_trials(made([])).columns) == list(found.trials.columns)
+    assert len(metrics.claim_trials(made([]))) == 0
+
+
 def test_accuracy_has_a_rate_of_its_own_and_falls_back_on_that_of_the_target():
     quick = [0.96, 0.96, 0.96]
     slow = [0.1, 0.1, 0.99]
@@ -211,7 +220,7 @@ accuracies = st.lists(ACCURACIES, max_size=12)
 
 
 @settings(max_examples=60)
-@given(st.lists(accuracies, min_size=1, max_size=5), st.sampled_from([0.25, 0.5, 0.75, TARGET]))
+@given(st.lists(accuracies, min_size=1, max_size=5), st.floats(0.01, 0.99) | st.sampled_from([0.25, 0.5, TARGET]))
 def test_crossings_are_the_first_evaluation_at_or_above_any_target(curves, target):
     found = metrics.crossings(made([trained(accuracy, seed=seed) for seed, accuracy in enumerate(curves)]), target)
     assert list(found.columns) == ["examples_to_target", "previous_examples"]
@@ -220,6 +229,13 @@ def test_crossings_are_the_first_evaluation_at_or_above_any_target(curves, targe
         assert found["examples_to_target"][seed] == 16 * first
         before = len(accuracy) if first == np.inf else first - 1
         assert found["previous_examples"][seed] == 16 * before
+
+
+def test_trials_that_were_never_evaluated_lend_nothing_to_their_neighbours():
+    curves = [[], [0.9], [0.1, 0.2], [0.1, 0.9, 0.1], []]
+    found = metrics.crossings(made([trained(curve, seed=seed) for seed, curve in enumerate(curves)]), 0.5)
+    assert found["examples_to_target"].tolist() == [np.inf, 16, np.inf, 32, np.inf]
+    assert found["previous_examples"].tolist() == [0, 0, 32, 16, 0]
 
 
 def test_needs_are_bracketed_by_evaluations_sorted_and_missed_beyond_the_limit():
