@@ -17,6 +17,7 @@ from workbench import TINY, experiment, trials
 
 from bench import cli, folders, store
 from bench.errors import DeviceError
+from bench.measure import isolation
 from bench.rows import Round, Trial
 from bench.store import Writer
 
@@ -148,7 +149,8 @@ def environment(workplace):
         "JAX_COMPILATION_CACHE_DIR": str(workplace / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    return {**os.environ, **cache, "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1", "PYTHONPATH": str(ROOT)}
+    apart = {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **isolation.VARIABLES, **cache, **apart}
 
 
 def begin(workplace, results, *command):

@@ -1,7 +1,6 @@
 """Throughput: exact on a pretended clock, interleaved, resumable, and failures are rows."""
 
 import time
-from statistics import median
 
 import jax
 import msgspec
@@ -312,13 +311,14 @@ def test_a_real_stage_fills_its_folder_once(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", ["dispatch", "scan"])
 def test_reported_speed_agrees_with_a_stopwatch_from_outside(loop):
-    """Within 5% in the median over tries; a machine that others use is given several."""
+    """The quickest of many short tries of each, in turn, and of more where a busy machine still disturbs them."""
     work, _, _ = throughput.build(learner("mlp", "momentum"), train_split(), CellKey(20, loop))
-    steps = throughput.calibrate(work, 0.2)
-    ratios = []
-    for _ in range(9):
-        inside = throughput.timed(work, steps)
+    steps = throughput.calibrate(work, 0.05)
+    inside, outside = [], []
+    agree = pytest.approx(1, abs=0.05)
+    while len(inside) < 40 or (len(inside) < 400 and min(inside) / min(outside) != agree):
+        inside.append(throughput.timed(work, steps))
         start = time.monotonic()
         work(steps)
-        ratios.append(inside / (time.monotonic() - start))
-    assert median(ratios) == pytest.approx(1, abs=0.05)
+        outside.append(time.monotonic() - start)
+    assert min(inside) / min(outside) == agree
