@@ -171,6 +171,15 @@ def tiers(sizes: Sequence[int], widest: int = WIDEST_MICROBATCH) -> list[Tier]:
     return sorted(made, key=lambda tier: tier.batch_sizes)
 
 
+def spaced(sizes: Sequence[int], factor: int) -> list[int]:
+    """The smallest size, and of the others in order each that is at least `factor` times the one before."""
+    kept: list[int] = []
+    for size in sorted(sizes):
+        if not kept or size >= factor * kept[-1]:
+            kept.append(size)
+    return kept
+
+
 def _microbatch(sizes: Sequence[int], widest: int) -> int:
     """The largest common divisor of the batch sizes up to `widest`.
 

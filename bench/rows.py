@@ -192,7 +192,10 @@ class Stage(Row, frozen=True, kw_only=True, tag="stage"):
 
 
 class Verification(Row, frozen=True, kw_only=True, tag="verification"):
-    """One unmapped run to the target, timed, beside the time the join predicts for it."""
+    """One unmapped run to the target, timed, beside the steps of the mapped run and the time the join predicts.
+
+    Rounding differs between the two, so the target may be reached at another evaluation.
+    """
 
     batch_size: Positive
     learning_rate: Annotated[float, Meta(gt=0, le=1e9)]
@@ -201,6 +204,7 @@ class Verification(Row, frozen=True, kw_only=True, tag="verification"):
     message: Text | None = None
     steps: Count
     seconds: Seconds
+    predicted_steps: Count | None = None
     predicted_seconds: Seconds | None = None
 
 

@@ -34,8 +34,18 @@ def test_calibrated_steps_fill_the_wanted_time(per_step, seconds):
     fake = Pretended(per_step)
     steps = clock.calibrate(fake.work, seconds, fake)
     assert seconds <= steps * per_step * (1 + 1e-9)
-    assert (steps - 1) * per_step <= seconds * (1 + 1e-9)
+    assert (steps - 1) * per_step <= seconds * (1 + 1e-9) or steps == 2, "two calls tell what either costs once"
     assert fake.calls[0] == 1, "the first call warms up and is not read"
+
+
+@given(st.floats(1e-5, 2), st.floats(0.05, 5), st.floats(0.05, 1))
+def test_rounds_are_long_against_what_a_call_costs_once(per_step, starts, seconds):
+    fake = Pretended(per_step, start=starts * seconds)
+    steps = clock.calibrate(fake.work, seconds, fake)
+    took = clock.timed(fake.work, steps, fake)
+    longest = clock.LONGEST_ROUND * seconds
+    assert fake.start <= 1.1 * clock.FIXED_SHARE * took or took >= longest / 2 * (1 - 1e-6)
+    assert steps <= 1 or took <= max(longest, 2 * fake.start + seconds) * (1 + 1e-6) + 2 * per_step
 
 
 def test_work_that_takes_no_time_ends():

@@ -190,7 +190,7 @@ def continued(folder):
     with pytest.MonkeyPatch.context() as patch, refused() as refusals:
         patch.setattr(calibration, "measure", lambda *_: None)
         patch.setattr(throughput, "measure", lambda *_: None)
-        patch.setattr(runner, "_loop_lowering", lambda *_: None)
+        patch.setattr(runner, "_lowering_of", lambda *_: lambda _: None)
         patch.setattr(convergence, "run", lambda *_: None)
         made = session(folder)
         made.programs = PROGRAMS

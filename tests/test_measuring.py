@@ -114,6 +114,7 @@ def test_single_runs_reach_the_target_at_the_step_that_the_mapped_ones_did(swept
         (curve,) = (one.curve for one in trained if (one.phase, one.batch_size, one.seed) == own)
         reached = next(step for step, seen in zip(curve.steps, curve.accuracy, strict=True) if seen >= 0.75)
         assert (row.status, row.steps) == ("ok", reached)
+        assert row.predicted_steps == reached
         assert row.predicted_seconds == pytest.approx(reached * cells[row.batch_size]["seconds_per_step"])
         assert row.seconds > 0
 
@@ -133,12 +134,13 @@ def test_both_loops_train_the_same_run(swept, loop):
 
 
 def test_each_verified_run_is_a_line(swept, capsys, monkeypatch):
-    took = {"batch_size": 10, "learning_rate": 0.1, "seed": 1, "seconds": 1.5, "predicted_seconds": 3.0}
+    took = {"batch_size": 10, "learning_rate": 0.1, "seed": 1, "seconds": 1.5}
+    took |= {"predicted_steps": 8, "predicted_seconds": 3.0}
     verified = [Verification(**ORIGIN, **took, status="ok", steps=steps) for steps in (7, 9)]
     monkeypatch.setattr(verify, "verify", lambda *_: verified)
     assert cli.run(["verify", str(swept)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("B = ")]
-    assert lines == [f"B = 10: {steps} steps in 1.5 s, predicted 3 s (0.50 times)" for steps in (7, 9)]
+    assert lines == [f"B = 10: {steps} steps in 1.5 s; predicted were 8 in 3 s" for steps in (7, 9)]
 
 
 def test_without_a_run_that_reached_the_target_there_is_nothing_to_verify(tmp_path, capsys):

@@ -24,6 +24,14 @@ def test_tiers_hold_every_batch_size_once_as_whole_microbatches(sizes, widest):
         assert all(size % tier.microbatch_size == 0 for size in tier.batch_sizes)
 
 
+@given(batch_sizes, st.integers(1, 8))
+def test_spaced_sizes_leave_none_out_by_more_than_the_factor(sizes, factor):
+    kept = plan.spaced(sizes, factor)
+    assert kept[0] == min(sizes)
+    assert all(after >= factor * before for before, after in pairwise(kept))
+    assert all(any(one <= size < factor * one or one == size for one in kept) for size in sizes)
+
+
 @given(batch_sizes)
 def test_no_batch_size_is_split_much_finer_than_alone(sizes):
     for tier in plan.tiers(sizes):

@@ -175,13 +175,14 @@ def test_verified_runs_show_how_far_the_prediction_was_off(tmp_path, measured):
         learning_rate=0.1,
         seed=1,
         status="ok",
-        steps=100,
+        steps=110,
         seconds=1.1,
+        predicted_steps=100,
         predicted_seconds=1.0,
     )
     (tmp_path / "verification.jsonl").write_bytes(msgspec.json.encode(run) + b"\n")
     table = sections.verifications(frames.load(tmp_path))
-    assert [entry.text for entry in table.rows[0].cells][-3:] == ["1.00 s", "1.10 s", "+10.0%"]
+    assert [entry.text for entry in table.rows[0].cells][-5:] == ["110", "1.00 s", "1.10 s", "+10.0%", "+0.0%"]
     assert sections.verifications(measured) is None
 
 

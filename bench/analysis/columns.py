@@ -105,6 +105,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "message": "object",
         "steps": "int64",
         "seconds": "float64",
+        "predicted_steps": "float64",
         "predicted_seconds": "float64",
     },
 }

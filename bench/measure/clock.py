@@ -12,6 +12,9 @@ Work = Callable[[int], object]
 
 WALL: Clock = time.perf_counter
 MOST_STEPS = 1 << 24
+FIXED_SHARE = 0.05
+LONGEST_ROUND = 10
+"""Times the seconds asked for."""
 
 
 def timed(work: Work, steps: int, clock: Clock = WALL) -> float:
@@ -22,15 +25,23 @@ def timed(work: Work, steps: int, clock: Clock = WALL) -> float:
 
 
 def calibrate(work: Work, seconds: float, clock: Clock = WALL) -> int:
-    """Steps that fill about `seconds`: doubled until a quarter of it is reached, then scaled.
+    """Steps that fill about `seconds`, and more where what a call costs once is above `FIXED_SHARE` of its time.
 
-    The doubling warms the work up, too.
+    A call may first have to get its memory from the system; a run to the target pays that once in many steps. The
+    steps are doubled until they are enough, which warms the work up; two calls of which one is twice as long tell
+    what either costs once. Rounds end at `LONGEST_ROUND` times `seconds` all the same.
     """
-    steps = 1
+    steps, before, elapsed = 1, math.inf, 0.0
     work(steps)
-    while (elapsed := timed(work, steps, clock)) < seconds / 4 and steps < MOST_STEPS:
-        steps *= 2
-    return max(1, min(MOST_STEPS, math.ceil(steps * seconds / max(elapsed, 1e-9))))
+    while steps < MOST_STEPS:
+        elapsed = timed(work, steps, clock)
+        fixed = 2 * before - elapsed
+        if elapsed >= LONGEST_ROUND * seconds / 2:
+            break
+        if elapsed >= seconds / 4 and fixed <= FIXED_SHARE * max(elapsed, seconds):
+            break
+        steps, before = steps * 2, elapsed
+    return max(1, min(MOST_STEPS, math.ceil(steps * max(1.0, seconds / max(elapsed, 1e-9)))))
 
 
 def resolution(clock: Clock = WALL, ticks: int = 100) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from bench.measure.isolation import Child, Job
 from bench.measure.laboratory import Laboratory, Open
 from bench.measure.loops import CellKey
 from bench.measure.session import Session
-from bench.rows import Limit, Loop
+from bench.rows import Limit
 
 MAX_BATCH_SIZE = "max batch size"
 """How the progress line names the search for it."""
@@ -44,15 +44,15 @@ def announce_max_batch_size(session: Session) -> None:
         session.progress.plan(MAX_BATCH_SIZE, 1, 1 / estimate.MAX_BATCH_SIZE_SECONDS)
 
 
-def find_max_batch_size(session: Session, laboratory: Laboratory, lowerings: Mapping[Loop, str | None]) -> None:
+def find_max_batch_size(session: Session, laboratory: Laboratory, lowering_of: Callable[[CellKey], str | None]) -> None:
     """Find it for the dispatched step; one row tells what it is, or why there is none."""
     table, precision = session.experiment.throughput, session.experiment.workload.precision
-    memory_bytes, lowering = laboratory.memory_bytes or 0, lowerings[table.loops[0]]
+    memory_bytes = laboratory.memory_bytes or 0
 
     def child(largest: int) -> Child:
         session.stopper.check()
         key = CellKey(largest, "dispatch", precision=precision)
-        return Child(_job(session, memory_bytes, task="max_batch_size", key=key, lowering=lowering))
+        return Child(_job(session, memory_bytes, task="max_batch_size", key=key, lowering=lowering_of(key)))
 
     announce_max_batch_size(session)
     start = time.monotonic()

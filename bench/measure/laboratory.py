@@ -92,9 +92,13 @@ class Laboratory:
 
     def isolation(self, key: CellKey, predicted_bytes: int | None = None) -> Open | None:
         """How to open a process of its own for a cell that may not fit, or failed in an earlier run; else None."""
-        wish, memory = self.experiment.throughput.isolate, self.memory_bytes or math.inf
-        doubtful = key in self.attempts.retried or (predicted_bytes or 0) > SAFE_SHARE_OF_MEMORY * memory
+        wish = self.experiment.throughput.isolate
+        doubtful = key in self.attempts.retried or self.may_not_fit(predicted_bytes)
         return self.isolated if wish == "always" or (wish == "auto" and doubtful) else None
+
+    def may_not_fit(self, predicted_bytes: int | None) -> bool:
+        """Whether a program that needs so many bytes could end the process that runs it."""
+        return (predicted_bytes or 0) > SAFE_SHARE_OF_MEMORY * (self.memory_bytes or math.inf)
 
     def refusal(self, predicted_bytes: int | None) -> Failure | None:
         """Why a program that needs so many bytes is not run: the compiler tells at least what it needs."""

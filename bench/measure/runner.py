@@ -20,7 +20,7 @@ from bench.measure.racing import Race
 from bench.measure.schedules import Schedule
 from bench.measure.search import Study, TierStudy, search_grid, shard_shape
 from bench.measure.session import Session
-from bench.rows import AnyRow, Calibration, Loop, Trial
+from bench.rows import AnyRow, Calibration, Trial
 from bench.store import Writer
 
 LONGEST_SEGMENT_TICKS = 4096
@@ -56,13 +56,11 @@ def measure_throughput(session: Session) -> None:
         start = time.monotonic()
         laboratory = _laboratory(session, writer.append)
         calibration.measure(laboratory, _uncalibrated(session), session.host.free_memory_bytes())
-        lowerings: dict[Loop, str | None] = {
-            loop: _loop_lowering(session, laboratory, loop) for loop in session.experiment.throughput.loops
-        }
-        throughput.measure(laboratory, missing, lowerings)
+        lowering_of = _lowering_of(session, laboratory)
+        throughput.measure(laboratory, missing, lowering_of)
         session.progress.close("timing")
         if jobs.lacks_max_batch_size(session):
-            jobs.find_max_batch_size(session, laboratory, lowerings)
+            jobs.find_max_batch_size(session, laboratory, lowering_of)
         writer.append(session.stage_row(start, stage="throughput", compilations=laboratory.compilations))
 
 
@@ -113,17 +111,25 @@ def _uncalibrated(session: Session) -> list[Part]:
     return calibration.missing({(row.quantity, row.precision) for row in rows if row.environment == here})
 
 
-def _loop_lowering(session: Session, laboratory: Laboratory, loop: Loop) -> str | None:
-    """The lowering that is fastest in this loop at a middle batch size."""
-    if len(session.lowerings) == 1:
-        return session.lowerings[0]
-    middle = session.batch_sizes[len(session.batch_sizes) // 2]
-    key = CellKey(middle, loop, "device", session.experiment.workload.precision)
+def _lowering_of(session: Session, laboratory: Laboratory) -> Callable[[CellKey], str | None]:
+    """The lowering that is fastest at a device's part of the batch, tried at sizes that are a factor of 4 apart."""
+    tried = plan.spaced(session.batch_sizes, 4)
+    loops = session.experiment.throughput.loops
+    loop = "scan" if "scan" in loops else loops[0]
 
-    def speed(lowering: str | None) -> float:
-        return throughput.examples_per_second(laboratory, key, lowering)
+    @cache
+    def fastest(batch_size: int) -> str | None:
+        if len(session.lowerings) == 1:
+            return session.lowerings[0]
+        key = CellKey(batch_size, loop, "device", session.experiment.workload.precision)
+        speed = partial(throughput.examples_per_second, laboratory, key)
+        return tuned(session, f"throughput {batch_size}", speed).lowering
 
-    return tuned(session, f"throughput {loop}", speed).lowering
+    def lowering_of(key: CellKey) -> str | None:
+        part = key.batch_size // (key.devices * key.accumulation)
+        return fastest(max((size for size in tried if size <= part), default=tried[0]))
+
+    return lowering_of
 
 
 def announce(session: Session, stages: Sequence[str]) -> None:

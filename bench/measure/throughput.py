@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from bench.measure.isolation import ChildError
 from bench.measure.laboratory import Laboratory, Open, named
 from bench.measure.lanes import predicted_bytes
 from bench.measure.loops import CellKey, build, key_of
-from bench.rows import Compilation, Loop, Round
+from bench.rows import Compilation, Round
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TimedCell:
     lowering: str | None
 
 
-def measure(laboratory: Laboratory, keys: Sequence[CellKey], lowerings: Mapping[Loop, str | None]) -> None:
+def measure(laboratory: Laboratory, keys: Sequence[CellKey], lowering_of: Callable[[CellKey], str | None]) -> None:
     """Compile what still lacks rounds, then time rounds interleaved over cells in shuffled order.
 
     Cells that fail become rows and are left out; one that is out of memory goes on in microbatches.
@@ -39,14 +39,14 @@ def measure(laboratory: Laboratory, keys: Sequence[CellKey], lowerings: Mapping[
     Raises:
         DeviceError: at the third failure in a row.
     """
-    while cells := [cell for key in keys if (cell := _ready(laboratory, key, lowerings[key.loop])) is not None]:
+    while cells := [cell for key in keys if (cell := _ready(laboratory, key, lowering_of)) is not None]:
         time_rounds(laboratory, cells)
 
 
-def _ready(laboratory: Laboratory, key: CellKey, lowering: str | None) -> TimedCell | None:
+def _ready(laboratory: Laboratory, key: CellKey, lowering_of: Callable[[CellKey], str | None]) -> TimedCell | None:
     """A cell in the first form that fits; None where nothing is left to time here."""
     while (form := laboratory.attempts.next(key, laboratory.rounds)) is not None:
-        if (cell := prepare(laboratory, form, lowering)) is not None:
+        if (cell := prepare(laboratory, form, lowering_of(form))) is not None:
             return cell
     return None
 
@@ -159,9 +159,16 @@ def _time_round(laboratory: Laboratory, cell: TimedCell, number: int) -> None:
 
 
 def examples_per_second(laboratory: Laboratory, key: CellKey, lowering: str | None) -> float:
-    """A quick trial of one lowering in one cell; the best of three short rounds."""
-    work, _, _ = build(laboratory.learner(key.precision, lowering), laboratory.split, key)
+    """A quick trial of one lowering in one cell; the best of three short rounds.
+
+    Raises:
+        MemoryError: when it may not fit, since nothing is tried here that could end this process.
+    """
+    work, compiled, _ = build(laboratory.learner(key.precision, lowering), laboratory.split, key)
     laboratory.compilations += 1
+    needed = predicted_bytes(compiled)
+    if laboratory.may_not_fit(needed):
+        raise MemoryError(f"a program that needs {needed} bytes may not fit")
     steps = calibrate(work, laboratory.experiment.throughput.round_seconds / 2, laboratory.clock)
     return key.batch_size * steps / min(timed(work, steps, laboratory.clock) for _ in range(3))
 

@@ -159,9 +159,8 @@ def verify_folder(options: argparse.Namespace) -> int:
     }
     rows = verify(options.folder, found.time_optimal.batch_size, speeds)
     for row in rows if not options.json else ():
-        ratio = row.seconds / row.predicted_seconds if row.predicted_seconds else float("nan")
         sys.stdout.write(
-            f"B = {row.batch_size}: {row.steps} steps in {row.seconds:.3g} s,"
-            f" predicted {row.predicted_seconds:.3g} s ({ratio:.2f} times)\n"
+            f"B = {row.batch_size}: {row.steps} steps in {row.seconds:.3g} s;"
+            f" predicted were {row.predicted_steps} in {row.predicted_seconds:.3g} s\n"
         )
     return answer([options.folder], as_json=options.json)
