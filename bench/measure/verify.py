@@ -116,14 +116,14 @@ def _row(session: Session, case: Case) -> Verification:
 
 
 def train_alone(session: Session, case: Case) -> Alone:
-    """One run at its true batch size; compiling, the order of examples and evaluation are off the clock."""
+    """One run at its true batch size; compiling, warming up, the order of examples and evaluation are off the clock."""
     trial = case.trial
     learner = session.learner(session.experiment.workload.precision, case.lowering)
     points = [point // trial.batch_size for point in session.duration.evaluations]
     longest = max(after - before for before, after in pairwise([0, *points]))
     prepare = _segments(learner, session.splits[0], trial, case.loop, max(longest, 1))
     accuracy = _scorer(learner, session.splits[1])
-    prepare(0, 1)(_start(learner, trial))
+    prepare(0, max(points[0], 1))(_start(learner, trial))
     state, done, seconds = _start(learner, trial), 0, 0.0
     for point in points:
         if point > done:
