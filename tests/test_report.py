@@ -180,10 +180,22 @@ def test_verified_runs_show_how_far_the_prediction_was_off(tmp_path, measured):
         predicted_steps=100,
         predicted_seconds=1.0,
     )
-    (tmp_path / "verification.jsonl").write_bytes(msgspec.json.encode(run) + b"\n")
+    runs = [msgspec.structs.replace(run, seconds=seconds) for seconds in (1.3, 0.9, 1.1)]
+    (tmp_path / "verification.jsonl").write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in runs))
     table = sections.verifications(frames.load(tmp_path))
+    assert len(table.rows) == 1
+    assert table.rows[0].cells[4].text == "3"
     assert [entry.text for entry in table.rows[0].cells][-5:] == ["110", "1.00 s", "1.10 s", "+10.0%", "+0.0%"]
     assert sections.verifications(measured) is None
+
+
+def test_the_reference_table_is_shown_where_ratios_can_be_compared(summarized):
+    rows = summarized.reference
+    here = [msgspec.structs.replace(row, epoch_seconds_ratio=1.0, epochs_to_target=None) for row in rows[:2]]
+    gone = [msgspec.structs.replace(row, epoch_seconds_ratio=None, epochs_to_target=None) for row in rows]
+    for some, shown in ((here, True), (here[:1] + gone[1:], False), (gone, False)):
+        table = sections.reference(msgspec.structs.replace(summarized, reference=some))
+        assert (table is not None) == shown
 
 
 def test_verdicts_and_further_targets_become_tables(summarized):

@@ -36,29 +36,33 @@ def verdicts(summary: Summary) -> Grid | None:
 
 def verifications(measured: Frames) -> Grid | None:
     """Runs made alone to the target beside the steps and the time that were predicted for them."""
-    runs = measured.verifications.sort_values(["batch_size", "seed"])
-    rows = [Line(_verified(run)) for run in runs.to_dict("records")]
-    titles = ("Batch size", "Learning rate", "Seed", "Status", "Steps predicted", "Steps measured")
+    same = ["batch_size", "learning_rate", "seed", "status", "predicted_steps", "steps"]
+    runs = measured.verifications.groupby(same, dropna=False, as_index=False)
+    timed = runs.agg(runs=("seconds", "size"), seconds=("seconds", "median"), predicted=("predicted_seconds", "median"))
+    rows = [Line(_verified(run)) for run in timed.to_dict("records")]
+    titles = ("Batch size", "Learning rate", "Seed", "Status", "Runs", "Steps predicted", "Steps measured")
     titles += ("Time predicted", "Time measured", "Difference", "Difference of a step")
     columns = [Column(title, text=title == "Status") for title in titles]
     caption = (
-        "Single, unmapped runs to the target beside the mapped run of the same seed times the seconds of a step. Both "
-        "round differently, so one may pass the target an evaluation later; the last column compares speed alone."
+        "Single, unmapped runs to the target beside the mapped run of the same seed times the seconds of a step; of "
+        "several runs the median. Both round differently, so one may pass the target an evaluation later; the last "
+        "column compares speed alone."
     )
     return Grid(caption, columns, rows) if rows else None
 
 
 def _verified(run: Mapping[str, Any]) -> list[Entry]:
-    off = run["seconds"] / run["predicted_seconds"] - 1 if run["predicted_seconds"] > 0 else None
+    off = run["seconds"] / run["predicted"] - 1 if run["predicted"] > 0 else None
     steps = run["predicted_steps"] / run["steps"] if run["steps"] > 0 else math.nan
     return [
         Entry(words.whole(run["batch_size"]), run["batch_size"]),
         said(run["learning_rate"], words.number),
         Entry(words.whole(run["seed"])),
         Entry(run["status"].replace("_", " ")),
+        Entry(words.whole(run["runs"]), run["runs"]),
         said(run["predicted_steps"], words.whole),
         said(run["steps"], words.whole),
-        said(run["predicted_seconds"], words.seconds),
+        said(run["predicted"], words.seconds),
         said(run["seconds"], words.seconds),
         said(off, _off),
         said(None if off is None else (1 + off) * steps - 1, _off),
@@ -70,13 +74,15 @@ def _off(share: float) -> str:
 
 
 def reference(summary: Summary) -> Grid | None:
-    """The reference experiment's own table beside this one."""
+    """The reference experiment's own table beside this one, where both have two batch sizes: times are ratios."""
+    if sum(row.epoch_seconds_ratio is not None or row.epochs_to_target is not None for row in summary.reference) < 2:
+        return None
     titles = ("Batch size", "Time of an epoch", "Epochs to 0.99", "Time to 0.99", "Best error", "Test error")
     columns = [Column("Batch size")]
     columns += [Column(f"{title}: {whose}") for title in titles[1:] for whose in ("reference", "here")]
     caption = "Times are ratios: of an epoch to the largest batch size's, to the target to the fastest's."
     rows = [Line(_reference_cells(row)) for row in summary.reference]
-    return Grid(caption, columns, rows) if rows else None
+    return Grid(caption, columns, rows)
 
 
 def _reference_cells(row: ReferenceRow) -> list[Entry]:

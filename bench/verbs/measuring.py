@@ -71,13 +71,20 @@ def _stages(text: str) -> list[str]:
     return named
 
 
-def run_experiments(options: argparse.Namespace) -> int:
-    """Measure, then write and print the answer of each results folder."""
-    from bench.measure import interrupts, isolation, suite
-    from bench.measure.host import Host
+def _share_device() -> None:
+    """Rows name what is set, so every verb that measures sets it."""
+    from bench.measure import isolation
 
     for name, value in isolation.VARIABLES.items():
         os.environ.setdefault(name, value)
+
+
+def run_experiments(options: argparse.Namespace) -> int:
+    """Measure, then write and print the answer of each results folder."""
+    from bench.measure import interrupts, suite
+    from bench.measure.host import Host
+
+    _share_device()
     source: Path | None = options.convergence_from
     if source is not None:
         experiment.read(source / "experiment.toml")
@@ -149,6 +156,7 @@ def verify_folder(options: argparse.Namespace) -> int:
     from bench.errors import InputError
     from bench.measure.verify import Speed, verify
 
+    _share_device()
     found = summarize(load(options.folder))
     if found.time_optimal is None:
         raise InputError(f"{options.folder}: no batch size reached the target, so there is no time to verify")
