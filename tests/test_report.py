@@ -18,7 +18,7 @@ import simulate
 from bench.analysis import cell_table, embed, frames, grid, report, sections, sentences, summary
 from bench.analysis.analyze import analyze
 from bench.analysis.figures.table import PLOTS
-from bench.analysis.summary import FurtherTarget, Verdict
+from bench.analysis.summary import FurtherTarget, ReferenceRow, Verdict
 from bench.rows import Verification
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}"
@@ -190,10 +190,10 @@ def test_verified_runs_show_how_far_the_prediction_was_off(tmp_path, measured):
 
 
 def test_the_reference_table_is_shown_where_ratios_can_be_compared(summarized):
-    rows = summarized.reference
-    here = [msgspec.structs.replace(row, epoch_seconds_ratio=1.0, epochs_to_target=None) for row in rows[:2]]
-    gone = [msgspec.structs.replace(row, epoch_seconds_ratio=None, epochs_to_target=None) for row in rows]
-    for some, shown in ((here, True), (here[:1] + gone[1:], False), (gone, False)):
+    fields = ReferenceRow.__struct_fields__
+    gone = [ReferenceRow(**dict.fromkeys(fields) | {"batch_size": size}) for size in (256, 100, 50)]
+    here = [msgspec.structs.replace(row, epoch_seconds_ratio=1.0) for row in gone]
+    for some, shown in ((here, True), (here[:1] + gone[1:], False), ([], False)):
         table = sections.reference(msgspec.structs.replace(summarized, reference=some))
         assert (table is not None) == shown
 
