@@ -94,7 +94,7 @@ def install(python: Path, extras: list[str]) -> None:
 
 
 def accelerator_extras() -> list[str]:
-    """The extra of `pyproject.toml` that brings JAX for this machine's accelerator; none for a CPU."""
+    """The extras of `pyproject.toml` for this machine's accelerator: its JAX and its energy counter; none for a CPU."""
     try:
         driver = run(["nvidia-smi"], QUICK_SECONDS)
         capabilities = run(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"], QUICK_SECONDS)
@@ -109,8 +109,8 @@ def cuda_extras(driver: str, capabilities: str) -> list[str]:
     supported = int(version[1]) if version else 0
     oldest = min((float(found) for found in re.findall(r"^\d+\.\d+", capabilities, re.MULTILINE)), default=0.0)
     if supported >= 13 and oldest >= CUDA_13_COMPUTE_CAPABILITY:
-        return ["cuda13"]
-    return ["cuda12"] if supported >= 12 else []
+        return ["cuda13", "energy"]
+    return ["cuda12", "energy"] if supported >= 12 else []
 
 
 def tpu_attached(devices: Path) -> bool:

@@ -24,11 +24,11 @@ def program(path, script):
 @pytest.mark.parametrize(
     ("cuda", "capabilities", "extras"),
     [
-        ("13.0", "9.0\n", ["cuda13"]),
-        ("13.2", "9.0\n7.5\n", ["cuda13"]),
-        ("14.1", "10.0\n", ["cuda13"]),
-        ("13.0", "9.0\n7.0\n", ["cuda12"]),
-        ("12.8", "9.0\n", ["cuda12"]),
+        ("13.0", "9.0\n", ["cuda13", "energy"]),
+        ("13.2", "9.0\n7.5\n", ["cuda13", "energy"]),
+        ("14.1", "10.0\n", ["cuda13", "energy"]),
+        ("13.0", "9.0\n7.0\n", ["cuda12", "energy"]),
+        ("12.8", "9.0\n", ["cuda12", "energy"]),
         ("11.8", "8.0\n", []),
         ("N/A", "8.0\n", []),
     ],
@@ -38,7 +38,7 @@ def test_cuda_follows_the_driver_and_the_oldest_gpu(cuda, capabilities, extras):
 
 
 def test_newer_drivers_word_their_version_differently():
-    assert cuda_extras("CUDA UMD Version: 13.1", "9.0\n") == ["cuda13"]
+    assert cuda_extras("CUDA UMD Version: 13.1", "9.0\n") == ["cuda13", "energy"]
 
 
 def test_without_an_answering_driver_the_cpu_is_used(tmp_path, monkeypatch):
@@ -48,7 +48,7 @@ def test_without_an_answering_driver_the_cpu_is_used(tmp_path, monkeypatch):
     program(tmp_path / "nvidia-smi", "echo 'couldn't communicate with the driver'; exit 9")
     assert accelerator_extras() == []
     program(tmp_path / "nvidia-smi", 'case "$1" in --query*) echo 9.0;; *) echo "CUDA Version: 13.0";; esac')
-    assert accelerator_extras() == ["cuda13"]
+    assert accelerator_extras() == ["cuda13", "energy"]
 
 
 def test_a_tpu_shows_by_its_device_files(tmp_path, monkeypatch):
