@@ -1,7 +1,7 @@
 """`make mutate`: mutmut puts small faults into the modules named in pyproject.toml, and the tests must notice them.
 
-At least 80% must be noticed; each that is not must stand in `kept.toml` with the reason why it may live. A mutant is
-named by its function and by the lines it changes, because its number moves with every edit.
+At least 80% must be noticed; each that is not must stand in `kept.toml` with the reason why it may live (one that is
+noticed all the same, as examples are drawn at random, is only told of). A mutant is named by its function and by the lines it changes, because its number moves with every edit.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> int:
     for mutant in sorted(reasons.keys() - survivors.keys()):
         print(f"{mutant.function}: {mutant.change}\n    *** has a reason to live and does not ***")
     print(f"{score:.1%} of {len(verdicts)} mutants were noticed; {len(survivors)} live, {len(missing)} were not run")
-    return int(score < LEAST_SCORE or bool(missing) or reasons.keys() != survivors.keys())
+    return int(score < LEAST_SCORE or bool(missing) or not survivors.keys() <= reasons.keys())
 
 
 def _verdicts() -> Iterator[tuple[str, str]]:
