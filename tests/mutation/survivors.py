@@ -1,7 +1,8 @@
 """`make mutate`: mutmut puts small faults into the modules named in pyproject.toml, and the tests must notice them.
 
-At least 80% must be noticed; each that is not must stand in `kept.toml` with the reason why it may live (one that is
-noticed all the same, as examples are drawn at random, is only told of). A mutant is named by its function and by the lines it changes, because its number moves with every edit.
+At least 80% must be noticed; each that is not must stand in `kept.toml` with the reason why it may live. One that has
+a reason and is noticed all the same is only told of, as examples are drawn at random. A mutant is named by its function
+and by the lines it changes, because its number moves with every edit.
 """
 
 from __future__ import annotations
