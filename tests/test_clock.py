@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bench.measure import clock
@@ -38,14 +38,28 @@ def test_calibrated_steps_fill_the_wanted_time(per_step, seconds):
     assert fake.calls[0] == 1, "the first call warms up and is not read"
 
 
-@given(st.floats(1e-5, 2), st.floats(0.05, 5), st.floats(0.05, 1))
+@given(st.floats(1e-5, 2), st.floats(0, 5), st.floats(0.05, 1))
+@example(1e-5, 0.05, 0.375)
 def test_rounds_are_long_against_what_a_call_costs_once(per_step, starts, seconds):
     fake = Pretended(per_step, start=starts * seconds)
     steps = clock.calibrate(fake.work, seconds, fake)
     took = clock.timed(fake.work, steps, fake)
     longest = clock.LONGEST_ROUND * seconds
+    assert took >= (1 - clock.FIXED_SHARE) * seconds * (1 - 1e-6)
     assert fake.start <= 1.1 * clock.FIXED_SHARE * took or took >= longest / 2 * (1 - 1e-6)
     assert steps <= 1 or took <= max(longest, 2 * fake.start + seconds) * (1 + 1e-6) + 2 * per_step
+
+
+@given(st.floats(1e-5, 0.1), st.integers(1, 20), st.floats(1, 50))
+def test_a_call_that_something_delays_makes_no_round_shorter(per_step, delayed, factor):
+    fake = Pretended(per_step)
+
+    def work(steps):
+        fake.work(steps)
+        fake.now += (factor - 1) * steps * per_step if len(fake.calls) == 1 + delayed else 0.0
+
+    steps = clock.calibrate(work, 0.1, fake)
+    assert steps * per_step >= 0.1 * (1 - 1e-6) or delayed == 1
 
 
 def test_work_that_takes_no_time_ends():

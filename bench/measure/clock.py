@@ -29,19 +29,21 @@ def calibrate(work: Work, seconds: float, clock: Clock = WALL) -> int:
 
     A call may first have to get its memory from the system; a run to the target pays that once in many steps. The
     steps are doubled until they are enough, which warms the work up; two calls of which one is twice as long tell
-    what either costs once. Rounds end at `LONGEST_ROUND` times `seconds` all the same.
+    what either costs once. Rounds end at `LONGEST_ROUND` times `seconds` all the same. The fastest call tells how many
+    steps fill a round, as one that something else delayed would make every round too short.
     """
-    steps, before, elapsed = 1, math.inf, 0.0
+    steps, before, fastest = 1, math.inf, math.inf
     work(steps)
     while steps < MOST_STEPS:
         elapsed = timed(work, steps, clock)
+        fastest = min(fastest, elapsed / steps)
         fixed = 2 * before - elapsed
         if elapsed >= LONGEST_ROUND * seconds / 2:
             break
-        if elapsed >= seconds / 4 and fixed <= FIXED_SHARE * max(elapsed, seconds):
+        if elapsed >= seconds / 2 and fixed <= FIXED_SHARE * max(elapsed, seconds):
             break
         steps, before = steps * 2, elapsed
-    return max(1, min(MOST_STEPS, math.ceil(steps * max(1.0, seconds / max(elapsed, 1e-9)))))
+    return min(MOST_STEPS, max(steps, math.ceil(seconds / max(fastest, 1e-12))))
 
 
 def resolution(clock: Clock = WALL, ticks: int = 100) -> float:
