@@ -31,9 +31,10 @@ TABLES = {
 
 def trained(model: str, key: CellKey) -> dict:
     """The parameters after some steps of a timed loop, where they lie, and one device's share of the arithmetic."""
-    seen, call = [], jax.stages.Compiled.__call__
+    seen, ready, call = [], [], jax.stages.Compiled.__call__
 
     def watched(*arguments):
+        ready.append(all(leaf.is_ready() for leaf in jax.tree.leaves(seen)))
         seen[:] = [call(*arguments)]
         return seen[0]
 
@@ -47,6 +48,7 @@ def trained(model: str, key: CellKey) -> dict:
         "devices": min(len(leaf.sharding.device_set) for leaf in params),
         "whole": all(leaf.sharding.is_fully_replicated for leaf in params),
         "alone": all(isinstance(leaf.sharding, SingleDeviceSharding) for leaf in params),
+        "paced": all(ready),
         "flops": compiled.cost_analysis()["flops"],
     }
 
@@ -62,6 +64,7 @@ def compared(model: str, loop: str, source: str) -> dict:
             "magnitude": float(np.abs(alone["params"]).max()),
             "devices": one["devices"],
             "whole": one["whole"],
+            "paced": one["paced"],
             "share": one["flops"] / alone["flops"],
         }
     return found

@@ -50,6 +50,13 @@ def test_a_sharded_step_is_the_step_of_one_device_to_rounding(found, way, device
     assert (one["devices"], one["whole"]) == (devices, True)
 
 
+@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("way", WAYS)
+def test_no_two_steps_are_in_flight_on_devices_that_share_threads(found, way, devices):
+    """XLA ends the process where the parts of two steps wait for each other's threads."""
+    assert found["ways"][way][str(devices)]["paced"]
+
+
 def test_microbatches_shared_by_devices_are_the_whole_batch_to_rounding(found):
     assert found["accumulated"] <= 1e-5
 

@@ -95,6 +95,7 @@ def _dispatch(
         nonlocal state
         for i in range(steps):
             state, _ = compiled(state, split, batches[i % len(batches)], rate)
+            placement.pace(state)
         jax.block_until_ready(state)
 
     return work, compiled, seconds
@@ -128,6 +129,7 @@ def _fed(
             for i in range(steps):
                 batch, coming = coming.result(), loader.submit(fetch, i + 1)
                 state, _ = compiled(state, batch, rate)
+                placement.pace(state)
             jax.block_until_ready(state)
 
     return work, compiled, seconds

@@ -42,5 +42,10 @@ class Placement:
         """Inside a program: whole on every device, so that the next step finds it as this one did."""
         return self._held(tree, PartitionSpec())
 
+    def pace(self, tree: PyTree) -> None:
+        """Wait for it on the devices that a CPU poses as: they share threads, and steps in flight block each other."""
+        if self.devices > 1 and jax.default_backend() == "cpu":
+            jax.block_until_ready(tree)
+
     def _held(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
         return jax.lax.with_sharding_constraint(tree, NamedSharding(self._mesh, spec)) if self.devices > 1 else tree
