@@ -12,6 +12,13 @@ from bench.errors import InputError
 from bench.measure import budget, estimate
 
 TIERS = plan.tiers([1, 16, 64, 1024])
+TRAIN_EXAMPLES = 50_000
+
+
+def seconds(rates, devices=()):
+    return lambda scaled: estimate.seconds(scaled, TRAIN_EXAMPLES, TIERS, rates, devices)
+
+
 speeds = st.lists(st.floats(1e2, 1e6), min_size=len(TIERS), max_size=len(TIERS))
 some_minutes = st.floats(0.01, 100_000)
 
@@ -19,26 +26,38 @@ some_minutes = st.floats(0.01, 100_000)
 @given(some_minutes, some_minutes, speeds)
 def test_more_minutes_never_buy_less(some, other, rates):
     less, more = sorted((some, other))
-    costs = [
-        estimate.seconds(budget.fit(experiment(), one, 50_000, TIERS, rates), 50_000, TIERS, rates)
-        for one in (less, more)
-    ]
+    costs = [seconds(rates)(budget.fit(experiment(), one, seconds(rates))) for one in (less, more)]
     assert costs[0] <= costs[1]
 
 
 @given(some_minutes, speeds)
 def test_the_estimate_stays_within_the_minutes_unless_nothing_does(minutes, rates):
-    chosen = budget.fit(experiment(), minutes, 50_000, TIERS, rates)
+    chosen = budget.fit(experiment(), minutes, seconds(rates))
     lowest = budget.climb(experiment(), budget.LADDER[0])
-    fits = estimate.seconds(chosen, 50_000, TIERS, rates) <= minutes * 60
+    fits = seconds(rates)(chosen) <= minutes * 60
     assert fits or chosen.fingerprint == lowest.fingerprint
 
 
 def test_the_ladder_climbs_in_cost():
-    costs = [
-        estimate.seconds(budget.climb(experiment(), rung), 50_000, TIERS, [1e4] * len(TIERS)) for rung in budget.LADDER
-    ]
+    costs = [seconds([1e4] * len(TIERS))(budget.climb(experiment(), rung)) for rung in budget.LADDER]
     assert costs == sorted(costs)
+
+
+@pytest.mark.parametrize(
+    ("table", "devices", "cells"),
+    [
+        ({}, (), 8),
+        ({"precisions": ["float32", "default", "bfloat16"]}, (), 24),
+        ({"inputs": ["device", "host"]}, (), 12),
+        ({}, (2, 4), 8 + 2 * (7 + 6)),
+    ],
+)
+def test_every_way_that_a_step_is_timed_counts(table, devices, cells):
+    """Four batch sizes in two loops; larger ones on devices; one loop alone takes host input."""
+    rates = [1e4] * len(TIERS)
+    planned = experiment(throughput=table)
+    timing = seconds(rates, devices)(planned) - seconds(rates)(experiment()) + estimate.timing_seconds(planned, 8)
+    assert timing == pytest.approx(estimate.timing_seconds(planned, cells))
 
 
 @given(st.from_regex(r"\A[a-z][a-z0-9_]{0,39}\Z"), st.floats(0, 100_000, exclude_min=True))
@@ -55,7 +74,7 @@ def test_a_name_says_the_minutes():
 
 @given(some_minutes, speeds)
 def test_what_was_scaled_before_is_found_again_and_an_edit_is_noticed(minutes, rates):
-    known = budget.fit(experiment(), minutes, 50_000, TIERS, rates)
+    known = budget.fit(experiment(), minutes, seconds(rates))
     assert budget.scaled_before(experiment(), known) == known
     wider = experiment(batch_sizes={"values": [10, 50, 100]})
     assert budget.scaled_before(wider, known).batch_sizes == wider.batch_sizes

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
-from bench import plan
 from bench.errors import InputError
 from bench.experiment import Experiment
-from bench.measure import estimate
 
 
 class Rung(msgspec.Struct, frozen=True):
@@ -55,15 +55,9 @@ def climb(experiment: Experiment, rung: Rung) -> Experiment:
     )
 
 
-def fit(
-    experiment: Experiment, minutes: float, train_examples: int, tiers: list[plan.Tier], rates: list[float]
-) -> Experiment:
+def fit(experiment: Experiment, minutes: float, seconds: Callable[[Experiment], float]) -> Experiment:
     """The richest rung that fits into `minutes`, the lowest one where none does; named after the minutes."""
-    fitting = [
-        scaled
-        for rung in LADDER
-        if estimate.seconds(scaled := climb(experiment, rung), train_examples, tiers, rates) <= minutes * 60
-    ]
+    fitting = [scaled for rung in LADDER if seconds(scaled := climb(experiment, rung)) <= minutes * 60]
     chosen = fitting[-1] if fitting else climb(experiment, LADDER[0])
     return msgspec.structs.replace(chosen, name=budget_name(experiment.name, minutes))
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bench import plan
 from bench.experiment import Experiment
-from bench.measure.loops import cell_keys
+from bench.measure.loops import cell_keys, parallel_keys
 
 SECONDS_PER_CELL = 1.2
 """Compiling and calibrating one throughput cell."""
@@ -53,13 +53,23 @@ def confirm_examples(experiment: Experiment, tier: plan.Tier, train_examples: in
     return trials * experiment.budget.epochs * train_examples * BEYOND_BUDGET
 
 
-def seconds(experiment: Experiment, train_examples: int, tiers: Sequence[plan.Tier], rates: Sequence[float]) -> float:
-    """Both stages and the calibration; `rates` are lane-examples per second of each tier, evaluation apart."""
+def seconds(
+    experiment: Experiment,
+    train_examples: int,
+    tiers: Sequence[plan.Tier],
+    rates: Sequence[float],
+    devices: Sequence[int] = (),
+) -> float:
+    """Both stages and the calibration; `rates` are lane-examples per second of each tier, evaluation apart.
+
+    `devices` are the numbers of them that share a batch.
+    """
     training = sum(
         (search_examples(experiment, tier, train_examples) + confirm_examples(experiment, tier, train_examples)) / rate
         for tier, rate in zip(tiers, rates, strict=True)
     )
     sizes = [size for tier in tiers for size in tier.batch_sizes]
-    timing = timing_seconds(experiment, len(cell_keys(experiment, sizes)))
+    cells = [*cell_keys(experiment, sizes), *parallel_keys(experiment, sizes, devices, train_examples)]
+    timing = timing_seconds(experiment, len(cells))
     ends = CALIBRATIONS * SECONDS_PER_CALIBRATION + max_batch_size_seconds(experiment)
     return ends + timing + training * EVALUATION

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from bench import experiment as experiments
-from bench import folders
+from bench import folders, plan
 from bench.errors import InputError
 from bench.experiment import Experiment
 from bench.measure import budget, datasets, estimate
@@ -89,9 +89,14 @@ def session(request: Request, host: Host, experiment: Experiment, dataset: Datas
     request.progress.say(f"{experiment.name}: a short trial of this machine's speed")
     trial = Session(experiment, dataset, host, folder, request.progress)
     rates = [tune(trial, tier).examples_per_second for tier in trial.tiers]
-    scaled = budget.fit(experiment, minutes, trial.train_examples, trial.tiers, rates)
-    seconds = estimate.seconds(scaled, trial.train_examples, trial.tiers, rates)
-    request.progress.say(f"{scaled.name}: {budget.described(scaled)}; about {seconds / 60:.0f} of {minutes:g} minutes")
+    devices = plan.device_counts(experiment, host.machine.device_count)
+
+    def seconds(scaled: Experiment) -> float:
+        return estimate.seconds(scaled, trial.train_examples, trial.tiers, rates, devices)
+
+    scaled = budget.fit(experiment, minutes, seconds)
+    chosen_is = f"{budget.described(scaled)}; about {seconds(scaled) / 60:.0f} of {minutes:g} minutes"
+    request.progress.say(f"{scaled.name}: {chosen_is}")
     return Session(scaled, dataset, host, folder, request.progress)
 
 
