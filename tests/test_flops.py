@@ -60,13 +60,16 @@ def test_rows_hold_the_models_count_under_every_lowering(monkeypatch):
     assert {row.flops_per_example for row in rows} == {BY_HAND["lenet"]}
 
 
+@pytest.mark.parametrize("loop", ["dispatch", "scan"])
+@pytest.mark.parametrize("accumulation", [1, 4])
 @pytest.mark.parametrize("model", BY_HAND)
-def test_the_compiler_counts_about_as_much(model):
+def test_the_compiler_counts_about_as_much(model, accumulation, loop):
     """Its count holds elementwise work and the optimizer's, too, and nothing of the data it gathers from."""
-    _, compiled, _ = build(learner(model), train_split(), CellKey(20, "dispatch"))
-    counted = flops.compiler_count(compiled, "flops", 20)
-    assert BY_HAND[model] <= counted < 2.5 * BY_HAND[model]
-    assert flops.compiler_count(compiled, "bytes accessed", 20) > 4 * PIXELS
+    key = CellKey(80, loop, accumulation=accumulation)
+    _, compiled, _ = build(learner(model), train_split(), key)
+    counted = flops.compiler_count(compiled, "flops", key.examples_counted)
+    assert 0.95 * BY_HAND[model] <= counted < 2.5 * BY_HAND[model]
+    assert flops.compiler_count(compiled, "bytes accessed", key.examples_counted) > 4 * PIXELS
 
 
 def counted(function, *shapes):

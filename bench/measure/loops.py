@@ -37,6 +37,11 @@ class CellKey(msgspec.Struct, frozen=True, order=True):
     devices: int = 1
     accumulation: int = 1
 
+    @property
+    def examples_counted(self) -> int:
+        """What the compiler counts the cost of: a program of one device, one turn of its loop over microbatches."""
+        return self.batch_size // (self.devices * self.accumulation)
+
 
 def cell_keys(experiment: Experiment, batch_sizes: Sequence[int]) -> list[CellKey]:
     """Every cell the experiment asks for; what comes from host memory cannot be looped over inside a program."""

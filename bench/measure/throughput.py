@@ -97,11 +97,10 @@ def _arithmetic(laboratory: Laboratory, key: CellKey, compiled: jax.stages.Compi
     """What an example costs: as the model asks, whatever its lowering adds, and as the compiler counts its program."""
     inputs = laboratory.split.inputs
     example = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
-    own_part = key.batch_size // key.devices  # a program is that of one device
     return {
         "flops_per_example": flops.flops_per_example(laboratory.learner(key.precision, None), key.batch_size, example),
-        "compiler_flops_per_example": flops.compiler_count(compiled, "flops", own_part),
-        "compiler_bytes_per_example": flops.compiler_count(compiled, "bytes accessed", own_part),
+        "compiler_flops_per_example": flops.compiler_count(compiled, "flops", key.examples_counted),
+        "compiler_bytes_per_example": flops.compiler_count(compiled, "bytes accessed", key.examples_counted),
     }
 
 
