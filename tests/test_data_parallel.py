@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 import simulate
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from bench.analysis import figures, frames, sections, style
 from bench.analysis.columns import only
@@ -87,6 +88,16 @@ def test_the_claim_about_workers_names_those_that_were_used(found):
     said = found.verdicts[8].numbers
     assert found.verdicts[8].verdict == "supported"
     assert "4 devices with 128 examples each: 1/4 of the updates in an epoch" in said
+
+
+@pytest.mark.parametrize("width", [style.ONE_COLUMN_INCHES, style.TWO_COLUMNS_INCHES])
+def test_a_long_foot_stays_on_the_page(measured, width):
+    posing = virtual(measured)
+    (plot,) = figures.choose(["data_parallel"])
+    with style.applied(width):
+        figure = plot.draw(posing, summarize(posing))
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        assert figure._supxlabel.get_window_extent(renderer).x1 <= figure.bbox.x1
 
 
 def test_what_did_not_reach_the_target_is_named_beside_the_claim():

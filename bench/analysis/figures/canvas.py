@@ -21,7 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from bench.analysis import style, words
 from bench.analysis.statistics import Array
 
-CHARACTERS_PER_INCH = 23
+CHARACTERS_PER_INCH = 20
 LABEL_INCHES_PER_CHARACTER = 0.062
 LEGEND_MARGIN_INCHES = 0.4
 ACROSS_INCHES, UP_INCHES = 0.5, 0.33
