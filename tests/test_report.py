@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 import simulate
 
@@ -223,6 +224,13 @@ def test_what_was_timed_otherwise_is_said(measured, summarized):
     (said, *_) = sections.method(dataclasses.replace(measured, compilations=alone, rounds=pieces), summarized)
     assert "Batch size 64 was timed in a process of its own" in said
     assert "Batch size 2048 does not fit" in said
+
+
+def test_rounds_in_another_precision_are_not_added_to_those_of_the_answer(measured, summarized):
+    (told, *_) = sections.method(measured, summarized)
+    others = measured.rounds.assign(precision="bfloat16", accumulation=2)
+    beside = dataclasses.replace(measured, rounds=pd.concat([measured.rounds, others], ignore_index=True))
+    assert sections.method(beside, summarized)[0] == told
 
 
 def test_cells_say_how_many_seeds_missed(summarized):

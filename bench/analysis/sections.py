@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bench.analysis import words
-from bench.analysis.columns import only
+from bench.analysis import metrics, words
+from bench.analysis.columns import CELL, only
 from bench.analysis.figures.devices import VIRTUAL
 from bench.analysis.figures.origin import origin, seeds
 from bench.analysis.figures.series import batch_sizes
@@ -162,11 +162,11 @@ def method(measured: Frames, summary: Summary) -> list[str]:
 
 
 def _speed(measured: Frames) -> str:
-    rounds = measured.rounds.groupby(["batch_size", "loop"]).size()
+    rounds = measured.rounds.groupby(list(CELL)).size()
     if rounds.empty:
         return "Speed: not measured here."
     return (
-        f"Speed: {rounds.min()} timed rounds or more for every batch size and loop, interleaved in shuffled order, each"
+        f"Speed: {rounds.min()} timed rounds or more of every way to run a step, interleaved in shuffled order, each"
         " ending when the device has finished; compilation is not in them. Times use the faster loop at each size."
         + _beyond_memory(measured)
     )
@@ -195,8 +195,9 @@ def _limits(measured: Frames, summary: Summary) -> str:
 
 def _beyond_memory(measured: Frames) -> str:
     """What was timed in another way, because it did not fit or might not have."""
-    alone = only(measured.compilations, measured.compilations["isolated"])
-    pieces = only(measured.rounds, measured.rounds["accumulation"] > 1)
+    compilations, rounds = (metrics.comparable(measured, rows) for rows in (measured.compilations, measured.rounds))
+    alone = only(compilations, compilations["isolated"])
+    pieces = only(rounds, rounds["accumulation"] > 1)
     said = ""
     if len(alone):
         sizes = words.listed(batch_sizes(alone))
