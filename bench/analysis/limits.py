@@ -35,10 +35,15 @@ def ceilings(frames: Frames) -> Ceilings | None:
     if not len(frames.calibrations):
         return None
     return Ceilings(
-        matmul_flops_per_second=_largest(frames, "matmul_flops_per_second", frames.experiment.workload.precision),
+        matmul_flops_per_second=peak(frames, frames.experiment.workload.precision),
         copy_bytes_per_second=_largest(frames, "copy_bytes_per_second"),
         timer_resolution_seconds=_largest(frames, "timer_resolution_seconds"),
     )
+
+
+def peak(frames: Frames, precision: str) -> float | None:
+    """FLOP/s of large matrix products in a precision; None where that was not calibrated."""
+    return _largest(frames, "matmul_flops_per_second", precision)
 
 
 def uses(sweep: Sweep) -> list[Use]:

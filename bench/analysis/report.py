@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from bench import store
-from bench.analysis import cell_table, embed, frames, grid, pages, sections, sentences, style
+from bench.analysis import cell_table, embed, frames, grid, pages, sections, sentences, style, ways
 from bench.analysis import summary as summaries
 from bench.analysis.figures import draw, encode, write_figures
 from bench.analysis.frames import ROW_FILES, Frames
@@ -71,6 +71,7 @@ def write_page(folder: Path, measured: Frames, summary: Summary, home: str | Non
         plots=plots,
         not_drawn=missing,
         cells=cell_table.table(summary),
+        ways=ways.table(measured),
         downloads=_write_tables(folder, measured, summary),
         further=sections.further_targets(summary),
         several_devices=sections.several_devices(summary),

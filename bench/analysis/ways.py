@@ -1,0 +1,84 @@
+"""Every way in which a step was compiled and timed, those that failed included, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.analysis import limits, words
+from bench.analysis.columns import CELL, values
+from bench.analysis.frames import Frames
+from bench.analysis.grid import Column, Entry, Grid, Line, said
+from bench.analysis.statistics import finite
+
+ALWAYS = ("batch_size", "loop")
+"""What else tells ways apart is shown where it differs."""
+TITLES = {
+    "batch_size": "Batch size",
+    "loop": "Loop",
+    "input": "Input from",
+    "precision": "Precision",
+    "devices": "Devices",
+    "accumulation": "Microbatches a step",
+}
+FACTS = (
+    Column("Status", text=True),
+    Column("Examples/s"),
+    Column("Slowest to fastest round"),
+    Column("FLOP/s, of peak"),
+    Column("Memory"),
+    Column("Why not", prose=True),
+)
+CAPTION = (
+    "Medians over rounds. The answer rests on the faster loop of each batch size on one device that holds the data, in"
+    " the precision that was trained in; the peak is that of matrix products in each line's own precision."
+)
+
+
+def table(frames: Frames) -> Grid | None:
+    """Every way by batch size; None where nothing was compiled here."""
+    if frames.compilations.empty:
+        return None
+    rounds = {key: values(rows, "examples_per_second") for key, rows in frames.rounds.groupby(list(CELL))}
+    known = frames.compilations.drop_duplicates(list(CELL), keep="last").sort_values(list(CELL), kind="stable")
+    shown = [name for name in CELL if name in ALWAYS or len(known[name].unique()) > 1]
+    columns = [Column(TITLES[name], text=CELL[name] == "object") for name in shown]
+    return Grid(CAPTION, [*columns, *FACTS], list(_lines(frames, known, rounds, shown)))
+
+
+def _lines(
+    frames: Frames, known: pd.DataFrame, rounds: Mapping[Hashable, np.ndarray], shown: Sequence[str]
+) -> Iterator[Line]:
+    for way in known.to_dict("records"):
+        speeds = rounds.get(tuple(way[name] for name in CELL), np.array([]))
+        yield Line([*(_told(way[name]) for name in shown), *_facts(frames, way, speeds)])
+
+
+def _told(value: str | int) -> Entry:
+    return Entry(value) if isinstance(value, str) else Entry(words.whole(value), value)
+
+
+def _facts(frames: Frames, way: Mapping[Hashable, Any], speeds: np.ndarray) -> list[Entry]:
+    median = float(np.median(speeds)) if len(speeds) else None
+    needed = way["peak_bytes"] if np.isfinite(way["peak_bytes"]) else way["predicted_bytes"]
+    return [
+        Entry(way["status"].replace("_", " ")),
+        said(median, words.short),
+        Entry(words.between([speeds.min(), speeds.max()], words.short) if len(speeds) else "—"),
+        _arithmetic(frames, way, median),
+        said(needed, words.mebibytes),
+        Entry(way["message"] or ""),
+    ]
+
+
+def _arithmetic(frames: Frames, way: Mapping[Hashable, Any], per_second: float | None) -> Entry:
+    """The rate, and its share of what so many devices could do; virtual ones share one processor."""
+    rate = finite(way["flops_per_example"] * per_second) if per_second else None
+    alone = limits.peak(frames, way["precision"])
+    if rate is None or alone is None:
+        return said(rate, words.flops_per_second)
+    devices = 1 if frames.machine.machine.virtual_devices else way["devices"]
+    return Entry(f"{words.flops_per_second(rate)}, {words.percent(rate / (devices * alone))}", rate)
