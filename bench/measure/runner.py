@@ -20,7 +20,7 @@ from bench.measure.racing import Race
 from bench.measure.schedules import Schedule
 from bench.measure.search import Study, TierStudy, search_grid, shard_shape
 from bench.measure.session import Session
-from bench.rows import AnyRow, Calibration, Trial
+from bench.rows import AnyRow, Calibration, Precision, Trial
 from bench.store import Writer
 
 LONGEST_SEGMENT_TICKS = 4096
@@ -112,22 +112,22 @@ def _uncalibrated(session: Session) -> list[Part]:
 
 
 def _lowering_of(session: Session, laboratory: Laboratory) -> Callable[[CellKey], str | None]:
-    """The lowering that is fastest at a device's part of the batch, tried at sizes that are a factor of 4 apart."""
+    """The fastest lowering of a precision at a device's part of the batch, tried at sizes a factor of 4 apart."""
     tried = plan.spaced(session.batch_sizes, 4)
     loops = session.experiment.throughput.loops
     loop = "scan" if "scan" in loops else loops[0]
 
     @cache
-    def fastest(batch_size: int) -> str | None:
+    def fastest(batch_size: int, precision: Precision) -> str | None:
         if len(session.lowerings) == 1:
             return session.lowerings[0]
-        key = CellKey(batch_size, loop, "device", session.experiment.workload.precision)
-        speed = partial(throughput.examples_per_second, laboratory, key)
-        return tuned(session, f"throughput {batch_size}", speed).lowering
+        speed = partial(throughput.examples_per_second, laboratory, CellKey(batch_size, loop, "device", precision))
+        other = "" if precision == session.experiment.workload.precision else f" {precision}"
+        return tuned(session, f"throughput {batch_size}{other}", speed).lowering
 
     def lowering_of(key: CellKey) -> str | None:
         part = key.batch_size // (key.devices * key.accumulation)
-        return fastest(max((size for size in tried if size <= part), default=tried[0]))
+        return fastest(max((size for size in tried if size <= part), default=tried[0]), key.precision)
 
     return lowering_of
 
