@@ -62,15 +62,18 @@ def prepare(laboratory: Laboratory, key: CellKey, lowering: str | None) -> Timed
     start = time.perf_counter()
     try:
         work, row = _compile(laboratory, key, lowering)
-        if row.status != "ok":
-            return laboratory.record(row)
-        if child := laboratory.isolation(key, row.predicted_bytes):
-            del work
-            return _time_isolated(laboratory, child, key, lowering)
+    except FAILURES as error:
+        return laboratory.record_failure(key, lowering, failure_of(error))
+    if row.status != "ok":
+        return laboratory.record(row)
+    if child := laboratory.isolation(key, row.predicted_bytes):
+        del work
+        return _time_isolated(laboratory, child, key, lowering)
+    try:
         laboratory.confine()
         steps = calibrate(work, laboratory.round_seconds(key), laboratory.clock)
     except FAILURES as error:
-        return laboratory.record_failure(key, lowering, failure_of(error))
+        return laboratory.record(msgspec.structs.replace(row, **failure_of(error)._asdict()))
     laboratory.record(msgspec.structs.replace(row, peak_bytes=_peak_bytes()))
     laboratory.book(0.5, time.perf_counter() - start, f"compile {named(key)}")
     return TimedCell(key, work, steps, lowering)
