@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from test_throughput import KEYS, Pretended
 
 from bench.analysis import drift, frames
+from bench.analysis.answers import CellTrend
 from bench.analysis.columns import tidy
 from bench.analysis.figures import remarks
 from bench.analysis.ingest import round_frame
@@ -152,3 +153,11 @@ def test_the_page_says_what_drifted_and_what_did_not():
     assert "13 more" in told
     assert "the clock went from 1,980 to 1,584 MHz, so the device throttled" in told
     assert "the temperature from 70.0 to 70.0 °C" in told
+
+
+def test_a_drifting_cell_is_named_in_full():
+    one = {"batch_size": 8, "loop": "dispatch", "change": 0.1, "p_value": 0.0}
+    plain = {"input": "device", "precision": "float32", "devices": 1, "accumulation": 1}
+    others = [{"input": "host"}, {"precision": "bfloat16"}, {"devices": 2}, {"accumulation": 2}]
+    said = {remarks._cell(CellTrend(**one, **{**plain, **other})) for other in [{}, *others]}
+    assert len(said) == 5

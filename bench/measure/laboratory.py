@@ -109,6 +109,11 @@ class Laboratory:
 
 
 def named(key: CellKey) -> str:
-    """A cell as the progress line names it."""
-    pieces = f" in {key.accumulation} microbatches" if key.accumulation > 1 else ""
-    return f"B={key.batch_size} {key.loop}{pieces}"
+    """A cell as the progress line names it; what most cells share goes without saying."""
+    known = {
+        f" in {key.precision}": key.precision != "float32",
+        " from host memory": key.input == "host",
+        f" on {key.devices} devices": key.devices > 1,
+        f" in {key.accumulation} microbatches": key.accumulation > 1,
+    }
+    return f"B={key.batch_size} {key.loop}{''.join(said for said, so in known.items() if so)}"

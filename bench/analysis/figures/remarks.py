@@ -66,7 +66,14 @@ def _apart(found: Drift) -> str:
 
 
 def _cell(one: CellTrend) -> str:
-    return f"B = {one.batch_size} {one.loop} grew {_moved(one.change)}"
+    known = {
+        f" in {one.precision}": one.precision != "float32",
+        " from host memory": one.input == "host",
+        f" on {one.devices} devices": one.devices > 1,
+        f" in {one.accumulation} microbatches": one.accumulation > 1,
+    }
+    way = "".join(said for said, so in known.items() if so)
+    return f"B = {one.batch_size} {one.loop}{way} grew {_moved(one.change)}"
 
 
 def _moved(change: float) -> str:
