@@ -15,7 +15,7 @@ from bench.measure.attempts import Attempts
 from bench.measure.failures import Failure
 from bench.measure.interrupts import Stopped
 from bench.measure.isolation import ChildError
-from bench.measure.laboratory import SAFE_SHARE_OF_MEMORY, Laboratory
+from bench.measure.laboratory import SAFE_SHARE_OF_MEMORY, Laboratory, named
 from bench.measure.loops import CellKey, key_of
 from bench.measure.progress import Progress
 from bench.measure.sensors import Counter, Sensors
@@ -207,6 +207,19 @@ def test_failures_apart_or_for_want_of_memory_stop_nothing(monkeypatch):
     assert len(Pretended(monkeypatch, fails=full).measure()) == 5 * 4
 
 
+def test_what_does_not_fit_although_the_compiler_said_so_keeps_what_it_said(monkeypatch):
+    made = Pretended(monkeypatch, fails={KEYS[0]: (0, "RESOURCE_EXHAUSTED")})
+    made.measure(KEYS[:1])
+    (row,) = [row for row in made.rows if row.status == "out_of_memory"]
+    assert (row.predicted_bytes, row.compile_seconds) == (made.predicted_bytes(KEYS[0]), 0.25)
+
+
+def test_ways_to_run_a_step_have_different_names():
+    ways = [{}, {"precision": "bfloat16"}, {"input": "host"}, {"devices": 2}, {"accumulation": 2}]
+    names = {named(CellKey(8, "dispatch", **{**one, **other})) for one in ways for other in ways}
+    assert len(names) == 1 + 4 + 6
+
+
 def test_beyond_memory_the_sweep_goes_on_in_the_fewest_doublings_of_microbatches(monkeypatch):
     made = Pretended(monkeypatch)
     made.laboratory.memory_bytes = 10_000
@@ -313,7 +326,7 @@ def test_every_size_is_timed_under_the_lowering_that_won_near_it(tmp_path, monke
 
     def speed(_, key, lowering):
         tried.append((key.batch_size, key.loop, lowering))
-        return 2.0 if faster[key.batch_size] == lowering else 1.0
+        return 2.0 if (faster[key.batch_size] == lowering) == (key.precision == "float32") else 1.0
 
     monkeypatch.setattr(throughput, "examples_per_second", speed)
     made = session(tmp_path, workload={"model": "lenet"}, batch_sizes={"values": [4, 8, 16, 32, 64]})
@@ -322,6 +335,7 @@ def test_every_size_is_timed_under_the_lowering_that_won_near_it(tmp_path, monke
     assert chosen == {4: "patches", 8: "patches", 16: "banded", 32: "banded", 64: "banded"}
     assert lowering_of(CellKey(64, "dispatch", devices=2, accumulation=4)) == "patches", "a device's part at once"
     assert sorted(tried) == [(size, "scan", lowering) for size in (4, 16, 64) for lowering in ("banded", "patches")]
+    assert lowering_of(CellKey(16, "dispatch", precision="bfloat16")) == "patches", "each precision has its own"
 
 
 def test_nothing_that_may_not_fit_is_tried(monkeypatch):

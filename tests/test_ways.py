@@ -76,6 +76,10 @@ def test_only_what_differs_is_a_column(measured):
     plain = [column.title for column in ways.table(measured).columns]
     assert plain[:2] == ["Batch size", "Loop"]
     assert not {"Precision", "Input from", "Microbatches a step"} & set(plain)
+    fitting = measured.compilations.assign(message=None)
+    without = ways.table(dataclasses.replace(measured, compilations=fitting))
+    assert [column.title for column in without.columns] == plain[:-1]
+    assert {len(line.cells) for line in without.rows} == {len(plain) - 1}
 
 
 def test_virtual_devices_share_the_peak_of_one(measured):

@@ -43,18 +43,20 @@ def table(frames: Frames) -> Grid | None:
     if frames.compilations.empty:
         return None
     rounds = {key: values(rows, "examples_per_second") for key, rows in frames.rounds.groupby(list(CELL))}
-    known = frames.compilations.drop_duplicates(list(CELL), keep="last").sort_values(list(CELL), kind="stable")
+    known = frames.compilations.sort_values(list(CELL), kind="stable")
     shown = [name for name in CELL if name in ALWAYS or len(known[name].unique()) > 1]
     columns = [Column(TITLES[name], text=CELL[name] == "object") for name in shown]
-    return Grid(CAPTION, [*columns, *FACTS], list(_lines(frames, known, rounds, shown)))
+    facts = FACTS if any(isinstance(said, str) for said in known["message"]) else FACTS[:-1]
+    lines = [Line(line[: len(columns) + len(facts)]) for line in _lines(frames, known, rounds, shown)]
+    return Grid(CAPTION, [*columns, *facts], lines)
 
 
 def _lines(
     frames: Frames, known: pd.DataFrame, rounds: Mapping[Hashable, np.ndarray], shown: Sequence[str]
-) -> Iterator[Line]:
+) -> Iterator[list[Entry]]:
     for way in known.to_dict("records"):
         speeds = rounds.get(tuple(way[name] for name in CELL), np.array([]))
-        yield Line([*(_told(way[name]) for name in shown), *_facts(frames, way, speeds)])
+        yield [*(_told(way[name]) for name in shown), *_facts(frames, way, speeds)]
 
 
 def _told(value: str | int) -> Entry:
