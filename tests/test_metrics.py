@@ -76,6 +76,12 @@ def test_an_accumulated_batch_counts_only_where_no_whole_one_was_timed():
     assert metrics.speeds(made([*quarters, *halves, *faster]))[16].loop == "dispatch"
 
 
+def test_a_whole_batch_that_ran_out_of_memory_between_rounds_does_not_count():
+    full = change(of(Compilation)[0], batch_size=16, loop="scan", status="out_of_memory")
+    found = metrics.speeds(made([*timed([0.1], loop="scan"), *timed([9.0], loop="scan", accumulation=2), full]))
+    assert found[16].accumulation == 2
+
+
 @pytest.mark.parametrize("unlike", [{"input": "host"}, {"devices": 2}, {"precision": "bfloat16"}])
 def test_rounds_that_timed_something_else_are_not_joined(unlike):
     assert metrics.speeds(made(timed([1.0], **unlike))) == {}

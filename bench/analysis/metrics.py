@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.analysis.answers import Phase
-from bench.analysis.columns import only, values
+from bench.analysis.columns import CELL, only, values
 from bench.analysis.frames import Frames
 from bench.analysis.statistics import Array, Repetitions
 from bench.rows import Loop, Trial
@@ -62,9 +62,12 @@ def comparable(frames: Frames, cells: pd.DataFrame, devices: int = 1) -> pd.Data
 
 
 def speeds(frames: Frames, devices: int = 1) -> dict[int, Speed]:
-    """The faster loop at each batch size; an accumulated batch only where no whole one was timed."""
+    """The faster loop at each batch size; an accumulated batch only where no whole one was timed to the end."""
     found: dict[int, Speed] = {}
-    rounds = comparable(frames, frames.rounds, devices).sort_values("accumulation", kind="stable")
+    full = only(frames.compilations, frames.compilations["status"] == "out_of_memory")
+    ways = [pd.MultiIndex.from_frame(rows.loc[:, list(CELL)]) for rows in (frames.rounds, full)]
+    fitting = only(frames.rounds, ~ways[0].isin(ways[1]))
+    rounds = comparable(frames, fitting, devices).sort_values("accumulation", kind="stable")
     for key, group in rounds.groupby(["batch_size", "accumulation", "loop"], sort=False):
         batch_size, accumulation, loop = cast(tuple[int, int, Loop], key)
         known = found.get(batch_size)
