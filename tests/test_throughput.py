@@ -207,11 +207,14 @@ def test_failures_apart_or_for_want_of_memory_stop_nothing(monkeypatch):
     assert len(Pretended(monkeypatch, fails=full).measure()) == 5 * 4
 
 
-def test_what_does_not_fit_although_the_compiler_said_so_keeps_what_it_said(monkeypatch):
-    made = Pretended(monkeypatch, fails={KEYS[0]: (0, "RESOURCE_EXHAUSTED")})
+@pytest.mark.parametrize("calls", [0, 3, 12])
+def test_what_does_not_fit_although_the_compiler_said_so_keeps_what_it_said(monkeypatch, calls):
+    said_again = "Error dispatching computation: " * 40
+    made = Pretended(monkeypatch, fails={KEYS[0]: (calls, f"INTERNAL: {said_again}Out of memory allocating 9 bytes")})
     made.measure(KEYS[:1])
-    (row,) = [row for row in made.rows if row.status == "out_of_memory"]
+    (row,) = [row for row in made.rows if isinstance(row, Compilation) and row.status == "out_of_memory"]
     assert (row.predicted_bytes, row.compile_seconds) == (made.predicted_bytes(KEYS[0]), 0.25)
+    assert row.message == "INTERNAL: Error dispatching computation: Out of memory allocating 9 bytes"
 
 
 def test_ways_to_run_a_step_have_different_names():

@@ -15,6 +15,8 @@ FAILURES = (jax.errors.JaxRuntimeError, MemoryError)
 """What compiling and running raise when the device, and not the caller, is at fault."""
 MOST_IN_A_ROW = 3
 LONGEST_MESSAGE = 1000
+_SAID_AGAIN = re.compile(r"([^:]{4,80}: )\1+")
+"""Each step that waited for one that failed says so before what it was that failed."""
 _OUT_OF_MEMORY = re.compile(
     r"RESOURCE_EXHAUSTED|out of memory|bad_alloc|MemoryError|cannot allocate memory|allocate of \S+ failed",
     re.IGNORECASE,
@@ -35,7 +37,8 @@ def failure_of(error: Exception) -> Failure:
 
 def failure_saying(message: str) -> Failure:
     """Told by its words, since JAX has one exception for all."""
-    return Failure("out_of_memory" if _OUT_OF_MEMORY.search(message) else "failed", message[:LONGEST_MESSAGE])
+    short = _SAID_AGAIN.sub(r"\1", message)[:LONGEST_MESSAGE]
+    return Failure("out_of_memory" if _OUT_OF_MEMORY.search(message) else "failed", short)
 
 
 @dataclass

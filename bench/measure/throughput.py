@@ -28,7 +28,7 @@ class TimedCell:
     key: CellKey
     work: Work
     steps: int
-    lowering: str | None
+    compiled: Compilation
 
 
 def measure(laboratory: Laboratory, keys: Sequence[CellKey], lowering_of: Callable[[CellKey], str | None]) -> None:
@@ -74,9 +74,10 @@ def prepare(laboratory: Laboratory, key: CellKey, lowering: str | None) -> Timed
         steps = calibrate(work, laboratory.round_seconds(key), laboratory.clock)
     except FAILURES as error:
         return laboratory.record(msgspec.structs.replace(row, **failure_of(error)._asdict()))
-    laboratory.record(msgspec.structs.replace(row, peak_bytes=_peak_bytes()))
+    row = msgspec.structs.replace(row, peak_bytes=_peak_bytes())
+    laboratory.record(row)
     laboratory.book(0.5, time.perf_counter() - start, f"compile {named(key)}")
-    return TimedCell(key, work, steps, lowering)
+    return TimedCell(key, work, steps, row)
 
 
 def _compile(laboratory: Laboratory, key: CellKey, lowering: str | None) -> tuple[Work, Compilation]:
@@ -140,7 +141,7 @@ def time_rounds(laboratory: Laboratory, cells: Sequence[TimedCell]) -> None:
             try:
                 _time_round(laboratory, cell, number)
             except FAILURES as error:
-                laboratory.record_failure(cell.key, cell.lowering, failure_of(error))
+                laboratory.record(msgspec.structs.replace(cell.compiled, **failure_of(error)._asdict()))
 
 
 def _time_round(laboratory: Laboratory, cell: TimedCell, number: int) -> None:
@@ -153,7 +154,7 @@ def _time_round(laboratory: Laboratory, cell: TimedCell, number: int) -> None:
             round=number,
             steps=cell.steps,
             seconds=max(seconds, 1e-9),
-            lowering=cell.lowering,
+            lowering=cell.compiled.lowering,
             **sensed._asdict(),
         )
     )
