@@ -2,10 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from bench.measure.interrupts import SIGNALS, Stopped, Stopper
+from bench.measure.interrupts import ASKED, FORCED, SIGNALS, Stopped, Stopper
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -25,3 +30,26 @@ def test_handlers_are_put_back():
     with Stopper():
         assert [signal.getsignal(number) for number in SIGNALS] != before
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+STUCK = """
+import hashlib, sys
+from bench.measure import interrupts
+interrupts.GRACE_SECONDS = 0.2
+with interrupts.Stopper():
+    print("in", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+"""
+
+
+def test_a_library_that_hears_no_signal_is_ended_by_the_second_and_the_first_is_answered_at_once():
+    with subprocess.Popen(
+        [sys.executable, "-c", STUCK], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"in\n"
+        process.terminate()
+        assert process.stderr.read(len(ASKED)) == ASKED
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(timeout=30) == 130
+        assert process.stderr.read() == FORCED

@@ -190,6 +190,12 @@ def test_verified_runs_show_how_far_the_prediction_was_off(tmp_path, measured):
     assert sections.verifications(measured) is None
 
 
+def test_what_is_not_shipped_is_measured_again_from_the_file_beside_the_page(summarized, measured):
+    assert sections.reproduce(measured, summarized).startswith("batchscale run experiment.toml\n")
+    shipped = msgspec.structs.replace(summarized, experiment="lenet_mnist")
+    assert sections.reproduce(measured, shipped).startswith("batchscale run lenet_mnist\n")
+
+
 def test_the_reference_table_is_shown_where_ratios_can_be_compared(summarized):
     fields = ReferenceRow.__struct_fields__
     gone = [ReferenceRow(**dict.fromkeys(fields) | {"batch_size": size}) for size in (256, 100, 50)]

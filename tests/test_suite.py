@@ -91,6 +91,23 @@ def test_a_folder_of_another_protocol_is_refused_with_the_difference_before_anyt
         suite.measure(request(tmp_path, names=[str(path)]), host(), Stopper())
 
 
+@pytest.mark.parametrize(
+    ("workload", "told"),
+    [
+        ({"model": "mlp", "model_options": {"hidden": [10**9]}}, r"has 75,000,000,010 parameters.* GiB are free"),
+        ({"model_options": {"hidden": [8]}}, "linear has only none"),
+        ({"optimizer": "momentun"}, "workload.optimizer: 'momentun' is not one of"),
+    ],
+)
+def test_a_workload_that_cannot_run_leaves_nothing_behind(tmp_path, offline, runs, workload, told):
+    path = tmp_path / "tiny.toml"
+    path.write_bytes(folders.to_toml(experiment(workload=workload)))
+    with pytest.raises(InputError, match=told):
+        suite.measure(request(tmp_path, names=[str(path)]), host(), Stopper())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.toml"]
+    assert runs == []
+
+
 def test_stages_and_folders_are_those_asked_for(tmp_path, offline, runs):
     found = suite.measure(request(tmp_path, names=["lenet_digits"], stages=["throughput"]), host(), Stopper())
     assert found == [tmp_path / "lenet_digits" / host().machine.name]

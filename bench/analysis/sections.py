@@ -14,6 +14,7 @@ from bench.analysis.figures.series import batch_sizes
 from bench.analysis.frames import Frames
 from bench.analysis.grid import Column, Entry, Grid, Line, said
 from bench.analysis.summary import FurtherTarget, Optimum, ParallelPoint, ReferenceRow, Summary
+from bench.experiment import shipped
 
 
 def subtitle(measured: Frames, summary: Summary) -> str:
@@ -256,4 +257,5 @@ def reproduce(measured: Frames, summary: Summary) -> str:
     if measured.imported:
         return "batchscale analyze --convergence CSV --throughput CSV --out DIR"
     joined = " --convergence-from FOLDER" if summary.convergence_from else ""
-    return f"batchscale run {summary.experiment}{joined}\nbatchscale report results/local/{summary.experiment}/MACHINE"
+    source = summary.experiment if summary.experiment in shipped() else "experiment.toml"
+    return f"batchscale run {source}{joined}\nbatchscale report results/local/{summary.experiment}/MACHINE"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import jax
 import msgspec
 
 from bench import experiment as experiments
@@ -16,12 +17,15 @@ from bench.measure import budget, datasets, estimate
 from bench.measure.datasets import Dataset
 from bench.measure.host import Host
 from bench.measure.interrupts import Stopper
+from bench.measure.learner import make_learner
 from bench.measure.progress import Progress
 from bench.measure.runner import announce, run, tune
 from bench.measure.session import Session
 from bench.rows import STAGES
 
 FALLBACK = "lenet_digits"
+COPIES_OF_PARAMETERS = 3
+"""At the least: the parameters, their gradient and their update."""
 
 
 @dataclass
@@ -100,6 +104,19 @@ def session(request: Request, host: Host, experiment: Experiment, dataset: Datas
     return Session(scaled, dataset, host, folder, request.progress)
 
 
+def _refuse_what_cannot_run(experiment: Experiment, dataset: Dataset, host: Host) -> None:
+    """Before anything is written or computed."""
+    workload = experiment.workload
+    learner = make_learner(workload, dataset.input_shape, dataset.classes)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(learner.abstract_params()))
+    needed, free = COPIES_OF_PARAMETERS * 4 * parameters, host.program_memory_bytes()
+    if needed > free:
+        raise InputError(
+            f"{experiment.name}: workload.model_options: with them {workload.model} has {parameters:,} parameters;"
+            f" to train them takes {needed / 2**30:,.0f} GiB or more, and {free / 2**30:,.0f} GiB are free"
+        )
+
+
 def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
     """Measure what is missing of every experiment; the results folders, in order.
 
@@ -111,6 +128,8 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
     pairs = with_data(
         chosen(request.names, host.machine.platform), named=bool(request.names), progress=request.progress
     )
+    for experiment, dataset in pairs:
+        _refuse_what_cannot_run(experiment, dataset, host)
     minutes = None if request.minutes is None else request.minutes / len(pairs)
     sessions = [session(request, host, experiment, dataset, minutes) for experiment, dataset in pairs]
     for one in sessions:
