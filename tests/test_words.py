@@ -48,6 +48,13 @@ def test_an_open_interval_says_so():
     assert words.seconds(math.inf) == words.NEVER
 
 
+def test_an_unknown_interval_is_not_a_miss():
+    nothing = (None, None)
+    assert words.between(nothing) == words.seconds_between(nothing, 90.0) == "interval unknown"
+    assert words.with_level(words.between(nothing)) == "95% interval unknown"
+    assert words.with_level(words.between((1.0, None))) == "95% interval 1.00 to not reached"
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(47.7e9, "47.7 GFLOP/s"), (989e12, "989 TFLOP/s"), (2e6, "2.00 MFLOP/s"), (12.0, "12.0 FLOP/s")],

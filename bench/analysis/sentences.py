@@ -52,9 +52,9 @@ def _fastest(summary: Summary) -> str:
         reason = summary.time_optimal_reason or "the rows do not say"
         return f"Which batch size reaches {target(summary)} fastest on {summary.machine} is not known: {reason}."
     reached = f"batch size {best.batch_size} reaches {target(summary)} fastest, in {words.seconds(best.seconds)}"
-    interval = words.seconds_between(best.interval, best.seconds)
+    interval = words.with_level(words.seconds_between(best.interval, best.seconds))
     cost = f"; that costs {_price(summary.cost_optimal)}" if summary.cost_optimal else ""
-    return f"On {summary.machine}, {reached} (95% interval {interval}){edge(best)}; {tied(best, summary)}{cost}."
+    return f"On {summary.machine}, {reached} ({interval}){edge(best)}; {tied(best, summary)}{cost}."
 
 
 def _most_accurate(summary: Summary) -> str:
@@ -62,8 +62,8 @@ def _most_accurate(summary: Summary) -> str:
     if best is None:
         reason = summary.accuracy_optimal_reason or "the rows do not say"
         return f"Which batch size gives the best accuracy is not known: {reason}."
-    interval = words.between(best.interval, words.accuracy)
-    reached = f"{best.batch_size} gives the best accuracy, {words.accuracy(best.accuracy)} (95% interval {interval})"
+    interval = words.with_level(words.between(best.interval, words.accuracy))
+    reached = f"{best.batch_size} gives the best accuracy, {words.accuracy(best.accuracy)} ({interval})"
     return f"Within {best.budget}, {reached}{edge(best)}; {tied(best, summary)}."
 
 
@@ -126,6 +126,6 @@ def _critical(summary: Summary) -> Fact | None:
     fit = summary.critical_batch_size
     if fit is None:
         return Fact("Critical batch size", "—", summary.critical_batch_size_reason or "not measured")
-    interval = words.between(fit.interval, lambda value: words.number(value, 2))
-    more = f"95% interval {interval}; twice the examples of a small batch"
+    interval = words.with_level(words.between(fit.interval, lambda value: words.number(value, 2)))
+    more = f"{interval}; twice the examples of a small batch"
     return Fact("Critical batch size", words.number(fit.value, 2), more)

@@ -9,6 +9,7 @@ Interval = Sequence[float | None]
 Form = Callable[[float], str]
 
 NEVER = "not reached"
+UNKNOWN_INTERVAL = "interval unknown"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -55,7 +56,7 @@ def seconds_between(interval: Interval, around: float) -> str:
     """An interval of durations, both ends in the unit of `around`, which is named once."""
     scale, unit = _time_unit(around)
     ends = between(interval, lambda end: number(end / scale))
-    return ends if ends.endswith(NEVER) else f"{ends} {unit}"
+    return ends if ends.endswith((NEVER, UNKNOWN_INTERVAL)) else f"{ends} {unit}"
 
 
 def _time_unit(value: float) -> tuple[float, str]:
@@ -119,9 +120,16 @@ def listed(items: Iterable[object]) -> str:
 
 
 def between(interval: Interval, form: Form = number, unreached: str = NEVER) -> str:
-    """An interval as `low to high`; an end that is null was not reached."""
+    """An interval as `low to high`; one end that is null was not reached, two say that there is no interval."""
+    if all(end is None for end in interval):
+        return UNKNOWN_INTERVAL
     low, high = (unreached if end is None else form(end) for end in interval)
     return low if low == high else f"{low} to {high}"
+
+
+def with_level(interval: str) -> str:
+    """An interval in words, with the level that all have."""
+    return f"95% {interval}" if interval == UNKNOWN_INTERVAL else f"95% interval {interval}"
 
 
 def seeds(fewest: int, most: int) -> str:
