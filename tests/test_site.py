@@ -56,6 +56,16 @@ def test_two_folders_of_one_machine_are_refused(published, tmp_path):
         site(tmp_path / "published", tmp_path / "site")
 
 
+def test_a_site_is_not_written_among_what_is_published(published, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "simulated").symlink_to(published / "simulated", target_is_directory=True)
+    before = {path: path.read_bytes() for path in published.rglob("*") if path.is_file()}
+    for out in (published, published / "site", published / "simulated" / "..", tmp_path / "site"):
+        with pytest.raises(InputError, match="whose results the site only reads"):
+            site(published, out)
+    assert {path: path.read_bytes() for path in published.rglob("*") if path.is_file()} == before
+
+
 def test_nothing_published_is_said(tmp_path):
     with pytest.raises(InputError, match="no published results"):
         site(tmp_path, tmp_path / "site")

@@ -56,12 +56,14 @@ def site(published: Path, out: Path) -> Path:
     """Write an index, a page for each published folder, and a comparison for each experiment; returns the index.
 
     Raises:
-        InputError: when nothing is published, a folder is not valid, or two are of one experiment and machine.
+        InputError: when nothing is published, a folder is not valid, two are of one experiment and machine, or the
+            site would be written among the published folders.
     """
     shelves = [_read(folder) for folder in published_folders(published)]
     if not shelves:
         raise InputError(f"{published}: no published results (folders <experiment>/<machine> with an experiment.toml)")
     _refuse_twins(shelves)
+    _refuse_inside(published, [out, *(out / shelf.address for shelf in shelves)])
     for shelf in shelves:
         _write_result(shelf, out / shelf.address)
     page = pages.render(
@@ -90,6 +92,15 @@ def _refuse_twins(shelves: Sequence[Shelf]) -> None:
         twin = known.setdefault(shelf.address, shelf.folder)
         if twin != shelf.folder:
             raise InputError(f"{shelf.folder}: is of the same experiment and machine as {twin}: {shelf.address}")
+
+
+def _refuse_inside(published: Path, places: Sequence[Path]) -> None:
+    """What is published is evidence: no page of the site may replace or join it."""
+    for place in places:
+        if place.resolve().is_relative_to(published.resolve()):
+            raise InputError(
+                f"{place}: is, or lies in, {published}, whose results the site only reads; give another --out"
+            )
 
 
 def _write_result(shelf: Shelf, out: Path) -> None:
