@@ -165,6 +165,16 @@ def test_precisions_are_compared_and_told(folders, tmp_path):
     assert found.labels == ["laptop (precision float32)", "laptop (precision bfloat16)"]
 
 
+def test_experiments_on_one_machine_are_told_apart_by_name(folders, tmp_path):
+    other = shutil.copytree(folders[0], tmp_path / "other")
+    for name in ("experiment.toml", "throughput.jsonl", "convergence.jsonl"):
+        renamed = (other / name).read_text().replace('"experiment":"simulated"', '"experiment":"renamed"')
+        (other / name).write_text(renamed.replace('name = "simulated"', 'name = "renamed"', 1))
+    found = compare([folders[0], other], throughput_only=True)
+    assert found.labels == ["laptop (experiment simulated)", "laptop (experiment renamed)"]
+    assert found.differences == ["experiment: simulated against renamed"]
+
+
 def test_one_folder_is_not_a_comparison(folders):
     with pytest.raises(InputError, match="two or more"):
         compare(folders[:1])

@@ -67,12 +67,13 @@ def _matters(field: str, throughput_only: bool) -> bool:
 
 
 def _traits(side: Frames) -> dict[str, str]:
-    """The settings that tell two runs on one machine apart."""
+    """The experiment and the settings that tell two runs on one machine apart."""
     environments = side.machine.environments.values()
     versions = sorted({one.packages.get("jax", "unknown") for one in environments})
     settings = sorted({f"{key}={value}" for one in environments for key, value in one.settings.items()})
     flags = sorted({one.xla_flags for one in environments if one.xla_flags})
     known = {
+        "experiment": [side.experiment.name],
         "precision": [side.experiment.workload.precision],
         "JAX": versions,
         "settings": settings,
