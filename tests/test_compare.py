@@ -153,6 +153,13 @@ def test_another_model_is_refused_even_for_throughput(folders, tmp_path):
         compare([folders[0], other], throughput_only=True)
 
 
+def test_what_matters_to_speed_is_named_first_and_nothing_advised_that_is_refused_too(folders, tmp_path):
+    other = rewrite(folders[0], tmp_path / "other", workload={"model": "lenet"}, target={"accuracy": 0.9})
+    with pytest.raises(InputError, match=r"workload\.model: 'hyperbola' in") as caught:
+        compare([folders[0], other])
+    assert "--throughput-only" not in str(caught.value)
+
+
 def test_precisions_are_compared_and_told(folders, tmp_path):
     other = rewrite(folders[0], tmp_path / "other", workload={"precision": "bfloat16"})
     rows = (other / "throughput.jsonl").read_bytes()

@@ -18,17 +18,20 @@ def refuse_unlike(names: Sequence[str], sides: Sequence[Frames], *, throughput_o
     """Check every folder against the first.
 
     Raises:
-        InputError: names the first field in which the workloads, targets or protocols differ, with both values.
+        InputError: names a field in which the workloads, targets or protocols differ, with both values; one that
+            matters to speed where there is any.
     """
     first = flattened(sides[0].experiment.protocol)
     for name, side in zip(names[1:], sides[1:], strict=True):
         other = flattened(side.experiment.protocol)
-        for field in sorted({*first, *other}):
-            left, right = first.get(field, ABSENT), other.get(field, ABSENT)
-            if _matters(field, throughput_only) and left != right:
-                found = f"{printable(left)} in {names[0]}, {printable(right)} in {name}"
-                relaxed = "" if throughput_only else "; --throughput-only compares speeds of one workload alone"
-                raise InputError(f"{field}: {found}: these are not the same experiment{relaxed}")
+        unlike = [field for field in {*first, *other} if first.get(field, ABSENT) != other.get(field, ABSENT)]
+        refused = [field for field in unlike if _sets_speed(field) or not (throughput_only or field in MAY_DIFFER)]
+        if refused:
+            field = min(refused, key=lambda field: (not _sets_speed(field), field))
+            left, right = printable(first.get(field, ABSENT)), printable(other.get(field, ABSENT))
+            relaxed = "" if _sets_speed(field) else "; --throughput-only compares speeds of one workload alone"
+            found = f"{left} in {names[0]}, {right} in {name}"
+            raise InputError(f"{field}: {found}: these are not the same experiment{relaxed}")
 
 
 def flattened(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
@@ -60,10 +63,8 @@ def differences(sides: Sequence[Frames]) -> list[str]:
     return [f"{key}: {' against '.join(found)}" for key, found in values.items() if len(set(found)) > 1]
 
 
-def _matters(field: str, throughput_only: bool) -> bool:
-    if throughput_only:
-        return any(field == known or field.startswith(f"{known}.") for known in MATTERS_TO_SPEED)
-    return field not in MAY_DIFFER
+def _sets_speed(field: str) -> bool:
+    return any(field == known or field.startswith(f"{known}.") for known in MATTERS_TO_SPEED)
 
 
 def _traits(side: Frames) -> dict[str, str]:
