@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 
 import matplotlib as mpl
 import msgspec
@@ -140,6 +141,25 @@ def test_a_style_file_has_the_last_word(measured, summarized, tmp_path):
     chosen.write_text("font.size: 5\n")
     with style.applied(style=chosen):
         assert mpl.rcParams["font.size"] == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("font.size: 5\nfont.colour: red\n", "Bad key font.colour, line 2"),
+        ("lines.linewidth: thick\n", "lines.linewidth: Could not convert 'thick' to float"),
+        ("font.size 5\n", "Missing colon"),
+        ("backend: nonsense\n", "backend"),
+    ],
+)
+def test_a_wrong_style_file_is_one_line_that_names_it(tmp_path, caplog, text, said):
+    chosen = tmp_path / "paper.mplstyle"
+    chosen.write_text(text)
+    with pytest.raises(InputError, match=re.escape(f"{chosen}: not a matplotlib style file (")) as caught:
+        style.applied(style=chosen).__enter__()
+    assert said in str(caught.value).replace("\\'", "'")
+    assert "\n" not in str(caught.value)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,7 +105,30 @@ def _sizes(width_inches: float) -> dict[str, Any]:
 def _read(style: Path | None) -> Mapping[Any, Any]:
     if style is None:
         return {}
+    settings: Mapping[Any, Any] = {}
     try:
-        return dict(mpl.rc_params_from_file(style, use_default_template=False))
+        with _overheard() as complaints:
+            settings = dict(mpl.rc_params_from_file(style, fail_on_error=True, use_default_template=False))
     except (OSError, ValueError) as error:
-        raise InputError(f"{style}: not a matplotlib style file ({printable(str(error), 120)[1:-1]})") from None
+        complaints = [str(error)]
+    if complaints:
+        said = printable(complaints[0].replace(f" in file {style}", ""), 120)[1:-1]
+        raise InputError(f"{style}: not a matplotlib style file ({said})")
+    return settings
+
+
+@contextmanager
+def _overheard() -> Iterator[list[str]]:
+    """What matplotlib only logs, such as unknown keys; the first line of each complaint, none of it printed."""
+    complaints: list[str] = []
+    log = logging.getLogger("matplotlib")
+
+    def overhear(record: logging.LogRecord) -> bool:
+        complaints.append(record.getMessage().strip().partition("\n")[0])
+        return False
+
+    log.addFilter(overhear)
+    try:
+        yield complaints
+    finally:
+        log.removeFilter(overhear)
