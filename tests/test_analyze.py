@@ -52,6 +52,11 @@ def test_tables_are_joined_like_measurements(tables):
     assert found.throughput_optimal.batch_size == 4096
 
 
+def test_every_batch_size_with_the_least_need_is_named(tables):
+    needs = "batch_size,seed,epochs_to_target\n16,0,2\n64,0,2\n256,0,4\n"
+    assert answer(tables(needs)).verdicts[2].numbers.endswith("(95%: unknown); 16, 64 needed the fewest.")
+
+
 def test_nothing_is_invented(tables):
     found = answer(tables("batch_size,seed,steps_to_target\n16,0,900\n64,0,300\n"), train_examples=None, target=None)
     assert found.target_accuracy is None

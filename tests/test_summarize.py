@@ -151,6 +151,16 @@ def test_what_is_not_reached_is_null_with_a_status():
     assert verdict(found, 3) == "supported"
 
 
+@pytest.mark.parametrize(("sizes", "tied"), [((32, 64, 128, 256, 512), True), ((16, 128, 2048), False)])
+def test_what_is_tied_with_the_best_is_the_others(sizes, tied):
+    found = answered(batch_sizes=sizes)
+    best = found.time_optimal
+    others = [f"{size:,}" for size in best.tied if size != best.batch_size]
+    assert bool(others) == tied
+    said = f"; tied with it: {', '.join(others)}." if others else "; nothing is tied with it."
+    assert found.verdicts[3].numbers.endswith(said)
+
+
 def test_where_nothing_is_reached_there_is_no_time_but_a_reason():
     found = answered(ceiling=0.5)
     assert found.time_optimal is None

@@ -93,14 +93,15 @@ def larger_needs_more_epochs(evidence: Evidence) -> Said:
     reached = np.flatnonzero(np.isfinite(of.examples.medians))
     if len(reached) < 2:
         return Said("undecided", "Fewer than two batch sizes reached the target.")
-    least, last = reached[np.argmin(of.examples.medians[reached])], reached[-1]
+    needed, last = of.examples.medians[reached], reached[-1]
+    fewest = of.sizes[reached[np.isclose(needed, needed.min(), rtol=0, atol=1e-9)]].tolist()
     missed = [int(size) for size in of.sizes[np.isposinf(of.examples.medians)] if size > of.sizes[last]]
     beyond = f"; {_list(missed)} did not reach it" if missed else ""
     low, high = _ratio_interval(of, int(last), int(reached[0]))
     ratio = float(np.exp(of.examples.medians[last] - of.examples.medians[reached[0]]))
     numbers = (
         f"Batch size {of.sizes[last]:,} needed {ratio:.2f} times the epochs of {of.sizes[reached[0]]:,}"
-        f" (95%: {_span(low, high)}); {of.sizes[least]:,} needed the fewest{beyond}."
+        f" (95%: {_span(low, high)}); {_list(fewest)} needed the fewest{beyond}."
     )
     if (low is not None and low > 1) or missed:
         return Said("supported", numbers)
@@ -130,7 +131,9 @@ def _inside(sizes: NDArray[np.int64], best: Optimum | None, what: str, behind: s
     if best is None:
         return Said("undecided", f"No {what} was measured.")
     ends = {int(sizes[0]), int(sizes[-1])}
-    numbers = f"Batch size {best.batch_size:,} has the best {what}{behind}; tied with it: {_list(best.tied)}."
+    others = [size for size in best.tied if size != best.batch_size]
+    tied = f"tied with it: {_list(others)}" if others else "nothing is tied with it"
+    numbers = f"Batch size {best.batch_size:,} has the best {what}{behind}; {tied}."
     if not ends & set(best.tied):
         return Said("supported", numbers)
     return Said("contradicted" if set(best.tied) <= ends else "undecided", numbers)
@@ -229,6 +232,8 @@ def _ratio_interval(of: Sweep, above: int, below: int) -> tuple[float | None, fl
 
 
 def _span(low: float | None, high: float | None) -> str:
+    if low is None and high is None:
+        return "unknown"
     return f"{'unknown' if low is None else f'{low:.2f}'} to {'unknown' if high is None else f'{high:.2f}'}"
 
 
