@@ -138,7 +138,11 @@ WRONG_NEEDS = {
     "batch_size,seed,epochs_to_target\n16,0,two\n": (2, "epochs_to_target", "not a plain number"),
     "batch_size,seed,epochs_to_target\n16,0,3 epochs\n": (2, "epochs_to_target", "not a plain number"),
     "batch_size,seed,epochs_to_target\n16,0,nan\n": (2, "epochs_to_target", "not a plain number"),
-    "batch_size,seed,epochs_to_target\n16,0,inf\n": (2, "epochs_to_target", "not a plain number"),
+    "batch_size,seed,epochs_to_target\n16,0,inf\n": (
+        2,
+        "epochs_to_target",
+        "leave the field empty for a run that missed",
+    ),
     "batch_size,seed,epochs_to_target\n16,0,1_000\n": (2, "epochs_to_target", "not a plain number"),
     "batch_size,seed,epochs_to_target\n16,0,1e300\n": (2, "epochs_to_target", "out of range"),
     "batch_size,seed,epochs_to_target\n16.5,0,2\n": (2, "batch_size", "not a whole number"),

@@ -19,6 +19,7 @@ LARGEST_COUNT = 10**12
 LEAST_AMOUNT, LARGEST_AMOUNT = 1e-12, 1e12
 
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?|\.[0-9]+([eE][-+]?[0-9]{1,3})?")
+_UNREACHED = re.compile(r"[-+]?(inf|infinity|nan|none|null|na|n/a|never|-)", re.IGNORECASE)
 _COUNT = re.compile(r"[0-9]{1,15}")
 
 NEEDS = ("epochs_to_target", "steps_to_target", "examples_to_target")
@@ -99,6 +100,8 @@ def read_needs(path: Path) -> list[Need]:
     needs: dict[tuple[int, int, float | None], Need] = {}
     for line, unit in _lines(path, ("batch_size", "seed"), NEEDS, ("learning_rate",)):
         rate = line.amount("learning_rate") if "learning_rate" in line.fields else None
+        if _UNREACHED.fullmatch(line.fields[unit]):
+            raise line.complain(unit, "not a plain number; leave the field empty for a run that missed the target")
         need = Need(line.count("batch_size", 1), line.count("seed", 0), rate, unit, line.optional_amount(unit))
         key = (need.batch_size, need.seed, need.learning_rate)
         if key in needs:
