@@ -59,6 +59,9 @@ def submit(folder: Path, published: Path) -> Submission:
 def check(folder: Path) -> Iterator[str]:
     """What stands in the way of publishing a folder."""
     missing = [name for name in REQUIRED if not (folder / name).is_file() or (folder / name).is_symlink()]
+    if (folder / "imported.json").exists():
+        yield f"{folder}: made from tables of other people's measurements; cannot be published"
+        return
     if missing:
         yield from (f"{folder / name}: is missing, or not a plain file" for name in missing)
         return

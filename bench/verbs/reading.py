@@ -192,7 +192,7 @@ def build_site(options: argparse.Namespace) -> int:
 
 
 def submit_folder(options: argparse.Namespace) -> int:
-    """Place a folder, or say what is missing and exit 1."""
+    """Place a folder, or say what stands in the way and exit 1."""
     from bench.analysis.submit import submit
 
     found = submit(options.folder, options.published)
@@ -200,7 +200,7 @@ def submit_folder(options: argparse.Namespace) -> int:
         _print_json(found)
     else:
         for problem in found.problems:
-            sys.stdout.write(f"missing: {problem}\n")
+            sys.stdout.write(f"{problem}\n")
         sys.stdout.write(f"placed in {found.place}\n" if found.place else "not placed\n")
     return 1 if found.problems else 0
 
