@@ -8,7 +8,7 @@ import simulate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.analysis import summary
+from bench.analysis import sentences, summary
 from bench.analysis.analyze import analyze
 from bench.analysis.predict import predict
 from bench.analysis.reference import TABLE
@@ -248,6 +248,8 @@ def test_predicting_from_a_table_agrees_with_predicting_from_its_folder(tmp_path
     by_folder = predict(tmp_path / "here", tmp_path / "there")["there"]
     by_table = predict(tmp_path / "here", tmp_path / "t.csv")["imported"]
     assert by_table.time_optimal.seconds == pytest.approx(by_folder.time_optimal.seconds, rel=0.01)
+    assert sentences.notices(by_table)[-1].endswith(f"joined with speeds from {tmp_path / 't.csv'}.")
+    assert sentences.notices(by_folder)[-1].endswith(f"joined with speeds from {tmp_path / 'there'}.")
 
 
 def test_unlike_workloads_are_not_joined(tmp_path):

@@ -62,8 +62,9 @@ class Frames:
     """Everything a results folder holds; the columns of each frame and their types are in `columns.COLUMNS`.
 
     `searched` holds the search trials, their curves cut down to the evaluations that set a record, which is all that
-    choosing a learning rate looks at. `convergence_from` names the machine the trials were joined from;
-    `price_per_hour` is what its user says that the machine costs.
+    choosing a learning rate looks at. `convergence_from` names the machine the trials were joined from,
+    `speeds_from` the table or folder where speeds to predict with were; `price_per_hour` is what its user
+    says that the machine costs.
     """
 
     experiment: Experiment
@@ -81,6 +82,7 @@ class Frames:
     searched: tuple[Trial, ...]
     train_examples: int | None
     convergence_from: str | None = None
+    speeds_from: str | None = None
     imported: Imported | None = None
     price_per_hour: float | None = None
 

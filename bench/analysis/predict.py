@@ -1,4 +1,4 @@
-"""The time-optimal batch size of hardware where nothing was trained: needs measured there, speeds measured here."""
+"""The time-optimal batch size of hardware where nothing was trained: needs from runs, speeds from elsewhere."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _from_folder(trained: Frames, folder: Path) -> dict[str, Frames]:
             raise InputError(f"{folder}: workload.{field}: {here[field]!r}, where the training runs have {right!r}")
     if not len(timed.rounds):
         raise InputError(f"{folder}: throughput.jsonl: holds no timed rounds to predict with")
-    return {timed.machine.machine.name: _joined(trained, timed)}
+    return {timed.machine.machine.name: _joined(trained, timed, folder)}
 
 
 def _from_table(trained: Frames, table: Path) -> dict[str, Frames]:
@@ -51,11 +51,11 @@ def _from_table(trained: Frames, table: Path) -> dict[str, Frames]:
     found = {}
     for name, timings in machines_of(read_timings(table), table).items():
         rows = round_rows(timings, experiment, slug(name), trained.train_examples, table)
-        found[name] = _joined(trained, from_rows(experiment, unknown_machine(name), rows))
+        found[name] = _joined(trained, from_rows(experiment, unknown_machine(name), rows), table)
     return found
 
 
-def _joined(trained: Frames, timed: Frames) -> Frames:
+def _joined(trained: Frames, timed: Frames, speeds: Path) -> Frames:
     """The trials of one with the speeds of the other, marked as such."""
     return replace(
         trained,
@@ -67,4 +67,5 @@ def _joined(trained: Frames, timed: Frames) -> Frames:
         verifications=timed.verifications,
         price_per_hour=timed.price_per_hour,
         convergence_from=trained.convergence_from or trained.machine.machine.name,
+        speeds_from=str(speeds),
     )

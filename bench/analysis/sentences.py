@@ -27,8 +27,8 @@ def notices(summary: Summary) -> list[str]:
     """What a reader must know before believing the answer."""
     found = [summary.notice] if summary.notice else []
     if summary.convergence_from:
-        joined = f"The training runs were made on {summary.convergence_from} and joined with speeds measured here."
-        found.append(joined)
+        speeds = f"from {summary.speeds_from}" if summary.speeds_from else "measured here"
+        found.append(f"The training runs were made on {summary.convergence_from} and joined with speeds {speeds}.")
     if summary.claims_on == "search":
         found.append("These claims rest on the runs that also chose the learning rates, so they flatter a little.")
     return found

@@ -91,6 +91,7 @@ def _identity(of: Sweep) -> dict[str, Any]:
         "seeds": max((one.count for one in of.needs), default=0),
         "notice": experiment.notice,
         "convergence_from": frames.convergence_from,
+        "speeds_from": frames.speeds_from,
         "evaluation_quantum_epochs": _quantum(of),
     }
 

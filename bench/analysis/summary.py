@@ -139,6 +139,7 @@ class Summary(Part, frozen=True, kw_only=True):
     seeds: int
     notice: str = ""
     convergence_from: str | None = None
+    speeds_from: str | None = None
     evaluation_quantum_epochs: float | None = None
     time_optimal: TimeOptimal | None
     time_optimal_reason: str | None = None
