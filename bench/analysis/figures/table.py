@@ -36,7 +36,8 @@ PLOTS = (
         "Time to the target",
         optima.time_to_target,
         findings.time_to_target,
-        "Look for the lowest point, and for how flat the valley around it is: ringed sizes are as good.",
+        "Look for the lowest point, and for how flat the valley around it is:"
+        " ringed sizes cannot be told from the best.",
     ),
     Plot(
         "Best accuracy",
