@@ -49,6 +49,19 @@ def test_the_index_offers_each_machine(index):
     assert text.count("data-entry ") == 2
 
 
+def test_experiments_of_one_title_are_told_apart_by_name(published, index, tmp_path):
+    assert "A simulated sweep</a>" in index.read_text(encoding="utf-8")
+    other = shutil.copytree(published, tmp_path / "published") / "simulated" / "laptop"
+    for name in ("experiment.toml", "throughput.jsonl", "convergence.jsonl"):
+        renamed = (other / name).read_text().replace('"experiment":"simulated"', '"experiment":"renamed"')
+        (other / name).write_text(renamed.replace('name = "simulated"', 'name = "renamed"', 1))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(figures, "PLOTS", [])
+        text = site(tmp_path / "published", tmp_path / "site").read_text(encoding="utf-8")
+    assert "A simulated sweep (renamed)</a>" in text
+    assert "A simulated sweep (simulated)</a>" in text
+
+
 def test_two_folders_of_one_machine_are_refused(published, tmp_path):
     shutil.copytree(published, tmp_path / "published")
     shutil.copytree(published / "simulated" / "laptop", tmp_path / "published" / "simulated" / "again")

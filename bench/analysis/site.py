@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import store
@@ -66,10 +66,11 @@ def site(published: Path, out: Path) -> Path:
     _refuse_inside(published, [out, *(out / shelf.address for shelf in shelves)])
     for shelf in shelves:
         _write_result(shelf, out / shelf.address)
+    entries = _told_apart([_entry(shelf) for shelf in shelves])
     page = pages.render(
         "index.html.jinja",
-        entries=[_entry(shelf) for shelf in shelves],
-        facets={facet: sorted({getattr(_entry(shelf), facet) for shelf in shelves}) for facet in FACETS},
+        entries=entries,
+        facets={facet: sorted({getattr(entry, facet) for entry in entries}) for facet in FACETS},
         comparisons=_write_comparisons(shelves, out),
     )
     store.write_whole(out / "index.html", page)
@@ -125,6 +126,17 @@ def _write_comparisons(shelves: Sequence[Shelf], out: Path) -> list[dict[str, st
             title = f"{group[0].summary.title}: {words.listed(comparison.labels)}"
             written.append({"title": title, "address": f"{experiment}/{COMPARISON}"})
     return written
+
+
+def _told_apart(entries: Sequence[Entry]) -> list[Entry]:
+    """Titles that several experiments have, with the experiment's name."""
+    named: dict[str, set[str]] = {}
+    for entry in entries:
+        named.setdefault(entry.title, set()).add(entry.experiment)
+    return [
+        replace(entry, title=f"{entry.title} ({entry.experiment})") if len(named[entry.title]) > 1 else entry
+        for entry in entries
+    ]
 
 
 def _entry(shelf: Shelf) -> Entry:
