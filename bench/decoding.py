@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import stat
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -18,7 +20,7 @@ _PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`\Z")
 _UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`", re.DOTALL)
 _PART = re.compile(r"\[(\d+|\.\.\.)\]|([^.\[\]]+)")
 _LONGEST_VALUE = 60
-_LONGEST_REASON = 160
+LONGEST_REASON = 160
 
 
 def printable(text: object, longest: int = _LONGEST_VALUE) -> str:
@@ -61,7 +63,7 @@ def read_json(path: Path, to: type[T], most_bytes: int) -> T:
 
 def reason(error: Exception) -> str:
     """Why a decoder refused, as a part of one line."""
-    return printable(str(error), _LONGEST_REASON)[1:-1]
+    return printable(str(error), LONGEST_REASON)[1:-1]
 
 
 def convert(data: object, to: type[T], source: str) -> T:
@@ -73,32 +75,85 @@ def convert(data: object, to: type[T], source: str) -> T:
     try:
         return msgspec.convert(data, to)
     except msgspec.ValidationError as error:
-        raise InputError(f"{source}: {explain(str(error), data)}") from None
+        raise InputError(f"{source}: {explain(str(error), data, to)}") from None
     except RecursionError:
         raise InputError(f"{source}: nested too deeply to be read") from None
 
 
-def explain(message: str, data: object) -> str:
-    """Rewrite a msgspec message as `path: what is wrong, found value`."""
+def explain(message: str, data: object, to: object) -> str:
+    """Rewrite a msgspec message as `path: what would be right, found value`."""
     match = _PATH.search(message)
     reason = message[: match.start()] if match else message
-    path = match["path"] if match else ""
+    place = _find(data, to, match["path"] if match else "")
     unknown = _UNKNOWN.search(reason)
     if unknown:
-        full = f"{path}.{unknown['name']}".lstrip(".")
-        return f"{printable(full)[1:-1]}: unknown key"
-    reason = printable(reason[:1].lower() + reason[1:], _LONGEST_REASON)[1:-1]
-    found = _lookup(data, path)
+        full = f"{place.path}.{unknown['name']}".lstrip(".")
+        return f"{printable(full)[1:-1]}: unknown key{_instead(unknown['name'], place.hint)}"
+    found = place.value
     shown = "" if found is None or isinstance(found, dict) else f", found {printable(found)}"
-    return f"{path or 'top level'}: {reason}{shown}"
+    return f"{place.path or 'top level'}: {_right(reason, place.hint)}{shown}"
 
 
-def _lookup(data: object, path: str) -> Any:  # noqa: ANN401 - whatever a stranger wrote
-    for index, name in _PART.findall(path):
-        if name and isinstance(data, dict):
-            data = data.get(name)
-        elif index.isdigit() and isinstance(data, list) and int(index) < len(data):
-            data = data[int(index)]
+class _Place(NamedTuple):
+    path: str
+    value: Any
+    hint: Any
+
+
+def _find(data: Any, hint: Any, path: str) -> _Place:  # noqa: ANN401 - whatever a stranger wrote
+    """What lies at a msgspec path; a `[...]` in it is the first key whose value does not fit."""
+    there = ""
+    for index, field in _PART.findall(path):
+        if index.isdigit():
+            hint, there = _inside(hint, ""), f"{there}[{index}]"
+            data = data[int(index)] if isinstance(data, list) and int(index) < len(data) else None
         else:
-            return None
-    return data
+            table = data if isinstance(data, dict) else {}
+            name = field or next((key for key in table if not _fits(table[key], _inside(hint, key))), "")
+            hint, data, there = _inside(hint, name), table.get(name), f"{there}.{printable(name)[1:-1]}".lstrip(".")
+    return _Place(there, data, hint)
+
+
+def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401 - any type
+    try:
+        msgspec.convert(value, hint)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _options(hint: Any) -> list[Any]:  # noqa: ANN401 - any type
+    if get_origin(hint) is Annotated:
+        return _options(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        return [option for one in get_args(hint) for option in _options(one)]
+    return [hint]
+
+
+def _inside(hint: Any, name: str) -> Any:  # noqa: ANN401 - any type
+    for option in _options(hint):
+        if get_origin(option) in (dict, list):
+            return get_args(option)[-1]
+        if isinstance(option, type) and issubclass(option, msgspec.Struct):
+            return get_type_hints(option, include_extras=True).get(name, Any)
+    return Any
+
+
+def _instead(name: str, hint: Any) -> str:  # noqa: ANN401 - any type
+    known = [key for option in _options(hint) for key in getattr(option, "__struct_fields__", ())]
+    close = difflib.get_close_matches(name[:_LONGEST_VALUE], known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known are {', '.join(known)}" if known else ""
+
+
+def _right(reason: str, hint: Any) -> str:  # noqa: ANN401 - any type
+    options = _options(hint)
+    choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
+    if choices and reason.startswith("Invalid enum value"):
+        several = f"one of {', '.join(map(repr, choices))}" if len(choices) > 1 else repr(choices[0])
+        return f"expected {several}{' or a list' if any(get_origin(one) is list for one in options) else ''}"
+    described = [meta.description for meta in getattr(hint, "__metadata__", ()) if meta.description]
+    if described and " matching regex " in reason:
+        return f"expected {described[0]}"
+    return printable(reason[:1].lower() + reason[1:], LONGEST_REASON)[1:-1]

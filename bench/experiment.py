@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from bench.decoding import convert, printable, read_small
+from bench.decoding import LONGEST_REASON, convert, printable, read_small
 from bench.errors import InputError
 
-Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")]
+NAME = "a lower-case letter, then lower-case letters, digits or _, at most 40 in all"
+NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}\Z"
+Name = Annotated[str, Meta(pattern=NAME_PATTERN, description=NAME)]
 Positive = Annotated[int, Meta(ge=1, le=10**9)]
 Devices = Annotated[int, Meta(ge=1, le=4096)]
 Rate = Annotated[float, Meta(gt=0, le=1e3)]
@@ -221,7 +224,14 @@ def read(path: Path) -> Experiment:
     try:
         data = tomllib.loads(read_small(path, LARGEST_FILE_BYTES).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not valid TOML ({printable(str(error))})") from None
+        *said, where = str(error).rpartition(" (at ")
+        position = f"at {where.removesuffix(')')}: {said[0]}" if said[0] else where
+        raise InputError(f"{path}: not valid TOML ({printable(position, LONGEST_REASON)[1:-1]})") from None
+    if "name" not in data and not re.match(NAME_PATTERN, path.stem):
+        raise InputError(
+            f"{printable(path.name)[1:-1]}: the file's name is the experiment's name:"
+            f" expected {NAME}, found {printable(path.stem)}"
+        )
     name = data.get("name", path.stem)
     return parse(data, name if isinstance(name, str) else path.stem, path.name)
 

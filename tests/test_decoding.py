@@ -1,5 +1,7 @@
 """Untrusted values: what a refusal says, and that nothing of a stranger's text can act on a terminal."""
 
+from typing import Literal
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -18,6 +20,7 @@ class Outer(msgspec.Struct, forbid_unknown_fields=True):
     inner: Inner = msgspec.field(default_factory=Inner)
     sizes: list[int] = []
     table: dict[str, int] = {}
+    mode: Literal["fast", "slow"] = "fast"
 
 
 def refusal(data, to=Outer):
@@ -41,9 +44,11 @@ def test_quoted_text_is_printable_ascii_and_short(text, longest):
     ("data", "message"),
     [
         ({"inner": {"size": "big"}}, "file.toml: inner.size: expected `int`, got `str`, found 'big'"),
-        ({"inner": {"sise": 1}}, "file.toml: inner.sise: unknown key"),
+        ({"inner": {"sise": 1}}, "file.toml: inner.sise: unknown key; did you mean size?"),
         ({"sizes": [1, "two"]}, "file.toml: sizes[1]: expected `int`, got `str`, found 'two'"),
-        ({"colour": 1}, "file.toml: colour: unknown key"),
+        ({"colour": 1}, "file.toml: colour: unknown key; known are inner, sizes, table, mode"),
+        ({"table": {"a": 1, "b": "two"}}, "file.toml: table.b: expected `int`, got `str`, found 'two'"),
+        ({"mode": "fat"}, "file.toml: mode: expected one of 'fast', 'slow', found 'fat'"),
         ({"inner": 3}, "file.toml: inner: expected `object`, got `int`, found 3"),
         ([1], "file.toml: top level: expected `object`, got `array`, found [1]"),
     ],

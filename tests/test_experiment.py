@@ -61,8 +61,25 @@ def test_every_shipped_experiment_parses_and_plans(name):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("learning_rate.anker", 0.1, "tiny.toml: learning_rate.anker: unknown key"),
-        ("bugdet", {}, "tiny.toml: bugdet: unknown key"),
+        ("learning_rate.anchors", 0.1, "tiny.toml: learning_rate.anchors: unknown key; did you mean anchor?"),
+        ("bugdet", {}, "tiny.toml: bugdet: unknown key; did you mean budget?"),
+        ("target.zeal", 1, "tiny.toml: target.zeal: unknown key; known are accuracy, also"),
+        ("throughput.devices", "all", "tiny.toml: throughput.devices: expected 'auto' or a list, found 'all'"),
+        (
+            "learning_rate.rule",
+            "sqrtt",
+            "tiny.toml: learning_rate.rule: expected one of 'none', 'sqrt', 'linear', found 'sqrtt'",
+        ),
+        (
+            "workload.optimizer_options",
+            {"nesterov": True, "momentum": "a"},
+            "tiny.toml: workload.optimizer_options.momentum: expected `bool | float`, got `str`, found 'a'",
+        ),
+        (
+            "workload.model_options",
+            {"hidden": [1, "a"]},
+            "tiny.toml: workload.model_options.hidden[1]: expected `int`, got `str`, found 'a'",
+        ),
         ("batch_sizes.values", [], "tiny.toml: batch_sizes.values: expected `array` of length >= 1, found []"),
         ("target.accuracy", 99, "tiny.toml: target.accuracy: expected `float` < 1.0, found 99"),
         ("learning_rate.anchor", 0, "tiny.toml: learning_rate.anchor: expected `float` > 0.0, found 0"),
@@ -175,6 +192,23 @@ def test_files_that_are_no_experiment_are_refused(tmp_path, data):
     with pytest.raises(InputError) as error:
         experiments.read(path)
     assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("stem", ["my-exp", "bigB", "1st", "x" * 41])
+def test_a_file_whose_name_is_no_experiment_s_is_told_what_is_allowed(tmp_path, stem):
+    (tmp_path / f"{stem}.toml").write_text(tomli_w.dumps(MINIMAL))
+    with pytest.raises(InputError) as error:
+        experiments.read(tmp_path / f"{stem}.toml")
+    assert str(error.value) == (
+        f"{stem}.toml: the file's name is the experiment's name: expected a lower-case letter, then lower-case"
+        f" letters, digits or _, at most 40 in all, found '{stem}'"
+    )
+
+
+def test_a_file_that_is_no_toml_is_told_the_line(tmp_path):
+    (tmp_path / "broken.toml").write_text('title = "t"\n[target\naccuracy = 0.9\n')
+    with pytest.raises(InputError, match=r"not valid TOML \(at line 2, column 8: Expected"):
+        experiments.read(tmp_path / "broken.toml")
 
 
 def test_absent_and_oversized_files_and_unknown_names_are_refused(tmp_path, monkeypatch):
