@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from bench import experiment as experiments
 from bench import store
+from bench.decoding import printable
 from bench.errors import InputError
 from bench.experiment import Experiment
 from bench.rows import AnyRow, Environment, Machine, MachineFile, Slug, Text
@@ -21,6 +22,8 @@ JOINED_FROM = "convergence_from.json"
 PRICE = "price.json"
 LOCAL = Path("results/local")
 MOST_PER_HOUR = 1e9
+MOST_SHOWN = 3
+"""Differences named one by one; of more, their number."""
 
 
 def folder_of(results: Path, experiment: Experiment, machine: Machine) -> Path:
@@ -37,7 +40,7 @@ def prepare(folder: Path, experiment: Experiment, machine: Machine, environments
     _accept_experiment(folder, experiment)
     known = store.read_machine(folder) if (folder / "machine.json").exists() else None
     if known is not None and known.machine != machine:
-        different = ", ".join(_differences(msgspec.to_builtins(known.machine), msgspec.to_builtins(machine)))
+        different = _different(msgspec.to_builtins(known.machine), msgspec.to_builtins(machine))
         raise InputError(f"{folder}: its rows are from another machine ({different}); give another --results")
     merged = {**(known.environments if known else {}), **environments}
     label = MachineFile(machine=machine, environments=merged)
@@ -49,7 +52,7 @@ def _accept_experiment(folder: Path, experiment: Experiment) -> None:
     if path.exists() and any(_has_rows(folder / name) for name in (THROUGHPUT, CONVERGENCE)):
         known = experiments.read(path)
         if known.fingerprint != experiment.fingerprint:
-            different = ", ".join(_differences(known.protocol, experiment.protocol))
+            different = _different(known.protocol, experiment.protocol)
             raise InputError(
                 f"{folder}: its rows were measured under another protocol ({different});"
                 f" undo the edit, rename the experiment file, or give another --results"
@@ -74,13 +77,19 @@ def _without_none(table: dict[str, object]) -> dict[str, object]:
     }
 
 
+def _different(known: dict, wanted: dict) -> str:
+    found = list(_differences(known, wanted))
+    more = [f"and {len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else []
+    return ", ".join([*found[:MOST_SHOWN], *more])
+
+
 def _differences(known: dict, wanted: dict, path: str = "") -> Iterator[str]:
     for key in sorted({*known, *wanted}):
         before, after = known.get(key), wanted.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             yield from _differences(before, after, f"{path}{key}.")
         elif before != after:
-            yield f"{path}{key}: {before} there, {after} here"
+            yield f"{path}{printable(key)[1:-1]}: {printable(before)} there, {printable(after)} here"
 
 
 def rows(folder: Path, name: str, fingerprint: str) -> Iterator[AnyRow]:
@@ -120,19 +129,31 @@ class JoinedFrom(msgspec.Struct, frozen=True, kw_only=True):
     machine: Slug
 
 
+def refuse_unlike(experiment: Experiment, folder: Path, source: Path) -> None:
+    """Check that trials in `source` may be joined with the speeds of `experiment` in `folder`, which may not be there.
+
+    Raises:
+        InputError: when the protocols differ, or `folder` has trials of its own.
+    """
+    other = experiments.read(source / "experiment.toml")
+    if experiment.fingerprint != other.fingerprint:
+        different = _different(other.protocol, experiment.protocol)
+        raise InputError(
+            f"{source}: another protocol than {experiment.name} ({different}); convergence cannot be joined"
+        )
+    if (folder / CONVERGENCE).exists() and not (folder / JOINED_FROM).exists():
+        raise InputError(f"{folder}: has convergence rows of its own; give another --results to join those of {source}")
+
+
 def join_convergence(folder: Path, source: Path) -> None:
     """Take the trials of another results folder beside the throughput measured here; convergence knows no hardware.
 
     Raises:
         InputError: when the protocols differ, or this folder has trials of its own.
     """
-    own, other = experiments.read(folder / "experiment.toml"), experiments.read(source / "experiment.toml")
-    if own.fingerprint != other.fingerprint:
-        different = ", ".join(_differences(other.protocol, own.protocol))
-        raise InputError(f"{source}: another protocol than {folder} ({different}); convergence cannot be joined")
+    other = experiments.read(source / "experiment.toml")
+    refuse_unlike(experiments.read(folder / "experiment.toml"), folder, source)
     mark = folder / JOINED_FROM
-    if (folder / CONVERGENCE).exists() and not mark.exists():
-        raise InputError(f"{folder}: has convergence rows of its own; give another --results to join those of {source}")
     joined = JoinedFrom(folder=f"{other.name}/{source.name}", machine=store.read_machine(source).machine.name)
     data = b"".join(msgspec.json.encode(row) + b"\n" for row in rows(source, CONVERGENCE, other.fingerprint))
     store.write_whole(mark, msgspec.json.encode(joined) + b"\n")

@@ -85,6 +85,12 @@ def scaled_before(experiment: Experiment, known: Experiment) -> Experiment:
     )
 
 
+def likest(experiment: Experiment, known: Experiment) -> Experiment:
+    """The experiment at the rung whose protocol is that of `known`, or as it is when there is none."""
+    scaled = (climb(experiment, rung) for rung in LADDER)
+    return next((one for one in scaled if one.fingerprint == known.fingerprint), experiment)
+
+
 def described(experiment: Experiment) -> str:
     """What was chosen, in words."""
     rates = 2 * experiment.learning_rate.span + 1

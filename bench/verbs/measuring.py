@@ -10,8 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from bench import experiment, folders
-from bench.rows import STAGES
+from bench.rows import STAGES, Machine
 from bench.verbs.options import Verbs, add_json, add_price, add_results, add_verb, minutes
 from bench.verbs.reading import answer
 
@@ -86,8 +88,6 @@ def run_experiments(options: argparse.Namespace) -> int:
 
     _share_device()
     source: Path | None = options.convergence_from
-    if source is not None:
-        experiment.read(source / "experiment.toml")
     request = suite.Request(
         names=options.experiments,
         results=options.results,
@@ -97,7 +97,9 @@ def run_experiments(options: argparse.Namespace) -> int:
     )
     try:
         with interrupts.Stopper() as stopper:
-            measured = suite.measure(request, Host.describe(), stopper)
+            host = Host.describe()
+            _check(options, host.machine)
+            measured = suite.measure(request, host, stopper)
     except (interrupts.Stopped, KeyboardInterrupt):
         again = shlex.join(["batchscale", "run", *options.experiments, *_repeated(options)])
         sys.stderr.write(f"\nbatchscale: stopped; everything measured is in {options.results}. To continue: {again}\n")
@@ -106,6 +108,23 @@ def run_experiments(options: argparse.Namespace) -> int:
         for folder in measured:
             folders.join_convergence(folder, source)
     return answer(measured, as_json=options.json, price_per_hour=options.price_per_hour)
+
+
+def _check(options: argparse.Namespace, machine: Machine) -> None:
+    """Refuse before the first round what would be refused after the last."""
+    from bench.measure import budget, suite
+
+    source: Path | None = options.convergence_from
+    if source is None:
+        return
+    known = experiment.read(source / "experiment.toml")
+    wanted = suite.chosen(options.experiments, machine.platform)
+    for one in wanted:
+        scaled = one
+        if options.budget is not None:
+            minutes = options.budget / len(wanted)
+            scaled = msgspec.structs.replace(budget.likest(one, known), name=budget.budget_name(one.name, minutes))
+        folders.refuse_unlike(scaled, folders.folder_of(options.results, scaled, machine), source)
 
 
 def _repeated(options: argparse.Namespace) -> Sequence[str]:
