@@ -62,6 +62,16 @@ def test_what_is_wrong_is_said_in_one_line_with_code_2(tmp_path, capsys, line, s
     assert says in said
 
 
+@pytest.mark.parametrize(("field", "known"), [("dataset", "mnist"), ("model", "lenet"), ("optimizer", "sgd")])
+def test_an_unknown_name_is_told_with_file_and_path_and_what_is_known(tmp_path, capsys, field, known):
+    wrong = experiment(workload={**TINY["workload"], field: "unheard"})
+    (tmp_path / "odd.toml").write_bytes(folders.to_toml(msgspec.structs.replace(wrong, name="odd")))
+    assert cli.run(["run", str(tmp_path / "odd.toml"), "--results", str(tmp_path)]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"batchscale: odd.toml: workload.{field}: 'unheard' is not one of ")
+    assert known in told
+
+
 @pytest.mark.parametrize(
     "line", ["", "walk", "run --budget soon", "run --budget 0", "run --budget nan", "run --stages training", "report"]
 )

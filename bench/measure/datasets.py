@@ -78,7 +78,7 @@ def load(name: str) -> Dataset:
     Raises:
         InputError: when there is no such dataset, or no source has it (several lines then: what was tried).
     """
-    recipe = _recipe(name)
+    recipe = recipe_named(name)
     obtained = obtain(name, recipe.files, recipe.sources(name), cache_folder(name))
     return standardise(name, recipe.classes, obtained.source, recipe.split(obtained.files))
 
@@ -89,7 +89,7 @@ def available(name: str) -> list[Answer]:
     Raises:
         InputError: when there is no such dataset.
     """
-    recipe = _recipe(name)
+    recipe = recipe_named(name)
     return probe_all(recipe.files, recipe.sources(name))
 
 
@@ -159,9 +159,14 @@ def idx_files(train_images: str, train_labels: str, test_images: str, test_label
     )
 
 
-def _recipe(name: str) -> Recipe:
+def recipe_named(name: str) -> Recipe:
+    """What the dataset `name` is made of.
+
+    Raises:
+        InputError: when there is no such dataset.
+    """
     if name not in DATASETS:
-        raise InputError(f"dataset: {printable(name)} is not one of {', '.join(DATASETS)}")
+        raise InputError(f"workload.dataset: {printable(name)} is not one of {', '.join(DATASETS)}")
     return DATASETS[name]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from bench import experiment, folders
+from bench.errors import InputError
 from bench.rows import STAGES, Machine
 from bench.verbs.options import Verbs, add_json, add_price, add_results, add_verb, minutes
 from bench.verbs.reading import answer
@@ -111,14 +112,32 @@ def run_experiments(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace, machine: Machine) -> None:
-    """Refuse before the first round what would be refused after the last."""
-    from bench.measure import budget, suite
+    """Refuse before the first round what would be refused later."""
+    from bench.measure import suite
 
-    source: Path | None = options.convergence_from
-    if source is None:
-        return
-    known = experiment.read(source / "experiment.toml")
     wanted = suite.chosen(options.experiments, machine.platform)
+    for name, one in zip(options.experiments, wanted, strict=False):
+        _check_names(Path(name).name, one.workload)
+    if options.convergence_from is not None:
+        _check_likeness(options, wanted, machine)
+
+
+def _check_names(source: str, workload: experiment.Workload) -> None:
+    from bench.measure import datasets, learner, optimizers
+
+    try:
+        datasets.recipe_named(workload.dataset)
+        learner.model_named(workload.model, workload.model_options)
+        optimizers.optimizer_named(workload.optimizer, workload.optimizer_options)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def _check_likeness(options: argparse.Namespace, wanted: Sequence[experiment.Experiment], machine: Machine) -> None:
+    from bench.measure import budget
+
+    source = options.convergence_from
+    known = experiment.read(source / "experiment.toml")
     for one in wanted:
         scaled = one
         if options.budget is not None:
@@ -172,7 +191,6 @@ def verify_folder(options: argparse.Namespace) -> int:
     """Measure, report again, and print one line for each run."""
     from bench.analysis.frames import load
     from bench.analysis.summarize import summarize
-    from bench.errors import InputError
     from bench.measure.verify import Speed, verify
 
     _share_device()
