@@ -82,6 +82,21 @@ def test_a_misspelt_command_line_is_refused_with_code_2(capsys, line):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("package", ["msgspec", "jax"])
+def test_a_python_without_a_package_is_told_how_to_get_it(package):
+    code = f"import sys; sys.modules[{package!r}] = None; sys.argv = ['batchscale', 'list']; "
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{code}import bench.__main__; bench.__main__.main()"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    python = shlex.quote(sys.executable)
+    told = f"{python} lacks the package {package}; to install what is needed: {python} -m pip install -e ."
+    assert (ended.returncode, ended.stderr) == (2, f"batchscale: {told}\n")
+
+
 def test_lists_are_for_people_and_for_scripts(capsys):
     assert cli.run(["list"]) == 0
     text = capsys.readouterr().out
