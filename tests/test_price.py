@@ -81,7 +81,7 @@ def test_a_price_that_is_none_is_one_line(capsys, verb, price):
     with pytest.raises(SystemExit) as ended:
         cli.run([*verb.split(), f"--price-per-hour={price}"])
     assert ended.value.code == 2
-    assert f"'{price}' is not a price above 0, such as 2.5" in capsys.readouterr().err
+    assert f"'{price}' is not a price such as 2.5, above 0 and at most" in capsys.readouterr().err
 
 
 def test_a_folder_without_results_gets_no_price(tmp_path, capsys):

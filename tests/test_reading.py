@@ -142,10 +142,18 @@ def test_hardware_where_nothing_was_trained_gets_an_answer(quick, tmp_path, caps
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("figures DIR --width 0", "a width in inches above 0"),
-        ("figures DIR --width wide", "a width in inches above 0"),
-        ("compare A B --fail-if-slower -5", "a percentage such as 5%"),
-        ("analyze --convergence c --throughput t --out o --target 97", "an accuracy between 0 and 1"),
+        ("figures DIR --width 0", "'0' is not a width in inches, above 0 and at most 100"),
+        ("figures DIR --width wide", "'wide' is not a width in inches, above 0 and at most 100"),
+        ("figures DIR --width 1000", "'1000' is not a width in inches, above 0 and at most 100"),
+        ("run --budget 1e9", "'1e9' is not a number of minutes, above 0 and at most 100,000"),
+        ("report DIR --price-per-hour 1e400", "'1e400' is not a price such as 2.5, above 0 and at most 1,000,000,000"),
+        ("compare A B --fail-if-slower -5", "'-5' is not a percentage such as 5%, above 0% and at most 100%"),
+        ("compare A B --fail-if-slower -5%", "'-5%' is not a percentage such as 5%, above 0% and at most 100%"),
+        ("compare A B --fail-if-slower 500%", "'500%' is not a percentage such as 5%, above 0% and at most 100%"),
+        (
+            "analyze --convergence c --throughput t --out o --target 97",
+            "'97' is not an accuracy such as 0.99, above 0 and at most 1",
+        ),
     ],
 )
 def test_an_option_that_does_not_fit_is_one_line_with_what_would(capsys, line, says):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from bench.decoding import printable
 from bench.folders import MOST_PER_HOUR
 
 Verb = Callable[[argparse.Namespace], int]
@@ -15,6 +17,10 @@ Verbs = argparse._SubParsersAction
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # so that -5% is a value, refused with its range
 
     def error(self, message: str) -> NoReturn:
         """Exit 2."""
@@ -53,27 +59,27 @@ def add_price(parser: argparse.ArgumentParser) -> None:
 
 def minutes(text: str) -> float:
     """A number of minutes above 0."""
-    return _number(text, 0, 100_000, "a number of minutes above 0")
+    return _number(text, 0, 100_000, "a number of minutes")
 
 
 def price(text: str) -> float:
     """What an hour costs."""
-    return _number(text, 0, MOST_PER_HOUR, "a price above 0, such as 2.5")
+    return _number(text, 0, MOST_PER_HOUR, "a price such as 2.5")
 
 
 def inches(text: str) -> float:
     """The width of a figure."""
-    return _number(text, 0, 100, "a width in inches above 0")
+    return _number(text, 0, 100, "a width in inches")
 
 
 def accuracy(text: str) -> float:
     """An accuracy between 0 and 1."""
-    return _number(text, 0, 1, "an accuracy between 0 and 1, such as 0.99")
+    return _number(text, 0, 1, "an accuracy such as 0.99")
 
 
 def percent(text: str) -> float:
     """`5%` or `5` as 0.05."""
-    return _number(text.removesuffix("%"), 0, 100, "a percentage such as 5%") / 100
+    return _number(text, 0, 100, "a percentage such as 5%", unit="%") / 100
 
 
 def names(text: str) -> list[str]:
@@ -81,11 +87,12 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _number(text: str, above: float, most: float, right: str) -> float:
+def _number(text: str, above: float, most: float, right: str, unit: str = "") -> float:
     try:
-        value = float(text)
+        value = float(text.removesuffix(unit))
     except ValueError:
         value = above
     if not above < value <= most:
-        raise argparse.ArgumentTypeError(f"{text!a} is not {right}")
+        bounds = f"above {above:,g}{unit} and at most {most:,.0f}{unit}"
+        raise argparse.ArgumentTypeError(f"{printable(text)} is not {right}, {bounds}")
     return value
