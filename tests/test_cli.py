@@ -17,7 +17,7 @@ from workbench import TINY, experiment, trials
 
 from bench import cli, folders, store
 from bench.errors import DeviceError
-from bench.measure import isolation
+from bench.measure import doctor, isolation
 from bench.rows import Round, Trial
 from bench.store import Writer
 
@@ -113,6 +113,24 @@ def test_the_doctor_answers_without_a_network(capsys, tmp_path):
     assert found["results folder"]["ok"]
     assert found["dataset digits"]["ok"]
     assert not found["dataset mnist"]["ok"]
+
+
+def test_the_doctor_s_columns_never_touch(monkeypatch, capsys):
+    long = doctor.Finding("fashion_mnist: system package dataset-fashion-mnist", "is in the package lists", ok=True)
+    monkeypatch.setattr(doctor, "diagnose", lambda _: [long, doctor.Finding("jax", "1.0", ok=False)])
+    assert cli.run(["doctor"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "ok  fashion_mnist: system package dataset-fashion-mnist  is in the package lists"
+    assert second == f"--  {'jax':34}  1.0"
+
+
+@pytest.mark.parametrize("verb", ["run", "doctor"])
+def test_a_data_folder_that_is_not_there_is_told(monkeypatch, capsys, tmp_path, verb):
+    monkeypatch.setenv("BATCHSCALE_DATA", str(tmp_path / "typo"))
+    monkeypatch.setattr("bench.measure.suite.measure", lambda *_: [])
+    assert cli.run([verb, "--results", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    assert f"BATCHSCALE_DATA: '{tmp_path / 'typo'}' is not a folder" in (told.err if verb == "run" else told.out)
 
 
 def test_a_device_that_keeps_failing_ends_the_run_in_one_line_with_code_2(monkeypatch, capsys, tmp_path):

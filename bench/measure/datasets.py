@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from bench.decoding import printable
+from bench.decoding import LONGEST_REASON, printable
 from bench.errors import InputError
 from bench.measure.idx import parse
 from bench.measure.mirrors import Mirror
@@ -157,6 +157,14 @@ def idx_files(train_images: str, train_labels: str, test_images: str, test_label
         DataFile("t10k-images-idx3-ubyte", test_images, 7_840_016),
         DataFile("t10k-labels-idx1-ubyte", test_labels, 10_008),
     )
+
+
+def folder_fault() -> str:
+    """What is wrong with the folder that the user named, as one line; empty when nothing is."""
+    named = os.environ.get(DATA_FOLDER)
+    if not named or Path(named).is_dir():
+        return ""
+    return f"{DATA_FOLDER}: {printable(named, LONGEST_REASON)} is not a folder, so no data is looked for there"
 
 
 def recipe_named(name: str) -> Recipe:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.measure import clock, device, sensors
-from bench.measure.datasets import DATASETS, available
+from bench.measure.datasets import DATASETS, available, folder_fault
 from bench.measure.sources import Answer
 from bench.rows import Environment, Machine
 
@@ -29,6 +29,8 @@ def diagnose(results: Path) -> list[Finding]:
     """Device, versions, timer, memory, the folder `results` and what every source of every dataset says."""
     machine, environment = device.describe()
     findings = [*_machine(machine), *_software(environment), _timer(), _energy(machine), _results(results)]
+    if fault := folder_fault():
+        findings.append(Finding("data folder", fault, ok=False))
     for dataset in DATASETS:
         findings += _sources(dataset, available(dataset))
     return findings

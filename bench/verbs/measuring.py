@@ -112,9 +112,11 @@ def run_experiments(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace, machine: Machine) -> None:
-    """Refuse before the first round what would be refused later."""
-    from bench.measure import suite
+    """Refuse before the first round what would be refused later, and warn of what would be passed over."""
+    from bench.measure import datasets, suite
 
+    if fault := datasets.folder_fault():
+        sys.stderr.write(f"batchscale: warning: {fault}\n")
     wanted = suite.chosen(options.experiments, machine.platform)
     for name, one in zip(options.experiments, wanted, strict=False):
         _check_names(Path(name).name, one.workload)
@@ -183,7 +185,7 @@ def diagnose(options: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps([one._asdict() for one in found]) + "\n")
         return 0
     for one in found:
-        sys.stdout.write(f"{'ok' if one.ok else '--':4}{one.item:36}{one.value}\n")
+        sys.stdout.write(f"{'ok' if one.ok else '--':4}{one.item:34}  {one.value}\n")
     return 0
 
 
