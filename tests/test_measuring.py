@@ -173,3 +173,14 @@ def test_without_a_run_that_reached_the_target_there_is_nothing_to_verify(tmp_pa
     simulate.write(tmp_path, batch_sizes=(16, 64), ceiling=0.5, confirm_seeds=2, epochs=4.0, max_epochs=5.0)
     assert cli.run(["verify", str(tmp_path)]) == 2
     assert "no batch size reached the target" in capsys.readouterr().err
+
+
+def test_a_folder_made_of_tables_has_nothing_to_train(tmp_path, capsys):
+    (tmp_path / "c.csv").write_text("batch_size,seed,steps_to_target\n" + "".join(f"{2**n},1,9\n" for n in range(5)))
+    (tmp_path / "t.csv").write_text("batch_size,seconds_per_step\n" + "".join(f"{2**n},1\n" for n in range(5)))
+    paths = [part for name in ("convergence", "throughput") for part in (f"--{name}", str(tmp_path / f"{name[0]}.csv"))]
+    out = tmp_path / "out"
+    assert cli.run(["analyze", *paths, "--train-examples", "100", "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert cli.run(["verify", str(out)]) == 2
+    assert "made of tables" in capsys.readouterr().err

@@ -196,7 +196,10 @@ def verify_folder(options: argparse.Namespace) -> int:
     from bench.measure.verify import Speed, verify
 
     _share_device()
-    found = summarize(load(options.folder))
+    measured = load(options.folder)
+    if measured.imported:
+        raise InputError(f"{options.folder}: it is made of tables, so there is nothing here to train")
+    found = summarize(measured)
     if found.time_optimal is None:
         raise InputError(f"{options.folder}: no batch size reached the target, so there is no time to verify")
     speeds = {
