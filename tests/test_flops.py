@@ -67,9 +67,9 @@ def test_the_compiler_counts_about_as_much(model, accumulation, loop):
     """Its count holds elementwise work and the optimizer's, too, and nothing of the data it gathers from."""
     key = CellKey(80, loop, accumulation=accumulation)
     _, compiled, _ = build(learner(model), train_split(), key)
-    counted = flops.compiler_count(compiled, "flops", key.examples_counted)
+    counted = flops.compiler_count(compiled, "flops", key.examples_at_once)
     assert 0.95 * BY_HAND[model] <= counted < 2.5 * BY_HAND[model]
-    assert flops.compiler_count(compiled, "bytes accessed", key.examples_counted) > 4 * PIXELS
+    assert flops.compiler_count(compiled, "bytes accessed", key.examples_at_once) > 4 * PIXELS
 
 
 def counted(function, *shapes):

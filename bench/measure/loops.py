@@ -38,8 +38,8 @@ class CellKey(msgspec.Struct, frozen=True, order=True):
     accumulation: int = 1
 
     @property
-    def examples_counted(self) -> int:
-        """What the compiler counts the cost of: a program of one device, one turn of its loop over microbatches."""
+    def examples_at_once(self) -> int:
+        """A device's part of a microbatch; the compiler counts the cost of one turn of the loop, on one device."""
         return self.batch_size // (self.devices * self.accumulation)
 
 

@@ -126,8 +126,8 @@ def _lowering_of(session: Session, laboratory: Laboratory) -> Callable[[CellKey]
         return tuned(session, f"throughput {batch_size}{other}", speed).lowering
 
     def lowering_of(key: CellKey) -> str | None:
-        part = key.batch_size // (key.devices * key.accumulation)
-        return fastest(max((size for size in tried if size <= part), default=tried[0]), key.precision)
+        reached = [size for size in tried if size <= key.examples_at_once]
+        return fastest(max(reached, default=tried[0]), key.precision)
 
     return lowering_of
 

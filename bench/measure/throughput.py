@@ -103,8 +103,8 @@ def _arithmetic(laboratory: Laboratory, key: CellKey, compiled: jax.stages.Compi
     example = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
     return {
         "flops_per_example": flops.flops_per_example(laboratory.learner(key.precision, None), key.batch_size, example),
-        "compiler_flops_per_example": flops.compiler_count(compiled, "flops", key.examples_counted),
-        "compiler_bytes_per_example": flops.compiler_count(compiled, "bytes accessed", key.examples_counted),
+        "compiler_flops_per_example": flops.compiler_count(compiled, "flops", key.examples_at_once),
+        "compiler_bytes_per_example": flops.compiler_count(compiled, "bytes accessed", key.examples_at_once),
     }
 
 
