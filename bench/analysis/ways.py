@@ -46,7 +46,7 @@ def table(frames: Frames) -> Grid | None:
     known = frames.compilations.sort_values(list(CELL), kind="stable")
     shown = [name for name in CELL if name in ALWAYS or len(known[name].unique()) > 1]
     columns = [Column(TITLES[name], text=CELL[name] == "object") for name in shown]
-    facts = FACTS if any(isinstance(said, str) for said in known["message"]) else FACTS[:-1]
+    facts = FACTS if any(isinstance(message, str) for message in known["message"]) else FACTS[:-1]
     lines = [Line(line[: len(columns) + len(facts)]) for line in _lines(frames, known, rounds, shown)]
     return Grid(CAPTION, [*columns, *facts], lines)
 
