@@ -31,7 +31,7 @@ QUICK := -m "not slow and not network and not browser"
 NO_NETWORK = $(shell unshare -rn true 2>/dev/null && echo unshare -rn)
 
 help: ## list what can be made
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo
 	@echo "  VENV= PYTHON=/path/to/python   use an interpreter that has JAX, install nothing"
 
