@@ -99,8 +99,8 @@ def session(request: Request, host: Host, experiment: Experiment, dataset: Datas
         return estimate.seconds(scaled, trial.train_examples, trial.tiers, rates, devices)
 
     scaled = budget.fit(experiment, minutes, seconds)
-    chosen_is = f"{budget.described(scaled)}; about {seconds(scaled) / 60:.0f} of {minutes:g} minutes"
-    request.progress.say(f"{scaled.name}: {chosen_is}")
+    choice = f"{budget.described(scaled)}; about {seconds(scaled) / 60:.0f} of {minutes:g} minutes"
+    request.progress.say(f"{scaled.name}: {choice}")
     return Session(scaled, dataset, host, folder, request.progress)
 
 
