@@ -80,3 +80,10 @@ def test_what_was_scaled_before_is_found_again_and_an_edit_is_noticed(minutes, r
     assert budget.scaled_before(wider, known).batch_sizes == wider.batch_sizes
     with pytest.raises(InputError, match="was scaled from tiny before that was edited"):
         budget.scaled_before(experiment(target={"accuracy": 0.5}), known)
+
+
+@pytest.mark.parametrize("rung", budget.LADDER)
+def test_a_study_is_scaled_like_another_only_at_the_same_rung(rung):
+    known = budget.climb(experiment(), rung)
+    assert budget.scaled_like(experiment(), known) == known
+    assert budget.scaled_like(experiment(target={"accuracy": 0.5}), known) is None

@@ -63,13 +63,21 @@ def test_what_is_wrong_is_said_in_one_line_with_code_2(tmp_path, capsys, line, s
 
 
 @pytest.mark.parametrize(("field", "known"), [("dataset", "mnist"), ("model", "lenet"), ("optimizer", "sgd")])
-def test_an_unknown_name_is_told_with_file_and_path_and_what_is_known(tmp_path, capsys, field, known):
+def test_an_unknown_name_is_told_with_file_and_path_and_what_is_known(tmp_path, capsys, monkeypatch, field, known):
+    monkeypatch.setattr("bench.measure.datasets.load", lambda _: pytest.fail("data was fetched"))
     wrong = experiment(workload={**TINY["workload"], field: "unheard"})
     (tmp_path / "odd.toml").write_bytes(folders.to_toml(msgspec.structs.replace(wrong, name="odd")))
     assert cli.run(["run", str(tmp_path / "odd.toml"), "--results", str(tmp_path)]) == 2
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith(f"batchscale: odd.toml: workload.{field}: 'unheard' is not one of ")
     assert known in told
+
+
+def test_convergence_that_cannot_be_read_is_told_before_data_is_fetched(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("bench.measure.datasets.load", lambda _: pytest.fail("data was fetched"))
+    assert cli.run(["run", "--results", str(tmp_path), "--convergence-from", str(tmp_path / "typo")]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "experiment.toml: cannot be read" in told
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from workbench import experiment, host, tiny_dataset
 from bench import cli, folders, store
 from bench import experiment as experiments
 from bench.analysis import figures, summary
-from bench.measure import budget, datasets, interrupts, runner, suite, verify
+from bench.measure import datasets, interrupts, runner, suite, verify
 from bench.measure.host import Host
 from bench.rows import STAGES, Round, Stage, Trial, Verification
 
@@ -48,6 +48,12 @@ def swept(sweep, tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
     assert cli.run(["run", sweep, "--results", str(results), "--json"]) == 0
     return results / "sweep" / host().machine.name
+
+
+@pytest.fixture
+def _measures_nothing(monkeypatch):
+    for name in ("tune", "announce", "run"):
+        monkeypatch.setattr(suite, name, lambda *_: pytest.fail("measured"))
 
 
 def rows(folder, name, kind):
@@ -84,29 +90,26 @@ def test_convergence_of_another_machine_is_joined_with_speeds_of_this_one(swept,
     assert summary.read(folder).convergence_from == host().machine.name
 
 
+@pytest.mark.usefixtures("_measures_nothing")
 @pytest.mark.parametrize("minutes", [[], ["--budget", "1"]])
-def test_unlike_convergence_is_refused_before_the_first_round(swept, tmp_path, capsys, monkeypatch, minutes):
-    monkeypatch.setattr(suite, "measure", lambda *_: pytest.fail("measured"))
-    line = ["run", "lenet_digits", "--results", str(tmp_path), "--convergence-from", str(swept), *minutes]
+def test_unlike_convergence_is_refused_before_the_first_round(swept, tmp_path, capsys, minutes):
+    other = msgspec.structs.replace(experiments.find("lenet_digits"), batch_sizes=experiment().batch_sizes)
+    path, results = tmp_path / "lenet_digits.toml", tmp_path / "results"
+    path.write_bytes(folders.to_toml(other))
+    line = ["run", str(path), "--results", str(results), "--convergence-from", str(swept), *minutes]
     assert cli.run(line) == 2
     (told,) = capsys.readouterr().err.splitlines()
     assert "another protocol than lenet_digits" in told
     assert told.count(" there, ") == 3
     assert re.search(r" here, and \d+ more\); convergence cannot be joined$", told)
+    assert not results.exists()
 
 
-def test_convergence_is_not_joined_where_trials_lie(swept, sweep, capsys, monkeypatch):
-    monkeypatch.setattr(suite, "measure", lambda *_: pytest.fail("measured"))
+@pytest.mark.usefixtures("_measures_nothing")
+def test_convergence_is_not_joined_where_trials_lie(swept, sweep, capsys):
     line = ["run", sweep, "--results", str(swept.parent.parent), "--convergence-from", str(swept)]
     assert cli.run(line) == 2
     assert "has convergence rows of its own" in capsys.readouterr().err
-
-
-def test_a_scaled_study_may_be_joined_at_the_rung_of_its_source():
-    scaled = budget.climb(experiment(), budget.LADDER[0])
-    assert budget.likest(experiment(), scaled).fingerprint == scaled.fingerprint != experiment().fingerprint
-    other = experiment(target={"accuracy": 0.5})
-    assert budget.likest(other, scaled) == other
 
 
 def test_only_the_stages_that_are_named_are_run(sweep, tmp_path):

@@ -2,13 +2,15 @@
 
 import io
 
+import msgspec
 import pytest
+from test_folders import filled
 from workbench import digits, experiment, host
 
 from bench import experiment as experiments
 from bench import folders
 from bench.errors import InputError
-from bench.measure import datasets, suite
+from bench.measure import budget, datasets, suite
 from bench.measure.interrupts import Stopper
 from bench.measure.progress import Progress
 from bench.measure.tuning import Tuned
@@ -94,7 +96,10 @@ def test_a_folder_of_another_protocol_is_refused_with_the_difference_before_anyt
 @pytest.mark.parametrize(
     ("workload", "told"),
     [
-        ({"model": "mlp", "model_options": {"hidden": [10**9]}}, r"has 75,000,000,010 parameters.* GiB are free"),
+        (
+            {"model": "mlp", "model_options": {"hidden": [10**9]}},
+            r"^tiny: workload.model_options: .* 75,000,000,010 .* GiB are free$",
+        ),
         ({"model_options": {"hidden": [8]}}, "linear has only none"),
         ({"optimizer": "momentun"}, "workload.optimizer: 'momentun' is not one of"),
     ],
@@ -112,6 +117,27 @@ def test_stages_and_folders_are_those_asked_for(tmp_path, offline, runs):
     found = suite.measure(request(tmp_path, names=["lenet_digits"], stages=["throughput"]), host(), Stopper())
     assert found == [tmp_path / "lenet_digits" / host().machine.name]
     assert runs[0][1] == ("throughput",)
+
+
+def test_convergence_without_training_data_is_joined_with_the_digits_of_the_fall_back(tmp_path, offline, runs):
+    source = filled(tmp_path / "there", experiments.find("lenet_digits"))
+    (folder,) = suite.measure(request(tmp_path, convergence_from=source), host(), Stopper())
+    assert [stages for _, stages in runs] == [("throughput",)]
+    assert (folder / folders.CONVERGENCE).read_bytes() == (source / folders.CONVERGENCE).read_bytes()
+
+
+@pytest.mark.parametrize("rung", [budget.LADDER[0], budget.LADDER[-1]])
+def test_a_scaled_study_is_joined_at_the_rung_of_its_source(tmp_path, offline, runs, monkeypatch, rung):
+    monkeypatch.setattr(suite, "tune", lambda *_: pytest.fail("the speed of training was tried"))
+    scaled = budget.climb(experiment(), rung)
+    source = filled(tmp_path / "there", scaled)
+    path = tmp_path / "tiny.toml"
+    path.write_bytes(folders.to_toml(experiment()))
+    asked = request(tmp_path, names=[str(path)], minutes=3.0, convergence_from=source)
+    (folder,) = suite.measure(asked, host(), Stopper())
+    (session, _), *_ = runs
+    assert session.experiment == msgspec.structs.replace(scaled, name="tiny_3min")
+    assert (folder / folders.CONVERGENCE).read_bytes() == (source / folders.CONVERGENCE).read_bytes()
 
 
 def test_minutes_are_shared_and_a_second_run_repeats_the_first_choice(tmp_path, offline, runs, monkeypatch):

@@ -68,27 +68,28 @@ def budget_name(name: str, minutes: float) -> str:
     return f"{name[:28]}_{shown}min"
 
 
-def scaled_before(experiment: Experiment, known: Experiment) -> Experiment:
-    """The experiment at the rung that `known`, found in a results folder, was scaled to.
-
-    Raises:
-        InputError: when the experiment was edited since, so that no rung of it is the protocol of `known`.
-    """
+def scaled_like(experiment: Experiment, known: Experiment) -> Experiment | None:
+    """The experiment at the rung that `known` was scaled to; None where no rung of it is that study."""
     for rung in LADDER:
         scaled = climb(experiment, rung)
         same = (scaled.fingerprint, scaled.seeds, scaled.learning_rate.span)
         if same == (known.fingerprint, known.seeds, known.learning_rate.span):
-            return msgspec.structs.replace(scaled, name=known.name)
+            return scaled
+    return None
+
+
+def scaled_before(experiment: Experiment, known: Experiment) -> Experiment:
+    """The experiment as `known`, found in a results folder, was scaled from it.
+
+    Raises:
+        InputError: when the experiment was edited since, so that no rung of it is the protocol of `known`.
+    """
+    if scaled := scaled_like(experiment, known):
+        return msgspec.structs.replace(scaled, name=known.name)
     raise InputError(
         f"{known.name}: was scaled from {experiment.name} before that was edited;"
         f" undo the edit, name other minutes, or give another --results"
     )
-
-
-def likest(experiment: Experiment, known: Experiment) -> Experiment:
-    """The experiment at the rung whose protocol is that of `known`, or as it is when there is none."""
-    scaled = (climb(experiment, rung) for rung in LADDER)
-    return next((one for one in scaled if one.fingerprint == known.fingerprint), experiment)
 
 
 def described(experiment: Experiment) -> str:

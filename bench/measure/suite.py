@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import msgspec
 from bench import experiment as experiments
 from bench import folders, plan
 from bench.errors import InputError
-from bench.experiment import Experiment
+from bench.experiment import Experiment, Workload
 from bench.measure import budget, datasets, estimate
 from bench.measure.datasets import Dataset
 from bench.measure.host import Host
 from bench.measure.interrupts import Stopper
-from bench.measure.learner import make_learner
+from bench.measure.learner import make_learner, model_named
+from bench.measure.optimizers import optimizer_named
 from bench.measure.progress import Progress
 from bench.measure.runner import announce, run, tune
 from bench.measure.session import Session
@@ -30,12 +32,13 @@ COPIES_OF_PARAMETERS = 3
 
 @dataclass
 class Request:
-    """What the user asked for on the command line."""
+    """What the user asked for; with `convergence_from`, a results folder, its trials are joined instead of training."""
 
     names: Sequence[str]
     results: Path = folders.LOCAL
     minutes: float | None = None
     stages: Sequence[str] = STAGES
+    convergence_from: Path | None = None
     retries_failed: bool = False
     progress: Progress = field(default_factory=Progress)
 
@@ -81,15 +84,21 @@ def _fallback(missing: str, progress: Progress) -> tuple[Experiment, Dataset]:
 
 
 def session(request: Request, host: Host, experiment: Experiment, dataset: Dataset, minutes: float | None) -> Session:
-    """A session ready to run; with a budget, scaled from a short measured trial, or as it was scaled before."""
-    if minutes is None:
-        folder = folders.folder_of(request.results, experiment, host.machine)
-        return Session(experiment, dataset, host, folder, request.progress)
+    """A session ready to run, scaled to the minutes where there are any."""
+    if minutes is not None:
+        experiment = _scaled(request, host, experiment, dataset, minutes)
+    folder = folders.folder_of(request.results, experiment, host.machine)
+    return Session(experiment, dataset, host, folder, request.progress)
+
+
+def _scaled(request: Request, host: Host, experiment: Experiment, dataset: Dataset, minutes: float) -> Experiment:
+    """As the convergence that is joined was, or as it was scaled before, else from a short measured trial."""
     named = msgspec.structs.replace(experiment, name=budget.budget_name(experiment.name, minutes))
+    if request.convergence_from is not None:
+        return budget.scaled_like(named, experiments.read(request.convergence_from / "experiment.toml")) or named
     folder = folders.folder_of(request.results, named, host.machine)
     if (folder / "experiment.toml").exists():
-        again = budget.scaled_before(experiment, experiments.read(folder / "experiment.toml"))
-        return Session(again, dataset, host, folder, request.progress)
+        return budget.scaled_before(experiment, experiments.read(folder / "experiment.toml"))
     request.progress.say(f"{experiment.name}: a short trial of this machine's speed")
     trial = Session(experiment, dataset, host, folder, request.progress)
     rates = [tune(trial, tier).examples_per_second for tier in trial.tiers]
@@ -101,43 +110,74 @@ def session(request: Request, host: Host, experiment: Experiment, dataset: Datas
     scaled = budget.fit(experiment, minutes, seconds)
     choice = f"{budget.described(scaled)}; about {seconds(scaled) / 60:.0f} of {minutes:g} minutes"
     request.progress.say(f"{scaled.name}: {choice}")
-    return Session(scaled, dataset, host, folder, request.progress)
+    return scaled
 
 
-def _refuse_what_cannot_run(experiment: Experiment, dataset: Dataset, host: Host) -> None:
-    """Before anything is written or computed."""
-    workload = experiment.workload
+def _sessions(request: Request, host: Host) -> list[Session]:
+    """A session for each experiment; what cannot be run or joined is refused before anything is measured or written."""
+    wanted, source = chosen(request.names, host.machine.platform), request.convergence_from
+    for name, experiment in zip(request.names, wanted, strict=False):
+        with _refused_as_of(Path(name).name):
+            _refuse_unknown_names(experiment.workload)
+    if source is not None:
+        experiments.read(source / "experiment.toml")
+    pairs = with_data(wanted, named=bool(request.names), progress=request.progress)
+    for experiment, dataset in pairs:
+        with _refused_as_of(experiment.name):
+            _refuse_what_cannot_run(experiment.workload, dataset, host)
+    minutes = None if request.minutes is None else request.minutes / len(pairs)
+    sessions = [session(request, host, experiment, dataset, minutes) for experiment, dataset in pairs]
+    if source is not None:
+        for one in sessions:
+            folders.refuse_unlike(one.experiment, one.folder, source)
+    return sessions
+
+
+@contextmanager
+def _refused_as_of(name: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _refuse_unknown_names(workload: Workload) -> None:
+    datasets.recipe_named(workload.dataset)
+    model_named(workload.model, workload.model_options)
+    optimizer_named(workload.optimizer, workload.optimizer_options)
+
+
+def _refuse_what_cannot_run(workload: Workload, dataset: Dataset, host: Host) -> None:
     learner = make_learner(workload, dataset.input_shape, dataset.classes)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(learner.abstract_params()))
     needed, free = COPIES_OF_PARAMETERS * 4 * parameters, host.program_memory_bytes()
     if needed > free:
         raise InputError(
-            f"{experiment.name}: workload.model_options: with them {workload.model} has {parameters:,} parameters;"
+            f"workload.model_options: with them {workload.model} has {parameters:,} parameters;"
             f" to train them takes {needed / 2**30:,.0f} GiB or more, and {free / 2**30:,.0f} GiB are free"
         )
 
 
 def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
-    """Measure what is missing of every experiment; the results folders, in order.
+    """Measure what is missing of every experiment, join what is to be joined; the results folders, in order.
 
     Raises:
         InputError: on unusable input.
         Stopped: when a signal asked to stop; rows are saved.
         DeviceError: when the device keeps failing; rows are saved.
     """
-    pairs = with_data(
-        chosen(request.names, host.machine.platform), named=bool(request.names), progress=request.progress
-    )
-    for experiment, dataset in pairs:
-        _refuse_what_cannot_run(experiment, dataset, host)
-    minutes = None if request.minutes is None else request.minutes / len(pairs)
-    sessions = [session(request, host, experiment, dataset, minutes) for experiment, dataset in pairs]
+    source = request.convergence_from
+    stages = request.stages if source is None else ["throughput"]
+    sessions = _sessions(request, host)
     for one in sessions:
         one.stopper, one.retries_failed = stopper, request.retries_failed
         one.prepare_folder()
-        announce(one, request.stages)
+        announce(one, stages)
     for one in sessions:
         request.progress.begin(one.experiment.name)
-        run(one, request.stages)
+        run(one, stages)
     request.progress.end()
+    if source is not None:
+        for one in sessions:
+            folders.join_convergence(one.folder, source)
     return [one.folder for one in sessions]

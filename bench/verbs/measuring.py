@@ -10,11 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from bench import experiment, folders
 from bench.errors import InputError
-from bench.rows import STAGES, Machine
+from bench.rows import STAGES
 from bench.verbs.options import Verbs, add_json, add_price, add_results, add_verb, minutes
 from bench.verbs.reading import answer
 
@@ -84,68 +82,28 @@ def _share_device() -> None:
 
 def run_experiments(options: argparse.Namespace) -> int:
     """Measure, then write and print the answer of each results folder."""
-    from bench.measure import interrupts, suite
+    from bench.measure import datasets, interrupts, suite
     from bench.measure.host import Host
 
     _share_device()
-    source: Path | None = options.convergence_from
+    if fault := datasets.folder_fault():
+        sys.stderr.write(f"batchscale: warning: {fault}\n")
     request = suite.Request(
         names=options.experiments,
         results=options.results,
         minutes=options.budget,
-        stages=options.stages if source is None else ["throughput"],
+        stages=options.stages,
+        convergence_from=options.convergence_from,
         retries_failed=options.retry_failed,
     )
     try:
         with interrupts.Stopper() as stopper:
-            host = Host.describe()
-            _check(options, host.machine)
-            measured = suite.measure(request, host, stopper)
+            measured = suite.measure(request, Host.describe(), stopper)
     except (interrupts.Stopped, KeyboardInterrupt):
         again = shlex.join(["batchscale", "run", *options.experiments, *_repeated(options)])
         sys.stderr.write(f"\nbatchscale: stopped; everything measured is in {options.results}. To continue: {again}\n")
         return INTERRUPTED
-    if source is not None:
-        for folder in measured:
-            folders.join_convergence(folder, source)
     return answer(measured, as_json=options.json, price_per_hour=options.price_per_hour)
-
-
-def _check(options: argparse.Namespace, machine: Machine) -> None:
-    """Refuse before the first round what would be refused later, and warn of what would be passed over."""
-    from bench.measure import datasets, suite
-
-    if fault := datasets.folder_fault():
-        sys.stderr.write(f"batchscale: warning: {fault}\n")
-    wanted = suite.chosen(options.experiments, machine.platform)
-    for name, one in zip(options.experiments, wanted, strict=False):
-        _check_names(Path(name).name, one.workload)
-    if options.convergence_from is not None:
-        _check_likeness(options, wanted, machine)
-
-
-def _check_names(source: str, workload: experiment.Workload) -> None:
-    from bench.measure import datasets, learner, optimizers
-
-    try:
-        datasets.recipe_named(workload.dataset)
-        learner.model_named(workload.model, workload.model_options)
-        optimizers.optimizer_named(workload.optimizer, workload.optimizer_options)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
-
-
-def _check_likeness(options: argparse.Namespace, wanted: Sequence[experiment.Experiment], machine: Machine) -> None:
-    from bench.measure import budget
-
-    source = options.convergence_from
-    known = experiment.read(source / "experiment.toml")
-    for one in wanted:
-        scaled = one
-        if options.budget is not None:
-            minutes = options.budget / len(wanted)
-            scaled = msgspec.structs.replace(budget.likest(one, known), name=budget.budget_name(one.name, minutes))
-        folders.refuse_unlike(scaled, folders.folder_of(options.results, scaled, machine), source)
 
 
 def _repeated(options: argparse.Namespace) -> Sequence[str]:
