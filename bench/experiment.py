@@ -23,9 +23,12 @@ Positive = Annotated[int, Meta(ge=1, le=10**9)]
 Devices = Annotated[int, Meta(ge=1, le=4096)]
 Rate = Annotated[float, Meta(gt=0, le=1e3)]
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
+Swept = Annotated[list[Annotated[float, Meta(ge=-1e3, le=1e3)]], Meta(min_length=2, max_length=16)]
 Option = bool | int | float | str | list[int]
 
 LARGEST_FILE_BYTES = 1 << 20
+MOST_COMBINATIONS = 64
+"""Of options swept beside the learning rate."""
 MOST_FACTORS = 256
 """A range of batch sizes may take this many factors from `start` to `stop`."""
 
@@ -132,7 +135,10 @@ class Throughput(Table, frozen=True, kw_only=True):
 
 
 class Experiment(Table, frozen=True, kw_only=True):
-    """One validated experiment file. `name` is the file's stem."""
+    """One validated experiment file. `name` is the file's stem.
+
+    `sweep` holds optimizer options, such as momentum, with values that are each tried at every learning rate.
+    """
 
     name: Name = ""
     title: Annotated[str, Meta(min_length=1, max_length=120)]
@@ -141,6 +147,7 @@ class Experiment(Table, frozen=True, kw_only=True):
     target: Target
     batch_sizes: BatchSizes
     learning_rate: LearningRate
+    sweep: Annotated[dict[str, Swept], Meta(max_length=3)] = {}
     seeds: Seeds = Seeds()
     budget: Budget
     evaluation: Evaluation = Evaluation()
@@ -160,12 +167,14 @@ class Experiment(Table, frozen=True, kw_only=True):
         del evaluation["noise"]
         if self.evaluation.averaging_epochs is None:
             del evaluation["averaging_epochs"]
+        tuned = {"sweep": sorted(self.sweep)} if self.sweep else {}
         return {
             "workload": msgspec.to_builtins(self.workload),
             "target": {"accuracy": self.target.accuracy},
             "budget": {"epochs": self.budget.epochs, "max_epochs": self.max_epochs},
             "evaluation": evaluation,
             "learning_rate": {"schedule": rate.schedule, "warmup_epochs": rate.warmup_epochs},
+            **tuned,
         }
 
     @property
@@ -209,10 +218,23 @@ def parse(data: object, name: str, source: str) -> Experiment:
         raise InputError(f"{source}: expected tables such as [workload], found {printable(data)}")
     experiment = convert({**data, "name": name}, Experiment, source)
     expand_batch_sizes(experiment.batch_sizes, source)
+    _check_sweep(experiment, source)
     budget = experiment.budget
     if budget.max_epochs is not None and budget.max_epochs < budget.epochs:
         raise InputError(f"{source}: budget.max_epochs: {budget.max_epochs} is below epochs = {budget.epochs}")
     return experiment
+
+
+def _check_sweep(experiment: Experiment, source: str) -> None:
+    for option, tried in experiment.sweep.items():
+        field = f"{source}: sweep.{printable(option)[1:-1]}"
+        if len(set(tried)) != len(tried):
+            raise InputError(f"{field}: {printable(tried)} holds a value twice")
+        if option in experiment.workload.optimizer_options:
+            raise InputError(f"{field}: workload.optimizer_options sets it as well; name it once")
+    combinations = math.prod(map(len, experiment.sweep.values()))
+    if combinations > MOST_COMBINATIONS:
+        raise InputError(f"{source}: sweep: {combinations} combinations are above the {MOST_COMBINATIONS} there may be")
 
 
 def read(path: Path) -> Experiment:

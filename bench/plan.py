@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import product
 
 import msgspec
 
 from bench.errors import InputError
 from bench.experiment import Experiment, LearningRate, expand_batch_sizes
-from bench.rows import Phase
+from bench.rows import Options, Phase, Point
 
 FIRST_CONFIRMATION_SEED = 1000
 """Confirmation seeds start here, so that more search seeds never become seeds of a claim."""
@@ -29,7 +30,7 @@ class TrialKey(msgspec.Struct, frozen=True, order=True):
 
     phase: Phase
     batch_size: int
-    learning_rate: float
+    point: Point
     seed: int
 
 
@@ -102,6 +103,19 @@ def grid_rate(table: LearningRate, batch_size: int, position: int) -> float:
 def learning_rates(table: LearningRate, batch_size: int) -> list[float]:
     """The grid of one batch size, ascending."""
     return [grid_rate(table, batch_size, position) for position in range(-table.span, table.span + 1)]
+
+
+def option_combinations(experiment: Experiment) -> list[Options]:
+    """Every combination of the options swept beside the rate; a single empty one where there are none."""
+    names = sorted(experiment.sweep)
+    each = product(*(sorted(experiment.sweep[name]) for name in names))
+    return [tuple(zip(names, values, strict=True)) for values in each]
+
+
+def points(experiment: Experiment, batch_size: int) -> list[Point]:
+    """Everything that is tried at a batch size: each combination of options at the whole grid of rates."""
+    rates = learning_rates(experiment.learning_rate, batch_size)
+    return [Point(rate, options) for options in option_combinations(experiment) for rate in rates]
 
 
 def extension(table: LearningRate, batch_size: int, tried: Iterable[float], *, upwards: bool) -> float | None:

@@ -22,6 +22,8 @@ Short = Annotated[str, Meta(max_length=200)]
 Text = Annotated[str, Meta(max_length=2000)]
 Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{4,64}\Z")]
 Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}\Z")]
+Options = tuple[tuple[str, float], ...]
+"""Optimizer options by name, sorted; empty where none is tuned."""
 
 MeasurementStatus = Literal["ok", "out_of_memory", "failed"]
 TrialStatus = Literal["ok", "diverged", "stopped", "failed"]
@@ -163,13 +165,31 @@ class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):
         _equally_long(self, "examples", "gradient_squared", "noise_trace")
 
 
-class Trial(Row, frozen=True, kw_only=True, tag="trial"):
-    """One training run (batch size, learning rate, seed) with its whole validation curve."""
+class Point(msgspec.Struct, frozen=True, order=True):
+    """What is tuned at a batch size: the learning rate and the options swept beside it."""
 
-    phase: Phase
+    learning_rate: float
+    options: Options = ()
+
+
+class Run(Row, frozen=True, kw_only=True):
+    """A run at one point of what is tuned; `options` are those swept beside the learning rate."""
+
     batch_size: Positive
     learning_rate: Annotated[float, Meta(gt=0, le=1e9)]
+    options: Annotated[dict[Short, Annotated[float, Meta(ge=-1e9, le=1e9)]], Meta(max_length=8)] = {}
     seed: Count
+
+    @property
+    def point(self) -> Point:
+        """Where among the learning rates and options that were tried."""
+        return Point(self.learning_rate, tuple(sorted(self.options.items())))
+
+
+class Trial(Run, frozen=True, kw_only=True, tag="trial"):
+    """One training run (batch size, point, seed) with its whole validation curve."""
+
+    phase: Phase
     status: TrialStatus
     reason: Text | None = None
     train_examples: Positive
@@ -191,15 +211,12 @@ class Stage(Row, frozen=True, kw_only=True, tag="stage"):
     trained_examples: Count = 0
 
 
-class Verification(Row, frozen=True, kw_only=True, tag="verification"):
+class Verification(Run, frozen=True, kw_only=True, tag="verification"):
     """One unmapped run to the target, timed, beside the steps of the mapped run and the time the join predicts.
 
     Rounding differs between the two, so the target may be reached at another evaluation.
     """
 
-    batch_size: Positive
-    learning_rate: Annotated[float, Meta(gt=0, le=1e9)]
-    seed: Count
     status: Literal["ok", "not_reached", "failed"]
     message: Text | None = None
     steps: Count

@@ -1,4 +1,4 @@
-"""Which learning rate a batch size gets: decided on search trials alone, so that choosing does not flatter."""
+"""Which rate and options a batch size gets: decided on search trials alone, so that choosing does not flatter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import mean, median
 
 import msgspec
 
-from bench.rows import Curve, Trial
+from bench.rows import Curve, Options, Point, Trial
 
 
 class Crossing(msgspec.Struct, frozen=True):
@@ -21,28 +21,48 @@ class Crossing(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """The rates of one batch size. `tied` holds neighbours of `for_target` that evaluation cannot tell from it."""
+    """The points of one batch size. `tied` holds rates beside that of `for_target` that evaluation cannot tell from it.
 
-    for_target: float
-    for_accuracy: float
-    tied: list[float]
-    lowest: float
-    highest: float
+    `tried` is sorted; edges are those of the rates tried with the same options.
+    """
+
+    for_target: Point
+    for_accuracy: Point
+    tied: list[Point]
+    tried: list[Point]
 
     @property
-    def rates(self) -> list[float]:
-        """Every rate worth confirming, once."""
+    def points(self) -> list[Point]:
+        """Every point worth confirming, once."""
         return list(dict.fromkeys([self.for_target, self.for_accuracy, *self.tied]))
 
     @property
-    def at_lower_edge(self) -> bool:
-        """Whether either best rate is the lowest tried."""
-        return self.lowest in (self.for_target, self.for_accuracy) and self.lowest < self.highest
+    def lower_edges(self) -> list[Options]:
+        """The options with which a best rate is the lowest tried."""
+        return self._edges(0)
 
     @property
-    def at_upper_edge(self) -> bool:
-        """Whether either best rate is the highest tried."""
-        return self.highest in (self.for_target, self.for_accuracy) and self.lowest < self.highest
+    def upper_edges(self) -> list[Options]:
+        """The options with which a best rate is the highest tried."""
+        return self._edges(-1)
+
+    def _edges(self, end: int) -> list[Options]:
+        best = dict.fromkeys([self.for_target, self.for_accuracy])
+        grids = {point: rates_with(self.tried, point.options) for point in best}
+        return list(
+            dict.fromkeys(p.options for p, grid in grids.items() if len(grid) > 1 and p.learning_rate == grid[end])
+        )
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the rate for the target lies between others."""
+        rates = rates_with(self.tried, self.for_target.options)
+        return rates[0] < self.for_target.learning_rate < rates[-1]
+
+
+def rates_with(points: Iterable[Point], options: Options) -> list[float]:
+    """The learning rates, sorted, of the points with these options."""
+    return sorted(point.learning_rate for point in points if point.options == options)
 
 
 def crossing(curve: Curve, target: float) -> Crossing | None:
@@ -68,26 +88,27 @@ def best_accuracy(trial: Trial, examples: float = math.inf) -> float:
 
 
 def choose(trials: Iterable[Trial], target: float, budget_examples: float) -> Choice | None:
-    """Choose among the rates of one batch size by the median over seeds; None when there are no trials.
+    """Choose among the points of one batch size by the median over seeds; None when there are no trials.
 
-    The rate for the target is the one with the fewest median examples to it, ties broken by accuracy; the rate for
+    The point for the target is the one with the fewest median examples to it, ties broken by accuracy; the point for
     accuracy is the one with the best mean accuracy within `budget_examples`, ties broken by speed.
     """
-    by_rate: dict[float, list[Trial]] = defaultdict(list)
+    by_point: dict[Point, list[Trial]] = defaultdict(list)
     for trial in trials:
-        by_rate[trial.learning_rate].append(trial)
-    if not by_rate:
+        by_point[trial.point].append(trial)
+    if not by_point:
         return None
-    speed = {rate: median(examples_to_target(one, target) for one in group) for rate, group in by_rate.items()}
-    quality = {rate: mean(best_accuracy(one, budget_examples) for one in group) for rate, group in by_rate.items()}
-    rates = sorted(by_rate)
-    fastest = min(rates, key=lambda rate: (speed[rate], -quality[rate]))
-    best = max(rates, key=lambda rate: (quality[rate], -speed[rate]))
-    neighbours = _neighbours(rates, fastest)
-    tied = [rate for rate in neighbours if math.isfinite(speed[rate]) and speed[rate] <= speed[fastest]]
-    return Choice(for_target=fastest, for_accuracy=best, tied=tied, lowest=rates[0], highest=rates[-1])
+    speed = {point: median(examples_to_target(one, target) for one in group) for point, group in by_point.items()}
+    quality = {point: mean(best_accuracy(one, budget_examples) for one in group) for point, group in by_point.items()}
+    points = sorted(by_point)
+    fastest = min(points, key=lambda point: (speed[point], -quality[point]))
+    best = max(points, key=lambda point: (quality[point], -speed[point]))
+    tied = [one for one in _beside(points, fastest) if math.isfinite(speed[one]) and speed[one] <= speed[fastest]]
+    return Choice(for_target=fastest, for_accuracy=best, tied=tied, tried=points)
 
 
-def _neighbours(rates: Sequence[float], rate: float) -> list[float]:
-    at = rates.index(rate)
-    return [*rates[max(0, at - 1) : at], *rates[at + 1 : at + 2]]
+def _beside(points: Sequence[Point], point: Point) -> list[Point]:
+    """The next lower and the next higher rate with the same options."""
+    alike = [one for one in points if one.options == point.options]
+    at = alike.index(point)
+    return [*alike[max(0, at - 1) : at], *alike[at + 1 : at + 2]]

@@ -77,7 +77,9 @@ def test_curves_hold_the_accuracy_of_the_average_through_compaction_and_interrup
         bench.run(stop_after=3)
     assert msgspec.to_builtins(bench.run().records) == msgspec.to_builtins(whole)
     assert all(len(record.curve.ema_accuracy) == len(record.curve.accuracy) for record in whole)
-    (record,) = [one for one in whole if (one.setting.batch_size, one.setting.learning_rate, one.seed) == (50, 0.05, 2)]
+    (record,) = [
+        one for one in whole if (one.setting.batch_size, one.setting.point.learning_rate, one.seed) == (50, 0.05, 2)
+    ]
     params = expected(learner("linear", "momentum"), 50, 0.05, 200, 50)
     correct, _ = learner("linear", "momentum").evaluate(params, *held_out_split())
     assert record.curve.ema_accuracy[1] == pytest.approx(int(correct) / 60, abs=1.01 / 60)

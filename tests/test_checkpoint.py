@@ -13,6 +13,7 @@ from workbench import Bench, assert_same
 from bench.measure.checkpoint import SEAL_BYTES, Checkpoint
 from bench.measure.interrupts import Stopped
 from bench.measure.wave import Layout, Setting
+from bench.rows import Point
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def sealed(bench, **changes):
     return bench.checkpoint._seal(content) + content
 
 
-ANOTHER = msgspec.to_builtins(Layout([1], [Setting("search", 10, 0.3)] * 3, [[0, 1, 2]]))
+ANOTHER = msgspec.to_builtins(Layout([1], [Setting("search", 10, Point(0.3))] * 3, [[0, 1, 2]]))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from bench.measure import convergence
 from bench.measure.convergence import Crew
 from bench.measure.interrupts import Stopped
 from bench.measure.wave import Setting
-from bench.rows import Curve
+from bench.rows import Curve, Point
 
 ONE_EXAMPLE = 1 / 60
 """Rounding may tip one example of the validation split."""
@@ -51,7 +51,7 @@ def unraced(tmp_path_factory):
 
 
 def test_a_curve_is_what_training_alone_evaluates_to(unraced):
-    setting, seed = Setting("confirm", 50, 0.05), 2
+    setting, seed = Setting("confirm", 50, Point(0.05)), 2
     curve, one = unraced[setting, seed].curve, learner("linear", "momentum")
     for examples, steps, accuracy in itertools.islice(
         zip(curve.examples, curve.steps, curve.accuracy, strict=True), 0, None, 3
@@ -135,10 +135,10 @@ def test_racing_shortens_a_curve_and_changes_nothing_else(plain, unraced):
 
 
 def test_what_leaves_the_numbers_is_diverged_and_its_neighbours_do_not_notice(tmp_path, unraced):
-    settings = [*grid_of("confirm")[:5], Setting("confirm", 50, 3e38)]
+    settings = [*grid_of("confirm")[:5], Setting("confirm", 50, Point(3e38))]
     found = by_lane(Bench(tmp_path, settings=settings).run().records)
     for lane, record in found.items():
-        if lane[0].learning_rate == 3e38:
+        if lane[0].point.learning_rate == 3e38:
             assert record.status == "diverged"
             assert "after 100 examples" in record.reason
             assert record.curve.loss == [None]

@@ -14,6 +14,7 @@ from bench import folders, plan
 from bench.errors import InputError
 from bench.experiment import BatchSizes, Experiment, expand_batch_sizes, parse
 from bench.measure.learner import make_learner
+from bench.rows import Point
 
 MINIMAL = {
     "title": "tiny",
@@ -125,10 +126,58 @@ def test_a_batch_above_the_training_set_is_refused_once_the_dataset_is_known():
         ("workload.model_options", {"hidden": [-4]}, "workload.model_options: mlp refuses them"),
         ("workload.optimizer_options", {"speed": 3}, "workload.optimizer_options.speed: sgd has only"),
         ("workload.optimizer_options", {"\x1b[31m" + "d" * 500: 3}, "sgd has only"),
+        ("sweep", {"speed": [1, 2]}, "sweep.speed: sgd has only the numbers momentum, weight_decay"),
+        ("sweep", {"\x1b[31m" + "d" * 500: [1, 2]}, "sgd has only the numbers momentum, weight_decay"),
+        ("sweep", {"nesterov": [0, 1]}, "sweep.nesterov: sgd has only the numbers momentum, weight_decay"),
     ],
 )
 def test_names_and_options_are_refused_before_anything_is_measured(path, value, says):
-    assert says in refusal(altered(path, value), lambda one: make_learner(one.workload, (8, 8, 1), 10))
+    def make(one):
+        make_learner(one.workload, (8, 8, 1), 10, sweep=one.sweep)
+
+    assert says in refusal(altered(path, value), make)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "says"),
+    [
+        ({"momentum": [0.9]}, "tiny.toml: sweep.momentum: "),
+        ({"momentum": 0.9}, "tiny.toml: sweep.momentum: "),
+        ({"momentum": [0.9, "high"]}, "tiny.toml: sweep.momentum[1]: "),
+        ({"momentum": [0.9, math.nan]}, "tiny.toml: sweep.momentum"),
+        ({"momentum": [0.9, 0.5, 0.9]}, "tiny.toml: sweep.momentum: [0.9, 0.5, 0.9] holds a value twice"),
+        ({"weight_decay": [0, 0.1]}, "tiny.toml: sweep.weight_decay: workload.optimizer_options sets it as well"),
+        ({name: list(range(9)) for name in "ab"}, "tiny.toml: sweep: 81 combinations are above the 64"),
+        ({name: [1, 2] for name in "abcd"}, "tiny.toml: sweep: "),
+        ({"\x1b[31m": [1, 1]}, "tiny.toml: sweep.\\x1b[31m: [1.0, 1.0] holds a value twice"),
+    ],
+)
+def test_a_sweep_that_says_nothing_or_too_much_is_refused(sweep, says):
+    data = altered("workload.optimizer_options", {"weight_decay": 0.1})
+    assert says in refusal({**data, "sweep": sweep})
+
+
+def test_every_combination_of_options_is_tried_at_every_rate():
+    swept = parse(altered("sweep", {"weight_decay": [0.1, 0], "momentum": [0.9, 0.5, 0]}), "tiny", "tiny.toml")
+    points = plan.points(swept, 8)
+    assert sorted(points) == sorted(
+        Point(rate, (("momentum", momentum), ("weight_decay", decay)))
+        for rate in plan.learning_rates(swept.learning_rate, 8)
+        for momentum in (0, 0.5, 0.9)
+        for decay in (0, 0.1)
+    )
+    assert plan.points(parse(MINIMAL, "tiny", "tiny.toml"), 8) == [
+        Point(rate) for rate in plan.learning_rates(swept.learning_rate, 8)
+    ]
+
+
+def test_which_options_are_tuned_is_protocol_and_their_values_are_the_sweep():
+    prints = [
+        parse(altered("sweep", sweep), "tiny", "tiny.toml").fingerprint
+        for sweep in ({}, {"momentum": [0.5, 0.9]}, {"momentum": [0, 0.5, 0.9]}, {"weight_decay": [0, 0.1]})
+    ]
+    assert prints[1] == prints[2]
+    assert len({parse(MINIMAL, "tiny", "tiny.toml").fingerprint, *prints}) == 3
 
 
 @pytest.mark.parametrize("path", ["budget.epochs", "learning_rate.anchor", "learning_rate.factor", "target.accuracy"])

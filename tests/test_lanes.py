@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from workbench import CONSTANT, TRAIN_EXAMPLES, assert_same, lane, learner, programs, settings, train, train_alone
 
-from bench.measure.optimizers import OPTIMIZERS
+from bench.experiment import Workload
+from bench.measure.optimizers import OPTIMIZERS, sweepable, usual_options
 from bench.measure.schedules import Schedule
 
 SUMMATION = 1e-5
@@ -23,6 +24,45 @@ def test_a_lane_is_the_run_alone_under_every_optimizer(optimizer):
         assert_same(lane(lanes.state, row, 1), alone, SUMMATION)
         with pytest.raises(AssertionError):
             assert_same(alone.params, one.params(seed), 100 * SUMMATION)
+
+
+OPTIONS = {
+    "b1": 0.7,
+    "b2": 0.95,
+    "decay": 0.8,
+    "eps": 1e-3,
+    "eps_root": 1e-4,
+    "eta_minus": 0.4,
+    "eta_plus": 1.3,
+    "initial_scale": 0.1,
+    "max_step_size": 0.01,
+    "min_step_size": 1e-3,
+    "momentum": 0.6,
+    "trust_coefficient": 0.003,
+    "weight_decay": 0.05,
+}
+"""Far from what optax takes by itself."""
+OFTEN_SWEPT = [("momentum", "momentum"), ("momentum", "weight_decay"), ("adamw", "weight_decay")]
+SELDOM_SWEPT = [
+    pair for name in OPTIMIZERS for option in sorted(sweepable(name)) if (pair := (name, option)) not in OFTEN_SWEPT
+]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "option"), [*OFTEN_SWEPT, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SELDOM_SWEPT)]
+)
+def test_a_lane_with_an_option_of_its_own_is_the_run_alone_with_it(optimizer, option):
+    swept, rate, value = learner("linear", optimizer, sweep=(option,)), RATE.get(optimizer, 0.05), OPTIONS[option]
+    usual = dict(usual_options(Workload(dataset="digits", model="linear", optimizer=optimizer), [option]))[option]
+    lanes = train(
+        programs(swept, 10, options=(option,)), [3], settings([20, 20], [rate] * 2, **{option: [usual, value]}), 600
+    )
+    with_value = train_alone(learner("linear", optimizer, optimizer_options=((option, value),)), 3, 20, rate, 600)
+    without = train_alone(learner("linear", optimizer), 3, 20, rate, 600)
+    assert_same(lane(lanes.state.params, 0, 0), without.params, SUMMATION)
+    assert_same(lane(lanes.state.params, 0, 1), with_value.params, SUMMATION)
+    with pytest.raises(AssertionError):
+        assert_same(without.params, with_value.params, 10 * SUMMATION)
 
 
 @pytest.mark.parametrize(("optimizer", "decay"), [("adam", "b2"), ("rmsprop", "decay")])

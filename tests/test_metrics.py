@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.analysis import frames, metrics
-from bench.rows import Compilation, Curve, Round, Trial
+from bench.rows import Compilation, Curve, Point, Round, Trial
 
 TRUTH = simulate.Truth(batch_sizes=(16, 64), rounds=3, watts=40.0, confirm_seeds=2, epochs=4.0, max_epochs=6.0)
 ROWS = simulate.rows(TRUTH)
@@ -155,7 +155,7 @@ def test_rates_are_chosen_at_each_batch_size_from_searches_that_did_not_fail():
     failed = trained([1.0], learning_rate=2.0, status="failed", reason="lost")
     other = change(trained([0.96], learning_rate=4.0), batch_size=64)
     found = metrics.choices(made([good, best, failed, other]), TARGET)
-    assert {size: choice.for_accuracy for size, choice in found.items()} == {16: 1.0, 64: 4.0}
+    assert {size: choice.for_accuracy for size, choice in found.items()} == {16: Point(1.0), 64: Point(4.0)}
     assert metrics.choices(made([failed]), TARGET) == {}
 
 
@@ -172,7 +172,7 @@ def test_claims_rest_on_confirmation_then_on_search_then_on_the_fixed_rate():
     ):
         claim = metrics.claims(made(rows), TARGET)[16]
         assert claim.phase == phase
-        assert (claim.choice.for_target if claim.choice else None) == (None if phase == "fixed" else 0.5)
+        assert (claim.choice.for_target if claim.choice else None) == (None if phase == "fixed" else Point(0.5))
         assert sorted(claim.for_target["seed"]) == sorted(claim.for_accuracy["seed"]) == seeds
         assert len(set(claim.for_target["learning_rate"])) == 1
 
@@ -205,6 +205,25 @@ def test_trials_that_rest_on_no_phase_are_no_claim():
     assert claim.choice is None
     empty = metrics._claim(made([unmatched]).trials.iloc[:0], None)
     assert (empty.choice, empty.phase, len(empty.for_target), len(empty.for_accuracy)) == (None, None, 0, 0)
+
+
+def test_claims_rest_on_trials_with_the_options_that_were_chosen():
+    search = [
+        trained([0.99], learning_rate=0.5, options={"momentum": 0.9}),
+        trained([0.1], learning_rate=0.5, options={"momentum": 0.0}),
+    ]
+    confirm = [
+        trained([accuracy], learning_rate=0.5, options={"momentum": momentum}, seed=seed, phase="confirm")
+        for momentum, accuracy in ((0.0, 0.1), (0.9, 0.99))
+        for seed in (1000, 1001)
+    ]
+    frames = made([*search, *confirm])
+    assert len(frames.trials) == 6, "trials that differ in an option alone are different trials"
+    claim = metrics.claims(frames, TARGET)[16]
+    assert claim.choice.for_target == Point(0.5, (("momentum", 0.9),))
+    assert set(claim.for_target["options"]) == set(claim.for_accuracy["options"]) == {(("momentum", 0.9),)}
+    alone = metrics.claims(made(confirm[:3]), TARGET)[16]
+    assert set(alone.for_target["options"]) == {(("momentum", 0.0),)}, "those that most trials have"
 
 
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=1, max_size=7))

@@ -26,7 +26,7 @@ from bench.measure.lanes import Examples, Programs
 from bench.measure.learner import Learner
 from bench.measure.optimizers import optimizer_named
 from bench.measure.wave import Setting
-from bench.rows import NoiseEstimate
+from bench.rows import NoiseEstimate, Point
 
 STANDING = 1e-30
 """A learning rate that leaves the parameters where they are."""
@@ -126,7 +126,7 @@ def test_a_lane_sums_the_norms_of_the_run_alone():
     assert not np.asarray(rest.complete).any()
 
 
-CLAIMS = [Setting("confirm", size, rate) for size in (5, 10, 40, 250) for rate in (0.01, 0.05)]
+CLAIMS = [Setting("confirm", size, Point(rate)) for size in (5, 10, 40, 250) for rate in (0.01, 0.05)]
 """Batches of 40 and 250 are incomplete at most evaluations; batches of 5 are microbatches."""
 
 

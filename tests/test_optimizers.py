@@ -17,7 +17,7 @@ def test_a_traced_rate_is_the_same_as_a_number(name):
     params, gradient = {"w": jnp.array([[1.0, -2.0]])}, {"w": jnp.array([[0.3, 0.1]])}
 
     def first_update(rate):
-        made = optimizer_named(name, {})(rate, 16)
+        made = optimizer_named(name, {})(rate, 16, {})
         return made.update(gradient, made.init(params), params)[0]
 
     assert_same(jax.jit(first_update)(jnp.float32(0.01)), first_update(0.01), 1e-6)
@@ -26,7 +26,7 @@ def test_a_traced_rate_is_the_same_as_a_number(name):
 def test_options_reach_the_optimizer():
     gradient = {"w": jnp.ones(3)}
     params = {"w": jnp.zeros(3)}
-    made, expected = optimizer_named("momentum", {"momentum": 0.5})(0.1, 16), optax.sgd(0.1, momentum=0.5)
+    made, expected = optimizer_named("momentum", {"momentum": 0.5})(0.1, 16, {}), optax.sgd(0.1, momentum=0.5)
     states = [one.init(params) for one in (made, expected)]
     for _ in range(3):
         (update, states[0]), (other, states[1]) = made.update(gradient, states[0]), expected.update(gradient, states[1])
@@ -49,7 +49,7 @@ def test_a_decay_held_at_a_reference_batch_size_is_its_power_elsewhere(name, dec
     params, gradient = {"w": jnp.array([[1.0, -2.0]])}, {"w": jnp.array([[0.3, 0.1]])}
 
     def second_update(options, batch_size):
-        made = optimizer_named(name, options)(1.0, batch_size)
+        made = optimizer_named(name, options)(1.0, batch_size, {})
         _, state = made.update(gradient, made.init(params), params)
         return made.update({"w": jnp.array([[-0.6, 0.1]])}, state, params)[0]
 

@@ -43,9 +43,9 @@ def test_every_claim_rests_on_confirmation_trials_of_the_chosen_rates(studied):
         search = [row for row in found if row.phase == "search" and row.batch_size == size]
         confirm = [row for row in found if row.phase == "confirm" and row.batch_size == size]
         chosen = selection.choose(search, 0.75, studied.duration.budget_examples)
-        assert {row.learning_rate for row in confirm} == set(chosen.rates)
+        assert {row.point for row in confirm} == set(chosen.points)
         assert Counter(row.seed for row in confirm) == dict.fromkeys(
-            plan.confirmation_seeds(studied.experiment), len(chosen.rates)
+            plan.confirmation_seeds(studied.experiment), len(chosen.points)
         )
         assert all(row.status == "ok" and row.test_accuracy is not None for row in confirm)
 

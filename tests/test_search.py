@@ -10,12 +10,12 @@ import pytest
 from workbench import experiment, session, trials
 
 from bench import plan, store
-from bench.errors import DeviceError
+from bench.errors import DeviceError, InputError
 from bench.measure import convergence, runner, search, wave
 from bench.measure.interrupts import Stopped
 from bench.measure.lanes import Lanes, Programs
 from bench.measure.learner import TrainState
-from bench.rows import Curve, Trial
+from bench.rows import Curve, Point, Trial
 
 
 def pretend(worth, stop_after=None):
@@ -25,7 +25,7 @@ def pretend(worth, stop_after=None):
     def run(wave, reporter):
         nonlocal told
         for record in wave.records:
-            value = worth(record.setting.batch_size, record.setting.learning_rate) * (1 - 0.001 * (record.seed % 10))
+            value = worth(record.setting.batch_size, record.setting.point) * (1 - 0.001 * (record.seed % 10))
             first = math.ceil(100 / value)
             points = [first - 1, first]
             record.curve = Curve(examples=points, steps=points, accuracy=[0.1, 0.75 + value / 10], loss=[1.0, 1.0])
@@ -40,7 +40,7 @@ def pretend(worth, stop_after=None):
 
 def best_at(rate):
     """A worth whose logarithmic peak is at `rate` for every batch size."""
-    return lambda _, tried: math.exp(-abs(math.log(tried / rate)))
+    return lambda _, point: math.exp(-abs(math.log(point.learning_rate / rate)))
 
 
 def study(folder, monkeypatch, worth, stop_after=None, **tables):
@@ -54,7 +54,7 @@ def study(folder, monkeypatch, worth, stop_after=None, **tables):
 
 
 def rates(found, phase, batch_size=10):
-    return sorted({key.learning_rate for key in found if key.phase == phase and key.batch_size == batch_size})
+    return sorted({key.point.learning_rate for key in found if key.phase == phase and key.batch_size == batch_size})
 
 
 def test_a_best_rate_inside_the_grid_extends_nothing(tmp_path, monkeypatch):
@@ -71,8 +71,8 @@ def test_a_best_rate_at_the_edge_extends_the_grid_as_far_as_the_experiment_allow
 
 
 def test_the_grid_extends_downwards_and_only_where_it_must(tmp_path, monkeypatch):
-    def worth(batch_size, rate):
-        return best_at(0.0001 if batch_size == 10 else 0.0224)(batch_size, rate)
+    def worth(batch_size, point):
+        return best_at(0.0001 if batch_size == 10 else 0.0224)(batch_size, point)
 
     found = study(tmp_path, monkeypatch, worth)
     assert rates(found, "search") == [0.00015625, 0.000625, 0.0025, 0.01, 0.04]
@@ -91,6 +91,54 @@ def test_claims_rest_on_seeds_that_chose_nothing(tmp_path, monkeypatch):
     assert rates(found, "fixed") == [0.02]
     most = experiment(seeds={"search": plan.FIRST_CONFIRMATION_SEED - 1, "confirm": 1000})
     assert not set(plan.search_seeds(most)) & set(plan.confirmation_seeds(most))
+
+
+def with_momentum(best):
+    """A worth that peaks at one momentum, at a rate that falls with it."""
+
+    def worth(_, point):
+        momentum = dict(point.options)["momentum"]
+        return best_at(0.011 if momentum == best else 0.2)(_, point) * (1.0 if momentum == best else 0.1)
+
+    return worth
+
+
+def test_options_are_tried_at_every_rate_and_claims_rest_on_the_best_of_them(tmp_path, monkeypatch):
+    sweep, fixed = {"momentum": [0.5, 0.0]}, {"fixed": 0.02}
+    found = study(tmp_path, monkeypatch, with_momentum(0.5), sweep=sweep, learning_rate=fixed)
+    tried = [key.point for key in found if (key.phase, key.batch_size, key.seed) == ("search", 10, 1)]
+    assert sorted(tried) == [
+        Point(rate, (("momentum", momentum),)) for rate in (0.0025, 0.01, 0.04) for momentum in (0.0, 0.5)
+    ]
+    assert {key.point for key in found if key.phase == "confirm"} == {
+        Point(rate, (("momentum", 0.5),)) for rate in rates(found, "confirm") + rates(found, "confirm", 50)
+    }
+    assert {key.point for key in found if key.phase == "fixed"} == {Point(0.02, (("momentum", 0.9),))}, (
+        "the optimizer's own"
+    )
+
+
+def test_a_grid_extends_with_the_options_that_are_best_at_its_edge(tmp_path, monkeypatch):
+    def worth(_, point):
+        return best_at(100.0)(_, point) * (1.0 if point.options == (("momentum", 0.9),) else 0.001)
+
+    found = study(tmp_path, monkeypatch, worth, sweep={"momentum": [0.0, 0.9]})
+    beyond = {key.point for key in found if key.phase == "search" and key.point.learning_rate > 0.1}
+    assert {point.options for point in beyond} == {(("momentum", 0.9),)}
+    assert rates(found, "search")[3:] == [0.16, 0.64]
+
+
+def test_more_values_later_add_trials_and_repeat_none(tmp_path, monkeypatch):
+    before = study(tmp_path, monkeypatch, with_momentum(0.5), sweep={"momentum": [0.0, 0.5]})
+    after = study(tmp_path, monkeypatch, with_momentum(0.5), sweep={"momentum": [0.0, 0.5, 0.9]})
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 2 * 2 * 3, "batch sizes, search seeds and rates"
+
+
+def test_other_options_than_those_swept_before_are_another_protocol(tmp_path, monkeypatch):
+    study(tmp_path, monkeypatch, best_at(0.01))
+    with pytest.raises(InputError, match=r"another protocol \(sweep: None there, \['momentum'\] here\)"):
+        study(tmp_path, monkeypatch, with_momentum(0.5), sweep={"momentum": [0.0, 0.5]})
 
 
 def test_more_seeds_later_add_trials_and_repeat_none(tmp_path, monkeypatch):

@@ -8,16 +8,17 @@ from hypothesis import strategies as st
 from test_store import ORIGIN
 
 from bench import selection
-from bench.rows import Curve, Trial
+from bench.rows import Curve, Point, Trial
 
 
-def trial(rate, accuracies, seed=1, every=100):
+def trial(rate, accuracies, seed=1, every=100, **options):
     points = [every * (number + 1) for number in range(len(accuracies))]
     return Trial(
         **ORIGIN,
         phase="search",
         batch_size=10,
         learning_rate=rate,
+        options=options,
         seed=seed,
         status="ok",
         train_examples=100,
@@ -50,35 +51,35 @@ def test_a_crossing_is_the_first_evaluation_at_the_target_and_brackets_the_truth
 def test_a_choice_is_best_by_its_own_measure(curves, target, budget):
     trials = [trial(0.01 * (number + 1), values) for number, values in enumerate(curves)]
     choice = selection.choose(trials, target, budget)
-    times = {one.learning_rate: selection.examples_to_target(one, target) for one in trials}
-    qualities = {one.learning_rate: selection.best_accuracy(one, budget) for one in trials}
+    times = {one.point: selection.examples_to_target(one, target) for one in trials}
+    qualities = {one.point: selection.best_accuracy(one, budget) for one in trials}
     assert times[choice.for_target] == min(times.values())
     assert qualities[choice.for_accuracy] == max(qualities.values())
     assert choice.for_target not in choice.tied
-    assert all(times[rate] == times[choice.for_target] < math.inf for rate in choice.tied)
-    assert choice.rates[0] == choice.for_target
-    assert len(set(choice.rates)) == len(choice.rates)
+    assert all(times[point] == times[choice.for_target] < math.inf for point in choice.tied)
+    assert choice.points[0] == choice.for_target
+    assert len(set(choice.points)) == len(choice.points)
 
 
 def test_a_rate_whose_median_seed_misses_is_not_the_fastest():
     lucky = [trial(0.1, [0.9, 0.9], 1), trial(0.1, [0.1, 0.1], 2), trial(0.1, [0.1, 0.1], 3)]
     steady = [trial(0.2, [0.1, 0.9], seed) for seed in (1, 2, 3)]
-    assert selection.choose([*lucky, *steady], 0.8, 1000).for_target == 0.2
+    assert selection.choose([*lucky, *steady], 0.8, 1000).for_target == Point(0.2)
 
 
 def test_equal_accuracy_goes_to_the_faster_rate_and_so_never_to_an_edge_by_chance():
     trials = [trial(0.1, [0.1, 0.1, 0.9]), trial(0.2, [0.1, 0.9, 0.9]), trial(0.4, [0.1, 0.1, 0.9])]
     choice = selection.choose(trials, 0.8, 1000)
-    assert choice.for_accuracy == choice.for_target == 0.2
-    assert not choice.at_lower_edge
-    assert not choice.at_upper_edge
+    assert choice.for_accuracy == choice.for_target == Point(0.2)
+    assert choice.lower_edges == choice.upper_edges == []
+    assert choice.is_inside
 
 
 def test_edges_are_known_and_a_single_rate_has_none():
     low, high = trial(0.1, [0.1, 0.9]), trial(0.2, [0.9, 0.9])
-    assert selection.choose([low, high], 0.8, 1000).at_upper_edge
-    assert selection.choose([low], 0.8, 1000).at_upper_edge is False
-    assert selection.choose([low], 0.8, 1000).at_lower_edge is False
+    both, alone = selection.choose([low, high], 0.8, 1000), selection.choose([low], 0.8, 1000)
+    assert (both.upper_edges, both.lower_edges, both.is_inside) == ([()], [], False)
+    assert (alone.upper_edges, alone.lower_edges, alone.is_inside) == ([], [], False)
     assert selection.choose([], 0.8, 1000) is None
 
 
@@ -88,3 +89,22 @@ def test_what_nobody_reached_is_infinite_and_tied_with_nothing(values):
     assert choice.tied == []
     assert selection.examples_to_target(trial(0.1, values), 0.8) == math.inf
     assert selection.best_accuracy(trial(0.1, []), 1000) == 0.0
+
+
+def test_options_are_chosen_with_the_rate_and_edges_and_ties_are_those_of_the_same_options():
+    slow = [trial(rate, [0.1, 0.1, 0.9], momentum=0.0) for rate in (0.1, 0.2, 0.4)]
+    fast = [trial(0.2, [0.1, 0.9, 0.9], momentum=0.9), trial(0.4, [0.1, 0.9, 0.9], momentum=0.9)]
+    choice = selection.choose([*slow, *fast], 0.8, 1000)
+    momentum = (("momentum", 0.9),)
+    assert choice.for_target == Point(0.2, momentum)
+    assert choice.tied == [Point(0.4, momentum)]
+    assert (choice.lower_edges, choice.upper_edges) == ([momentum], []), "0.1 was tried, but with other options"
+    assert not choice.is_inside
+
+
+def test_the_two_best_points_may_lie_at_edges_of_different_options():
+    fast = [trial(rate, [accuracy, 0.8], momentum=0.9) for rate, accuracy in ((0.1, 0.8), (0.2, 0.1))]
+    good = [trial(rate, [0.1, accuracy], momentum=0.0) for rate, accuracy in ((0.1, 0.2), (0.2, 0.99))]
+    choice = selection.choose([*fast, *good], 0.8, 1000)
+    assert choice.for_accuracy == Point(0.2, (("momentum", 0.0),))
+    assert (choice.lower_edges, choice.upper_edges) == ([(("momentum", 0.9),)], [(("momentum", 0.0),)])

@@ -11,6 +11,7 @@ from bench.measure import wave
 from bench.measure.lanes import Lanes
 from bench.measure.learner import TrainState
 from bench.measure.wave import LaneRecord, Reading, Setting
+from bench.rows import Point
 
 
 def placed(shards):
@@ -30,7 +31,7 @@ def made(folder, shape):
 
 @given(seeds=st.integers(1, 5), settings=st.integers(1, 9), rows=st.integers(1, 4), columns=st.integers(1, 7))
 def test_every_trial_has_one_place_and_shards_are_full(seeds, settings, rows, columns):
-    some = [Setting("search", 10, 0.01 * (number + 1)) for number in range(settings)]
+    some = [Setting("search", 10, Point(0.01 * (number + 1))) for number in range(settings)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wave, "first_lanes", lambda *_: Lanes(TrainState((), ()), ()))
         of = programs(learner("linear", "momentum"), 5)
@@ -77,11 +78,11 @@ def test_no_compaction_where_little_would_be_won_or_nothing_lives(tmp_path):
 def test_device_settings_are_the_settings():
     found = wave.device_settings(grid_of())
     np.testing.assert_array_equal(found.batch_sizes, [one.batch_size for one in grid_of()])
-    np.testing.assert_allclose(found.learning_rates, [one.learning_rate for one in grid_of()], rtol=1e-6)
+    np.testing.assert_allclose(found.learning_rates, [one.point.learning_rate for one in grid_of()], rtol=1e-6)
 
 
 def test_an_evaluation_without_a_new_update_is_not_recorded():
-    record = LaneRecord(setting=Setting("search", 250, 0.1), seed=1)
+    record = LaneRecord(setting=Setting("search", 250, Point(0.1)), seed=1)
     for point in (100, 200, 300, 400, 500):
         record.record(point, Reading(0.5, 1.0))
     assert record.curve.examples == [250, 500]

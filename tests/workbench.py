@@ -30,7 +30,7 @@ from bench.measure.session import Session
 from bench.measure.tuning import Tuned
 from bench.measure.wave import LaneRecord, Setting, Wave
 from bench.plan import Duration, TrialKey
-from bench.rows import Environment, Machine, Phase, Trial
+from bench.rows import Environment, Machine, Phase, Point, Trial
 
 TRAIN_EXAMPLES = 100
 """The full batch, so that a batch size may be the whole training set."""
@@ -64,6 +64,7 @@ def learner(
     precision: str = "float32",
     lowering: str | None = None,
     optimizer_options: tuple[tuple[str, float], ...] = (),
+    sweep: tuple[str, ...] = (),
 ) -> Learner:
     """A tiny learner; the same object for the same arguments, so that its programs are compiled once."""
     workload = Workload(
@@ -74,7 +75,7 @@ def learner(
         optimizer_options=dict(optimizer_options),
         precision=precision,
     )
-    return make_learner(workload, (8, 8, 1), 10, lowering)
+    return make_learner(workload, (8, 8, 1), 10, lowering, sweep)
 
 
 @cache
@@ -93,8 +94,9 @@ def programs(
     )
 
 
-def settings(batch_sizes: Sequence[int], learning_rates: Sequence[float]) -> Settings:
-    return Settings(jnp.asarray(batch_sizes, jnp.int32), jnp.asarray(learning_rates, jnp.float32))
+def settings(batch_sizes: Sequence[int], learning_rates: Sequence[float], **options: Sequence[float]) -> Settings:
+    swept = {name: jnp.asarray(values, jnp.float32) for name, values in options.items()}
+    return Settings(jnp.asarray(batch_sizes, jnp.int32), jnp.asarray(learning_rates, jnp.float32), swept)
 
 
 def train(of: Programs, seeds: Sequence[int], values: Settings, examples: int) -> Lanes:
@@ -152,7 +154,7 @@ SEEDS = [1, 2]
 
 
 def grid_of(phase: Phase = "search", rates: Sequence[float] = (0.0005, 0.01, 0.05)) -> list[Setting]:
-    return [Setting(phase, batch_size, rate) for batch_size in (10, 50) for rate in rates]
+    return [Setting(phase, batch_size, Point(rate)) for batch_size in (10, 50) for rate in rates]
 
 
 @dataclass
@@ -268,7 +270,7 @@ def session(folder: Path, workers: int = 1, **tables: Any) -> Session:
 def trials(folder: Path) -> dict[TrialKey, dict[str, Any]]:
     """Every trial of a results folder as plain data, without when and from which commit it was recorded."""
     rows = [row for row in store.read(folder / folders.CONVERGENCE) if isinstance(row, Trial)]
-    found = {TrialKey(row.phase, row.batch_size, row.learning_rate, row.seed): msgspec.to_builtins(row) for row in rows}
+    found = {TrialKey(row.phase, row.batch_size, row.point, row.seed): msgspec.to_builtins(row) for row in rows}
     assert len(found) == len(rows), "a trial was written twice"
     for one in found.values():
         del one["recorded"], one["code"], one["dirty"]

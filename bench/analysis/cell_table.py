@@ -85,7 +85,7 @@ def _entries(cell: CellSummary) -> list[Entry]:
         said(cell.examples_per_second, words.short),
         Entry(loop(cell)),
         said(cell.seconds_per_step, words.seconds),
-        Entry(f"{rate.text}{at_edge}", rate.value),
+        Entry(", ".join([f"{rate.text}{at_edge}", *words.options(cell.best_options)]), rate.value),
         _estimate(cell.epochs_to_target, words.number),
         _duration(cell.time_to_target),
         _estimate(cell.best_accuracy, words.accuracy),
@@ -124,6 +124,8 @@ def _spread(name: str, value: object) -> list[tuple[str, Scalar]]:
         return [(name, estimate.median), *_ends(name, estimate.interval)]
     if isinstance(value, tuple):
         return _ends(name, value)
+    if isinstance(value, dict):
+        return [(name, " ".join(words.options(value)) or None)]
     return [(name, value if isinstance(value, str | int | float) else None)]
 
 

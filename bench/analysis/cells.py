@@ -38,8 +38,9 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> CellSummary
         message=message,
         **_speed(sweep, at, speed),
         best_learning_rate=_rate(sweep, claim),
-        best_learning_rate_for_accuracy=_rate_for_accuracy(sweep, claim),
-        at_grid_edge=choice.at_lower_edge or choice.at_upper_edge if choice else None,
+        best_options=dict(choice.for_target.options) if choice else {},
+        **_for_accuracy(sweep, claim),
+        at_grid_edge=bool(choice.lower_edges or choice.upper_edges) if choice else None,
         claims_on=claim.phase if claim else None,
         seeds=sweep.needs[at].count,
         seeds_reached=len(sweep.needs[at].high),
@@ -100,9 +101,15 @@ def _first(rows: pd.DataFrame, column: str) -> str | None:
     return next((str(said) for said in rows[column] if isinstance(said, str)), None)
 
 
-def _rate_for_accuracy(sweep: Sweep, claim: Claim | None) -> float | None:
-    """The rate chosen for accuracy under the budget; tables from elsewhere choose none."""
-    return claim.choice.for_accuracy if claim and claim.choice and sweep.frames.imported is None else None
+def _for_accuracy(sweep: Sweep, claim: Claim | None) -> dict[str, Any]:
+    """The point chosen for accuracy under the budget; tables from elsewhere choose none."""
+    if claim is None or claim.choice is None or sweep.frames.imported:
+        return {}
+    point = claim.choice.for_accuracy
+    return {
+        "best_learning_rate_for_accuracy": point.learning_rate,
+        "best_options_for_accuracy": dict(point.options),
+    }
 
 
 def _rate(sweep: Sweep, claim: Claim | None) -> float | None:

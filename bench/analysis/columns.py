@@ -56,6 +56,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
     },
     "trials": {
         **TRIAL,
+        "options": "object",
         "status": "object",
         "reason": "object",
         "steps": "int64",

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench.analysis.columns import CELL, Series, numbers, stacked, tidy
 from bench.errors import InputError
-from bench.rows import Compilation, Curve, NoiseEstimate, Round, Trial
+from bench.rows import Compilation, Curve, NoiseEstimate, Point, Round, Trial
 from bench.selection import best_accuracy, crossing
 
 
@@ -116,6 +116,7 @@ def trial_frame(observed: Sequence[Observed], target: float, budget_epochs: floa
             {
                 **one.names,
                 "trial": number,
+                "options": trial.point.options,
                 "status": trial.status,
                 "reason": trial.reason,
                 "steps": trial.steps,
@@ -157,10 +158,10 @@ def gradient_norm_frame(observed: Sequence[Observed]) -> pd.DataFrame:
 
 
 def latest(trials: Iterable[Trial]) -> list[Observed]:
-    """One trial for each phase, batch size, rate and seed: the last that ended well, else the last."""
-    kept: dict[tuple[str, int, float, int], Observed] = {}
+    """One trial for each phase, batch size, point and seed: the last that ended well, else the last."""
+    kept: dict[tuple[str, int, Point, int], Observed] = {}
     for trial in trials:
-        key = (trial.phase, trial.batch_size, trial.learning_rate, trial.seed)
+        key = (trial.phase, trial.batch_size, trial.point, trial.seed)
         if key not in kept or trial.status == "ok" or kept[key].trial.status != "ok":
             kept[key] = observe(trial)
     return list(kept.values())

@@ -14,7 +14,7 @@ from bench.analysis.answers import Phase
 from bench.analysis.columns import CELL, only, values
 from bench.analysis.frames import Frames
 from bench.analysis.statistics import Array, Repetitions
-from bench.rows import Loop, Trial
+from bench.rows import Loop, Point, Trial
 from bench.selection import Choice, choose
 
 NOTHING = Repetitions.exact([])
@@ -32,7 +32,7 @@ OF_PROGRAM = (
 
 @dataclass(frozen=True)
 class Claim:
-    """The trials that the claims on one batch size rest on: `for_target` and `for_accuracy` at the rate of each."""
+    """The trials that the claims on one batch size rest on: `for_target` and `for_accuracy` at the point of each."""
 
     choice: Choice | None
     phase: Phase | None
@@ -114,7 +114,7 @@ def _logarithms(measured: Array) -> Repetitions:
 
 
 def choices(frames: Frames, target: float) -> dict[int, Choice]:
-    """The learning rates of every batch size that was searched."""
+    """The rates and options of every batch size that was searched."""
     by_size: dict[int, list[Trial]] = {}
     for trial in frames.searched:
         if trial.status != "failed":
@@ -148,15 +148,15 @@ def _claim(trials: pd.DataFrame, choice: Choice | None) -> Claim:
     return Claim(choice, None, trials.iloc[:0], trials.iloc[:0])
 
 
-def _at(trials: pd.DataFrame, learning_rate: float | None) -> pd.DataFrame:
-    """Trials at one rate; without a choice, those at the rate that most trials have."""
+def _at(trials: pd.DataFrame, point: Point | None) -> pd.DataFrame:
+    """Trials at one point; without a choice, those at the point that most trials have."""
     if not len(trials):
         return trials
     rates = values(trials, "learning_rate")
-    if learning_rate is None:
-        known, counts = np.unique(rates, return_counts=True)
-        learning_rate = float(known[np.argmax(counts)])
-    return only(trials, np.isclose(rates, learning_rate, rtol=SAME_RATE, atol=0))
+    points = [Point(rate, options) for rate, options in zip(rates.tolist(), trials["options"], strict=True)]
+    wanted = point or max(sorted(set(points)), key=points.count)
+    same_rate = np.isclose(rates, wanted.learning_rate, rtol=SAME_RATE, atol=0)
+    return only(trials, same_rate & [one.options == wanted.options for one in points])
 
 
 def crossings(frames: Frames, target: float) -> pd.DataFrame:

@@ -82,10 +82,9 @@ def learning_rates(sweep: Sweep) -> LearningRates | None:
     """Exponents of the best rate for the target; None where fewer than three batch sizes have one inside the grid."""
     chosen = {size: claim.choice for size, claim in sweep.claims.items() if claim.choice}
     reached = dict(zip(sweep.sizes.tolist(), np.isfinite(sweep.examples.medians), strict=True))
-    edges = [size for size, choice in chosen.items() if choice.for_target in (choice.lowest, choice.highest)]
-    rates = {
-        size: choice.for_target for size, choice in chosen.items() if size not in edges and reached.get(size, False)
-    }
+    edges = [size for size, choice in chosen.items() if not choice.is_inside]
+    inside = {size: choice for size, choice in chosen.items() if choice.is_inside and reached.get(size, False)}
+    rates = {size: choice.for_target.learning_rate for size, choice in inside.items()}
     if len(rates) < 3:
         return None
     width = np.log(sweep.frames.experiment.learning_rate.factor)

@@ -101,7 +101,9 @@ class CellSummary(Part, frozen=True, kw_only=True):
     examples_per_second_interval: Interval = (None, None)
     seconds_per_step: float | None
     best_learning_rate: float | None
+    best_options: dict[str, float] = msgspec.field(default_factory=dict)
     best_learning_rate_for_accuracy: float | None = None
+    best_options_for_accuracy: dict[str, float] = msgspec.field(default_factory=dict)
     at_grid_edge: bool | None
     claims_on: Phase | None = None
     seeds: int = 0

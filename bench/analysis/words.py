@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Interval = Sequence[float | None]
 Form = Callable[[float], str]
@@ -28,6 +28,11 @@ def number(value: float, digits: int = 3) -> str:
 def whole(value: float) -> str:
     """A batch size."""
     return f"{value:.0f}"
+
+
+def options(values: Mapping[str, float]) -> list[str]:
+    """Optimizer options, each with its value."""
+    return [f"{name.replace('_', ' ')} {value:g}" for name, value in sorted(values.items())]
 
 
 def short(value: float) -> str:

@@ -22,7 +22,7 @@ from bench.measure.interrupts import Stopped
 from bench.measure.lanes import Programs, Scores
 from bench.measure.racing import losers
 from bench.measure.wave import LaneRecord, Reading, Shape, Shard, Wave
-from bench.rows import LARGEST_AMOUNT, Curve
+from bench.rows import LARGEST_AMOUNT, Curve, Point
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -31,7 +31,7 @@ CHECKPOINT_SECONDS = 30.0
 class Reporter:
     """Where a wave reports, and how it is run: `shapes` are those it may be compacted into.
 
-    `rivals` holds, by batch size and learning rate, the curves of earlier waves that its lanes race against.
+    `rivals` holds, by batch size and point, the curves of earlier waves that its lanes race against.
     """
 
     finished: Callable[[LaneRecord], None]
@@ -41,7 +41,7 @@ class Reporter:
     shapes: Sequence[Shape]
     workers: int = 1
     tests_always: bool = False
-    rivals: Mapping[int, Mapping[float, Sequence[Curve]]] = field(default_factory=dict)
+    rivals: Mapping[int, Mapping[Point, Sequence[Curve]]] = field(default_factory=dict)
 
 
 class Readings(NamedTuple):
@@ -196,18 +196,18 @@ def _retire(wave: Wave, point: int) -> None:
             record.finish("ok")
 
 
-def _stop_losers(wave: Wave, point: int, reporter: Reporter) -> None:
+def _stop_losers(wave: Wave, examples: int, reporter: Reporter) -> None:
     """Stop search lanes that cannot win; lanes of other phases are claims and run to their end."""
     searching = [record for record in wave.records if record.setting.phase == "search"]
     for batch_size in {record.setting.batch_size for record in searching}:
         group = [record for record in searching if record.setting.batch_size == batch_size]
-        curves = {rate: list(known) for rate, known in reporter.rivals.get(batch_size, {}).items()}
+        curves = {point: list(known) for point, known in reporter.rivals.get(batch_size, {}).items()}
         for record in group:
-            curves.setdefault(record.setting.learning_rate, []).append(record.curve)
-        for rate, reason in losers(wave.race, curves, point).items():
-            for record in group:
-                if record.setting.learning_rate == rate:
-                    record.finish("stopped", reason)
+            curves.setdefault(record.setting.point, []).append(record.curve)
+        stopped = losers(wave.race, curves, examples)
+        for record in group:
+            if record.setting.point in stopped:
+                record.finish("stopped", stopped[record.setting.point])
 
 
 def _report(wave: Wave, reporter: Reporter) -> None:

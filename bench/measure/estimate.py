@@ -41,8 +41,8 @@ def max_batch_size_seconds(experiment: Experiment) -> float:
 
 def search_examples(experiment: Experiment, tier: plan.Tier, train_examples: int) -> float:
     """Lane-examples that a tier's search trains."""
-    rates = 2 * experiment.learning_rate.span + 1
-    trials = len(tier.batch_sizes) * rates * experiment.seeds.search
+    points = sum(len(plan.points(experiment, size)) for size in tier.batch_sizes)
+    trials = points * experiment.seeds.search
     return trials * experiment.budget.epochs * train_examples * SHARE_OF_SEARCH
 
 

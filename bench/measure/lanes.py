@@ -9,7 +9,7 @@ the same run as training alone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -47,6 +47,7 @@ class Settings(NamedTuple):
 
     batch_sizes: Int32[Array, " setting"]
     learning_rates: Float[Array, " setting"]
+    options: Mapping[str, Float[Array, " setting"]]
 
 
 class Examples(NamedTuple):
@@ -61,7 +62,10 @@ Scores = Float[np.ndarray, "seed setting"]
 
 @dataclass(frozen=True)
 class Programs:
-    """Training and evaluation of one tier, compiled once per shape (seeds, settings); safe to call from threads."""
+    """Training and evaluation of one tier, compiled once per shape (seeds, settings); safe to call from threads.
+
+    `options` names what is swept beside the learning rate.
+    """
 
     learner: Learner
     train_split: Examples
@@ -71,6 +75,7 @@ class Programs:
     schedule: Schedule
     accumulates: bool
     longest_segment: int
+    options: Sequence[str] = ()
     noise_parts: int = 0
     averaging_examples: float | None = None
     compiled: dict[tuple, jax.stages.Compiled] = field(default_factory=dict)
@@ -93,9 +98,9 @@ class Programs:
     def initialise(self, seeds: Int32[np.ndarray, " seed"], settings: Settings) -> Lanes:
         """Fresh lanes: the parameters of a seed are the same in all its settings."""
         of_seeds = [self.learner.params(int(seed)) for seed in seeds]
-        width = len(settings.learning_rates)
+        width = len(settings.batch_sizes)
         stacked = jax.tree.map(lambda *leaves: np.stack([np.stack([leaf] * width) for leaf in leaves]), *of_seeds)
-        state = _first_state(self.learner, jax.device_put(stacked), settings.learning_rates)
+        state = _first_state(self.learner, jax.device_put(stacked), settings)
         average = jax.tree.map(jnp.copy, state.params) if self.averaging_examples else ()
         if not self.accumulates:
             return Lanes(state, (), average=average)
@@ -108,7 +113,8 @@ class Programs:
 
     def _lower(self, shape: tuple[int, int]) -> jax.stages.Lowered:
         seeds, settings = shape
-        values = Settings(jnp.ones(settings, jnp.int32), jnp.ones(settings, jnp.float32))
+        ones = jnp.ones(settings, jnp.float32)
+        values = Settings(jnp.ones(settings, jnp.int32), ones, dict.fromkeys(self.options, ones))
         lanes = jax.eval_shape(partial(self.initialise, np.zeros(seeds, np.int32)), values)
         order = jax.ShapeDtypeStruct((seeds, self.longest_segment, self.microbatch_size), jnp.int32)
         arguments = (lanes, values, self.train_split, order, np.int32(0), np.int32(0))
@@ -154,9 +160,9 @@ def predicted_bytes(compiled: jax.stages.Compiled) -> int | None:
     return total - analysis.alias_size_in_bytes
 
 
-def _first_state(learner: Learner, params: PyTree, rates: Float[Array, " setting"]) -> TrainState:
-    first = jax.vmap(jax.vmap(learner.first_state), in_axes=(0, None))
-    return first(params, rates)
+def _first_state(learner: Learner, params: PyTree, settings: Settings) -> TrainState:
+    first = jax.vmap(jax.vmap(learner.first_state), in_axes=(0, None, None))
+    return first(params, settings.learning_rates, settings.options)
 
 
 def _train(
@@ -202,8 +208,8 @@ def _averaged(programs: Programs, settings: Settings, tick: Int32[Array, ""], la
 
 
 def _update(learner: Learner, state: TrainState, gradient: PyTree, settings: Settings) -> TrainState:
-    over_lanes = jax.vmap(jax.vmap(learner.apply), in_axes=(0, 0, None, None))
-    return over_lanes(state, gradient, settings.learning_rates, settings.batch_sizes)
+    over_lanes = jax.vmap(jax.vmap(learner.apply), in_axes=(0, 0, None, None, None))
+    return over_lanes(state, gradient, settings.learning_rates, settings.batch_sizes, settings.options)
 
 
 def _update_due(

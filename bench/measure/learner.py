@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ import models
 from bench.decoding import printable
 from bench.errors import InputError
 from bench.experiment import Workload
-from bench.measure.optimizers import BatchSize, LearningRate, Optimizer, optimizer_named
+from bench.measure.optimizers import UNSWEPT, BatchSize, LearningRate, Optimizer, Swept, optimizer_named
 from bench.rows import Precision
 
 _RESERVED = {"self", "input_shape", "classes", "rngs", "dtype", "lowering"}
@@ -56,9 +56,9 @@ class Learner:
     def _fresh_params(self, seed: UInt32[Array, ""]) -> PyTree:
         return nnx.state(self.make_model(rngs=nnx.Rngs(params=jax.random.key(seed))), nnx.Param)
 
-    def first_state(self, params: PyTree, learning_rate: LearningRate) -> TrainState:
+    def first_state(self, params: PyTree, learning_rate: LearningRate, options: Swept = UNSWEPT) -> TrainState:
         """The state before the first step."""
-        return TrainState(params, self.optimizer(learning_rate, 1).init(params))
+        return TrainState(params, self.optimizer(learning_rate, 1, options).init(params))
 
     def logits(self, params: PyTree, inputs: Float[Array, "batch ..."]) -> Float[Array, "batch class"]:
         """Float32 logits at the workload's precision."""
@@ -78,10 +78,15 @@ class Learner:
         return jax.value_and_grad(lambda p: self.losses(p, inputs, labels).mean())(params)
 
     def apply(
-        self, state: TrainState, gradient: PyTree, learning_rate: LearningRate, batch_size: BatchSize
+        self,
+        state: TrainState,
+        gradient: PyTree,
+        learning_rate: LearningRate,
+        batch_size: BatchSize,
+        options: Swept = UNSWEPT,
     ) -> TrainState:
-        """One optimizer update."""
-        optimizer = self.optimizer(learning_rate, batch_size)
+        """One optimizer update; `options` are those that are swept."""
+        optimizer = self.optimizer(learning_rate, batch_size, options)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         return TrainState(optax.apply_updates(state.params, updates), opt_state)
 
@@ -91,10 +96,11 @@ class Learner:
         inputs: Float[Array, "batch ..."],
         labels: Int[Array, " batch"],
         learning_rate: LearningRate,
+        options: Swept = UNSWEPT,
     ) -> tuple[TrainState, Float[Array, ""]]:
         """One step on one batch: the new state and the loss before it."""
         loss, gradient = self.gradient(state.params, inputs, labels)
-        return self.apply(state, gradient, learning_rate, len(labels)), loss
+        return self.apply(state, gradient, learning_rate, len(labels), options), loss
 
     def accumulated_step(
         self,
@@ -175,9 +181,13 @@ def _options(model: Any) -> set[str]:  # noqa: ANN401 - a class whose metaclass 
 
 
 def make_learner(
-    workload: Workload, input_shape: tuple[int, ...], classes: int, lowering: str | None = None
+    workload: Workload,
+    input_shape: tuple[int, ...],
+    classes: int,
+    lowering: str | None = None,
+    sweep: Collection[str] = (),
 ) -> Learner:
-    """Build the pure functions of a workload.
+    """Build the pure functions of a workload whose optimizer takes the options named in `sweep`.
 
     Raises:
         InputError: when the model refuses its options.
@@ -197,5 +207,5 @@ def make_learner(
         raise InputError(
             f"workload.model_options: {workload.model} refuses them ({printable(str(error), 160)[1:-1]})"
         ) from None
-    optimizer = optimizer_named(workload.optimizer, workload.optimizer_options)
+    optimizer = optimizer_named(workload.optimizer, workload.optimizer_options, sweep)
     return Learner(graph, make_model, optimizer, workload.precision)

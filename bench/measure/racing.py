@@ -11,14 +11,16 @@ beaten.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from statistics import median
+from typing import TypeVar
 
 import msgspec
 
 from bench.rows import Curve
 from bench.selection import crossing
 
+Rate = TypeVar("Rate", bound=Hashable)
 GRACE = 1 / 3
 STANDARD_ERRORS = 3.0
 
@@ -31,8 +33,11 @@ class Race(msgspec.Struct, frozen=True, kw_only=True):
     validation_examples: int
 
 
-def losers(race: Race, curves: Mapping[float, Sequence[Curve]], examples: int) -> dict[float, str]:
-    """Rates to stop after `examples`, each with the reason; `curves` holds one curve per seed for every rate."""
+def losers(race: Race, curves: Mapping[Rate, Sequence[Curve]], examples: int) -> dict[Rate, str]:
+    """Rates to stop after `examples`, each with the reason; `curves` holds one curve per seed for every rate.
+
+    A rate is a learning rate with the options that are swept beside it.
+    """
     if len(curves) < 2 or examples < GRACE * race.budget_examples:
         return {}
     times = {rate: _times(race, group) for rate, group in curves.items()}

@@ -199,7 +199,7 @@ def make_study(session: Session, append: Callable[[Trial], None]) -> Study:
         ),
         memory_bytes=session.host.free_memory_bytes(),
         workers=session.host.workers,
-        trials={plan.TrialKey(row.phase, row.batch_size, row.learning_rate, row.seed): row for row in rows},
+        trials={plan.TrialKey(row.phase, row.batch_size, row.point, row.seed): row for row in rows},
     )
 
 
@@ -247,6 +247,7 @@ def programs(session: Session, tier: plan.Tier, lowering: str | None) -> Program
             schedule=Schedule(table.schedule, warmup, float(duration.budget_examples)),
             accumulates=any(size != tier.microbatch_size for size in tier.batch_sizes),
             longest_segment=min(LONGEST_SEGMENT_TICKS, gap // tier.microbatch_size + 1),
+            options=sorted(session.experiment.sweep),
             noise_parts=noise_parts(session.experiment, tier),
             averaging_examples=epochs and epochs * session.train_examples,
         )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -18,11 +19,12 @@ from bench.measure import convergence, estimate, wave
 from bench.measure.checkpoint import Checkpoint
 from bench.measure.failures import FAILURES, Streak, failure_of
 from bench.measure.lanes import Programs
+from bench.measure.optimizers import usual_options
 from bench.measure.progress import Progress
 from bench.measure.racing import Race
 from bench.measure.tuning import Tuned
 from bench.measure.wave import LaneRecord, Setting
-from bench.rows import Curve, Origin, Phase, Trial
+from bench.rows import Curve, Origin, Phase, Point, Trial
 
 LARGEST_SHARE_OF_MEMORY = 0.8
 
@@ -53,15 +55,15 @@ class Study:
             if key.phase == phase and key.batch_size == batch_size and trial.status != "failed"
         ]
 
-    def choice(self, batch_size: int, among: Container[float] | None = None) -> selection.Choice | None:
-        """The rates of a batch size as its search trials stand, those of the rates `among` where they are given.
+    def choice(self, batch_size: int, among: Container[Point] | None = None) -> selection.Choice | None:
+        """The points of a batch size as its search trials stand, of those `among` where they are given.
 
-        None after a failure among them: the best rate may be the one that was not tried.
+        None after a failure among them: the best point may be the one that was not tried.
         """
         keys = [key for key in self.trials if key.phase == "search" and key.batch_size == batch_size]
         if any(self.trials[key].status == "failed" for key in keys):
             return None
-        found = [one for one in self.of("search", batch_size) if among is None or one.learning_rate in among]
+        found = [one for one in self.of("search", batch_size) if among is None or one.point in among]
         return selection.choose(found, self.experiment.target.accuracy, self.duration.budget_examples)
 
 
@@ -129,23 +131,25 @@ class TierStudy:
         """
         table = self.study.experiment.learning_rate
         for size in self.tier.batch_sizes:
-            tried = {setting.learning_rate for setting in searched if setting.batch_size == size}
+            tried = {setting.point for setting in searched if setting.batch_size == size}
             choice = self.study.choice(size, tried)
             if choice is None:
                 continue
-            for at_edge, upwards in ((choice.at_upper_edge, True), (choice.at_lower_edge, False)):
-                rate = plan.extension(table, size, tried, upwards=upwards) if at_edge else None
+            edges = [*product(choice.upper_edges, [True]), *product(choice.lower_edges, [False])]
+            for options, upwards in edges:
+                rate = plan.extension(table, size, selection.rates_with(tried, options), upwards=upwards)
                 if rate is not None:
-                    yield Setting("search", size, rate)
+                    yield Setting("search", size, Point(rate, options))
 
     def confirmations(self) -> list[Setting]:
-        """The chosen rates, and the fixed rate where the experiment names one."""
-        fixed = self.study.experiment.learning_rate.fixed
+        """The chosen points, and the fixed rate with the usual options where the experiment names one."""
+        experiment = self.study.experiment
+        fixed, usual = experiment.learning_rate.fixed, usual_options(experiment.workload, experiment.sweep)
         settings = []
         for size in self.tier.batch_sizes:
             choice = self.study.choice(size)
-            settings += [Setting("confirm", size, rate) for rate in (choice.rates if choice else [])]
-            settings += [Setting("fixed", size, fixed)] if fixed else []
+            settings += [Setting("confirm", size, point) for point in (choice.points if choice else [])]
+            settings += [Setting("fixed", size, Point(fixed, usual))] if fixed else []
         return settings
 
     def run_wave(
@@ -203,14 +207,14 @@ class TierStudy:
         )
         convergence.run(lanes, reporter)
 
-    def rivals(self, settings: Sequence[Setting]) -> dict[int, dict[float, list[Curve]]]:
-        """The search curves there are at the batch sizes of `settings`, of all other rates."""
-        own = {(setting.batch_size, setting.learning_rate) for setting in settings}
-        found: dict[int, dict[float, list[Curve]]] = {}
+    def rivals(self, settings: Sequence[Setting]) -> dict[int, dict[Point, list[Curve]]]:
+        """The search curves there are at the batch sizes of `settings`, of all other points."""
+        own = {(setting.batch_size, setting.point) for setting in settings}
+        found: dict[int, dict[Point, list[Curve]]] = {}
         for size in {setting.batch_size for setting in settings}:
             for trial in self.study.of("search", size):
-                if (size, trial.learning_rate) not in own:
-                    found.setdefault(size, {}).setdefault(trial.learning_rate, []).append(trial.curve)
+                if (size, trial.point) not in own:
+                    found.setdefault(size, {}).setdefault(trial.point, []).append(trial.curve)
         return found
 
     def identity(self, seeds: Sequence[int], settings: Sequence[Setting], shapes: Sequence[tuple[int, int]]) -> str:
@@ -222,12 +226,17 @@ class TierStudy:
 
     def finished(self, record: LaneRecord, lanes: int) -> None:
         """Write the row of a finished lane, once."""
-        key = _key(record.setting, record.seed)
+        setting = record.setting
+        key = _key(setting, record.seed)
         if key in self.study.trials:
             return
         trial = Trial(
             **msgspec.structs.asdict(self.study.origin()),
-            **msgspec.structs.asdict(key),
+            phase=setting.phase,
+            batch_size=setting.batch_size,
+            learning_rate=setting.point.learning_rate,
+            options=dict(setting.point.options),
+            seed=record.seed,
             status=record.status or "ok",
             reason=record.reason,
             train_examples=len(self.programs.train_split.labels),
@@ -244,13 +253,12 @@ class TierStudy:
 
 
 def _key(setting: Setting, seed: int) -> plan.TrialKey:
-    return plan.TrialKey(setting.phase, setting.batch_size, setting.learning_rate, seed)
+    return plan.TrialKey(setting.phase, setting.batch_size, setting.point, seed)
 
 
 def search_grid(experiment: Experiment, tier: plan.Tier) -> list[Setting]:
-    """Every batch size of a tier at every rate of its grid."""
-    table = experiment.learning_rate
-    return [Setting("search", size, rate) for size in tier.batch_sizes for rate in plan.learning_rates(table, size)]
+    """Every batch size of a tier at every point of its grid."""
+    return [Setting("search", size, point) for size in tier.batch_sizes for point in plan.points(experiment, size)]
 
 
 def shard_shape(seeds: int, settings: int, workers: int, widest: int) -> wave.Shape:

@@ -105,7 +105,8 @@ class Session:
         key = (precision, lowering)
         if key not in self.learners:
             workload = msgspec.structs.replace(self.experiment.workload, precision=precision)
-            self.learners[key] = make_learner(workload, self.dataset.input_shape, self.dataset.classes, lowering)
+            shape, classes = self.dataset.input_shape, self.dataset.classes
+            self.learners[key] = make_learner(workload, shape, classes, lowering, sorted(self.experiment.sweep))
         return self.learners[key]
 
     def origin(self) -> Origin:

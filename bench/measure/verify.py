@@ -84,7 +84,7 @@ def find_case(session: Session, batch_size: int, speed: Speed) -> Case | None:
     ]
     target, budget = session.experiment.target.accuracy, session.duration.budget_examples
     choice = selection.choose([row for row in trials if row.phase == "search"], target, budget)
-    confirmed = [row for row in trials if row.phase == "confirm" and choice and row.learning_rate == choice.for_target]
+    confirmed = [row for row in trials if row.phase == "confirm" and choice and row.point == choice.for_target]
     reached = [(found.steps, row) for row in confirmed if (found := selection.crossing(row.curve, target))]
     if not reached:
         return None
@@ -105,6 +105,7 @@ def _row(session: Session, case: Case) -> Verification:
         **msgspec.structs.asdict(session.origin()),
         batch_size=trial.batch_size,
         learning_rate=trial.learning_rate,
+        options=trial.options,
         seed=trial.seed,
         status="ok" if alone.status == "ok" else "not_reached",
         message=f"{case.loop} loop",
@@ -138,7 +139,7 @@ def train_alone(session: Session, case: Case) -> Alone:
 
 
 def _start(learner: Learner, trial: Trial) -> TrainState:
-    return learner.first_state(jax.device_put(learner.params(trial.seed)), trial.learning_rate)
+    return learner.first_state(jax.device_put(learner.params(trial.seed)), trial.learning_rate, trial.options)
 
 
 def _scorer(learner: Learner, split: Examples) -> Callable[[TrainState], float]:
@@ -160,7 +161,7 @@ def _segments(
 
     @partial(jax.jit, donate_argnums=0)
     def one(state: TrainState, chosen: Int32[Array, " batch"]) -> TrainState:
-        return learner.train_step(state, split.inputs[chosen], split.labels[chosen], rate)[0]
+        return learner.train_step(state, split.inputs[chosen], split.labels[chosen], rate, trial.options)[0]
 
     @partial(jax.jit, donate_argnums=0)
     def many(state: TrainState, order: Int32[Array, "step batch"], steps: Int32[Array, ""]) -> TrainState:

@@ -17,7 +17,7 @@ from bench.measure import noise
 from bench.measure.lanes import Lanes, Programs, Settings
 from bench.measure.racing import Race
 from bench.plan import Duration
-from bench.rows import LARGEST_AMOUNT, Curve, NoiseEstimate, Phase, TrialStatus
+from bench.rows import LARGEST_AMOUNT, Curve, NoiseEstimate, Phase, Point, TrialStatus
 
 Shape = tuple[int, int]
 WORTH_COMPACTING = 0.7
@@ -28,7 +28,7 @@ class Setting(msgspec.Struct, frozen=True):
 
     phase: Phase
     batch_size: int
-    learning_rate: float
+    point: Point
 
 
 class Reading(NamedTuple):
@@ -173,10 +173,12 @@ def grid(shape: Shape, known: Mapping[tuple[int, int], int | None]) -> list[list
 
 
 def device_settings(settings: Sequence[Setting]) -> Settings:
-    """The values of settings as arrays."""
+    """The values of settings, which all sweep the same options, as arrays."""
+    each = [dict(one.point.options) for one in settings]
     return Settings(
         jnp.asarray([one.batch_size for one in settings], jnp.int32),
-        jnp.asarray([one.learning_rate for one in settings], jnp.float32),
+        jnp.asarray([one.point.learning_rate for one in settings], jnp.float32),
+        {name: jnp.asarray([options[name] for options in each], jnp.float32) for name in each[0]},
     )
 
 

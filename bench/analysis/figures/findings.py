@@ -121,6 +121,19 @@ def best_learning_rate(_: Frames, summary: Summary) -> str:
     return f"The best rate grows as B^{words.number(exponent.value, 2)} ({interval}); rule: {rates.rule}.{at_edge}"
 
 
+def swept_options(frames: Frames, summary: Summary) -> str:
+    """The best value of each option by batch size."""
+    found = []
+    for option in sorted(frames.experiment.sweep):
+        chosen: dict[float, list[int]] = {}
+        for cell in summary.cells:
+            if option in cell.best_options:
+                chosen.setdefault(cell.best_options[option], []).append(cell.batch_size)
+        best = "; ".join(f"{value:g} at {words.listed(sizes)}" for value, sizes in sorted(chosen.items()))
+        found.append(f"Best {option.replace('_', ' ')}: {best or 'none'}.")
+    return " ".join(found)
+
+
 def rate_map(frames: Frames, _: Summary) -> str:
     """How many trials reached the target, and how many diverged."""
     trials = only(frames.trials, frames.trials["phase"] == "search")

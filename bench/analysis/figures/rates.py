@@ -46,8 +46,13 @@ def best_learning_rate(frames: Frames, summary: Summary) -> Figure:
 
 
 def rate_map(frames: Frames, summary: Summary) -> Figure:
-    """Epochs to the target for each batch size and rate; missed and diverged trials are named, not coloured."""
-    cells = _mapped(frames)
+    """Epochs to the target for each batch size and rate; missed and diverged trials are named, not coloured.
+
+    Where options were swept beside the rate, each cell has those that are best for it.
+    """
+    cells = aggregated(
+        searched_points(frames), ["batch_size", "learning_rate"], epochs=("epochs", "min"), diverged=("diverged", "min")
+    )
     epochs, rates = values(cells, "epochs"), values(cells, "learning_rate")
     reached = epochs[np.isfinite(epochs)]
     if not len(reached) or len(np.unique(rates)) < 2:
@@ -71,12 +76,12 @@ def _tuned(frames: Frames) -> pd.DataFrame:
     return only(frames.trials, frames.trials["phase"] == "search")
 
 
-def _mapped(frames: Frames) -> pd.DataFrame:
-    """One row per batch size and rate: median `epochs`, infinite where missed, and the `diverged` share."""
+def searched_points(frames: Frames) -> pd.DataFrame:
+    """One row per batch size, rate and options: median `epochs`, infinite where missed, and the `diverged` share."""
     trials = _tuned(frames)
     trials = trials.assign(diverged=trials["status"] == "diverged")
     wanted = {"epochs": ("epochs_to_target", "median"), "diverged": ("diverged", "mean")}
-    return aggregated(trials, ["batch_size", "learning_rate"], **wanted)
+    return aggregated(trials, ["batch_size", "learning_rate", "options"], **wanted)
 
 
 def _draw_tried(axes: Axes, frames: Frames, rates: Array) -> None:

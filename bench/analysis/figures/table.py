@@ -7,7 +7,18 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from bench.analysis.figures import convergence, devices, findings, hardware, noise, optima, rates, remarks, resources
+from bench.analysis.figures import (
+    convergence,
+    devices,
+    findings,
+    hardware,
+    noise,
+    optima,
+    options,
+    rates,
+    remarks,
+    resources,
+)
 from bench.analysis.frames import Frames
 from bench.analysis.summary import Summary
 
@@ -93,6 +104,12 @@ PLOTS = (
         rates.rate_map,
         findings.rate_map,
         "The bright ridge is the best rate; grey cells never reached the target.",
+    ),
+    Plot(
+        "Options beside the rate",
+        options.swept_options,
+        findings.swept_options,
+        "Each point is at the learning rate that is best with that value: where lines part, the option matters.",
     ),
     Plot(
         "Gradient noise scale",
