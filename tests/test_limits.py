@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import simulate
 
-from bench.analysis import cell_table, frames, limits, report, sections, style
+from bench.analysis import cell_table, frames, limits, report, style
 from bench.analysis.figures import remarks, resources
 from bench.analysis.summarize import summarize
 from bench.rows import Calibration, Compilation
@@ -91,13 +91,6 @@ def test_the_table_and_the_remark_say_it():
 
 def test_nothing_explains_more_than_all():
     assert limits._binding({"arithmetic": 3.0, "copying": 2.0, "fixed_cost": float("nan")}) == (None, None)
-
-
-def test_the_method_states_the_ceilings(measured, summarized):
-    told = " ".join(sections.method(measured, summarized))
-    assert "multiplies large float32 matrices at 100 GFLOP/s and copies memory at 8.00 GB/s" in told
-    uncalibrated = msgspec.structs.replace(summarized, ceilings=None)
-    assert "Limits:" not in " ".join(sections.method(measured, uncalibrated))
 
 
 def test_the_roofline_shows_both_roofs_and_what_binds(measured, summarized):

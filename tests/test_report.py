@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import base64
 import csv
-import dataclasses
 import io
 import re
 from collections import Counter
 from html.parser import HTMLParser
 
 import msgspec
-import numpy as np
-import pandas as pd
 import pytest
 import simulate
 
@@ -220,23 +217,10 @@ def test_verdicts_and_further_targets_become_tables(summarized):
     assert sections.further_targets(changed).rows[0].cells[-1].text == "16 and 32"
 
 
-def test_what_was_timed_otherwise_is_said(measured, summarized):
+def test_the_largest_batch_size_that_fits_is_told_with_what_ends_there(summarized):
     facts = {fact.name: fact for fact in sentences.facts(summarized)}
     assert facts["Largest that fits"].value == "3000"
     assert "memory ends there" in facts["Largest that fits"].more
-    assert "process of its own" not in sections.method(measured, summarized)[0]
-    alone = measured.compilations.assign(isolated=measured.compilations["batch_size"] == 64)
-    pieces = measured.rounds.assign(accumulation=np.where(measured.rounds["batch_size"] == 2048, 4, 1))
-    (said, *_) = sections.method(dataclasses.replace(measured, compilations=alone, rounds=pieces), summarized)
-    assert "Batch size 64 was timed in a process of its own" in said
-    assert "Batch size 2048 does not fit" in said
-
-
-def test_rounds_in_another_precision_are_not_added_to_those_of_the_answer(measured, summarized):
-    (told, *_) = sections.method(measured, summarized)
-    others = measured.rounds.assign(precision="bfloat16", accumulation=2)
-    beside = dataclasses.replace(measured, rounds=pd.concat([measured.rounds, others], ignore_index=True))
-    assert sections.method(beside, summarized)[0] == told
 
 
 def test_cells_say_how_many_seeds_missed(summarized):

@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from bench import store
-from bench.analysis import cell_table, embed, frames, grid, pages, sections, sentences, style, ways
+from bench.analysis import cell_table, embed, frames, grid, method, pages, sections, sentences, style, ways
 from bench.analysis import summary as summaries
 from bench.analysis.figures import draw, encode, write_figures
 from bench.analysis.frames import ROW_FILES, Frames
@@ -78,7 +78,7 @@ def write_page(folder: Path, measured: Frames, summary: Summary, home: str | Non
         verdicts=sections.verdicts(summary),
         verified=sections.verifications(measured),
         reference=sections.reference(summary),
-        method=sections.method(measured, summary),
+        method=method.paragraphs(measured, summary),
         machine_table=sections.machine(measured),
         reproduce=sections.reproduce(measured, summary),
         files=[name for name in FILES if (folder / name).is_file()],
