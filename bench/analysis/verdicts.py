@@ -95,15 +95,14 @@ def larger_needs_more_epochs(evidence: Evidence) -> Said:
         return Said("undecided", "Fewer than two batch sizes reached the target.")
     needed, last = of.examples.medians[reached], reached[-1]
     fewest = of.sizes[reached[np.isclose(needed, needed.min(), rtol=0, atol=1e-9)]].tolist()
-    missed = [int(size) for size in of.sizes[np.isposinf(of.examples.medians)] if size > of.sizes[last]]
-    beyond = f"; {_list(missed)} did not reach it" if missed else ""
+    beyond = _missed_above(of, int(last))
     low, high = _ratio_interval(of, int(last), int(reached[0]))
     ratio = float(np.exp(of.examples.medians[last] - of.examples.medians[reached[0]]))
     numbers = (
         f"Batch size {of.sizes[last]:,} needed {ratio:.2f} times the epochs of {of.sizes[reached[0]]:,}"
         f" (95%: {_span(low, high)}); {_list(fewest)} needed the fewest{beyond}."
     )
-    if (low is not None and low > 1) or missed:
+    if (low is not None and low > 1) or beyond:
         return Said("supported", numbers)
     return Said("contradicted" if high is not None and high < 1 + NOTICEABLE else "undecided", numbers)
 
