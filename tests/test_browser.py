@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+from itertools import compress
+from operator import not_
 
+import matplotlib.image
+import numpy as np
 import pytest
 import simulate
 
@@ -95,6 +100,47 @@ def test_nothing_overflows(opened, name, width):
     assert outside == []
 
 
+def frames_of(page):
+    """What scrolls sideways inside a page, and what could but need not."""
+    frames = [frame for frame in page.locator(".scroll, pre").all() if frame.is_visible()]
+    scrolling = [frame.evaluate("frame => frame.scrollWidth > frame.clientWidth") for frame in frames]
+    return list(compress(frames, scrolling)), list(compress(frames, map(not_, scrolling)))
+
+
+@pytest.mark.parametrize("name", ["report", "compare", "index"])
+def test_a_frame_that_scrolls_is_named_and_moved_from_the_keyboard(opened, name):
+    page = opened(name, 360)
+    frames, _ = frames_of(page)
+    names = [frame.get_attribute("aria-label") for frame in frames]
+    assert len(set(names)) == len(names) > 0
+    for frame, called in zip(frames, names, strict=True):
+        assert frame.get_attribute("tabindex") == "0"
+        assert page.get_by_role("region", name=called, exact=True).count() == 1
+        frame.press("ArrowRight")
+        assert frame.evaluate("frame => document.activeElement === frame")
+        page.wait_for_function("() => document.activeElement.scrollLeft > 0")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("name", "width"), [("report", 360), ("report", 1600), ("compare", 360), ("index", 800)])
+def test_a_frame_is_shaded_where_it_holds_more_than_is_seen(opened, name, width, scheme):
+    page = opened(name, width, scheme)
+    page.add_style_tag(content=".scroll > *, pre > * { visibility: hidden }")
+    scrolling, still = frames_of(page)
+    assert scrolling
+    for frame in scrolling:
+        assert [shaded(frame, part) for part in (0, 0.5, 1)] == [(False, True), (True, True), (True, False)]
+    assert {shaded(frame, 0) for frame in still} <= {(False, False)}
+
+
+def shaded(frame, part):
+    """Whether the left and the right edge differ from the middle, after scrolling so far of the whole way."""
+    frame.evaluate("(frame, part) => { frame.scrollLeft = part * (frame.scrollWidth - frame.clientWidth) }", part)
+    seen = matplotlib.image.imread(io.BytesIO(frame.screenshot()))
+    row = seen[len(seen) // 2, :, :3]
+    return tuple(bool(np.abs(row[at] - row[len(row) // 2]).max() > 0.1) for at in (1, -2))
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1600])
 @pytest.mark.parametrize("name", ["report", "compare", "index"])
@@ -110,6 +156,19 @@ def test_drawn_text_keeps_its_contrast(opened, scheme):
         """() => [...document.querySelectorAll('.wide svg text')].map(text =>
             [getComputedStyle(text).fill, getComputedStyle(text.closest('.drawing')).backgroundColor, text.textContent])
             .filter(([, , said]) => isNaN(said))"""
+    )
+    assert colors
+    assert [said for ink, paper, said in colors if contrast(ink, paper) < 4.5] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["report", "compare", "index"])
+def test_text_in_frames_keeps_its_contrast(opened, name, scheme):
+    """A checker cannot tell the ground of a text from gradients that lie on it."""
+    colors = opened(name, scheme=scheme).evaluate(
+        """() => [...document.querySelectorAll('.scroll :is(th, td, a, button), pre code')].map(text =>
+            [getComputedStyle(text).color, getComputedStyle(text.closest('.scroll, pre')).backgroundColor,
+             text.textContent])"""
     )
     assert colors
     assert [said for ink, paper, said in colors if contrast(ink, paper) < 4.5] == []
