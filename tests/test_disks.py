@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 import simulate
+from samples import stage
 from test_cli import SWEEP, environment, only_folder, rounds
-from test_store import stage
 from workbench import experiment, trials
 
 from bench import folders, store

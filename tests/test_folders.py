@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from test_store import ORIGIN, stage, trial
+from samples import ORIGIN, stage, trial
 from workbench import experiment, host
 
 from bench import experiment as experiments

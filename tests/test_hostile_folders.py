@@ -16,8 +16,8 @@ import simulate
 import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import trial
 from test_folders import filled, own
-from test_store import trial
 from workbench import experiment, session
 
 from bench import cli, folders, store

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from test_store import ORIGIN
+from samples import ORIGIN
 from workbench import experiment
 
 from bench.measure import isolated, isolation
