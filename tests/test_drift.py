@@ -8,7 +8,7 @@ import pytest
 import simulate
 from hypothesis import given
 from hypothesis import strategies as st
-from test_throughput import KEYS, Pretended
+from pretended import KEYS, Pretended
 
 from bench.analysis import drift, frames
 from bench.analysis.answers import CellTrend

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_throughput import KEYS, Pretended
+from pretended import KEYS, Pretended
 from workbench import MODEL_OPTIONS, learner, train_split
 
 from bench.measure import flops, throughput

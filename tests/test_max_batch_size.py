@@ -5,8 +5,8 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_store import ORIGIN
-from test_throughput import Pretended, Scripted
+from pretended import Pretended, Scripted
+from samples import ORIGIN
 from workbench import experiment, session
 
 from bench import store

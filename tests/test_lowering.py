@@ -1,0 +1,35 @@
+"""Which lowering a batch size is timed under: the fastest of those tried at a size near it, if that fits."""
+
+import pytest
+from pretended import Pretended
+from workbench import session
+
+from bench.measure import runner, throughput
+from bench.measure.loops import CellKey
+
+
+def test_every_size_is_timed_under_the_lowering_that_won_near_it(tmp_path, monkeypatch):
+    faster = {4: "patches", 16: "banded", 64: "banded"}
+    tried = []
+
+    def speed(_, key, lowering):
+        tried.append((key.batch_size, key.loop, lowering))
+        return 2.0 if (faster[key.batch_size] == lowering) == (key.precision == "float32") else 1.0
+
+    monkeypatch.setattr(throughput, "examples_per_second", speed)
+    made = session(tmp_path, workload={"model": "lenet"}, batch_sizes={"values": [4, 8, 16, 32, 64]})
+    lowering_of = runner._lowering_of(made, Pretended(monkeypatch).laboratory)
+    chosen = {size: lowering_of(CellKey(size, "dispatch")) for size in (64, 8, 4, 16, 32, 64)}
+    assert chosen == {4: "patches", 8: "patches", 16: "banded", 32: "banded", 64: "banded"}
+    assert lowering_of(CellKey(64, "dispatch", devices=2, accumulation=4)) == "patches", "a device's part at once"
+    assert sorted(tried) == [(size, "scan", lowering) for size in (4, 16, 64) for lowering in ("banded", "patches")]
+    assert lowering_of(CellKey(16, "dispatch", precision="bfloat16")) == "patches", "each precision has its own"
+
+
+def test_nothing_that_may_not_fit_is_tried(monkeypatch):
+    made = Pretended(monkeypatch)
+    made.laboratory.memory_bytes = 100_000
+    with pytest.raises(MemoryError, match="64000 bytes may not fit"):
+        throughput.examples_per_second(made.laboratory, CellKey(64, "scan"), None)
+    per_second = throughput.examples_per_second(made.laboratory, CellKey(8, "scan"), None)
+    assert per_second == pytest.approx(8 / made.seconds_per_step(CellKey(8, "scan")))
