@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 import simulate
+from answers import answered
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from bench.analysis import figures, frames, sections, style
@@ -77,7 +78,7 @@ def test_a_batch_that_only_several_devices_took_is_no_cell():
     truth = dataclasses.replace(TRUTH, batch_sizes=(16, 32))
     rows = simulate.rows(truth)
     together = [msgspec.structs.replace(row, batch_size=64) for row in rows if getattr(row, "devices", 1) == 4]
-    found = summarize(frames.from_rows(simulate.experiment(truth), simulate.machine_file(), [*rows, *together]))
+    found = answered(truth, [*rows, *together])
     assert [cell.batch_size for cell in found.cells] == [16, 32]
     (point,) = [one for one in found.data_parallel if one.batch_size == 64]
     assert point.epochs_to_target is point.strong_efficiency is point.time_to_target is None
@@ -102,7 +103,7 @@ def test_a_long_foot_stays_on_the_page(measured, width):
 
 def test_what_did_not_reach_the_target_is_named_beside_the_claim():
     truth = dataclasses.replace(TRUTH, devices=(), ceilings={512: 0.5}, ceiling_noise=0)
-    found = summarize(frames.from_rows(simulate.experiment(truth), simulate.machine_file(), simulate.rows(truth)))
+    found = answered(truth)
     assert "; 512 did not reach it." in found.verdicts[8].numbers
 
 

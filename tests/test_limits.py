@@ -3,22 +3,21 @@
 import html
 from dataclasses import replace
 
+import answers
 import msgspec
 import pytest
 import simulate
 
-from bench.analysis import cell_table, frames, limits, report, style
+from bench.analysis import cell_table, limits, report, style
 from bench.analysis.figures import remarks, resources
-from bench.analysis.summarize import summarize
 from bench.rows import Calibration, Compilation
 
 TRUTH = simulate.Truth(batch_sizes=(16, 64, 256, 1024), round_noise=1e-6, confirm_seeds=2, also=())
 
 
-def answered(truth=TRUTH, keep=lambda row: True, **changes):
-    truth = replace(truth, **changes)
-    rows = [row for row in simulate.rows(truth) if keep(row)]
-    return summarize(frames.from_rows(simulate.experiment(truth), simulate.machine_file(), rows))
+def answered(keep=lambda row: True, **changes):
+    truth = replace(TRUTH, **changes)
+    return answers.answered(truth, [row for row in simulate.rows(truth) if keep(row)])
 
 
 def test_achieved_flops_are_the_models_over_the_time_of_a_step():
@@ -73,7 +72,7 @@ def test_rows_of_before_flops_were_counted_stay_readable():
         return msgspec.structs.replace(row, **nothing) if isinstance(row, Compilation) else row
 
     rows = [as_before(row) for row in simulate.rows(TRUTH) if not isinstance(row, Calibration)]
-    found = summarize(frames.from_rows(simulate.experiment(TRUTH), simulate.machine_file(), rows))
+    found = answers.answered(TRUTH, rows)
     assert {cell.achieved_flops_per_second for cell in found.cells} == {None}
     assert remarks.binding(found) == ""
     assert {line.cells[-1].text for line in cell_table.table(found).rows} == {"—"}

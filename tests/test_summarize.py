@@ -1,21 +1,15 @@
+"""The summary of a folder: every promised key, the truth where it is known, and a reason where there is no answer."""
+
 from __future__ import annotations
 
-import subprocess
-import sys
-from dataclasses import replace
-
 import msgspec
-import numpy as np
 import pytest
 import simulate
+from answers import TRUTH, answered, cell, verdict
 
-from bench.analysis import cell_table, frames, summary
-from bench.analysis.reference import TABLE
-from bench.analysis.summarize import summarize
+from bench.analysis import cell_table, summary
 from bench.errors import InputError
 from bench.rows import Limit
-
-TRUTH = simulate.Truth(rate_penalty=1.0, watts=50.0, gradient_noise_scale=300.0)
 
 KEYS = {
     "": "schema experiment machine workload target_accuracy time_optimal accuracy_optimal throughput_optimal"
@@ -31,20 +25,6 @@ CELL_KEYS = (
     "batch_size status loop examples_per_second seconds_per_step best_learning_rate at_grid_edge epochs_to_target"
     " time_to_target best_accuracy compile_seconds peak_bytes"
 )
-
-
-def answered(truth=TRUTH, rows=None, seed=0, **changes):
-    truth = replace(truth, **changes)
-    rows = simulate.rows(truth, seed) if rows is None else rows
-    return summarize(frames.from_rows(simulate.experiment(truth), simulate.machine_file(), rows))
-
-
-def cell(found, batch_size):
-    return next(one for one in found.cells if one.batch_size == batch_size)
-
-
-def verdict(found, claim):
-    return found.verdicts[claim - 1].verdict
 
 
 @pytest.fixture(scope="module")
@@ -151,16 +131,6 @@ def test_what_is_not_reached_is_null_with_a_status():
     assert verdict(found, 3) == "supported"
 
 
-@pytest.mark.parametrize(("sizes", "tied"), [((32, 64, 128, 256, 512), True), ((16, 128, 2048), False)])
-def test_what_is_tied_with_the_best_is_the_others(sizes, tied):
-    found = answered(batch_sizes=sizes)
-    best = found.time_optimal
-    others = [f"{size:,}" for size in best.tied if size != best.batch_size]
-    assert bool(others) == tied
-    said = f"; tied with it: {', '.join(others)}." if others else "; nothing is tied with it."
-    assert found.verdicts[3].numbers.endswith(said)
-
-
 def test_where_nothing_is_reached_there_is_no_time_but_a_reason():
     found = answered(ceiling=0.5)
     assert found.time_optimal is None
@@ -240,97 +210,3 @@ def test_regimes_follow_the_hyperbola(found):
 def test_further_targets_are_read_from_the_same_curves(found):
     easier, harder = found.further_targets
     assert easier.time_optimal.seconds < found.time_optimal.seconds < harder.time_optimal.seconds
-
-
-def test_a_tuned_rate_clears_small_batches_of_what_a_fixed_rate_does():
-    rows = simulate.rows(TRUTH)
-    common = simulate.origin(TRUTH)
-    random = np.random.default_rng(5)
-    fixed = [
-        msgspec.structs.replace(
-            simulate.trial(replace(TRUTH, ceilings={16: 0.5, 32: 0.5}), common, "fixed", size, 0, seed, random),
-            learning_rate=0.1,
-        )
-        for size in TRUTH.batch_sizes
-        for seed in (5, 6)
-    ]
-    first = answered(rows=[*rows, *fixed]).verdicts[0]
-    assert first.verdict == "supported"
-    assert "16, 32 missed" in first.numbers
-    assert "the rate is to blame" in first.numbers
-
-
-def test_verdicts_follow_the_truth(found):
-    assert [one.claim for one in found.verdicts] == list(range(1, 10))
-    expected = dict.fromkeys((2, 3, 4, 6, 7, 8, 9), "supported")
-    assert {claim: verdict(found, claim) for claim in expected} == expected
-    assert verdict(answered(critical_batch_size=1e7, seed_noise=0.02), 3) != "supported"
-    assert verdict(answered(fixed_seconds=1e-9), 2) != "supported"
-
-
-def test_the_reference_table_stands_beside_ours():
-    truth = replace(TRUTH, batch_sizes=(10, 50, 256, 1000), also=())
-    experiment = simulate.experiment(truth, "lenet_mnist_reference")
-    rows = [msgspec.structs.replace(row, experiment="lenet_mnist_reference") for row in simulate.rows(truth)]
-    found = summarize(frames.from_rows(experiment, simulate.machine_file(), rows)).reference
-    assert [row.batch_size for row in found] == [row.batch_size for row in TABLE]
-    ours = {row.batch_size: row for row in found}
-    assert ours[1000].epoch_seconds_ratio == pytest.approx(1.0)
-    assert ours[5000].epochs_to_target is None
-    assert ours[256].reference_epochs_to_target == 41
-    reached = [row.time_to_target_ratio for row in found if row.time_to_target_ratio]
-    assert not reached or min(reached) == pytest.approx(1.0)
-
-
-def test_tied_sets_and_knees_hold_through_the_whole_pipeline():
-    worlds, held, covered = 12, 0, 0
-    truth = replace(TRUTH, rate_penalty=3.0, per_epoch=16, confirm_seeds=3, epochs=10.0, also=(), watts=None)
-    for world in range(worlds):
-        found = answered(truth, seed=world)
-        held += truth.time_optimal_batch_size in found.time_optimal.tied
-        low, high = found.critical_batch_size.interval
-        covered += low <= truth.critical_batch_size <= high
-    assert held >= worlds - 2
-    assert covered >= worlds - 3
-
-
-@pytest.mark.slow
-def test_a_hundred_thousand_trials_are_analysed_in_seconds_and_little_memory(tmp_path):
-    truth = simulate.write(tmp_path, batch_sizes=(16, 64, 256, 1024), confirm_seeds=2, epochs=5.0, max_epochs=8.0)
-    lines = (tmp_path / "convergence.jsonl").read_bytes().splitlines()
-    trials = [line for line in lines if b'"kind":"trial"' in line]
-    with (tmp_path / "convergence.jsonl").open("wb") as file:
-        for copy in range(100_000 // len(trials) + 1):
-            for line in trials:
-                file.write(line.replace(b'"seed":', b'"seed":%d' % (copy + 1)) + b"\n")
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(tmp_path)], check=True, capture_output=True, text=True
-    ).stdout.split()
-    trials_seen, best, cpu_seconds, peak_bytes = int(done[0]), int(done[1]), float(done[2]), int(done[3])
-    assert trials_seen >= 100_000
-    assert cpu_seconds < 20
-    assert peak_bytes < 2 << 30
-    assert truth.time_optimal_batch_size == best
-
-
-MEASURED = """
-import resource, sys, time
-from pathlib import Path
-from bench.analysis import frames
-from bench.analysis.summarize import summarize
-loaded = frames.load(Path(sys.argv[1]))
-found = summarize(loaded)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(len(loaded.trials), found.time_optimal.batch_size, time.process_time(), peak)
-"""
-
-
-@pytest.mark.parametrize("power", [-1.0, -0.5, -2.0])
-def test_the_exponent_of_the_gradient_variance_is_the_truth(power):
-    answer = answered(gradient_noise_scale=300.0, gradient_variance_exponent=power)
-    assert f"to the power {power:.2f}" in answer.verdicts[5].numbers
-    assert verdict(answer, 6) == ("supported" if power == -1 else "contradicted")
-
-
-def test_without_parts_of_batches_the_law_of_the_variance_is_undecided():
-    assert verdict(answered(gradient_noise_scale=None), 6) == "undecided"
