@@ -118,7 +118,7 @@ def _sessions(request: Request, host: Host) -> list[Session]:
     wanted, source = chosen(request.names, host.machine.platform), request.convergence_from
     for name, experiment in zip(request.names, wanted, strict=False):
         with _refused_as_of(Path(name).name):
-            _refuse_unknown_names(experiment.workload)
+            _refuse_unknown_names(experiment)
     if source is not None:
         experiments.read(source / "experiment.toml")
     pairs = with_data(wanted, named=bool(request.names), progress=request.progress)
@@ -141,10 +141,11 @@ def _refused_as_of(name: str) -> Iterator[None]:
         raise InputError(f"{name}: {error}") from None
 
 
-def _refuse_unknown_names(workload: Workload) -> None:
+def _refuse_unknown_names(experiment: Experiment) -> None:
+    workload = experiment.workload
     datasets.recipe_named(workload.dataset)
     model_named(workload.model, workload.model_options)
-    optimizer_named(workload.optimizer, workload.optimizer_options)
+    optimizer_named(workload.optimizer, workload.optimizer_options, experiment.sweep)
 
 
 def _refuse_what_cannot_run(workload: Workload, dataset: Dataset, host: Host) -> None:

@@ -38,7 +38,10 @@ def add(verbs: Verbs) -> None:
     run.add_argument("--budget", type=minutes, metavar="MINUTES", help="scale seeds, rates and epochs to these minutes")
     run.add_argument("--stages", default=[*STAGES], type=_stages, metavar="LIST", help=f"of {','.join(STAGES)} (both)")
     run.add_argument(
-        "--convergence-from", type=Path, metavar="DIR", help="join convergence measured elsewhere instead of training"
+        "--convergence-from",
+        type=Path,
+        metavar="DIR",
+        help="join convergence measured elsewhere, as it was scaled there, instead of training",
     )
     add_price(run)
     run.add_argument("--retry-failed", action="store_true", help="try again what failed or ran out of memory before")
