@@ -46,6 +46,7 @@ RICH = simulate.Truth(
     devices=(2, 4),
     out_of_memory=(4096,),
     largest_that_fits=3000,
+    momenta={0.5: 1.6, 0.9: 1.0},
 )
 
 

@@ -12,16 +12,18 @@ from bench.rows import AnyRow, Curve, NoiseEstimate, Stage, Trial
 
 
 def convergence_rows(truth: Truth, random: np.random.Generator, machine: str = "simulated-cpu") -> Iterator[AnyRow]:
-    """A search over five rates at each batch size, then fresh seeds at the true best one."""
+    """A search over five rates at each batch size and momentum, then fresh seeds at the true best ones."""
     common = origin(truth, machine)
     for batch_size in truth.batch_sizes:
-        for step in range(-2, 3):
-            for seed in range(truth.search_seeds):
-                yield trial(truth, common, "search", batch_size, step, seed, random)
+        for options in [{"momentum": momentum} for momentum in truth.momenta] or [{}]:
+            for step in range(-2, 3):
+                for seed in range(truth.search_seeds):
+                    yield trial(truth, {**common, "options": options}, "search", batch_size, step, seed, random)
+    best = {**common, "options": truth.best_options}
     for batch_size in truth.batch_sizes:
         for seed in range(1000, 1000 + truth.confirm_seeds):
             for step in (-1, 0, 1):
-                yield trial(truth, common, "confirm", batch_size, step, seed, random)
+                yield trial(truth, best, "confirm", batch_size, step, seed, random)
     yield Stage(**common, stage="convergence", seconds=60.0, compilations=3, trained_examples=10**7)
 
 
@@ -29,9 +31,8 @@ def trial(truth, common, phase, batch_size, rate_step, seed, random) -> Trial:
     """One run at the best rate moved by `rate_step` factors of two; its curve saturates at the ceiling."""
     rate = truth.rate(batch_size) * RATE_FACTOR**rate_step
     diverged = RATE_FACTOR**rate_step > truth.diverges_above
-    wanted = truth.examples_to_target(batch_size) * math.exp(
-        truth.rate_penalty * abs(rate_step) + truth.seed_noise * random.standard_normal()
-    )
+    wanted = truth.examples_to_target(batch_size) * truth.momenta.get(common.get("options", {}).get("momentum"), 1.0)
+    wanted *= math.exp(truth.rate_penalty * abs(rate_step) + truth.seed_noise * random.standard_normal())
     ceiling = truth.ceilings.get(batch_size, truth.ceiling) + truth.ceiling_noise * random.standard_normal()
     curve = saturating_curve(truth, batch_size, wanted, min(ceiling, 1.0))
     if diverged:

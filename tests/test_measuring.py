@@ -8,7 +8,7 @@ import re
 import msgspec
 import pytest
 import simulate
-from test_store import ORIGIN
+from samples import ORIGIN
 from workbench import experiment, host, tiny_dataset
 
 from bench import cli, folders, store

@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_store import ORIGIN
+from samples import ORIGIN
 
 from bench import selection
 from bench.rows import Curve, Point, Trial

@@ -16,7 +16,8 @@ class Truth:
     """The world a folder is drawn from. Noises are standard deviations of logarithms.
 
     Examples to target: `least_examples` (1 + B / `critical_batch_size`) at the best rate, which is `best_rate`
-    (B / 128)^`rate_exponent`; a rate off by a factor of two costs a factor exp(`rate_penalty`).
+    (B / 128)^`rate_exponent`; a rate off by a factor of two costs a factor exp(`rate_penalty`). Each of the `momenta`
+    swept beside the rate takes so many times the examples.
     On several `devices` a step lasts as on one with its part of the batch, and `sharing_seconds` more.
     Seconds per step: `fixed_seconds` + `seconds_per_example` B in the scan loop; dispatch pays `dispatch_seconds` more.
     """
@@ -39,6 +40,7 @@ class Truth:
     rate_exponent: float = 0.5
     rate_penalty: float = 0.4
     diverges_above: float = 6.0
+    momenta: dict[float, float] = field(default_factory=dict)
     search_seeds: int = 1
     confirm_seeds: int = 4
     epochs: float = 20.0
@@ -77,6 +79,11 @@ class Truth:
         return self.examples_to_target(batch_size) / batch_size * self.seconds_per_step(batch_size)
 
     @property
+    def best_options(self) -> dict[str, float]:
+        """The momentum that takes the fewest examples, where there are several."""
+        return {"momentum": min(self.momenta, key=self.momenta.__getitem__)} if self.momenta else {}
+
+    @property
     def time_optimal_batch_size(self) -> int:
         """The best of the sweep."""
         runnable = [size for size in self.batch_sizes if size not in self.out_of_memory]
@@ -95,6 +102,7 @@ def experiment_table(truth: Truth) -> dict[str, Any]:
         "target": {"accuracy": truth.target, "also": list(truth.also)},
         "batch_sizes": {"values": list(truth.batch_sizes)},
         "learning_rate": {"anchor": truth.best_rate, "rule": "sqrt", "factor": RATE_FACTOR, "span": 2},
+        "sweep": {"momentum": list(truth.momenta)} if truth.momenta else {},
         "seeds": {"search": truth.search_seeds, "confirm": truth.confirm_seeds},
         "budget": {"epochs": truth.epochs, "max_epochs": truth.max_epochs},
         "evaluation": {"first_epoch": truth.per_epoch, "per_epoch": truth.per_epoch},
