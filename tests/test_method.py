@@ -32,3 +32,9 @@ def test_the_method_states_the_ceilings(measured, summarized):
     assert "multiplies large float32 matrices at 100 GFLOP/s and copies memory at 8.00 GB/s" in told
     uncalibrated = msgspec.structs.replace(summarized, ceilings=None)
     assert "Limits:" not in " ".join(method.paragraphs(measured, uncalibrated))
+
+
+def test_all_that_was_tuned_is_named(measured, summarized):
+    assert "The learning rate and momentum are tuned at every" in " ".join(method.paragraphs(measured, summarized))
+    plain = dataclasses.replace(measured, experiment=msgspec.structs.replace(measured.experiment, sweep={}))
+    assert "The learning rate is tuned at every" in " ".join(method.paragraphs(plain, summarized))

@@ -1,15 +1,21 @@
 """Options swept beside the learning rate: each is compared at its own best rate, and the best is told everywhere."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import simulate
 from conftest import RICH
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bench.analysis import cell_table, figures, frames, summarize
+from bench.analysis import cell_table, figures, frames, metrics, scaling, summarize, sweep
 from bench.analysis.columns import only, values
 from bench.analysis.figures import options
 from bench.analysis.figures.canvas import NothingToDrawError
 from bench.analysis.figures.rates import searched_points
+from bench.rows import Point
+from bench.selection import Choice
 
 MOMENTUM = "momentum"
 
@@ -21,6 +27,9 @@ def test_a_value_is_worth_what_its_best_rate_makes_of_it(measured):
         own = only(points, (points["batch_size"] == size) & (points["options"] == ((MOMENTUM, value),)))
         assert len(own) == 5
         assert epochs == values(own, "epochs").min()
+        lowest, highest = own["learning_rate"].min(), own["learning_rate"].max()
+        (chosen,) = best.loc[(best["batch_size"] == size) & (best["value"] == value)].itertuples()
+        assert chosen.at_edge == (chosen.learning_rate in (lowest, highest))
     slow, fast = (values(only(best, best["value"] == value), "epochs") for value in (0.5, 0.9))
     assert np.median(slow / fast) == pytest.approx(RICH.momenta[0.5], rel=0.15)
 
@@ -54,3 +63,34 @@ def test_a_value_that_never_reaches_the_target_has_no_line(tmp_path):
     missed, reached = options.swept_options(found, summarize.summarize(found)).axes[0].lines
     assert np.isnan(missed.get_ydata()).all()
     assert np.isfinite(reached.get_ydata()).all()
+
+
+def test_rates_of_different_momenta_are_compared_by_what_a_long_run_makes_of_them(tmp_path, monkeypatch):
+    """The momentum rises with the batch size and the rate falls by as much: only the effective rate keeps its law."""
+    truth = simulate.Truth(momenta={0.0: 1.0, 0.9: 1.0})
+    simulate.write(tmp_path, truth)
+    measured = frames.load(tmp_path)
+
+    def choice(size):
+        momentum = 0.0 if size < 100 else 0.9
+        rates = [truth.rate(size) * (1 - momentum) * factor for factor in (0.5, 1.0, 2.0)]
+        points = [Point(rate, (("momentum", momentum),)) for rate in rates]
+        return Choice(for_target=points[1], for_accuracy=points[1], tied=[], tried=points)
+
+    claims = metrics.claims(measured, truth.target)
+    chosen = {size: replace(claim, choice=choice(size)) for size, claim in claims.items()}
+    monkeypatch.setattr(metrics, "claims", lambda *_: chosen)
+    found = scaling.learning_rates(sweep.sweep(measured))
+    assert found.effective
+    assert found.overall.value == pytest.approx(truth.rate_exponent)
+    assert found.subject.startswith("The best effective rate")
+
+
+@given(st.floats(1e-6, 10), st.floats(-0.99, 0.99))
+def test_the_effective_rate_is_what_a_constant_gradient_adds_up_to(rate, momentum):
+    speed, steps = 0.0, 4000
+    for _ in range(steps):
+        speed = momentum * speed + rate
+    assert scaling.effective_rate(Point(rate, (("momentum", momentum),))) == pytest.approx(speed, rel=1e-6)
+    assert scaling.effective_rate(Point(rate)) == rate
+    assert scaling.effective_rate(Point(rate, (("momentum", 1.0),))) == np.inf

@@ -153,13 +153,22 @@ class Exponent(Part, frozen=True, kw_only=True):
 
 
 class LearningRates(Part, frozen=True, kw_only=True):
-    """How the best rate moves with the batch size; `rule` is what the interval of `overall` allows."""
+    """How the best rate moves with the batch size; `rule` is what the interval of `overall` allows.
+
+    Of `effective` rates where momentum was swept beside the rate.
+    """
 
     overall: Exponent | None
     below_critical: Exponent | None = None
     above_critical: Exponent | None = None
     rule: Rule
     at_grid_edge: list[int]
+    effective: bool = False
+
+    @property
+    def subject(self) -> str:
+        """What grows, at the head of a sentence."""
+        return "The best effective rate, rate / (1 - momentum)," if self.effective else "The best rate"
 
 
 class GradientNoise(Part, frozen=True, kw_only=True):

@@ -70,10 +70,12 @@ def _training(measured: Frames, summary: Summary) -> str:
     experiment = measured.experiment
     quantum = summary.evaluation_quantum_epochs
     cadence = f", evaluated every {words.number(quantum, 2)} epochs" if quantum else ""
+    swept = [option.replace("_", " ") for option in sorted(experiment.sweep)]
+    tuned = " and ".join(["The learning rate", *swept]) + (" are" if swept else " is")
     return (
         f"Training: at most {words.number(experiment.max_epochs)} epochs{cadence}, on a validation split held out of"
-        " the training set; test accuracy is reported and steered nothing. The learning rate is tuned at every batch"
-        f" size on search seeds; claims rest on {seeds(summary)} at the chosen rate."
+        f" the training set; test accuracy is reported and steered nothing. {tuned} tuned at every batch size on search"
+        f" seeds; claims rest on {seeds(summary)} at what was best."
     )
 
 

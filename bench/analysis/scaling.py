@@ -19,6 +19,7 @@ from bench.analysis.columns import only, values
 from bench.analysis.fits import Knee
 from bench.analysis.statistics import DRAWS, SEED, Array, interval
 from bench.analysis.sweep import Sweep
+from bench.rows import Point
 
 OVERHEAD = 0.2
 """Up to this share more examples, scaling is perfect (Zhang et al., 2024); up to this share more steps, saturated."""
@@ -84,7 +85,8 @@ def learning_rates(sweep: Sweep) -> LearningRates | None:
     reached = dict(zip(sweep.sizes.tolist(), np.isfinite(sweep.examples.medians), strict=True))
     edges = [size for size, choice in chosen.items() if not choice.is_inside]
     inside = {size: choice for size, choice in chosen.items() if choice.is_inside and reached.get(size, False)}
-    rates = {size: choice.for_target.learning_rate for size, choice in inside.items()}
+    rates = {size: effective_rate(choice.for_target) for size, choice in inside.items()}
+    rates = {size: rate for size, rate in rates.items() if np.isfinite(rate)}
     if len(rates) < 3:
         return None
     width = np.log(sweep.frames.experiment.learning_rate.factor)
@@ -97,7 +99,17 @@ def learning_rates(sweep: Sweep) -> LearningRates | None:
         above_critical=_exponent({size: rate for size, rate in rates.items() if size > knee}, width),
         rule=_rule(overall),
         at_grid_edge=sorted(edges),
+        effective="momentum" in sweep.frames.experiment.sweep,
     )
+
+
+def effective_rate(point: Point) -> float:
+    """The rate of a long run in one direction, learning rate / (1 - momentum) (Shallue et al., 2019); else infinite.
+
+    The learning rate itself where momentum was not swept beside it.
+    """
+    momentum = dict(point.options).get("momentum", 0.0)
+    return point.learning_rate / (1 - momentum) if momentum < 1 else np.inf
 
 
 def _exponent(rates: dict[int, float], grid_width: float) -> Exponent | None:

@@ -161,7 +161,8 @@ def rate_should_grow(evidence: Evidence) -> Said:
     if rates is None or rates.overall is None:
         return Said("undecided", "Fewer than three batch sizes have a best rate inside their grid.")
     low, high = rates.overall.interval
-    numbers = f"The best rate grows as batch size to the power {rates.overall.value:.2f} (95%: {_span(low, high)})."
+    power = f"{rates.overall.value:.2f} (95%: {_span(low, high)})"
+    numbers = f"{rates.subject} grows as batch size to the power {power}."
     if low is not None and low > 0:
         return Said("supported", numbers + " Warm-up was not varied.")
     return Said("contradicted" if high is not None and high < 0.1 else "undecided", numbers)

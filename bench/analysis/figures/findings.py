@@ -118,7 +118,7 @@ def best_learning_rate(_: Frames, summary: Summary) -> str:
     exponent = rates.overall
     interval = words.between(exponent.interval, lambda value: words.number(value, 2))
     at_edge = f" At the edge of the rates tried: {words.listed(rates.at_grid_edge)}." if rates.at_grid_edge else ""
-    return f"The best rate grows as B^{words.number(exponent.value, 2)} ({interval}); rule: {rates.rule}.{at_edge}"
+    return f"{rates.subject} grows as B^{words.number(exponent.value, 2)} ({interval}); rule: {rates.rule}.{at_edge}"
 
 
 def swept_options(frames: Frames, summary: Summary) -> str:

@@ -14,7 +14,7 @@ from bench.analysis.figures import canvas
 from bench.analysis.figures.canvas import NothingToDrawError
 from bench.analysis.figures.origin import origin, target_words
 from bench.analysis.figures.rates import searched_points
-from bench.analysis.figures.series import aggregated, by_batch_size
+from bench.analysis.figures.series import by_batch_size
 from bench.analysis.frames import Frames
 from bench.analysis.summary import Summary
 
@@ -37,9 +37,15 @@ def swept_options(frames: Frames, summary: Summary) -> Figure:
 
 
 def at_best(points: pd.DataFrame, option: str) -> pd.DataFrame:
-    """One row per batch size and `value` of an option: the fewest median `epochs` over all points that have it."""
-    valued = points.assign(value=[dict(options).get(option, np.nan) for options in points["options"]])
-    return aggregated(valued, ["batch_size", "value"], epochs=("epochs", "min"))
+    """One row per batch size and `value` of an option: the point with it that has the fewest median `epochs`.
+
+    It is `at_edge` where its rate is the lowest or the highest that was tried with its options.
+    """
+    rates = points.groupby(["batch_size", "options"])["learning_rate"]
+    at_edge = (points["learning_rate"] == rates.transform("min")) | (points["learning_rate"] == rates.transform("max"))
+    value = [dict(options).get(option, np.nan) for options in points["options"]]
+    best = points.assign(value=value, at_edge=at_edge).sort_values("epochs", kind="stable")
+    return best.drop_duplicates(["batch_size", "value"]).sort_values(["value", "batch_size"])
 
 
 def _draw(axes: Axes, best: pd.DataFrame, option: str) -> None:
@@ -50,3 +56,6 @@ def _draw(axes: Axes, best: pd.DataFrame, option: str) -> None:
         sizes, epochs = by_batch_size(only(best, best["value"] == value), "epochs")
         label = " ".join(words.options({option: value}))
         axes.plot(sizes, np.where(np.isfinite(epochs), epochs, np.nan), "o-", color=color, label=label)
+    edges = only(best, best["at_edge"] & np.isfinite(values(best, "epochs")))
+    at = edges["batch_size"].tolist()
+    canvas.ring(axes, at, values(edges, "epochs"), "best rate at the edge of those tried", style.BEST)

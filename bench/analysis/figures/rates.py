@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,22 +21,30 @@ from bench.analysis.figures.canvas import NothingToDrawError
 from bench.analysis.figures.origin import origin, target_words
 from bench.analysis.figures.series import aggregated, batch_sizes, by_batch_size
 from bench.analysis.frames import Frames
+from bench.analysis.scaling import effective_rate
 from bench.analysis.statistics import Array
-from bench.analysis.summary import Summary
+from bench.analysis.summary import CellSummary, Summary
+from bench.rows import Point
 
 LABELLED_CELLS = 150
 
 
 def best_learning_rate(frames: Frames, summary: Summary) -> Figure:
-    """The chosen rate against batch size within the rates tried, beside the square-root and linear rules."""
+    """The chosen rate against batch size within the rates tried, beside the square-root and linear rules.
+
+    Where momentum was swept, the rules are held against the effective rates.
+    """
     cells = [cell for cell in summary.cells if cell.best_learning_rate is not None]
     if len(cells) < 2:
         raise NothingToDrawError("learning rates were not tuned at two or more batch sizes")
     figure, (axes,) = canvas.sheet()
     sizes = np.array([cell.batch_size for cell in cells])
     rates = np.array([cell.best_learning_rate for cell in cells], dtype=np.float64)
-    _draw_tried(axes, frames, rates)
-    _draw_rules(axes, sizes, rates)
+    ruled = _effective(cells) if "momentum" in frames.experiment.sweep else rates
+    _draw_tried(axes, frames, np.concatenate([rates, ruled]))
+    _draw_rules(axes, sizes, ruled)
+    if ruled is not rates:
+        axes.plot(sizes, ruled, "s-", color=style.GREEN, label="effective: rate / (1 - momentum)")
     axes.plot(sizes, rates, "o-", color=style.BLUE, label="fewest epochs to the target")
     edges = np.array([bool(cell.at_grid_edge) for cell in cells])
     canvas.ring(axes, sizes[edges], rates[edges], "at the edge of those tried", style.BEST)
@@ -84,12 +93,18 @@ def searched_points(frames: Frames) -> pd.DataFrame:
     return aggregated(trials, ["batch_size", "learning_rate", "options"], **wanted)
 
 
+def _effective(cells: Sequence[CellSummary]) -> Array:
+    points = [Point(cell.best_learning_rate or np.nan, tuple(cell.best_options.items())) for cell in cells]
+    found = np.array([effective_rate(point) for point in points])
+    return np.where(np.isfinite(found), found, np.nan)
+
+
 def _draw_tried(axes: Axes, frames: Frames, rates: Array) -> None:
     """The rates tried, which also set how far the axis goes."""
     sizes, low = by_batch_size(_tuned(frames), "learning_rate", np.min)
     _, high = by_batch_size(_tuned(frames), "learning_rate", np.max)
     axes.vlines(sizes, low, high, color=style.GRID, linewidth=5, label="rates tried")
-    axes.set_ylim(min([*low, *rates]) / 1.5, max([*high, *rates]) * 1.5)
+    axes.set_ylim(np.nanmin([*low, *rates]) / 1.5, np.nanmax([*high, *rates]) * 1.5)
 
 
 def _draw_rules(axes: Axes, sizes: Array, rates: Array) -> None:

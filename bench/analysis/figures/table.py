@@ -109,7 +109,8 @@ PLOTS = (
         "Options beside the rate",
         options.swept_options,
         findings.swept_options,
-        "Each point is at the learning rate that is best with that value: where lines part, the option matters.",
+        "Each point is at the learning rate that is best with that value: where lines part, the option matters."
+        " A line ends where no run with its value reached the target, or all were stopped since they could not win.",
     ),
     Plot(
         "Gradient noise scale",
