@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 import simulate
 from jaxtyping import install_import_hook
+from truth import RICH
 
 from bench.analysis import frames, report, summary
 from bench.analysis.frames import Frames
@@ -38,16 +39,6 @@ WITH_ARRAYS = (
 
 HERE = (None, "", "localhost", "127.0.0.1", "::1")
 _network = SimpleNamespace(allowed=False)
-
-RICH = simulate.Truth(
-    batch_sizes=(4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
-    gradient_noise_scale=300.0,
-    watts=30.0,
-    devices=(2, 4),
-    out_of_memory=(4096,),
-    largest_that_fits=3000,
-    momenta={0.5: 1.6, 0.9: 1.0},
-)
 
 
 def pytest_configure() -> None:

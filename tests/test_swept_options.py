@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import simulate
-from conftest import RICH
 from hypothesis import given
 from hypothesis import strategies as st
+from truth import RICH
 
 from bench.analysis import cell_table, figures, frames, metrics, scaling, summarize, sweep
 from bench.analysis.columns import only, values

@@ -94,6 +94,18 @@ class Truth:
         return self.best_rate * (batch_size / 128) ** self.rate_exponent
 
 
+RICH = Truth(
+    batch_sizes=(4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
+    gradient_noise_scale=300.0,
+    watts=30.0,
+    devices=(2, 4),
+    out_of_memory=(4096,),
+    largest_that_fits=3000,
+    momenta={0.5: 1.6, 0.9: 1.0},
+)
+"""A folder with everything measured."""
+
+
 def experiment_table(truth: Truth) -> dict[str, Any]:
     """The TOML of an experiment that would measure this truth."""
     return {

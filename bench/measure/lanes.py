@@ -75,9 +75,9 @@ class Programs:
     schedule: Schedule
     accumulates: bool
     longest_segment: int
-    options: Sequence[str] = ()
     noise_parts: int = 0
     averaging_examples: float | None = None
+    options: Sequence[str] = ()
     compiled: dict[tuple, jax.stages.Compiled] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
