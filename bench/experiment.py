@@ -23,12 +23,12 @@ Positive = Annotated[int, Meta(ge=1, le=10**9)]
 Devices = Annotated[int, Meta(ge=1, le=4096)]
 Rate = Annotated[float, Meta(gt=0, le=1e3)]
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
-Swept = Annotated[list[Annotated[float, Meta(ge=-1e3, le=1e3)]], Meta(min_length=2, max_length=16)]
+Values = Annotated[list[Annotated[float, Meta(ge=-1e3, le=1e3)]], Meta(min_length=2, max_length=16)]
 Option = bool | int | float | str | list[int]
 
 LARGEST_FILE_BYTES = 1 << 20
 MOST_COMBINATIONS = 64
-"""Of options swept beside the learning rate."""
+"""Of options searched beside the learning rate."""
 MOST_FACTORS = 256
 """A range of batch sizes may take this many factors from `start` to `stop`."""
 
@@ -68,7 +68,8 @@ class LearningRate(Table, frozen=True, kw_only=True):
     """A grid of 2 `span` + 1 rates, `factor` apart, around `anchor` moved with the batch size by `rule`.
 
     `extend` is how many rates a grid may grow on a side where its best rate lies at the edge.
-    `fixed` adds trials at that one rate at every batch size.
+    `fixed` adds trials at that one rate at every batch size. Where momentum is searched, all but `fixed` are effective
+    rates, rate / (1 - momentum), so that every momentum is tried over a range of its own.
     """
 
     anchor: Rate
@@ -137,7 +138,7 @@ class Throughput(Table, frozen=True, kw_only=True):
 class Experiment(Table, frozen=True, kw_only=True):
     """One validated experiment file. `name` is the file's stem.
 
-    `sweep` holds optimizer options, such as momentum, with values that are each tried at every learning rate.
+    `search` holds optimizer options, such as momentum, with values that are each tried over the grid of rates.
     """
 
     name: Name = ""
@@ -147,7 +148,7 @@ class Experiment(Table, frozen=True, kw_only=True):
     target: Target
     batch_sizes: BatchSizes
     learning_rate: LearningRate
-    sweep: Annotated[dict[str, Swept], Meta(max_length=3)] = {}
+    search: Annotated[dict[str, Values], Meta(max_length=3)] = {}
     seeds: Seeds = Seeds()
     budget: Budget
     evaluation: Evaluation = Evaluation()
@@ -156,25 +157,30 @@ class Experiment(Table, frozen=True, kw_only=True):
     suites: list[Literal["cpu", "gpu", "tpu"]] = []
 
     @property
+    def searched(self) -> tuple[str, ...]:
+        """The options that are searched beside the learning rate, by name."""
+        return tuple(sorted(self.search))
+
+    @property
     def max_epochs(self) -> float:
         """Epochs after which a trial that has not reached the target is given up."""
         return max(self.budget.max_epochs or 0.0, self.budget.epochs)
 
     @property
     def protocol(self) -> dict[str, object]:
-        """All that must agree before two trials may be put side by side; the sweep itself may differ."""
+        """All that must agree before two trials may be put side by side; the values that are tried may differ."""
         rate, evaluation = self.learning_rate, msgspec.to_builtins(self.evaluation)
         del evaluation["noise"]
         if self.evaluation.averaging_epochs is None:
             del evaluation["averaging_epochs"]
-        tuned = {"sweep": sorted(self.sweep)} if self.sweep else {}
+        searched = {"search": list(self.searched)} if self.search else {}
         return {
             "workload": msgspec.to_builtins(self.workload),
             "target": {"accuracy": self.target.accuracy},
             "budget": {"epochs": self.budget.epochs, "max_epochs": self.max_epochs},
             "evaluation": evaluation,
             "learning_rate": {"schedule": rate.schedule, "warmup_epochs": rate.warmup_epochs},
-            **tuned,
+            **searched,
         }
 
     @property
@@ -218,23 +224,29 @@ def parse(data: object, name: str, source: str) -> Experiment:
         raise InputError(f"{source}: expected tables such as [workload], found {printable(data)}")
     experiment = convert({**data, "name": name}, Experiment, source)
     expand_batch_sizes(experiment.batch_sizes, source)
-    _check_sweep(experiment, source)
+    _check_search(experiment, source)
     budget = experiment.budget
     if budget.max_epochs is not None and budget.max_epochs < budget.epochs:
         raise InputError(f"{source}: budget.max_epochs: {budget.max_epochs} is below epochs = {budget.epochs}")
     return experiment
 
 
-def _check_sweep(experiment: Experiment, source: str) -> None:
-    for option, tried in experiment.sweep.items():
-        field = f"{source}: sweep.{printable(option)[1:-1]}"
+def _check_search(experiment: Experiment, source: str) -> None:
+    for option, tried in experiment.search.items():
+        field = f"{source}: search.{printable(option)[1:-1]}"
+        if not re.match(NAME_PATTERN, option):
+            raise InputError(f"{field}: the name of an option is right: {NAME}")
         if len(set(tried)) != len(tried):
             raise InputError(f"{field}: {printable(tried)} holds a value twice")
+        if option == "momentum" and not 0 <= min(tried) <= max(tried) < 1:
+            raise InputError(f"{field}: {printable(tried)} holds a value that is not from 0 to below 1")
         if option in experiment.workload.optimizer_options:
             raise InputError(f"{field}: workload.optimizer_options sets it as well; name it once")
-    combinations = math.prod(map(len, experiment.sweep.values()))
+    combinations = math.prod(map(len, experiment.search.values()))
     if combinations > MOST_COMBINATIONS:
-        raise InputError(f"{source}: sweep: {combinations} combinations are above the {MOST_COMBINATIONS} there may be")
+        raise InputError(
+            f"{source}: search: {combinations} combinations are above the {MOST_COMBINATIONS} there may be"
+        )
 
 
 def read(path: Path) -> Experiment:

@@ -15,7 +15,7 @@ from bench import store
 from bench.decoding import printable
 from bench.errors import InputError
 from bench.experiment import Experiment
-from bench.rows import AnyRow, Environment, Machine, MachineFile, Slug, Text
+from bench.rows import AnyRow, Environment, Machine, MachineFile, Row, Run, Slug, Text
 
 THROUGHPUT, CONVERGENCE, VERIFICATION = "throughput.jsonl", "convergence.jsonl", "verification.jsonl"
 JOINED_FROM = "convergence_from.json"
@@ -92,16 +92,27 @@ def _differences(known: dict, wanted: dict, path: str = "") -> Iterator[str]:
             yield f"{path}{printable(key)[1:-1]}: {printable(before)} there, {printable(after)} here"
 
 
-def rows(folder: Path, name: str, fingerprint: str) -> Iterator[AnyRow]:
-    """The rows of one file that belong to a protocol.
+def rows(folder: Path, name: str, experiment: Experiment) -> Iterator[AnyRow]:
+    """The rows of one file, all of one experiment.
 
     Raises:
-        InputError: on a row of another protocol, or one that is not valid.
+        InputError: on a row of another protocol, a run with other options than are searched, or one that is not valid.
     """
     for number, row in enumerate(store.read(folder / name), start=1):
-        if row.fingerprint != fingerprint:
-            raise InputError(f"{folder / name}:{number}: a row of another protocol ({row.fingerprint})")
+        where = f"{folder / name}:{number}"
+        if row.fingerprint != experiment.fingerprint:
+            raise InputError(f"{where}: {_of_another_protocol(row, experiment)}")
+        if isinstance(row, Run) and row.options.keys() != experiment.search.keys():
+            found, right = printable(sorted(row.options)), printable(list(experiment.searched))
+            raise InputError(f"{where}: options: {found} in a run of an experiment that searches {right}")
         yield row
+
+
+def _of_another_protocol(row: Row, experiment: Experiment) -> str:
+    """Rows carry only the protocol's hash, so the sizes of the difference that can be seen are named."""
+    found = f"experiment {row.experiment}, protocol {row.fingerprint}"
+    right = f"experiment {experiment.name}, protocol {experiment.fingerprint}"
+    return f"a {type(row).__name__.lower()} row of {found} among those of {right}; one protocol per folder is right"
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,7 +166,7 @@ def join_convergence(folder: Path, source: Path) -> None:
     refuse_unlike(experiments.read(folder / "experiment.toml"), folder, source)
     mark = folder / JOINED_FROM
     joined = JoinedFrom(folder=f"{other.name}/{source.name}", machine=store.read_machine(source).machine.name)
-    data = b"".join(msgspec.json.encode(row) + b"\n" for row in rows(source, CONVERGENCE, other.fingerprint))
+    data = b"".join(msgspec.json.encode(row) + b"\n" for row in rows(source, CONVERGENCE, other))
     store.write_whole(mark, msgspec.json.encode(joined) + b"\n")
     store.write_whole(folder / CONVERGENCE, data)
     merged = {**store.read_machine(source).environments, **store.read_machine(folder).environments}

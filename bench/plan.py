@@ -95,38 +95,56 @@ def anchor_rate(table: LearningRate, batch_size: int) -> float:
     return table.anchor * {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[table.rule]
 
 
-def grid_rate(table: LearningRate, batch_size: int, position: int) -> float:
+def effective_rate(point: Point) -> float:
+    """What steps in one direction add up to, learning rate / (1 - momentum) (Shallue et al., 2019).
+
+    The learning rate itself where momentum is not searched.
+    """
+    return point.learning_rate / _not_carried(point.options)
+
+
+def _not_carried(options: Options) -> float:
+    return 1.0 - dict(options).get("momentum", 0.0)
+
+
+def grid_rate(table: LearningRate, batch_size: int, position: int, options: Options = ()) -> float:
     """The rate `position` grid steps above the anchor, at six significant digits so that a file repeats it exactly."""
-    return float(f"{anchor_rate(table, batch_size) * table.factor**position:.6g}")
+    effective = anchor_rate(table, batch_size) * table.factor**position
+    return float(f"{effective * _not_carried(options):.6g}")
 
 
-def learning_rates(table: LearningRate, batch_size: int) -> list[float]:
-    """The grid of one batch size, ascending."""
-    return [grid_rate(table, batch_size, position) for position in range(-table.span, table.span + 1)]
+def learning_rates(table: LearningRate, batch_size: int, options: Options = ()) -> list[float]:
+    """The grid of one batch size and combination of options, ascending."""
+    return [grid_rate(table, batch_size, position, options) for position in range(-table.span, table.span + 1)]
 
 
 def option_combinations(experiment: Experiment) -> list[Options]:
-    """Every combination of the options swept beside the rate; a single empty one where there are none."""
-    names = sorted(experiment.sweep)
-    each = product(*(sorted(experiment.sweep[name]) for name in names))
-    return [tuple(zip(names, values, strict=True)) for values in each]
+    """Every combination of the options searched beside the rate; a single empty one where there are none."""
+    each = product(*(sorted(experiment.search[name]) for name in experiment.searched))
+    return [tuple(zip(experiment.searched, values, strict=True)) for values in each]
 
 
 def points(experiment: Experiment, batch_size: int) -> list[Point]:
-    """Everything that is tried at a batch size: each combination of options at the whole grid of rates."""
-    rates = learning_rates(experiment.learning_rate, batch_size)
-    return [Point(rate, options) for options in option_combinations(experiment) for rate in rates]
+    """Everything that is tried at a batch size: each combination of options over its whole grid of rates."""
+    return [
+        Point(rate, options)
+        for options in option_combinations(experiment)
+        for rate in learning_rates(experiment.learning_rate, batch_size, options)
+    ]
 
 
-def extension(table: LearningRate, batch_size: int, tried: Iterable[float], *, upwards: bool) -> float | None:
-    """The next rate beyond the edge of those tried; None once the grid has grown by `extend` on that side."""
-    rates = sorted(tried)
-    reach = table.span + table.extend
+def extension(table: LearningRate, batch_size: int, tried: Iterable[Point], *, upwards: bool) -> Point | None:
+    """The next rate beyond the edge of those `tried`, which have the same options.
+
+    None once the grid has grown by `extend` on that side.
+    """
+    known = sorted(tried)
+    reach, options = table.span + table.extend, known[0].options
     side = range(table.span + 1, reach + 1) if upwards else range(-table.span - 1, -reach - 1, -1)
     for position in side:
-        rate = grid_rate(table, batch_size, position)
-        if (upwards and rate > rates[-1]) or (not upwards and rate < rates[0]):
-            return rate
+        point = Point(grid_rate(table, batch_size, position, options), options)
+        if (upwards and point > known[-1]) or (not upwards and point < known[0]):
+            return point
     return None
 
 

@@ -22,8 +22,9 @@ Short = Annotated[str, Meta(max_length=200)]
 Text = Annotated[str, Meta(max_length=2000)]
 Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{4,64}\Z")]
 Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}\Z")]
+OptionName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")]
 Options = tuple[tuple[str, float], ...]
-"""Optimizer options by name, sorted; empty where none is tuned."""
+"""Optimizer options by name, sorted; empty where none is searched."""
 
 MeasurementStatus = Literal["ok", "out_of_memory", "failed"]
 TrialStatus = Literal["ok", "diverged", "stopped", "failed"]
@@ -166,19 +167,23 @@ class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Point(msgspec.Struct, frozen=True, order=True):
-    """What is tuned at a batch size: the learning rate and the options swept beside it."""
+    """What is tuned at a batch size: the learning rate and the options searched beside it."""
 
     learning_rate: float
     options: Options = ()
 
 
 class Run(Row, frozen=True, kw_only=True):
-    """A run at one point of what is tuned; `options` are those swept beside the learning rate."""
+    """A run at one point of what is tuned; `options` are those searched beside the learning rate."""
 
     batch_size: Positive
     learning_rate: Annotated[float, Meta(gt=0, le=1e9)]
-    options: Annotated[dict[Short, Annotated[float, Meta(ge=-1e9, le=1e9)]], Meta(max_length=8)] = {}
+    options: Annotated[dict[OptionName, Annotated[float, Meta(ge=-1e3, le=1e3)]], Meta(max_length=3)] = {}
     seed: Count
+
+    def __post_init__(self) -> None:
+        if (momentum := self.options.get("momentum", 0.0)) >= 1:
+            raise ValueError(f"options.momentum: {momentum:g}; below 1 is right")
 
     @property
     def point(self) -> Point:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from statistics import mean, median
 
 import msgspec
@@ -47,22 +47,19 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         return self._edges(-1)
 
     def _edges(self, end: int) -> list[Options]:
-        best = dict.fromkeys([self.for_target, self.for_accuracy])
-        grids = {point: rates_with(self.tried, point.options) for point in best}
-        return list(
-            dict.fromkeys(p.options for p, grid in grids.items() if len(grid) > 1 and p.learning_rate == grid[end])
-        )
+        grids = {point: with_options(self.tried, point.options) for point in (self.for_target, self.for_accuracy)}
+        return list(dict.fromkeys(one.options for one, grid in grids.items() if len(grid) > 1 and one == grid[end]))
 
     @property
     def is_inside(self) -> bool:
         """Whether the rate for the target lies between others."""
-        rates = rates_with(self.tried, self.for_target.options)
-        return rates[0] < self.for_target.learning_rate < rates[-1]
+        grid = with_options(self.tried, self.for_target.options)
+        return grid[0] < self.for_target < grid[-1]
 
 
-def rates_with(points: Iterable[Point], options: Options) -> list[float]:
-    """The learning rates, sorted, of the points with these options."""
-    return sorted(point.learning_rate for point in points if point.options == options)
+def with_options(points: Iterable[Point], options: Options) -> list[Point]:
+    """The points with these options, by learning rate."""
+    return sorted(point for point in points if point.options == options)
 
 
 def crossing(curve: Curve, target: float) -> Crossing | None:
@@ -107,8 +104,8 @@ def choose(trials: Iterable[Trial], target: float, budget_examples: float) -> Ch
     return Choice(for_target=fastest, for_accuracy=best, tied=tied, tried=points)
 
 
-def _beside(points: Sequence[Point], point: Point) -> list[Point]:
+def _beside(points: Iterable[Point], point: Point) -> list[Point]:
     """The next lower and the next higher rate with the same options."""
-    alike = [one for one in points if one.options == point.options]
+    alike = with_options(points, point.options)
     at = alike.index(point)
     return [*alike[max(0, at - 1) : at], *alike[at + 1 : at + 2]]

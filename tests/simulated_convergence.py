@@ -29,9 +29,10 @@ def convergence_rows(truth: Truth, random: np.random.Generator, machine: str = "
 
 def trial(truth, common, phase, batch_size, rate_step, seed, random) -> Trial:
     """One run at the best rate moved by `rate_step` factors of two; its curve saturates at the ceiling."""
-    rate = truth.rate(batch_size) * RATE_FACTOR**rate_step
+    momentum = common.get("options", {}).get("momentum", 0.0)
+    rate = truth.rate(batch_size) * RATE_FACTOR**rate_step * (1 - momentum)
     diverged = RATE_FACTOR**rate_step > truth.diverges_above
-    wanted = truth.examples_to_target(batch_size) * truth.momenta.get(common.get("options", {}).get("momentum"), 1.0)
+    wanted = truth.examples_to_target(batch_size) * truth.momenta.get(momentum, 1.0)
     wanted *= math.exp(truth.rate_penalty * abs(rate_step) + truth.seed_noise * random.standard_normal())
     ceiling = truth.ceilings.get(batch_size, truth.ceiling) + truth.ceiling_noise * random.standard_normal()
     curve = saturating_curve(truth, batch_size, wanted, min(ceiling, 1.0))

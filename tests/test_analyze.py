@@ -263,6 +263,13 @@ def test_unlike_workloads_are_not_joined(tmp_path):
         predict(tmp_path / "here", tmp_path / "there")
 
 
+def test_speeds_of_a_step_with_other_options_are_not_joined(tmp_path):
+    simulate.write(tmp_path / "here", momenta={0.5: 1.0, 0.9: 1.0})
+    simulate.write(tmp_path / "there")
+    with pytest.raises(InputError, match=r"there: search: 'not set', where the training runs have \['momentum'\]"):
+        predict(tmp_path / "here", tmp_path / "there")
+
+
 def test_a_prediction_needs_training_runs(tmp_path):
     simulate.write(tmp_path)
     (tmp_path / "convergence.jsonl").unlink()

@@ -153,6 +153,12 @@ def test_another_model_is_refused_even_for_throughput(folders, tmp_path):
         compare([folders[0], other], throughput_only=True)
 
 
+def test_a_step_with_searched_options_is_another_step(folders, tmp_path):
+    simulate.write(tmp_path, momenta={0.5: 1.0, 0.9: 1.0})
+    with pytest.raises(InputError, match=r"search: 'not set' in .*, \['momentum'\] in"):
+        compare([folders[0], tmp_path], throughput_only=True)
+
+
 def test_what_matters_to_speed_is_named_first_and_nothing_advised_that_is_refused_too(folders, tmp_path):
     other = rewrite(folders[0], tmp_path / "other", workload={"model": "lenet"}, target={"accuracy": 0.9})
     with pytest.raises(InputError, match=r"workload\.model: 'hyperbola' in") as caught:

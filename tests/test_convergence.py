@@ -186,3 +186,24 @@ def test_a_stopped_crew_trains_no_further(tmp_path):
     stop.set()
     with ThreadPoolExecutor(2) as pool, pytest.raises(InterruptedError):
         convergence.train(one, one.shards, 40, Crew(pool, 2, stop))
+
+
+def searching(folder, **changes):
+    """Lanes that differ in momentum alone, one of them far too slow."""
+    momenta = [Point(0.0005, (("momentum", momentum),)) for momentum in (0.0, 0.5, 0.99)]
+    settings = [Setting("search", 10, point) for point in momenta]
+    return Bench(folder, settings=settings, shapes=((2, 3),), searched=("momentum",), **changes)
+
+
+def test_options_race_against_each_other_at_the_same_rate(tmp_path):
+    status = {record.setting.point.options[0][1]: record.status for record in searching(tmp_path).run().records}
+    assert (status[0.0], status[0.99]) == ("stopped", "ok")
+
+
+def test_lanes_with_options_of_their_own_continue_as_if_never_stopped(tmp_path):
+    whole = searching(tmp_path / "whole").run()
+    for stop_after in (1, 3):
+        with pytest.raises(Stopped):
+            searching(tmp_path / "stopped").run(stop_after)
+        (tmp_path / "stopped" / "checkpoint").stat()
+        assert by_lane(searching(tmp_path / "stopped").run().records) == by_lane(whole.records)

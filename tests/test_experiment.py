@@ -126,55 +126,58 @@ def test_a_batch_above_the_training_set_is_refused_once_the_dataset_is_known():
         ("workload.model_options", {"hidden": [-4]}, "workload.model_options: mlp refuses them"),
         ("workload.optimizer_options", {"speed": 3}, "workload.optimizer_options.speed: sgd has only"),
         ("workload.optimizer_options", {"\x1b[31m" + "d" * 500: 3}, "sgd has only"),
-        ("sweep", {"speed": [1, 2]}, "sweep.speed: sgd has only the numbers momentum, weight_decay"),
-        ("sweep", {"\x1b[31m" + "d" * 500: [1, 2]}, "sgd has only the numbers momentum, weight_decay"),
-        ("sweep", {"nesterov": [0, 1]}, "sweep.nesterov: sgd has only the numbers momentum, weight_decay"),
+        ("search", {"speed": [1, 2]}, "search.speed: sgd has only the numbers momentum, weight_decay"),
+        ("search", {"nesterov": [0, 1]}, "search.nesterov: sgd has only the numbers momentum, weight_decay"),
     ],
 )
 def test_names_and_options_are_refused_before_anything_is_measured(path, value, says):
     def make(one):
-        make_learner(one.workload, (8, 8, 1), 10, sweep=one.sweep)
+        make_learner(one.workload, (8, 8, 1), 10, searched=one.searched)
 
     assert says in refusal(altered(path, value), make)
 
 
 @pytest.mark.parametrize(
-    ("sweep", "says"),
+    ("search", "says"),
     [
-        ({"momentum": [0.9]}, "tiny.toml: sweep.momentum: "),
-        ({"momentum": 0.9}, "tiny.toml: sweep.momentum: "),
-        ({"momentum": [0.9, "high"]}, "tiny.toml: sweep.momentum[1]: "),
-        ({"momentum": [0.9, math.nan]}, "tiny.toml: sweep.momentum"),
-        ({"momentum": [0.9, 0.5, 0.9]}, "tiny.toml: sweep.momentum: [0.9, 0.5, 0.9] holds a value twice"),
-        ({"weight_decay": [0, 0.1]}, "tiny.toml: sweep.weight_decay: workload.optimizer_options sets it as well"),
-        ({name: list(range(9)) for name in "ab"}, "tiny.toml: sweep: 81 combinations are above the 64"),
-        ({name: [1, 2] for name in "abcd"}, "tiny.toml: sweep: "),
-        ({"\x1b[31m": [1, 1]}, "tiny.toml: sweep.\\x1b[31m: [1.0, 1.0] holds a value twice"),
+        ({"momentum": [0.9]}, "tiny.toml: search.momentum: "),
+        ({"momentum": 0.9}, "tiny.toml: search.momentum: "),
+        ({"momentum": [0.9, "high"]}, "tiny.toml: search.momentum[1]: "),
+        ({"momentum": [0.9, math.nan]}, "tiny.toml: search.momentum"),
+        ({"momentum": [0.9, 0.5, 0.9]}, "tiny.toml: search.momentum: [0.9, 0.5, 0.9] holds a value twice"),
+        ({"weight_decay": [0, 0.1]}, "tiny.toml: search.weight_decay: workload.optimizer_options sets it as well"),
+        ({name: list(range(9)) for name in "ab"}, "tiny.toml: search: 81 combinations are above the 64"),
+        ({name: [1, 2] for name in "abcd"}, "tiny.toml: search: "),
+        ({"\x1b[31m": [1, 2]}, "tiny.toml: search.\\x1b[31m: the name of an option is right"),
+        ({"mom$x^$": [1, 2]}, "tiny.toml: search.mom$x^$: the name of an option is right"),
+        ({"d" * 100_000: [1, 2]}, "the name of an option is right"),
+        ({"momentum": [0, 1]}, "tiny.toml: search.momentum: [0.0, 1.0] holds a value that is not from 0 to below 1"),
+        ({"momentum": [-0.5, 0.5]}, "tiny.toml: search.momentum: [-0.5, 0.5] holds a value that is not from 0"),
     ],
 )
-def test_a_sweep_that_says_nothing_or_too_much_is_refused(sweep, says):
+def test_a_search_that_says_nothing_or_too_much_is_refused(search, says):
     data = altered("workload.optimizer_options", {"weight_decay": 0.1})
-    assert says in refusal({**data, "sweep": sweep})
+    assert says in refusal({**data, "search": search})
 
 
-def test_every_combination_of_options_is_tried_at_every_rate():
-    swept = parse(altered("sweep", {"weight_decay": [0.1, 0], "momentum": [0.9, 0.5, 0]}), "tiny", "tiny.toml")
-    points = plan.points(swept, 8)
-    assert sorted(points) == sorted(
-        Point(rate, (("momentum", momentum), ("weight_decay", decay)))
-        for rate in plan.learning_rates(swept.learning_rate, 8)
-        for momentum in (0, 0.5, 0.9)
-        for decay in (0, 0.1)
-    )
-    assert plan.points(parse(MINIMAL, "tiny", "tiny.toml"), 8) == [
-        Point(rate) for rate in plan.learning_rates(swept.learning_rate, 8)
-    ]
+def test_every_combination_of_options_is_tried_over_a_grid_of_effective_rates():
+    made = parse(altered("search", {"weight_decay": [0.1, 0], "momentum": [0.9, 0.5, 0]}), "tiny", "tiny.toml")
+    points, rates = plan.points(made, 8), plan.learning_rates(made.learning_rate, 8)
+    assert {point.options for point in points} == {
+        (("momentum", momentum), ("weight_decay", decay)) for momentum in (0, 0.5, 0.9) for decay in (0, 0.1)
+    }
+    assert len(points) == 6 * len(rates)
+    for options in {point.options for point in points}:
+        own = [point for point in points if point.options == options]
+        assert [plan.effective_rate(point) for point in own] == pytest.approx(rates, rel=1e-5)
+    plain = parse(MINIMAL, "tiny", "tiny.toml")
+    assert plan.points(plain, 8) == [Point(rate) for rate in rates]
 
 
-def test_which_options_are_tuned_is_protocol_and_their_values_are_the_sweep():
+def test_which_options_are_searched_is_protocol_and_their_values_are_not():
     prints = [
-        parse(altered("sweep", sweep), "tiny", "tiny.toml").fingerprint
-        for sweep in ({}, {"momentum": [0.5, 0.9]}, {"momentum": [0, 0.5, 0.9]}, {"weight_decay": [0, 0.1]})
+        parse(altered("search", search), "tiny", "tiny.toml").fingerprint
+        for search in ({}, {"momentum": [0.5, 0.9]}, {"momentum": [0, 0.5, 0.9]}, {"weight_decay": [0, 0.1]})
     ]
     assert prints[1] == prints[2]
     assert len({parse(MINIMAL, "tiny", "tiny.toml").fingerprint, *prints}) == 3

@@ -1,5 +1,7 @@
 """Results folders: what may be added to one, and what is refused with the difference named."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from samples import ORIGIN, stage, trial
@@ -56,7 +58,7 @@ def test_a_wider_sweep_is_the_same_protocol(tmp_path):
     wider = experiment(batch_sizes={"values": [5, 10, 50]}, seeds={"confirm": 9})
     prepared(tmp_path, wider)
     assert experiments.read(tmp_path / "experiment.toml") == wider
-    assert len(list(folders.rows(tmp_path, folders.CONVERGENCE, wider.fingerprint))) == 2
+    assert len(list(folders.rows(tmp_path, folders.CONVERGENCE, wider))) == 2
 
 
 def test_rows_of_another_machine_are_refused(tmp_path):
@@ -76,9 +78,31 @@ def test_environments_add_up(tmp_path):
 def test_a_row_of_another_protocol_is_named_by_line(tmp_path):
     with store.Writer(tmp_path / folders.CONVERGENCE) as writer:
         writer.append(own(trial(), experiment()), trial())
-    with pytest.raises(InputError, match=r"convergence\.jsonl:2: a row of another protocol"):
-        list(folders.rows(tmp_path, folders.CONVERGENCE, experiment().fingerprint))
+    with pytest.raises(InputError, match=r"convergence\.jsonl:2: a trial row of experiment .* one protocol per"):
+        list(folders.rows(tmp_path, folders.CONVERGENCE, experiment()))
     assert ORIGIN["fingerprint"] != experiment().fingerprint
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "nesterov": 1.0}, {"weight_decay": 0.1}])
+def test_a_run_with_other_options_than_are_searched_is_named_by_line(tmp_path, options):
+    searching = experiment(search={"momentum": [0.5, 0.9]})
+    row = msgspec.structs.replace(own(trial(), searching), options={"momentum": 0.9})
+    with store.Writer(tmp_path / folders.CONVERGENCE) as writer:
+        writer.append(row, msgspec.structs.replace(row, options=options))
+    with pytest.raises(
+        InputError, match=r"convergence\.jsonl:2: options: \[.*\] in a run .* that searches \['momentum'\]"
+    ):
+        list(folders.rows(tmp_path, folders.CONVERGENCE, searching))
+
+
+def test_published_rows_are_of_the_protocol_that_their_folder_states():
+    published = sorted(Path("results/published").glob("*/*/experiment.toml"))
+    assert published
+    for path in published:
+        experiment_there = experiments.read(path)
+        for name in (folders.THROUGHPUT, folders.CONVERGENCE, folders.VERIFICATION):
+            if (path.parent / name).exists():
+                assert next(folders.rows(path.parent, name, experiment_there))
 
 
 def test_convergence_is_joined_from_elsewhere_once_the_protocols_agree(tmp_path):

@@ -48,14 +48,31 @@ def refused():
 def whole(tmp_path_factory):
     """A small folder with every file there may be."""
     folder = tmp_path_factory.mktemp("whole")
-    simulate.write(folder, batch_sizes=(16, 64), confirm_seeds=2, epochs=3.0, max_epochs=4.0, per_epoch=2, rounds=2)
+    simulate.write(
+        folder,
+        batch_sizes=(16, 64),
+        confirm_seeds=2,
+        epochs=3.0,
+        max_epochs=4.0,
+        per_epoch=2,
+        rounds=2,
+        momenta={0.5: 1.5, 0.9: 1.0},
+    )
     (folder / folders.JOINED_FROM).write_text('{"schema": 1, "folder": "elsewhere", "machine": "big-gpu"}')
     (folder / "imported.json").write_text(
         '{"schema": 1, "train_examples": 10000, "target_accuracy": 0.95, "learning_rates": true}'
     )
     line = (folder / folders.THROUGHPUT).read_bytes().splitlines()[0]
     common = {key: value for key, value in json.loads(line).items() if key in simulate.origin(simulate.Truth())}
-    row = {"kind": "verification", "batch_size": 16, "learning_rate": 0.1, "seed": 1, "status": "ok", "steps": 3}
+    row = {
+        "kind": "verification",
+        "batch_size": 16,
+        "learning_rate": 0.1,
+        "seed": 1,
+        "status": "ok",
+        "steps": 3,
+        "options": {"momentum": 0.9},
+    }
     (folder / folders.VERIFICATION).write_text(json.dumps({**common, **row, "seconds": 1.0}) + "\n")
     answered(folder)
     return folder

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import msgspec
 import pytest
 from samples import ORIGIN
@@ -165,3 +166,13 @@ def test_made_up_examples_have_the_shape_and_classes_of_the_dataset():
     assert split.inputs.shape == (100, 8, 8, 1)
     assert set(split.labels.tolist()) <= set(range(10))
     assert isolation.VARIABLES["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+
+
+def test_a_cell_of_its_own_takes_the_step_whose_options_are_searched():
+    plain, searching = job(), msgspec.structs.replace(job(), experiment=experiment(search={"weight_decay": [0.0, 0.1]}))
+    states = [
+        one.first_state(one.params(0), 0.1)
+        for one in (isolated.furnish(asked, print).learner("float32", None) for asked in (plain, searching))
+    ]
+    assert len(jax.tree.leaves(states[0])) == len(jax.tree.leaves(states[1]))
+    assert jax.tree.structure(states[0]) != jax.tree.structure(states[1]), "the decay is a part of the step"

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from workbench import CONSTANT, TRAIN_EXAMPLES, assert_same, lane, learner, programs, settings, train, train_alone
 
-from bench.experiment import Workload
-from bench.measure.optimizers import OPTIMIZERS, sweepable, usual_options
+from bench.measure.optimizers import OPTIMIZERS, searchable, usual_options
 from bench.measure.schedules import Schedule
 
 SUMMATION = 1e-5
@@ -42,21 +41,20 @@ OPTIONS = {
     "weight_decay": 0.05,
 }
 """Far from what optax takes by itself."""
-OFTEN_SWEPT = [("momentum", "momentum"), ("momentum", "weight_decay"), ("adamw", "weight_decay")]
-SELDOM_SWEPT = [
-    pair for name in OPTIMIZERS for option in sorted(sweepable(name)) if (pair := (name, option)) not in OFTEN_SWEPT
+OFTEN_SEARCHED = [("momentum", "momentum"), ("momentum", "weight_decay"), ("adamw", "weight_decay")]
+SELDOM_SEARCHED = [
+    pair for name in OPTIMIZERS for option in sorted(searchable(name)) if (pair := (name, option)) not in OFTEN_SEARCHED
 ]
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "option"), [*OFTEN_SWEPT, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SELDOM_SWEPT)]
+    ("optimizer", "option"),
+    [*OFTEN_SEARCHED, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SELDOM_SEARCHED)],
 )
 def test_a_lane_with_an_option_of_its_own_is_the_run_alone_with_it(optimizer, option):
-    swept, rate, value = learner("linear", optimizer, sweep=(option,)), RATE.get(optimizer, 0.05), OPTIONS[option]
-    usual = dict(usual_options(Workload(dataset="digits", model="linear", optimizer=optimizer), [option]))[option]
-    lanes = train(
-        programs(swept, 10, options=(option,)), [3], settings([20, 20], [rate] * 2, **{option: [usual, value]}), 600
-    )
+    one, rate, value = learner("linear", optimizer, searched=(option,)), RATE.get(optimizer, 0.05), OPTIONS[option]
+    usual = dict(usual_options(optimizer, [option]))[option]
+    lanes = train(programs(one, 10), [3], settings([20, 20], [rate] * 2, **{option: [usual, value]}), 600)
     with_value = train_alone(learner("linear", optimizer, optimizer_options=((option, value),)), 3, 20, rate, 600)
     without = train_alone(learner("linear", optimizer), 3, 20, rate, 600)
     assert_same(lane(lanes.state.params, 0, 0), without.params, SUMMATION)

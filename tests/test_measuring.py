@@ -21,7 +21,7 @@ from bench.rows import STAGES, Round, Stage, Trial, Verification
 SWEEP = {
     "seeds": {"search": 1, "confirm": 2},
     "learning_rate": {"anchor": 0.02, "span": 0, "extend": 0},
-    "sweep": {"momentum": [0.5, 0.8]},
+    "search": {"momentum": [0.5, 0.8]},
     "budget": {"epochs": 4, "max_epochs": 20},
     "throughput": {"rounds": 5, "round_seconds": 0.001, "loops": ["dispatch", "scan"]},
 }
@@ -143,7 +143,7 @@ def test_single_runs_reach_the_target_at_the_step_that_the_mapped_ones_did(swept
         own = ("confirm", row.batch_size, row.point, row.seed)
         (curve,) = (one.curve for one in trained if (one.phase, one.batch_size, one.point, one.seed) == own)
         assert row.options == cells[row.batch_size]["best_options"]
-        assert row.options["momentum"] in SWEEP["sweep"]["momentum"], "neither is the optimizer's own"
+        assert row.options["momentum"] in SWEEP["search"]["momentum"], "neither is the optimizer's own"
         reached = next(step for step, seen in zip(curve.steps, curve.accuracy, strict=True) if seen >= 0.75)
         assert (row.status, row.steps) == ("ok", reached)
         assert row.predicted_steps == reached

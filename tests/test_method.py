@@ -36,5 +36,5 @@ def test_the_method_states_the_ceilings(measured, summarized):
 
 def test_all_that_was_tuned_is_named(measured, summarized):
     assert "The learning rate and momentum are tuned at every" in " ".join(method.paragraphs(measured, summarized))
-    plain = dataclasses.replace(measured, experiment=msgspec.structs.replace(measured.experiment, sweep={}))
+    plain = dataclasses.replace(measured, experiment=msgspec.structs.replace(measured.experiment, search={}))
     assert "The learning rate is tuned at every" in " ".join(method.paragraphs(plain, summarized))

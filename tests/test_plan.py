@@ -10,6 +10,7 @@ from workbench import experiment
 
 from bench import plan
 from bench.experiment import LearningRate
+from bench.rows import Point
 
 batch_sizes = st.lists(st.integers(1, 4096), min_size=1, max_size=16, unique=True)
 
@@ -80,11 +81,13 @@ def test_a_grid_is_geometric_around_the_anchor_and_a_file_repeats_it(anchor, spa
 @given(st.integers(0, 4), st.integers(0, 4), st.booleans())
 def test_a_grid_grows_one_rate_at_a_time_and_stops(span, extend, upwards):
     table = LearningRate(anchor=0.1, span=span, extend=extend)
-    tried = plan.learning_rates(table, 64)
+    options = (("momentum", 0.5),)
+    tried = [Point(rate, options) for rate in plan.learning_rates(table, 64, options)]
     for _ in range(extend):
-        rate = plan.extension(table, 64, tried, upwards=upwards)
-        assert rate > max(tried) if upwards else rate < min(tried)
-        tried.append(rate)
+        point = plan.extension(table, 64, tried, upwards=upwards)
+        assert point.options == options
+        assert point > max(tried) if upwards else point < min(tried)
+        tried.append(point)
     assert plan.extension(table, 64, tried, upwards=upwards) is None
 
 

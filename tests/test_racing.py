@@ -118,7 +118,7 @@ def test_a_rate_within_the_noise_of_evaluation_goes_on():
 def test_past_the_budget_a_rate_short_of_a_target_that_another_passed_is_stopped():
     passed, short = curve([0.5] * 9 + [0.9, 0.9]), curve([0.5] * 9 + [0.89, 0.89])
     found = losers(race(), {0.1: [passed], 0.2: [short]}, 1100)
-    assert found == {0.2: "another rate reached the target after 1000 examples"}
+    assert found == {0.2: "another setting reached the target after 1000 examples"}
     assert losers(race(), {0.1: [cut(passed, 900)], 0.2: [cut(short, 900)]}, 900) == {}
 
 

@@ -39,8 +39,8 @@ def pretend(worth, stop_after=None):
 
 
 def best_at(rate):
-    """A worth whose logarithmic peak is at `rate` for every batch size."""
-    return lambda _, point: math.exp(-abs(math.log(point.learning_rate / rate)))
+    """A worth whose logarithmic peak is at the effective `rate` for every batch size."""
+    return lambda _, point: math.exp(-abs(math.log(plan.effective_rate(point) / rate)))
 
 
 def study(folder, monkeypatch, worth, stop_after=None, **tables):
@@ -94,25 +94,26 @@ def test_claims_rest_on_seeds_that_chose_nothing(tmp_path, monkeypatch):
 
 
 def with_momentum(best):
-    """A worth that peaks at one momentum, at a rate that falls with it."""
+    """A worth that peaks at one momentum."""
 
     def worth(_, point):
         momentum = dict(point.options)["momentum"]
-        return best_at(0.011 if momentum == best else 0.2)(_, point) * (1.0 if momentum == best else 0.1)
+        return best_at(0.011)(_, point) * (1.0 if momentum == best else 0.1)
 
     return worth
 
 
 def test_options_are_tried_at_every_rate_and_claims_rest_on_the_best_of_them(tmp_path, monkeypatch):
-    sweep, fixed = {"momentum": [0.5, 0.0]}, {"fixed": 0.02}
-    found = study(tmp_path, monkeypatch, with_momentum(0.5), sweep=sweep, learning_rate=fixed)
+    options, fixed = {"momentum": [0.5, 0.0]}, {"fixed": 0.02}
+    found = study(tmp_path, monkeypatch, with_momentum(0.5), search=options, learning_rate=fixed)
     tried = [key.point for key in found if (key.phase, key.batch_size, key.seed) == ("search", 10, 1)]
-    assert sorted(tried) == [
-        Point(rate, (("momentum", momentum),)) for rate in (0.0025, 0.01, 0.04) for momentum in (0.0, 0.5)
-    ]
-    assert {key.point for key in found if key.phase == "confirm"} == {
-        Point(rate, (("momentum", 0.5),)) for rate in rates(found, "confirm") + rates(found, "confirm", 50)
-    }
+    assert sorted(tried) == sorted(
+        Point(rate * (1 - momentum), (("momentum", momentum),))
+        for rate in (0.0025, 0.01, 0.04)
+        for momentum in (0.0, 0.5)
+    )
+    confirmed = {key.point for key in found if (key.phase, key.batch_size) == ("confirm", 10)}
+    assert confirmed == {Point(0.005, (("momentum", 0.5),))}
     assert {key.point for key in found if key.phase == "fixed"} == {Point(0.02, (("momentum", 0.9),))}, (
         "the optimizer's own"
     )
@@ -120,25 +121,40 @@ def test_options_are_tried_at_every_rate_and_claims_rest_on_the_best_of_them(tmp
 
 def test_a_grid_extends_with_the_options_that_are_best_at_its_edge(tmp_path, monkeypatch):
     def worth(_, point):
-        return best_at(100.0)(_, point) * (1.0 if point.options == (("momentum", 0.9),) else 0.001)
+        return best_at(100.0)(_, point) * (1.0 if point.options == (("momentum", 0.5),) else 0.001)
 
-    found = study(tmp_path, monkeypatch, worth, sweep={"momentum": [0.0, 0.9]})
-    beyond = {key.point for key in found if key.phase == "search" and key.point.learning_rate > 0.1}
-    assert {point.options for point in beyond} == {(("momentum", 0.9),)}
-    assert rates(found, "search")[3:] == [0.16, 0.64]
+    found = study(tmp_path, monkeypatch, worth, search={"momentum": [0.0, 0.5]})
+    searched = {key.point for key in found if key.phase == "search" and key.batch_size == 10}
+    by_momentum = {
+        momentum: sorted(point.learning_rate for point in searched if point.options == (("momentum", momentum),))
+        for momentum in (0.0, 0.5)
+    }
+    assert by_momentum == {0.0: [0.0025, 0.01, 0.04], 0.5: [0.00125, 0.005, 0.02, 0.08, 0.32]}
+
+
+def test_a_wave_races_against_all_other_points_and_none_is_taken_for_another(tmp_path, monkeypatch):
+    momenta = {"momentum": [0.0, 0.5]}
+    study(tmp_path, monkeypatch, with_momentum(0.5), search=momenta)
+    made = session(tmp_path, search=momenta)
+    tier, *_ = runner.tier_studies(made, runner.make_study(made, pytest.fail))
+    one = Point(0.01, (("momentum", 0.0),))
+    (size, found), *others = tier.rivals([wave.Setting("search", 10, one)]).items()
+    assert (size, others) == (10, [])
+    assert set(found) == set(plan.points(made.experiment, 10)) - {one}
+    assert {len(curves) for curves in found.values()} == {2}, "one for each search seed"
 
 
 def test_more_values_later_add_trials_and_repeat_none(tmp_path, monkeypatch):
-    before = study(tmp_path, monkeypatch, with_momentum(0.5), sweep={"momentum": [0.0, 0.5]})
-    after = study(tmp_path, monkeypatch, with_momentum(0.5), sweep={"momentum": [0.0, 0.5, 0.9]})
+    before = study(tmp_path, monkeypatch, with_momentum(0.5), search={"momentum": [0.0, 0.5]})
+    after = study(tmp_path, monkeypatch, with_momentum(0.5), search={"momentum": [0.0, 0.5, 0.9]})
     assert before.items() <= after.items()
     assert len(after) == len(before) + 2 * 2 * 3, "batch sizes, search seeds and rates"
 
 
-def test_other_options_than_those_swept_before_are_another_protocol(tmp_path, monkeypatch):
+def test_other_options_than_those_searched_before_are_another_protocol(tmp_path, monkeypatch):
     study(tmp_path, monkeypatch, best_at(0.01))
-    with pytest.raises(InputError, match=r"another protocol \(sweep: None there, \['momentum'\] here\)"):
-        study(tmp_path, monkeypatch, with_momentum(0.5), sweep={"momentum": [0.0, 0.5]})
+    with pytest.raises(InputError, match=r"another protocol \(search: None there, \['momentum'\] here\)"):
+        study(tmp_path, monkeypatch, with_momentum(0.5), search={"momentum": [0.0, 0.5]})
 
 
 def test_more_seeds_later_add_trials_and_repeat_none(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ class Truth:
 
     Examples to target: `least_examples` (1 + B / `critical_batch_size`) at the best rate, which is `best_rate`
     (B / 128)^`rate_exponent`; a rate off by a factor of two costs a factor exp(`rate_penalty`). Each of the `momenta`
-    swept beside the rate takes so many times the examples.
+    searched beside the rate takes so many times the examples.
     On several `devices` a step lasts as on one with its part of the batch, and `sharing_seconds` more.
     Seconds per step: `fixed_seconds` + `seconds_per_example` B in the scan loop; dispatch pays `dispatch_seconds` more.
     """
@@ -114,7 +114,7 @@ def experiment_table(truth: Truth) -> dict[str, Any]:
         "target": {"accuracy": truth.target, "also": list(truth.also)},
         "batch_sizes": {"values": list(truth.batch_sizes)},
         "learning_rate": {"anchor": truth.best_rate, "rule": "sqrt", "factor": RATE_FACTOR, "span": 2},
-        "sweep": {"momentum": list(truth.momenta)} if truth.momenta else {},
+        "search": {"momentum": list(truth.momenta)} if truth.momenta else {},
         "seeds": {"search": truth.search_seeds, "confirm": truth.confirm_seeds},
         "budget": {"epochs": truth.epochs, "max_epochs": truth.max_epochs},
         "evaluation": {"first_epoch": truth.per_epoch, "per_epoch": truth.per_epoch},

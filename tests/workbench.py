@@ -64,7 +64,7 @@ def learner(
     precision: str = "float32",
     lowering: str | None = None,
     optimizer_options: tuple[tuple[str, float], ...] = (),
-    sweep: tuple[str, ...] = (),
+    searched: tuple[str, ...] = (),
 ) -> Learner:
     """A tiny learner; the same object for the same arguments, so that its programs are compiled once."""
     workload = Workload(
@@ -75,7 +75,7 @@ def learner(
         optimizer_options=dict(optimizer_options),
         precision=precision,
     )
-    return make_learner(workload, (8, 8, 1), 10, lowering, sweep)
+    return make_learner(workload, (8, 8, 1), 10, lowering, searched)
 
 
 @cache
@@ -95,8 +95,8 @@ def programs(
 
 
 def settings(batch_sizes: Sequence[int], learning_rates: Sequence[float], **options: Sequence[float]) -> Settings:
-    swept = {name: jnp.asarray(values, jnp.float32) for name, values in options.items()}
-    return Settings(jnp.asarray(batch_sizes, jnp.int32), jnp.asarray(learning_rates, jnp.float32), swept)
+    given = {name: jnp.asarray(values, jnp.float32) for name, values in options.items()}
+    return Settings(jnp.asarray(batch_sizes, jnp.int32), jnp.asarray(learning_rates, jnp.float32), given)
 
 
 def train(of: Programs, seeds: Sequence[int], values: Settings, examples: int) -> Lanes:
@@ -169,6 +169,7 @@ class Bench:
     race: Race = RACE
     longest_segment: int = 50
     averaging_examples: float | None = None
+    searched: tuple[str, ...] = ()
     reported: list[LaneRecord] = field(default_factory=list)
     checks: int = 0
 
@@ -178,7 +179,7 @@ class Bench:
 
     def fresh(self) -> Wave:
         of = programs(
-            learner("linear", "momentum"),
+            learner("linear", "momentum", searched=self.searched),
             5,
             longest_segment=self.longest_segment,
             noise_parts=6,

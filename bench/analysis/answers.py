@@ -155,7 +155,7 @@ class Exponent(Part, frozen=True, kw_only=True):
 class LearningRates(Part, frozen=True, kw_only=True):
     """How the best rate moves with the batch size; `rule` is what the interval of `overall` allows.
 
-    Of `effective` rates where momentum was swept beside the rate.
+    Of `effective` rates where momentum was searched beside the rate.
     """
 
     overall: Exponent | None

@@ -38,7 +38,7 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> CellSummary
         message=message,
         **_speed(sweep, at, speed),
         best_learning_rate=_rate(sweep, claim),
-        best_options=dict(choice.for_target.options) if choice else {},
+        best_options=dict(claim.for_target["options"].iloc[0]) if claim and len(claim.for_target) else {},
         **_for_accuracy(sweep, claim),
         at_grid_edge=bool(choice.lower_edges or choice.upper_edges) if choice else None,
         claims_on=claim.phase if claim else None,

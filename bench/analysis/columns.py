@@ -26,7 +26,7 @@ TRIAL = {
     "learning_rate": "float64",
     "seed": "int64",
 }
-"""What tells one training run from another; `trial` numbers them within a folder."""
+"""What tells one training run from another, options apart; `trial` numbers them within a folder."""
 
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     "rounds": {
@@ -101,6 +101,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
     "verifications": {
         "batch_size": "int64",
         "learning_rate": "float64",
+        "options": "object",
         "seed": "int64",
         "status": "object",
         "message": "object",

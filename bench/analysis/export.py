@@ -45,7 +45,7 @@ def export(folder: Path, form: str, out: Path | None = None) -> Path:
 def _rounds(folder: Path, experiment: Experiment) -> CellRounds:
     """The rounds of each cell in order; one that was measured twice counts once, as the later."""
     found: dict[tuple[Any, ...], dict[int, Round]] = defaultdict(dict)
-    for row in folders.rows(folder, folders.THROUGHPUT, experiment.fingerprint):
+    for row in folders.rows(folder, folders.THROUGHPUT, experiment):
         if isinstance(row, Round):
             found[tuple(getattr(row, name) for name in PARAMETERS)][row.round] = row
     return {cell: [of_cell[number] for number in sorted(of_cell)] for cell, of_cell in sorted(found.items())}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -26,7 +27,7 @@ from bench.analysis.ingest import (
 from bench.decoding import read_json
 from bench.errors import InputError
 from bench.experiment import Experiment
-from bench.folders import CONVERGENCE, JOINED_FROM, PRICE, THROUGHPUT, VERIFICATION, JoinedFrom, Price
+from bench.folders import CONVERGENCE, JOINED_FROM, PRICE, THROUGHPUT, VERIFICATION, JoinedFrom, Price, rows
 from bench.rows import (
     Accuracy,
     AnyRow,
@@ -37,6 +38,7 @@ from bench.rows import (
     Positive,
     Round,
     Row,
+    Run,
     Stage,
     Trial,
     Verification,
@@ -113,7 +115,8 @@ def load(folder: Path) -> Frames:
     joined = _read_label(folder / JOINED_FROM, JoinedFrom)
     imported = _read_label(folder / "imported.json", Imported)
     price = _read_label(folder / PRICE, Price)
-    measured = from_rows(experiment, machine, _rows(folder, experiment), joined.machine if joined else None, imported)
+    files = (rows(folder, name, experiment) for name in ROW_FILES)
+    measured = from_rows(experiment, machine, chain.from_iterable(files), joined.machine if joined else None, imported)
     return replace(measured, price_per_hour=price.per_hour if price else None)
 
 
@@ -148,12 +151,17 @@ def from_rows(
         limits=tidy("limits", map(msgspec.structs.asdict, kept.get(Limit, []))),
         calibrations=tidy("calibrations", map(msgspec.structs.asdict, kept.get(Calibration, []))),
         stages=tidy("stages", map(msgspec.structs.asdict, kept.get(Stage, []))),
-        verifications=tidy("verifications", map(msgspec.structs.asdict, kept.get(Verification, []))),
+        verifications=tidy("verifications", map(_run, kept.get(Verification, []))),
         searched=tuple(one.trial for one in observed if one.trial.phase == "search"),
         train_examples=train_examples,
         convergence_from=convergence_from,
         imported=imported,
     )
+
+
+def _run(row: Row) -> dict[str, object]:
+    options = {"options": row.point.options} if isinstance(row, Run) else {}
+    return {**msgspec.structs.asdict(row), **options}
 
 
 def _set_others_aside(rows: Iterable[AnyRow], others: dict[type[Row], list[Row]]) -> Iterator[Trial]:
@@ -172,22 +180,6 @@ def _train_examples(trials: Iterable[Trial]) -> int | None:
             f"trials: train_examples: {sizes} in one folder; the same training set in every trial is right"
         )
     return sizes[0] if sizes else None
-
-
-def _rows(folder: Path, experiment: Experiment) -> Iterator[AnyRow]:
-    for name in ROW_FILES:
-        path = folder / name
-        for row in store.read(path):
-            if row.fingerprint != experiment.fingerprint:
-                raise InputError(f"{path}: {_difference(row, experiment)}")
-            yield row
-
-
-def _difference(row: Row, experiment: Experiment) -> str:
-    """Rows carry only the protocol's hash, so the sizes of the difference that can be seen are named."""
-    found = f"experiment {row.experiment}, protocol {row.fingerprint}"
-    right = f"experiment {experiment.name}, protocol {experiment.fingerprint}"
-    return f"a {type(row).__name__.lower()} row of {found} among those of {right}; one protocol per folder is right"
 
 
 def _read_label(path: Path, struct: type[Label]) -> Label | None:

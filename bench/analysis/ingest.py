@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
+from bench.analysis import words
 from bench.analysis.columns import CELL, Series, numbers, stacked, tidy
 from bench.errors import InputError
 from bench.rows import Compilation, Curve, NoiseEstimate, Point, Round, Trial
@@ -26,7 +27,7 @@ class Observed:
 
     @property
     def names(self) -> Mapping[str, object]:
-        """The columns that tell this trial from another, without its number."""
+        """The columns that tell this trial from another, without its number and its options."""
         trial = self.trial
         return {
             "phase": trial.phase,
@@ -83,7 +84,8 @@ def _norm_series(trial: Trial) -> Series | None:
 
 
 def _where(trial: Trial) -> str:
-    return f"trial of batch size {trial.batch_size}, learning rate {trial.learning_rate:g}, seed {trial.seed}"
+    point = words.point(trial.learning_rate, trial.options)
+    return f"trial of batch size {trial.batch_size}, learning rate {point}, seed {trial.seed}"
 
 
 def _check(trial: Trial, field: str, series: Series) -> None:

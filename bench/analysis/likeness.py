@@ -10,7 +10,7 @@ from bench.errors import InputError
 
 # Precision is a setting of the machine that people compare, so it is told, not refused.
 MAY_DIFFER = ("workload.precision",)
-MATTERS_TO_SPEED = ("workload.dataset", "workload.model", "workload.model_options", "workload.optimizer")
+MATTERS_TO_SPEED = ("workload.dataset", "workload.model", "workload.model_options", "workload.optimizer", "search")
 ABSENT = "not set"
 
 

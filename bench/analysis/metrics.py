@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -154,7 +155,8 @@ def _at(trials: pd.DataFrame, point: Point | None) -> pd.DataFrame:
         return trials
     rates = values(trials, "learning_rate")
     points = [Point(rate, options) for rate, options in zip(rates.tolist(), trials["options"], strict=True)]
-    wanted = point or max(sorted(set(points)), key=points.count)
+    counts = Counter(points)
+    wanted = point or max(sorted(counts), key=counts.__getitem__)
     same_rate = np.isclose(rates, wanted.learning_rate, rtol=SAME_RATE, atol=0)
     return only(trials, same_rate & [one.options == wanted.options for one in points])
 

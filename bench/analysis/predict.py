@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
-
 from bench.analysis import frames
 from bench.analysis.analyze import machines_of, round_rows, slug, unknown_machine
 from bench.analysis.frames import Frames, from_rows
+from bench.analysis.likeness import ABSENT, flattened
 from bench.analysis.summarize import summarize
 from bench.analysis.summary import Summary
 from bench.analysis.tables import read_timings
@@ -37,10 +36,11 @@ def predict(folder: Path, seconds_per_step: Path) -> dict[str, Summary]:
 
 def _from_folder(trained: Frames, folder: Path) -> dict[str, Frames]:
     timed = frames.load(folder)
-    here, there = msgspec.structs.asdict(timed.experiment.workload), msgspec.structs.asdict(trained.experiment.workload)
-    for field, right in there.items():
-        if here[field] != right:
-            raise InputError(f"{folder}: workload.{field}: {here[field]!r}, where the training runs have {right!r}")
+    here, there = flattened(timed.experiment.protocol), flattened(trained.experiment.protocol)
+    for field in sorted({*here, *there}):
+        found, right = here.get(field, ABSENT), there.get(field, ABSENT)
+        if found != right and (field.startswith("workload.") or field == "search"):
+            raise InputError(f"{folder}: {field}: {found!r}, where the training runs have {right!r}")
     if not len(timed.rounds):
         raise InputError(f"{folder}: throughput.jsonl: holds no timed rounds to predict with")
     return {timed.machine.machine.name: _joined(trained, timed, folder)}

@@ -19,7 +19,7 @@ from bench.analysis.columns import only, values
 from bench.analysis.fits import Knee
 from bench.analysis.statistics import DRAWS, SEED, Array, interval
 from bench.analysis.sweep import Sweep
-from bench.rows import Point
+from bench.plan import effective_rate
 
 OVERHEAD = 0.2
 """Up to this share more examples, scaling is perfect (Zhang et al., 2024); up to this share more steps, saturated."""
@@ -86,7 +86,6 @@ def learning_rates(sweep: Sweep) -> LearningRates | None:
     edges = [size for size, choice in chosen.items() if not choice.is_inside]
     inside = {size: choice for size, choice in chosen.items() if choice.is_inside and reached.get(size, False)}
     rates = {size: effective_rate(choice.for_target) for size, choice in inside.items()}
-    rates = {size: rate for size, rate in rates.items() if np.isfinite(rate)}
     if len(rates) < 3:
         return None
     width = np.log(sweep.frames.experiment.learning_rate.factor)
@@ -99,17 +98,8 @@ def learning_rates(sweep: Sweep) -> LearningRates | None:
         above_critical=_exponent({size: rate for size, rate in rates.items() if size > knee}, width),
         rule=_rule(overall),
         at_grid_edge=sorted(edges),
-        effective="momentum" in sweep.frames.experiment.sweep,
+        effective="momentum" in sweep.frames.experiment.search,
     )
-
-
-def effective_rate(point: Point) -> float:
-    """The rate of a long run in one direction, learning rate / (1 - momentum) (Shallue et al., 2019); else infinite.
-
-    The learning rate itself where momentum was not swept beside it.
-    """
-    momentum = dict(point.options).get("momentum", 0.0)
-    return point.learning_rate / (1 - momentum) if momentum < 1 else np.inf
 
 
 def _exponent(rates: dict[int, float], grid_width: float) -> Exponent | None:

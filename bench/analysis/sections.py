@@ -35,7 +35,7 @@ def verdicts(summary: Summary) -> Grid | None:
 
 def verifications(measured: Frames) -> Grid | None:
     """Runs made alone to the target beside the steps and the time that were predicted for them."""
-    same = ["batch_size", "learning_rate", "seed", "status", "predicted_steps", "steps"]
+    same = ["batch_size", "learning_rate", "options", "seed", "status", "predicted_steps", "steps"]
     runs = measured.verifications.groupby(same, dropna=False, as_index=False)
     timed = runs.agg(runs=("seconds", "size"), seconds=("seconds", "median"), predicted=("predicted_seconds", "median"))
     rows = [Line(_verified(run)) for run in timed.to_dict("records")]
@@ -55,7 +55,7 @@ def _verified(run: Mapping[str, Any]) -> list[Entry]:
     steps = run["predicted_steps"] / run["steps"] if run["steps"] > 0 else math.nan
     return [
         Entry(words.whole(run["batch_size"]), run["batch_size"]),
-        said(run["learning_rate"], words.number),
+        Entry(words.point(run["learning_rate"], dict(run["options"])), run["learning_rate"]),
         Entry(words.whole(run["seed"])),
         Entry(run["status"].replace("_", " ")),
         Entry(words.whole(run["runs"]), run["runs"]),

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.analysis import words
 from bench.analysis.answers import GradientNoise, LearningRates, Optimum, ParallelPoint, Verdict
 from bench.analysis.columns import only, values
 from bench.analysis.statistics import Array, Locations, interval
@@ -66,7 +67,9 @@ def small_batches_fail(evidence: Evidence) -> Said:
     if smallest not in missed:
         return Said("contradicted", f"At the fixed rate {rate:g} even batch size {smallest:,} reached the target.")
     saved = [size for size in missed if size in tuned]
-    cause = f"; with the rate tuned, {_list(saved)} reached it: the rate is to blame, not the size" if saved else ""
+    chosen = " and ".join(["the rate", *map(words.option, of.frames.experiment.searched)])
+    blamed = f"{chosen} {'are' if of.frames.experiment.search else 'is'} to blame, not the size"
+    cause = f"; with {chosen} tuned, {_list(saved)} reached it: {blamed}" if saved else ""
     return Said("supported", f"At the fixed rate {rate:g} batch sizes {_list(missed)} missed the target{cause}.")
 
 

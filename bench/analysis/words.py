@@ -30,9 +30,19 @@ def whole(value: float) -> str:
     return f"{value:.0f}"
 
 
+def option(name: str) -> str:
+    """An optimizer's option."""
+    return name.replace("_", " ")
+
+
 def options(values: Mapping[str, float]) -> list[str]:
     """Optimizer options, each with its value."""
-    return [f"{name.replace('_', ' ')} {value:g}" for name, value in sorted(values.items())]
+    return [f"{option(name)} {value:g}" for name, value in sorted(values.items())]
+
+
+def point(learning_rate: float, options_beside: Mapping[str, float]) -> str:
+    """A learning rate and the options searched beside it."""
+    return ", ".join([number(learning_rate), *options(options_beside)])
 
 
 def short(value: float) -> str:

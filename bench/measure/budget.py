@@ -95,7 +95,7 @@ def scaled_before(experiment: Experiment, known: Experiment) -> Experiment:
 def described(experiment: Experiment) -> str:
     """What was chosen, in words."""
     rates = 2 * experiment.learning_rate.span + 1
-    beside = "".join(f" x {len(tried)} of {option}" for option, tried in sorted(experiment.sweep.items()))
+    beside = "".join(f" x {len(tried)} of {option}" for option, tried in sorted(experiment.search.items()))
     return (
         f"{rates} learning rates{beside},"
         f" {experiment.seeds.search} search and {experiment.seeds.confirm} confirmation seeds,"

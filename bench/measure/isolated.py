@@ -61,7 +61,7 @@ def furnish(job: Job, append: Callable[[AnyRow], None]) -> Laboratory:
 
     def learner(precision: Precision, lowering: str | None) -> Learner:
         workload = msgspec.structs.replace(job.experiment.workload, precision=precision)
-        return make_learner(workload, tuple(job.input_shape), job.classes, lowering, sorted(job.experiment.sweep))
+        return make_learner(workload, tuple(job.input_shape), job.classes, lowering, job.experiment.searched)
 
     def origin() -> Origin:
         return msgspec.structs.replace(job.origin, recorded=datetime.now(UTC).isoformat(timespec="seconds"))

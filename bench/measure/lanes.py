@@ -1,6 +1,6 @@
-"""Many trials in one program: batch size, learning rate and seed are lane values.
+"""Many trials in one program: batch size, learning rate, optimizer options and seed are lane values.
 
-Lanes stand as [seed, setting], where a setting is a (batch size, learning rate). Time advances in ticks of one
+Lanes stand as [seed, setting], where a setting is a batch size, a rate and options. Time advances in ticks of one
 microbatch: all settings of a seed see the same examples, each adds its gradient to its sum, and a lane applies its
 optimizer whenever its batch is complete. The mean of microbatch gradients is the gradient of the batch, so a lane is
 the same run as training alone.
@@ -9,7 +9,7 @@ the same run as training alone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -62,10 +62,7 @@ Scores = Float[np.ndarray, "seed setting"]
 
 @dataclass(frozen=True)
 class Programs:
-    """Training and evaluation of one tier, compiled once per shape (seeds, settings); safe to call from threads.
-
-    `options` names what is swept beside the learning rate.
-    """
+    """Training and evaluation of one tier, compiled once per shape (seeds, settings); safe to call from threads."""
 
     learner: Learner
     train_split: Examples
@@ -77,7 +74,6 @@ class Programs:
     longest_segment: int
     noise_parts: int = 0
     averaging_examples: float | None = None
-    options: Sequence[str] = ()
     compiled: dict[tuple, jax.stages.Compiled] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -114,7 +110,7 @@ class Programs:
     def _lower(self, shape: tuple[int, int]) -> jax.stages.Lowered:
         seeds, settings = shape
         ones = jnp.ones(settings, jnp.float32)
-        values = Settings(jnp.ones(settings, jnp.int32), ones, dict.fromkeys(self.options, ones))
+        values = Settings(jnp.ones(settings, jnp.int32), ones, dict.fromkeys(self.learner.searched, ones))
         lanes = jax.eval_shape(partial(self.initialise, np.zeros(seeds, np.int32)), values)
         order = jax.ShapeDtypeStruct((seeds, self.longest_segment, self.microbatch_size), jnp.int32)
         arguments = (lanes, values, self.train_split, order, np.int32(0), np.int32(0))

@@ -20,7 +20,7 @@ import models
 from bench.decoding import printable
 from bench.errors import InputError
 from bench.experiment import Workload
-from bench.measure.optimizers import UNSWEPT, BatchSize, LearningRate, Optimizer, Swept, optimizer_named
+from bench.measure.optimizers import NONE_GIVEN, BatchSize, Given, LearningRate, Optimizer, optimizer_named
 from bench.rows import Precision
 
 _RESERVED = {"self", "input_shape", "classes", "rngs", "dtype", "lowering"}
@@ -35,12 +35,16 @@ class TrainState(NamedTuple):
 
 @dataclass(frozen=True)
 class Learner:
-    """A model, its loss and its optimizer as pure functions of `params`."""
+    """A model, its loss and its optimizer as pure functions of `params`.
+
+    `searched` names the optimizer's options that may differ between lanes; a function takes them by name as `options`.
+    """
 
     graph: Any
     make_model: Any
     optimizer: Optimizer
     precision: Precision
+    searched: tuple[str, ...] = ()
     initial: list[jax.stages.Compiled] = field(default_factory=list, compare=False)
 
     def params(self, seed: int) -> PyTree:
@@ -56,7 +60,7 @@ class Learner:
     def _fresh_params(self, seed: UInt32[Array, ""]) -> PyTree:
         return nnx.state(self.make_model(rngs=nnx.Rngs(params=jax.random.key(seed))), nnx.Param)
 
-    def first_state(self, params: PyTree, learning_rate: LearningRate, options: Swept = UNSWEPT) -> TrainState:
+    def first_state(self, params: PyTree, learning_rate: LearningRate, options: Given = NONE_GIVEN) -> TrainState:
         """The state before the first step."""
         return TrainState(params, self.optimizer(learning_rate, 1, options).init(params))
 
@@ -83,9 +87,9 @@ class Learner:
         gradient: PyTree,
         learning_rate: LearningRate,
         batch_size: BatchSize,
-        options: Swept = UNSWEPT,
+        options: Given = NONE_GIVEN,
     ) -> TrainState:
-        """One optimizer update; `options` are those that are swept."""
+        """One optimizer update."""
         optimizer = self.optimizer(learning_rate, batch_size, options)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         return TrainState(optax.apply_updates(state.params, updates), opt_state)
@@ -96,7 +100,7 @@ class Learner:
         inputs: Float[Array, "batch ..."],
         labels: Int[Array, " batch"],
         learning_rate: LearningRate,
-        options: Swept = UNSWEPT,
+        options: Given = NONE_GIVEN,
     ) -> tuple[TrainState, Float[Array, ""]]:
         """One step on one batch: the new state and the loss before it."""
         loss, gradient = self.gradient(state.params, inputs, labels)
@@ -185,9 +189,9 @@ def make_learner(
     input_shape: tuple[int, ...],
     classes: int,
     lowering: str | None = None,
-    sweep: Collection[str] = (),
+    searched: Collection[str] = (),
 ) -> Learner:
-    """Build the pure functions of a workload whose optimizer takes the options named in `sweep`.
+    """Build the pure functions of a workload whose optimizer is given the options named in `searched`.
 
     Raises:
         InputError: when the model refuses its options.
@@ -207,5 +211,5 @@ def make_learner(
         raise InputError(
             f"workload.model_options: {workload.model} refuses them ({printable(str(error), 160)[1:-1]})"
         ) from None
-    optimizer = optimizer_named(workload.optimizer, workload.optimizer_options, sweep)
-    return Learner(graph, make_model, optimizer, workload.precision)
+    optimizer = optimizer_named(workload.optimizer, workload.optimizer_options, searched)
+    return Learner(graph, make_model, optimizer, workload.precision, tuple(searched))

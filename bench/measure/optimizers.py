@@ -1,4 +1,4 @@
-"""Optimizers by name: each takes a learning rate and a batch size that may be traced and gives an optax transform."""
+"""Optimizers by name: each takes a learning rate, a batch size and options that may be traced, and is optax's."""
 
 from __future__ import annotations
 
@@ -7,33 +7,30 @@ from collections.abc import Callable, Collection, Container, Iterable, Mapping, 
 from functools import partial
 from typing import Any
 
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int32
 
 from bench.decoding import printable
 from bench.errors import InputError
-from bench.experiment import Workload
 from bench.rows import Options
 
-LearningRate = float | Float[Array, ""]
+Scalar = float | Float[Array, ""]
+LearningRate = Scalar
 BatchSize = int | Int32[Array, ""]
-Swept = Mapping[str, LearningRate]
-UNSWEPT: Swept = {}
-Optimizer = Callable[[LearningRate, BatchSize, Swept], optax.GradientTransformation]
+Given = Mapping[str, Scalar]
+NONE_GIVEN: Given = {}
+Optimizer = Callable[[LearningRate, BatchSize, Given], optax.GradientTransformation]
 
 
 def _sgd(
     learning_rate: LearningRate,
-    momentum: LearningRate | None = None,
+    momentum: Scalar | None = None,
     nesterov: bool = False,
-    weight_decay: LearningRate = 0.0,
+    weight_decay: Scalar | None = None,
 ) -> optax.GradientTransformation:
     """optax's; `weight_decay` times the parameters is added to the gradient, so momentum smooths both."""
     steps = optax.sgd(learning_rate, momentum, nesterov)
-    if isinstance(weight_decay, float | int) and weight_decay == 0:
-        return steps
-    return optax.chain(optax.add_decayed_weights(weight_decay), steps)
+    return steps if weight_decay is None else optax.chain(optax.add_decayed_weights(weight_decay), steps)
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -56,43 +53,43 @@ REFERENCE = "_batch_size"
 gradients are then averaged over equally many examples at every batch size (Marek et al., 2025)."""
 
 
-def optimizer_named(name: str, options: Mapping[str, float | bool], sweep: Collection[str] = ()) -> Optimizer:
-    """The optimizer of a workload, ready for a learning rate, a batch size and values of the options in `sweep`.
+def optimizer_named(name: str, options: Mapping[str, float | bool], searched: Collection[str] = ()) -> Optimizer:
+    """The optimizer of a workload, ready for a learning rate, a batch size and values of the options in `searched`.
 
     Where it is given none of them it still has them, so that a step that is only timed is the one that is trained.
 
     Raises:
-        InputError: on an unknown name, an option the optimizer does not have, a reference that is no batch size, or an
-            option in `sweep` that is no number.
+        InputError: on an unknown name, an option the optimizer does not have, a reference that is no batch size, or a
+            `searched` option that is no number.
     """
     make = _make(name)
     defaults = _defaults(make)
     references = {decay + REFERENCE: decay for decay in SQUARED_GRADIENT_DECAYS if decay in defaults}
     _check(name, options, {*defaults, *references}, references)
-    _check_sweep(name, sweep)
-    usual = {option: np.float32(defaults[option] or 0) for option in sweep}
-    fixed = usual | {option: value for option, value in options.items() if option not in references}
+    _check_searched(name, searched)
+    fixed = dict(usual_options(name, searched))
+    fixed |= {option: value for option, value in options.items() if option not in references}
     moved = {references[option]: reference for option, reference in options.items() if option in references}
 
-    def optimizer(learning_rate: LearningRate, batch_size: BatchSize, swept: Swept) -> optax.GradientTransformation:
-        given = {**fixed, **swept}
-        decays = {decay: {**defaults, **given}[decay] ** (batch_size / moved[decay]) for decay in moved}
-        return make(learning_rate, **{**given, **decays})
+    def optimizer(learning_rate: LearningRate, batch_size: BatchSize, given: Given) -> optax.GradientTransformation:
+        values = {**fixed, **given}
+        decays = {decay: {**defaults, **values}[decay] ** (batch_size / moved[decay]) for decay in moved}
+        return make(learning_rate, **{**values, **decays})
 
     return optimizer
 
 
-def sweepable(name: str) -> set[str]:
+def searchable(name: str) -> set[str]:
     """The options of an optimizer that are numbers, and so may differ between lanes."""
     known = _defaults(_make(name))
     numbers = {key for key, value in known.items() if isinstance(value, float | int) and not isinstance(value, bool)}
-    return numbers | (known.keys() & {"momentum"})
+    return numbers | (known.keys() & {"momentum", "weight_decay"})
 
 
-def usual_options(workload: Workload, names: Iterable[str]) -> Options:
-    """What the options `names` are where they are not swept; 0 where the optimizer leaves one out."""
-    known = _defaults(_make(workload.optimizer))
-    return tuple((name, float(known[name] or 0.0)) for name in sorted(names))
+def usual_options(name: str, options: Iterable[str]) -> Options:
+    """What an optimizer takes for these options by itself; 0 for one that it leaves out."""
+    known = _defaults(_make(name))
+    return tuple((option, float(known[option] or 0.0)) for option in sorted(options))
 
 
 def _make(name: str) -> Callable[..., optax.GradientTransformation]:
@@ -116,8 +113,7 @@ def _check(name: str, options: Mapping[str, float | bool], known: Set[str], refe
             )
 
 
-def _check_sweep(name: str, sweep: Iterable[str]) -> None:
-    for option in sweep:
-        if option not in sweepable(name):
-            shown, there = printable(option)[1:-1], ", ".join(sorted(sweepable(name)))
-            raise InputError(f"sweep.{shown}: {name} has only the numbers {there}")
+def _check_searched(name: str, searched: Iterable[str]) -> None:
+    for option in searched:
+        if option not in searchable(name):
+            raise InputError(f"search.{option}: {name} has only the numbers {', '.join(sorted(searchable(name)))}")

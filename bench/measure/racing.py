@@ -1,26 +1,24 @@
-"""When a learning rate can no longer win, it is stopped: the rule, as a pure function of the curves so far.
+"""When a point can no longer win, it is stopped: the rule, as a pure function of the curves so far.
 
-A rate is *slower for certain* when another rate of its batch size has a median time to the target that this one, still
-short of the target on more than half of its seeds, has already passed. It is *beaten* when, after a third of the
-epoch budget, its validation error exceeds the leader's by more than three standard errors of their difference and by
-a factor (2, and 1.5 once two thirds of the budget are spent). It is stopped when it can win neither claim:
-before the end of the budget when it is beaten and short of the target, after it when it is slower for certain or
-beaten.
+A point (a learning rate with the options beside it) is *slower for certain* when another of its batch size has a
+median time to the target that this one, still short of the target on more than half of its seeds, has already passed.
+It is *beaten* when, after a third of the epoch budget, its validation error exceeds the leader's by more than three
+standard errors of their difference and by a factor (2, and 1.5 once two thirds of the budget are spent). It is stopped
+when it can win neither claim: before the end of the budget when it is beaten and short of the target, after it when it
+is slower for certain or beaten.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import TypeVar
 
 import msgspec
 
-from bench.rows import Curve
+from bench.rows import Curve, Point
 from bench.selection import crossing
 
-Rate = TypeVar("Rate", bound=Hashable)
 GRACE = 1 / 3
 STANDARD_ERRORS = 3.0
 
@@ -33,24 +31,21 @@ class Race(msgspec.Struct, frozen=True, kw_only=True):
     validation_examples: int
 
 
-def losers(race: Race, curves: Mapping[Rate, Sequence[Curve]], examples: int) -> dict[Rate, str]:
-    """Rates to stop after `examples`, each with the reason; `curves` holds one curve per seed for every rate.
-
-    A rate is a learning rate with the options that are swept beside it.
-    """
+def losers(race: Race, curves: Mapping[Point, Sequence[Curve]], examples: int) -> dict[Point, str]:
+    """Points to stop after `examples`, each with the reason; `curves` holds one curve per seed for every point."""
     if len(curves) < 2 or examples < GRACE * race.budget_examples:
         return {}
-    times = {rate: _times(race, group) for rate, group in curves.items()}
+    times = {point: _times(race, group) for point, group in curves.items()}
     fastest = min(median(group) for group in times.values())
-    errors = {rate: _error(group, examples) for rate, group in curves.items()}
+    errors = {point: _error(group, examples) for point, group in curves.items()}
     lowest = min(errors.values())
     seeds = min(len(group) for group in curves.values())
     found = {}
-    for rate in curves:
-        beaten = _beaten(race, errors[rate], lowest, seeds, examples)
-        reason = _reason(race, median(times[rate]), fastest, beaten, examples)
+    for point in curves:
+        beaten = _beaten(race, errors[point], lowest, seeds, examples)
+        reason = _reason(race, median(times[point]), fastest, beaten, examples)
         if reason:
-            found[rate] = reason
+            found[point] = reason
     return found
 
 
@@ -58,7 +53,7 @@ def _reason(race: Race, time: float, fastest: float, beaten: str | None, example
     if math.isfinite(time):
         return None
     if examples >= race.budget_examples and fastest < examples:
-        return f"another rate reached the target after {fastest:.0f} examples"
+        return f"another setting reached the target after {fastest:.0f} examples"
     return beaten
 
 

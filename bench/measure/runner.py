@@ -247,7 +247,6 @@ def programs(session: Session, tier: plan.Tier, lowering: str | None) -> Program
             schedule=Schedule(table.schedule, warmup, float(duration.budget_examples)),
             accumulates=any(size != tier.microbatch_size for size in tier.batch_sizes),
             longest_segment=min(LONGEST_SEGMENT_TICKS, gap // tier.microbatch_size + 1),
-            options=sorted(session.experiment.sweep),
             noise_parts=noise_parts(session.experiment, tier),
             averaging_examples=epochs and epochs * session.train_examples,
         )

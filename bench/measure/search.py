@@ -137,14 +137,14 @@ class TierStudy:
                 continue
             edges = [*product(choice.upper_edges, [True]), *product(choice.lower_edges, [False])]
             for options, upwards in edges:
-                rate = plan.extension(table, size, selection.rates_with(tried, options), upwards=upwards)
-                if rate is not None:
-                    yield Setting("search", size, Point(rate, options))
+                beyond = plan.extension(table, size, selection.with_options(tried, options), upwards=upwards)
+                if beyond is not None:
+                    yield Setting("search", size, beyond)
 
     def confirmations(self) -> list[Setting]:
         """The chosen points, and the fixed rate with the usual options where the experiment names one."""
         experiment = self.study.experiment
-        fixed, usual = experiment.learning_rate.fixed, usual_options(experiment.workload, experiment.sweep)
+        fixed, usual = experiment.learning_rate.fixed, usual_options(experiment.workload.optimizer, experiment.searched)
         settings = []
         for size in self.tier.batch_sizes:
             choice = self.study.choice(size)

@@ -106,7 +106,7 @@ class Session:
         if key not in self.learners:
             workload = msgspec.structs.replace(self.experiment.workload, precision=precision)
             shape, classes = self.dataset.input_shape, self.dataset.classes
-            self.learners[key] = make_learner(workload, shape, classes, lowering, sorted(self.experiment.sweep))
+            self.learners[key] = make_learner(workload, shape, classes, lowering, self.experiment.searched)
         return self.learners[key]
 
     def origin(self) -> Origin:
@@ -123,7 +123,7 @@ class Session:
 
     def rows(self, name: str) -> list[AnyRow]:
         """The rows there are in one file."""
-        return list(folders.rows(self.folder, name, self.experiment.fingerprint))
+        return list(folders.rows(self.folder, name, self.experiment))
 
     def stage_row(self, start: float, **cost: Any) -> Stage:
         """What a stage that began at `start` (monotonic seconds) cost."""

@@ -114,7 +114,7 @@ def _scaled(request: Request, host: Host, experiment: Experiment, dataset: Datas
 
 
 def _sessions(request: Request, host: Host) -> list[Session]:
-    """A session for each experiment; what cannot be run or joined is refused before anything is measured or written."""
+    """A session for each experiment; what cannot run or be joined is refused before a round is timed or written."""
     wanted, source = chosen(request.names, host.machine.platform), request.convergence_from
     for name, experiment in zip(request.names, wanted, strict=False):
         with _refused_as_of(Path(name).name):
@@ -123,6 +123,9 @@ def _sessions(request: Request, host: Host) -> list[Session]:
         experiments.read(source / "experiment.toml")
     pairs = with_data(wanted, named=bool(request.names), progress=request.progress)
     for experiment, dataset in pairs:
+        plan.batch_sizes(experiment, len(dataset.train_labels))
+        plan.duration(experiment, len(dataset.train_labels))
+        plan.device_counts(experiment, host.machine.device_count)
         with _refused_as_of(experiment.name):
             _refuse_what_cannot_run(experiment.workload, dataset, host)
     minutes = None if request.minutes is None else request.minutes / len(pairs)
@@ -145,7 +148,7 @@ def _refuse_unknown_names(experiment: Experiment) -> None:
     workload = experiment.workload
     datasets.recipe_named(workload.dataset)
     model_named(workload.model, workload.model_options)
-    optimizer_named(workload.optimizer, workload.optimizer_options, experiment.sweep)
+    optimizer_named(workload.optimizer, workload.optimizer_options, experiment.searched)
 
 
 def _refuse_what_cannot_run(workload: Workload, dataset: Dataset, host: Host) -> None:
@@ -173,6 +176,7 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
     for one in sessions:
         one.stopper, one.retries_failed = stopper, request.retries_failed
         one.prepare_folder()
+    for one in sessions:
         announce(one, stages)
     for one in sessions:
         request.progress.begin(one.experiment.name)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from bench.analysis import words
 from bench.analysis.columns import only, values
 from bench.analysis.figures.devices import VIRTUAL
 from bench.analysis.figures.hardware import whole_batches
+from bench.analysis.figures.options import at_best
 from bench.analysis.figures.origin import target_words
+from bench.analysis.figures.rates import searched_points
 from bench.analysis.figures.remarks import binding
 from bench.analysis.figures.resources import roofline_cells
 from bench.analysis.figures.series import batch_sizes, by_batch_size, known
@@ -121,17 +124,29 @@ def best_learning_rate(_: Frames, summary: Summary) -> str:
     return f"{rates.subject} grows as B^{words.number(exponent.value, 2)} ({interval}); rule: {rates.rule}.{at_edge}"
 
 
-def swept_options(frames: Frames, summary: Summary) -> str:
-    """The best value of each option by batch size."""
-    found = []
-    for option in sorted(frames.experiment.sweep):
-        chosen: dict[float, list[int]] = {}
-        for cell in summary.cells:
-            if option in cell.best_options:
-                chosen.setdefault(cell.best_options[option], []).append(cell.batch_size)
-        best = "; ".join(f"{value:g} at {words.listed(sizes)}" for value, sizes in sorted(chosen.items()))
-        found.append(f"Best {option.replace('_', ' ')}: {best or 'none'}.")
-    return " ".join(found)
+def searched_options(frames: Frames, summary: Summary) -> str:
+    """The value of each option that was chosen at each batch size, and how often that was close."""
+    points = searched_points(frames)
+    return " ".join(_chosen_values(option, points, frames, summary) for option in frames.experiment.searched)
+
+
+def _chosen_values(option: str, points: pd.DataFrame, frames: Frames, summary: Summary) -> str:
+    chosen: dict[float, list[int]] = {}
+    for cell in summary.cells:
+        if option in cell.best_options:
+            chosen.setdefault(cell.best_options[option], []).append(cell.batch_size)
+    largest = max(frames.experiment.search[option])
+    each = [
+        f"{value:g}{' (the largest tried)' if value == largest else ''} at {words.listed(sizes)}"
+        for value, sizes in sorted(chosen.items())
+    ]
+    best = at_best(points, option)
+    quickest = np.asarray(best.groupby("batch_size")["epochs"].transform("min"), dtype=np.float64)
+    within = np.isfinite(quickest) & (values(best, "epochs") <= quickest + (summary.evaluation_quantum_epochs or 0.0))
+    sizes = values(only(best, within), "batch_size").tolist()
+    close = sum(sizes.count(size) > 1 for size in set(sizes))
+    said = f"Chosen {words.option(option)}: {'; '.join(each) or 'none'}."
+    return f"{said} At {close} of {len(batch_sizes(best))} batch sizes another comes within one evaluation of it."
 
 
 def rate_map(frames: Frames, _: Summary) -> str:

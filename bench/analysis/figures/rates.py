@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,34 +20,28 @@ from bench.analysis.figures.canvas import NothingToDrawError
 from bench.analysis.figures.origin import origin, target_words
 from bench.analysis.figures.series import aggregated, batch_sizes, by_batch_size
 from bench.analysis.frames import Frames
-from bench.analysis.scaling import effective_rate
 from bench.analysis.statistics import Array
 from bench.analysis.summary import CellSummary, Summary
+from bench.plan import effective_rate
 from bench.rows import Point
 
 LABELLED_CELLS = 150
 
 
 def best_learning_rate(frames: Frames, summary: Summary) -> Figure:
-    """The chosen rate against batch size within the rates tried, beside the square-root and linear rules.
-
-    Where momentum was swept, the rules are held against the effective rates.
-    """
+    """The chosen rate against batch size within the rates tried, beside the square-root and linear rules."""
     cells = [cell for cell in summary.cells if cell.best_learning_rate is not None]
     if len(cells) < 2:
         raise NothingToDrawError("learning rates were not tuned at two or more batch sizes")
     figure, (axes,) = canvas.sheet()
     sizes = np.array([cell.batch_size for cell in cells])
-    rates = np.array([cell.best_learning_rate for cell in cells], dtype=np.float64)
-    ruled = _effective(cells) if "momentum" in frames.experiment.sweep else rates
-    _draw_tried(axes, frames, np.concatenate([rates, ruled]))
-    _draw_rules(axes, sizes, ruled)
-    if ruled is not rates:
-        axes.plot(sizes, ruled, "s-", color=style.GREEN, label="effective: rate / (1 - momentum)")
+    rates = np.array([_chosen(cell) for cell in cells])
+    _draw_tried(axes, frames, rates)
+    _draw_rules(axes, sizes, rates)
     axes.plot(sizes, rates, "o-", color=style.BLUE, label="fewest epochs to the target")
     edges = np.array([bool(cell.at_grid_edge) for cell in cells])
     canvas.ring(axes, sizes[edges], rates[edges], "at the edge of those tried", style.BEST)
-    canvas.log_axis(axes, "learning rate")
+    canvas.log_axis(axes, _rate_words(frames))
     canvas.log2_axis(axes, sizes.tolist())
     canvas.hover(axes, sizes.tolist(), rates)
     return canvas.finished(figure, origin(frames, summary))
@@ -57,12 +50,11 @@ def best_learning_rate(frames: Frames, summary: Summary) -> Figure:
 def rate_map(frames: Frames, summary: Summary) -> Figure:
     """Epochs to the target for each batch size and rate; missed and diverged trials are named, not coloured.
 
-    Where options were swept beside the rate, each cell has those that are best for it.
+    Where options were searched beside the rate, each cell has those that are best for it.
     """
-    cells = aggregated(
-        searched_points(frames), ["batch_size", "learning_rate"], epochs=("epochs", "min"), diverged=("diverged", "min")
-    )
-    epochs, rates = values(cells, "epochs"), values(cells, "learning_rate")
+    wanted = {"epochs": ("epochs", "min"), "diverged": ("diverged", "min")}
+    cells = aggregated(searched_points(frames), ["batch_size", "rate"], **wanted)
+    epochs, rates = values(cells, "epochs"), values(cells, "rate")
     reached = epochs[np.isfinite(epochs)]
     if not len(reached) or len(np.unique(rates)) < 2:
         raise NothingToDrawError("no grid of learning rates reached the target")
@@ -74,37 +66,44 @@ def rate_map(frames: Frames, summary: Summary) -> Figure:
     _label(axes, cells, shades)
     axes.set(yscale="log", ylim=(rates.min() / 2, rates.max() * 2))
     axes.grid(visible=False)
-    canvas.log_axis(axes, "learning rate")
+    canvas.log_axis(axes, _rate_words(frames))
     canvas.log2_axis(axes, batch_sizes(cells), room=0.82)
     bar = figure.colorbar(shades, ax=axes, pad=0.01, aspect=30, label=f"epochs to {target_words(summary)}")
     canvas.plain_ticks(bar.ax.yaxis)
     return canvas.finished(figure, origin(frames, summary) + " · grey: - not reached, x diverged")
 
 
-def _tuned(frames: Frames) -> pd.DataFrame:
-    return only(frames.trials, frames.trials["phase"] == "search")
-
-
 def searched_points(frames: Frames) -> pd.DataFrame:
-    """One row per batch size, rate and options: median `epochs`, infinite where missed, and the `diverged` share."""
-    trials = _tuned(frames)
-    trials = trials.assign(diverged=trials["status"] == "diverged")
+    """One row per batch size, rate and options: median `epochs`, infinite where missed, and the `diverged` share.
+
+    `rate` is the effective one, rounded so that the grids of all options share their rows.
+    """
+    trials = only(frames.trials, frames.trials["phase"] == "search")
+    points = zip(values(trials, "learning_rate").tolist(), trials["options"], strict=True)
+    rates = [_rounded(effective_rate(Point(rate, options))) for rate, options in points]
+    trials = trials.assign(rate=rates, diverged=trials["status"] == "diverged")
     wanted = {"epochs": ("epochs_to_target", "median"), "diverged": ("diverged", "mean")}
-    return aggregated(trials, ["batch_size", "learning_rate", "options"], **wanted)
+    return aggregated(trials, ["batch_size", "rate", "options"], **wanted)
 
 
-def _effective(cells: Sequence[CellSummary]) -> Array:
-    points = [Point(cell.best_learning_rate or np.nan, tuple(cell.best_options.items())) for cell in cells]
-    found = np.array([effective_rate(point) for point in points])
-    return np.where(np.isfinite(found), found, np.nan)
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.4g}")
+
+
+def _chosen(cell: CellSummary) -> float:
+    return _rounded(effective_rate(Point(cell.best_learning_rate or np.nan, tuple(cell.best_options.items()))))
+
+
+def _rate_words(frames: Frames) -> str:
+    return "learning rate / (1 - momentum)" if "momentum" in frames.experiment.search else "learning rate"
 
 
 def _draw_tried(axes: Axes, frames: Frames, rates: Array) -> None:
     """The rates tried, which also set how far the axis goes."""
-    sizes, low = by_batch_size(_tuned(frames), "learning_rate", np.min)
-    _, high = by_batch_size(_tuned(frames), "learning_rate", np.max)
+    sizes, low = by_batch_size(searched_points(frames), "rate", np.min)
+    _, high = by_batch_size(searched_points(frames), "rate", np.max)
     axes.vlines(sizes, low, high, color=style.GRID, linewidth=5, label="rates tried")
-    axes.set_ylim(np.nanmin([*low, *rates]) / 1.5, np.nanmax([*high, *rates]) * 1.5)
+    axes.set_ylim(min([*low, *rates]) / 1.5, max([*high, *rates]) * 1.5)
 
 
 def _draw_rules(axes: Axes, sizes: Array, rates: Array) -> None:
@@ -128,7 +127,7 @@ def _boxes(sizes: Array, rates: Array, factor: float) -> list[Rectangle]:
 def _label(axes: Axes, cells: pd.DataFrame, shades: ScalarMappable) -> None:
     middle = np.sqrt(np.prod(np.array(shades.get_clim(), dtype=np.float64)))
     crowded = len(cells) > LABELLED_CELLS or canvas.is_narrow()
-    columns = (values(cells, name) for name in ("batch_size", "learning_rate", "epochs", "diverged"))
+    columns = (values(cells, name) for name in ("batch_size", "rate", "epochs", "diverged"))
     for size, rate, epochs, diverged in zip(*columns, strict=True):
         look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6}
         if not np.isfinite(epochs):

@@ -107,8 +107,8 @@ PLOTS = (
     ),
     Plot(
         "Options beside the rate",
-        options.swept_options,
-        findings.swept_options,
+        options.searched_options,
+        findings.searched_options,
         "Each point is at the learning rate that is best with that value: where lines part, the option matters."
         " A line ends where no run with its value reached the target, or all were stopped since they could not win.",
     ),

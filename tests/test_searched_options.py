@@ -1,14 +1,17 @@
-"""Options swept beside the learning rate: each is compared at its own best rate, and the best is told everywhere."""
+"""Options searched beside the learning rate: each is compared at its own best rate, and the best is told everywhere."""
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 import simulate
 from hypothesis import given
 from hypothesis import strategies as st
 from truth import RICH
 
+from bench import plan
 from bench.analysis import cell_table, figures, frames, metrics, scaling, summarize, sweep
 from bench.analysis.columns import only, values
 from bench.analysis.figures import options
@@ -27,9 +30,9 @@ def test_a_value_is_worth_what_its_best_rate_makes_of_it(measured):
         own = only(points, (points["batch_size"] == size) & (points["options"] == ((MOMENTUM, value),)))
         assert len(own) == 5
         assert epochs == values(own, "epochs").min()
-        lowest, highest = own["learning_rate"].min(), own["learning_rate"].max()
+        lowest, highest = own["rate"].min(), own["rate"].max()
         (chosen,) = best.loc[(best["batch_size"] == size) & (best["value"] == value)].itertuples()
-        assert chosen.at_edge == (chosen.learning_rate in (lowest, highest))
+        assert chosen.at_edge == (chosen.rate in (lowest, highest))
     slow, fast = (values(only(best, best["value"] == value), "epochs") for value in (0.5, 0.9))
     assert np.median(slow / fast) == pytest.approx(RICH.momenta[0.5], rel=0.15)
 
@@ -38,29 +41,29 @@ def test_the_best_value_is_told_in_summary_table_csv_and_beside_the_figure(measu
     searched = [cell for cell in summarized.cells if cell.best_learning_rate is not None]
     assert len(searched) == len(RICH.batch_sizes)
     assert all(cell.best_options == RICH.best_options for cell in searched)
-    (plot,) = figures.choose(["swept_options"])
-    assert plot.finding(measured, summarized).startswith("Best momentum: 0.9 at 4, 8, ")
+    (plot,) = figures.choose(["searched_options"])
+    assert plot.finding(measured, summarized).startswith("Chosen momentum: 0.9 (the largest tried) at 4, 8, ")
     column = [column.title for column in cell_table.COLUMNS].index("Learning rate")
     assert all("momentum 0.9" in line.cells[column].text for line in cell_table.table(summarized).rows)
     names, rows = cell_table.flat(summarized)
-    assert {row[names.index("best_options")] for row in rows} == {"momentum 0.9"}
-    assert {row[names.index("best_options_for_accuracy")] for row in rows} <= {"momentum 0.9", "momentum 0.5"}
+    assert {row[names.index("best_options")] for row in rows} == {"momentum=0.9"}
+    assert {row[names.index("best_options_for_accuracy")] for row in rows} <= {"momentum=0.9", "momentum=0.5"}
 
 
 def test_a_line_for_each_value_and_none_without_a_sweep(measured, summarized, tmp_path):
-    figure = options.swept_options(measured, summarized)
+    figure = options.searched_options(measured, summarized)
     labels = [line.get_label() for line in figure.axes[0].lines]
     assert labels == ["momentum 0.5", "momentum 0.9"]
     simulate.write(tmp_path, simulate.Truth())
     plain = frames.load(tmp_path)
-    with pytest.raises(NothingToDrawError, match="no optimizer options were swept"):
-        options.swept_options(plain, summarize.summarize(plain))
+    with pytest.raises(NothingToDrawError, match="no optimizer options were searched"):
+        options.searched_options(plain, summarize.summarize(plain))
 
 
 def test_a_value_that_never_reaches_the_target_has_no_line(tmp_path):
     simulate.write(tmp_path, simulate.Truth(momenta={0.0: 1e6, 0.9: 1.0}))
     found = frames.load(tmp_path)
-    missed, reached = options.swept_options(found, summarize.summarize(found)).axes[0].lines
+    missed, reached = options.searched_options(found, summarize.summarize(found)).axes[0].lines
     assert np.isnan(missed.get_ydata()).all()
     assert np.isfinite(reached.get_ydata()).all()
 
@@ -91,6 +94,28 @@ def test_the_effective_rate_is_what_a_constant_gradient_adds_up_to(rate, momentu
     speed, steps = 0.0, 4000
     for _ in range(steps):
         speed = momentum * speed + rate
-    assert scaling.effective_rate(Point(rate, (("momentum", momentum),))) == pytest.approx(speed, rel=1e-6)
-    assert scaling.effective_rate(Point(rate)) == rate
-    assert scaling.effective_rate(Point(rate, (("momentum", 1.0),))) == np.inf
+    assert plan.effective_rate(Point(rate, (("momentum", momentum),))) == pytest.approx(speed, rel=1e-6)
+    assert plan.effective_rate(Point(rate)) == rate
+
+
+def test_every_option_has_a_panel_that_names_it_and_colours_of_its_own(tmp_path):
+    simulate.write(tmp_path, momenta={0.5: 1.5, 0.9: 1.0})
+    one = frames.load(tmp_path)
+    decays = (0.0, 0.1)
+    trials = pd.concat(
+        one.trials.assign(options=[(*beside, ("weight_decay", decay)) for beside in one.trials["options"]])
+        for decay in decays
+    )
+    search = {**one.experiment.search, "weight_decay": list(decays)}
+    both = replace(one, trials=trials, experiment=msgspec.structs.replace(one.experiment, search=search))
+    panels = options.searched_options(both, summarize.summarize(one)).axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["momentum", "weight decay"]
+    colours = {line.get_color() for axes in panels for line in axes.lines if line.get_label().startswith(("m", "w"))}
+    assert len(colours) == 4
+
+
+def test_the_rates_of_all_momenta_share_the_rows_of_the_map(measured):
+    found = searched_points(measured)
+    for size in RICH.batch_sizes:
+        own = only(found, found["batch_size"] == size)
+        assert own.groupby("options")["rate"].nunique().tolist() == [5, 5]
