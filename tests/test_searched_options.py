@@ -1,5 +1,6 @@
 """Options searched beside the learning rate: each is compared at its own best rate, and the best is told everywhere."""
 
+import csv
 from dataclasses import replace
 
 import msgspec
@@ -48,6 +49,13 @@ def test_the_best_value_is_told_in_summary_table_csv_and_beside_the_figure(measu
     names, rows = cell_table.flat(summarized)
     assert {row[names.index("best_options")] for row in rows} == {"momentum=0.9"}
     assert {row[names.index("best_options_for_accuracy")] for row in rows} <= {"momentum=0.9", "momentum=0.5"}
+
+
+def test_the_table_of_trials_names_the_options_of_each(measured, reported):
+    with (reported / "trials.csv").open(newline="") as file:
+        told = [row["options"] for row in csv.DictReader(file)]
+    assert told == [f"momentum={dict(one)[MOMENTUM]}" for one in measured.trials["options"]]
+    assert set(told) == {"momentum=0.5", "momentum=0.9"}
 
 
 def test_a_line_for_each_value_and_none_without_a_sweep(measured, summarized, tmp_path):

@@ -125,7 +125,7 @@ def _spread(name: str, value: object) -> list[tuple[str, Scalar]]:
     if isinstance(value, tuple):
         return _ends(name, value)
     if isinstance(value, dict):
-        return [(name, ";".join(f"{option}={set_to!r}" for option, set_to in sorted(value.items())) or None)]
+        return [(name, words.assignments(value) or None)]
     return [(name, value if isinstance(value, str | int | float) else None)]
 
 

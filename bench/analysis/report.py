@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from bench import store
-from bench.analysis import cell_table, embed, frames, grid, method, pages, sections, sentences, style, ways
+from bench.analysis import cell_table, embed, frames, grid, method, pages, sections, sentences, style, ways, words
 from bench.analysis import summary as summaries
 from bench.analysis.figures import draw, encode, write_figures
 from bench.analysis.frames import ROW_FILES, Frames
@@ -119,9 +119,10 @@ def _image(files: Iterator[bytes], name: str, finding: str, rows: dict[int, str]
 
 
 def _write_tables(folder: Path, measured: Frames, summary: Summary) -> list[Download]:
+    trials = measured.trials.assign(options=[words.assignments(dict(one)) for one in measured.trials["options"]])
     tables = {
         "cells.csv": ("one line per batch size", grid.as_csv(*cell_table.flat(summary))),
-        "trials.csv": ("one line per training run", _frame_csv(measured.trials)),
+        "trials.csv": ("one line per training run", _frame_csv(trials)),
         "rounds.csv": ("one line per timed round", _frame_csv(measured.rounds)),
     }
     downloads = []

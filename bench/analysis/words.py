@@ -40,6 +40,11 @@ def options(values: Mapping[str, float]) -> list[str]:
     return [f"{option(name)} {value:g}" for name, value in sorted(values.items())]
 
 
+def assignments(values: Mapping[str, float]) -> str:
+    """Optimizer options for programs to read, each with its whole value."""
+    return ";".join(f"{name}={value!r}" for name, value in sorted(values.items()))
+
+
 def point(learning_rate: float, options_beside: Mapping[str, float]) -> str:
     """A learning rate and the options searched beside it."""
     return ", ".join([number(learning_rate), *options(options_beside)])

@@ -34,7 +34,7 @@ def searched_options(frames: Frames, summary: Summary) -> Figure:
     shades = iter(mpl.colormaps[style.SEQUENCE](np.linspace(0.15, 0.85, sum(len(_tried(best)) for best in found))))
     for axes, option, best in zip(panels, options, found, strict=True):
         _draw(axes, best, option, [next(shades) for _ in _tried(best)])
-        axes.set_title(words.option(option), loc="left")
+        axes.set_title(words.option(option) if len(options) > 1 else "", loc="left")
         canvas.log_axis(axes, f"epochs to {target_words(summary)}")
         canvas.log2_axis(axes, batch_sizes(points), room=1 if canvas.is_narrow() else 1 / len(options))
     return canvas.finished(figure, origin(frames, summary))
