@@ -159,6 +159,14 @@ def test_an_estimate_holds_its_median_and_the_best_is_always_tied(cells):
     assert tied_with_least(found)[np.argmin(found.centres)]
 
 
+def test_draws_about_two_unlike_seeds_pass_all_numbers_without_a_warning():
+    found = locate([Repetitions.exact(np.log([1.0, 1e12]), logarithmic=True)])
+    assert found.draws.max() > np.log(np.finfo(np.float64).max)
+    one = estimate(found.medians[0], found.draws[:, 0], statistics.exp)
+    assert one.interval[0] < one.median < one.interval[1]
+    assert statistics.exp(np.array([0.0, 1e4])).tolist() == [1.0, np.inf]
+
+
 def test_a_draw_is_one_world_for_all_cells():
     found = locate([Repetitions.exact([1.0, 2.0, 3.0]), Repetitions.exact([1.0, 2.0, 3.0])])
     assert found.draws.shape == (statistics.DRAWS, 2)

@@ -13,7 +13,7 @@ from bench.analysis.columns import only, values
 from bench.analysis.limits import Use
 from bench.analysis.metrics import Claim, Speed
 from bench.analysis.scaling import regimes
-from bench.analysis.statistics import Locations, estimate, interval
+from bench.analysis.statistics import Locations, estimate, exp, interval
 from bench.analysis.summary import CellStatus, CellSummary
 from bench.analysis.sweep import Sweep
 
@@ -71,7 +71,7 @@ def _speed(sweep: Sweep, at: int, speed: Speed | None) -> dict[str, Any]:
         "loop": speed.loop if speed else None,
         "accumulation": speed.accumulation if speed else None,
         "examples_per_second": _exp(-per_second.medians[at]),
-        "examples_per_second_interval": interval(np.exp(-per_second.draws[:, at])),
+        "examples_per_second_interval": interval(exp(-per_second.draws[:, at])),
         "seconds_per_step": _exp(sweep.step_seconds.medians[at]),
     }
 
@@ -135,7 +135,7 @@ def _has(locations: Locations, at: int) -> bool:
 
 
 def _estimate(locations: Locations, at: int) -> Estimate:
-    return estimate(locations.medians[at], locations.draws[:, at], np.exp)
+    return estimate(locations.medians[at], locations.draws[:, at], exp)
 
 
 def _accuracy(locations: Locations, at: int) -> Estimate:

@@ -12,7 +12,7 @@ import numpy as np
 from bench.analysis import frames, likeness
 from bench.analysis.frames import Frames
 from bench.analysis.ratios import QUANTITIES, Against, Comparison, Fleet, Outcome, Quantity, Ratio
-from bench.analysis.statistics import LEVEL, SEED, Array, Locations, finite
+from bench.analysis.statistics import LEVEL, SEED, Array, Locations, exp, finite
 from bench.analysis.summarize import summarize
 from bench.analysis.summary import Summary
 from bench.analysis.sweep import Sweep, sweep
@@ -124,7 +124,7 @@ def _simultaneous_reach(errors: Array) -> Array:
 
 
 def _ratio(quantity: Quantity, batch_size: int, difference: float, reach: float) -> Ratio:
-    ends = np.exp([difference - reach, difference + reach])
+    ends = exp(np.array([difference - reach, difference + reach]))
     low, high = finite(ends[0]), finite(ends[1])
     value = finite(np.exp(difference)) if np.isfinite(difference) else None
     outcome = _outcome(quantity, difference, reach)

@@ -18,7 +18,7 @@ from bench.analysis.answers import (
     TimeOptimal,
 )
 from bench.analysis.fits import Knee, best_between_knees
-from bench.analysis.statistics import LEVEL, Array, Locations, interval
+from bench.analysis.statistics import LEVEL, Array, Locations, exp, interval
 from bench.analysis.ties import tied_with_least
 
 TEST = (
@@ -95,7 +95,7 @@ class Contest:
     def _interval(self, best: int) -> Interval:
         """Of the quantity at the best cell, as logarithms or negated accuracies were made from it."""
         draws = self.locations.draws[:, best]
-        return interval(np.exp(draws)) if self.logarithmic else interval(np.clip(-draws, 0, 1))
+        return interval(exp(draws)) if self.logarithmic else interval(np.clip(-draws, 0, 1))
 
     def _edge(self, best: int) -> Edge | None:
         others = self.sizes[self.tried]

@@ -7,7 +7,7 @@ intervals that keep their level with two or three seeds, where resampling the se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -244,7 +244,13 @@ def finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def estimate(median: float, draws: Array, transform: np.ufunc | None = None) -> Estimate:
+def exp(logarithms: Array) -> Array:
+    """The exponential of each; one beyond all numbers is infinite, as a draw about two unlike seeds may be."""
+    with np.errstate(over="ignore"):
+        return np.exp(logarithms)
+
+
+def estimate(median: float, draws: Array, transform: Callable[[Array], Array] | None = None) -> Estimate:
     """An observed median with its interval, both put through `transform`; the interval always holds the median."""
     values = transform(np.append(draws, median)) if transform else np.append(draws, median)
     low, high = interval(values[:-1])

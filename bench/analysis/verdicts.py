@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bench.analysis import words
 from bench.analysis.answers import GradientNoise, LearningRates, Optimum, ParallelPoint, Verdict
 from bench.analysis.columns import only, values
-from bench.analysis.statistics import Array, Locations, interval
+from bench.analysis.statistics import Array, Locations, exp, interval
 from bench.analysis.summary import CellSummary
 from bench.analysis.sweep import Sweep
 from bench.analysis.variance import exponent, gradient_variances
@@ -231,7 +231,7 @@ def _ratio_interval(of: Sweep, above: int, below: int) -> tuple[float | None, fl
     draws: Array = of.examples.draws
     with np.errstate(invalid="ignore"):
         difference = draws[:, above] - draws[:, below]
-    return interval(np.exp(np.where(np.isnan(difference), np.inf, difference)))
+    return interval(exp(np.where(np.isnan(difference), np.inf, difference)))
 
 
 def _span(low: float | None, high: float | None) -> str:
