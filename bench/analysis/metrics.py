@@ -154,7 +154,7 @@ def _at(trials: pd.DataFrame, point: Point | None) -> pd.DataFrame:
     if not len(trials):
         return trials
     rates = values(trials, "learning_rate")
-    points = [Point(rate, options) for rate, options in zip(rates.tolist(), trials["options"], strict=True)]
+    points = list(map(Point, rates.tolist(), trials["options"]))
     counts = Counter(points)
     wanted = point or max(sorted(counts), key=counts.__getitem__)
     same_rate = np.isclose(rates, wanted.learning_rate, rtol=SAME_RATE, atol=0)
