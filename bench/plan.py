@@ -9,7 +9,8 @@ from itertools import product
 import msgspec
 
 from bench.errors import InputError
-from bench.experiment import Experiment, LearningRate, expand_batch_sizes
+from bench.experiment import Experiment, expand_batch_sizes
+from bench.experiment_tables import LearningRate
 from bench.rows import Options, Phase, Point
 
 FIRST_CONFIRMATION_SEED = 1000

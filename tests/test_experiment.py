@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from bench import experiment as experiments
 from bench import folders, plan
 from bench.errors import InputError
-from bench.experiment import BatchSizes, Experiment, expand_batch_sizes, parse
+from bench.experiment import Experiment, expand_batch_sizes, parse
+from bench.experiment_tables import BatchSizes
 from bench.measure.learner import make_learner
 from bench.rows import Point
 

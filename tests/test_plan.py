@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from workbench import experiment
 
 from bench import plan
-from bench.experiment import LearningRate
+from bench.experiment_tables import LearningRate
 from bench.rows import Point
 
 batch_sizes = st.lists(st.integers(1, 4096), min_size=1, max_size=16, unique=True)

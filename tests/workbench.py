@@ -15,7 +15,8 @@ import numpy as np
 
 from bench import experiment as experiments
 from bench import folders, store
-from bench.experiment import Experiment, Workload
+from bench.experiment import Experiment
+from bench.experiment_tables import Workload
 from bench.measure import convergence, datasets, stream, wave
 from bench.measure.checkpoint import Checkpoint
 from bench.measure.datasets import Dataset

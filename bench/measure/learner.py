@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt32
 import models
 from bench.decoding import printable
 from bench.errors import InputError
-from bench.experiment import Workload
+from bench.experiment_tables import Workload
 from bench.measure.optimizers import NONE_GIVEN, BatchSize, Given, LearningRate, Optimizer, optimizer_named
 from bench.rows import Precision
 

@@ -13,7 +13,8 @@ import msgspec
 from bench import experiment as experiments
 from bench import folders, plan
 from bench.errors import InputError
-from bench.experiment import Experiment, Workload
+from bench.experiment import Experiment
+from bench.experiment_tables import Workload
 from bench.measure import budget, datasets, estimate
 from bench.measure.datasets import Dataset
 from bench.measure.host import Host
