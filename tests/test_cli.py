@@ -257,6 +257,7 @@ def test_a_signal_keeps_every_row_and_prints_the_command_that_continues(
     folder = only_folder(results)
     data = (folder / name).read_bytes()
     assert data.endswith(b"\n")
+    assert "To continue: " in errors.strip().splitlines()[-1], errors
     command = shlex.split(errors.strip().splitlines()[-1].split("To continue: ")[1])
     assert command == ["batchscale", "run", "sweep.toml", "--results", str(results)]
     code, _, errors = finish(begin(workplace, results))

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,22 @@ def test_the_first_signal_is_a_request_and_the_second_stops_now(number):
             stopper.check()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
+
+
+def test_a_signal_is_answered_before_anything_that_is_said_afterwards(monkeypatch):
+    said, write = [], os.write
+
+    def slowly(descriptor, data):
+        if descriptor == 2:
+            time.sleep(0.2)
+            said.append(data)
+            return len(data)
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", slowly)
+    with Stopper():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert said == [ASKED]
 
 
 def test_handlers_are_put_back():

@@ -36,7 +36,8 @@ class Stopper:
         self._left.clear()
         reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        Thread(target=self._listen, args=(reader,), daemon=True).start()
+        self._listener = Thread(target=self._listen, args=(reader,), daemon=True)
+        self._listener.start()
         self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
@@ -47,6 +48,7 @@ class Stopper:
         signal.set_wakeup_fd(self._wakeup_before)
         self._left.set()
         os.close(self._writer)
+        self._listener.join(GRACE_SECONDS)  # what it says comes before whatever is said next
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self.requested:
