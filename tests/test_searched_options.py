@@ -24,6 +24,11 @@ from bench.selection import Choice
 MOMENTUM = "momentum"
 
 
+def replaced(summary, **cell):
+    cells = [msgspec.structs.replace(one, **cell) for one in summary.cells]
+    return msgspec.structs.replace(summary, cells=cells)
+
+
 def test_a_value_is_worth_what_its_best_rate_makes_of_it(measured):
     best, points = options.at_best(searched_points(measured), MOMENTUM), searched_points(measured)
     assert len(best) == len(RICH.batch_sizes) * len(RICH.momenta)
@@ -46,6 +51,8 @@ def test_the_best_value_is_told_in_summary_table_csv_and_beside_the_figure(measu
     assert plot.finding(measured, summarized).startswith("Chosen momentum: 0.9 (the largest tried) at 4, 8, ")
     column = [column.title for column in cell_table.COLUMNS].index("Learning rate")
     assert all("momentum 0.9" in line.cells[column].text for line in cell_table.table(summarized).rows)
+    at_edge = replaced(summarized, at_grid_edge=True)
+    assert all("(edge), momentum 0.9" in line.cells[column].text for line in cell_table.table(at_edge).rows)
     names, rows = cell_table.flat(summarized)
     assert {row[names.index("best_options")] for row in rows} == {"momentum=0.9"}
     assert {row[names.index("best_options_for_accuracy")] for row in rows} <= {"momentum=0.9", "momentum=0.5"}

@@ -77,7 +77,7 @@ def flat(summary: Summary) -> tuple[list[str], list[list[Scalar]]]:
 
 
 def _entries(cell: CellSummary) -> list[Entry]:
-    rate = said(cell.best_learning_rate, lambda rate: words.point(rate, cell.best_options))
+    rate = said(cell.best_learning_rate, words.number)
     at_edge = " (edge)" if cell.at_grid_edge else ""
     return [
         Entry(str(cell.batch_size), cell.batch_size),
@@ -85,7 +85,7 @@ def _entries(cell: CellSummary) -> list[Entry]:
         said(cell.examples_per_second, words.short),
         Entry(loop(cell)),
         said(cell.seconds_per_step, words.seconds),
-        Entry(f"{rate.text}{at_edge}", rate.value),
+        Entry(", ".join([f"{rate.text}{at_edge}", *words.options(cell.best_options)]), rate.value),
         _estimate(cell.epochs_to_target, words.number),
         _duration(cell.time_to_target),
         _estimate(cell.best_accuracy, words.accuracy),
