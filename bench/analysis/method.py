@@ -71,7 +71,7 @@ def _training(measured: Frames, summary: Summary) -> str:
     quantum = summary.evaluation_quantum_epochs
     cadence = f", evaluated every {words.number(quantum, 2)} epochs" if quantum else ""
     beside = [words.option(name) for name in experiment.searched]
-    tuned = " and ".join(["The learning rate", *beside]) + (" are" if beside else " is")
+    tuned = " and ".join([", ".join(["The learning rate", *beside[:-1]]), *beside[-1:]]) + (" are" if beside else " is")
     return (
         f"Training: at most {words.number(experiment.max_epochs)} epochs{cadence}, on a validation split held out of"
         f" the training set; test accuracy is reported and steered nothing. {tuned} tuned at every batch size on search"

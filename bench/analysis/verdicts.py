@@ -59,18 +59,18 @@ def small_batches_fail(evidence: Evidence) -> Said:
     fixed = only(of.frames.trials, of.frames.trials["phase"] == "fixed")
     if not len(fixed):
         return Said("undecided", "No runs at one fixed learning rate for all batch sizes were made.")
-    rate = values(fixed, "learning_rate")[0]
+    rate = words.point(values(fixed, "learning_rate")[0], dict(fixed["options"].iloc[0]))
     reached = fixed.groupby("batch_size")["examples_to_target"].median()
     missed = [int(size) for size, need in zip(reached.index, reached, strict=True) if np.isinf(need)]
     smallest = int(min(reached.index))
     tuned = [cell.batch_size for cell in evidence.cells if cell.epochs_to_target.median is not None]
     if smallest not in missed:
-        return Said("contradicted", f"At the fixed rate {rate:g} even batch size {smallest:,} reached the target.")
+        return Said("contradicted", f"At the fixed rate {rate} even batch size {smallest:,} reached the target.")
     saved = [size for size in missed if size in tuned]
     chosen = " and ".join(["the rate", *map(words.option, of.frames.experiment.searched)])
     blamed = f"{chosen} {'are' if of.frames.experiment.search else 'is'} to blame, not the size"
     cause = f"; with {chosen} tuned, {_list(saved)} reached it: {blamed}" if saved else ""
-    return Said("supported", f"At the fixed rate {rate:g} batch sizes {_list(missed)} missed the target{cause}.")
+    return Said("supported", f"At the fixed rate {rate} batch sizes {_list(missed)} missed the target{cause}.")
 
 
 def larger_is_faster(evidence: Evidence) -> Said:

@@ -26,6 +26,7 @@ from bench.plan import effective_rate
 from bench.rows import Point
 
 LABELLED_CELLS = 150
+OF_SEARCH = "medians of the search seeds"
 
 
 def best_learning_rate(frames: Frames, summary: Summary) -> Figure:
@@ -70,7 +71,7 @@ def rate_map(frames: Frames, summary: Summary) -> Figure:
     canvas.log2_axis(axes, batch_sizes(cells), room=0.82)
     bar = figure.colorbar(shades, ax=axes, pad=0.01, aspect=30, label=f"epochs to {target_words(summary)}")
     canvas.plain_ticks(bar.ax.yaxis)
-    return canvas.finished(figure, origin(frames, summary) + " · grey: - not reached, x diverged")
+    return canvas.finished(figure, f"{origin(frames, summary)} · {OF_SEARCH} · grey: - not reached, x diverged")
 
 
 def searched_points(frames: Frames) -> pd.DataFrame:

@@ -103,7 +103,8 @@ PLOTS = (
         "Every learning rate",
         rates.rate_map,
         findings.rate_map,
-        "The bright ridge is the best rate; grey cells never reached the target.",
+        "The bright ridge is the best rate, each with the options that are best for it; grey cells never reached the"
+        " target.",
     ),
     Plot(
         "Options beside the rate",
