@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from truth import RICH
 
 from bench import plan
-from bench.analysis import cell_table, figures, frames, metrics, scaling, summarize, sweep
+from bench.analysis import cell_table, figures, frames, metrics, scaling, sentences, summarize, sweep, words
 from bench.analysis.columns import only, values
 from bench.analysis.figures import options
 from bench.analysis.figures.canvas import NothingToDrawError
@@ -134,3 +134,12 @@ def test_the_rates_of_all_momenta_share_the_rows_of_the_map(measured):
     for size in RICH.batch_sizes:
         own = only(found, found["batch_size"] == size)
         assert own.groupby("options")["rate"].nunique().tolist() == [5, 5]
+
+
+def test_the_fastest_and_the_most_accurate_are_told_with_what_each_was_trained_with(summarized):
+    told = {fact.name: fact.more for fact in sentences.facts(summarized)}
+    cells = {cell.batch_size: cell for cell in summarized.cells}
+    fastest, best = cells[summarized.time_optimal.batch_size], cells[summarized.accuracy_optimal.batch_size]
+    assert f"at learning rate {words.number(fastest.best_learning_rate)}, momentum 0.9" in told["Fastest to the target"]
+    rate = words.point(best.best_learning_rate_for_accuracy, best.best_options_for_accuracy)
+    assert told["Most accurate"].endswith(f" at learning rate {rate}")

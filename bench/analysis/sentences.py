@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.analysis import words
 from bench.analysis.figures.findings import edge, tied
-from bench.analysis.summary import CostOptimal, Summary
+from bench.analysis.summary import CellSummary, CostOptimal, Summary
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,18 @@ def _time(summary: Summary) -> Fact | None:
     if best is None:
         return Fact("Fastest to the target", "—", f"{summary.time_optimal_reason or 'not measured'}")
     fitted = f"; the fits say {words.number(best.fitted_batch_size, 2)}" if best.fitted_batch_size else ""
-    return Fact("Fastest to the target", str(best.batch_size), f"{words.seconds(best.seconds)}{fitted}")
+    cell = _cell(summary, best.batch_size)
+    more = f"{words.seconds(best.seconds)}{_recipe(cell.best_learning_rate, cell.best_options)}{fitted}"
+    return Fact("Fastest to the target", str(best.batch_size), more)
+
+
+def _cell(summary: Summary, batch_size: int) -> CellSummary:
+    return next(cell for cell in summary.cells if cell.batch_size == batch_size)
+
+
+def _recipe(learning_rate: float | None, options: Mapping[str, float]) -> str:
+    """What the best runs were trained with; the fastest and the most accurate may differ in it."""
+    return "" if learning_rate is None else f" at learning rate {words.point(learning_rate, options)}"
 
 
 def _cost(summary: Summary) -> Fact | None:
@@ -87,12 +99,11 @@ def _price(best: CostOptimal) -> str:
 
 def _accuracy(summary: Summary) -> Fact | None:
     best = summary.accuracy_optimal
-    shown = (
-        Fact("Most accurate", str(best.batch_size), f"{words.accuracy(best.accuracy)} within {best.budget}")
-        if best
-        else None
-    )
-    return shown
+    if best is None:
+        return None
+    cell = _cell(summary, best.batch_size)
+    recipe = _recipe(cell.best_learning_rate_for_accuracy, cell.best_options_for_accuracy)
+    return Fact("Most accurate", str(best.batch_size), f"{words.accuracy(best.accuracy)} within {best.budget}{recipe}")
 
 
 def _throughput(summary: Summary) -> Fact | None:
