@@ -17,6 +17,7 @@ from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from bench.analysis import figures, frames, style
+from bench.analysis.answers import Estimate
 from bench.analysis.columns import COLUMNS, only
 from bench.analysis.figures import canvas
 from bench.analysis.figures.canvas import NothingToDrawError
@@ -199,3 +200,13 @@ def test_batch_size_labels_keep_the_first_and_never_crowd(sizes, width):
 def test_powers_of_two_keep_an_even_stride():
     kept = canvas.spaced([2**power for power in range(13)], 2.6)
     assert len({right / left for left, right in itertools.pairwise(kept)}) == 1
+
+
+def test_needs_that_only_rounding_tells_apart_make_a_level_frontier_and_no_warning(measured, summarized):
+    cells = [cell for cell in summarized.cells if cell.batch_size in (32, 128)]
+    steps = [Estimate(median=40.0, interval=(None, None)), Estimate(median=10.000000000000002, interval=(None, None))]
+    level = [msgspec.structs.replace(cell, steps_to_target=need) for cell, need in zip(cells, steps, strict=True)]
+    told = msgspec.structs.replace(summarized, cells=level, critical_batch_size=None)
+    (plot,) = figures.choose(["frontier"])
+    low, high = plot.draw(measured, told).axes[0].get_ylim()
+    assert low < 1280 < high

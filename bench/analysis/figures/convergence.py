@@ -52,7 +52,7 @@ def frontier(frames: Frames, summary: Summary) -> Figure:
         raise NothingToDrawError("fewer than two batch sizes reached the target")
     sizes = [cell.batch_size for cell in cells]
     steps = medians(cells, "steps_to_target")
-    examples = steps * np.array(sizes)
+    examples = np.round(steps * np.array(sizes), 3)  # equal where only rounding tells them apart
     figure, (axes,) = canvas.sheet()
     if fit := summary.critical_batch_size:
         along = np.geomspace(sizes[0], sizes[-1], 200)
