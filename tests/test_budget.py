@@ -10,13 +10,15 @@ from bench import experiment as experiments
 from bench import folders, plan
 from bench.errors import InputError
 from bench.measure import budget, estimate
+from bench.measure.tuning import Tuned
 
 TIERS = plan.tiers([1, 16, 64, 1024])
 TRAIN_EXAMPLES = 50_000
 
 
 def seconds(rates, devices=()):
-    return lambda scaled: estimate.seconds(scaled, TRAIN_EXAMPLES, TIERS, rates, devices)
+    tuned = [Tuned(None, rate) for rate in rates]
+    return lambda scaled: estimate.seconds(scaled, TRAIN_EXAMPLES, TIERS, tuned, devices)
 
 
 speeds = st.lists(st.floats(1e2, 1e6), min_size=len(TIERS), max_size=len(TIERS))
@@ -58,6 +60,21 @@ def test_every_way_that_a_step_is_timed_counts(table, devices, cells):
     planned = experiment(throughput=table)
     timing = seconds(rates, devices)(planned) - seconds(rates)(experiment()) + estimate.timing_seconds(planned, 8)
     assert timing == pytest.approx(estimate.timing_seconds(planned, cells))
+
+
+def test_evaluations_to_the_epoch_budget_count_as_often_as_the_plan_has_them():
+    planned = experiment(budget={"epochs": 3, "max_epochs": 9}, evaluation={"first_epoch": 10, "per_epoch": 4})
+    duration = plan.duration(planned, TRAIN_EXAMPLES)
+    free, dear = (estimate.trial_seconds(duration, Tuned(None, 1e4, cost)) for cost in (0.0, 0.25))
+    assert free == pytest.approx(3 * TRAIN_EXAMPLES / 1e4)
+    assert dear - free == pytest.approx((10 + 2 * 4) * 0.25)
+
+
+def test_a_rung_whose_trials_would_be_evaluated_too_often_is_not_taken():
+    often = experiment(budget={"epochs": 2, "max_epochs": 6}, evaluation={"per_epoch": 1000})
+    chosen = budget.fit(often, 1e9, seconds([1e6] * len(TIERS)))
+    longest = [6 * rung.epochs_factor for rung in budget.LADDER]
+    assert chosen.max_epochs == max(one for one in longest if one * 1000 <= plan.MOST_EVALUATIONS)
 
 
 @given(st.from_regex(r"\A[a-z][a-z0-9_]{0,39}\Z"), st.floats(0, 100_000, exclude_min=True))

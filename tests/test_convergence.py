@@ -8,6 +8,8 @@ from threading import Event
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from workbench import DURATION, RACE, Bench, grid_of, held_out_split, learner, train_alone
 
 from bench.measure import convergence
@@ -167,7 +169,7 @@ def test_test_accuracy_is_read_at_the_budget_or_beside_every_evaluation(tmp_path
         assert unraced[lane].curve.test_accuracy is None
 
 
-@pytest.mark.parametrize(("shards", "workers"), [(1, 2), (3, 2), (5, 4), (2, 1)])
+@pytest.mark.parametrize(("shards", "workers"), [(1, 2), (3, 2), (4, 2), (5, 4), (2, 1)])
 def test_workers_take_every_tick_of_every_shard_once_in_order_and_share_evenly(tmp_path, monkeypatch, shards, workers):
     taken = []
     monkeypatch.setattr(convergence, "_train", lambda _, shard, first, ticks: taken.append((id(shard), first, ticks)))
@@ -178,7 +180,18 @@ def test_workers_take_every_tick_of_every_shard_once_in_order_and_share_evenly(t
         pieces = [(first, ticks) for name, first, ticks in taken if name == id(shard)]
         assert [first for first, _ in pieces] == [sum(ticks for _, ticks in pieces[:i]) for i in range(len(pieces))]
         assert sum(ticks for _, ticks in pieces) == 40
-    assert max(ticks for _, _, ticks in taken) <= math.ceil(40 / workers)
+    assert max(ticks for _, _, ticks in taken) == math.ceil(40 / convergence.pieces_per_shard(shards, workers))
+
+
+@given(st.integers(1, 500), st.integers(1, 16))
+def test_shards_are_cut_no_further_than_keeps_workers_busy(shards, workers):
+    def busy(cuts):
+        pieces = cuts * shards
+        return pieces / (workers * math.ceil(pieces / workers))
+
+    cuts = convergence.pieces_per_shard(shards, workers)
+    assert busy(cuts) >= convergence.BUSY_SHARE
+    assert all(busy(fewer) < convergence.BUSY_SHARE for fewer in range(1, cuts))
 
 
 def test_a_stopped_crew_trains_no_further(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -56,9 +57,15 @@ def climb(experiment: Experiment, rung: Rung) -> Experiment:
 
 
 def fit(experiment: Experiment, minutes: float, seconds: Callable[[Experiment], float]) -> Experiment:
-    """The richest rung that fits into `minutes`, the lowest one where none does; named after the minutes."""
-    fitting = [scaled for rung in LADDER if seconds(scaled := climb(experiment, rung)) <= minutes * 60]
-    chosen = fitting[-1] if fitting else climb(experiment, LADDER[0])
+    """The richest rung that fits into `minutes`, the lowest one where none does; named after the minutes.
+
+    A rung that cannot be planned, as its trials would be evaluated too often, fits into none.
+    """
+    chosen = climb(experiment, LADDER[0])
+    for rung in LADDER:
+        scaled = climb(experiment, rung)
+        with suppress(InputError):
+            chosen = scaled if seconds(scaled) <= minutes * 60 else chosen
     return msgspec.structs.replace(chosen, name=budget_name(experiment.name, minutes))
 
 

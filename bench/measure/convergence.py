@@ -25,6 +25,8 @@ from bench.measure.wave import LaneRecord, Reading, Shape, Shard, Wave
 from bench.rows import LARGEST_AMOUNT, Curve, Point
 
 CHECKPOINT_SECONDS = 30.0
+BUSY_SHARE = 0.95
+"""Of the workers' time, at the least."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +134,13 @@ class Crew(NamedTuple):
 def train(wave: Wave, shards: Sequence[Shard], last: int, crew: Crew) -> None:
     """Train shards from the wave's tick to tick `last`, in pieces that workers take in turn.
 
-    A piece is as short as sharing one shard would make it, so that three shards keep two workers equally busy.
+    Shards are cut where whole ones would leave a worker waiting: of three, two workers take halves.
 
     Raises:
         InterruptedError: when the crew was stopped.
     """
-    piece = max(1, min(math.ceil((last - wave.tick) / crew.workers), wave.programs.longest_segment))
+    cuts = pieces_per_shard(len(shards), crew.workers)
+    piece = max(1, min(math.ceil((last - wave.tick) / cuts), wave.programs.longest_segment))
     line = deque((shard, wave.tick) for shard in shards if wave.tick < last)
 
     def take_turns() -> None:
@@ -155,9 +158,18 @@ def train(wave: Wave, shards: Sequence[Shard], last: int, crew: Crew) -> None:
         turn.result()
 
 
+def pieces_per_shard(shards: int, workers: int) -> int:
+    """The fewest equal pieces to cut each shard into, so that workers which take them in turn are kept busy."""
+    for cuts in range(1, workers):
+        pieces = cuts * shards
+        if pieces >= BUSY_SHARE * workers * math.ceil(pieces / workers):
+            return cuts
+    return workers
+
+
 def _train(wave: Wave, shard: Shard, first: int, ticks: int) -> None:
     order = _order(wave, shard, first, ticks)
-    shard.lanes = jax.block_until_ready(wave.programs.train(shard.lanes, shard.device_settings(), order, first))
+    shard.lanes = jax.block_until_ready(wave.programs.train(shard.lanes, shard.values, order, first))
 
 
 def _read(programs: Programs, shard: Shard, *, tests: bool) -> Readings:
@@ -190,9 +202,10 @@ def _record(wave: Wave, shard: Shard, point: int, readings: Readings, *, always:
 
 def _retire(wave: Wave, point: int) -> None:
     """Lanes that reached the target train to the epoch budget, the others to the longest one."""
+    if point < wave.duration.budget_examples:
+        return
     for record in wave.records:
-        reached = max(record.curve.accuracy, default=0.0) >= wave.race.target
-        if point >= wave.duration.max_examples or (point >= wave.duration.budget_examples and reached):
+        if point >= wave.duration.max_examples or max(record.curve.accuracy, default=0.0) >= wave.race.target:
             record.finish("ok")
 
 

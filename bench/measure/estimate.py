@@ -5,11 +5,13 @@ The constants are rough and only plan; what is measured replaces them while a ru
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from bench import plan
 from bench.experiment import Experiment
 from bench.measure.loops import cell_keys, parallel_keys
+from bench.measure.tuning import Tuned
 
 SECONDS_PER_CELL = 1.2
 """Compiling and calibrating one throughput cell."""
@@ -24,8 +26,6 @@ RATES_CONFIRMED = 1.6
 """Rates confirmed per batch size, on average."""
 BEYOND_BUDGET = 1.2
 """Trials that go on towards the target after the epoch budget, over all that stop there."""
-EVALUATION = 1.25
-"""Evaluating costs about a quarter of training."""
 
 
 def timing_seconds(experiment: Experiment, cells: int) -> float:
@@ -39,37 +39,39 @@ def max_batch_size_seconds(experiment: Experiment) -> float:
     return MAX_BATCH_SIZE_SECONDS if experiment.throughput.max_batch_size != "skip" else 0.0
 
 
-def search_examples(experiment: Experiment, tier: plan.Tier, train_examples: int) -> float:
-    """Lane-examples that a tier's search trains."""
+def search_trials(experiment: Experiment, tier: plan.Tier) -> float:
+    """A tier's search, as a number of trials to the epoch budget."""
     points = sum(len(plan.points(experiment, size)) for size in tier.batch_sizes)
-    trials = points * experiment.seeds.search
-    return trials * experiment.budget.epochs * train_examples * SHARE_OF_SEARCH
+    return points * experiment.seeds.search * SHARE_OF_SEARCH
 
 
-def confirm_examples(experiment: Experiment, tier: plan.Tier, train_examples: int) -> float:
-    """Lane-examples that a tier's confirmation trains, the fixed rate included."""
+def confirm_trials(experiment: Experiment, tier: plan.Tier) -> float:
+    """A tier's confirmation, the fixed rate included, as a number of trials to the epoch budget."""
     rates = RATES_CONFIRMED + (experiment.learning_rate.fixed is not None)
-    trials = len(tier.batch_sizes) * rates * experiment.seeds.confirm
-    return trials * experiment.budget.epochs * train_examples * BEYOND_BUDGET
+    return len(tier.batch_sizes) * rates * experiment.seeds.confirm * BEYOND_BUDGET
+
+
+def trial_seconds(duration: plan.Duration, tuned: Tuned) -> float:
+    """One trial's share of the time until its tier has reached the epoch budget, evaluations included."""
+    evaluations = bisect_right(duration.evaluations, duration.budget_examples)
+    return duration.budget_examples / tuned.examples_per_second + evaluations * tuned.seconds_per_evaluation
 
 
 def seconds(
     experiment: Experiment,
     train_examples: int,
     tiers: Sequence[plan.Tier],
-    rates: Sequence[float],
+    tuned: Sequence[Tuned],
     devices: Sequence[int] = (),
 ) -> float:
-    """Both stages and the calibration; `rates` are lane-examples per second of each tier, evaluation apart.
-
-    `devices` are the numbers of them that share a batch.
-    """
+    """Both stages and the calibration; `tuned` is the speed of each tier, `devices` how many share a batch."""
+    duration = plan.duration(experiment, train_examples)
     training = sum(
-        (search_examples(experiment, tier, train_examples) + confirm_examples(experiment, tier, train_examples)) / rate
-        for tier, rate in zip(tiers, rates, strict=True)
+        (search_trials(experiment, tier) + confirm_trials(experiment, tier)) * trial_seconds(duration, speed)
+        for tier, speed in zip(tiers, tuned, strict=True)
     )
     sizes = [size for tier in tiers for size in tier.batch_sizes]
     cells = [*cell_keys(experiment, sizes), *parallel_keys(experiment, sizes, devices, train_examples)]
     timing = timing_seconds(experiment, len(cells))
     ends = CALIBRATIONS * SECONDS_PER_CALIBRATION + max_batch_size_seconds(experiment)
-    return ends + timing + training * EVALUATION
+    return ends + timing + training

@@ -137,8 +137,10 @@ class Programs:
         """Accuracy and mean loss of every lane's parameters on a whole split."""
         size = len(split.labels)
         shape = jax.tree.leaves(params)[0].shape[:2]
-        lower = partial(jax.jit(partial(evaluate_lanes, self.learner)).lower, params, split)
-        correct, loss = self._once(("evaluate", shape, size), lower)(params, split)
+        program = self._once(
+            ("evaluate", shape, size), lambda: jax.jit(partial(evaluate_lanes, self.learner)).lower(params, split)
+        )
+        correct, loss = program(params, split)
         return np.asarray(correct, np.float64) / size, np.asarray(loss, np.float64) / size
 
 

@@ -11,6 +11,7 @@ is slower for certain or beaten.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from statistics import median
 
@@ -64,9 +65,7 @@ def _times(race: Race, group: Sequence[Curve]) -> list[float]:
 
 def _error(group: Sequence[Curve], examples: int) -> float:
     """Mean over seeds of the lowest validation error so far."""
-    best = [
-        max((a for at, a in zip(c.examples, c.accuracy, strict=True) if at <= examples), default=0.0) for c in group
-    ]
+    best = [max(curve.accuracy[: bisect_right(curve.examples, examples)], default=0.0) for curve in group]
     return 1 - sum(best) / len(best)
 
 

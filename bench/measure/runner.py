@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import pairwise
 
+import msgspec
+
 from bench import folders, plan
 from bench.experiment import Experiment
 from bench.measure import calibration, estimate, jobs, noise, sensors, throughput, tuning
@@ -123,7 +125,8 @@ def _lowering_of(session: Session, laboratory: Laboratory) -> Callable[[CellKey]
             return session.lowerings[0]
         speed = partial(throughput.examples_per_second, laboratory, CellKey(batch_size, loop, "device", precision))
         other = "" if precision == session.experiment.workload.precision else f" {precision}"
-        return tuned(session, f"throughput {batch_size}{other}", speed).lowering
+        measure = partial(tuning.fastest, session.lowerings, speed)
+        return tuned(session, f"throughput {batch_size}{other}", measure).lowering
 
     def lowering_of(key: CellKey) -> str | None:
         reached = [size for size in tried if size <= key.examples_at_once]
@@ -209,19 +212,24 @@ def tune(session: Session, tier: plan.Tier) -> tuning.Tuned:
     seeds, grid = plan.search_seeds(session.experiment), search_grid(session.experiment, tier)
     rows, columns = shard_shape(len(seeds), len(grid), workers, session.shard_width(tier))
 
-    def speed(lowering: str | None) -> float:
-        return tuning.examples_per_second(programs(session, tier, lowering), seeds[:rows], grid[:columns], workers)
+    def trial(lowering: str | None) -> tuning.SpeedTrial:
+        return tuning.SpeedTrial(programs(session, tier, lowering), seeds[:rows], grid[:columns], workers)
 
-    return tuned(session, f"convergence {tier.microbatch_size} {tier.batch_sizes}", speed)
+    def measure() -> tuning.Tuned:
+        found = tuning.fastest(session.lowerings, lambda lowering: trial(lowering).examples_per_second())
+        evaluation = trial(found.lowering).seconds_per_evaluation()
+        return msgspec.structs.replace(found, seconds_per_evaluation=evaluation)
+
+    return tuned(session, f"convergence {tier.microbatch_size} {tier.batch_sizes}", measure)
 
 
-def tuned(session: Session, key: str, speed: Callable[[str | None], float]) -> tuning.Tuned:
-    """The fastest lowering by `speed`, measured once for a results folder.
+def tuned(session: Session, key: str, measure: Callable[[], tuning.Tuned]) -> tuning.Tuned:
+    """The fastest lowering, measured once for a results folder.
 
     Where none runs now the first is taken and nothing is kept: whatever fails with it becomes rows.
     """
     try:
-        return session.tuning.get(key, lambda: tuning.fastest(session.lowerings, speed))
+        return session.tuning.get(key, measure)
     except FAILURES:
         return tuning.Tuned(session.lowerings[0], NOMINAL_EXAMPLES_PER_SECOND)
 

@@ -79,13 +79,15 @@ class TierStudy:
 
     def announce(self) -> None:
         """Tell the progress line what is to come, unless it is done."""
-        experiment, examples = self.study.experiment, self.programs.train_split.labels.size
         if not self.study.trials:
-            rate = self.tuned.examples_per_second / estimate.EVALUATION
-            search = estimate.search_examples(experiment, self.tier, examples)
-            confirm = estimate.confirm_examples(experiment, self.tier, examples)
-            self.study.progress.plan(self.item("search"), search, rate)
-            self.study.progress.plan(self.item("confirm"), confirm, rate)
+            self.plan("search", estimate.search_trials(self.study.experiment, self.tier))
+            self.plan("confirm", estimate.confirm_trials(self.study.experiment, self.tier))
+
+    def plan(self, name: str, trials: float) -> None:
+        """Tell the progress line of a phase of so many trials to the epoch budget."""
+        examples = self.study.duration.budget_examples
+        rate = examples / estimate.trial_seconds(self.study.duration, self.tuned)
+        self.study.progress.plan(self.item(name), trials * examples, rate)
 
     def item(self, name: str) -> str:
         """How the progress line names a phase of this tier."""
@@ -162,8 +164,7 @@ class TierStudy:
         """
         study = self.study
         item = self.item(name)
-        expected = len(seeds) * len(settings) * study.duration.budget_examples
-        study.progress.plan(item, expected, self.tuned.examples_per_second / estimate.EVALUATION)
+        self.plan(name, len(seeds) * len(settings))
         if not all(_key(setting, seed) in study.trials for setting in settings for seed in seeds):
             try:
                 self.train(item, seeds, settings, shapes_of())

@@ -102,11 +102,11 @@ def _scaled(request: Request, host: Host, experiment: Experiment, dataset: Datas
         return budget.scaled_before(experiment, experiments.read(folder / "experiment.toml"))
     request.progress.say(f"{experiment.name}: a short trial of this machine's speed")
     trial = Session(experiment, dataset, host, folder, request.progress)
-    rates = [tune(trial, tier).examples_per_second for tier in trial.tiers]
+    tuned = [tune(trial, tier) for tier in trial.tiers]
     devices = plan.device_counts(experiment, host.machine.device_count)
 
     def seconds(scaled: Experiment) -> float:
-        return estimate.seconds(scaled, trial.train_examples, trial.tiers, rates, devices)
+        return estimate.seconds(scaled, trial.train_examples, trial.tiers, tuned, devices)
 
     scaled = budget.fit(experiment, minutes, seconds)
     choice = f"{budget.described(scaled)}; about {seconds(scaled) / 60:.0f} of {minutes:g} minutes"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,21 +17,22 @@ from msgspec import Meta
 from bench import store
 from bench.decoding import read_json
 from bench.errors import InputError
-from bench.measure.clock import Work, calibrate, timed
+from bench.measure.clock import calibrate, timed
 from bench.measure.failures import FAILURES
 from bench.measure.lanes import Programs
-from bench.measure.wave import Setting, device_settings
+from bench.measure.wave import Layout, Setting, Shard, first_lanes
 
 TRIAL_SECONDS = 0.4
+EVALUATION_TRIAL_SECONDS = 0.1
 LARGEST_FILE_BYTES = 1 << 20
 
 
 class Tuned(msgspec.Struct, frozen=True):
-    """The fastest way to run a tier and the lane-examples per second it reached; `width` is settings per shard."""
+    """The fastest way to run a tier, the lane-examples per second it trains, and what evaluating one lane takes."""
 
     lowering: str | None
     examples_per_second: Annotated[float, Meta(ge=1e-6, le=1e30)]
-    width: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    seconds_per_evaluation: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
 
 
 class TuningFile:
@@ -72,28 +74,46 @@ def fastest(lowerings: Sequence[str | None], speed: Callable[[str | None], float
     return max(tried, key=lambda one: one.examples_per_second)
 
 
-def examples_per_second(
-    programs: Programs, seeds: Sequence[int], settings: Sequence[Setting], workers: int = 1
-) -> float:
-    """Lane-examples per second of `workers` training programs side by side, compile time apart."""
-    work = [_work(programs, seeds, settings) for _ in range(workers)]
-    ticks = calibrate(work[0], TRIAL_SECONDS)
-    with ThreadPoolExecutor(workers) as pool:
-        seconds = min(timed(lambda count: list(pool.map(lambda one: one(count), work)), ticks) for _ in range(2))
-    return workers * len(seeds) * len(settings) * ticks * programs.microbatch_size / seconds
+@dataclass
+class SpeedTrial:
+    """As many shards of fresh lanes as `workers`, to be advanced side by side."""
 
+    programs: Programs
+    seeds: Sequence[int]
+    settings: Sequence[Setting]
+    workers: int = 1
 
-def _work(programs: Programs, seeds: Sequence[int], settings: Sequence[Setting]) -> Work:
-    values = device_settings(settings)
-    lanes = programs.initialise(np.asarray(seeds, np.int32), values)
-    width, examples = programs.microbatch_size, len(programs.train_split.labels)
+    def __post_init__(self) -> None:
+        layout = Layout(list(self.seeds), list(self.settings), [])
+        self.shards = [Shard(layout, first_lanes(self.programs, layout)) for _ in range(self.workers)]
+        self.lanes = self.workers * layout.size
 
-    def work(ticks: int) -> None:
-        nonlocal lanes
+    def examples_per_second(self) -> float:
+        """Lane-examples per second of training, compile time apart."""
+        return self.lanes * self.programs.microbatch_size / self._seconds_per_step(self._train, TRIAL_SECONDS)
+
+    def seconds_per_evaluation(self) -> float:
+        """Seconds that evaluating a lane takes, with the call of a single microbatch that precedes it."""
+        return self._seconds_per_step(self._evaluate, EVALUATION_TRIAL_SECONDS) / self.lanes
+
+    def _seconds_per_step(self, work: Callable[[Shard, int], None], seconds: float) -> float:
+        steps = calibrate(lambda count: work(self.shards[0], count), seconds)
+        with ThreadPoolExecutor(self.workers) as pool:
+            together = min(
+                timed(lambda count: list(pool.map(lambda shard: work(shard, count), self.shards)), steps)
+                for _ in range(2)
+            )
+        return together / steps
+
+    def _train(self, shard: Shard, ticks: int) -> None:
+        programs, width = self.programs, self.programs.microbatch_size
         for first in range(0, ticks, programs.longest_segment):
             count = min(ticks - first, programs.longest_segment)
-            order = np.arange(len(seeds) * count * width, dtype=np.int32) % examples
-            lanes = programs.train(lanes, values, order.reshape(len(seeds), count, width), first)
-        jax.block_until_ready(lanes)
+            order = np.arange(len(self.seeds) * count * width, dtype=np.int32) % len(programs.train_split.labels)
+            shard.lanes = programs.train(shard.lanes, shard.values, order.reshape(-1, count, width), first)
+        jax.block_until_ready(shard.lanes)
 
-    return work
+    def _evaluate(self, shard: Shard, times: int) -> None:
+        for _ in range(times):
+            self._train(shard, 1)
+            self.programs.evaluate(shard.lanes.state.params, self.programs.validation_split)

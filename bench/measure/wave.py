@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
@@ -103,10 +103,14 @@ class Layout(msgspec.Struct):
 
 @dataclass
 class Shard:
-    """The lanes of one program call, [seed, setting]."""
+    """The lanes of one program call, [seed, setting], and the values of their settings as arrays."""
 
     layout: Layout
     lanes: Lanes
+    values: Settings = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.values = device_settings(self.layout.settings)
 
     def alive(self, records: Sequence[LaneRecord]) -> list[tuple[int, int, LaneRecord]]:
         """Row, column and record of every lane that still trains."""
@@ -116,10 +120,6 @@ class Shard:
             for column, number in enumerate(line)
             if number is not None and records[number].status is None
         ]
-
-    def device_settings(self) -> Settings:
-        """The columns' values as arrays."""
-        return device_settings(self.layout.settings)
 
     def read_norms(self) -> Float[np.ndarray, "seed setting part"] | None:
         """Squared gradient norms summed since the last reading; None where they are not."""
@@ -143,6 +143,7 @@ class Shard:
             [self.layout.settings[column] for column in all_columns],
             grid(smallest, {(rows.index(i), columns.index(j)): self.layout.places[i][j] for i, j, _ in alive}),
         )
+        self.values = device_settings(self.layout.settings)
 
 
 @dataclass
