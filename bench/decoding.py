@@ -96,11 +96,11 @@ def explain(message: str, data: object, to: object) -> str:
 
 class _Place(NamedTuple):
     path: str
-    value: Any
-    hint: Any
+    value: object
+    hint: object
 
 
-def _find(data: Any, hint: Any, path: str) -> _Place:  # noqa: ANN401 - whatever a stranger wrote
+def _find(data: object, hint: object, path: str) -> _Place:
     """What lies at a msgspec path; a `[...]` in it is the first key whose value does not fit."""
     there = ""
     for index, field in _PART.findall(path):
@@ -114,7 +114,7 @@ def _find(data: Any, hint: Any, path: str) -> _Place:  # noqa: ANN401 - whatever
     return _Place(there, data, hint)
 
 
-def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401 - any type
+def _fits(value: object, hint: object) -> bool:
     try:
         msgspec.convert(value, hint)
     except msgspec.ValidationError:
@@ -122,37 +122,45 @@ def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401 - any type
     return True
 
 
-def _options(hint: Any) -> list[Any]:  # noqa: ANN401 - any type
+def _alternatives(hint: object) -> list[object]:
+    """The types that a value may have, unions and annotations taken apart."""
     if get_origin(hint) is Annotated:
-        return _options(get_args(hint)[0])
+        return _alternatives(get_args(hint)[0])
     if get_origin(hint) in (Union, UnionType):
-        return [option for one in get_args(hint) for option in _options(one)]
+        return [each for one in get_args(hint) for each in _alternatives(one)]
     return [hint]
 
 
-def _inside(hint: Any, name: str) -> Any:  # noqa: ANN401 - any type
-    for option in _options(hint):
-        if get_origin(option) in (dict, list):
-            return get_args(option)[-1]
-        if isinstance(option, type) and issubclass(option, msgspec.Struct):
-            return get_type_hints(option, include_extras=True).get(name, Any)
+def _inside(hint: object, name: str) -> object:
+    """The type of a field, or of whatever a list or a dict holds."""
+    for one in _alternatives(hint):
+        if get_origin(one) in (dict, list):
+            return get_args(one)[-1]
+        if isinstance(one, type) and issubclass(one, msgspec.Struct):
+            return get_type_hints(one, include_extras=True).get(name, Any)
     return Any
 
 
-def _instead(name: str, hint: Any) -> str:  # noqa: ANN401 - any type
-    known = [key for option in _options(hint) for key in getattr(option, "__struct_fields__", ())]
+def _fields(hint: object) -> list[str]:
+    return [name for one in _alternatives(hint) for name in getattr(one, "__struct_fields__", ())]
+
+
+def _instead(name: str, hint: object) -> str:
+    known = _fields(hint)
     close = difflib.get_close_matches(name[:_LONGEST_VALUE], known, n=1)
     if close:
         return f"; did you mean {close[0]}?"
     return f"; known are {', '.join(known)}" if known else ""
 
 
-def _right(reason: str, hint: Any) -> str:  # noqa: ANN401 - any type
-    options = _options(hint)
-    choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
+def _right(reason: str, hint: object) -> str:
+    types = _alternatives(hint)
+    choices = [choice for one in types if get_origin(one) is Literal for choice in get_args(one)]
     if choices and reason.startswith("Invalid enum value"):
         several = f"one of {', '.join(map(repr, choices))}" if len(choices) > 1 else repr(choices[0])
-        return f"expected {several}{' or a list' if any(get_origin(one) is list for one in options) else ''}"
+        return f"expected {several}{' or a list' if any(get_origin(one) is list for one in types) else ''}"
+    if reason.startswith("Expected `object`") and (known := _fields(hint)):
+        return f"expected a table of {', '.join(known)}"
     described = [meta.description for meta in getattr(hint, "__metadata__", ()) if meta.description]
     if described and " matching regex " in reason:
         return f"expected {described[0]}"

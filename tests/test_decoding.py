@@ -49,8 +49,8 @@ def test_quoted_text_is_printable_ascii_and_short(text, longest):
         ({"colour": 1}, "file.toml: colour: unknown key; known are inner, sizes, table, mode"),
         ({"table": {"a": 1, "b": "two"}}, "file.toml: table.b: expected `int`, got `str`, found 'two'"),
         ({"mode": "fat"}, "file.toml: mode: expected one of 'fast', 'slow', found 'fat'"),
-        ({"inner": 3}, "file.toml: inner: expected `object`, got `int`, found 3"),
-        ([1], "file.toml: top level: expected `object`, got `array`, found [1]"),
+        ({"inner": 3}, "file.toml: inner: expected a table of size, colour, found 3"),
+        ([1], "file.toml: top level: expected a table of inner, sizes, table, mode, found [1]"),
     ],
 )
 def test_a_refusal_names_file_path_and_value(data, message):
