@@ -50,7 +50,7 @@ class BatchSizes(Table, frozen=True, kw_only=True):
 
 
 class LearningRate(Table, frozen=True, kw_only=True):
-    """A grid of 2 `span` + 1 rates, `factor` apart, around `anchor` moved with the batch size by `rule`.
+    """A grid of rates `factor` apart: `anchor`, moved with the batch size by `rule`, and `span` on either side of it.
 
     `extend` is how many rates a grid may grow on a side where its best rate lies at the edge.
     `fixed` adds trials at that one rate at every batch size. Where momentum is searched, all but `fixed` are effective
@@ -66,6 +66,11 @@ class LearningRate(Table, frozen=True, kw_only=True):
     fixed: Rate | None = None
     schedule: Literal["constant", "warmup", "warmup_cosine", "linear_decay"] = "constant"
     warmup_epochs: Annotated[float, Meta(ge=0, le=1000)] = 0.0
+
+    @property
+    def grid_size(self) -> int:
+        """Rates in the grid, before it grows."""
+        return 2 * self.span + 1
 
 
 class Seeds(Table, frozen=True, kw_only=True):

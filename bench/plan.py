@@ -116,7 +116,7 @@ def grid_rate(table: LearningRate, batch_size: int, position: int, options: Opti
 
 def learning_rates(table: LearningRate, batch_size: int, options: Options = ()) -> list[float]:
     """The grid of one batch size and combination of options, ascending."""
-    return [grid_rate(table, batch_size, position, options) for position in range(-table.span, table.span + 1)]
+    return [grid_rate(table, batch_size, position - table.span, options) for position in range(table.grid_size)]
 
 
 def option_combinations(experiment: Experiment) -> list[Options]:

@@ -101,10 +101,9 @@ def scaled_before(experiment: Experiment, known: Experiment) -> Experiment:
 
 def described(experiment: Experiment) -> str:
     """What was chosen, in words."""
-    rates = 2 * experiment.learning_rate.span + 1
     beside = "".join(f" x {len(tried)} of {option}" for option, tried in sorted(experiment.search.items()))
     return (
-        f"{rates} learning rates{beside},"
+        f"{experiment.learning_rate.grid_size} learning rates{beside},"
         f" {experiment.seeds.search} search and {experiment.seeds.confirm} confirmation seeds,"
         f" {experiment.budget.epochs:g} epochs (up to {experiment.max_epochs:g} for the target)"
     )

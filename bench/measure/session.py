@@ -97,8 +97,9 @@ class Session:
 
     def shard_width(self, tier: plan.Tier) -> int:
         """At most how many settings share a program call, where cores have programs of their own."""
-        rates = 2 * self.experiment.learning_rate.span + 1
-        return max(1, min(SHARD_EXAMPLES_ON_CPU // tier.microbatch_size, rates)) if self.convolves else 1
+        if not self.convolves:
+            return 1
+        return max(1, min(SHARD_EXAMPLES_ON_CPU // tier.microbatch_size, self.experiment.learning_rate.grid_size))
 
     def learner(self, precision: Precision, lowering: str | None) -> Learner:
         """The workload's learner, made once."""
