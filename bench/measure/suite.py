@@ -124,9 +124,7 @@ def _sessions(request: Request, host: Host) -> list[Session]:
         experiments.read(source / "experiment.toml")
     pairs = with_data(wanted, named=bool(request.names), progress=request.progress)
     for experiment, dataset in pairs:
-        plan.batch_sizes(experiment, len(dataset.train_labels))
-        plan.duration(experiment, len(dataset.train_labels))
-        plan.device_counts(experiment, host.machine.device_count)
+        _refuse_what_cannot_be_planned(experiment, len(dataset.train_labels), host.machine.device_count)
         with _refused_as_of(experiment.name):
             _refuse_what_cannot_run(experiment.workload, dataset, host)
     minutes = None if request.minutes is None else request.minutes / len(pairs)
@@ -150,6 +148,12 @@ def _refuse_unknown_names(experiment: Experiment) -> None:
     datasets.recipe_named(workload.dataset)
     model_named(workload.model, workload.model_options)
     optimizer_named(workload.optimizer, workload.optimizer_options, experiment.searched)
+
+
+def _refuse_what_cannot_be_planned(experiment: Experiment, train_examples: int, devices: int) -> None:
+    plan.batch_sizes(experiment, train_examples)
+    plan.duration(experiment, train_examples)
+    plan.device_counts(experiment, devices)
 
 
 def _refuse_what_cannot_run(workload: Workload, dataset: Dataset, host: Host) -> None:
