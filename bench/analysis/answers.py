@@ -165,11 +165,6 @@ class LearningRates(Part, frozen=True, kw_only=True):
     at_grid_edge: list[int]
     effective: bool = False
 
-    @property
-    def subject(self) -> str:
-        """What grows, at the head of a sentence."""
-        return "The best effective rate, rate / (1 - momentum)," if self.effective else "The best rate"
-
 
 class GradientNoise(Part, frozen=True, kw_only=True):
     """B_simple = tr(Sigma) / |G|^2, both averaged before they are divided (McCandlish et al., 2018)."""

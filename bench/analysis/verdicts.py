@@ -165,7 +165,7 @@ def rate_should_grow(evidence: Evidence) -> Said:
         return Said("undecided", "Fewer than three batch sizes have a best rate inside their grid.")
     low, high = rates.overall.interval
     power = f"{rates.overall.value:.2f} (95%: {_span(low, high)})"
-    numbers = f"{rates.subject} grows as batch size to the power {power}."
+    numbers = f"{words.best_rate(effective=rates.effective)} grows as batch size to the power {power}."
     if low is not None and low > 0:
         return Said("supported", numbers + " Warm-up was not varied.")
     return Said("contradicted" if high is not None and high < 0.1 else "undecided", numbers)

@@ -50,6 +50,11 @@ def point(learning_rate: float, options_beside: Mapping[str, float]) -> str:
     return ", ".join([number(learning_rate), *options(options_beside)])
 
 
+def best_rate(*, effective: bool) -> str:
+    """What an exponent of learning rates is of, at the head of a sentence."""
+    return "The best effective rate, rate / (1 - momentum)," if effective else "The best rate"
+
+
 def short(value: float) -> str:
     """A number for an axis or a crowded table: 950, 12.3k, 4.1M, 2G."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):

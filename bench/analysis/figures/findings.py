@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -121,7 +123,8 @@ def best_learning_rate(_: Frames, summary: Summary) -> str:
     exponent = rates.overall
     interval = words.between(exponent.interval, lambda value: words.number(value, 2))
     at_edge = f" At the edge of the rates tried: {words.listed(rates.at_grid_edge)}." if rates.at_grid_edge else ""
-    return f"{rates.subject} grows as B^{words.number(exponent.value, 2)} ({interval}); rule: {rates.rule}.{at_edge}"
+    growth = f"{words.best_rate(effective=rates.effective)} grows as B^{words.number(exponent.value, 2)}"
+    return f"{growth} ({interval}); rule: {rates.rule}.{at_edge}"
 
 
 def searched_options(frames: Frames, summary: Summary) -> str:
@@ -135,11 +138,8 @@ def _chosen_values(option: str, points: pd.DataFrame, frames: Frames, summary: S
     for cell in summary.cells:
         if option in cell.best_options:
             chosen.setdefault(cell.best_options[option], []).append(cell.batch_size)
-    largest = max(frames.experiment.search[option])
-    each = [
-        f"{value:g}{' (the largest tried)' if value == largest else ''} at {words.listed(sizes)}"
-        for value, sizes in sorted(chosen.items())
-    ]
+    tried = frames.experiment.search[option]
+    each = [f"{value:g}{_end(value, tried)} at {words.listed(sizes)}" for value, sizes in sorted(chosen.items())]
     best = at_best(points, option)
     quickest = np.asarray(best.groupby("batch_size")["epochs"].transform("min"), dtype=np.float64)
     within = np.isfinite(quickest) & (values(best, "epochs") <= quickest + (summary.evaluation_quantum_epochs or 0.0))
@@ -147,6 +147,13 @@ def _chosen_values(option: str, points: pd.DataFrame, frames: Frames, summary: S
     close = sum(sizes.count(size) > 1 for size in set(sizes))
     said = f"Chosen {words.option(option)}: {'; '.join(each) or 'none'}."
     return f"{said} At {close} of {len(batch_sizes(best))} batch sizes another comes within one evaluation of it."
+
+
+def _end(value: float, tried: Sequence[float]) -> str:
+    """Whether a better value may lie beyond those tried; below 0 there is none."""
+    if value == max(tried):
+        return " (the largest tried)"
+    return " (the smallest tried)" if 0 < value == min(tried) else ""
 
 
 def rate_map(frames: Frames, _: Summary) -> str:
