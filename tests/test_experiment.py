@@ -15,7 +15,6 @@ from bench.errors import InputError
 from bench.experiment import Experiment, expand_batch_sizes, parse
 from bench.experiment_tables import BatchSizes
 from bench.measure.learner import make_learner
-from bench.rows import Point
 
 MINIMAL = {
     "title": "tiny",
@@ -109,12 +108,6 @@ def test_batch_sizes_have_exactly_one_form(table, says):
     assert says in refusal(altered("batch_sizes", table))
 
 
-def test_a_batch_above_the_training_set_is_refused_once_the_dataset_is_known():
-    message = refusal(altered("batch_sizes.values", [2000]), lambda one: plan.batch_sizes(one, 1297))
-    assert message == "tiny: batch_sizes: 2000 is above the 1297 training examples of digits"
-    assert plan.batch_sizes(parse(altered("batch_sizes.values", [1297]), "tiny", "tiny.toml"), 1297) == [1297]
-
-
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
@@ -161,20 +154,6 @@ def test_a_search_that_says_nothing_or_too_much_is_refused(search, says):
     assert says in refusal({**data, "search": search})
 
 
-def test_every_combination_of_options_is_tried_over_a_grid_of_effective_rates():
-    made = parse(altered("search", {"weight_decay": [0.1, 0], "momentum": [0.9, 0.5, 0]}), "tiny", "tiny.toml")
-    points, rates = plan.points(made, 8), plan.learning_rates(made.learning_rate, 8)
-    assert {point.options for point in points} == {
-        (("momentum", momentum), ("weight_decay", decay)) for momentum in (0, 0.5, 0.9) for decay in (0, 0.1)
-    }
-    assert len(points) == 6 * len(rates)
-    for options in {point.options for point in points}:
-        own = [point for point in points if point.options == options]
-        assert [plan.effective_rate(point) for point in own] == pytest.approx(rates, rel=1e-5)
-    plain = parse(MINIMAL, "tiny", "tiny.toml")
-    assert plan.points(plain, 8) == [Point(rate) for rate in rates]
-
-
 def test_which_options_are_searched_is_protocol_and_their_values_are_not():
     prints = [
         parse(altered("search", search), "tiny", "tiny.toml").fingerprint
@@ -188,13 +167,6 @@ def test_which_options_are_searched_is_protocol_and_their_values_are_not():
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0])
 def test_numbers_that_are_none_are_refused(path, value):
     assert f"tiny.toml: {path}: " in refusal(altered(path, value))
-
-
-def test_a_budget_without_one_example_and_one_with_endless_evaluations_are_refused():
-    for path, value in (("budget.epochs", 1e-9), ("budget.epochs", 1e5)):
-        data = altered(path, value)
-        data["evaluation"] = {"per_epoch": 1000}
-        assert "budget" in refusal(data, lambda one: plan.duration(one, 55_000))
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6), st.floats(1.06, 1024))

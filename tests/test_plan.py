@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from workbench import experiment
 
 from bench import plan
+from bench.errors import InputError
 from bench.experiment_tables import LearningRate
 from bench.rows import Point
 
@@ -95,3 +96,33 @@ def test_the_fraction_of_an_epoch_that_is_no_whole_number_is_rounded_once():
     duration = plan.duration(experiment(budget={"epochs": 1 / 3, "max_epochs": None}), 100)
     assert duration.budget_examples == duration.max_examples == 33
     assert math.isclose(duration.budget_examples / 100, 1 / 3, abs_tol=0.005)
+
+
+def test_every_combination_of_options_is_tried_over_a_grid_of_effective_rates():
+    searched = experiment(search={"weight_decay": [0.1, 0.0], "momentum": [0.9, 0.5, 0.0]})
+    points, rates = plan.points(searched, 8), plan.learning_rates(searched.learning_rate, 8)
+    assert {point.options for point in points} == {
+        (("momentum", momentum), ("weight_decay", decay)) for momentum in (0, 0.5, 0.9) for decay in (0, 0.1)
+    }
+    assert len(points) == 6 * searched.learning_rate.grid_size == 6 * len(rates)
+    for options in {point.options for point in points}:
+        own = [point for point in points if point.options == options]
+        assert [plan.effective_rate(point) for point in own] == pytest.approx(rates, rel=1e-5)
+    assert plan.points(experiment(), 8) == [Point(rate) for rate in rates]
+
+
+def test_a_batch_above_the_training_set_is_refused_once_the_dataset_is_known():
+    one = experiment(batch_sizes={"values": [2000]})
+    assert plan.batch_sizes(one, 2000) == [2000]
+    with pytest.raises(InputError, match=r"^tiny: batch_sizes: 2000 is above the 1999 training examples of digits$"):
+        plan.batch_sizes(one, 1999)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "says"),
+    [(1e-9, "is less than one example"), (1e5, "is more than 100000 evaluations of each trial")],
+)
+def test_a_budget_without_one_example_and_one_with_endless_evaluations_are_refused(epochs, says):
+    endless = experiment(budget={"epochs": epochs, "max_epochs": 1e5}, evaluation={"per_epoch": 1000})
+    with pytest.raises(InputError, match=f"^tiny: budget.epochs: .* {says}$"):
+        plan.duration(endless, 55_000)
