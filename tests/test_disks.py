@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import simulate
 from samples import stage
-from test_cli import SWEEP, environment, only_folder, rounds
+from small_study import SWEEP, environment, only_folder, rounds
 from workbench import experiment, trials
 
 from bench import folders, store

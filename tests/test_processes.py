@@ -1,25 +1,21 @@
 """Real runs: studies of seconds in processes of their own, which share compiled programs, lose nothing when killed."""
 
-import os
 import random
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import msgspec
 import pytest
-from workbench import TINY, experiment, trials
+from small_study import SWEEP, begin, finish, only_folder, rounds
+from workbench import experiment, trials
 
 from bench import folders, store
-from bench.measure import isolation
-from bench.rows import Round, Trial
+from bench.rows import Trial
 from bench.store import Writer
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parent.parent
 KILLS = 30
 
 
@@ -29,60 +25,11 @@ def _nothing_of_this_machine(monkeypatch, tmp_path):
     monkeypatch.setenv("BATCHSCALE_OFFLINE", "1")
 
 
-SWEEP = {
-    **TINY,
-    "batch_sizes": {"values": [10, 50]},
-    "budget": {"epochs": 12, "max_epochs": 16},
-    "evaluation": {"first_epoch": 4, "per_epoch": 4},
-    "throughput": {"rounds": 8, "round_seconds": 0.02, "loops": ["scan"]},
-}
-MEASURE = """
-import sys
-from pathlib import Path
-from bench.measure import convergence, suite
-from bench.measure.host import Host
-from bench.measure.interrupts import Stopper
-convergence.CHECKPOINT_SECONDS = 0.05
-suite.measure(suite.Request([sys.argv[1]], results=Path(sys.argv[2])), Host.describe(), Stopper())
-"""
-
-
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "sweep.toml").write_bytes(folders.to_toml(msgspec.structs.replace(experiment(**SWEEP), name="sweep")))
     return folder
-
-
-def environment(workplace):
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(workplace / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    apart = {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1", "PYTHONPATH": str(ROOT)}
-    return {**os.environ, **isolation.VARIABLES, **cache, **apart}
-
-
-def begin(workplace, results, *command):
-    line = [sys.executable, *(command or ("-c", MEASURE, "sweep.toml", str(results)))]
-    return subprocess.Popen(
-        line, cwd=workplace, env=environment(workplace), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def finish(process):
-    output, errors = process.communicate(timeout=300)
-    return process.returncode, output, errors
-
-
-def only_folder(results):
-    (folder,) = (results / "sweep").iterdir()
-    return folder
-
-
-def rounds(folder):
-    found = [row for row in store.read(folder / folders.THROUGHPUT) if isinstance(row, Round)]
-    return sorted((row.batch_size, row.loop, row.round) for row in found)
 
 
 @pytest.fixture(scope="module")
