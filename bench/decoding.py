@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import stat
 from pathlib import Path
@@ -90,6 +91,8 @@ def explain(message: str, data: object, to: object) -> str:
         full = f"{place.path}.{unknown['name']}".lstrip(".")
         return f"{printable(full)[1:-1]}: unknown key{_instead(unknown['name'], place.hint)}"
     found = place.value
+    if isinstance(found, float) and math.isnan(found):
+        return f"{place.path}: expected a number, found nan"
     shown = "" if found is None or isinstance(found, dict) else f", found {printable(found)}"
     return f"{place.path or 'top level'}: {_right(reason, place.hint)}{shown}"
 

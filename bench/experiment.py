@@ -34,6 +34,8 @@ from bench.experiment_tables import (
 LARGEST_FILE_BYTES = 1 << 20
 MOST_COMBINATIONS = 64
 """Of options searched beside the learning rate."""
+BELOW = {"momentum": 1.0, "b1": 1.0, "b2": 1.0, "decay": 1.0, "weight_decay": math.inf, "eps": math.inf}
+"""Optimizer options that are 0 or more, and what they are below."""
 MOST_FACTORS = 256
 """A range of batch sizes may take this many factors from `start` to `stop`."""
 
@@ -127,11 +129,20 @@ def parse(data: object, name: str, source: str) -> Experiment:
         raise InputError(f"{source}: expected tables such as [workload], found {printable(data)}")
     experiment = convert({**data, "name": name}, Experiment, source)
     expand_batch_sizes(experiment.batch_sizes, source)
+    for option, value in experiment.workload.optimizer_options.items():
+        _check_option(option, value, f"{source}: workload.optimizer_options.{option}")
     _check_search(experiment, source)
     budget = experiment.budget
     if budget.max_epochs is not None and budget.max_epochs < budget.epochs:
         raise InputError(f"{source}: budget.max_epochs: {budget.max_epochs} is below epochs = {budget.epochs}")
     return experiment
+
+
+def _check_option(name: str, value: float, field: str) -> None:
+    below = BELOW.get(name)
+    if below is not None and not 0 <= value < below:
+        right = "0 or more" if math.isinf(below) else f"from 0 to below {below:g}"
+        raise InputError(f"{field}: {value} is not {right}")
 
 
 def _check_search(experiment: Experiment, source: str) -> None:
@@ -141,8 +152,8 @@ def _check_search(experiment: Experiment, source: str) -> None:
             raise InputError(f"{field}: the name of an option is right: {NAME}")
         if len(set(tried)) != len(tried):
             raise InputError(f"{field}: {printable(tried)} holds a value twice")
-        if option == "momentum" and not 0 <= min(tried) <= max(tried) < 1:
-            raise InputError(f"{field}: {printable(tried)} holds a value that is not from 0 to below 1")
+        for value in tried:
+            _check_option(option, value, field)
         if option in experiment.workload.optimizer_options:
             raise InputError(f"{field}: workload.optimizer_options sets it as well; name it once")
     combinations = math.prod(map(len, experiment.search.values()))
@@ -170,7 +181,7 @@ def read(path: Path) -> Experiment:
             f" expected {NAME}, found {printable(path.stem)}"
         )
     name = data.get("name", path.stem)
-    return parse(data, name if isinstance(name, str) else path.stem, path.name)
+    return parse(data, name if isinstance(name, str) else path.stem, str(path))
 
 
 def shipped() -> list[str]:
