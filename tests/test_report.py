@@ -179,12 +179,16 @@ def test_verified_runs_show_how_far_the_prediction_was_off(tmp_path, measured):
         predicted_seconds=1.0,
     )
     runs = [msgspec.structs.replace(run, seconds=seconds) for seconds in (1.3, 0.9, 1.1)]
-    (tmp_path / "verification.jsonl").write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in runs))
+    verified = tmp_path / "verification.jsonl"
+    verified.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in runs))
     table = sections.verifications(frames.load(tmp_path))
+    assert "this short" not in table.caption
     assert len(table.rows) == 1
     assert table.rows[0].cells[4].text == "3"
     assert [entry.text for entry in table.rows[0].cells][-5:] == ["110", "1.00 s", "1.10 s", "+10.0%", "+0.0%"]
     assert sections.verifications(measured) is None
+    verified.write_bytes(msgspec.json.encode(msgspec.structs.replace(run, predicted_seconds=0.001)) + b"\n")
+    assert "this short" in sections.verifications(frames.load(tmp_path)).caption
 
 
 def test_what_is_not_shipped_is_measured_again_from_the_file_beside_the_page(summarized, measured):

@@ -6,13 +6,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from bench.analysis import words
+from bench.analysis.columns import values
 from bench.analysis.figures.devices import VIRTUAL
 from bench.analysis.figures.origin import origin
 from bench.analysis.frames import Frames
 from bench.analysis.grid import Column, Entry, Grid, Line, said
 from bench.analysis.summary import FurtherTarget, Optimum, ParallelPoint, ReferenceRow, Summary
 from bench.experiment import shipped
+
+SHORT_RUN_SECONDS = 0.02
+"""A call costs some 0.1 ms, and a run is one for each evaluation."""
 
 
 def subtitle(measured: Frames, summary: Summary) -> str:
@@ -47,6 +53,11 @@ def verifications(measured: Frames) -> Grid | None:
         "several runs the median. Both round differently, so one may pass the target an evaluation later; the last "
         "column compares speed alone."
     )
+    if np.any(values(timed, "predicted") < SHORT_RUN_SECONDS):
+        caption += (
+            " A run this short is mostly the calls that lead from one evaluation to the next, which cost more than "
+            "its steps do."
+        )
     return Grid(caption, columns, rows) if rows else None
 
 
