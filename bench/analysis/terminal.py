@@ -13,7 +13,8 @@ from bench.analysis import cell_table, sentences
 from bench.analysis.grid import Grid
 from bench.analysis.summary import Summary
 
-PIPED_WIDTH = 160
+PIPED_WIDTH = 240
+"""Wide enough for rates with three options beside them."""
 
 
 def render(summary: Summary, file: TextIO | None = None) -> None:
