@@ -77,7 +77,7 @@ def winners(rule, curves):
     }
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("seeds", [1, 2, 3, 4])
 @pytest.mark.parametrize("target", [0.8, 0.95])
 def test_the_rate_that_would_have_won_is_stopped_in_fewer_than_one_study_in_fifty(seeds, target):
     generator = np.random.default_rng(round(100 * target) + seeds)
@@ -120,6 +120,20 @@ def test_past_the_budget_a_rate_short_of_a_target_that_another_passed_is_stopped
     found = losers(race(), {0.1: [passed], 0.2: [short]}, 1100)
     assert found == {0.2: "another setting reached the target after 1000 examples"}
     assert losers(race(), {0.1: [cut(passed, 900)], 0.2: [cut(short, 900)]}, 900) == {}
+
+
+def test_a_seed_at_the_target_keeps_its_point_while_the_mean_with_another_may_still_win():
+    early, late = curve([0.5] * 5 + [0.9] * 14), curve([0.5] * 5 + [0.89] * 14)
+    ahead = [curve([0.5] * 11 + [0.9] * 6)] * 2
+    assert losers(race(), {0.1: ahead, 0.2: [early, late]}, 1700) == {}
+    assert list(losers(race(), {0.1: ahead, 0.2: [early, late]}, 1900)) == [0.2]
+
+
+def test_what_a_finished_trial_did_later_stops_nothing_now():
+    finished, going = curve([0.89] * 11 + [0.9] * 3), curve([0.89] * 11)
+    assert losers(race(), {0.1: [finished, finished], 0.2: [going, going]}, 1100) == {}
+    at_once = curve([0.5, 0.5] + [0.9] * 12)
+    assert losers(race(), {0.1: [at_once, finished], 0.2: [going, going]}, 1100) == {}
 
 
 def test_the_median_seed_decides():

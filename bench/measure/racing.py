@@ -1,7 +1,8 @@
 """When a point can no longer win, it is stopped: the rule, as a pure function of the curves so far.
 
 A point (a learning rate with the options beside it) is *slower for certain* when another of its batch size has a
-median time to the target that this one, still short of the target on more than half of its seeds, has already passed.
+median time to the target that this one, whose median seed is still short of it, can no longer come below: not even if
+all its seeds reached the target at once.
 It is *beaten* when, after a third of the epoch budget, its validation error exceeds the leader's by more than three
 standard errors of their difference and by a factor (2, and 1.5 once two thirds of the budget are spent). It is stopped
 when it can win neither claim: before the end of the budget when it is beaten and short of the target, after it when it
@@ -36,31 +37,33 @@ def losers(race: Race, curves: Mapping[Point, Sequence[Curve]], examples: int) -
     """Points to stop after `examples`, each with the reason; `curves` holds one curve per seed for every point."""
     if len(curves) < 2 or examples < GRACE * race.budget_examples:
         return {}
-    times = {point: _times(race, group) for point, group in curves.items()}
-    fastest = min(median(group) for group in times.values())
+    times = {point: [_time(race, curve, examples) for curve in group] for point, group in curves.items()}
+    fastest = min(map(median, times.values()))
     errors = {point: _error(group, examples) for point, group in curves.items()}
     lowest = min(errors.values())
     seeds = min(len(group) for group in curves.values())
     found = {}
     for point in curves:
         beaten = _beaten(race, errors[point], lowest, seeds, examples)
-        reason = _reason(race, median(times[point]), fastest, beaten, examples)
+        reason = _reason(race, times[point], fastest, beaten, examples)
         if reason:
             found[point] = reason
     return found
 
 
-def _reason(race: Race, time: float, fastest: float, beaten: str | None, examples: int) -> str | None:
-    if math.isfinite(time):
+def _reason(race: Race, times: Sequence[float], fastest: float, beaten: str | None, examples: int) -> str | None:
+    if math.isfinite(median(times)):
         return None
-    if examples >= race.budget_examples and fastest < examples:
+    least = median(min(time, examples) for time in times)
+    if examples >= race.budget_examples and fastest < least:
         return f"another setting reached the target after {fastest:.0f} examples"
     return beaten
 
 
-def _times(race: Race, group: Sequence[Curve]) -> list[float]:
-    found = [crossing(curve, race.target) for curve in group]
-    return [crossed.examples if crossed else math.inf for crossed in found]
+def _time(race: Race, curve: Curve, examples: int) -> float:
+    """Examples to the target, of those seen so far: the curve of a finished trial goes on."""
+    crossed = crossing(curve, race.target)
+    return crossed.examples if crossed and crossed.examples <= examples else math.inf
 
 
 def _error(group: Sequence[Curve], examples: int) -> float:
