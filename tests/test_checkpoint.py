@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from workbench import Bench, assert_same
 
-from bench.measure.checkpoint import SEAL_BYTES, Checkpoint
+from bench.measure.checkpoint import SEAL_BYTES, Checkpoint, trials_of
 from bench.measure.interrupts import Stopped
 from bench.measure.wave import Layout, Setting
 from bench.rows import Point
@@ -37,7 +37,7 @@ def restored(bench, path, data, identity="tiny"):
         [one.layout for one in wave.shards],
     )
     path.write_bytes(data)
-    taken = Checkpoint(path, identity).restore(wave)
+    taken = Checkpoint(path, identity).restore(wave, set(trials_of(wave.records)))
     if not taken:
         assert_same(lanes_of(wave), before)
         assert [one.layout for one in wave.shards] == layouts
@@ -49,11 +49,25 @@ def test_what_was_saved_is_restored_whole(tmp_path, saved):
     bench, data = saved
     wave = bench.fresh()
     (tmp_path / "copy").write_bytes(data)
-    assert Checkpoint(tmp_path / "copy", "tiny").restore(wave)
+    assert Checkpoint(tmp_path / "copy", "tiny").restore(wave, set(trials_of(wave.records)))
     assert wave.tick == 80
     assert wave.evaluation == 4
     Checkpoint(tmp_path / "again", "tiny").save(wave)
     assert (tmp_path / "again").read_bytes() == data
+
+
+def test_what_was_left_of_a_wave_is_restored_into_the_whole_unless_more_is_needed(tmp_path, saved):
+    bench, _ = saved
+    some = Bench(tmp_path, settings=bench.settings[1:4], shapes=((1, 3),))
+    with pytest.raises(Stopped):
+        some.run(stop_after=4)
+    whole, needed = bench.fresh(), set(trials_of(some.fresh().records))
+    assert not some.checkpoint.restore(whole, set(trials_of(whole.records)))
+    assert whole.tick == 0
+    assert some.checkpoint.restore(whole, needed)
+    assert set(trials_of(whole.records)) == needed
+    assert whole.tick == 80
+    assert not bench.checkpoint.restore(some.fresh(), needed), "trials that nobody asked for"
 
 
 def test_another_identity_is_ignored(tmp_path, saved):
@@ -136,7 +150,7 @@ def test_a_right_seal_on_what_is_not_this_wave_is_ignored(tmp_path, saved, chang
 def test_a_lane_that_names_another_trial_is_ignored(tmp_path, saved, number):
     bench, _ = saved
     wave = bench.fresh()
-    assert bench.checkpoint.restore(wave)
+    assert bench.checkpoint.restore(wave, set(trials_of(wave.records)))
     layouts = msgspec.to_builtins([one.layout for one in wave.shards])
     (row, column), *_ = [
         (row, column)
@@ -157,10 +171,10 @@ def test_a_file_larger_than_its_lanes_could_be_is_not_read(tmp_path, saved):
     path = tmp_path / "checkpoint"
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    assert not Checkpoint(path, "tiny").restore(saved[0].fresh())
+    assert not Checkpoint(path, "tiny").restore(saved[0].fresh(), set())
 
 
 def test_an_absent_file_and_a_folder_in_its_place_are_ignored(tmp_path, saved):
-    assert not Checkpoint(tmp_path / "absent", "tiny").restore(saved[0].fresh())
-    assert not Checkpoint(tmp_path, "tiny").restore(saved[0].fresh())
+    assert not Checkpoint(tmp_path / "absent", "tiny").restore(saved[0].fresh(), set())
+    assert not Checkpoint(tmp_path, "tiny").restore(saved[0].fresh(), set())
     Checkpoint(tmp_path / "absent", "tiny").discard()

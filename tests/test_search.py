@@ -138,17 +138,34 @@ def test_a_wave_races_against_all_other_points_and_none_is_taken_for_another(tmp
     made = session(tmp_path, search=momenta)
     tier, *_ = runner.tier_studies(made, runner.make_study(made, pytest.fail))
     one = Point(0.01, (("momentum", 0.0),))
-    (size, found), *others = tier.rivals([wave.Setting("search", 10, one)]).items()
+    (size, found), *others = tier.rivals({(wave.Setting("search", 10, one), seed) for seed in (1, 2)}).items()
     assert (size, others) == (10, [])
     assert set(found) == set(plan.points(made.experiment, 10)) - {one}
     assert {len(curves) for curves in found.values()} == {2}, "one for each search seed"
+    (size, found), *_ = tier.rivals({(wave.Setting("search", 10, one), 2)}).items()
+    assert len(found[one]) == 1, "the seed that is not trained again"
 
 
-def test_more_values_later_add_trials_and_repeat_none(tmp_path, monkeypatch):
+def grown(folder, monkeypatch, worth, **tables):
+    """The trials of a folder measured again with other tables, and how many lanes that trained."""
+    trained = []
+
+    def run(wave, reporter):
+        trained.append(len(wave.records))
+        pretend(worth)(wave, reporter)
+
+    monkeypatch.setattr(convergence, "run", run)
+    made = session(folder, **tables)
+    made.prepare_folder()
+    runner.measure_convergence(made)
+    return trials(folder), sum(trained)
+
+
+def test_more_values_later_train_only_the_trials_they_add(tmp_path, monkeypatch):
     before = study(tmp_path, monkeypatch, with_momentum(0.5), search={"momentum": [0.0, 0.5]})
-    after = study(tmp_path, monkeypatch, with_momentum(0.5), search={"momentum": [0.0, 0.5, 0.9]})
+    after, trained = grown(tmp_path, monkeypatch, with_momentum(0.5), search={"momentum": [0.0, 0.5, 0.9]})
     assert before.items() <= after.items()
-    assert len(after) == len(before) + 2 * 2 * 3, "batch sizes, search seeds and rates"
+    assert len(after) - len(before) == trained == 2 * 2 * 3, "batch sizes, search seeds and rates"
 
 
 def test_other_options_than_those_searched_before_are_another_protocol(tmp_path, monkeypatch):
@@ -157,11 +174,11 @@ def test_other_options_than_those_searched_before_are_another_protocol(tmp_path,
         study(tmp_path, monkeypatch, with_momentum(0.5), search={"momentum": [0.0, 0.5]})
 
 
-def test_more_seeds_later_add_trials_and_repeat_none(tmp_path, monkeypatch):
+def test_more_seeds_later_train_only_the_trials_they_add(tmp_path, monkeypatch):
     before = study(tmp_path, monkeypatch, best_at(0.011))
-    after = study(tmp_path, monkeypatch, best_at(0.011), seeds={"confirm": 4})
+    after, trained = grown(tmp_path, monkeypatch, best_at(0.011), seeds={"confirm": 4})
     assert before.items() <= after.items()
-    assert len(after) == len(before) + 2 * 2
+    assert len(after) - len(before) == trained == 2 * 2
 
 
 @pytest.mark.parametrize("best", [0.011, 0.2])
@@ -213,11 +230,11 @@ def failing(of_phase, message, times=math.inf):
     return run
 
 
-def unlucky(folder, monkeypatch, run, retries_failed=False, **tables):
+def unlucky(folder, monkeypatch, run, retries_failed=False, workers=1, **tables):
     monkeypatch.setattr(convergence, "run", run)
     monkeypatch.setattr(search.TierStudy, "fit", lambda _, shape: shape)
     monkeypatch.setattr(wave, "first_lanes", lambda *_: Lanes(TrainState((), ()), ()))
-    made = session(folder, **tables)
+    made = session(folder, workers, **tables)
     made.retries_failed = retries_failed
     made.prepare_folder()
     runner.measure_convergence(made)
@@ -227,8 +244,10 @@ def unlucky(folder, monkeypatch, run, retries_failed=False, **tables):
 TWO_TIERS = {"batch_sizes": {"values": [7, 50]}, "evaluation": {"first_epoch": 2}}
 
 
-def test_a_device_lost_in_training_fails_the_trials_it_was_at_and_other_tiers_go_on(tmp_path, monkeypatch):
-    rows = unlucky(tmp_path, monkeypatch, failing("search", "INTERNAL: device lost", times=1), **TWO_TIERS)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_device_lost_in_training_fails_the_trials_it_was_at_and_other_tiers_go_on(tmp_path, monkeypatch, workers):
+    run = failing("search", "INTERNAL: device lost", times=1)
+    rows = unlucky(tmp_path, monkeypatch, run, workers=workers, **TWO_TIERS)
     failed = [row for row in rows if row.status == "failed"]
     assert {(row.phase, row.batch_size, row.reason) for row in failed} == {("search", 7, "INTERNAL: device lost")}
     assert len(failed) == 2 * 3 - 1

@@ -18,7 +18,7 @@ from bench import folders, store
 from bench.experiment import Experiment
 from bench.experiment_tables import Workload
 from bench.measure import convergence, datasets, stream, wave
-from bench.measure.checkpoint import Checkpoint
+from bench.measure.checkpoint import Checkpoint, trials_of
 from bench.measure.datasets import Dataset
 from bench.measure.host import Host
 from bench.measure.interrupts import Stopped
@@ -191,7 +191,7 @@ class Bench:
     def run(self, stop_after: int | None = None) -> Wave:
         """Continue from the checkpoint if there is one; raises Stopped where a stop was asked for."""
         lanes = self.fresh()
-        self.checkpoint.restore(lanes)
+        self.checkpoint.restore(lanes, set(trials_of(lanes.records)))
         self.checks = 0
 
         def check() -> None:

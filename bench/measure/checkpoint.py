@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from bench.measure.wave import LaneRecord, Layout, Setting, Shard, Wave
 
 LARGEST_CURVES_BYTES = 1 << 30
 """What the curves of a wave may take beside its lanes, which never grow."""
+TrialOf = tuple[Setting, int]
 MALFORMED = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, msgspec.DecodeError, RecursionError)
 SEAL_BYTES = hashlib.sha256().digest_size
 
@@ -35,17 +36,23 @@ class Saved(msgspec.Struct, kw_only=True):
     records: list[LaneRecord]
 
 
-def _continues(wave: Wave, saved: Saved, leaves: Sequence[np.ndarray]) -> bool:
-    """Whether what was saved is the wave further on: the same trials at one of its evaluations, in arrays that fit."""
+def _continues(wave: Wave, needed: Set[TrialOf], saved: Saved, leaves: Sequence[np.ndarray]) -> bool:
+    """Whether what was saved is the wave further on, or what was left of it: at one of its evaluations, and it fits."""
     points = wave.duration.evaluations[: max(saved.evaluation, 0)]
     ticks = points[-1] // wave.programs.microbatch_size if points else 0
-    trials = [(record.setting, record.seed) for record in wave.records]
+    trials = trials_of(saved.records)
     return (
         (len(points), ticks) == (saved.evaluation, saved.tick)
-        and [(record.setting, record.seed) for record in saved.records] == trials
+        and len(set(trials)) == len(trials)
+        and needed <= set(trials) <= set(trials_of(wave.records))
         and all(_places(layout, trials) for layout in saved.layouts)
         and [(leaf.shape, leaf.dtype) for leaf in leaves] == [*_leaves(wave, saved.layouts)]
     )
+
+
+def trials_of(records: Iterable[LaneRecord]) -> list[TrialOf]:
+    """The settings and seeds of lanes."""
+    return [(record.setting, record.seed) for record in records]
 
 
 def _places(layout: Layout, trials: Sequence[tuple[Setting, int]]) -> bool:
@@ -94,10 +101,13 @@ class Checkpoint:
     def _seal(self, content: bytes) -> bytes:
         return hashlib.sha256(self.identity.encode() + content).digest()
 
-    def restore(self, wave: Wave) -> bool:
-        """Put a saved wave's state into this freshly started one; False when there is none that fits."""
+    def restore(self, wave: Wave, needed: Set[TrialOf]) -> bool:
+        """Put a saved wave's state into this freshly started one; False when there is none that fits.
+
+        It may be one of some of the trials alone, if those `needed` are among them.
+        """
         found = self._read(wave)
-        if found is None or not _continues(wave, *found):
+        if found is None or not _continues(wave, needed, *found):
             return False
         saved, leaves = found
         one = jax.tree.structure(wave.shards[0].lanes)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import msgspec
 from bench import plan, selection
 from bench.experiment import Experiment
 from bench.measure import convergence, estimate, wave
-from bench.measure.checkpoint import Checkpoint
+from bench.measure.checkpoint import Checkpoint, TrialOf, trials_of
 from bench.measure.failures import FAILURES, Streak, failure_of
 from bench.measure.lanes import Programs
 from bench.measure.optimizers import usual_options
@@ -104,8 +104,7 @@ class TierStudy:
             self.run_wave(f"extension {number + 1}", seeds, beyond, lambda: [self.small])
             searched = [*searched, *beyond]
         fresh, settings = plan.confirmation_seeds(self.study.experiment), self.confirmations()
-        own = self.shape(len(fresh), len(settings))
-        self.run_wave("confirm", fresh, settings, lambda: [self.fit(own), self.small])
+        self.run_wave("confirm", fresh, settings, lambda: [self.fit(self.shape(len(fresh), len(settings))), self.small])
 
     @cached_property
     def full(self) -> wave.Shape:
@@ -164,8 +163,9 @@ class TierStudy:
         """
         study = self.study
         item = self.item(name)
-        self.plan(name, len(seeds) * len(settings))
-        if not all(_key(setting, seed) in study.trials for setting in settings for seed in seeds):
+        missing = self.missing(seeds, settings)
+        self.plan(name, len(missing))
+        if missing:
             try:
                 self.train(item, seeds, settings, shapes_of())
                 study.streak.broken()
@@ -173,20 +173,22 @@ class TierStudy:
                 self.fail(item, seeds, settings, error)
         study.progress.close(item)
 
+    def missing(self, seeds: Sequence[int], settings: Sequence[Setting]) -> set[TrialOf]:
+        """The trials of a grid that have no verdict."""
+        return {one for one in product(settings, seeds) if _key(*one) not in self.study.trials}
+
     def fail(self, item: str, seeds: Sequence[int], settings: Sequence[Setting], error: Exception) -> None:
         """Write the trials of a wave that have no verdict as failed."""
         failure = failure_of(error)
-        for setting in settings:
-            for seed in seeds:
-                self.finished(LaneRecord(setting=setting, seed=seed, status="failed", reason=failure.message), lanes=1)
+        for setting, seed in product(settings, seeds):
+            self.finished(LaneRecord(setting=setting, seed=seed, status="failed", reason=failure.message), lanes=1)
         self.study.streak.grown(item, failure)
 
     def train(self, item: str, seeds: Sequence[int], settings: Sequence[Setting], shapes: Sequence[wave.Shape]) -> None:
-        """Train a grid of trials from its checkpoint or from the start."""
+        """Train what is missing of a grid of trials, from its checkpoint or from the start."""
         study = self.study
         checkpoint = Checkpoint(study.folder / "checkpoint", self.identity(seeds, settings, shapes))
-        lanes = wave.start(self.programs, study.duration, study.race, seeds, settings, shapes[0])
-        checkpoint.restore(lanes)
+        lanes = self.started(checkpoint, seeds, settings, shapes[0])
         clock = time.monotonic()
 
         def advanced(lane_examples: int) -> None:
@@ -204,17 +206,28 @@ class TierStudy:
             shapes=shapes,
             workers=study.workers,
             tests_always=study.experiment.evaluation.test == "always",
-            rivals=self.rivals(settings),
+            rivals=self.rivals(set(trials_of(lanes.records))),
         )
         convergence.run(lanes, reporter)
 
-    def rivals(self, settings: Sequence[Setting]) -> dict[int, dict[Point, list[Curve]]]:
-        """The search curves there are at the batch sizes of `settings`, of all other points."""
-        own = {(setting.batch_size, setting.point) for setting in settings}
+    def started(
+        self, checkpoint: Checkpoint, seeds: Sequence[int], settings: Sequence[Setting], shape: wave.Shape
+    ) -> wave.Wave:
+        """A wave where its checkpoint left it, or a fresh one of the smallest grid that has all missing trials."""
+        start = partial(wave.start, self.programs, self.study.duration, self.study.race)
+        missing, lanes = self.missing(seeds, settings), start(seeds, settings, shape)
+        if checkpoint.restore(lanes, missing) or len(missing) == len(lanes.records):
+            return lanes
+        rows, columns = {seed for _, seed in missing}, {setting for setting, _ in missing}
+        del lanes
+        return start([one for one in seeds if one in rows], [one for one in settings if one in columns], shape)
+
+    def rivals(self, own: Collection[TrialOf]) -> dict[int, dict[Point, list[Curve]]]:
+        """The search curves there are at the batch sizes of a wave's `own` trials, of all others."""
         found: dict[int, dict[Point, list[Curve]]] = {}
-        for size in {setting.batch_size for setting in settings}:
+        for size in {setting.batch_size for setting, _ in own}:
             for trial in self.study.of("search", size):
-                if (size, trial.point) not in own:
+                if (Setting("search", size, trial.point), trial.seed) not in own:
                     found.setdefault(size, {}).setdefault(trial.point, []).append(trial.curve)
         return found
 
