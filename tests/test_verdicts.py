@@ -10,6 +10,8 @@ import pytest
 import simulate
 from answers import TRUTH, answered, verdict
 
+from bench.rows import Curve
+
 
 def test_verdicts_follow_the_truth():
     found = answered()
@@ -30,22 +32,33 @@ def test_what_is_tied_with_the_best_is_the_others(sizes, tied):
     assert found.verdicts[3].numbers.endswith(said)
 
 
-def test_a_tuned_rate_clears_small_batches_of_what_a_fixed_rate_does():
-    rows = simulate.rows(TRUTH)
-    common = simulate.origin(TRUTH)
-    random = np.random.default_rng(5)
-    fixed = [
+def fixed(rate, ceilings, **changes):
+    """Runs at one fixed rate at every batch size, of which those with ceilings miss the target."""
+    random, truth = np.random.default_rng(5), replace(TRUTH, ceilings=ceilings)
+    return [
         msgspec.structs.replace(
-            simulate.trial(replace(TRUTH, ceilings={16: 0.5, 32: 0.5}), common, "fixed", size, 0, seed, random),
-            learning_rate=0.1,
+            simulate.trial(truth, simulate.origin(TRUTH), "fixed", size, 0, seed, random), learning_rate=rate, **changes
         )
         for size in TRUTH.batch_sizes
         for seed in (5, 6)
     ]
-    first = answered(rows=[*rows, *fixed]).verdicts[0]
+
+
+def test_a_tuned_rate_clears_small_batches_of_what_a_fixed_rate_does():
+    rows = [*simulate.rows(TRUTH), *fixed(0.1, {16: 0.5, 32: 0.5})]
+    first = answered(fixed_rate=0.1, rows=rows).verdicts[0]
     assert first.verdict == "supported"
     assert "16, 32 missed" in first.numbers
     assert "the rate is to blame" in first.numbers
+
+
+def test_neither_failed_runs_nor_those_at_a_rate_fixed_before_say_anything_of_the_fixed_rate():
+    lost = fixed(0.1, {}, status="failed", curve=Curve(examples=[], steps=[], accuracy=[], loss=[]), steps=0)
+    assert answered(fixed_rate=0.1, rows=[*simulate.rows(TRUTH), *lost]).verdicts[0].verdict == "undecided"
+    rows = [*simulate.rows(TRUTH), *fixed(0.1, {}), *fixed(0.3, dict.fromkeys(TRUTH.batch_sizes, 0.5)), *lost]
+    assert answered(fixed_rate=0.1, rows=rows).verdicts[0].verdict == "contradicted"
+    assert answered(fixed_rate=0.3, rows=rows).verdicts[0].verdict == "supported"
+    assert answered(rows=rows).verdicts[0].verdict == "undecided"
 
 
 @pytest.mark.parametrize("power", [-1.0, -0.5, -2.0])

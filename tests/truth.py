@@ -26,6 +26,7 @@ class Truth:
     critical_batch_size: float = 200.0
     least_examples: float = 20_000.0
     fixed_seconds: float = 1e-3
+    fixed_rate: float | None = None
     seconds_per_example: float = 2e-5
     dispatch_seconds: float = 5e-4
     seed_noise: float = 0.1
@@ -113,7 +114,10 @@ def experiment_table(truth: Truth) -> dict[str, Any]:
         "workload": {"dataset": "simulated", "model": "hyperbola", "optimizer": "momentum"},
         "target": {"accuracy": truth.target, "also": list(truth.also)},
         "batch_sizes": {"values": list(truth.batch_sizes)},
-        "learning_rate": {"anchor": truth.best_rate, "rule": "sqrt", "factor": RATE_FACTOR, "span": 2},
+        "learning_rate": {
+            **{"anchor": truth.best_rate, "rule": "sqrt", "factor": RATE_FACTOR, "span": 2},
+            **({} if truth.fixed_rate is None else {"fixed": truth.fixed_rate}),
+        },
         "search": {"momentum": list(truth.momenta)} if truth.momenta else {},
         "seeds": {"search": truth.search_seeds, "confirm": truth.confirm_seeds},
         "budget": {"epochs": truth.epochs, "max_epochs": truth.max_epochs},

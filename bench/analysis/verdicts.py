@@ -7,11 +7,13 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from bench.analysis import words
 from bench.analysis.answers import GradientNoise, LearningRates, Optimum, ParallelPoint, Verdict
 from bench.analysis.columns import only, values
+from bench.analysis.metrics import SAME_RATE
 from bench.analysis.statistics import Array, Locations, exp, interval
 from bench.analysis.summary import CellSummary
 from bench.analysis.sweep import Sweep
@@ -56,7 +58,7 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
 def small_batches_fail(evidence: Evidence) -> Said:
     """At one fixed rate the smallest batch sizes miss the target; the tuned runs tell whether the size is to blame."""
     of = evidence.sweep
-    fixed = only(of.frames.trials, of.frames.trials["phase"] == "fixed")
+    fixed = _at_the_fixed_rate(of)
     if not len(fixed):
         return Said("undecided", "No runs at one fixed learning rate for all batch sizes were made.")
     rate = words.point(values(fixed, "learning_rate")[0], dict(fixed["options"].iloc[0]))
@@ -71,6 +73,13 @@ def small_batches_fail(evidence: Evidence) -> Said:
     blamed = f"{chosen} {'are' if of.frames.experiment.search else 'is'} to blame, not the size"
     cause = f"; with {chosen} tuned, {_list(saved)} reached it: {blamed}" if saved else ""
     return Said("supported", f"At the fixed rate {rate} batch sizes {_list(missed)} missed the target{cause}.")
+
+
+def _at_the_fixed_rate(of: Sweep) -> pd.DataFrame:
+    """The runs at the rate that the experiment names; a folder may hold others, from before it was changed."""
+    trials, rate = of.frames.trials, of.frames.experiment.learning_rate.fixed
+    run = only(trials, (trials["phase"] == "fixed") & (trials["status"] != "failed"))
+    return only(run, np.isclose(values(run, "learning_rate"), np.nan if rate is None else rate, rtol=SAME_RATE, atol=0))
 
 
 def larger_is_faster(evidence: Evidence) -> Said:
