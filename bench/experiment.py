@@ -135,6 +135,10 @@ def parse(data: object, name: str, source: str) -> Experiment:
     budget = experiment.budget
     if budget.max_epochs is not None and budget.max_epochs < budget.epochs:
         raise InputError(f"{source}: budget.max_epochs: {budget.max_epochs} is below epochs = {budget.epochs}")
+    rate = experiment.learning_rate
+    if rate.schedule.startswith("warmup") and rate.warmup_epochs >= budget.epochs:
+        field = f"{source}: learning_rate.warmup_epochs"
+        raise InputError(f"{field}: {rate.warmup_epochs} leaves nothing of budget.epochs = {budget.epochs}")
     return experiment
 
 

@@ -70,6 +70,13 @@ def test_evaluations_to_the_epoch_budget_count_as_often_as_the_plan_has_them():
     assert dear - free == pytest.approx((10 + 2 * 4) * 0.25)
 
 
+@pytest.mark.parametrize("rung", budget.LADDER)
+def test_a_warm_up_keeps_its_share_of_the_budget(rung):
+    warm = experiment(learning_rate={"schedule": "warmup_cosine", "warmup_epochs": 1})
+    scaled = budget.climb(warm, rung)
+    assert scaled.learning_rate.warmup_epochs / scaled.budget.epochs == pytest.approx(1 / warm.budget.epochs)
+
+
 def test_a_rung_whose_trials_would_be_evaluated_too_often_is_not_taken():
     often = experiment(budget={"epochs": 2, "max_epochs": 6}, evaluation={"per_epoch": 1000})
     chosen = budget.fit(often, 1e9, seconds([1e6] * len(TIERS)))

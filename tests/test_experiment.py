@@ -87,6 +87,11 @@ def test_every_shipped_experiment_parses_and_plans(name):
         ("batch_sizes.values", [16, 16], "tiny.toml: batch_sizes.values: [16, 16] holds a batch size twice"),
         ("batch_sizes.values", [0], "tiny.toml: batch_sizes.values[0]: expected `int` >= 1, found 0"),
         ("budget.max_epochs", 1, "tiny.toml: budget.max_epochs: 1.0 is below epochs = 2.0"),
+        (
+            "learning_rate",
+            {"anchor": 0.1, "schedule": "warmup", "warmup_epochs": 2},
+            "tiny.toml: learning_rate.warmup_epochs: 2.0 leaves nothing of budget.epochs = 2.0",
+        ),
         ("seeds.confirm", 0, "tiny.toml: seeds.confirm: expected `int` >= 1, found 0"),
     ],
 )

@@ -43,11 +43,11 @@ LADDER = [
 
 def climb(experiment: Experiment, rung: Rung) -> Experiment:
     """The experiment at a rung."""
-    replace = msgspec.structs.replace
+    replace, rate = msgspec.structs.replace, experiment.learning_rate
     return replace(
         experiment,
         seeds=replace(experiment.seeds, search=rung.search, confirm=rung.confirm),
-        learning_rate=replace(experiment.learning_rate, span=rung.span),
+        learning_rate=replace(rate, span=rung.span, warmup_epochs=rate.warmup_epochs * rung.epochs_factor),
         budget=replace(
             experiment.budget,
             epochs=experiment.budget.epochs * rung.epochs_factor,
