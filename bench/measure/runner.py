@@ -20,7 +20,7 @@ from bench.measure.lanes import Programs
 from bench.measure.loops import CellKey, cell_keys, parallel_keys
 from bench.measure.racing import Race
 from bench.measure.schedules import Schedule
-from bench.measure.search import Study, TierStudy, search_grid, shard_shape
+from bench.measure.search import LARGEST_SHARE_OF_MEMORY, Study, TierStudy, search_grid, shard_shape
 from bench.measure.session import Session
 from bench.rows import AnyRow, Calibration, Precision, Trial
 from bench.store import Writer
@@ -210,10 +210,12 @@ def tune(session: Session, tier: plan.Tier) -> tuning.Tuned:
     """The fastest lowering of a tier, measured once for a results folder."""
     workers = session.host.workers
     seeds, grid = plan.search_seeds(session.experiment), search_grid(session.experiment, tier)
-    rows, columns = shard_shape(len(seeds), len(grid), workers, session.shard_width(tier))
+    shape = shard_shape(len(seeds), len(grid), workers, session.shard_width(tier))
 
     def trial(lowering: str | None) -> tuning.SpeedTrial:
-        return tuning.SpeedTrial(programs(session, tier, lowering), seeds[:rows], grid[:columns], workers)
+        of = programs(session, tier, lowering)
+        rows, columns = of.fit(shape, int(session.host.free_memory_bytes() * LARGEST_SHARE_OF_MEMORY / workers))
+        return tuning.SpeedTrial(of, seeds[:rows], grid[:columns], workers)
 
     def measure() -> tuning.Tuned:
         found = tuning.fastest(session.lowerings, lambda lowering: trial(lowering).examples_per_second())

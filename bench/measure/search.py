@@ -58,7 +58,7 @@ class Study:
     def choice(self, batch_size: int, among: Container[Point] | None = None) -> selection.Choice | None:
         """The points of a batch size as its search trials stand, of those `among` where they are given.
 
-        None after a failure among them: the best point may be the one that was not tried.
+        None after a failed search trial: the best point may be the one that was not tried.
         """
         keys = [key for key in self.trials if key.phase == "search" and key.batch_size == batch_size]
         if any(self.trials[key].status == "failed" for key in keys):
@@ -78,10 +78,12 @@ class TierStudy:
     width: int
 
     def announce(self) -> None:
-        """Tell the progress line what is to come, unless it is done."""
-        if not self.study.trials:
-            self.plan("search", estimate.search_trials(self.study.experiment, self.tier))
-            self.plan("confirm", estimate.confirm_trials(self.study.experiment, self.tier))
+        """Tell the progress line what is to come: the trials that are missing, as far as that is known."""
+        experiment, sizes = self.study.experiment, self.tier.batch_sizes
+        searched = sum(len(self.study.of("search", size)) for size in sizes)
+        self.plan("search", max(0.0, estimate.search_trials(experiment, self.tier) - searched))
+        left = [size for size in sizes if not self.study.of("confirm", size)]
+        self.plan("confirm", estimate.confirm_trials(experiment, self.tier) * len(left) / len(sizes))
 
     def plan(self, name: str, trials: float) -> None:
         """Tell the progress line of a phase of so many trials to the epoch budget."""
