@@ -261,6 +261,11 @@ def test_unlike_workloads_are_not_joined(tmp_path):
         (tmp_path / "there" / name).unlink()
     with pytest.raises(InputError, match=r"workload\.optimizer: 'adam'"):
         predict(tmp_path / "here", tmp_path / "there")
+    file.write_text(file.read_text().replace("[workload]", f'[workload]\nmodel_options.name = "{"x" * 10_000}"'))
+    with pytest.raises(InputError) as refused:
+        predict(tmp_path / "here", tmp_path / "there")
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 300 + len(str(tmp_path))
 
 
 def test_speeds_of_a_step_with_other_options_are_not_joined(tmp_path):

@@ -10,7 +10,14 @@ from bench.errors import InputError
 
 # Precision is a setting of the machine that people compare, so it is told, not refused.
 MAY_DIFFER = ("workload.precision",)
-MATTERS_TO_SPEED = ("workload.dataset", "workload.model", "workload.model_options", "workload.optimizer", "search")
+MATTERS_TO_SPEED = (
+    "workload.dataset",
+    "workload.model",
+    "workload.model_options",
+    "workload.optimizer",
+    "workload.optimizer_options",
+    "search",
+)
 ABSENT = "not set"
 
 
@@ -25,11 +32,11 @@ def refuse_unlike(names: Sequence[str], sides: Sequence[Frames], *, throughput_o
     for name, side in zip(names[1:], sides[1:], strict=True):
         other = flattened(side.experiment.protocol)
         unlike = [field for field in {*first, *other} if first.get(field, ABSENT) != other.get(field, ABSENT)]
-        refused = [field for field in unlike if _sets_speed(field) or not (throughput_only or field in MAY_DIFFER)]
+        refused = [field for field in unlike if sets_speed(field) or not (throughput_only or field in MAY_DIFFER)]
         if refused:
-            field = min(refused, key=lambda field: (not _sets_speed(field), field))
+            field = min(refused, key=lambda field: (not sets_speed(field), field))
             left, right = printable(first.get(field, ABSENT)), printable(other.get(field, ABSENT))
-            relaxed = "" if _sets_speed(field) else "; --throughput-only compares speeds of one workload alone"
+            relaxed = "" if sets_speed(field) else "; --throughput-only compares speeds of one workload alone"
             found = f"{left} in {names[0]}, {right} in {name}"
             raise InputError(f"{field}: {found}: these are not the same experiment{relaxed}")
 
@@ -63,7 +70,8 @@ def differences(sides: Sequence[Frames]) -> list[str]:
     return [f"{key}: {' against '.join(found)}" for key, found in values.items() if len(set(found)) > 1]
 
 
-def _sets_speed(field: str) -> bool:
+def sets_speed(field: str) -> bool:
+    """Whether steps of workloads that differ in it take different times."""
     return any(field == known or field.startswith(f"{known}.") for known in MATTERS_TO_SPEED)
 
 

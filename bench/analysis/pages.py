@@ -11,8 +11,6 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-LARGEST_PAGE_BYTES = 3_000_000
-
 
 @dataclass(frozen=True)
 class Shown:

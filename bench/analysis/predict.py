@@ -8,10 +8,11 @@ from pathlib import Path
 from bench.analysis import frames
 from bench.analysis.analyze import machines_of, round_rows, slug, unknown_machine
 from bench.analysis.frames import Frames, from_rows
-from bench.analysis.likeness import ABSENT, flattened
+from bench.analysis.likeness import ABSENT, MAY_DIFFER, flattened, sets_speed
 from bench.analysis.summarize import summarize
 from bench.analysis.summary import Summary
 from bench.analysis.tables import read_timings
+from bench.decoding import printable
 from bench.errors import InputError
 
 
@@ -39,8 +40,9 @@ def _from_folder(trained: Frames, folder: Path) -> dict[str, Frames]:
     here, there = flattened(timed.experiment.protocol), flattened(trained.experiment.protocol)
     for field in sorted({*here, *there}):
         found, right = here.get(field, ABSENT), there.get(field, ABSENT)
-        if found != right and (field.startswith("workload.") or field == "search"):
-            raise InputError(f"{folder}: {field}: {found!r}, where the training runs have {right!r}")
+        if found != right and (sets_speed(field) or field in MAY_DIFFER):
+            trained_with = f"where the training runs have {printable(right)}"
+            raise InputError(f"{folder}: {printable(field)[1:-1]}: {printable(found)}, {trained_with}")
     if not len(timed.rounds):
         raise InputError(f"{folder}: throughput.jsonl: holds no timed rounds to predict with")
     return {timed.machine.machine.name: _joined(trained, timed, folder)}
