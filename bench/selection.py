@@ -50,6 +50,11 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         grids = {point: with_options(self.tried, point.options) for point in (self.for_target, self.for_accuracy)}
         return list(dict.fromkeys(one.options for one, grid in grids.items() if len(grid) > 1 and one == grid[end]))
 
+    def is_at_edge(self, point: Point) -> bool:
+        """Whether a point's rate is the lowest or the highest of several tried with its options."""
+        grid = with_options(self.tried, point.options)
+        return len(grid) > 1 and point in (grid[0], grid[-1])
+
     @property
     def is_inside(self) -> bool:
         """Whether the rate for the target lies between others."""

@@ -17,7 +17,8 @@ from bench.analysis import cell_table, figures, frames, metrics, scaling, senten
 from bench.analysis.columns import only, values
 from bench.analysis.figures import options
 from bench.analysis.figures.canvas import NothingToDrawError
-from bench.analysis.figures.rates import searched_points
+from bench.analysis.figures.rates import searched_points, together
+from bench.experiment_tables import LearningRate
 from bench.rows import Point
 from bench.selection import Choice
 
@@ -135,6 +136,15 @@ def test_the_rates_of_all_momenta_share_the_rows_of_the_map(measured):
     for size in RICH.batch_sizes:
         own = only(found, found["batch_size"] == size)
         assert own.groupby("options")["rate"].nunique().tolist() == [5, 5]
+        assert own["rate"].nunique() == 5
+
+
+@given(st.floats(1e-6, 10), st.floats(1.2, 10), st.lists(st.sampled_from([0.0, 0.5, 0.9, 0.99]), min_size=1))
+def test_rates_that_files_round_stand_in_one_row_and_others_do_not(anchor, factor, momenta):
+    table = LearningRate(anchor=anchor, factor=factor, rule="none")
+    grids = [[*plan.learning_rates(table, 1, (("momentum", momentum),))] for momentum in momenta]
+    effective = [rate / (1 - momentum) for grid, momentum in zip(grids, momenta, strict=True) for rate in grid]
+    assert len(np.unique(together(effective))) == table.grid_size
 
 
 def test_the_fastest_and_the_most_accurate_are_told_with_what_each_was_trained_with(summarized):

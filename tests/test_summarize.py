@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 import simulate
 from answers import TRUTH, answered, cell, verdict
 
-from bench.analysis import cell_table, summary
+from bench.analysis import cell_table, metrics, sentences, summary
 from bench.errors import InputError
-from bench.rows import Limit
+from bench.rows import Limit, Point
+from bench.selection import Choice
 
 KEYS = {
     "": "schema experiment machine workload target_accuracy time_optimal accuracy_optimal throughput_optimal"
@@ -171,6 +174,16 @@ def test_claims_rest_on_fresh_seeds_or_say_that_they_do_not(found):
     assert searched.claims_on == "search"
     assert searched.seeds == 1
     assert found.seeds == TRUTH.confirm_seeds
+    assert sentences.notices(found) == []
+    (said,) = sentences.notices(searched)
+    assert said.startswith("These claims rest on the runs that also chose")
+
+
+def test_batch_sizes_that_were_not_confirmed_yet_are_named():
+    rows = [row for row in simulate.rows(TRUTH) if getattr(row, "phase", "") != "confirm" or row.batch_size < 1024]
+    (said,) = sentences.notices(answered(rows=rows))
+    left = [str(size) for size in TRUTH.batch_sizes if size >= 1024]
+    assert said.startswith(f"Claims on batch sizes {', '.join(left[:-1])} and {left[-1]} rest on the runs that also")
 
 
 def test_a_failed_run_is_no_miss():
@@ -185,12 +198,30 @@ def test_a_failed_run_is_no_miss():
 def test_the_edge_of_a_rate_grid_is_flagged():
     found = answered(search_seeds=3, rate_exponent=0.5, best_rate=0.1)
     moved = [
-        msgspec.structs.replace(row, learning_rate=row.learning_rate) if hasattr(row, "curve") else row
+        row
         for row in simulate.rows(TRUTH)
         if not (hasattr(row, "curve") and row.learning_rate > 1.01 * TRUTH.rate(row.batch_size))
     ]
-    assert not any(one.at_grid_edge for one in found.cells if one.best_learning_rate_for_accuracy is None)
+    assert not any(one.at_grid_edge for one in found.cells)
     assert all(one.at_grid_edge for one in answered(rows=moved).cells)
+
+
+def test_the_edges_of_the_rate_for_the_target_and_of_that_for_accuracy_are_told_apart(monkeypatch):
+    rates = [Point(rate) for rate in (0.1, 0.2, 0.4)]
+    choice = Choice(for_target=rates[1], for_accuracy=rates[2], tied=[], tried=rates)
+    assert [choice.is_at_edge(point) for point in rates] == [True, False, True]
+    claims = metrics.claims
+    monkeypatch.setattr(metrics, "claims", lambda *sides: {size: _with(one) for size, one in claims(*sides).items()})
+
+    def _with(claim):
+        accurate = claim.for_accuracy.assign(learning_rate=0.4)
+        return replace(claim, choice=choice, for_accuracy=accurate)
+
+    found = answered()
+    assert {(one.at_grid_edge, one.at_grid_edge_for_accuracy) for one in found.cells} == {(False, True)}
+    told = {fact.name: fact.more for fact in sentences.facts(found)}
+    assert told["Most accurate"].endswith("at learning rate 0.400, at the edge of the rates tried")
+    assert "edge" not in told["Fastest to the target"]
 
 
 def test_small_batches_that_need_more_epochs_are_below_the_useful_range():

@@ -16,6 +16,7 @@ from bench.analysis.scaling import regimes
 from bench.analysis.statistics import Locations, estimate, exp, interval
 from bench.analysis.summary import CellStatus, CellSummary
 from bench.analysis.sweep import Sweep
+from bench.rows import Point
 
 LOWEST, HIGHEST = 0.0, 1.0
 
@@ -40,7 +41,7 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> CellSummary
         best_learning_rate=_rate(sweep, claim),
         best_options=dict(claim.for_target["options"].iloc[0]) if claim and len(claim.for_target) else {},
         **_for_accuracy(sweep, claim),
-        at_grid_edge=bool(choice.lower_edges or choice.upper_edges) if choice else None,
+        at_grid_edge=choice.is_at_edge(choice.for_target) if choice else None,
         claims_on=claim.phase if claim else None,
         seeds=sweep.needs[at].count,
         seeds_reached=len(sweep.needs[at].high),
@@ -102,13 +103,15 @@ def _first(rows: pd.DataFrame, column: str) -> str | None:
 
 
 def _for_accuracy(sweep: Sweep, claim: Claim | None) -> dict[str, Any]:
-    """The point chosen for accuracy under the budget; tables from elsewhere choose none."""
-    if claim is None or claim.choice is None or sweep.frames.imported:
+    """The point of the trials that the accuracy is of; tables from elsewhere choose none."""
+    if claim is None or claim.choice is None or not len(claim.for_accuracy) or sweep.frames.imported:
         return {}
-    point = claim.choice.for_accuracy
+    best, choice = claim.for_accuracy.iloc[0], claim.choice
+    point = next((one for one in choice.points if one == Point(best["learning_rate"], best["options"])), None)
     return {
-        "best_learning_rate_for_accuracy": point.learning_rate,
-        "best_options_for_accuracy": dict(point.options),
+        "best_learning_rate_for_accuracy": float(best["learning_rate"]),
+        "best_options_for_accuracy": dict(best["options"]),
+        "at_grid_edge_for_accuracy": choice.is_at_edge(point) if point else None,
     }
 
 

@@ -83,7 +83,7 @@ def learning_rates(sweep: Sweep) -> LearningRates | None:
     """Exponents of the best rate for the target; None where fewer than three batch sizes have one inside the grid."""
     chosen = {size: claim.choice for size, claim in sweep.claims.items() if claim.choice}
     reached = dict(zip(sweep.sizes.tolist(), np.isfinite(sweep.examples.medians), strict=True))
-    edges = [size for size, choice in chosen.items() if not choice.is_inside]
+    edges = [size for size, choice in chosen.items() if choice.is_at_edge(choice.for_target)]
     inside = {size: choice for size, choice in chosen.items() if choice.is_inside and reached.get(size, False)}
     rates = {size: effective_rate(choice.for_target) for size, choice in inside.items()}
     if len(rates) < 3:

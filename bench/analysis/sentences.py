@@ -30,8 +30,11 @@ def notices(summary: Summary) -> list[str]:
     if summary.convergence_from:
         speeds = f"from {summary.speeds_from}" if summary.speeds_from else "measured here"
         found.append(f"The training runs were made on {summary.convergence_from} and joined with speeds {speeds}.")
+    chosen_by = "the runs that also chose the learning rates, so they flatter a little."
     if summary.claims_on == "search":
-        found.append("These claims rest on the runs that also chose the learning rates, so they flatter a little.")
+        found.append(f"These claims rest on {chosen_by}")
+    elif sizes := [cell.batch_size for cell in summary.cells if cell.claims_on == "search"]:
+        found.append(f"Claims on batch size{'s' * (len(sizes) > 1)} {words.listed(sizes)} rest on {chosen_by}")
     return found
 
 
@@ -74,7 +77,9 @@ def _time(summary: Summary) -> Fact | None:
         return Fact("Fastest to the target", "—", f"{summary.time_optimal_reason or 'not measured'}")
     fitted = f"; the fits say {words.number(best.fitted_batch_size, 2)}" if best.fitted_batch_size else ""
     cell = _cell(summary, best.batch_size)
-    more = f"{words.seconds(best.seconds)}{_recipe(cell.best_learning_rate, cell.best_options)}{fitted}"
+    more = (
+        f"{words.seconds(best.seconds)}{_recipe(cell.best_learning_rate, cell.best_options, cell.at_grid_edge)}{fitted}"
+    )
     return Fact("Fastest to the target", str(best.batch_size), more)
 
 
@@ -82,9 +87,12 @@ def _cell(summary: Summary, batch_size: int) -> CellSummary:
     return next(cell for cell in summary.cells if cell.batch_size == batch_size)
 
 
-def _recipe(learning_rate: float | None, options: Mapping[str, float]) -> str:
+def _recipe(learning_rate: float | None, options: Mapping[str, float], at_edge: bool | None) -> str:
     """What the best runs were trained with; the fastest and the most accurate may differ in it."""
-    return "" if learning_rate is None else f" at learning rate {words.point(learning_rate, options)}"
+    if learning_rate is None:
+        return ""
+    beyond = ", at the edge of the rates tried" if at_edge else ""
+    return f" at learning rate {words.point(learning_rate, options)}{beyond}"
 
 
 def _cost(summary: Summary) -> Fact | None:
@@ -102,7 +110,8 @@ def _accuracy(summary: Summary) -> Fact | None:
     if best is None:
         return None
     cell = _cell(summary, best.batch_size)
-    recipe = _recipe(cell.best_learning_rate_for_accuracy, cell.best_options_for_accuracy)
+    rate, options = cell.best_learning_rate_for_accuracy, cell.best_options_for_accuracy
+    recipe = _recipe(rate, options, cell.at_grid_edge_for_accuracy)
     return Fact("Most accurate", str(best.batch_size), f"{words.accuracy(best.accuracy)} within {best.budget}{recipe}")
 
 

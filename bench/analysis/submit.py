@@ -91,6 +91,8 @@ def _incomplete(measured: Frames) -> Iterator[str]:
             yield f"stage {stage}: did not finish; run the experiment again to complete it"
     if summary.claims_on != "confirm":
         yield "trials: no claim rests on confirmation seeds; set seeds.confirm to 3 or more and run again"
+    elif sizes := [cell.batch_size for cell in summary.cells if cell.claims_on not in (None, "confirm")]:
+        yield f"batch sizes {', '.join(map(str, sizes))}: not confirmed; run it again to complete"
 
 
 def _untraceable(measured: Frames, rows: Iterable[AnyRow]) -> Iterator[str]:

@@ -105,6 +105,7 @@ class CellSummary(Part, frozen=True, kw_only=True):
     best_learning_rate_for_accuracy: float | None = None
     best_options_for_accuracy: dict[str, float] = msgspec.field(default_factory=dict)
     at_grid_edge: bool | None
+    at_grid_edge_for_accuracy: bool | None = None
     claims_on: Phase | None = None
     seeds: int = 0
     seeds_reached: int = 0

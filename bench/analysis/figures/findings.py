@@ -13,7 +13,7 @@ from bench.analysis.figures.devices import VIRTUAL
 from bench.analysis.figures.hardware import whole_batches
 from bench.analysis.figures.options import at_best
 from bench.analysis.figures.origin import target_words
-from bench.analysis.figures.rates import searched_points
+from bench.analysis.figures.rates import searched_points, searched_trials
 from bench.analysis.figures.remarks import binding
 from bench.analysis.figures.resources import roofline_cells
 from bench.analysis.figures.series import batch_sizes, by_batch_size, known
@@ -158,7 +158,7 @@ def _end(value: float, tried: Sequence[float]) -> str:
 
 def rate_map(frames: Frames, _: Summary) -> str:
     """How many trials reached the target, and how many diverged."""
-    trials = only(frames.trials, frames.trials["phase"] == "search")
+    trials = searched_trials(frames)
     reached = np.isfinite(values(trials, "examples_to_target")).sum()
     diverged = len(only(trials, trials["status"] == "diverged"))
     return f"Of {len(trials)} search trials {reached} reached the target and {diverged} diverged."

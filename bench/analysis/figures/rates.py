@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from bench.plan import effective_rate
 from bench.rows import Point
 
 LABELLED_CELLS = 150
+SAME_ROW = 1e-4
 OF_SEARCH = "medians of the search seeds"
 
 
@@ -77,22 +79,30 @@ def rate_map(frames: Frames, summary: Summary) -> Figure:
 def searched_points(frames: Frames) -> pd.DataFrame:
     """One row per batch size, rate and options: median `epochs`, infinite where missed, and the `diverged` share.
 
-    `rate` is the effective one, rounded so that the grids of all options share their rows.
+    `rate` is the effective one, the same number for the grids of all options.
     """
-    trials = only(frames.trials, frames.trials["phase"] == "search")
+    trials = searched_trials(frames)
     points = zip(values(trials, "learning_rate").tolist(), trials["options"], strict=True)
-    rates = [_rounded(effective_rate(Point(rate, options))) for rate, options in points]
+    rates = together([effective_rate(Point(rate, options)) for rate, options in points])
     trials = trials.assign(rate=rates, diverged=trials["status"] == "diverged")
     wanted = {"epochs": ("epochs_to_target", "median"), "diverged": ("diverged", "mean")}
     return aggregated(trials, ["batch_size", "rate", "options"], **wanted)
 
 
-def _rounded(rate: float) -> float:
-    return float(f"{rate:.4g}")
+def searched_trials(frames: Frames) -> pd.DataFrame:
+    """The search trials that were run; one that failed says nothing of its rate."""
+    return only(frames.trials, (frames.trials["phase"] == "search") & (frames.trials["status"] != "failed"))
+
+
+def together(rates: Sequence[float]) -> Array:
+    """Rates that differ by rounding alone, which a file's six digits and 1 - momentum do, as the lowest of them."""
+    different, places = np.unique(rates, return_inverse=True)
+    starts = np.diff(np.log(different), prepend=-np.inf) > SAME_ROW
+    return different[starts][np.cumsum(starts) - 1][places]
 
 
 def _chosen(cell: CellSummary) -> float:
-    return _rounded(effective_rate(Point(cell.best_learning_rate or np.nan, tuple(cell.best_options.items()))))
+    return effective_rate(Point(cell.best_learning_rate or np.nan, tuple(cell.best_options.items())))
 
 
 def _rate_words(frames: Frames) -> str:
