@@ -16,6 +16,8 @@ from bench.rows import Options, Phase, Point
 FIRST_CONFIRMATION_SEED = 1000
 """Confirmation seeds start here, so that more search seeds never become seeds of a claim."""
 
+LOWEST_RATE, HIGHEST_RATE = 1e-30, 1e9
+"""What float32 and a row can hold."""
 MOST_EVALUATIONS = 100_000
 """Of one trial; its curve must fit into one row."""
 
@@ -117,6 +119,24 @@ def grid_rate(table: LearningRate, batch_size: int, position: int, options: Opti
 def learning_rates(table: LearningRate, batch_size: int, options: Options = ()) -> list[float]:
     """The grid of one batch size and combination of options, ascending."""
     return [grid_rate(table, batch_size, position - table.span, options) for position in range(table.grid_size)]
+
+
+def check_rates(experiment: Experiment, sizes: Sequence[int]) -> None:
+    """Refuse a grid whose ends, once it has grown, no row could hold.
+
+    Raises:
+        InputError: names the table, the rate and the batch size.
+    """
+    table = experiment.learning_rate
+    reach = table.span + table.extend
+    ends = product(sizes, option_combinations(experiment), (-reach, reach))
+    for size, options, position in ends:
+        rate = grid_rate(table, size, position, options)
+        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            raise InputError(
+                f"{experiment.name}: learning_rate.factor: {table.factor:g} leads over span and extend to"
+                f" the rate {rate:g} at batch size {size}; {LOWEST_RATE:g} to {HIGHEST_RATE:g} is right"
+            )
 
 
 def option_combinations(experiment: Experiment) -> list[Options]:

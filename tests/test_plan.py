@@ -1,6 +1,7 @@
 """From an experiment to what is run: durations, grids and tiers."""
 
 import math
+import re
 from itertools import pairwise
 
 import pytest
@@ -116,6 +117,20 @@ def test_a_batch_above_the_training_set_is_refused_once_the_dataset_is_known():
     assert plan.batch_sizes(one, 2000) == [2000]
     with pytest.raises(InputError, match=r"^tiny: batch_sizes: 2000 is above the 1999 training examples of digits$"):
         plan.batch_sizes(one, 1999)
+
+
+@pytest.mark.parametrize(
+    ("table", "rate"),
+    [
+        ({"anchor": 1e-3, "factor": 10.0, "span": 10, "extend": 3}, "1e+10"),
+        ({"anchor": 1e-3, "factor": 10.0, "span": 20, "extend": 10}, "1e-33"),
+        ({"anchor": 1e3, "factor": 10.0, "span": 5, "extend": 2}, "1e+10"),
+    ],
+)
+def test_a_grid_that_would_grow_beyond_what_a_row_can_hold_is_refused(table, rate):
+    plan.check_rates(experiment(), [1, 1024])
+    with pytest.raises(InputError, match=re.escape(f"leads over span and extend to the rate {rate} at batch size 8;")):
+        plan.check_rates(experiment(learning_rate={"rule": "none", **table}), [8])
 
 
 @pytest.mark.parametrize(

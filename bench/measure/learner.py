@@ -207,7 +207,7 @@ def make_learner(
 
     try:
         graph = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(params=0))))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(
             f"workload.model_options: {workload.model} refuses them ({printable(str(error), 160)[1:-1]})"
         ) from None

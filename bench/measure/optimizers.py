@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -65,7 +65,7 @@ def optimizer_named(name: str, options: Mapping[str, float | bool], searched: Co
     make = _make(name)
     defaults = _defaults(make)
     references = {decay + REFERENCE: decay for decay in SQUARED_GRADIENT_DECAYS if decay in defaults}
-    _check(name, options, {*defaults, *references}, references)
+    _check(name, options, defaults, references)
     _check_searched(name, searched)
     fixed = dict(usual_options(name, searched))
     fixed |= {option: value for option, value in options.items() if option not in references}
@@ -81,9 +81,7 @@ def optimizer_named(name: str, options: Mapping[str, float | bool], searched: Co
 
 def searchable(name: str) -> set[str]:
     """The options of an optimizer that are numbers, and so may differ between lanes."""
-    known = _defaults(_make(name))
-    numbers = {key for key, value in known.items() if isinstance(value, float | int) and not isinstance(value, bool)}
-    return numbers | (known.keys() & {"momentum", "weight_decay"})
+    return _numbers(_defaults(_make(name)))
 
 
 def usual_options(name: str, options: Iterable[str]) -> Options:
@@ -102,11 +100,24 @@ def _defaults(make: Callable[..., optax.GradientTransformation]) -> dict[str, An
     return {key: one.default for key, one in inspect.signature(make).parameters.items() if key != "learning_rate"}
 
 
-def _check(name: str, options: Mapping[str, float | bool], known: Set[str], references: Container[str]) -> None:
+def _numbers(defaults: Mapping[str, Any]) -> set[str]:
+    numbers = {key for key, value in defaults.items() if isinstance(value, float | int) and not isinstance(value, bool)}
+    return numbers | (defaults.keys() & {"momentum", "weight_decay"})
+
+
+def _check(
+    name: str, options: Mapping[str, float | bool], defaults: Mapping[str, Any], references: Collection[str]
+) -> None:
+    """Options are numbers, batch sizes or switches; what optax takes beside, as a mask, no file can say."""
+    numbers = _numbers(defaults) | {*references}
+    switches = {key for key, value in defaults.items() if isinstance(value, bool)}
     for option, value in options.items():
-        if option not in known:
-            shown = printable(option)[1:-1]
-            raise InputError(f"workload.optimizer_options.{shown}: {name} has only {', '.join(sorted(known))}")
+        if option not in numbers | switches:
+            shown, known = printable(option)[1:-1], ", ".join(sorted(numbers | switches))
+            raise InputError(f"workload.optimizer_options.{shown}: {name} has only {known}")
+        if isinstance(value, bool) != (option in switches):
+            right = "true or false" if option in switches else "a number"
+            raise InputError(f"workload.optimizer_options.{option}: {value} is not {right}")
         if option in references and not 1 <= value <= LARGEST_REFERENCE:
             raise InputError(
                 f"workload.optimizer_options.{option}: {value} is no batch size; 1 to {LARGEST_REFERENCE} is right"

@@ -151,7 +151,7 @@ def _refuse_unknown_names(experiment: Experiment) -> None:
 
 
 def _refuse_what_cannot_be_planned(experiment: Experiment, train_examples: int, devices: int) -> None:
-    plan.batch_sizes(experiment, train_examples)
+    plan.check_rates(experiment, plan.batch_sizes(experiment, train_examples))
     plan.duration(experiment, train_examples)
     plan.device_counts(experiment, devices)
 
