@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import sys
 
 import msgspec
 import pytest
@@ -17,6 +19,7 @@ from bench.analysis import figures, summary
 from bench.measure import datasets, interrupts, runner, suite, verify
 from bench.measure.host import Host
 from bench.rows import STAGES, Round, Stage, Trial, Verification
+from bench.verbs import measuring
 
 SWEEP = {
     "seeds": {"search": 1, "confirm": 2},
@@ -121,14 +124,20 @@ def test_only_the_stages_that_are_named_are_run(sweep, tmp_path):
 
 
 @pytest.mark.parametrize("how", [interrupts.Stopped, KeyboardInterrupt])
-def test_a_stopped_run_says_how_to_go_on(tmp_path, capsys, monkeypatch, how):
+@pytest.mark.parametrize(
+    ("found", "program"), [("/bin/batchscale", "batchscale"), (None, f"{shlex.quote(sys.executable)} -m bench")]
+)
+def test_a_stopped_run_says_how_to_go_on(tmp_path, capsys, monkeypatch, how, found, program):
+    monkeypatch.setattr(measuring.shutil, "which", lambda _: found)
+    monkeypatch.chdir(tmp_path)
+
     def stopped(*_):
         raise how
 
     monkeypatch.setattr(suite, "measure", stopped)
     line = ["run", "lenet_digits", "--budget", "2.5", "--results", str(tmp_path / "a b"), "--stages", "throughput"]
     assert cli.run(line) == 130
-    again = f"batchscale run lenet_digits --budget 2.5 --results '{tmp_path / 'a b'}' --stages throughput"
+    again = f"{program} run lenet_digits --budget 2.5 --results '{tmp_path / 'a b'}' --stages throughput"
     assert capsys.readouterr().err.endswith(f"To continue: {again}\n")
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,10 +104,19 @@ def run_experiments(options: argparse.Namespace) -> int:
         with interrupts.Stopper() as stopper:
             measured = suite.measure(request, Host.describe(), stopper)
     except (interrupts.Stopped, KeyboardInterrupt):
-        again = shlex.join(["batchscale", "run", *options.experiments, *_repeated(options)])
+        again = shlex.join([*_program(), "run", *options.experiments, *_repeated(options)])
         sys.stderr.write(f"\nbatchscale: stopped; everything measured is in {options.results}. To continue: {again}\n")
         return INTERRUPTED
     return answer(measured, as_json=options.json, price_per_hour=options.price_per_hour)
+
+
+def _program() -> list[str]:
+    """What to type for this program here: its name where the shell finds it, else this Python."""
+    if shutil.which("batchscale"):
+        return ["batchscale"]
+    python = Path(sys.executable)
+    here = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    return [str(here), "-m", "bench"]
 
 
 def _repeated(options: argparse.Namespace) -> Sequence[str]:
