@@ -85,12 +85,14 @@ def test_what_was_measured_once_says_so():
         (3, [8, 16, 32, 64], [64], "largest"),
         (2, [8, 16, 32], [8], "largest"),
         (1, [8, 16, 32], [64], None),
+        (1, [16], [], "only"),
+        (1, [16], [32], "memory"),
     ],
 )
 def test_an_optimum_at_an_end_of_what_was_tried_says_what_ended_there(best, tried, out_of_memory, edge):
     found = contest(certain([4.0] * 4), tried=tried, out_of_memory=out_of_memory).found(best)
     assert found["edge"] == edge
-    assert found["at_edge"] == (edge in ("smallest", "largest"))
+    assert found["at_edge"] == (edge in ("smallest", "largest", "only"))
 
 
 @given(st.lists(st.floats(-3, 3), min_size=2, max_size=4), st.booleans())

@@ -9,7 +9,7 @@ import pytest
 import simulate
 from answers import TRUTH, answered, cell, verdict
 
-from bench.analysis import cell_table, metrics, sentences, summary
+from bench.analysis import cell_table, metrics, sentences, summary, words
 from bench.errors import InputError
 from bench.rows import Limit, Point
 from bench.selection import Choice
@@ -177,6 +177,26 @@ def test_claims_rest_on_fresh_seeds_or_say_that_they_do_not(found):
     assert sentences.notices(found) == []
     (said,) = sentences.notices(searched)
     assert said.startswith("These claims rest on the runs that also chose")
+
+
+def test_the_only_batch_size_is_no_end_of_a_sweep():
+    (fastest, _) = sentences.answer(answered(batch_sizes=(64,)))
+    assert ", the only one tried, so the true best may lie elsewhere" in fastest
+
+
+def test_runs_that_learned_nothing_have_no_best_accuracy():
+    rows = [
+        msgspec.structs.replace(
+            row, curve=msgspec.structs.replace(row.curve, accuracy=[0.0] * len(row.curve.accuracy)), status="diverged"
+        )
+        if hasattr(row, "curve")
+        else row
+        for row in simulate.rows(TRUTH)
+    ]
+    found = answered(rows=rows)
+    assert found.accuracy_optimal is None
+    assert found.accuracy_optimal_reason == "no training run learned anything within the budget"
+    assert words.accuracy(-0.0) == "0.00%"
 
 
 def test_batch_sizes_that_were_not_confirmed_yet_are_named():

@@ -32,6 +32,12 @@ def test_what_is_tied_with_the_best_is_the_others(sizes, tied):
     assert found.verdicts[3].numbers.endswith(said)
 
 
+@pytest.mark.parametrize("sizes", [(64,), (16, 2048)])
+def test_a_sweep_that_has_ends_alone_says_nothing_of_what_lies_inside(sizes):
+    found = answered(batch_sizes=sizes)
+    assert [verdict(found, claim) for claim in (4, 5)] == ["undecided", "undecided"]
+
+
 def fixed(rate, ceilings, **changes):
     """Runs at one fixed rate at every batch size, of which those with ceilings miss the target."""
     random, truth = np.random.default_rng(5), replace(TRUTH, ceilings=ceilings)

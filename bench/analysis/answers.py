@@ -51,7 +51,7 @@ class Optimum(Part, frozen=True, kw_only=True):
     batch_size_interval: tuple[int, int]
     tied: list[int]
     at_edge: bool
-    edge: Literal["smallest", "largest", "memory"] | None = None
+    edge: Literal["smallest", "largest", "memory", "only"] | None = None
     margin: float | None = None
     next_best: int | None = None
     metric: str

@@ -69,7 +69,7 @@ def _beyond_memory(measured: Frames) -> str:
 def _training(measured: Frames, summary: Summary) -> str:
     experiment = measured.experiment
     quantum = summary.evaluation_quantum_epochs
-    cadence = f", evaluated every {words.number(quantum, 2)} epochs" if quantum else ""
+    cadence = f", evaluated every {words.number(quantum, 2)} epochs or more often" if quantum else ""
     beside = [words.option(name) for name in experiment.searched]
     tuned = " and ".join([", ".join(["The learning rate", *beside[:-1]]), *beside[-1:]]) + (" are" if beside else " is")
     return (

@@ -29,7 +29,7 @@ UNREPEATED = "measured once each, so the spread is that about neighbouring batch
 NEARLY = 0.95
 """The share of peak throughput that is as good as peak (Marek et al., 2025)."""
 
-Edge = Literal["smallest", "largest", "memory"]
+Edge = Literal["smallest", "largest", "memory", "only"]
 
 
 class Found(TypedDict):
@@ -83,7 +83,7 @@ class Contest:
             "interval": self._interval(best),
             "batch_size_interval": (sizes[0], sizes[-1]),
             "tied": sizes,
-            "at_edge": edge in ("smallest", "largest"),
+            "at_edge": edge not in (None, "memory"),
             "edge": edge,
             "margin": margin,
             "next_best": next_best,
@@ -101,7 +101,9 @@ class Contest:
         others = self.sizes[self.tried]
         size = self.sizes[best]
         if size == others.max():
-            return "memory" if self.out_of_memory[self.sizes > size].any() else "largest"
+            if self.out_of_memory[self.sizes > size].any():
+                return "memory"
+            return "only" if size == others.min() else "largest"
         return "smallest" if size == others.min() else None
 
     def _margin(self, best: int) -> tuple[float | None, int | None]:

@@ -155,6 +155,9 @@ def _accuracy(of: Sweep) -> AccuracyOptimal | None:
     contest = of.contest(
         of.accuracy, "median over seeds of the best validation accuracy within the budget", logarithmic=False
     )
+    best = contest.best
+    if best is None or contest.locations.medians[best] >= 0:
+        return None
     return optima.accuracy_optimal(contest, f"{of.frames.experiment.budget.epochs:g} epochs")
 
 
@@ -205,6 +208,8 @@ def _why_no_time(of: Sweep) -> str:
 def _why_no_accuracy(of: Sweep) -> str:
     if of.frames.imported:
         return "the tables tell when a target was reached, not which accuracies were"
+    if np.isfinite(of.accuracy.medians).any():
+        return "no training run learned anything within the budget"
     return "no training run was evaluated within the budget"
 
 

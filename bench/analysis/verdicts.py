@@ -147,6 +147,8 @@ def _inside(sizes: NDArray[np.int64], best: Optimum | None, what: str, behind: s
     numbers = f"Batch size {best.batch_size:,} has the best {what}{behind}; {tied}."
     if not ends & set(best.tied):
         return Said("supported", numbers)
+    if len(sizes) < 3:
+        return Said("undecided", numbers)
     return Said("contradicted" if set(best.tied) <= ends else "undecided", numbers)
 
 

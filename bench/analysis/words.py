@@ -112,7 +112,7 @@ def _with_prefix(value: float) -> str:
 
 def accuracy(value: float) -> str:
     """A measured share of 1 in percent, to hundredths."""
-    return f"{100 * value:.2f}%"
+    return f"{100 * value + 0.0:.2f}%"
 
 
 def target(value: float) -> str:

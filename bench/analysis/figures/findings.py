@@ -218,6 +218,8 @@ def edge(best: Optimum) -> str:
     """A warning where the best lies at the end of the sweep."""
     if best.edge == "memory":
         return ", the largest that fits in memory"
+    if best.edge == "only":
+        return ", the only one tried, so the true best may lie elsewhere"
     return f", the {best.edge or 'last'} of the sweep, so the true best may lie beyond it" if best.at_edge else ""
 
 
