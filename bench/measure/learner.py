@@ -206,10 +206,12 @@ def make_learner(
         return model(input_shape, classes, rngs=rngs, **options)
 
     try:
-        graph = nnx.graphdef(nnx.eval_shape(lambda: make_model(nnx.Rngs(params=0))))
+        abstract = nnx.eval_shape(lambda: make_model(nnx.Rngs(params=0)))
+        if any(leaf.size == 0 for leaf in jax.tree.leaves(nnx.state(abstract))):
+            raise ValueError("a layer would have no width")
     except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(
             f"workload.model_options: {workload.model} refuses them ({printable(str(error), 160)[1:-1]})"
         ) from None
     optimizer = optimizer_named(workload.optimizer, workload.optimizer_options, searched)
-    return Learner(graph, make_model, optimizer, workload.precision, tuple(searched))
+    return Learner(nnx.graphdef(abstract), make_model, optimizer, workload.precision, tuple(searched))
