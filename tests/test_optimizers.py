@@ -65,5 +65,7 @@ def test_a_decay_held_at_a_reference_batch_size_is_its_power_elsewhere(name, dec
 def test_a_reference_that_is_no_batch_size_is_refused(value):
     with pytest.raises(InputError, match=r"workload\.optimizer_options\.b2_batch_size: .* is no batch size; 1 to"):
         optimizer_named("adam", {"b2_batch_size": value})
+    with pytest.raises(InputError, match=r"b2_batch_size: False is not a number"):
+        optimizer_named("adam", {"b2_batch_size": False})
     with pytest.raises(InputError, match="b2_batch_size: sgd has only"):
         optimizer_named("sgd", {"b2_batch_size": 16})

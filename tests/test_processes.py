@@ -1,6 +1,5 @@
 """Real runs: studies of seconds in processes of their own, which share compiled programs, lose nothing when killed."""
 
-import random
 import shlex
 import signal
 import sys
@@ -8,6 +7,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from small_study import SWEEP, begin, finish, only_folder, rounds
 from workbench import experiment, trials
@@ -94,14 +94,13 @@ def test_a_run_beside_another_is_refused_in_one_line(workplace, uninterrupted):
 
 def test_thirty_kills_at_random_moments_of_both_stages_lose_nothing(tmp_path, workplace, uninterrupted):
     """A folder is killed again and again until its study is done, then it must equal the uninterrupted one."""
-    chance, kills, struck = random.Random(7), 0, set()  # noqa: S311 - moments, not secrets
+    chance, kills, struck = np.random.default_rng(7), 0, set()
     for number in range(2 * KILLS):
         results = tmp_path / str(number)
         while True:
             process = begin(workplace, results)
-            name, count = chance.choice(
-                [(folders.THROUGHPUT, chance.randint(0, 16)), (folders.CONVERGENCE, chance.randint(0, 20))]
-            )
+            name, most = [(folders.THROUGHPUT, 16), (folders.CONVERGENCE, 20)][chance.integers(2)]
+            count = chance.integers(most + 1)
             already = sum(path.read_bytes().count(b"\n") for path in results.glob(f"sweep/*/{name}"))
             wait_for_rows(process, results, name, already + count)
             time.sleep(chance.uniform(0, 0.05))

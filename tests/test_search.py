@@ -18,12 +18,17 @@ from bench.measure.learner import TrainState
 from bench.rows import Curve, Point, Trial
 
 
-def pretend(worth, stop_after=None):
-    """A `convergence.run` that trains nothing: a rate reaches the target the sooner, the higher its worth in (0, 1]."""
+def pretend(worth, stop_after=None, trained=None):
+    """A `convergence.run` that trains nothing: a rate reaches the target the sooner, the higher its worth in (0, 1].
+
+    `trained` gets the records of all lanes that a real one would have trained.
+    """
     told = 0
 
     def run(wave, reporter):
         nonlocal told
+        if trained is not None:
+            trained.extend(wave.records)
         for record in wave.records:
             value = worth(record.setting.batch_size, record.setting.point) * (1 - 0.001 * (record.seed % 10))
             first = math.ceil(100 / value)
@@ -43,8 +48,8 @@ def best_at(rate):
     return lambda _, point: math.exp(-abs(math.log(plan.effective_rate(point) / rate)))
 
 
-def study(folder, monkeypatch, worth, stop_after=None, **tables):
-    monkeypatch.setattr(convergence, "run", pretend(worth, stop_after))
+def study(folder, monkeypatch, worth, stop_after=None, trained=None, **tables):
+    monkeypatch.setattr(convergence, "run", pretend(worth, stop_after, trained))
     monkeypatch.setattr(search.TierStudy, "fit", lambda _, shape: shape)
     monkeypatch.setattr(wave, "first_lanes", lambda *_: Lanes(TrainState((), ()), ()))
     made = session(folder, **tables)
@@ -138,34 +143,20 @@ def test_a_wave_races_against_all_other_points_and_none_is_taken_for_another(tmp
     made = session(tmp_path, search=momenta)
     tier, *_ = runner.tier_studies(made, runner.make_study(made, pytest.fail))
     one = Point(0.01, (("momentum", 0.0),))
-    (size, found), *others = tier.rivals({(wave.Setting("search", 10, one), seed) for seed in (1, 2)}).items()
+    (size, found), *others = tier.study.rivals({(wave.Setting("search", 10, one), seed) for seed in (1, 2)}).items()
     assert (size, others) == (10, [])
     assert set(found) == set(plan.points(made.experiment, 10)) - {one}
     assert {len(curves) for curves in found.values()} == {2}, "one for each search seed"
-    (size, found), *_ = tier.rivals({(wave.Setting("search", 10, one), 2)}).items()
+    (size, found), *_ = tier.study.rivals({(wave.Setting("search", 10, one), 2)}).items()
     assert len(found[one]) == 1, "the seed that is not trained again"
-
-
-def grown(folder, monkeypatch, worth, **tables):
-    """The trials of a folder measured again with other tables, and how many lanes that trained."""
-    trained = []
-
-    def run(wave, reporter):
-        trained.append(len(wave.records))
-        pretend(worth)(wave, reporter)
-
-    monkeypatch.setattr(convergence, "run", run)
-    made = session(folder, **tables)
-    made.prepare_folder()
-    runner.measure_convergence(made)
-    return trials(folder), sum(trained)
 
 
 def test_more_values_later_train_only_the_trials_they_add(tmp_path, monkeypatch):
     before = study(tmp_path, monkeypatch, with_momentum(0.5), search={"momentum": [0.0, 0.5]})
-    after, trained = grown(tmp_path, monkeypatch, with_momentum(0.5), search={"momentum": [0.0, 0.5, 0.9]})
+    trained, more = [], {"momentum": [0.0, 0.5, 0.9]}
+    after = study(tmp_path, monkeypatch, with_momentum(0.5), trained=trained, search=more)
     assert before.items() <= after.items()
-    assert len(after) - len(before) == trained == 2 * 2 * 3, "batch sizes, search seeds and rates"
+    assert len(after) - len(before) == len(trained) == 2 * 2 * 3, "batch sizes, search seeds and rates"
 
 
 def test_other_options_than_those_searched_before_are_another_protocol(tmp_path, monkeypatch):
@@ -176,9 +167,10 @@ def test_other_options_than_those_searched_before_are_another_protocol(tmp_path,
 
 def test_more_seeds_later_train_only_the_trials_they_add(tmp_path, monkeypatch):
     before = study(tmp_path, monkeypatch, best_at(0.011))
-    after, trained = grown(tmp_path, monkeypatch, best_at(0.011), seeds={"confirm": 4})
+    trained = []
+    after = study(tmp_path, monkeypatch, best_at(0.011), trained=trained, seeds={"confirm": 4})
     assert before.items() <= after.items()
-    assert len(after) - len(before) == trained == 2 * 2
+    assert len(after) - len(before) == len(trained) == 2 * 2
 
 
 @pytest.mark.parametrize("best", [0.011, 0.2])

@@ -142,7 +142,7 @@ def test_locations_move_with_the_data_and_repeat_exactly(cells, by):
     moved = locate([Repetitions.exact(np.array(one) + by) for one in cells])
     np.testing.assert_array_equal(found.draws, again.draws)
     np.testing.assert_allclose(moved.medians, found.medians + by, atol=1e-9)
-    np.testing.assert_allclose(moved.spreads, found.spreads, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(moved.errors, found.errors, rtol=1e-3, atol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)

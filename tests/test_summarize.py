@@ -230,13 +230,15 @@ def test_the_edges_of_the_rate_for_the_target_and_of_that_for_accuracy_are_told_
     rates = [Point(rate) for rate in (0.1, 0.2, 0.4)]
     choice = Choice(for_target=rates[1], for_accuracy=rates[2], tied=[], tried=rates)
     assert [choice.is_at_edge(point) for point in rates] == [True, False, True]
-    claims = metrics.claims
-    monkeypatch.setattr(metrics, "claims", lambda *sides: {size: _with(one) for size, one in claims(*sides).items()})
+    made = metrics.claims
 
-    def _with(claim):
-        accurate = claim.for_accuracy.assign(learning_rate=0.4)
-        return replace(claim, choice=choice, for_accuracy=accurate)
+    def claims(*of):
+        return {
+            size: replace(claim, choice=choice, for_accuracy=claim.for_accuracy.assign(learning_rate=0.4))
+            for size, claim in made(*of).items()
+        }
 
+    monkeypatch.setattr(metrics, "claims", claims)
     found = answered()
     assert {(one.at_grid_edge, one.at_grid_edge_for_accuracy) for one in found.cells} == {(False, True)}
     told = {fact.name: fact.more for fact in sentences.facts(found)}

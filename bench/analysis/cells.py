@@ -107,11 +107,11 @@ def _for_accuracy(sweep: Sweep, claim: Claim | None) -> dict[str, Any]:
     if claim is None or claim.choice is None or not len(claim.for_accuracy) or sweep.frames.imported:
         return {}
     best, choice = claim.for_accuracy.iloc[0], claim.choice
-    point = next((one for one in choice.points if one == Point(best["learning_rate"], best["options"])), None)
+    point = Point(best["learning_rate"], best["options"])
     return {
         "best_learning_rate_for_accuracy": float(best["learning_rate"]),
         "best_options_for_accuracy": dict(best["options"]),
-        "at_grid_edge_for_accuracy": choice.is_at_edge(point) if point else None,
+        "at_grid_edge_for_accuracy": choice.is_at_edge(point),
     }
 
 

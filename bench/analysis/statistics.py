@@ -86,12 +86,6 @@ class Locations:
         """Of the quantity plus a known constant per cell."""
         return Locations(self.medians + by, self.centres + by, self.errors, self.draws + by)
 
-    @property
-    def spreads(self) -> Array:
-        """Standard errors (cells,), half the width that holds 68% of the errors."""
-        low, high = np.quantile(self.errors, [0.1587, 0.8413], axis=0)
-        return (high - low) / 2
-
 
 def locate(cells: Sequence[Repetitions], order: Array | None = None, stream: int = 0) -> Locations:
     """Locate the median of every cell.

@@ -78,8 +78,10 @@ def small_batches_fail(evidence: Evidence) -> Said:
 def _at_the_fixed_rate(of: Sweep) -> pd.DataFrame:
     """The runs at the rate that the experiment names; a folder may hold others, from before it was changed."""
     trials, rate = of.frames.trials, of.frames.experiment.learning_rate.fixed
+    if rate is None:
+        return trials.iloc[:0]
     run = only(trials, (trials["phase"] == "fixed") & (trials["status"] != "failed"))
-    return only(run, np.isclose(values(run, "learning_rate"), np.nan if rate is None else rate, rtol=SAME_RATE, atol=0))
+    return only(run, np.isclose(values(run, "learning_rate"), rate, rtol=SAME_RATE, atol=0))
 
 
 def larger_is_faster(evidence: Evidence) -> Said:

@@ -112,7 +112,7 @@ def _with_prefix(value: float) -> str:
 
 def accuracy(value: float) -> str:
     """A measured share of 1 in percent, to hundredths."""
-    return f"{100 * value + 0.0:.2f}%"
+    return f"{100 * value + 0.0:.2f}%"  # zero has a sign, and an accuracy is minimised as its negative
 
 
 def target(value: float) -> str:

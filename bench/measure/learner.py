@@ -20,7 +20,7 @@ import models
 from bench.decoding import printable
 from bench.errors import InputError
 from bench.experiment_tables import Workload
-from bench.measure.optimizers import NONE_GIVEN, BatchSize, Given, LearningRate, Optimizer, optimizer_named
+from bench.measure.optimizers import NONE_GIVEN, BatchSize, Given, Optimizer, Scalar, optimizer_named
 from bench.rows import Precision
 
 _RESERVED = {"self", "input_shape", "classes", "rngs", "dtype", "lowering"}
@@ -60,7 +60,7 @@ class Learner:
     def _fresh_params(self, seed: UInt32[Array, ""]) -> PyTree:
         return nnx.state(self.make_model(rngs=nnx.Rngs(params=jax.random.key(seed))), nnx.Param)
 
-    def first_state(self, params: PyTree, learning_rate: LearningRate, options: Given = NONE_GIVEN) -> TrainState:
+    def first_state(self, params: PyTree, learning_rate: Scalar, options: Given = NONE_GIVEN) -> TrainState:
         """The state before the first step."""
         return TrainState(params, self.optimizer(learning_rate, 1, options).init(params))
 
@@ -85,7 +85,7 @@ class Learner:
         self,
         state: TrainState,
         gradient: PyTree,
-        learning_rate: LearningRate,
+        learning_rate: Scalar,
         batch_size: BatchSize,
         options: Given = NONE_GIVEN,
     ) -> TrainState:
@@ -99,7 +99,7 @@ class Learner:
         state: TrainState,
         inputs: Float[Array, "batch ..."],
         labels: Int[Array, " batch"],
-        learning_rate: LearningRate,
+        learning_rate: Scalar,
         options: Given = NONE_GIVEN,
     ) -> tuple[TrainState, Float[Array, ""]]:
         """One step on one batch: the new state and the loss before it."""
@@ -111,7 +111,7 @@ class Learner:
         state: TrainState,
         microbatches: PyTree,
         examples_of: Callable[[PyTree], tuple[Float[Array, "microbatch ..."], Int[Array, " microbatch"]]],
-        learning_rate: LearningRate,
+        learning_rate: Scalar,
         batch_size: int,
     ) -> tuple[TrainState, Float[Array, ""]]:
         """`train_step` on a batch that comes in equal pieces: their mean gradient is applied once.

@@ -15,15 +15,14 @@ from bench.errors import InputError
 from bench.rows import Options
 
 Scalar = float | Float[Array, ""]
-LearningRate = Scalar
 BatchSize = int | Int32[Array, ""]
 Given = Mapping[str, Scalar]
 NONE_GIVEN: Given = {}
-Optimizer = Callable[[LearningRate, BatchSize, Given], optax.GradientTransformation]
+Optimizer = Callable[[Scalar, BatchSize, Given], optax.GradientTransformation]
 
 
 def _sgd(
-    learning_rate: LearningRate,
+    learning_rate: Scalar,
     momentum: Scalar | None = None,
     nesterov: bool = False,
     weight_decay: Scalar | None = None,
@@ -71,7 +70,7 @@ def optimizer_named(name: str, options: Mapping[str, float | bool], searched: Co
     fixed |= {option: value for option, value in options.items() if option not in references}
     moved = {references[option]: reference for option, reference in options.items() if option in references}
 
-    def optimizer(learning_rate: LearningRate, batch_size: BatchSize, given: Given) -> optax.GradientTransformation:
+    def optimizer(learning_rate: Scalar, batch_size: BatchSize, given: Given) -> optax.GradientTransformation:
         values = {**fixed, **given}
         decays = {decay: {**defaults, **values}[decay] ** (batch_size / moved[decay]) for decay in moved}
         return make(learning_rate, **{**values, **decays})

@@ -20,8 +20,9 @@ from bench.measure.lanes import Programs
 from bench.measure.loops import CellKey, cell_keys, parallel_keys
 from bench.measure.racing import Race
 from bench.measure.schedules import Schedule
-from bench.measure.search import LARGEST_SHARE_OF_MEMORY, Study, TierStudy, search_grid, shard_shape
+from bench.measure.search import LARGEST_SHARE_OF_MEMORY, TierStudy, search_grid, shard_shape
 from bench.measure.session import Session
+from bench.measure.study import Study
 from bench.rows import AnyRow, Calibration, Precision, Trial
 from bench.store import Writer
 

@@ -5,66 +5,26 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Collection, Container, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
-from pathlib import Path
 
 import msgspec
 
 from bench import plan, selection
 from bench.experiment import Experiment
 from bench.measure import convergence, estimate, wave
-from bench.measure.checkpoint import Checkpoint, TrialOf, trials_of
-from bench.measure.failures import FAILURES, Streak, failure_of
+from bench.measure.checkpoint import Checkpoint, trials_of
+from bench.measure.failures import FAILURES, failure_of
 from bench.measure.lanes import Programs
 from bench.measure.optimizers import usual_options
-from bench.measure.progress import Progress
-from bench.measure.racing import Race
+from bench.measure.study import Study, key_of
 from bench.measure.tuning import Tuned
 from bench.measure.wave import LaneRecord, Setting
-from bench.rows import Curve, Origin, Phase, Point, Trial
+from bench.rows import Point, Trial
 
 LARGEST_SHARE_OF_MEMORY = 0.8
-
-
-@dataclass
-class Study:
-    """The convergence stage of one experiment: what is known, and where rows go."""
-
-    experiment: Experiment
-    folder: Path
-    origin: Callable[[], Origin]
-    append: Callable[[Trial], None]
-    progress: Progress
-    check: Callable[[], None]
-    duration: plan.Duration
-    race: Race
-    memory_bytes: int
-    workers: int
-    trials: dict[plan.TrialKey, Trial] = field(default_factory=dict)
-    trained_examples: int = 0
-    streak: Streak = field(default_factory=Streak)
-
-    def of(self, phase: Phase, batch_size: int) -> list[Trial]:
-        """Trials of one phase and batch size, failures left out."""
-        return [
-            trial
-            for key, trial in self.trials.items()
-            if key.phase == phase and key.batch_size == batch_size and trial.status != "failed"
-        ]
-
-    def choice(self, batch_size: int, among: Container[Point] | None = None) -> selection.Choice | None:
-        """The points of a batch size as its search trials stand, of those `among` where they are given.
-
-        None after a failed search trial: the best point may be the one that was not tried.
-        """
-        keys = [key for key in self.trials if key.phase == "search" and key.batch_size == batch_size]
-        if any(self.trials[key].status == "failed" for key in keys):
-            return None
-        found = [one for one in self.of("search", batch_size) if among is None or one.point in among]
-        return selection.choose(found, self.experiment.target.accuracy, self.duration.budget_examples)
 
 
 @dataclass
@@ -165,7 +125,7 @@ class TierStudy:
         """
         study = self.study
         item = self.item(name)
-        missing = self.missing(seeds, settings)
+        missing = study.missing(settings, seeds)
         self.plan(name, len(missing))
         if missing:
             try:
@@ -174,10 +134,6 @@ class TierStudy:
             except FAILURES as error:
                 self.fail(item, seeds, settings, error)
         study.progress.close(item)
-
-    def missing(self, seeds: Sequence[int], settings: Sequence[Setting]) -> set[TrialOf]:
-        """The trials of a grid that have no verdict."""
-        return {one for one in product(settings, seeds) if _key(*one) not in self.study.trials}
 
     def fail(self, item: str, seeds: Sequence[int], settings: Sequence[Setting], error: Exception) -> None:
         """Write the trials of a wave that have no verdict as failed."""
@@ -208,7 +164,7 @@ class TierStudy:
             shapes=shapes,
             workers=study.workers,
             tests_always=study.experiment.evaluation.test == "always",
-            rivals=self.rivals(set(trials_of(lanes.records))),
+            rivals=study.rivals(set(trials_of(lanes.records))),
         )
         convergence.run(lanes, reporter)
 
@@ -217,21 +173,12 @@ class TierStudy:
     ) -> wave.Wave:
         """A wave where its checkpoint left it, or a fresh one of the smallest grid that has all missing trials."""
         start = partial(wave.start, self.programs, self.study.duration, self.study.race)
-        missing, lanes = self.missing(seeds, settings), start(seeds, settings, shape)
+        missing, lanes = self.study.missing(settings, seeds), start(seeds, settings, shape)
         if checkpoint.restore(lanes, missing) or len(missing) == len(lanes.records):
             return lanes
         rows, columns = {seed for _, seed in missing}, {setting for setting, _ in missing}
         del lanes
         return start([one for one in seeds if one in rows], [one for one in settings if one in columns], shape)
-
-    def rivals(self, own: Collection[TrialOf]) -> dict[int, dict[Point, list[Curve]]]:
-        """The search curves there are at the batch sizes of a wave's `own` trials, of all others."""
-        found: dict[int, dict[Point, list[Curve]]] = {}
-        for size in {setting.batch_size for setting, _ in own}:
-            for trial in self.study.of("search", size):
-                if (Setting("search", size, trial.point), trial.seed) not in own:
-                    found.setdefault(size, {}).setdefault(trial.point, []).append(trial.curve)
-        return found
 
     def identity(self, seeds: Sequence[int], settings: Sequence[Setting], shapes: Sequence[tuple[int, int]]) -> str:
         """A hash of all that a checkpoint must agree with."""
@@ -243,7 +190,7 @@ class TierStudy:
     def finished(self, record: LaneRecord, lanes: int) -> None:
         """Write the row of a finished lane, once."""
         setting = record.setting
-        key = _key(setting, record.seed)
+        key = key_of(setting, record.seed)
         if key in self.study.trials:
             return
         trial = Trial(
@@ -266,10 +213,6 @@ class TierStudy:
         )
         self.study.append(trial)
         self.study.trials[key] = trial
-
-
-def _key(setting: Setting, seed: int) -> plan.TrialKey:
-    return plan.TrialKey(setting.phase, setting.batch_size, setting.point, seed)
 
 
 def search_grid(experiment: Experiment, tier: plan.Tier) -> list[Setting]:
