@@ -25,9 +25,17 @@ from bench.measure.noise import Norms
 from bench.measure.schedules import Schedule
 
 EVALUATION_BATCH_SIZE = 500
-WITHOUT_FORKS: dict[str, str | bool] = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
-"""Compiler options on a CPU: each core has a program of its own, so one that hands parts of its small loops to others
-only waits for them. Microbatches of 1 train 1.25 times as fast without; the throughput stage keeps the default."""
+FOR_ONE_CORE: dict[str, str | bool] = {
+    "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
+    "xla_cpu_copy_insertion_use_region_analysis": True,
+    "xla_cpu_prefer_vector_width": "512",
+}
+"""Compiler options on a CPU, where each core has a program of its own; the throughput stage keeps the defaults.
+
+Programs that hand parts of their small loops to other cores only wait for them: microbatches of 1 train 1.25 times as
+fast without. Parameters are then updated in place instead of copied at every tick (LeNet 1.02 to 1.08 times as fast,
+an MLP in microbatches of 16 1.3), and in vectors as wide as the processor has (1.00 to 1.05).
+"""
 
 
 class Lanes(NamedTuple):
@@ -119,7 +127,7 @@ class Programs:
     def _once(self, key: tuple, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
         with self.lock:
             if key not in self.compiled:
-                options = WITHOUT_FORKS if jax.default_backend() == "cpu" else None
+                options = FOR_ONE_CORE if jax.default_backend() == "cpu" else None
                 self.compiled[key] = lower().compile(compiler_options=options)
             return self.compiled[key]
 
