@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 import tomllib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -105,8 +106,7 @@ def expand_batch_sizes(table: BatchSizes, source: str) -> list[int]:
     if table.values is not None:
         if table.start is not None or table.stop is not None:
             raise InputError(f"{field}: give either values, or start and stop, not both")
-        if len(set(table.values)) != len(table.values):
-            raise InputError(f"{field}.values: {printable(table.values)} holds a batch size twice")
+        _check_each_once(table.values, f"{field}.values")
         return sorted(table.values)
     if table.start is None or table.stop is None:
         raise InputError(f"{field}: give either values = [16, 64, 256], or start and stop (and factor)")
@@ -132,14 +132,36 @@ def parse(data: object, name: str, source: str) -> Experiment:
     for option, value in experiment.workload.optimizer_options.items():
         _check_option(option, value, f"{source}: workload.optimizer_options.{option}")
     _check_search(experiment, source)
+    _check_lists(experiment, source)
+    _check_warmup(experiment, f"{source}: learning_rate.warmup_epochs")
     budget = experiment.budget
     if budget.max_epochs is not None and budget.max_epochs < budget.epochs:
         raise InputError(f"{source}: budget.max_epochs: {budget.max_epochs} is below epochs = {budget.epochs}")
-    rate = experiment.learning_rate
-    if rate.schedule.startswith("warmup") and rate.warmup_epochs >= budget.epochs:
-        field = f"{source}: learning_rate.warmup_epochs"
-        raise InputError(f"{field}: {rate.warmup_epochs} leaves nothing of budget.epochs = {budget.epochs}")
     return experiment
+
+
+def _check_lists(experiment: Experiment, source: str) -> None:
+    _check_each_once(experiment.target.also, f"{source}: target.also")
+    for name in ("loops", "inputs", "precisions", "devices"):
+        listed = getattr(experiment.throughput, name)
+        if listed != "auto":
+            _check_each_once(listed, f"{source}: throughput.{name}")
+
+
+def _check_each_once(values: Sequence[object], field: str) -> None:
+    for at, value in enumerate(values):
+        if value in values[:at]:
+            raise InputError(f"{field}: {printable(values)} holds {printable(value)} twice")
+
+
+def _check_warmup(experiment: Experiment, field: str) -> None:
+    rate, epochs = experiment.learning_rate, experiment.budget.epochs
+    if not rate.schedule.startswith("warmup"):
+        if rate.warmup_epochs:
+            right = 'schedule = "warmup" or "warmup_cosine"'
+            raise InputError(f"{field}: {rate.warmup_epochs} needs {right}, found {printable(rate.schedule)}")
+    elif rate.warmup_epochs >= epochs:
+        raise InputError(f"{field}: {rate.warmup_epochs} leaves nothing of budget.epochs = {epochs}")
 
 
 def _check_option(name: str, value: float, field: str) -> None:
@@ -154,8 +176,7 @@ def _check_search(experiment: Experiment, source: str) -> None:
         field = f"{source}: search.{printable(option)[1:-1]}"
         if not re.match(NAME_PATTERN, option):
             raise InputError(f"{field}: the name of an option is right: {NAME}")
-        if len(set(tried)) != len(tried):
-            raise InputError(f"{field}: {printable(tried)} holds a value twice")
+        _check_each_once(tried, field)
         for value in tried:
             _check_option(option, value, field)
         if option in experiment.workload.optimizer_options:

@@ -109,7 +109,7 @@ def _scaled(request: Request, host: Host, experiment: Experiment, dataset: Datas
         return estimate.seconds(scaled, trial.train_examples, trial.tiers, tuned, devices)
 
     scaled = budget.fit(experiment, minutes, seconds)
-    choice = f"{budget.described(scaled)}; about {seconds(scaled) / 60:.0f} of {minutes:g} minutes"
+    choice = f"{budget.described(scaled)}; about {round(seconds(scaled) / 60, 1):g} of {minutes:g} minutes"
     request.progress.say(f"{scaled.name}: {choice}")
     return scaled
 
