@@ -19,7 +19,7 @@ from bench.measure.loops import BATCHES_AT_HAND, LEARNING_RATE, CellKey
 from bench.measure.session import Session
 from bench.rows import AnyRow, Round
 
-PAIRS = 25
+PAIRS = 75
 BATCH_SIZES = (1, 64)
 
 
