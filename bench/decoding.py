@@ -19,6 +19,16 @@ REFUSALS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 """What a decoder may raise on a stranger's bytes."""
 _PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`\Z")
 _UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`", re.DOTALL)
+_TYPES = re.compile(r"`(?P<names>[a-z |]+)`")
+_WORDS = {
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "object": "a table",
+    "str": "text",
+}
+"""What the values of a TOML file are called, by msgspec's names."""
 _PART = re.compile(r"\[(\d+|\.\.\.)\]|([^.\[\]]+)")
 _LONGEST_VALUE = 60
 LONGEST_REASON = 160
@@ -167,4 +177,10 @@ def _right(reason: str, hint: object) -> str:
     described = [meta.description for meta in getattr(hint, "__metadata__", ()) if meta.description]
     if described and " matching regex " in reason:
         return f"expected {described[0]}"
-    return printable(reason[:1].lower() + reason[1:], LONGEST_REASON)[1:-1]
+    return printable(_TYPES.sub(_in_words, reason[:1].lower() + reason[1:]), LONGEST_REASON)[1:-1]
+
+
+def _in_words(types: re.Match[str]) -> str:
+    """`bool | float` as true or false or a number; that a value may be left out says nothing about what is right."""
+    names = [name for name in types["names"].split(" | ") if name != "null"]
+    return " or ".join(_WORDS.get(name, name) for name in names)

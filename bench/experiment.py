@@ -35,8 +35,13 @@ from bench.experiment_tables import (
 LARGEST_FILE_BYTES = 1 << 20
 MOST_COMBINATIONS = 64
 """Of options searched beside the learning rate."""
-BELOW = {"momentum": 1.0, "b1": 1.0, "b2": 1.0, "decay": 1.0, "weight_decay": math.inf, "eps": math.inf}
-"""Optimizer options that are 0 or more, and what they are below."""
+OPTION_RANGES = {
+    **dict.fromkeys(("momentum", "b1", "b2", "decay", "eta_minus"), (0.0, 1.0)),
+    **dict.fromkeys(("weight_decay", "eps", "eps_root", "initial_scale", "trust_coefficient"), (0.0, math.inf)),
+    **dict.fromkeys(("min_step_size", "max_step_size"), (0.0, math.inf)),
+    "eta_plus": (1.0, math.inf),
+}
+"""Of optimizers: from the first number to below the second."""
 MOST_FACTORS = 256
 """A range of batch sizes may take this many factors from `start` to `stop`."""
 
@@ -165,9 +170,9 @@ def _check_warmup(experiment: Experiment, field: str) -> None:
 
 
 def _check_option(name: str, value: float, field: str) -> None:
-    below = BELOW.get(name)
-    if below is not None and not 0 <= value < below:
-        right = "0 or more" if math.isinf(below) else f"from 0 to below {below:g}"
+    lowest, below = OPTION_RANGES.get(name, (-math.inf, math.inf))
+    if not lowest <= value < below:
+        right = f"{lowest:g} or more" if math.isinf(below) else f"from {lowest:g} to below {below:g}"
         raise InputError(f"{field}: {value} is not {right}")
 
 

@@ -146,6 +146,18 @@ def read(path: Path) -> Iterator[AnyRow]:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def is_torn(path: Path) -> bool:
+    """Whether the last line of a rows file lacks its end, so that `read` leaves it out."""
+    try:
+        with path.open("rb") as file:
+            if not file.seek(0, os.SEEK_END):
+                return False
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    except OSError:
+        return False
+
+
 def decode(line: bytes, source: str) -> AnyRow:
     """One line as a row.
 

@@ -43,11 +43,11 @@ def test_quoted_text_is_printable_ascii_and_short(text, longest):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"inner": {"size": "big"}}, "file.toml: inner.size: expected `int`, got `str`, found 'big'"),
+        ({"inner": {"size": "big"}}, "file.toml: inner.size: expected a whole number, got text, found 'big'"),
         ({"inner": {"sise": 1}}, "file.toml: inner.sise: unknown key; did you mean size?"),
-        ({"sizes": [1, "two"]}, "file.toml: sizes[1]: expected `int`, got `str`, found 'two'"),
+        ({"sizes": [1, "two"]}, "file.toml: sizes[1]: expected a whole number, got text, found 'two'"),
         ({"colour": 1}, "file.toml: colour: unknown key; known are inner, sizes, table, mode"),
-        ({"table": {"a": 1, "b": "two"}}, "file.toml: table.b: expected `int`, got `str`, found 'two'"),
+        ({"table": {"a": 1, "b": "two"}}, "file.toml: table.b: expected a whole number, got text, found 'two'"),
         ({"mode": "fat"}, "file.toml: mode: expected one of 'fast', 'slow', found 'fat'"),
         ({"inner": 3}, "file.toml: inner: expected a table of size, colour, found 3"),
         ([1], "file.toml: top level: expected a table of inner, sizes, table, mode, found [1]"),

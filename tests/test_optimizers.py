@@ -9,7 +9,8 @@ import pytest
 from workbench import assert_same
 
 from bench.errors import InputError
-from bench.measure.optimizers import OPTIMIZERS, optimizer_named
+from bench.experiment import OPTION_RANGES
+from bench.measure.optimizers import OPTIMIZERS, optimizer_named, searchable
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -21,6 +22,11 @@ def test_a_traced_rate_is_the_same_as_a_number(name):
         return made.update(gradient, made.init(params), params)[0]
 
     assert_same(jax.jit(first_update)(jnp.float32(0.01)), first_update(0.01), 1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_number_of_an_optimizer_has_a_range(name):
+    assert searchable(name) <= OPTION_RANGES.keys()
 
 
 def test_options_reach_the_optimizer():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import simulate
@@ -54,6 +55,15 @@ def test_a_report_is_for_people_and_for_scripts(quick, capsys):
     assert answer == json.loads((quick / "summary.json").read_bytes())
     assert str(answer["time_optimal"]["batch_size"]) in text
     assert page.is_file()
+
+
+def test_a_report_tells_of_a_row_that_it_left_out(quick, tmp_path, capsys):
+    folder = shutil.copytree(quick, tmp_path / "torn")
+    rows = folder / "throughput.jsonl"
+    rows.write_bytes(rows.read_bytes()[:-9])
+    assert cli.run(["report", str(folder)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"batchscale: warning: {rows}: its last line is torn and left out; `run` measures that row again"
 
 
 def test_figures_are_drawn_where_and_how_they_are_asked_for(quick, tmp_path, capsys):

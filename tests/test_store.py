@@ -35,7 +35,9 @@ def test_a_torn_last_line_is_left_out_and_set_aside_by_the_next_writer(tmp_path,
     with store.Writer(path) as writer:
         writer.append(stage(1.0), stage(2.0))
     whole = path.read_bytes()
+    assert not store.is_torn(path)
     path.write_bytes(whole[:-cut])
+    assert store.is_torn(path)
     assert list(store.read(path)) == [stage(1.0)]
     with store.Writer(path) as writer:
         writer.append(stage(3.0))

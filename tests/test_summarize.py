@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import msgspec
+import numpy as np
 import pytest
 import simulate
 from answers import TRUTH, answered, cell, verdict
 
-from bench.analysis import cell_table, metrics, sentences, summary, words
+from bench.analysis import cell_table, metrics, scaling, sentences, summary, words
+from bench.analysis.sweep import Fit
 from bench.errors import InputError
 from bench.rows import Limit, Point
 from bench.selection import Choice
@@ -258,6 +261,21 @@ def test_regimes_follow_the_hyperbola(found):
     assert regimes[16] == "perfect_scaling"
     assert regimes[256] == "diminishing_returns"
     assert regimes[2048] == "saturated"
+
+
+def test_without_a_fit_a_batch_size_is_held_against_the_smaller_ones():
+    """Examples that only noise lets fall towards larger batches are no diminishing returns."""
+    examples = np.log([1.3, 1.0, np.inf, 1.1, 1.5])
+    sweep = SimpleNamespace(
+        sizes=np.array([16, 32, 64, 128, 256]),
+        examples=SimpleNamespace(medians=examples),
+        below_useful_range=np.zeros(5, bool),
+        examples_fit=Fit(None, "for a test"),
+    )
+    regimes = ["perfect_scaling", "perfect_scaling", None, "perfect_scaling", "diminishing_returns"]
+    assert scaling.regimes(sweep) == regimes
+    below = SimpleNamespace(**{**vars(sweep), "below_useful_range": np.arange(5) == 0})
+    assert scaling.regimes(below) == ["below_useful_range", *regimes[1:]]
 
 
 def test_further_targets_are_read_from_the_same_curves(found):

@@ -57,9 +57,10 @@ def affine_step_time(fit: Knee) -> AffineStepTime:
 
 
 def regimes(sweep: Sweep) -> list[Regime | None]:
-    """The regime of each cell, by the fit, or by the least examples seen where there is no fit."""
+    """The regime of each cell, by the fit; where there is none, by the least examples up to its batch size."""
     fit = sweep.examples_fit.knee
     medians = np.where(np.isfinite(sweep.examples.medians), sweep.examples.medians, np.nan)
+    least = np.fmin.accumulate(np.where(sweep.below_useful_range, np.nan, medians))
     found: list[Regime | None] = []
     for at, size in enumerate(sweep.sizes.tolist()):
         if np.isnan(medians[at]):
@@ -67,7 +68,7 @@ def regimes(sweep: Sweep) -> list[Regime | None]:
         elif sweep.below_useful_range[at]:
             found.append("below_useful_range")
         else:
-            overhead = size / fit.knee if fit else float(np.expm1(medians[at] - np.nanmin(medians)))
+            overhead = size / fit.knee if fit else float(np.expm1(medians[at] - least[at]))
             found.append(_regime(overhead, fitted=fit is not None))
     return found
 

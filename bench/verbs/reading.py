@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import folders
+from bench import folders, store
 from bench.verbs.options import Verbs, accuracy, add_json, add_price, add_verb, inches, names, percent
 
 PUBLISHED = Path("results/published")
@@ -124,6 +124,7 @@ def answer(measured: Sequence[Path], *, as_json: bool, price_per_hour: float | N
         for folder in measured:
             folders.set_price(folder, price_per_hour)
     pages = [report.write_report(folder) for folder in measured]
+    _tell_of_torn_lines(measured)
     summaries = [summary.read(folder) for folder in measured]
     if as_json:
         return _print_json(summaries[0] if len(summaries) == 1 else summaries)
@@ -131,6 +132,14 @@ def answer(measured: Sequence[Path], *, as_json: bool, price_per_hour: float | N
         terminal.render(one)
         sys.stdout.write(f"page: {page}\n\n")
     return 0
+
+
+def _tell_of_torn_lines(measured: Sequence[Path]) -> None:
+    for path in (folder / name for folder in measured for name in (folders.THROUGHPUT, folders.CONVERGENCE)):
+        if store.is_torn(path):
+            sys.stderr.write(
+                f"batchscale: warning: {path}: its last line is torn and left out; `run` measures that row again\n"
+            )
 
 
 def _print_json(value: object) -> int:
