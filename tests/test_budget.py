@@ -62,6 +62,15 @@ def test_every_way_that_a_step_is_timed_counts(table, devices, cells):
     assert timing == pytest.approx(estimate.timing_seconds(planned, cells))
 
 
+@pytest.mark.parametrize(
+    ("precisions", "lowerings", "trials"), [([], 1, 0), ([], 2, 6), (["float32", "default"], 3, 18)]
+)
+def test_lowerings_are_tried_at_sizes_a_factor_of_4_apart(precisions, lowerings, trials):
+    planned = experiment(throughput={"precisions": precisions})
+    tried = estimate.lowering_seconds(planned, [1, 2, 4, 8, 16], lowerings)
+    assert tried == trials * estimate.SECONDS_PER_LOWERING
+
+
 def test_evaluations_to_the_epoch_budget_count_as_often_as_the_plan_has_them():
     planned = experiment(budget={"epochs": 3, "max_epochs": 9}, evaluation={"first_epoch": 10, "per_epoch": 4})
     duration = plan.duration(planned, TRAIN_EXAMPLES)
@@ -86,14 +95,15 @@ def test_a_rung_whose_trials_would_be_evaluated_too_often_is_not_taken():
 
 @given(st.from_regex(r"\A[a-z][a-z0-9_]{0,39}\Z"), st.floats(0, 100_000, exclude_min=True))
 def test_a_scaled_study_can_be_written_and_read_again(name, minutes):
-    named = msgspec.structs.replace(experiment(), name=budget.budget_name(name, minutes))
+    named = budget.named(msgspec.structs.replace(experiment(), name=name), minutes)
     text = folders.to_toml(named).decode()
     assert experiments.parse(experiments.tomllib.loads(text), named.name, "tiny.toml") == named
 
 
 def test_a_name_says_the_minutes():
-    assert budget.budget_name("lenet_mnist", 30.0) == "lenet_mnist_30min"
-    assert budget.budget_name("lenet_mnist", 2.5) == "lenet_mnist_2p5min"
+    lenet = experiments.find("lenet_mnist")
+    assert budget.named(lenet, 30.0).name == "lenet_mnist_30min"
+    assert budget.named(lenet, 2.5).name == "lenet_mnist_2p5min"
 
 
 @given(some_minutes, speeds)

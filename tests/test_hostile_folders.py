@@ -24,7 +24,7 @@ from bench import cli, folders, store
 from bench.analysis import figures, frames, terminal
 from bench.analysis.summarize import summarize
 from bench.errors import InputError
-from bench.measure import calibration, convergence, runner, throughput
+from bench.measure import calibration, convergence, lowerings, runner, throughput
 from bench.rows import STAGES
 
 READ = ["experiment.toml", "machine.json", *frames.ROW_FILES, folders.JOINED_FROM, "imported.json"]
@@ -207,7 +207,7 @@ def continued(folder):
     with pytest.MonkeyPatch.context() as patch, refused() as refusals:
         patch.setattr(calibration, "measure", lambda *_: None)
         patch.setattr(throughput, "measure", lambda *_: None)
-        patch.setattr(runner, "_lowering_of", lambda *_: lambda _: None)
+        patch.setattr(lowerings, "of_cells", lambda *_: lambda _: None)
         patch.setattr(convergence, "run", lambda *_: None)
         made = session(folder)
         made.programs = PROGRAMS

@@ -4,7 +4,7 @@ import pytest
 from pretended import Pretended
 from workbench import session
 
-from bench.measure import runner, throughput
+from bench.measure import estimate, lowerings, throughput
 from bench.measure.loops import CellKey
 
 
@@ -18,12 +18,25 @@ def test_every_size_is_timed_under_the_lowering_that_won_near_it(tmp_path, monke
 
     monkeypatch.setattr(throughput, "examples_per_second", speed)
     made = session(tmp_path, workload={"model": "lenet"}, batch_sizes={"values": [4, 8, 16, 32, 64]})
-    lowering_of = runner._lowering_of(made, Pretended(monkeypatch).laboratory)
+    lowering_of = lowerings.of_cells(made, Pretended(monkeypatch).laboratory, [])
     chosen = {size: lowering_of(CellKey(size, "dispatch")) for size in (64, 8, 4, 16, 32, 64)}
     assert chosen == {4: "patches", 8: "patches", 16: "banded", 32: "banded", 64: "banded"}
     assert lowering_of(CellKey(64, "dispatch", devices=2, accumulation=4)) == "patches", "a device's part at once"
     assert sorted(tried) == [(size, "scan", lowering) for size in (4, 16, 64) for lowering in ("banded", "patches")]
     assert lowering_of(CellKey(16, "dispatch", precision="bfloat16")) == "patches", "each precision has its own"
+
+
+def test_the_time_left_counts_the_trials_that_are_still_to_make(tmp_path, monkeypatch):
+    made = session(tmp_path, workload={"model": "lenet"}, batch_sizes={"values": [4, 8, 16]})
+    monkeypatch.setattr(throughput, "examples_per_second", lambda *_: 1.0)
+    keys = [CellKey(size, "scan") for size in (4, 8, 16)]
+    lowering_of = lowerings.of_cells(made, Pretended(monkeypatch).laboratory, keys)
+    assert made.progress.remaining_seconds() == pytest.approx(4 * estimate.SECONDS_PER_LOWERING)
+    for key in keys:
+        lowering_of(key)
+    assert made.progress.remaining_seconds() == 0
+    lowerings.announce_of_cells(made, keys)
+    assert made.progress.remaining_seconds() == 0
 
 
 def test_nothing_that_may_not_fit_is_tried(monkeypatch):

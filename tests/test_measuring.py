@@ -16,8 +16,9 @@ from workbench import experiment, host, tiny_dataset
 from bench import cli, folders, store
 from bench import experiment as experiments
 from bench.analysis import figures, summary
-from bench.measure import datasets, interrupts, runner, suite, verify
+from bench.measure import datasets, interrupts, lowerings, runner, suite, verify
 from bench.measure.host import Host
+from bench.measure.session import Session
 from bench.rows import STAGES, Round, Stage, Trial, Verification
 from bench.verbs import measuring
 
@@ -56,8 +57,8 @@ def swept(sweep, tmp_path_factory):
 
 @pytest.fixture
 def _measures_nothing(monkeypatch):
-    for name in ("tune", "announce", "run"):
-        monkeypatch.setattr(suite, name, lambda *_: pytest.fail("measured"))
+    for module, name in ((lowerings, "of_tier"), (suite, "announce"), (suite, "run")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("measured"))
 
 
 def rows(folder, name, kind):
@@ -162,13 +163,7 @@ def test_single_runs_reach_the_target_at_the_step_that_the_mapped_ones_did(swept
 
 @pytest.mark.parametrize("loop", ["dispatch", "scan"])
 def test_both_loops_train_the_same_run(swept, loop):
-    session = suite.session(
-        suite.Request([], swept.parent.parent),
-        host(),
-        experiments.read(swept / "experiment.toml"),
-        tiny_dataset(),
-        None,
-    )
+    session = Session(experiments.read(swept / "experiment.toml"), tiny_dataset(), host(), swept)
     case = verify.find_case(session, 10, verify.Speed(loop, 1e-3))
     alone = verify.train_alone(session, case)
     assert (alone.status, alone.steps) == ("ok", case.steps)

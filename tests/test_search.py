@@ -15,6 +15,7 @@ from bench.measure import convergence, runner, search, wave
 from bench.measure.interrupts import Stopped
 from bench.measure.lanes import Lanes, Programs
 from bench.measure.learner import TrainState
+from bench.measure.tuning import TuningFile
 from bench.rows import Curve, Point, Trial
 
 
@@ -275,7 +276,7 @@ def test_a_tier_whose_compilation_fails_becomes_rows(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Programs, "program", refuse)
     made = session(tmp_path, seeds={"confirm": 1})
-    monkeypatch.setattr(runner.tuning.TuningFile, "get", lambda _, __, measure: measure())
+    monkeypatch.setattr(TuningFile, "get", lambda _, __, measure: measure())
     made.prepare_folder()
     runner.announce(made, ["convergence"])
     runner.measure_convergence(made)

@@ -10,7 +10,7 @@ from workbench import digits, experiment, host
 from bench import experiment as experiments
 from bench import folders
 from bench.errors import InputError
-from bench.measure import budget, datasets, suite
+from bench.measure import budget, datasets, lowerings, suite
 from bench.measure.interrupts import Stopper
 from bench.measure.progress import Progress
 from bench.measure.tuning import Tuned
@@ -128,7 +128,7 @@ def test_convergence_without_training_data_is_joined_with_the_digits_of_the_fall
 
 @pytest.mark.parametrize("rung", [budget.LADDER[0], budget.LADDER[-1]])
 def test_a_scaled_study_is_joined_at_the_rung_of_its_source(tmp_path, offline, runs, monkeypatch, rung):
-    monkeypatch.setattr(suite, "tune", lambda *_: pytest.fail("the speed of training was tried"))
+    monkeypatch.setattr(lowerings, "of_tier", lambda *_: pytest.fail("the speed of training was tried"))
     scaled = budget.climb(experiment(), rung)
     source = filled(tmp_path / "there", scaled)
     path = tmp_path / "tiny.toml"
@@ -141,20 +141,20 @@ def test_a_scaled_study_is_joined_at_the_rung_of_its_source(tmp_path, offline, r
 
 
 def test_minutes_are_shared_and_a_second_run_repeats_the_first_choice(tmp_path, offline, runs, monkeypatch):
-    monkeypatch.setattr(suite, "tune", lambda *_: Tuned(None, 1e5))
+    monkeypatch.setattr(lowerings, "of_tier", lambda *_: Tuned(None, 1e5))
     asked = request(tmp_path, names=["lenet_digits"], minutes=3.0)
     suite.measure(asked, host(), Stopper())
     session, _ = runs[0]
     assert session.experiment.name == "lenet_digits_3min"
     assert "about" in asked.progress.output.getvalue()
     folders.prepare(session.folder, session.experiment, host().machine, {})
-    monkeypatch.setattr(suite, "tune", lambda *_: pytest.fail("the trial was repeated"))
+    monkeypatch.setattr(lowerings, "of_tier", lambda *_: pytest.fail("the trial was repeated"))
     suite.measure(asked, host(), Stopper())
     assert runs[1][0].experiment == session.experiment
 
 
 def test_a_scaled_study_of_an_edited_file_is_refused(tmp_path, offline, runs, monkeypatch):
-    monkeypatch.setattr(suite, "tune", lambda *_: Tuned(None, 1e5))
+    monkeypatch.setattr(lowerings, "of_tier", lambda *_: Tuned(None, 1e5))
     path = tmp_path / "tiny.toml"
     path.write_bytes(folders.to_toml(experiment()))
     asked = request(tmp_path, names=[str(path)], minutes=3.0)
@@ -162,4 +162,15 @@ def test_a_scaled_study_of_an_edited_file_is_refused(tmp_path, offline, runs, mo
     folders.prepare(runs[0][0].folder, runs[0][0].experiment, host().machine, {})
     path.write_bytes(folders.to_toml(experiment(target={"accuracy": 0.5})))
     with pytest.raises(InputError, match="edited"):
+        suite.measure(asked, host(), Stopper())
+
+
+def test_an_edited_file_is_refused_before_the_speed_of_another_is_tried(tmp_path, offline, runs, monkeypatch):
+    path = tmp_path / "tiny.toml"
+    path.write_bytes(folders.to_toml(experiment(target={"accuracy": 0.5})))
+    scaled = budget.named(budget.climb(experiment(), budget.LADDER[0]), 3.0)
+    folders.prepare(folders.folder_of(tmp_path, scaled, host().machine), scaled, host().machine, {})
+    monkeypatch.setattr(lowerings, "of_tier", lambda *_: pytest.fail("tried"))
+    asked = request(tmp_path, names=["lenet_digits", str(path)], minutes=6.0)
+    with pytest.raises(InputError, match="tiny_3min: was scaled from tiny before that was edited"):
         suite.measure(asked, host(), Stopper())

@@ -66,13 +66,13 @@ def fit(experiment: Experiment, minutes: float, seconds: Callable[[Experiment], 
         scaled = climb(experiment, rung)
         with suppress(InputError):
             chosen = scaled if seconds(scaled) <= minutes * 60 else chosen
-    return msgspec.structs.replace(chosen, name=budget_name(experiment.name, minutes))
+    return named(chosen, minutes)
 
 
-def budget_name(name: str, minutes: float) -> str:
-    """`lenet_mnist_30min`: a scaled study has its own folder, so it never mixes with the unscaled one."""
+def named(experiment: Experiment, minutes: float) -> Experiment:
+    """As `lenet_mnist_30min`: a scaled study has its own folder, so it never mixes with the unscaled one."""
     shown = f"{minutes:.2f}".rstrip("0").rstrip(".").replace(".", "p")
-    return f"{name[:28]}_{shown}min"
+    return msgspec.structs.replace(experiment, name=f"{experiment.name[:28]}_{shown}min")
 
 
 def scaled_like(experiment: Experiment, known: Experiment) -> Experiment | None:

@@ -15,6 +15,13 @@ from bench.measure.tuning import Tuned
 
 SECONDS_PER_CELL = 1.2
 """Compiling and calibrating one throughput cell."""
+SECONDS_PER_LOWERING = 2.5
+"""Compiling and trying a lowering at one batch size."""
+LOWERINGS_APART = 4
+"""The factor between the batch sizes at which they are tried."""
+SECONDS_PER_TIER = 8.0
+"""Compiling its programs: one for the search, others for its compacted and its confirmed lanes, and evaluation."""
+SECONDS_PER_PAGE = 8.0
 CALIBRATIONS = 5
 SECONDS_PER_CALIBRATION = 0.5
 """Measuring one of the things that a device can do at best."""
@@ -32,6 +39,13 @@ def timing_seconds(experiment: Experiment, cells: int) -> float:
     """So many cells of the throughput stage."""
     table = experiment.throughput
     return cells * (table.rounds * table.round_seconds + SECONDS_PER_CELL)
+
+
+def lowering_seconds(experiment: Experiment, batch_sizes: Sequence[int], lowerings: int) -> float:
+    """Trying each of so many lowerings in every precision; a single one needs no trial."""
+    precisions = max(1, len(experiment.throughput.precisions))
+    trials = len(plan.spaced(batch_sizes, LOWERINGS_APART)) * precisions * lowerings
+    return trials * SECONDS_PER_LOWERING if lowerings > 1 else 0.0
 
 
 def max_batch_size_seconds(experiment: Experiment) -> float:
@@ -63,8 +77,12 @@ def seconds(
     tiers: Sequence[plan.Tier],
     tuned: Sequence[Tuned],
     devices: Sequence[int] = (),
+    lowerings: int = 1,
 ) -> float:
-    """Both stages and the calibration; `tuned` is the speed of each tier, `devices` how many share a batch."""
+    """Both stages, the calibration and the page.
+
+    `tuned` is the speed of each tier, `devices` how many share a batch, `lowerings` how many are tried.
+    """
     duration = plan.duration(experiment, train_examples)
     training = sum(
         (search_trials(experiment, tier) + confirm_trials(experiment, tier)) * trial_seconds(duration, speed)
@@ -72,6 +90,6 @@ def seconds(
     )
     sizes = [size for tier in tiers for size in tier.batch_sizes]
     cells = [*cell_keys(experiment, sizes), *parallel_keys(experiment, sizes, devices, train_examples)]
-    timing = timing_seconds(experiment, len(cells))
-    ends = CALIBRATIONS * SECONDS_PER_CALIBRATION + max_batch_size_seconds(experiment)
-    return ends + timing + training
+    compiling = len(tiers) * SECONDS_PER_TIER + lowering_seconds(experiment, sizes, lowerings)
+    ends = CALIBRATIONS * SECONDS_PER_CALIBRATION + max_batch_size_seconds(experiment) + SECONDS_PER_PAGE
+    return ends + compiling + timing_seconds(experiment, len(cells)) + training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,14 +16,14 @@ from bench import folders, plan
 from bench.errors import InputError
 from bench.experiment import Experiment
 from bench.experiment_tables import Workload
-from bench.measure import budget, datasets, estimate
+from bench.measure import budget, datasets, estimate, lowerings
 from bench.measure.datasets import Dataset
 from bench.measure.host import Host
 from bench.measure.interrupts import Stopper
 from bench.measure.learner import make_learner, model_named
 from bench.measure.optimizers import optimizer_named
 from bench.measure.progress import Progress
-from bench.measure.runner import announce, run, tune
+from bench.measure.runner import announce, run
 from bench.measure.session import Session
 from bench.rows import STAGES
 
@@ -84,34 +85,50 @@ def _fallback(missing: str, progress: Progress) -> tuple[Experiment, Dataset]:
     return experiment, datasets.load(experiment.workload.dataset)
 
 
-def session(request: Request, host: Host, experiment: Experiment, dataset: Dataset, minutes: float | None) -> Session:
-    """A session ready to run, scaled to the minutes where there are any."""
-    if minutes is not None:
-        experiment = _scaled(request, host, experiment, dataset, minutes)
-    folder = folders.folder_of(request.results, experiment, host.machine)
-    return Session(experiment, dataset, host, folder, request.progress)
+def _known_scale(request: Request, host: Host, experiment: Experiment, minutes: float) -> Experiment | None:
+    """As the convergence that is joined was, or as it was scaled before; None where that is still to be found.
 
-
-def _scaled(request: Request, host: Host, experiment: Experiment, dataset: Dataset, minutes: float) -> Experiment:
-    """As the convergence that is joined was, or as it was scaled before, else from a short measured trial."""
-    named = msgspec.structs.replace(experiment, name=budget.budget_name(experiment.name, minutes))
+    Raises:
+        InputError: when the experiment was edited since.
+    """
+    named = budget.named(experiment, minutes)
     if request.convergence_from is not None:
         return budget.scaled_like(named, experiments.read(request.convergence_from / "experiment.toml")) or named
     folder = folders.folder_of(request.results, named, host.machine)
     if (folder / "experiment.toml").exists():
         return budget.scaled_before(experiment, experiments.read(folder / "experiment.toml"))
+    return None
+
+
+def _scaled(request: Request, host: Host, experiment: Experiment, dataset: Dataset, minutes: float) -> Experiment:
+    """The experiment scaled to the minutes, by a short measured trial that counts among them."""
     request.progress.say(f"{experiment.name}: a short trial of this machine's speed")
+    folder = folders.folder_of(request.results, budget.named(experiment, minutes), host.machine)
     trial = Session(experiment, dataset, host, folder, request.progress)
-    tuned = [tune(trial, tier) for tier in trial.tiers]
-    devices = plan.device_counts(experiment, host.machine.device_count)
+    start = time.monotonic()
+    tuned = [lowerings.of_tier(trial, tier) for tier in trial.tiers]
+    spent = time.monotonic() - start
+    devices, ways = plan.device_counts(experiment, host.machine.device_count), len(trial.lowerings)
 
     def seconds(scaled: Experiment) -> float:
-        return estimate.seconds(scaled, trial.train_examples, trial.tiers, tuned, devices)
+        return spent + estimate.seconds(scaled, trial.train_examples, trial.tiers, tuned, devices, ways)
 
     scaled = budget.fit(experiment, minutes, seconds)
     choice = f"{budget.described(scaled)}; about {round(seconds(scaled) / 60, 1):g} of {minutes:g} minutes"
     request.progress.say(f"{scaled.name}: {choice}")
     return scaled
+
+
+def _within(
+    request: Request, host: Host, pairs: Sequence[tuple[Experiment, Dataset]], minutes: float
+) -> list[Experiment]:
+    """Every experiment scaled to its share of the minutes; what is refused is so before any speed is tried."""
+    share = minutes / len(pairs)
+    known = [_known_scale(request, host, experiment, share) for experiment, _ in pairs]
+    return [
+        scale or _scaled(request, host, experiment, dataset, share)
+        for scale, (experiment, dataset) in zip(known, pairs, strict=True)
+    ]
 
 
 def _sessions(request: Request, host: Host) -> list[Session]:
@@ -127,8 +144,13 @@ def _sessions(request: Request, host: Host) -> list[Session]:
         _refuse_what_cannot_be_planned(experiment, len(dataset.train_labels), host.machine.device_count)
         with _refused_as_of(experiment.name):
             _refuse_what_cannot_run(experiment.workload, dataset, host)
-    minutes = None if request.minutes is None else request.minutes / len(pairs)
-    sessions = [session(request, host, experiment, dataset, minutes) for experiment, dataset in pairs]
+    planned = [experiment for experiment, _ in pairs]
+    if request.minutes is not None:
+        planned = _within(request, host, pairs, request.minutes)
+    sessions = [
+        Session(one, dataset, host, folders.folder_of(request.results, one, host.machine), request.progress)
+        for one, (_, dataset) in zip(planned, pairs, strict=True)
+    ]
     if source is not None:
         for one in sessions:
             folders.refuse_unlike(one.experiment, one.folder, source)

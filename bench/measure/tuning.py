@@ -49,6 +49,9 @@ class TuningFile:
             kept = read_json(self._path, dict[str, Tuned], LARGEST_FILE_BYTES)
             self._known = {key: one for key, one in kept.items() if one.lowering in lowerings}
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
     def get(self, key: str, measure: Callable[[], Tuned]) -> Tuned:
         """The choice made for `key`, measured and kept at the first asking."""
         if key not in self._known:

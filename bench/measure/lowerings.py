@@ -1,0 +1,136 @@
+"""The lowering that each tier trains in and each cell is timed in: the fastest, tried once for a results folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from itertools import pairwise
+
+import msgspec
+
+from bench import plan
+from bench.experiment import Experiment
+from bench.measure import estimate, noise, throughput, tuning
+from bench.measure.failures import FAILURES
+from bench.measure.laboratory import Laboratory
+from bench.measure.lanes import Programs
+from bench.measure.loops import CellKey
+from bench.measure.schedules import Schedule
+from bench.measure.search import LARGEST_SHARE_OF_MEMORY, search_grid, shard_shape
+from bench.measure.session import Session
+from bench.rows import Precision
+
+LONGEST_SEGMENT_TICKS = 4096
+NOMINAL_EXAMPLES_PER_SECOND = 10_000.0
+"""Only plans, where a device that fails shows no speed."""
+TRIALS = "choosing lowerings"
+"""How the progress line names the trials of cells."""
+
+Choice = tuple[int, Precision]
+"""The batch size that is tried, and in which precision."""
+
+
+def announce_of_cells(session: Session, keys: Sequence[CellKey]) -> None:
+    """Plan the progress line for the trials that these cells still need."""
+    if len(session.lowerings) > 1:
+        untried = {one for one in (_choice(session, key) for key in keys) if _name(session, one) not in session.tuning}
+        trials = len(untried) * len(session.lowerings)
+        session.progress.plan(TRIALS, trials, 1 / estimate.SECONDS_PER_LOWERING)
+
+
+def of_cells(session: Session, laboratory: Laboratory, missing: Sequence[CellKey]) -> Callable[[CellKey], str | None]:
+    """The fastest lowering of a precision at a device's part of the batch, tried at sizes a factor of 4 apart.
+
+    Those that are `missing` were announced; any cell may be asked for.
+    """
+    loops = session.experiment.throughput.loops
+    loop = "scan" if "scan" in loops else loops[0]
+
+    def speed(choice: Choice, lowering: str | None) -> float:
+        batch_size, precision = choice
+        start = time.monotonic()
+        try:
+            return throughput.examples_per_second(laboratory, CellKey(batch_size, loop, "device", precision), lowering)
+        finally:
+            session.progress.advance(TRIALS, 1, time.monotonic() - start, f"{lowering} B={batch_size}")
+
+    @cache
+    def fastest(choice: Choice) -> str | None:
+        measure = partial(tuning.fastest, session.lowerings, partial(speed, choice))
+        return _kept(session, _name(session, choice), measure).lowering
+
+    def lowering_of(key: CellKey) -> str | None:
+        return fastest(_choice(session, key)) if len(session.lowerings) > 1 else session.lowerings[0]
+
+    announce_of_cells(session, missing)
+    return lowering_of
+
+
+def _choice(session: Session, key: CellKey) -> Choice:
+    tried = plan.spaced(session.batch_sizes, estimate.LOWERINGS_APART)
+    reached = [size for size in tried if size <= key.examples_at_once]
+    return max(reached, default=tried[0]), key.precision
+
+
+def _name(session: Session, choice: Choice) -> str:
+    batch_size, precision = choice
+    other = "" if precision == session.experiment.workload.precision else f" {precision}"
+    return f"throughput {batch_size}{other}"
+
+
+def of_tier(session: Session, tier: plan.Tier) -> tuning.Tuned:
+    """The fastest lowering of a tier and its speed."""
+    workers = session.host.workers
+    seeds, grid = plan.search_seeds(session.experiment), search_grid(session.experiment, tier)
+    shape = shard_shape(len(seeds), len(grid), workers, session.shard_width(tier))
+
+    def trial(lowering: str | None) -> tuning.SpeedTrial:
+        of = programs(session, tier, lowering)
+        rows, columns = of.fit(shape, int(session.host.free_memory_bytes() * LARGEST_SHARE_OF_MEMORY / workers))
+        return tuning.SpeedTrial(of, seeds[:rows], grid[:columns], workers)
+
+    def measure() -> tuning.Tuned:
+        found = tuning.fastest(session.lowerings, lambda lowering: trial(lowering).examples_per_second())
+        evaluation = trial(found.lowering).seconds_per_evaluation()
+        return msgspec.structs.replace(found, seconds_per_evaluation=evaluation)
+
+    return _kept(session, f"convergence {tier.microbatch_size} {tier.batch_sizes}", measure)
+
+
+def _kept(session: Session, key: str, measure: Callable[[], tuning.Tuned]) -> tuning.Tuned:
+    """What is known for `key`, measured at the first asking.
+
+    Where no lowering runs now the first is taken and nothing is kept: whatever fails with it becomes rows.
+    """
+    try:
+        return session.tuning.get(key, measure)
+    except FAILURES:
+        return tuning.Tuned(session.lowerings[0], NOMINAL_EXAMPLES_PER_SECOND)
+
+
+def programs(session: Session, tier: plan.Tier, lowering: str | None) -> Programs:
+    """The programs of a tier under a lowering, made once."""
+    key = (tier.batch_sizes[0], lowering)
+    if key not in session.programs:
+        table, duration = session.experiment.learning_rate, session.duration
+        gap = max(after - before for before, after in pairwise([0, *duration.evaluations]))
+        warmup, epochs = table.warmup_epochs * session.train_examples, session.experiment.evaluation.averaging_epochs
+        session.programs[key] = Programs(
+            session.learner(session.experiment.workload.precision, lowering),
+            *session.splits,
+            microbatch_size=tier.microbatch_size,
+            schedule=Schedule(table.schedule, warmup, float(duration.budget_examples)),
+            accumulates=any(size != tier.microbatch_size for size in tier.batch_sizes),
+            longest_segment=min(LONGEST_SEGMENT_TICKS, gap // tier.microbatch_size + 1),
+            noise_parts=noise_parts(session.experiment, tier),
+            averaging_examples=epochs and epochs * session.train_examples,
+        )
+    return session.programs[key]
+
+
+def noise_parts(experiment: Experiment, tier: plan.Tier) -> int:
+    """Into how many sizes the largest batch is halved to estimate the gradient noise; 0 where that is not asked for."""
+    if not experiment.evaluation.noise:
+        return 0
+    return len(noise.part_sizes(tier.microbatch_size, tier.batch_sizes[-1]))
