@@ -44,6 +44,8 @@ class TierStudy:
         self.plan("search", max(0.0, estimate.search_trials(experiment, self.tier) - searched))
         left = [size for size in sizes if not self.study.of("confirm", size)]
         self.plan("confirm", estimate.confirm_trials(experiment, self.tier) * len(left) / len(sizes))
+        if left:
+            self.study.progress.plan(self.item("compile"), estimate.SECONDS_PER_TIER, 1.0)
 
     def plan(self, name: str, trials: float) -> None:
         """Tell the progress line of a phase of so many trials to the epoch budget."""
@@ -67,6 +69,7 @@ class TierStudy:
             searched = [*searched, *beyond]
         fresh, settings = plan.confirmation_seeds(self.study.experiment), self.confirmations()
         self.run_wave("confirm", fresh, settings, lambda: [self.fit(self.shape(len(fresh), len(settings))), self.small])
+        self.study.progress.close(self.item("compile"))
 
     @cached_property
     def full(self) -> wave.Shape:
@@ -129,11 +132,20 @@ class TierStudy:
         self.plan(name, len(missing))
         if missing:
             try:
-                self.train(item, seeds, settings, shapes_of())
+                self.train(item, seeds, settings, self.compiled(shapes_of))
                 study.streak.broken()
             except FAILURES as error:
                 self.fail(item, seeds, settings, error)
         study.progress.close(item)
+
+    def compiled(self, shapes_of: Callable[[], list[wave.Shape]]) -> list[wave.Shape]:
+        """The shapes of a wave, whose programs are compiled to see whether they fit."""
+        start = time.monotonic()
+        shapes = shapes_of()
+        seconds, item = time.monotonic() - start, self.item("compile")
+        self.study.progress.plan(item, estimate.SECONDS_PER_TIER, 1.0)
+        self.study.progress.advance(item, seconds, seconds)
+        return shapes
 
     def fail(self, item: str, seeds: Sequence[int], settings: Sequence[Setting], error: Exception) -> None:
         """Write the trials of a wave that have no verdict as failed."""
