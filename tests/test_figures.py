@@ -67,7 +67,8 @@ def test_no_text_is_cut_off_or_overlaps(drawn, plot, width):
 @pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.name)
 def test_every_figure_says_machine_workload_seeds_and_source(drawn, plot):
     foot = drawn[plot.name, style.TWO_COLUMNS_INCHES]._supxlabel.get_text().replace("\n", " ")
-    for said in ("simulated-cpu", "hyperbola on simulated", "momentum", "4 seeds", "convergence measured here"):
+    seeds = "1 search seed" if plot.name in ("best_learning_rate", "rate_map", "searched_options") else "4 seeds"
+    for said in ("simulated-cpu", "hyperbola on simulated", "momentum", seeds, "convergence measured here"):
         assert said in foot
 
 

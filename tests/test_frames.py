@@ -43,6 +43,15 @@ def test_a_folder_holds_what_was_written(tmp_path):
     np.testing.assert_allclose(found.curves["examples"], found.curves["steps"] * found.curves["batch_size"])
 
 
+def test_environments_that_no_row_names_are_left_out():
+    machine = simulate.machine_file()
+    (known,) = machine.environments.values()
+    twice = msgspec.structs.replace(machine, environments={"abcd": known, "ffff": known})
+    experiment = simulate.experiment(SMALL)
+    assert frames.from_rows(experiment, twice, simulate.rows(SMALL)).machine == machine
+    assert frames.from_rows(experiment, twice, []).machine == twice
+
+
 def test_a_miss_is_infinite_and_never_missing():
     found = made(simulate.rows(simulate.Truth(batch_sizes=(16, 64), ceiling=0.5)))
     assert np.isinf(found.trials["examples_to_target"]).all()

@@ -133,7 +133,8 @@ def from_rows(
         InputError: when a trial contradicts itself, or two trials had training sets of different sizes.
     """
     kept: dict[type[Row], list[Row]] = {}
-    observed = latest(_set_others_aside(rows, kept))
+    named: set[str] = set()
+    observed = latest(_set_others_aside(_noting_environments(rows, named), kept))
     train_examples = imported.train_examples if imported else _train_examples(one.trial for one in observed)
     epoch = float(train_examples or np.nan)
     trials = trial_frame(observed, experiment.target.accuracy, experiment.budget.epochs, epoch)
@@ -141,7 +142,7 @@ def from_rows(
         trials["best_accuracy"] = np.nan  # the tables tell when the target was reached, not what came after
     return Frames(
         experiment,
-        machine,
+        _described(machine, named),
         rounds=round_frame(row for row in kept.get(Round, []) if isinstance(row, Round)),
         compilations=compilation_frame(row for row in kept.get(Compilation, []) if isinstance(row, Compilation)),
         trials=trials,
@@ -157,6 +158,18 @@ def from_rows(
         convergence_from=convergence_from,
         imported=imported,
     )
+
+
+def _noting_environments(rows: Iterable[AnyRow], named: set[str]) -> Iterator[AnyRow]:
+    for row in rows:
+        named.add(row.environment)
+        yield row
+
+
+def _described(machine: MachineFile, named: set[str]) -> MachineFile:
+    """The machine with the environments that rows name; one in which nothing was missing measured nothing."""
+    known = {name: one for name, one in machine.environments.items() if name in named}
+    return msgspec.structs.replace(machine, environments=known or machine.environments)
 
 
 def _run(row: Row) -> dict[str, object]:

@@ -15,7 +15,7 @@ from bench.analysis.columns import only, values
 from bench.analysis.figures import canvas
 from bench.analysis.figures.canvas import NothingToDrawError
 from bench.analysis.figures.origin import origin, target_words
-from bench.analysis.figures.rates import OF_SEARCH, searched_points
+from bench.analysis.figures.rates import search_seeds, searched_points
 from bench.analysis.figures.series import batch_sizes, by_batch_size
 from bench.analysis.frames import Frames
 from bench.analysis.statistics import Array
@@ -37,7 +37,7 @@ def searched_options(frames: Frames, summary: Summary) -> Figure:
         axes.set_title(words.option(option) if len(options) > 1 else "", loc="left")
         canvas.log_axis(axes, f"epochs to {target_words(summary)}")
         canvas.log2_axis(axes, batch_sizes(points), room=1 if canvas.is_narrow() else 1 / len(options))
-    return canvas.finished(figure, f"{origin(frames, summary)} · {OF_SEARCH}")
+    return canvas.finished(figure, origin(frames, summary, search_seeds(frames)))
 
 
 def at_best(points: pd.DataFrame, option: str) -> pd.DataFrame:

@@ -7,16 +7,18 @@ from bench.analysis.frames import Frames
 from bench.analysis.summary import Summary
 
 
-def origin(frames: Frames, summary: Summary) -> str:
-    """Machine, workload, number of seeds, and whether convergence was measured here or joined.
+def origin(frames: Frames, summary: Summary, runs: str | None = None) -> str:
+    """Machine, workload, the seeds drawn, and whether convergence was measured here or joined.
 
-    Tables from elsewhere tell neither workload nor where they were measured: the title names them.
+    `runs` names seeds that are not those which claims rest on. Tables from elsewhere tell neither workload nor where
+    they were measured: the title names them.
     """
+    drawn = runs or seeds(summary)
     if frames.imported:
-        return " · ".join([summary.machine, summary.title, seeds(summary)])
+        return " · ".join([summary.machine, summary.title, drawn])
     kind = summary.workload
     trained = f"{kind.model} on {kind.dataset}, {kind.optimizer}, {frames.experiment.workload.precision}"
-    return " · ".join([summary.machine, trained, seeds(summary), convergence_source(summary)])
+    return " · ".join([summary.machine, trained, drawn, convergence_source(summary)])
 
 
 def seeds(summary: Summary) -> str:

@@ -28,7 +28,6 @@ from bench.rows import Point
 
 LABELLED_CELLS = 150
 SAME_ROW = 1e-4
-OF_SEARCH = "medians of the search seeds"
 
 
 def best_learning_rate(frames: Frames, summary: Summary) -> Figure:
@@ -47,7 +46,7 @@ def best_learning_rate(frames: Frames, summary: Summary) -> Figure:
     canvas.log_axis(axes, _rate_words(frames))
     canvas.log2_axis(axes, sizes.tolist())
     canvas.hover(axes, sizes.tolist(), rates)
-    return canvas.finished(figure, origin(frames, summary))
+    return canvas.finished(figure, origin(frames, summary, search_seeds(frames)))
 
 
 def rate_map(frames: Frames, summary: Summary) -> Figure:
@@ -73,7 +72,7 @@ def rate_map(frames: Frames, summary: Summary) -> Figure:
     canvas.log2_axis(axes, batch_sizes(cells), room=0.82)
     bar = figure.colorbar(shades, ax=axes, pad=0.01, aspect=30, label=f"epochs to {target_words(summary)}")
     canvas.plain_ticks(bar.ax.yaxis)
-    return canvas.finished(figure, f"{origin(frames, summary)} · {OF_SEARCH} · grey: - not reached, x diverged")
+    return canvas.finished(figure, f"{origin(frames, summary, search_seeds(frames))} · grey: - not reached, x diverged")
 
 
 def searched_points(frames: Frames) -> pd.DataFrame:
@@ -92,6 +91,12 @@ def searched_points(frames: Frames) -> pd.DataFrame:
 def searched_trials(frames: Frames) -> pd.DataFrame:
     """The search trials that were run; one that failed says nothing of its rate."""
     return only(frames.trials, (frames.trials["phase"] == "search") & (frames.trials["status"] != "failed"))
+
+
+def search_seeds(frames: Frames) -> str:
+    """Which runs rates are chosen by."""
+    count = searched_trials(frames)["seed"].nunique()
+    return f"medians of {count} search seeds" if count > 1 else f"{count} search seed"
 
 
 def together(rates: Sequence[float]) -> Array:
