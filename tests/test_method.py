@@ -12,19 +12,45 @@ from bench.analysis import method
 
 
 def test_what_was_timed_otherwise_is_said(measured, summarized):
-    assert "process of its own" not in method.paragraphs(measured, summarized)[0]
+    assert "process of its own" not in method.paragraphs(measured, summarized)[1]
     alone = measured.compilations.assign(isolated=measured.compilations["batch_size"] == 64)
     pieces = measured.rounds.assign(accumulation=np.where(measured.rounds["batch_size"] == 2048, 4, 1))
-    (said, *_) = method.paragraphs(dataclasses.replace(measured, compilations=alone, rounds=pieces), summarized)
+    (_, said, *_) = method.paragraphs(dataclasses.replace(measured, compilations=alone, rounds=pieces), summarized)
     assert "Batch size 64 was timed in a process of its own" in said
     assert "Batch size 2048 does not fit" in said
 
 
 def test_rounds_in_another_precision_are_not_added_to_those_of_the_answer(measured, summarized):
-    (told, *_) = method.paragraphs(measured, summarized)
+    (_, told, *_) = method.paragraphs(measured, summarized)
     others = measured.rounds.assign(precision="bfloat16", accumulation=2)
     beside = dataclasses.replace(measured, rounds=pd.concat([measured.rounds, others], ignore_index=True))
-    assert method.paragraphs(beside, summarized)[0] == told
+    assert method.paragraphs(beside, summarized)[1] == told
+
+
+def test_the_workload_is_told_whole(measured, summarized):
+    workload = msgspec.structs.replace(
+        measured.experiment.workload,
+        model_options={"filters": [6, 16], "hidden": 84, "activation": "relu"},
+        optimizer_options={"nesterov": True, "momentum": 0.9},
+    )
+    rates = msgspec.structs.replace(
+        measured.experiment.learning_rate, factor=2.0, schedule="warmup_cosine", warmup_epochs=0.5
+    )
+    experiment = msgspec.structs.replace(measured.experiment, workload=workload, learning_rate=rates)
+    (told, *_) = method.paragraphs(dataclasses.replace(measured, experiment=experiment), summarized)
+    assert told == (
+        "Workload: hyperbola (activation relu, filters 6 and 16, hidden 84) on simulated, trained in float32 by"
+        " momentum (momentum 0.9, nesterov on). Learning rates lie a factor of 2 apart; each warms up over 0.5 epochs"
+        " and then falls along a cosine to 0 at the budget."
+    )
+
+
+def test_a_stranger_s_endless_options_are_cut(measured, summarized):
+    endless = {f"option {number}": number for number in range(1000)}
+    workload = msgspec.structs.replace(measured.experiment.workload, model_options=endless)
+    experiment = msgspec.structs.replace(measured.experiment, workload=workload)
+    (told, *_) = method.paragraphs(dataclasses.replace(measured, experiment=experiment), summarized)
+    assert len(told) < 2 * method.LONGEST_OPTIONS
 
 
 def test_the_method_states_the_ceilings(measured, summarized):

@@ -2,21 +2,64 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Mapping
+
 from bench.analysis import metrics, words
 from bench.analysis.columns import CELL, only
 from bench.analysis.figures.origin import seeds
 from bench.analysis.figures.series import batch_sizes
 from bench.analysis.frames import Frames
 from bench.analysis.summary import Summary
+from bench.experiment_tables import LearningRate, Option
+
+LONGEST_OPTIONS = 300
+"""Characters of a model's or an optimizer's options that are shown; any file may name as many as it likes."""
 
 
 def paragraphs(measured: Frames, summary: Summary) -> list[str]:
-    """Speed, the limits of the machine, training and claims; one without anything to tell is left out."""
+    """Workload, speed, limits of the machine, training and claims; one without anything to tell is left out."""
     if measured.imported:
         elsewhere = "The rows were made from tables measured elsewhere; how they were measured is not known here."
         return [elsewhere, _claims(summary)]
-    told = [_speed(measured), _limits(measured, summary), _training(measured, summary), _claims(summary)]
+    speed, limits = _speed(measured), _limits(measured, summary)
+    told = [_workload(measured), speed, limits, _training(measured, summary), _claims(summary)]
     return [paragraph for paragraph in told if paragraph]
+
+
+def _workload(measured: Frames) -> str:
+    """What a reader needs to train the same elsewhere."""
+    workload, rates = measured.experiment.workload, measured.experiment.learning_rate
+    model, optimizer = workload.model, workload.optimizer
+    return (
+        f"Workload: {_with(model, workload.model_options)} on {workload.dataset}, trained in {workload.precision} by"
+        f" {_with(optimizer, workload.optimizer_options)}. Learning rates lie a factor of {rates.factor:g} apart;"
+        f" {_schedule(rates)}."
+    )
+
+
+def _with(name: str, options: Mapping[str, Option]) -> str:
+    said = ", ".join(f"{words.option(option)} {_value(value)}" for option, value in sorted(options.items()))
+    return f"{name} ({textwrap.shorten(said, LONGEST_OPTIONS, placeholder=' ...')})" if said else name
+
+
+def _value(value: Option) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list):
+        return words.listed(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _schedule(rates: LearningRate) -> str:
+    """How a rate moves within a run."""
+    warmed = f"each warms up over {rates.warmup_epochs:g} epochs"
+    return {
+        "constant": "each is held constant",
+        "warmup": f"{warmed} and is then held constant",
+        "warmup_cosine": f"{warmed} and then falls along a cosine to 0 at the budget",
+        "linear_decay": "each falls linearly to 0 at the budget",
+    }[rates.schedule]
 
 
 def _speed(measured: Frames) -> str:
