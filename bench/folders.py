@@ -15,9 +15,10 @@ from bench import store
 from bench.decoding import printable
 from bench.errors import InputError
 from bench.experiment import Experiment
-from bench.rows import AnyRow, Environment, Machine, MachineFile, Row, Run, Slug, Text
+from bench.rows import AnyRow, Environment, Machine, MachineFile, Row, Run, Slug, StageName, Text
 
 THROUGHPUT, CONVERGENCE, VERIFICATION = "throughput.jsonl", "convergence.jsonl", "verification.jsonl"
+ROWS_OF: dict[StageName, str] = {"throughput": THROUGHPUT, "convergence": CONVERGENCE}
 JOINED_FROM = "convergence_from.json"
 PRICE = "price.json"
 LOCAL = Path("results/local")

@@ -208,9 +208,13 @@ class Trial(Run, frozen=True, kw_only=True, tag="trial"):
 
 
 class Stage(Row, frozen=True, kw_only=True, tag="stage"):
-    """What a finished stage cost: its wall time and how many training programs it compiled."""
+    """What one run of a stage cost: its wall time and how many training programs it compiled.
+
+    `finished` unless a signal or a failure ended it; the next run goes on and has a row of its own.
+    """
 
     stage: StageName
+    finished: bool = True
     seconds: Seconds
     compilations: Count
     trained_examples: Count = 0

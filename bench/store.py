@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -50,12 +50,11 @@ class Writer:
             os.close(self._file)
             raise InputError(f"{path}: cannot be written (not a regular file)")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._file)
-            raise InputError(f"{path}: another run is writing here; wait for it, or give another --results") from None
-        try:
+            _lock(self._file, path)
             self.torn_bytes = self._set_torn_line_aside()
+        except InputError:
+            os.close(self._file)
+            raise
         except OSError as error:
             os.close(self._file)
             raise InputError(f"{path}: its torn last line cannot be set aside ({error.strerror})") from None
@@ -117,6 +116,36 @@ class Writer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a results folder against every other run; one that was not there is made, and removed if it stays empty.
+
+    Raises:
+        InputError: when it cannot be made, or another process holds it.
+    """
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+    try:
+        _lock(held, folder)
+        yield
+    finally:
+        os.close(held)
+        with suppress(OSError):
+            for one in made:
+                one.rmdir()
+
+
+def _lock(file: int, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InputError(f"{path}: another run is writing here; wait for it, or give another --results") from None
 
 
 def read(path: Path) -> Iterator[AnyRow]:

@@ -194,6 +194,24 @@ def test_shards_are_cut_no_further_than_keeps_workers_busy(shards, workers):
     assert all(busy(fewer) < convergence.BUSY_SHARE for fewer in range(1, cuts))
 
 
+def test_a_mistake_in_training_is_never_taken_for_the_end_of_the_line(tmp_path, monkeypatch):
+    def mistaken(*_):
+        raise IndexError("of an order that is too short")
+
+    monkeypatch.setattr(convergence, "_train", mistaken)
+    one = Bench(tmp_path).fresh()
+    with ThreadPoolExecutor(2) as pool, pytest.raises(IndexError, match="too short"):
+        convergence.train(one, one.shards, 40, Crew(pool, 2, Event()))
+
+
+def test_a_stop_asked_for_when_every_lane_has_its_verdict_changes_nothing(tmp_path):
+    evaluations = Bench(tmp_path).run().evaluation
+    last = Bench(tmp_path)
+    records = last.run(stop_after=evaluations).records
+    assert all(record.status for record in records)
+    assert not last.checkpoint.path.exists()
+
+
 def test_a_stopped_crew_trains_no_further(tmp_path):
     one, stop = Bench(tmp_path).fresh(), Event()
     stop.set()

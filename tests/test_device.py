@@ -125,6 +125,8 @@ def test_memory_that_may_be_taken_is_what_the_system_can_free_within_a_control_g
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
     assert available_memory_bytes(meminfo, tmp_path) == 2_000_000
+    (tmp_path / "memory.stat").write_text("anon 300000\ninactive_file 400000\nactive_file 300000\n")
+    assert available_memory_bytes(meminfo, tmp_path) == 2_400_000
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory_bytes(meminfo, tmp_path) == 4000 << 10
     assert available_memory_bytes(tmp_path / "absent", tmp_path) > 0

@@ -95,6 +95,23 @@ def test_batches_in_microbatches_are_drawn_apart(tmp_path, name):
     assert axes.get_xlim()[1] > 1024
 
 
+def test_a_perfect_accuracy_has_no_place_on_an_axis_of_errors(measured, summarized):
+    (plot,) = [plot for plot in PLOTS if plot.name == "best_accuracy"]
+    perfect = Estimate(median=1.0, interval=(1.0, 1.0))
+
+    def all_with(**changes):
+        cells = [msgspec.structs.replace(cell, **changes) for cell in summarized.cells]
+        return msgspec.structs.replace(summarized, cells=cells)
+
+    with style.applied():
+        (axes,) = plot.draw(measured, all_with(best_accuracy=perfect)).axes
+        labels = {line.get_label() for line in axes.get_lines()}
+        assert f"within {summarized.accuracy_optimal_by_steps.budget}" in labels
+        assert f"within {summarized.accuracy_optimal.budget}" not in labels
+        with pytest.raises(NothingToDrawError, match="classified all validation examples correctly"):
+            plot.draw(measured, all_with(best_accuracy=perfect, best_accuracy_by_steps=perfect))
+
+
 def test_a_joined_figure_says_from_where(measured):
     joined = dataclasses.replace(measured, convergence_from="far-away-gpu")
     with style.applied():

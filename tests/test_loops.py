@@ -12,6 +12,7 @@ from workbench import assert_same, experiment, learner, train_split
 
 from bench.measure import loops
 from bench.measure.loops import LEARNING_RATE, CellKey, cell_keys
+from bench.measure.sharding import Placement
 
 STEPS = 7
 
@@ -42,6 +43,17 @@ def test_a_timed_loop_is_the_training_loop(monkeypatch, key):
         chosen = loops.stream.indices(0, i * 8, 8, len(split.labels))
         state, _ = made.train_step(state, split.inputs[chosen], split.labels[chosen], LEARNING_RATE)
     assert_same(trained(monkeypatch, key), state.params, 1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_no_batch_is_fetched_that_no_step_takes(monkeypatch, steps):
+    fetched = []
+    parts = Placement.parts
+    monkeypatch.setattr(Placement, "parts", lambda self, array: fetched.append(len(array)) or parts(self, array))
+    work, *_ = loops.build(learner("linear", "momentum"), train_split(), CellKey(8, "dispatch", "host"))
+    fetched.clear()
+    work(steps)
+    assert fetched == [8] * 2 * steps
 
 
 def test_what_comes_from_host_memory_is_dispatched_only():

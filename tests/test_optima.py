@@ -45,6 +45,13 @@ def test_the_best_is_the_least_and_what_never_arrives_never_wins():
     assert contest(certain([np.inf, np.nan, np.inf, np.inf])).best is None
 
 
+def test_the_interval_of_a_winner_holds_its_value():
+    """Many seeds that all crossed between the same two evaluations: where between them, nobody knows."""
+    cell = Repetitions(np.full(3000, np.log(2.0)), np.full(3000, np.log(3.0)))
+    low, high = contest(locate([cell]), sizes=[16]).found(0)["interval"]
+    assert low < 3.0 <= high
+
+
 def test_a_clear_winner_is_described_in_full():
     locations = repeated(np.log([4.0, 1.0, 2.0, 8.0]))
     assert contest(locations).found(1) == {

@@ -2,7 +2,9 @@
 
 import io
 import json
+import shutil
 from collections import Counter
+from contextlib import suppress
 from datetime import datetime
 
 import pytest
@@ -88,6 +90,38 @@ def test_a_study_stopped_in_mid_training_and_resumed_is_the_uninterrupted_one_bi
     runner.measure_convergence(again)
     assert trials(tmp_path) == trials(studied.folder)
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_every_run_of_a_stage_has_its_cost_and_the_last_says_that_it_finished(tmp_path, studied):
+    (whole,) = rows_of(studied.folder, Stage)
+    checks = Counter()
+
+    def check():
+        checks["asked"] += 1
+        if checks["asked"] == 5:
+            raise Stopped
+
+    for _ in range(3):
+        made = session(tmp_path)
+        made.programs = studied.programs
+        made.prepare_folder()
+        made.stopper.check = check
+        with suppress(Stopped):
+            runner.measure_convergence(made)
+    stopped, resumed = rows_of(tmp_path, Stage)
+    assert (whole.finished, stopped.finished, resumed.finished) == (True, False, True)
+    assert stopped.trained_examples > 0
+    assert stopped.trained_examples + resumed.trained_examples == whole.trained_examples
+
+
+def test_a_stage_with_nothing_left_to_do_is_finished_by_the_next_run(tmp_path, studied):
+    shutil.copytree(studied.folder, tmp_path, dirs_exist_ok=True)
+    rows = [row for row in store.read(tmp_path / folders.CONVERGENCE) if not isinstance(row, Stage)]
+    (tmp_path / folders.CONVERGENCE).write_bytes(b"".join(map(store.encode, rows)))
+    for _ in range(2):
+        runner.measure_convergence(session(tmp_path))
+    (row,) = rows_of(tmp_path, Stage)
+    assert (row.finished, row.trained_examples) == (True, 0)
 
 
 def test_a_clock_set_back_in_mid_study_changes_no_number_and_mixes_no_row(tmp_path, studied, monkeypatch):

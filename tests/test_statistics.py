@@ -55,6 +55,14 @@ def coverage(truth, seeds, sigma, **world):
     return covered / (WORLDS * CELLS), held / WORLDS
 
 
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=9), st.integers(0, 8))
+def test_a_cell_that_was_seen_exactly_is_centred_on_its_median(reached, misses):
+    cell = Repetitions(np.sort(reached), np.sort(reached), misses)
+    (centre,), (median,) = (getattr(locate([cell]), name) for name in ("centres", "medians"))
+    if np.isfinite(median):
+        assert centre == pytest.approx(median)
+
+
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_intervals_cover_and_tied_sets_hold_the_best_with_few_seeds(seeds):
     covered, held = coverage(VALLEY, seeds, 0.1)

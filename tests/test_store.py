@@ -29,6 +29,22 @@ def test_what_is_written_is_read_again(tmp_path):
     assert list(store.read(tmp_path / "absent.jsonl")) == []
 
 
+def test_a_claimed_folder_is_held_against_others_and_removed_if_it_stays_empty(tmp_path):
+    folder = tmp_path / "experiment" / "machine"
+    with store.claimed(folder):
+        with pytest.raises(InputError, match="machine: another run is writing here"), store.claimed(folder):
+            pass
+        assert folder.is_dir()
+    assert not (tmp_path / "experiment").exists()
+    with store.claimed(folder):
+        (folder / "row").write_text("kept")
+    with store.claimed(folder):
+        assert (folder / "row").read_text() == "kept"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file: cannot be written \(File exists\)"), store.claimed(tmp_path / "file"):
+        pass
+
+
 @pytest.mark.parametrize("cut", [1, 10, 60])
 def test_a_torn_last_line_is_left_out_and_set_aside_by_the_next_writer(tmp_path, cut):
     path = tmp_path / "rows.jsonl"

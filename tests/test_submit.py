@@ -93,6 +93,11 @@ def test_an_unfinished_stage_is_named(folder):
     lines = (folder / "convergence.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "convergence.jsonl").write_bytes(b"".join(lines[:-1]))
     assert "stage convergence: did not finish" in problems(folder)
+    (folder / "convergence.jsonl").write_bytes(b"".join(lines))
+    assert "did not finish" not in problems(folder)
+    stopped = lines[-1].replace(b'"finished":true', b'"finished":false')
+    (folder / "convergence.jsonl").write_bytes(b"".join([*lines, stopped]))
+    assert "stage convergence: did not finish" in problems(folder)
 
 
 def test_missing_versions_are_named(folder):

@@ -8,7 +8,7 @@ from test_folders import filled
 from workbench import digits, experiment, host
 
 from bench import experiment as experiments
-from bench import folders
+from bench import folders, store
 from bench.errors import InputError
 from bench.measure import budget, datasets, lowerings, suite
 from bench.measure.interrupts import Stopper
@@ -91,6 +91,19 @@ def test_a_folder_of_another_protocol_is_refused_with_the_difference_before_anyt
     monkeypatch.setattr(suite, "announce", lambda *_: pytest.fail("measured"))
     with pytest.raises(InputError, match=r"target\.accuracy: 0\.75 there, 0\.5 here"):
         suite.measure(request(tmp_path, names=[str(path)]), host(), Stopper())
+
+
+def test_a_refused_second_run_leaves_the_first_one_s_folder_as_it_is(tmp_path, offline, monkeypatch):
+    path, folder = tmp_path / "tiny.toml", tmp_path / "tiny" / host().machine.name
+    folders.prepare(folder, experiment(), host().machine, {})
+    before = {one.name: one.read_bytes() for one in folder.iterdir()}
+    path.write_bytes(folders.to_toml(experiment(seeds={"confirm": 5})))
+    monkeypatch.setattr(lowerings, "of_tier", lambda *_: pytest.fail("tried"))
+    for minutes in (None, 3.0):
+        named = folder if minutes is None else folder.parent.with_name("tiny_3min") / folder.name
+        with store.claimed(named), pytest.raises(InputError, match="another run is writing here"):
+            suite.measure(request(tmp_path, names=[str(path)], minutes=minutes), host(), Stopper())
+    assert {one.name: one.read_bytes() for one in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,14 @@ def test_every_cell_is_compiled_once_and_its_compile_time_is_a_row_of_its_own(mo
     assert all(row.predicted_bytes == made.predicted_bytes(row) for row in compiled)
 
 
+def test_a_peak_is_a_cell_s_own_only_where_it_raised_the_high_water_mark(monkeypatch):
+    peaks = iter([100, 500, 500, 500, 500, 900])
+    monkeypatch.setattr(throughput, "_peak_bytes", lambda: next(peaks))
+    made = Pretended(monkeypatch)
+    throughput.measure(made.laboratory, KEYS[:3], lambda _: None)
+    assert [row.peak_bytes for row in made.rows if isinstance(row, Compilation)] == [500, None, 900]
+
+
 def test_only_what_is_missing_is_measured(monkeypatch):
     made = Pretended(monkeypatch)
     made.laboratory.attempts.rounds.update({**dict.fromkeys(KEYS, 5), KEYS[0]: 0, KEYS[3]: 2})

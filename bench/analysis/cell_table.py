@@ -92,7 +92,7 @@ def _entries(cell: CellSummary) -> list[Entry]:
         said(cell.test_accuracy, words.accuracy),
         Entry((cell.regime or "—").replace("_", " ")),
         said(cell.compile_seconds, words.seconds),
-        said(cell.peak_bytes or cell.predicted_bytes, words.mebibytes),
+        said(cell.memory_bytes, words.mebibytes),
         _arithmetic(cell),
     ]
 

@@ -97,7 +97,13 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "message": "object",
     },
     "calibrations": {"quantity": "object", "precision": "object", "value": "float64"},
-    "stages": {"stage": "object", "seconds": "float64", "compilations": "int64", "trained_examples": "int64"},
+    "stages": {
+        "stage": "object",
+        "finished": "bool",
+        "seconds": "float64",
+        "compilations": "int64",
+        "trained_examples": "int64",
+    },
     "verifications": {
         "batch_size": "int64",
         "learning_rate": "float64",

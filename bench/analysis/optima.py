@@ -18,7 +18,7 @@ from bench.analysis.answers import (
     TimeOptimal,
 )
 from bench.analysis.fits import Knee, best_between_knees
-from bench.analysis.statistics import LEVEL, Array, Locations, exp, interval
+from bench.analysis.statistics import LEVEL, Array, Locations, estimate, exp
 from bench.analysis.ties import tied_with_least
 
 TEST = (
@@ -94,8 +94,8 @@ class Contest:
 
     def _interval(self, best: int) -> Interval:
         """Of the quantity at the best cell, as logarithms or negated accuracies were made from it."""
-        draws = self.locations.draws[:, best]
-        return interval(exp(draws)) if self.logarithmic else interval(np.clip(-draws, 0, 1))
+        quantity = exp if self.logarithmic else _accuracies
+        return estimate(self.locations.medians[best], self.locations.draws[:, best], quantity).interval
 
     def _edge(self, best: int) -> Edge | None:
         others = self.sizes[self.tried]
@@ -114,6 +114,10 @@ class Contest:
         second = rest[np.argmin(medians[rest])]
         behind = float(medians[second] - medians[best])
         return (float(np.expm1(behind)) if self.logarithmic else behind), int(self.sizes[second])
+
+
+def _accuracies(negated: Array) -> Array:
+    return np.clip(-negated, 0, 1)
 
 
 def time_optimal(contest: Contest, examples: Knee | None, step_time: Knee | None) -> TimeOptimal | None:

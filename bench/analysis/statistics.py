@@ -123,11 +123,16 @@ def _place(cell: Repetitions, within: Array, miss_rate: Array) -> tuple[float, A
         low, high = np.median(cell.low), np.median(cell.high)
         return float((low + high) / 2), low + within * (high - low)
     share = 0.5 / np.maximum(1 - miss_rate, 0.5)
-    low, high = np.quantile(cell.low, share), np.quantile(cell.high, share)
+    low, high = _quantile(cell.low, share), _quantile(cell.high, share)
     drawn = low + within * (high - low)
     whole = min(0.5 * cell.count / len(cell.high), 1.0)
-    centre = (np.quantile(cell.low, whole) + np.quantile(cell.high, whole)) / 2
+    centre = (_quantile(cell.low, whole) + _quantile(cell.high, whole)) / 2
     return float(centre), np.where(miss_rate < 0.5, drawn, np.inf)
+
+
+def _quantile(values: Array, share: float | Array) -> Array:
+    """Hazen's, of which the median of all is one though only those that were reached are given."""
+    return np.quantile(values, share, method="hazen")
 
 
 def _miss_rates(cells: Sequence[Repetitions], random: np.random.Generator) -> Array:

@@ -12,13 +12,14 @@ import msgspec
 
 from bench import store
 from bench.analysis import frames
+from bench.analysis.columns import only
 from bench.analysis.frames import ROW_FILES, Frames
 from bench.analysis.report import write_report
 from bench.analysis.summarize import summarize
 from bench.decoding import printable
 from bench.errors import InputError
 from bench.experiment import expand_batch_sizes
-from bench.rows import AnyRow
+from bench.rows import STAGES, AnyRow
 
 REQUIRED = ("experiment.toml", "machine.json", "throughput.jsonl", "convergence.jsonl")
 PUBLISHED = tuple(dict.fromkeys((*REQUIRED, *ROW_FILES)))
@@ -86,9 +87,9 @@ def _incomplete(measured: Frames) -> Iterator[str]:
     left = [size for size in wanted if known.get(size, "not_measured") in ("not_measured", "failed")]
     if left:
         yield f"batch sizes {', '.join(map(str, left))}: not measured, or failed; run it again to complete"
-    for stage in ("throughput", "convergence"):
-        if stage not in set(measured.stages["stage"]):
-            yield f"stage {stage}: did not finish; run the experiment again to complete it"
+    last = measured.stages.drop_duplicates("stage", keep="last")
+    for stage in sorted(set(STAGES) - set(only(last, last["finished"])["stage"])):
+        yield f"stage {stage}: did not finish; run the experiment again to complete it"
     if summary.claims_on != "confirm":
         yield "trials: no claim rests on confirmation seeds; set seeds.confirm to 3 or more and run again"
     elif sizes := [cell.batch_size for cell in summary.cells if cell.claims_on not in (None, "confirm")]:

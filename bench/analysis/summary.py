@@ -127,6 +127,11 @@ class CellSummary(Part, frozen=True, kw_only=True):
     limited_by: Limit | None = None
     limit_share: float | None = None
 
+    @property
+    def memory_bytes(self) -> int | None:
+        """What the compiler says its step needs, the same way for every cell; a peak is also what came before it."""
+        return self.predicted_bytes or self.peak_bytes
+
 
 class Summary(Part, frozen=True, kw_only=True):
     """Everything a results folder says. Each answer that nothing supports is null, and `<name>_reason` says why."""

@@ -185,10 +185,9 @@ def rate_should_grow(evidence: Evidence) -> Said:
 
 
 def memory_grows(evidence: Evidence) -> Said:
-    """Peak (or predicted) memory against batch size, and the sizes that did not fit."""
+    """Memory against batch size, and the sizes that did not fit."""
     whole = [cell for cell in evidence.cells if (cell.accumulation or 1) == 1]
-    used = [(cell.batch_size, cell.peak_bytes or cell.predicted_bytes) for cell in whole]
-    known = [(size, need) for size, need in used if need]
+    known = [(cell.batch_size, need) for cell in whole if (need := cell.memory_bytes)]
     full = [cell.batch_size for cell in evidence.cells if cell.status == "out_of_memory" or cell not in whole]
     limit = f"; {_list(full)} did not fit" if full else "; no batch size of the sweep was too large"
     if len(known) < 2:

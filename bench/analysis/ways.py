@@ -65,7 +65,7 @@ def _told(value: str | int) -> Entry:
 
 def _facts(frames: Frames, way: Mapping[Hashable, Any], speeds: np.ndarray) -> list[Entry]:
     median = float(np.median(speeds)) if len(speeds) else None
-    needed = way["peak_bytes"] if np.isfinite(way["peak_bytes"]) else way["predicted_bytes"]
+    needed = way["predicted_bytes"] if np.isfinite(way["predicted_bytes"]) else way["peak_bytes"]
     return [
         Entry(way["status"].replace("_", " ")),
         said(median, words.short),

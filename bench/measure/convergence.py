@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event
 from typing import NamedTuple
@@ -85,13 +84,18 @@ def run(wave: Wave, reporter: Reporter) -> None:
 
 
 def _save(wave: Wave, reporter: Reporter, saved: float) -> float:
-    """Checkpoint when it is time or when a stop was asked for; the time of the last one."""
+    """Checkpoint when it is time or when a stop was asked for; the time of the last one.
+
+    A wave whose last lane has its verdict is over: nothing is left to save, and nothing to stop.
+    """
+    if not wave.alive():
+        return saved
     try:
         reporter.check()
     except Stopped:
         reporter.checkpoint.save(wave)
         raise
-    if time.monotonic() - saved < CHECKPOINT_SECONDS or not wave.alive():
+    if time.monotonic() - saved < CHECKPOINT_SECONDS:
         return saved
     reporter.checkpoint.save(wave)
     return time.monotonic()
@@ -144,15 +148,17 @@ def train(wave: Wave, shards: Sequence[Shard], last: int, crew: Crew) -> None:
     line = deque((shard, wave.tick) for shard in shards if wave.tick < last)
 
     def take_turns() -> None:
-        with suppress(IndexError):
-            while True:
+        while True:
+            try:
                 shard, first = line.popleft()
-                if crew.stop.is_set():
-                    raise InterruptedError
-                ticks = min(last - first, piece)
-                _train(wave, shard, first, ticks)
-                if first + ticks < last:
-                    line.append((shard, first + ticks))
+            except IndexError:
+                return
+            if crew.stop.is_set():
+                raise InterruptedError
+            ticks = min(last - first, piece)
+            _train(wave, shard, first, ticks)
+            if first + ticks < last:
+                line.append((shard, first + ticks))
 
     for turn in [crew.pool.submit(take_turns) for _ in range(crew.workers)]:
         turn.result()

@@ -69,7 +69,18 @@ def available_memory_bytes(meminfo: Path = Path("/proc/meminfo"), group: Path = 
         found = None
     free = int(found[1]) << 10 if found else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit, used = _first_line(group / "memory.max"), _first_line(group / "memory.current")
-    return min(free, max(0, int(limit) - int(used))) if limit.isdecimal() and used.isdecimal() else free
+    if not (limit.isdecimal() and used.isdecimal()):
+        return free
+    return min(free, max(0, int(limit) - int(used) + _reclaimable_bytes(group / "memory.stat")))
+
+
+def _reclaimable_bytes(statistics: Path) -> int:
+    """Copies of files that a control group counts as used, and that its system drops first when memory runs short."""
+    try:
+        found = re.search(r"^inactive_file (\d+)$", statistics.read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 def operating_system() -> str:

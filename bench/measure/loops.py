@@ -132,7 +132,9 @@ def _fed(
         with ThreadPoolExecutor(1) as loader:
             coming = loader.submit(fetch, 0)
             for i in range(steps):
-                batch, coming = coming.result(), loader.submit(fetch, i + 1)
+                batch = coming.result()
+                if i + 1 < steps:
+                    coming = loader.submit(fetch, i + 1)
                 state, _ = compiled(state, batch, rate)
                 placement.pace(state)
             jax.block_until_ready(state)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 
 from bench import folders, plan
@@ -16,7 +17,7 @@ from bench.measure.racing import Race
 from bench.measure.search import TierStudy
 from bench.measure.session import Session
 from bench.measure.study import Study
-from bench.rows import AnyRow, Calibration, Trial
+from bench.rows import AnyRow, Calibration, Stage, StageName, Trial
 from bench.store import Writer
 
 
@@ -43,17 +44,37 @@ def measure_throughput(session: Session) -> None:
     with Writer(session.folder / folders.THROUGHPUT) as writer:
         _tell_of_torn_line(session, writer)
         missing = _missing(session)
-        if not missing and not jobs.lacks_max_batch_size(session):
+        if not missing and not jobs.lacks_max_batch_size(session) and _has_finished(session, "throughput"):
             return
-        start = time.monotonic()
         laboratory = _laboratory(session, writer.append)
-        calibration.measure(laboratory, _uncalibrated(session), session.host.free_memory_bytes())
-        lowering_of = lowerings.of_cells(session, laboratory, missing)
-        throughput.measure(laboratory, missing, lowering_of)
-        session.progress.close("timing")
-        if jobs.lacks_max_batch_size(session):
-            jobs.find_max_batch_size(session, laboratory, lowering_of)
-        writer.append(session.stage_row(start, stage="throughput", compilations=laboratory.compilations))
+        with _accounted(session, writer, "throughput", lambda: {"compilations": laboratory.compilations}):
+            calibration.measure(laboratory, _uncalibrated(session), session.host.free_memory_bytes())
+            lowering_of = lowerings.of_cells(session, laboratory, missing)
+            throughput.measure(laboratory, missing, lowering_of)
+            session.progress.close("timing")
+            if jobs.lacks_max_batch_size(session):
+                jobs.find_max_batch_size(session, laboratory, lowering_of)
+
+
+@contextmanager
+def _accounted(
+    session: Session, writer: Writer, stage: StageName, work: Callable[[], dict[str, int]]
+) -> Iterator[None]:
+    """Write what a stage cost, however it ends; a convergence with nothing left to train has no further row."""
+    start, finished = time.monotonic(), False
+    try:
+        yield
+        finished = True
+    finally:
+        done = work()
+        if done.get("trained_examples", 1) or not _has_finished(session, stage):
+            writer.append(session.stage_row(start, stage=stage, finished=finished, **done))
+
+
+def _has_finished(session: Session, stage: StageName) -> bool:
+    """Whether the last run of a stage ended by itself."""
+    rows = [row for row in session.rows(folders.ROWS_OF[stage]) if isinstance(row, Stage) and row.stage == stage]
+    return bool(rows) and rows[-1].finished
 
 
 def _laboratory(session: Session, append: Callable[[AnyRow], None]) -> Laboratory:
@@ -126,17 +147,16 @@ def measure_convergence(session: Session) -> None:
     """Train every trial that is missing."""
     with Writer(session.folder / folders.CONVERGENCE) as writer:
         _tell_of_torn_line(session, writer)
-        start = time.monotonic()
         study = make_study(session, writer.append)
-        before, tiers = len(study.trials), tier_studies(session, study)
-        for tier_study in tiers:
-            tier_study.run()
-        if len(study.trials) > before:
-            cost = {
-                "compilations": sum(one.programs.compilations for one in tiers),
-                "trained_examples": study.trained_examples,
-            }
-            writer.append(session.stage_row(start, stage="convergence", **cost))
+        tiers = tier_studies(session, study)
+
+        def work() -> dict[str, int]:
+            compilations = sum(one.programs.compilations for one in tiers)
+            return {"compilations": compilations, "trained_examples": study.trained_examples}
+
+        with _accounted(session, writer, "convergence", work):
+            for tier_study in tiers:
+                tier_study.run()
 
 
 def tier_studies(session: Session, study: Study) -> list[TierStudy]:

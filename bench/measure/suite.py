@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import jax
 import msgspec
 
 from bench import experiment as experiments
-from bench import folders, plan
+from bench import folders, plan, store
 from bench.errors import InputError
 from bench.experiment import Experiment
 from bench.experiment_tables import Workload
@@ -131,8 +131,8 @@ def _within(
     ]
 
 
-def _sessions(request: Request, host: Host) -> list[Session]:
-    """A session for each experiment; what cannot run or be joined is refused before a round is timed or written."""
+def _pairs(request: Request, host: Host) -> list[tuple[Experiment, Dataset]]:
+    """The experiments with their data; what cannot run is refused before anything is timed or written."""
     wanted, source = chosen(request.names, host.machine.platform), request.convergence_from
     for name, experiment in zip(request.names, wanted, strict=False):
         with _refused_as_of(Path(name).name):
@@ -144,6 +144,19 @@ def _sessions(request: Request, host: Host) -> list[Session]:
         _refuse_what_cannot_be_planned(experiment, len(dataset.train_labels), host.machine.device_count)
         with _refused_as_of(experiment.name):
             _refuse_what_cannot_run(experiment.workload, dataset, host)
+    return pairs
+
+
+def _folder(request: Request, host: Host, experiment: Experiment, experiments_in_all: int) -> Path:
+    """Where the rows of an experiment, scaled to its share of the minutes, will lie."""
+    if request.minutes is not None:
+        experiment = budget.named(experiment, request.minutes / experiments_in_all)
+    return folders.folder_of(request.results, experiment, host.machine)
+
+
+def _sessions(request: Request, host: Host, pairs: Sequence[tuple[Experiment, Dataset]]) -> list[Session]:
+    """A session for each experiment; one that cannot be joined is refused."""
+    source = request.convergence_from
     planned = [experiment for experiment, _ in pairs]
     if request.minutes is not None:
         planned = _within(request, host, pairs, request.minutes)
@@ -199,17 +212,21 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
     """
     source = request.convergence_from
     stages = request.stages if source is None else ["throughput"]
-    sessions = _sessions(request, host)
-    for one in sessions:
-        one.stopper, one.retries_failed = stopper, request.retries_failed
-        one.prepare_folder()
-    for one in sessions:
-        announce(one, stages)
-    for one in sessions:
-        request.progress.begin(one.experiment.name)
-        run(one, stages)
-    request.progress.end()
-    if source is not None:
+    pairs = _pairs(request, host)
+    with ExitStack() as claims:
+        for folder in dict.fromkeys(_folder(request, host, experiment, len(pairs)) for experiment, _ in pairs):
+            claims.enter_context(store.claimed(folder))
+        sessions = _sessions(request, host, pairs)
         for one in sessions:
-            folders.join_convergence(one.folder, source)
+            one.stopper, one.retries_failed = stopper, request.retries_failed
+            one.prepare_folder()
+        for one in sessions:
+            announce(one, stages)
+        for one in sessions:
+            request.progress.begin(one.experiment.name)
+            run(one, stages)
+        request.progress.end()
+        if source is not None:
+            for one in sessions:
+                folders.join_convergence(one.folder, source)
     return [one.folder for one in sessions]

@@ -59,7 +59,7 @@ def prepare(laboratory: Laboratory, key: CellKey, lowering: str | None) -> Timed
     laboratory.check()
     if child := laboratory.isolation(key):
         return _time_isolated(laboratory, child, key, lowering)
-    start = time.perf_counter()
+    start, peak_before = time.perf_counter(), _peak_bytes()
     try:
         work, row = _compile(laboratory, key, lowering)
     except FAILURES as error:
@@ -74,7 +74,7 @@ def prepare(laboratory: Laboratory, key: CellKey, lowering: str | None) -> Timed
         steps = calibrate(work, laboratory.round_seconds(key), laboratory.clock)
     except FAILURES as error:
         return laboratory.record(msgspec.structs.replace(row, **failure_of(error)._asdict()))
-    row = msgspec.structs.replace(row, peak_bytes=_peak_bytes())
+    row = msgspec.structs.replace(row, peak_bytes=_raised(peak_before, _peak_bytes()))
     laboratory.record(row)
     laboratory.book(0.5, time.perf_counter() - start, f"compile {named(key)}")
     return TimedCell(key, work, steps, row)
@@ -174,6 +174,11 @@ def examples_per_second(laboratory: Laboratory, key: CellKey, lowering: str | No
         raise MemoryError(f"a program that needs {needed} bytes may not fit")
     steps = calibrate(work, laboratory.experiment.throughput.round_seconds / 2, laboratory.clock)
     return key.batch_size * steps / min(timed(work, steps, laboratory.clock) for _ in range(3))
+
+
+def _raised(before: int | None, after: int | None) -> int | None:
+    """A device's high-water mark where this cell moved it; one that an earlier cell left says nothing of this one."""
+    return after if before is not None and after is not None and after > before else None
 
 
 def _peak_bytes() -> int | None:

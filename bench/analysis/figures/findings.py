@@ -47,9 +47,9 @@ def step_time(_: Frames, summary: Summary) -> str:
 def memory(frames: Frames, summary: Summary) -> str:
     """The least and the largest need, what did not fit, and the largest that does."""
     cells = whole_batches(frames, frames.compilations)
-    sizes, need = by_batch_size(cells, "peak_bytes", np.max)
+    sizes, need = by_batch_size(cells, "predicted_bytes", np.max)
     if not sizes:
-        sizes, need = by_batch_size(cells, "predicted_bytes", np.max)
+        sizes, need = by_batch_size(cells, "peak_bytes", np.max)
     first, last = (f"{words.mebibytes(need[at])} at batch size {sizes[at]}" for at in (0, -1))
     full = batch_sizes(only(cells, cells["status"] == "out_of_memory"))
     ends = f"; out of memory at {words.listed(full)}" if full else ""

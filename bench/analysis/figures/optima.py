@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +15,7 @@ from bench.analysis.figures.canvas import NothingToDrawError
 from bench.analysis.figures.origin import origin, target_words
 from bench.analysis.figures.series import known, medians, open_ends
 from bench.analysis.frames import Frames
-from bench.analysis.summary import AccuracyOptimal, Optimum, Summary
+from bench.analysis.summary import AccuracyOptimal, CellSummary, Optimum, Summary
 
 
 def time_to_target(frames: Frames, summary: Summary) -> Figure:
@@ -48,10 +50,12 @@ def best_accuracy(frames: Frames, summary: Summary) -> Figure:
     )
     if not any(known(summary.cells, quantity) for quantity, *_ in budgets):
         raise NothingToDrawError(summary.accuracy_optimal_reason or "no accuracies were recorded")
+    if not any(_erring(summary, quantity) for quantity, *_ in budgets):
+        raise NothingToDrawError("every batch size classified all validation examples correctly")
     figure, (axes,) = canvas.sheet()
     for quantity, optimum, color, marker, aside in budgets:
-        if optimum:
-            _draw_accuracies(axes, summary, quantity, optimum, color, marker, aside)
+        if optimum and (cells := _erring(summary, quantity)):
+            _draw_accuracies(axes, cells, quantity, optimum, color, marker, aside)
     _limit_errors(axes, summary)
     canvas.log_axis(axes, "best validation accuracy (%)")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:.4g}"))
@@ -59,10 +63,20 @@ def best_accuracy(frames: Frames, summary: Summary) -> Figure:
     return canvas.finished(figure, origin(frames, summary))
 
 
+def _erring(summary: Summary, quantity: str) -> list[CellSummary]:
+    """Cells whose accuracy has a place on an axis of errors that never gets to 0."""
+    return [cell for cell in known(summary.cells, quantity) if getattr(cell, quantity).median < 1]
+
+
 def _draw_accuracies(
-    axes: Axes, summary: Summary, quantity: str, optimum: AccuracyOptimal, color: str, marker: str, aside: float
+    axes: Axes,
+    cells: Sequence[CellSummary],
+    quantity: str,
+    optimum: AccuracyOptimal,
+    color: str,
+    marker: str,
+    aside: float,
 ) -> None:
-    cells = [cell for cell in known(summary.cells, quantity) if getattr(cell, quantity).median < 1]
     sizes = [cell.batch_size for cell in cells]
     errors = 100 * (1 - medians(cells, quantity))
     beside = aside * np.array(sizes)

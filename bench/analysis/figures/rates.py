@@ -95,7 +95,7 @@ def searched_trials(frames: Frames) -> pd.DataFrame:
 
 def search_seeds(frames: Frames) -> str:
     """Which runs rates are chosen by."""
-    count = searched_trials(frames)["seed"].nunique()
+    count = len(np.unique(values(searched_trials(frames), "seed")))
     return f"medians of {count} search seeds" if count > 1 else f"{count} search seed"
 
 
