@@ -218,7 +218,13 @@ def test_verdicts_and_further_targets_become_tables(summarized):
     )
     changed = msgspec.structs.replace(summarized, verdicts=[told], further_targets=[target])
     assert [entry.text for entry in sections.verdicts(changed).rows[0].cells][2] == "supported"
-    assert sections.further_targets(changed).rows[0].cells[-1].text == "16 and 32"
+    table = sections.further_targets(changed)
+    assert table.rows[0].cells[-1].text == "16 and 32"
+    assert "†" not in table.caption
+    searched = msgspec.structs.replace(target, unconfirmed=[32])
+    table = sections.further_targets(msgspec.structs.replace(changed, further_targets=[target, searched]))
+    assert [row.cells[-1].text for row in table.rows] == ["16 and 32", "16 and 32†"]
+    assert "† not confirmed" in table.caption
 
 
 def test_the_largest_batch_size_that_fits_is_told_with_what_ends_there(summarized):

@@ -14,7 +14,7 @@ from answers import TRUTH, answered, cell, verdict
 from bench.analysis import cell_table, metrics, scaling, sentences, summary, words
 from bench.analysis.sweep import Fit
 from bench.errors import InputError
-from bench.rows import Limit, Point
+from bench.rows import Limit, Point, Trial
 from bench.selection import Choice
 
 KEYS = {
@@ -281,3 +281,12 @@ def test_without_a_fit_a_batch_size_is_held_against_the_smaller_ones():
 def test_further_targets_are_read_from_the_same_curves(found):
     easier, harder = found.further_targets
     assert easier.time_optimal.seconds < found.time_optimal.seconds < harder.time_optimal.seconds
+    assert easier.unconfirmed == harder.unconfirmed == []
+
+
+def test_a_further_target_names_the_batch_sizes_whose_rate_was_not_confirmed():
+    def confirmed(row):
+        return not (isinstance(row, Trial) and row.phase == "confirm" and row.batch_size == 64)
+
+    easier, _ = answered(rows=list(filter(confirmed, simulate.rows(TRUTH)))).further_targets
+    assert easier.unconfirmed == [64]

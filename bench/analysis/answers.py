@@ -187,10 +187,15 @@ class Verdict(Part, frozen=True, kw_only=True):
 
 
 class FurtherTarget(Part, frozen=True, kw_only=True):
-    """The same question asked of another accuracy, read from the same curves."""
+    """The same question asked of another accuracy, read from the same curves.
+
+    Where its best learning rate is another one, that has no confirmation seeds: batch sizes of which that holds are
+    `unconfirmed`, and stand on the seeds that chose the rate.
+    """
 
     accuracy: float
     reached: list[int]
+    unconfirmed: list[int] = []
     time_optimal: TimeOptimal | None
     time_optimal_reason: str | None
     critical_batch_size: CriticalBatchSize | None

@@ -19,6 +19,8 @@ from bench.experiment import shipped
 
 SHORT_RUN_SECONDS = 0.02
 """A call costs some 0.1 ms, and a run is one for each evaluation."""
+UNCONFIRMED = "†"
+"""After a batch size of a further target whose learning rate was not confirmed."""
 
 
 def subtitle(measured: Frames, summary: Summary) -> str:
@@ -116,7 +118,10 @@ def further_targets(summary: Summary) -> Grid | None:
     rows = [Line(_further_cells(one)) for one in summary.further_targets]
     columns = [Column("Target"), Column("Fastest"), Column("Time"), Column("Tied", text=True)]
     columns += [Column("Critical batch size"), Column("Reached by", text=True)]
-    return Grid("Other targets, read from the same learning curves.", columns, rows) if rows else None
+    caption = "Other targets, read from the same learning curves."
+    if any(one.unconfirmed for one in summary.further_targets):
+        caption += f" {UNCONFIRMED} not confirmed: on the seeds that chose its learning rate."
+    return Grid(caption, columns, rows) if rows else None
 
 
 def _further_cells(one: FurtherTarget) -> list[Entry]:
@@ -127,7 +132,7 @@ def _further_cells(one: FurtherTarget) -> list[Entry]:
         said(best.seconds if best else None, words.seconds),
         Entry(_tied_list(best)),
         said(critical.value if critical else None, lambda value: words.number(value, 2)),
-        Entry(words.listed(one.reached) or "none"),
+        Entry(words.listed(f"{size}{UNCONFIRMED * (size in one.unconfirmed)}" for size in one.reached) or "none"),
     ]
 
 

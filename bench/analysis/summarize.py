@@ -99,9 +99,11 @@ def _identity(of: Sweep) -> dict[str, Any]:
 def further_target(frames: Frames, accuracy: float) -> FurtherTarget:
     """The answer for another target, from the same curves."""
     of = sweep(frames, accuracy)
+    reached = of.sizes[np.isfinite(of.examples.medians)].tolist()
     return FurtherTarget(
         accuracy=accuracy,
-        reached=[int(size) for size in of.sizes[np.isfinite(of.examples.medians)]],
+        reached=reached,
+        unconfirmed=[] if frames.imported else [size for size in reached if of.claims[size].phase != "confirm"],
         **_reasoned("time_optimal", _time(of), _why_no_time(of)),
         **_reasoned("critical_batch_size", _critical(of), of.examples_fit.reason),
     )
