@@ -11,7 +11,7 @@ import msgspec
 from bench.errors import InputError
 from bench.experiment import Experiment, expand_batch_sizes
 from bench.experiment_tables import LearningRate
-from bench.rows import Options, Phase, Point
+from bench.rows import Options, Point
 
 FIRST_CONFIRMATION_SEED = 1000
 """Confirmation seeds start here, so that more search seeds never become seeds of a claim."""
@@ -26,15 +26,6 @@ MOST_SPLITTING = 4
 """A batch size may train in microbatches this many times smaller than its own best, to share a program."""
 NARROWEST_SHARE = 8
 """A microbatch this many times narrower than it might be is worth avoiding."""
-
-
-class TrialKey(msgspec.Struct, frozen=True, order=True):
-    """What tells one trial from another."""
-
-    phase: Phase
-    batch_size: int
-    point: Point
-    seed: int
 
 
 class Tier(msgspec.Struct, frozen=True):

@@ -191,6 +191,15 @@ class Run(Row, frozen=True, kw_only=True):
         return Point(self.learning_rate, tuple(sorted(self.options.items())))
 
 
+class TrialKey(msgspec.Struct, frozen=True, order=True):
+    """What tells one trial from another."""
+
+    phase: Phase
+    batch_size: int
+    point: Point
+    seed: int
+
+
 class Trial(Run, frozen=True, kw_only=True, tag="trial"):
     """One training run (batch size, point, seed) with its whole validation curve."""
 
@@ -205,6 +214,15 @@ class Trial(Run, frozen=True, kw_only=True, tag="trial"):
     lanes: Positive
     lowering: Short | None = None
     noise: NoiseEstimate | None = None
+
+    @property
+    def key(self) -> TrialKey:
+        """Which trial this is a row of."""
+        return TrialKey(self.phase, self.batch_size, self.point, self.seed)
+
+    def supersedes(self, earlier: Trial) -> bool:
+        """Whether this row stands for its trial, not an `earlier` one: the last that ended well does, else the last."""
+        return self.status == "ok" or earlier.status != "ok"
 
 
 class Stage(Row, frozen=True, kw_only=True, tag="stage"):

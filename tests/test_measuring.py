@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import sys
 
 import msgspec
@@ -19,7 +20,7 @@ from bench.analysis import figures, summary
 from bench.measure import datasets, interrupts, lowerings, runner, suite, verify
 from bench.measure.host import Host
 from bench.measure.session import Session
-from bench.rows import STAGES, Round, Stage, Trial, Verification
+from bench.rows import STAGES, Curve, Round, Stage, Trial, Verification
 from bench.verbs import measuring
 
 SWEEP = {
@@ -53,6 +54,30 @@ def swept(sweep, tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
     assert cli.run(["run", sweep, "--results", str(results), "--json"]) == 0
     return results / "sweep" / host().machine.name
+
+
+@pytest.fixture(scope="module")
+def retried(swept, tmp_path_factory):
+    """The sweep with trials at the reported points lost before and after, and luck in what does not stand or failed."""
+    folder = tmp_path_factory.mktemp("retried") / swept.name
+    shutil.copytree(swept, folder, ignore=shutil.ignore_patterns(folders.VERIFICATION))
+    trained = rows(swept, folders.CONVERGENCE, Trial)
+    best = {cell.batch_size: cell.best_options for cell in summary.read(swept).cells}
+    empty = {"steps": 0, "curve": Curve(examples=[], steps=[], accuracy=[], loss=[]), "noise": None}
+    lost = [
+        msgspec.structs.replace(one, status="failed", reason="device lost", **empty)
+        for one in trained
+        if one.options == best[one.batch_size]
+    ]
+    lucky = [
+        msgspec.structs.replace(one, curve=msgspec.structs.replace(one.curve, accuracy=[1.0] * len(one.curve.steps)))
+        for one in trained
+        if one.phase == "confirm"
+    ]
+    cut_off = [msgspec.structs.replace(one, seed=one.seed + 100, status="failed", reason="cut off") for one in lucky]
+    lines = map(store.encode, [*lucky, *cut_off, *lost, *trained, *lost])
+    (folder / folders.CONVERGENCE).write_bytes(b"".join(lines))
+    return folder
 
 
 @pytest.fixture
@@ -142,16 +167,19 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path, capsys, monkeypatch, how, fou
     assert capsys.readouterr().err.endswith(f"To continue: {again}\n")
 
 
-def test_single_runs_reach_the_target_at_the_step_that_the_mapped_ones_did(swept, capsys):
-    assert cli.run(["verify", str(swept), "--json"]) == 0
+@pytest.mark.parametrize("name", ["swept", "retried"])
+def test_single_runs_reach_the_target_at_the_step_that_the_mapped_ones_did(name, swept, request, capsys):
+    folder = request.getfixturevalue(name)
+    assert cli.run(["verify", str(folder), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    verified = rows(swept, folders.VERIFICATION, Verification)
+    verified = rows(folder, folders.VERIFICATION, Verification)
     assert answer["time_optimal"]["batch_size"] in {row.batch_size for row in verified}
     cells = {cell["batch_size"]: cell for cell in answer["cells"]}
     trained = rows(swept, folders.CONVERGENCE, Trial)
     for row in verified:
         own = ("confirm", row.batch_size, row.point, row.seed)
         (curve,) = (one.curve for one in trained if (one.phase, one.batch_size, one.point, one.seed) == own)
+        assert row.learning_rate == cells[row.batch_size]["best_learning_rate"]
         assert row.options == cells[row.batch_size]["best_options"]
         assert row.options["momentum"] in SWEEP["search"]["momentum"], "neither is the optimizer's own"
         reached = next(step for step, seen in zip(curve.steps, curve.accuracy, strict=True) if seen >= 0.75)
@@ -164,7 +192,9 @@ def test_single_runs_reach_the_target_at_the_step_that_the_mapped_ones_did(swept
 @pytest.mark.parametrize("loop", ["dispatch", "scan"])
 def test_both_loops_train_the_same_run(swept, loop):
     session = Session(experiments.read(swept / "experiment.toml"), tiny_dataset(), host(), swept)
-    case = verify.find_case(session, 10, verify.Speed(loop, 1e-3))
+    trials = session.trials().values()
+    trial = next(one for one in trials if (one.phase, one.batch_size) == ("confirm", 10))
+    case = verify.find_case(session, trials, 10, verify.Reported(trial.learning_rate, trial.options, loop, 1e-3))
     alone = verify.train_alone(session, case)
     assert (alone.status, alone.steps) == ("ok", case.steps)
 

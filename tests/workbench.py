@@ -30,8 +30,8 @@ from bench.measure.schedules import Schedule
 from bench.measure.session import Session
 from bench.measure.tuning import Tuned
 from bench.measure.wave import LaneRecord, Setting, Wave
-from bench.plan import Duration, TrialKey
-from bench.rows import Environment, Machine, Phase, Point, Trial
+from bench.plan import Duration
+from bench.rows import Environment, Machine, Phase, Point, Trial, TrialKey
 
 TRAIN_EXAMPLES = 100
 """The full batch, so that a batch size may be the whole training set."""
@@ -272,7 +272,7 @@ def session(folder: Path, workers: int = 1, **tables: Any) -> Session:
 def trials(folder: Path) -> dict[TrialKey, dict[str, Any]]:
     """Every trial of a results folder as plain data, without when and from which commit it was recorded."""
     rows = [row for row in store.read(folder / folders.CONVERGENCE) if isinstance(row, Trial)]
-    found = {TrialKey(row.phase, row.batch_size, row.point, row.seed): msgspec.to_builtins(row) for row in rows}
+    found = {row.key: msgspec.to_builtins(row) for row in rows}
     assert len(found) == len(rows), "a trial was written twice"
     for one in found.values():
         del one["recorded"], one["code"], one["dirty"]

@@ -12,7 +12,7 @@ import pandas as pd
 from bench.analysis import words
 from bench.analysis.columns import CELL, Series, numbers, stacked, tidy
 from bench.errors import InputError
-from bench.rows import Compilation, Curve, NoiseEstimate, Point, Round, Trial
+from bench.rows import Compilation, Curve, NoiseEstimate, Round, Trial, TrialKey
 from bench.selection import best_accuracy, crossing
 
 
@@ -160,11 +160,11 @@ def gradient_norm_frame(observed: Sequence[Observed]) -> pd.DataFrame:
 
 
 def latest(trials: Iterable[Trial]) -> list[Observed]:
-    """One trial for each phase, batch size, point and seed: the last that ended well, else the last."""
-    kept: dict[tuple[str, int, Point, int], Observed] = {}
+    """Of every trial the row that stands; one at a time, as `observe` makes them small."""
+    kept: dict[TrialKey, Observed] = {}
     for trial in trials:
-        key = (trial.phase, trial.batch_size, trial.point, trial.seed)
-        if key not in kept or trial.status == "ok" or kept[key].trial.status != "ok":
+        key = trial.key
+        if key not in kept or trial.supersedes(kept[key].trial):
             kept[key] = observe(trial)
     return list(kept.values())
 

@@ -171,11 +171,9 @@ def _tier_study(session: Session, study: Study, tier: plan.Tier) -> TierStudy:
 
 def make_study(session: Session, append: Callable[[Trial], None]) -> Study:
     """The convergence stage with the trials that exist, less those that failed where they are to be tried again."""
-    rows = [
-        row
-        for row in session.rows(folders.CONVERGENCE)
-        if isinstance(row, Trial) and not (session.retries_failed and row.status == "failed")
-    ]
+    known = session.trials()
+    if session.retries_failed:
+        known = {key: trial for key, trial in known.items() if trial.status != "failed"}
     return Study(
         experiment=session.experiment,
         folder=session.folder,
@@ -191,5 +189,5 @@ def make_study(session: Session, append: Callable[[Trial], None]) -> Study:
         ),
         memory_bytes=session.host.free_memory_bytes(),
         workers=session.host.workers,
-        trials={plan.TrialKey(row.phase, row.batch_size, row.point, row.seed): row for row in rows},
+        trials=known,
     )

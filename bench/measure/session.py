@@ -21,7 +21,7 @@ from bench.measure.lanes import Examples, Programs, on_device
 from bench.measure.learner import Learner, has_lowering, make_learner
 from bench.measure.progress import Progress
 from bench.measure.tuning import TuningFile
-from bench.rows import AnyRow, Origin, Precision, Stage
+from bench.rows import AnyRow, Origin, Precision, Stage, Trial, TrialKey
 
 LOWERINGS = {"cpu": ("patches", "banded"), "gpu": ("xla", "patches", "banded"), "tpu": ("xla", "patches", "banded")}
 """Worth a trial; XLA's convolution misses its fast path inside a loop on a CPU (jax issue 12868)."""
@@ -125,6 +125,14 @@ class Session:
     def rows(self, name: str) -> list[AnyRow]:
         """The rows there are in one file."""
         return list(folders.rows(self.folder, name, self.experiment))
+
+    def trials(self) -> dict[TrialKey, Trial]:
+        """The trials there are, each as the row of it that stands."""
+        kept: dict[TrialKey, Trial] = {}
+        for row in self.rows(folders.CONVERGENCE):
+            if isinstance(row, Trial) and (row.key not in kept or row.supersedes(kept[row.key])):
+                kept[row.key] = row
+        return kept
 
     def stage_row(self, start: float, **cost: Any) -> Stage:
         """What a stage that began at `start` (monotonic seconds) cost."""

@@ -14,7 +14,7 @@ from bench.measure.failures import Streak
 from bench.measure.progress import Progress
 from bench.measure.racing import Race
 from bench.measure.wave import Setting
-from bench.rows import Curve, Origin, Phase, Point, Trial
+from bench.rows import Curve, Origin, Phase, Point, Trial, TrialKey
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Study:
     race: Race
     memory_bytes: int
     workers: int
-    trials: dict[plan.TrialKey, Trial] = field(default_factory=dict)
+    trials: dict[TrialKey, Trial] = field(default_factory=dict)
     trained_examples: int = 0
     streak: Streak = field(default_factory=Streak)
 
@@ -68,6 +68,6 @@ class Study:
         return found
 
 
-def key_of(setting: Setting, seed: int) -> plan.TrialKey:
+def key_of(setting: Setting, seed: int) -> TrialKey:
     """What tells a trial from every other of its folder."""
-    return plan.TrialKey(setting.phase, setting.batch_size, setting.point, seed)
+    return TrialKey(setting.phase, setting.batch_size, setting.point, seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -39,9 +39,11 @@ class Case:
     seconds_per_step: float
 
 
-class Speed(NamedTuple):
-    """The faster loop at a batch size, as the results have it."""
+class Reported(NamedTuple):
+    """What the report says of a batch size: the point its confirmed trials are at, and the faster loop."""
 
+    learning_rate: float
+    options: Mapping[str, float]
     loop: Loop
     seconds_per_step: float
 
@@ -55,10 +57,10 @@ class Alone:
     seconds: float
 
 
-def verify(folder: Path, recommended: int, speeds: Mapping[int, Speed]) -> list[Verification]:
+def verify(folder: Path, recommended: int, reported: Mapping[int, Reported]) -> list[Verification]:
     """Train at the recommended batch size and at both ends of those that reach the target; rows are appended.
 
-    `speeds` has a batch size where whole batches were timed.
+    `reported` has a batch size where it was confirmed and whole batches were timed.
 
     Raises:
         InputError: when the folder has no confirmed runs that reach the target, or is from another machine.
@@ -66,7 +68,9 @@ def verify(folder: Path, recommended: int, speeds: Mapping[int, Speed]) -> list[
     experiment = experiments.read(folder / "experiment.toml")
     session = Session(experiment, datasets.load(experiment.workload.dataset), Host.describe(), folder)
     session.prepare_folder()
-    cases = {size: case for size, speed in speeds.items() if (case := find_case(session, size, speed)) is not None}
+    trials = session.trials().values()
+    found = {size: find_case(session, trials, size, one) for size, one in reported.items()}
+    cases = {size: case for size, case in found.items() if case is not None}
     if recommended not in cases:
         raise InputError(f"{folder}: no confirmed run at batch size {recommended} reached the target; run it first")
     others = [size for size in cases if size != recommended]
@@ -77,19 +81,22 @@ def verify(folder: Path, recommended: int, speeds: Mapping[int, Speed]) -> list[
     return [row for row in session.rows(folders.VERIFICATION) if isinstance(row, Verification)][-len(chosen) :]
 
 
-def find_case(session: Session, batch_size: int, speed: Speed) -> Case | None:
-    """The confirmed trial whose steps to the target are the median of those that reach it."""
-    trials = [
-        row for row in session.rows(folders.CONVERGENCE) if isinstance(row, Trial) and row.batch_size == batch_size
+def find_case(session: Session, trials: Iterable[Trial], batch_size: int, reported: Reported) -> Case | None:
+    """The confirmed trial, at the point reported, whose steps to the target are the median of those that reach it."""
+    target, point = session.experiment.target.accuracy, (reported.learning_rate, reported.options)
+    reached = [
+        (found.steps, one)
+        for one in trials
+        if (one.phase, one.batch_size) == ("confirm", batch_size)
+        and one.status != "failed"
+        and (one.learning_rate, one.options) == point
+        and (found := selection.crossing(one.curve, target))
     ]
-    target, budget = session.experiment.target.accuracy, session.duration.budget_examples
-    choice = selection.choose([row for row in trials if row.phase == "search"], target, budget)
-    confirmed = [row for row in trials if row.phase == "confirm" and choice and row.point == choice.for_target]
-    reached = [(found.steps, row) for row in confirmed if (found := selection.crossing(row.curve, target))]
     if not reached:
         return None
     steps, trial = sorted(reached, key=lambda one: one[0])[(len(reached) - 1) // 2]
-    return Case(trial, steps, speed.loop, _lowering(session, batch_size, speed.loop), speed.seconds_per_step)
+    lowering = _lowering(session, batch_size, reported.loop)
+    return Case(trial, steps, reported.loop, lowering, reported.seconds_per_step)
 
 
 def _lowering(session: Session, batch_size: int, loop: Loop) -> str | None:

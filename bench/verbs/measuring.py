@@ -164,7 +164,7 @@ def verify_folder(options: argparse.Namespace) -> int:
     """Measure, report again, and print one line for each run."""
     from bench.analysis.frames import load
     from bench.analysis.summarize import summarize
-    from bench.measure.verify import Speed, verify
+    from bench.measure.verify import Reported, verify
 
     _share_device()
     measured = load(options.folder)
@@ -173,12 +173,13 @@ def verify_folder(options: argparse.Namespace) -> int:
     found = summarize(measured)
     if found.time_optimal is None:
         raise InputError(f"{options.folder}: no batch size reached the target, so there is no time to verify")
-    speeds = {
-        cell.batch_size: Speed(cell.loop, cell.seconds_per_step)
+    reported = {
+        cell.batch_size: Reported(cell.best_learning_rate, cell.best_options, cell.loop, cell.seconds_per_step)
         for cell in found.cells
+        if cell.claims_on == "confirm" and cell.best_learning_rate
         if cell.accumulation == 1 and cell.loop and cell.seconds_per_step
     }
-    rows = verify(options.folder, found.time_optimal.batch_size, speeds)
+    rows = verify(options.folder, found.time_optimal.batch_size, reported)
     for row in rows if not options.json else ():
         sys.stdout.write(
             f"B = {row.batch_size}: {row.steps} steps in {row.seconds:.3g} s;"
