@@ -12,14 +12,14 @@ import msgspec
 import pytest
 import simulate
 from samples import ORIGIN
-from workbench import experiment, host, tiny_dataset
+from workbench import experiment, host, session, tiny_dataset
 
 from bench import cli, folders, store
 from bench import experiment as experiments
 from bench.analysis import figures, summary
 from bench.measure import datasets, interrupts, lowerings, runner, suite, verify
 from bench.measure.host import Host
-from bench.measure.session import Session
+from bench.measure.learner import Learner
 from bench.rows import STAGES, Curve, Round, Stage, Trial, Verification
 from bench.verbs import measuring
 
@@ -30,6 +30,14 @@ SWEEP = {
     "budget": {"epochs": 4, "max_epochs": 20},
     "throughput": {"rounds": 5, "round_seconds": 0.001, "loops": ["dispatch", "scan"]},
 }
+EVALUATED_OFTEN = {
+    "batch_sizes": {"values": [10, 20]},
+    "seeds": {"search": 1, "confirm": 1},
+    "budget": {"epochs": 6, "max_epochs": 6},
+    "evaluation": {"first_epoch": 10, "per_epoch": 10},
+}
+WARMUP_EPOCHS = {"constant": 0, "warmup": 3, "warmup_cosine": 3, "linear_decay": 0}
+"""By schedule."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,6 +86,18 @@ def retried(swept, tmp_path_factory):
     lines = map(store.encode, [*lucky, *cut_off, *lost, *trained, *lost])
     (folder / folders.CONVERGENCE).write_bytes(b"".join(lines))
     return folder
+
+
+@pytest.fixture(scope="module", params=WARMUP_EPOCHS)
+def scheduled(request, tmp_path_factory):
+    """A study under one schedule, and its trial at batch size 20, which is confirmed in two microbatches a step."""
+    rate = {"anchor": 0.01, "span": 0, "extend": 0}
+    rate |= {"schedule": request.param, "warmup_epochs": WARMUP_EPOCHS[request.param]}
+    made = session(tmp_path_factory.mktemp(request.param), learning_rate=rate, **EVALUATED_OFTEN)
+    runner.run(made, ["convergence"])
+    (trial,) = (one for one in made.trials().values() if (one.phase, one.batch_size) == ("confirm", 20))
+    assert trial.microbatch_size == 10
+    return made, trial
 
 
 @pytest.fixture
@@ -190,13 +210,15 @@ def test_single_runs_reach_the_target_at_the_step_that_the_mapped_ones_did(name,
 
 
 @pytest.mark.parametrize("loop", ["dispatch", "scan"])
-def test_both_loops_train_the_same_run(swept, loop):
-    session = Session(experiments.read(swept / "experiment.toml"), tiny_dataset(), host(), swept)
-    trials = session.trials().values()
-    trial = next(one for one in trials if (one.phase, one.batch_size) == ("confirm", 10))
-    case = verify.find_case(session, trials, 10, verify.Reported(trial.learning_rate, trial.options, loop, 1e-3))
-    alone = verify.train_alone(session, case)
+def test_both_loops_train_the_same_run_under_every_schedule_in_one_program(scheduled, loop, monkeypatch):
+    study, trial = scheduled
+    traced, train_step = [], Learner.train_step
+    monkeypatch.setattr(Learner, "train_step", lambda *given: traced.append(1) or train_step(*given))
+    reported = verify.Reported(trial.learning_rate, trial.options, loop, 1e-3)
+    case = verify.find_case(study, [trial], trial.batch_size, reported)
+    alone = verify.train_alone(study, case)
     assert (alone.status, alone.steps) == ("ok", case.steps)
+    assert len(traced) == 1, "the rate moves without compiling again"
 
 
 def test_each_verified_run_is_a_line(swept, capsys, monkeypatch):

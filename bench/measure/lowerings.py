@@ -16,7 +16,6 @@ from bench.measure.failures import FAILURES
 from bench.measure.laboratory import Laboratory
 from bench.measure.lanes import Programs
 from bench.measure.loops import CellKey
-from bench.measure.schedules import Schedule
 from bench.measure.search import LARGEST_SHARE_OF_MEMORY, search_grid, shard_shape
 from bench.measure.session import Session
 from bench.rows import Precision
@@ -113,14 +112,13 @@ def programs(session: Session, tier: plan.Tier, lowering: str | None) -> Program
     """The programs of a tier under a lowering, made once."""
     key = (tier.batch_sizes[0], lowering)
     if key not in session.programs:
-        table, duration = session.experiment.learning_rate, session.duration
-        gap = max(after - before for before, after in pairwise([0, *duration.evaluations]))
-        warmup, epochs = table.warmup_epochs * session.train_examples, session.experiment.evaluation.averaging_epochs
+        gap = max(after - before for before, after in pairwise([0, *session.duration.evaluations]))
+        epochs = session.experiment.evaluation.averaging_epochs
         session.programs[key] = Programs(
             session.learner(session.experiment.workload.precision, lowering),
             *session.splits,
             microbatch_size=tier.microbatch_size,
-            schedule=Schedule(table.schedule, warmup, float(duration.budget_examples)),
+            schedule=session.schedule,
             accumulates=any(size != tier.microbatch_size for size in tier.batch_sizes),
             longest_segment=min(LONGEST_SEGMENT_TICKS, gap // tier.microbatch_size + 1),
             noise_parts=noise_parts(session.experiment, tier),

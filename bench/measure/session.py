@@ -20,6 +20,7 @@ from bench.measure.interrupts import Stopper
 from bench.measure.lanes import Examples, Programs, on_device
 from bench.measure.learner import Learner, has_lowering, make_learner
 from bench.measure.progress import Progress
+from bench.measure.schedules import Schedule
 from bench.measure.tuning import TuningFile
 from bench.rows import AnyRow, Origin, Precision, Stage, Trial, TrialKey
 
@@ -68,6 +69,13 @@ class Session:
     def train_examples(self) -> int:
         """Size of the train split."""
         return len(self.dataset.train_labels)
+
+    @property
+    def schedule(self) -> Schedule:
+        """How the learning rate of every trial moves; a decay ends with the budget of epochs."""
+        table = self.experiment.learning_rate
+        warmup_examples = table.warmup_epochs * self.train_examples
+        return Schedule(table.schedule, warmup_examples, float(self.duration.budget_examples))
 
     @cached_property
     def splits(self) -> tuple[Examples, Examples, Examples]:

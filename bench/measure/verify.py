@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Float, Int32
 
 from bench import experiment as experiments
 from bench import folders, selection
@@ -23,6 +23,8 @@ from bench.measure import datasets, stream
 from bench.measure.host import Host
 from bench.measure.lanes import Examples, evaluate_lanes
 from bench.measure.learner import Learner, TrainState
+from bench.measure.optimizers import Scalar
+from bench.measure.schedules import Schedule
 from bench.measure.session import Session
 from bench.rows import Loop, Round, Trial, Verification
 from bench.store import Writer
@@ -129,7 +131,7 @@ def train_alone(session: Session, case: Case) -> Alone:
     learner = session.learner(session.experiment.workload.precision, case.lowering)
     points = [point // trial.batch_size for point in session.duration.evaluations]
     longest = max(after - before for before, after in pairwise([0, *points]))
-    prepare = _segments(learner, session.splits[0], trial, case.loop, max(longest, 1))
+    prepare = _segments(learner, session.splits[0], session.schedule, trial, case.loop, max(longest, 1))
     accuracy = _scorer(learner, session.splits[1])
     prepare(0, max(points[0], 1))(_start(learner, trial))
     state, done, seconds = _start(learner, trial), 0, 0.0
@@ -161,32 +163,39 @@ def _scorer(learner: Learner, split: Examples) -> Callable[[TrainState], float]:
 
 
 def _segments(
-    learner: Learner, split: Examples, trial: Trial, loop: Loop, longest: int
+    learner: Learner, split: Examples, schedule: Schedule, trial: Trial, loop: Loop, longest: int
 ) -> Callable[[int, int], Callable[[TrainState], TrainState]]:
-    """Prepares `steps` steps from step `first`: their batches are on the device before the run advances by them."""
-    rate, size = jnp.float32(trial.learning_rate), trial.batch_size
+    """Prepares `steps` steps from step `first`: batches and rates are on the device before the run advances by them."""
+    size = trial.batch_size
 
     @partial(jax.jit, donate_argnums=0)
-    def one(state: TrainState, chosen: Int32[Array, " batch"]) -> TrainState:
+    def one(state: TrainState, chosen: Int32[Array, " batch"], rate: Scalar) -> TrainState:
         return learner.train_step(state, split.inputs[chosen], split.labels[chosen], rate, trial.options)[0]
 
     @partial(jax.jit, donate_argnums=0)
-    def many(state: TrainState, order: Int32[Array, "step batch"], steps: Int32[Array, ""]) -> TrainState:
-        return jax.lax.fori_loop(0, steps, lambda i, carried: one(carried, order[i]), state)
+    def many(
+        state: TrainState, order: Int32[Array, "step batch"], rates: Float[Array, " step"], steps: Int32[Array, ""]
+    ) -> TrainState:
+        return jax.lax.fori_loop(0, steps, lambda i, carried: one(carried, order[i], rates[i]), state)
 
-    def dispatched(state: TrainState, batches: Sequence[Int32[Array, " batch"]]) -> TrainState:
-        for chosen in batches:
-            state = one(state, chosen)
+    def dispatched(state: TrainState, batches: Sequence[tuple[Int32[Array, " batch"], Scalar]]) -> TrainState:
+        for chosen, rate in batches:
+            state = one(state, chosen, rate)
         return jax.block_until_ready(state)
 
-    def scanned(state: TrainState, order: Int32[Array, "step batch"], steps: Int32[Array, ""]) -> TrainState:
-        return jax.block_until_ready(many(state, order, steps))
-
     def prepare(first: int, steps: int) -> Callable[[TrainState], TrainState]:
-        order = np.zeros((longest, size), np.int32)
+        order, rates = np.zeros((longest, size), np.int32), _rates(schedule, trial, first, longest)
         order[:steps] = stream.indices(trial.seed, first * size, steps * size, trial.train_examples).reshape(-1, size)
         if loop == "scan":
-            return partial(scanned, order=jnp.asarray(order), steps=jnp.int32(steps))
-        return partial(dispatched, batches=jax.device_put(list(order[:steps])))
+            whole = jax.block_until_ready(jax.device_put((order, rates, np.int32(steps))))
+            return lambda state: jax.block_until_ready(many(state, *whole))
+        batches = jax.block_until_ready(jax.device_put(list(zip(order[:steps], rates[:steps], strict=True))))
+        return partial(dispatched, batches=batches)
 
     return prepare
+
+
+def _rates(schedule: Schedule, trial: Trial, first: int, steps: int) -> Float[np.ndarray, " step"]:
+    """The learning rate of each step from step `first`: as in lanes, by the examples seen before its batch."""
+    seen = jnp.asarray(np.arange(first, first + steps) * trial.batch_size, jnp.float32)
+    return np.asarray(jnp.float32(trial.learning_rate) * schedule.factor(seen))
