@@ -16,6 +16,7 @@ COLUMNS = (
     Column("Epochs to target"),
     Column("Time to target"),
     Column("Best accuracy"),
+    Column("Averaged parameters"),
     Column("Test accuracy"),
     Column("Regime", text=True),
     Column("Compile"),
@@ -26,6 +27,8 @@ CORE = (0, 1, 2, 5, 6, 7, 8)
 """The columns a terminal has room for."""
 POINTED_AT = (2, 6, 7, 8)
 """What pointing at a batch size in a figure shows."""
+WHERE_MEASURED = (9,)
+"""The columns that are left out where no cell has a value; all above lie before them."""
 
 STATUS = {
     "ok": "reached",
@@ -33,14 +36,23 @@ STATUS = {
     "out_of_memory": "out of memory",
     "not_measured": "not measured",
 }
+OF_AVERAGES = ("best_ema_accuracy", "ema_accuracy_gain")
+ACCURACIES = ("best_accuracy", "best_accuracy_by_steps", *OF_AVERAGES)
 NO_ESTIMATE = Estimate(median=None, interval=(None, None))
 
 
 def table(summary: Summary) -> Grid:
     """Every cell, the fastest to the target marked."""
     best = summary.time_optimal.batch_size if summary.time_optimal else None
-    rows = [Line(_entries(cell), str(cell.batch_size), cell.batch_size == best) for cell in summary.cells]
-    return Grid("Medians over seeds with 95% intervals; the fastest to the target is marked.", COLUMNS, rows)
+    lines = [_entries(cell) for cell in summary.cells]
+    empty = {at for at in WHERE_MEASURED if all(line[at].value is None for line in lines)}
+    shown = [at for at in range(len(COLUMNS)) if at not in empty]
+    rows = [
+        Line([line[at] for at in shown], str(cell.batch_size), cell.batch_size == best)
+        for cell, line in zip(summary.cells, lines, strict=True)
+    ]
+    columns = [COLUMNS[at] for at in shown]
+    return Grid("Medians over seeds with 95% intervals; the fastest to the target is marked.", columns, rows)
 
 
 def described(summary: Summary) -> dict[int, str]:
@@ -66,11 +78,16 @@ def loop(cell: CellSummary) -> str:
 
 
 def flat(summary: Summary) -> tuple[list[str], list[list[Scalar]]]:
-    """Column names and rows for CSV: every field of every cell in SI units, estimates as median, low and high."""
+    """Column names and rows for CSV: every field of every cell in SI units, estimates as median, low and high.
+
+    Those of averaged parameters only where some cell has them.
+    """
     names: list[str] = []
     rows: list[list[Scalar]] = []
+    averaged = any(getattr(cell, name) for cell in summary.cells for name in OF_AVERAGES)
+    fields = [name for name in CellSummary.__struct_fields__ if averaged or name not in OF_AVERAGES]
     for cell in summary.cells:
-        pairs = [pair for name in cell.__struct_fields__ for pair in _spread(name, getattr(cell, name))]
+        pairs = [pair for name in fields for pair in _spread(name, getattr(cell, name))]
         names = [name for name, _ in pairs]
         rows.append([value for _, value in pairs])
     return names, rows
@@ -89,6 +106,7 @@ def _entries(cell: CellSummary) -> list[Entry]:
         _estimate(cell.epochs_to_target, words.number),
         _duration(cell.time_to_target),
         _estimate(cell.best_accuracy, words.accuracy),
+        _estimate(cell.best_ema_accuracy or NO_ESTIMATE, words.accuracy),
         said(cell.test_accuracy, words.accuracy),
         Entry((cell.regime or "—").replace("_", " ")),
         said(cell.compile_seconds, words.seconds),
@@ -119,7 +137,7 @@ def _duration(estimate: Estimate) -> Entry:
 
 def _spread(name: str, value: object) -> list[tuple[str, Scalar]]:
     """A field as one column or, for estimates and intervals, as several; the same columns whatever the value."""
-    if name.endswith("_to_target") or name in ("best_accuracy", "best_accuracy_by_steps"):
+    if name.endswith("_to_target") or name in ACCURACIES:
         estimate = value if isinstance(value, Estimate) else NO_ESTIMATE
         return [(name, estimate.median), *_ends(name, estimate.interval)]
     if isinstance(value, tuple):

@@ -52,6 +52,8 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> CellSummary
         cost_to_target=_estimate(sweep.cost, at) if sweep.cost else None,
         best_accuracy=_accuracy(sweep.accuracy, at),
         best_accuracy_by_steps=_accuracy(sweep.accuracy_by_steps, at) if _has(sweep.accuracy_by_steps, at) else None,
+        best_ema_accuracy=_accuracy(sweep.ema_accuracy, at) if _has(sweep.ema_accuracy, at) else None,
+        ema_accuracy_gain=_accuracy(sweep.ema_accuracy_gain, at, -HIGHEST) if _has(sweep.ema_accuracy, at) else None,
         test_accuracy=_test_accuracy(claim),
         regime=regime,
         compile_seconds=_number(compiled["compile_seconds"]),
@@ -141,8 +143,8 @@ def _estimate(locations: Locations, at: int) -> Estimate:
     return estimate(locations.medians[at], locations.draws[:, at], exp)
 
 
-def _accuracy(locations: Locations, at: int) -> Estimate:
-    return estimate(-locations.medians[at], np.clip(-locations.draws[:, at], LOWEST, HIGHEST))
+def _accuracy(locations: Locations, at: int, lowest: float = LOWEST) -> Estimate:
+    return estimate(-locations.medians[at], np.clip(-locations.draws[:, at], lowest, HIGHEST))
 
 
 def _exp(value: float) -> float | None:

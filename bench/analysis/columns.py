@@ -65,6 +65,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "epochs_to_target": "float64",
         "previous_examples": "float64",
         "best_accuracy": "float64",
+        "best_ema_accuracy": "float64",
         "test_accuracy": "float64",
     },
     "curves": {

@@ -139,7 +139,8 @@ def from_rows(
     epoch = float(train_examples or np.nan)
     trials = trial_frame(observed, experiment.target.accuracy, experiment.budget.epochs, epoch)
     if imported:
-        trials["best_accuracy"] = np.nan  # the tables tell when the target was reached, not what came after
+        # The tables tell when the target was reached, not what came after.
+        trials[["best_accuracy", "best_ema_accuracy"]] = np.nan
     return Frames(
         experiment,
         _described(machine, named),

@@ -110,6 +110,8 @@ def _records(curve: Curve, accuracy: np.ndarray) -> Curve:
 def trial_frame(observed: Sequence[Observed], target: float, budget_epochs: float, epoch: float) -> pd.DataFrame:
     """The `trials` frame; `epoch` is the number of training examples (NaN when it is not known)."""
     records = []
+    budget_examples = budget_epochs * epoch if np.isfinite(epoch) else np.inf
+    averaged = any(np.isfinite(one.curve["ema_accuracy"]).any() for one in observed)
     for number, one in enumerate(observed):
         trial = one.trial
         found = crossing(trial.curve, target)
@@ -126,11 +128,18 @@ def trial_frame(observed: Sequence[Observed], target: float, budget_epochs: floa
                 "steps_to_target": examples / trial.batch_size,
                 "epochs_to_target": examples / epoch,
                 "previous_examples": previous_evaluation(one.curve["examples"], examples),
-                "best_accuracy": best_accuracy(trial, budget_epochs * epoch if np.isfinite(epoch) else np.inf),
+                "best_accuracy": best_accuracy(trial, budget_examples),
+                "best_ema_accuracy": _best_average(one.curve, budget_examples) if averaged else None,
                 "test_accuracy": trial.test_accuracy,
             }
         )
     return tidy("trials", records)
+
+
+def _best_average(curve: Series, examples: float) -> float:
+    """Of the averaged parameters, as `best_accuracy` is of the parameters; NaN where no average was kept."""
+    seen = curve["ema_accuracy"][curve["examples"] <= examples]
+    return float(seen.max(initial=0.0))
 
 
 def previous_evaluation(examples: np.ndarray, crossed: float) -> float:

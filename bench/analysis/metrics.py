@@ -194,7 +194,20 @@ def log_examples_to_target(trials: pd.DataFrame, crossed: pd.DataFrame, limit_ex
 
 def best_accuracies(trials: pd.DataFrame) -> Repetitions:
     """The best validation accuracy of each trial within the budget of epochs, negated: the least is the best."""
-    seen = values(trials, "best_accuracy")
+    return _negated(values(trials, "best_accuracy"))
+
+
+def best_ema_accuracies(trials: pd.DataFrame) -> Repetitions:
+    """The same of the averaged parameters, where an average was kept."""
+    return _negated(values(trials, "best_ema_accuracy"))
+
+
+def ema_accuracy_gains(trials: pd.DataFrame) -> Repetitions:
+    """What the average is better by in each trial, negated too: seeds differ by more than it and its parameters do."""
+    return _negated(values(trials, "best_ema_accuracy") - values(trials, "best_accuracy"))
+
+
+def _negated(seen: Array) -> Repetitions:
     return Repetitions.exact(-seen[np.isfinite(seen)])
 
 

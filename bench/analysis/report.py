@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from bench import store
 from bench.analysis import cell_table, embed, frames, grid, method, pages, sections, sentences, style, ways, words
 from bench.analysis import summary as summaries
+from bench.analysis.columns import values
 from bench.analysis.figures import draw, encode, write_figures
 from bench.analysis.frames import ROW_FILES, Frames
 from bench.analysis.pages import Shown
@@ -120,6 +122,8 @@ def _image(files: Iterator[bytes], name: str, finding: str, rows: dict[int, str]
 
 def _write_tables(folder: Path, measured: Frames, summary: Summary) -> list[Download]:
     trials = measured.trials.assign(options=[words.assignments(dict(one)) for one in measured.trials["options"]])
+    if np.isnan(values(trials, "best_ema_accuracy")).all():
+        trials = trials.drop(columns="best_ema_accuracy")
     tables = {
         "cells.csv": ("one line per batch size", grid.as_csv(*cell_table.flat(summary))),
         "trials.csv": ("one line per training run", _frame_csv(trials)),

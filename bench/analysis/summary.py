@@ -89,7 +89,8 @@ class CellSummary(Part, frozen=True, kw_only=True):
     """One batch size. What was not measured or not reached is null, and `status` says why.
 
     `limit_share` is how much of a step's time the nearest limit of the machine explains, and `limited_by` that limit
-    where it is half or more.
+    where it is half or more. `best_ema_accuracy` is of the averaged parameters, where an average was kept, and
+    `ema_accuracy_gain` the median over seeds of what it is better by than `best_accuracy` in the same run.
     """
 
     batch_size: int
@@ -116,6 +117,8 @@ class CellSummary(Part, frozen=True, kw_only=True):
     cost_to_target: Estimate | None = None
     best_accuracy: Estimate
     best_accuracy_by_steps: Estimate | None = None
+    best_ema_accuracy: Estimate | None = None
+    ema_accuracy_gain: Estimate | None = None
     test_accuracy: float | None = None
     regime: Regime | None = None
     compile_seconds: float | None

@@ -20,7 +20,7 @@ from bench.analysis.statistics import Array, Locations, Repetitions, locate
 from bench.analysis.ties import above_a_later_one
 
 # Each quantity of a cell has random numbers of its own, so that they err independently.
-EXAMPLES, STEP_SECONDS, STEP_JOULES, ACCURACY, ACCURACY_BY_STEPS = range(5)
+EXAMPLES, STEP_SECONDS, STEP_JOULES, ACCURACY, ACCURACY_BY_STEPS, EMA_ACCURACY_GAIN = range(6)
 
 SECONDS_PER_HOUR = 3600.0
 LEAST_EXCESS = 0.05
@@ -106,6 +106,16 @@ class Sweep:
     def accuracy(self) -> Locations:
         """Best accuracies within the budget of epochs, negated."""
         return self._locate(self._accuracies(metrics.best_accuracies), ACCURACY)
+
+    @cached_property
+    def ema_accuracy(self) -> Locations:
+        """The same of the averaged parameters; of the same runs, so that equal accuracies have equal intervals."""
+        return self._locate(self._accuracies(metrics.best_ema_accuracies), ACCURACY)
+
+    @cached_property
+    def ema_accuracy_gain(self) -> Locations:
+        """What averaging the parameters adds to them, seed by seed, negated."""
+        return self._locate(self._accuracies(metrics.ema_accuracy_gains), EMA_ACCURACY_GAIN)
 
     @cached_property
     def step_budget(self) -> int:
