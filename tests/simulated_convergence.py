@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 from truth import RATE_FACTOR, Truth, origin
 
@@ -38,6 +39,8 @@ def trial(truth, common, phase, batch_size, rate_step, seed, random) -> Trial:
     curve = saturating_curve(truth, batch_size, wanted, min(ceiling, 1.0))
     if diverged:
         curve = Curve(examples=[curve.examples[0]], steps=[curve.steps[0]], accuracy=[0.1], loss=[None])
+    if truth.averaging_gain is not None:
+        curve = with_average(curve, truth.averaging_gain)
     return Trial(
         **common,
         phase=phase,
@@ -73,6 +76,11 @@ def saturating_curve(truth: Truth, batch_size: int, wanted: float, ceiling: floa
         loss=(2.3 * (1 - accuracy)).tolist(),
         test_accuracy=(accuracy * 0.995).tolist(),
     )
+
+
+def with_average(curve: Curve, gain: float) -> Curve:
+    averaged = [min(max(accuracy + gain, 0.0), 1.0) for accuracy in curve.accuracy]
+    return msgspec.structs.replace(curve, ema_accuracy=averaged)
 
 
 def gradient_noise(truth: Truth, curve: Curve, random: np.random.Generator) -> NoiseEstimate | None:

@@ -19,6 +19,7 @@ class Truth:
     (B / 128)^`rate_exponent`; a rate off by a factor of two costs a factor exp(`rate_penalty`). Each of the `momenta`
     searched beside the rate takes so many times the examples.
     On several `devices` a step lasts as on one with its part of the batch, and `sharing_seconds` more.
+    An average of the parameters, where there is one, is more accurate by `averaging_gain`.
     Seconds per step: `fixed_seconds` + `seconds_per_example` B in the scan loop; dispatch pays `dispatch_seconds` more.
     """
 
@@ -61,6 +62,7 @@ class Truth:
     gradient_noise_scale: float | None = None
     gradient_variance_exponent: float = -1.0
     outliers: dict[int, float] = field(default_factory=dict)
+    averaging_gain: float | None = None
 
     def examples_to_target(self, batch_size: int) -> float:
         """The median over seeds at the best rate."""
@@ -103,6 +105,7 @@ RICH = Truth(
     out_of_memory=(4096,),
     largest_that_fits=3000,
     momenta={0.5: 1.6, 0.9: 1.0},
+    averaging_gain=0.002,
 )
 """A folder with everything measured."""
 
@@ -121,7 +124,10 @@ def experiment_table(truth: Truth) -> dict[str, Any]:
         "search": {"momentum": list(truth.momenta)} if truth.momenta else {},
         "seeds": {"search": truth.search_seeds, "confirm": truth.confirm_seeds},
         "budget": {"epochs": truth.epochs, "max_epochs": truth.max_epochs},
-        "evaluation": {"first_epoch": truth.per_epoch, "per_epoch": truth.per_epoch},
+        "evaluation": {
+            **{"first_epoch": truth.per_epoch, "per_epoch": truth.per_epoch},
+            **({} if truth.averaging_gain is None else {"averaging_epochs": 1}),
+        },
     }
 
 

@@ -118,7 +118,17 @@ def _training(measured: Frames, summary: Summary) -> str:
     return (
         f"Training: at most {words.number(experiment.max_epochs)} epochs{cadence}, on a validation split held out of"
         f" the training set; test accuracy is reported and steered nothing. {tuned} tuned at every batch size on search"
-        f" seeds; claims rest on {seeds(summary)} at what was best."
+        f" seeds; claims rest on {seeds(summary)} at what was best.{_averaging(experiment.evaluation.averaging_epochs)}"
+    )
+
+
+def _averaging(epochs: float | None) -> str:
+    """What an average of the parameters is, and that nothing rests on it."""
+    if epochs is None:
+        return ""
+    return (
+        f" An average of the parameters that forgets exponentially over {epochs:g} epoch{'s' * (epochs != 1)} was"
+        " evaluated beside them; it steered nothing, and claims rest on the parameters themselves."
     )
 
 

@@ -115,6 +115,11 @@ def accuracy(value: float) -> str:
     return f"{100 * value + 0.0:.2f}%"  # zero has a sign, and an accuracy is minimised as its negative
 
 
+def points(value: float) -> str:
+    """A difference of accuracies in points, with its sign."""
+    return f"{100 * value:+z.2f}"
+
+
 def target(value: float) -> str:
     """An accuracy that someone chose, in percent without trailing zeros."""
     return f"{100 * value:.2f}".rstrip("0").rstrip(".") + "%"

@@ -14,7 +14,7 @@ from bench.analysis.figures.hardware import whole_batches
 from bench.analysis.figures.options import at_best
 from bench.analysis.figures.origin import target_words
 from bench.analysis.figures.rates import searched_points, searched_trials
-from bench.analysis.figures.remarks import binding
+from bench.analysis.figures.remarks import averaging, binding
 from bench.analysis.figures.resources import roofline_cells
 from bench.analysis.figures.series import batch_sizes, by_batch_size, known
 from bench.analysis.frames import Frames
@@ -112,7 +112,8 @@ def time_to_target(_: Frames, summary: Summary) -> str:
 def best_accuracy(_: Frames, summary: Summary) -> str:
     """The best batch size under each budget."""
     budgets = [best for best in (summary.accuracy_optimal, summary.accuracy_optimal_by_steps) if best]
-    return " ".join(f"{_accurate(best, summary)}." for best in budgets) or f"{summary.accuracy_optimal_reason}."
+    said = " ".join(f"{_accurate(best, summary)}." for best in budgets) or f"{summary.accuracy_optimal_reason}."
+    return f"{said} {averaging(summary)}".rstrip()
 
 
 def best_learning_rate(_: Frames, summary: Summary) -> str:

@@ -17,6 +17,8 @@ from bench.analysis.figures.series import known, medians, open_ends
 from bench.analysis.frames import Frames
 from bench.analysis.summary import AccuracyOptimal, CellSummary, Optimum, Summary
 
+AVERAGED = "best_ema_accuracy"
+
 
 def time_to_target(frames: Frames, summary: Summary) -> Figure:
     """Seconds to the target with interval, the optimum, what is tied with it, and the fitted B*."""
@@ -56,6 +58,8 @@ def best_accuracy(frames: Frames, summary: Summary) -> Figure:
     for quantity, optimum, color, marker, aside in budgets:
         if optimum and (cells := _erring(summary, quantity)):
             _draw_accuracies(axes, cells, quantity, optimum, color, marker, aside)
+    if (best := summary.accuracy_optimal) and (cells := _erring(summary, AVERAGED)):
+        _draw_averaged(axes, cells, f"within {best.budget}, averaged parameters")
     _limit_errors(axes, summary)
     canvas.log_axis(axes, "best validation accuracy (%)")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:.4g}"))
@@ -88,9 +92,18 @@ def _draw_accuracies(
     canvas.hover(axes, sizes, list(errors), across=list(beside))
 
 
+def _draw_averaged(axes: Axes, cells: Sequence[CellSummary], label: str) -> None:
+    """What averaged parameters reach, where an average was kept."""
+    sizes, errors = [cell.batch_size for cell in cells], 100 * (1 - medians(cells, AVERAGED))
+    low, high = np.clip(100 * (1 - open_ends(cells, AVERAGED)), 0.001, 100)
+    axes.plot(sizes, errors, "D--", color=style.SKY, markersize=3, linewidth=1, label=label, zorder=4)
+    axes.vlines(sizes, low, high, color=style.SKY, linewidth=1, alpha=0.8, zorder=3)
+    canvas.hover(axes, sizes, errors)
+
+
 def _limit_errors(axes: Axes, summary: Summary) -> None:
     """Largest error at the foot, and half the least at the top: an interval up to 100% would reach to infinity."""
-    quantities = ("best_accuracy", "best_accuracy_by_steps")
+    quantities = ("best_accuracy", "best_accuracy_by_steps", AVERAGED)
     seen = np.concatenate([medians(known(summary.cells, quantity), quantity) for quantity in quantities])
     errors = 100 * (1 - seen[seen < 1])
     if len(errors):

@@ -1,4 +1,4 @@
-"""What is said beside a figure that no caption can know: which limit binds where, and whether the timings drifted."""
+"""What is said beside a figure that no caption can know: which limit binds where, whether the timings drifted."""
 
 from __future__ import annotations
 
@@ -40,6 +40,19 @@ def _bound(limit: Limit | None, cells: list[CellSummary]) -> str:
         return f"{where}, no single limit (none explains {words.percent(LEAST_SHARE)} of its time)"
     shares = sorted(cell.limit_share or 0.0 for cell in cells)
     return f"{where}, {LIMITS[limit]} ({words.between([shares[0], shares[-1]], words.percent)} of its time)"
+
+
+def averaging(summary: Summary) -> str:
+    """Whether averaged parameters are better at the accuracy-optimal batch size, as far as seeds tell."""
+    best = summary.accuracy_optimal
+    cells = [cell for cell in summary.cells if best and cell.batch_size == best.batch_size]
+    gain = cells[0].ema_accuracy_gain if cells else None
+    if gain is None or gain.median is None:
+        return ""
+    low, high = gain.interval
+    effect = "helps" if (low or 0) > 0 else "hurts" if (high or 0) < 0 else "has no clear effect"
+    measured = f"{words.points(gain.median)} points ({words.between(gain.interval, words.points)})"
+    return f"Averaging the parameters {effect} at batch size {cells[0].batch_size}: {measured}, compared seed by seed."
 
 
 def drift(summary: Summary) -> str:

@@ -55,6 +55,7 @@ PLOTS = (
         optima.best_accuracy,
         findings.best_accuracy,
         "Higher is better; the axis stretches towards 100%. Ringed sizes cannot be told from the best of their budget.",
+        remarks.averaging,
     ),
     Plot(
         "Throughput",
