@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from bench import __version__
-from bench.errors import DeviceError, InputError
+from bench.errors import UserError
 from bench.verbs import measuring, reading
 from bench.verbs.options import Parser
 
@@ -30,7 +30,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return options.call(options)
-    except (InputError, DeviceError) as error:
+    except UserError as error:
         sys.stderr.write(f"batchscale: {error}\n")
         return 2
     except KeyboardInterrupt:

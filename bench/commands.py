@@ -8,7 +8,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-LONGEST_REASON = 160
+from bench.errors import LONGEST_REASON, visible
 
 
 class CommandError(RuntimeError):
@@ -88,5 +88,4 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _reason(errors: str) -> str:
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
     telling = [line for line in lines if "err" in line.lower() or line.startswith("E:")]
-    reason = (telling or lines or ["no message"])[0]
-    return "".join(letter for letter in reason if letter.isprintable())[:LONGEST_REASON]
+    return visible((telling or lines or ["no message"])[0])[:LONGEST_REASON]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 import msgspec
 
-from bench.errors import InputError
+from bench.errors import LONGEST_REASON, InputError
 
 T = TypeVar("T")
 REFUSALS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
@@ -31,7 +31,6 @@ _WORDS = {
 """What the values of a TOML file are called, by msgspec's names."""
 _PART = re.compile(r"\[(\d+|\.\.\.)\]|([^.\[\]]+)")
 _LONGEST_VALUE = 60
-LONGEST_REASON = 160
 
 
 def printable(text: object, longest: int = _LONGEST_VALUE) -> str:
@@ -44,20 +43,30 @@ def printable(text: object, longest: int = _LONGEST_VALUE) -> str:
 
 
 def read_small(path: Path, most_bytes: int) -> bytes:
-    """The bytes of a regular file of at most `most_bytes`; a pipe or a device, which may never end, is not opened.
+    """The bytes of a regular file of at most `most_bytes`.
 
     Raises:
         InputError: when there is no such file, or it is larger.
     """
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise InputError(f"{path}: cannot be read (not a regular file)")
-        if found.st_size > most_bytes:
-            raise InputError(f"{path}: larger than {most_bytes} bytes, the most it may be")
+        refuse_endless(path, most_bytes)
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def refuse_endless(path: Path, most_bytes: int) -> None:
+    """Ask for a regular file of at most `most_bytes` before opening it: a pipe or a device may never end.
+
+    Raises:
+        InputError: when it is something else, or larger.
+        OSError: when there is nothing, or nothing that can be asked.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{path}: cannot be read (not a regular file)")
+    if found.st_size > most_bytes:
+        raise InputError(f"{path}: larger than {most_bytes} bytes, the most it may be")
 
 
 def read_json(path: Path, to: type[T], most_bytes: int) -> T:

@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from bench.decoding import LONGEST_REASON, convert, printable, read_small
-from bench.errors import InputError
+from bench.decoding import convert, printable, read_small
+from bench.errors import LONGEST_REASON, InputError
 from bench.experiment_tables import (
     NAME,
     NAME_PATTERN,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import simulate
 from workbench import TINY, experiment
 
 from bench import cli, folders
@@ -96,6 +97,28 @@ def test_a_python_without_a_package_is_told_how_to_get_it(package):
     python = shlex.quote(sys.executable)
     told = f"{python} lacks the package {package}; to install what is needed: {python} -m pip install -e ."
     assert (ended.returncode, ended.stderr) == (2, f"batchscale: {told}\n")
+
+
+def test_names_of_files_and_folders_are_told_in_one_visible_line(tmp_path, capsys):
+    strange = "m\x1b[31mEVIL\nbatchscale: second line\udcff"
+    simulate.write(tmp_path / "published/simulated" / strange, batch_sizes=(16, 64), epochs=3.0, rounds=2)
+    shown = r"m\x1b[31mEVIL\nbatchscale: second line\udcff"
+    assert cli.run(["report", str(tmp_path / strange)]) == 2
+    assert cli.run(["site", str(tmp_path / "published"), "--out", str(tmp_path / strange)]) == 0
+    (tmp_path / "published/simulated" / strange / "machine.json").write_text("{")
+    assert cli.run(["site", str(tmp_path / "published")]) == 2
+    told = capsys.readouterr()
+    lines = [*told.out.splitlines(), *told.err.splitlines()]
+    assert len(lines) == 3
+    for line in lines:
+        assert shown in line
+        assert line.isprintable()
+
+
+def test_an_argument_s_own_lines_are_none_of_the_refusal(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["report", "a", "b\x1b[2J\nbatchscale: done"])
+    assert capsys.readouterr().err.splitlines() == [r"batchscale: unrecognized arguments: b\x1b[2J\nbatchscale: done"]
 
 
 def test_lists_are_for_people_and_for_scripts(capsys):

@@ -79,6 +79,13 @@ def test_a_terminal_has_one_live_line_and_lines_that_stay():
     assert output.getvalue().endswith("done\n")
 
 
+def test_no_name_of_a_folder_acts_on_the_terminal():
+    output = io.StringIO()
+    made, _ = progress(output)
+    made.say("a\x1b[2J: torn\nmended\r")
+    assert output.getvalue() == "a\\x1b[2J: torn\nmended\\r\n"
+
+
 def test_quiet_is_quiet():
     output = io.StringIO()
     made = Progress(output=output, quiet=True)

@@ -83,9 +83,12 @@ def test_offline_asks_no_network_source(tmp_path, monkeypatch):
 
 
 def test_every_refusal_is_listed_with_what_to_do(tmp_path):
+    cache = tmp_path / "a\n\x1b[2J"
     with pytest.raises(NoSourceError) as caught:
-        obtain("toy", FILES, [Remote("a", Unavailable("down")), Remote("b", WRONG)], tmp_path)
-    lines = str(caught.value).splitlines()
+        obtain("toy", FILES, [Remote("a", Unavailable("down")), Remote("b", WRONG)], cache)
+    lines = str(caught.value).split("\n")
+    assert len(lines) == 5
+    assert all(line.isprintable() for line in lines)
     assert lines[0] == "dataset toy: none of 2 sources has it"
     assert lines[1] == "  a: down"
     assert lines[2].startswith("  b: images: ")

@@ -12,6 +12,7 @@ from rich.text import Text
 from bench.analysis import cell_table, sentences
 from bench.analysis.grid import Grid
 from bench.analysis.summary import Summary
+from bench.errors import visible
 
 PIPED_WIDTH = 240
 """Wide enough for rates with three options beside them."""
@@ -51,5 +52,5 @@ def table(grid: Grid, columns: tuple[int, ...] | None = None) -> Table:
 
 
 def plain(text: str) -> Text:
-    """Text without control characters, so that no file can move the cursor or colour the terminal."""
-    return Text("".join(letter if letter.isprintable() else " " for letter in text))
+    """Text in which neither markup nor a control character of a file means anything to the terminal."""
+    return Text(visible(text))

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Array, Float
 
+from bench.decoding import reason
 from bench.measure.clock import Clock, Work, calibrate, resolution, timed
 from bench.measure.estimate import SECONDS_PER_CALIBRATION
 from bench.measure.laboratory import Laboratory
@@ -57,7 +58,7 @@ def measure(laboratory: Laboratory, parts: Sequence[Part], memory_bytes: int) ->
             found = part.measure(int(memory_bytes * SHARE_OF_MEMORY), laboratory.clock)
         except jax.errors.JaxRuntimeError as error:
             found = []
-            laboratory.progress.say(f"{part.quantity} was not measured: {str(error)[:160]!a}")
+            laboratory.progress.say(f"{part.quantity} was not measured: {reason(error)}")
         origin = msgspec.structs.asdict(laboratory.origin())
         for value in found:
             laboratory.append(Calibration(**origin, quantity=part.quantity, precision=part.precision, value=value))

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from bench.decoding import LONGEST_REASON, printable
-from bench.errors import InputError
+from bench.decoding import printable
+from bench.errors import LONGEST_REASON, InputError
 from bench.measure.idx import parse
 from bench.measure.mirrors import Mirror
 from bench.measure.packages import DebianPackage, NpmPackage

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import jax
 
 from bench.decoding import printable
-from bench.errors import DeviceError
+from bench.errors import LONGEST_REASON, DeviceError
 
 FAILURES = (jax.errors.JaxRuntimeError, MemoryError)
 """What compiling and running raise when the device, and not the caller, is at fault."""
@@ -61,8 +61,9 @@ class Streak:
             return
         self.length += 1
         if self.length >= MOST_IN_A_ROW:
+            said = printable(failure.message, LONGEST_REASON)[1:-1]
             raise DeviceError(
-                f"{self.length} failures in a row, the last at {what}: {printable(failure.message, 160)[1:-1]};"
+                f"{self.length} failures in a row, the last at {what}: {said};"
                 " all rows are kept. See batchscale doctor; then run again to go on with what is left,"
                 " or with --retry-failed to try what failed again"
             )

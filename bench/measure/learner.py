@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 import models
-from bench.decoding import printable
+from bench.decoding import printable, reason
 from bench.errors import InputError
 from bench.experiment_tables import Workload
 from bench.measure.optimizers import NONE_GIVEN, BatchSize, Given, Optimizer, Scalar, optimizer_named
@@ -210,8 +210,6 @@ def make_learner(
         if any(leaf.size == 0 for leaf in jax.tree.leaves(nnx.state(abstract))):
             raise ValueError("a layer would have no width")
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise InputError(
-            f"workload.model_options: {workload.model} refuses them ({printable(str(error), 160)[1:-1]})"
-        ) from None
+        raise InputError(f"workload.model_options: {workload.model} refuses them ({reason(error)})") from None
     optimizer = optimizer_named(workload.optimizer, workload.optimizer_options, searched)
     return Learner(nnx.graphdef(abstract), make_model, optimizer, workload.precision, tuple(searched))

@@ -13,6 +13,7 @@ from functools import partial
 from http.client import HTTPException
 from typing import NoReturn, Protocol, TypeVar
 
+from bench.errors import LONGEST_REASON, visible
 from bench.measure.sources import DataFile, Files
 from bench.measure.unpacking import Rejected, Unavailable, gunzip
 
@@ -20,7 +21,6 @@ CONNECT_SECONDS = 3.0
 TOTAL_SECONDS = 180.0
 CHUNK_BYTES = 1 << 16
 GZIP_OVERHEAD_BYTES = 4096
-LONGEST_REASON = 160
 
 T = TypeVar("T")
 
@@ -130,6 +130,5 @@ def _raise(error: Exception) -> NoReturn:
 
 
 def one_line(error: Exception) -> str:
-    """An exception's own words without control characters, cut to `LONGEST_REASON`."""
-    said = str(getattr(error, "reason", error))
-    return "".join(letter if letter.isprintable() else " " for letter in said)[:LONGEST_REASON]
+    """An exception's own words, cut to `LONGEST_REASON`."""
+    return visible(str(getattr(error, "reason", error)))[:LONGEST_REASON]

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from bench.errors import visible
+
 LINE_SECONDS = 10.0
 """Seconds between progress lines when nobody watches a terminal."""
 
@@ -85,9 +87,10 @@ class Progress:
             self.output.write("\r\x1b[2K")
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """A line that stays, or several, in which only their ends act on the terminal."""
         if not self.quiet:
-            self.output.write(("\r\x1b[2K" if self.output.isatty() else "") + line + "\n")
+            shown = "\n".join(map(visible, line.split("\n")))
+            self.output.write(("\r\x1b[2K" if self.output.isatty() else "") + shown + "\n")
             self.output.flush()
 
 

@@ -151,7 +151,7 @@ def obtain(dataset: str, files: Sequence[DataFile], sources: Sequence[Source], c
         if source.network:
             _keep(content, cache)
         return Obtained(content, source.name)
-    raise NoSourceError(_nothing_found(dataset, files, refusals, cache))
+    raise NoSourceError(*_nothing_found(dataset, files, refusals, cache))
 
 
 def probe_all(files: Sequence[DataFile], sources: Sequence[Source]) -> list[Answer]:
@@ -189,17 +189,15 @@ def _keep(content: Files, cache: Path) -> None:
         log.warning("not kept for the next run: %s", error)
 
 
-def _nothing_found(dataset: str, files: Sequence[DataFile], refusals: Sequence[Answer], cache: Path) -> str:
+def _nothing_found(dataset: str, files: Sequence[DataFile], refusals: Sequence[Answer], cache: Path) -> list[str]:
     tried = [f"  {refusal.source}: {refusal.reason}" for refusal in refusals]
     names = ", ".join(file.name for file in files)
-    return "\n".join(
-        [
-            f"dataset {dataset}: none of {len(refusals)} sources has it",
-            *tried,
-            f"  Put {names} (plain or .gz) into {cache},",
-            "  or name the folder that holds them: BATCHSCALE_DATA=/path/to/folder",
-        ]
-    )
+    return [
+        f"dataset {dataset}: none of {len(refusals)} sources has it",
+        *tried,
+        f"  Put {names} (plain or .gz) into {cache},",
+        "  or name the folder that holds them: BATCHSCALE_DATA=/path/to/folder",
+    ]
 
 
 def _at_most(size: int, expected: int) -> str:

@@ -15,6 +15,7 @@ from bench import experiment, folders
 from bench.errors import InputError
 from bench.rows import STAGES
 from bench.verbs.options import Verbs, add_json, add_price, add_results, add_verb, minutes
+from bench.verbs.output import tell, warn
 from bench.verbs.reading import answer
 
 INTERRUPTED = 130
@@ -91,7 +92,7 @@ def run_experiments(options: argparse.Namespace) -> int:
 
     _share_device()
     if fault := datasets.folder_fault():
-        sys.stderr.write(f"batchscale: warning: {fault}\n")
+        warn(f"warning: {fault}")
     request = suite.Request(
         names=options.experiments,
         results=options.results,
@@ -105,7 +106,8 @@ def run_experiments(options: argparse.Namespace) -> int:
             measured = suite.measure(request, Host.describe(), stopper)
     except (interrupts.Stopped, KeyboardInterrupt):
         again = shlex.join([*_program(), "run", *options.experiments, *_repeated(options)])
-        sys.stderr.write(f"\nbatchscale: stopped; everything measured is in {options.results}. To continue: {again}\n")
+        sys.stderr.write("\n")
+        warn(f"stopped; everything measured is in {options.results}. To continue: {again}")
         return INTERRUPTED
     return answer(measured, as_json=options.json, price_per_hour=options.price_per_hour)
 
@@ -139,11 +141,11 @@ def list_names(options: argparse.Namespace) -> int:
     titles = {name: experiment.find(name).title for name in experiment.shipped()}
     kinds = {"models": model_names(), "datasets": [*DATASETS], "optimizers": [*OPTIMIZERS]}
     if options.json:
-        sys.stdout.write(json.dumps({"experiments": titles, **kinds}) + "\n")
+        tell(json.dumps({"experiments": titles, **kinds}))
         return 0
-    sys.stdout.write("experiments\n" + "".join(f"  {name:24}{title}\n" for name, title in titles.items()))
+    tell("experiments", *(f"  {name:24}{title}" for name, title in titles.items()))
     for kind, names in kinds.items():
-        sys.stdout.write(f"{kind}\n  {', '.join(names)}\n")
+        tell(kind, f"  {', '.join(names)}")
     return 0
 
 
@@ -153,10 +155,10 @@ def diagnose(options: argparse.Namespace) -> int:
 
     found = doctor.diagnose(options.results)
     if options.json:
-        sys.stdout.write(json.dumps([one._asdict() for one in found]) + "\n")
+        tell(json.dumps([one._asdict() for one in found]))
         return 0
     for one in found:
-        sys.stdout.write(f"{'ok' if one.ok else '--':4}{one.item:34}  {one.value}\n")
+        tell(f"{'ok' if one.ok else '--':4}{one.item:34}  {one.value}")
     return 0
 
 
@@ -181,8 +183,8 @@ def verify_folder(options: argparse.Namespace) -> int:
     }
     rows = verify(options.folder, found.time_optimal.batch_size, reported)
     for row in rows if not options.json else ():
-        sys.stdout.write(
+        tell(
             f"B = {row.batch_size}: {row.steps} steps in {row.seconds:.3g} s;"
-            f" predicted were {row.predicted_steps} in {row.predicted_seconds:.3g} s\n"
+            f" predicted were {row.predicted_steps} in {row.predicted_seconds:.3g} s"
         )
     return answer([options.folder], as_json=options.json)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bench.decoding import printable
+from bench.errors import visible
 from bench.folders import MOST_PER_HOUR
 
 Verb = Callable[[argparse.Namespace], int]
@@ -24,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit 2."""
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {visible(message)}\n")
 
 
 def add_verb(verbs: Verbs, call: Verb, name: str, says: str, example: str) -> argparse.ArgumentParser:

@@ -11,6 +11,7 @@ import msgspec
 
 from bench import folders, store
 from bench.verbs.options import Verbs, accuracy, add_json, add_price, add_verb, inches, names, percent
+from bench.verbs.output import tell, warn
 
 PUBLISHED = Path("results/published")
 EXPORTS = ("pytest-benchmark",)
@@ -130,16 +131,14 @@ def answer(measured: Sequence[Path], *, as_json: bool, price_per_hour: float | N
         return _print_json(summaries[0] if len(summaries) == 1 else summaries)
     for one, page in zip(summaries, pages, strict=True):
         terminal.render(one)
-        sys.stdout.write(f"page: {page}\n\n")
+        tell(f"page: {page}", "")
     return 0
 
 
 def _tell_of_torn_lines(measured: Sequence[Path]) -> None:
     for path in (folder / name for folder in measured for name in (folders.THROUGHPUT, folders.CONVERGENCE)):
         if store.is_torn(path):
-            sys.stderr.write(
-                f"batchscale: warning: {path}: its last line is torn and left out; `run` measures that row again\n"
-            )
+            warn(f"warning: {path}: its last line is torn and left out; `run` measures that row again")
 
 
 def _print_json(value: object) -> int:
@@ -158,7 +157,7 @@ def draw_figures(options: argparse.Namespace) -> int:
     for path in write_figures(
         measured, summarize(measured), out, options.only, options.format, options.width, options.style
     ):
-        sys.stdout.write(f"{path}\n")
+        tell(str(path))
     return 0
 
 
@@ -166,7 +165,7 @@ def export_folder(options: argparse.Namespace) -> int:
     """Write and name the file."""
     from bench.analysis.export import export
 
-    sys.stdout.write(f"{export(options.folder, options.format, options.out)}\n")
+    tell(str(export(options.folder, options.format, options.out)))
     return 0
 
 
@@ -185,10 +184,10 @@ def compare_folders(options: argparse.Namespace) -> int:
         console.print(terminal.table(comparison.table(found)))
         for sentence in comparison.sentences(found):
             console.print(terminal.plain(sentence))
-        sys.stdout.write(f"page: {page}\n")
+        tell(f"page: {page}")
     slower = [] if options.fail_if_slower is None else found.slower_than(options.fail_if_slower)
     for line in slower:
-        sys.stderr.write(f"batchscale: {line}\n")
+        warn(line)
     return 1 if slower else 0
 
 
@@ -196,7 +195,7 @@ def build_site(options: argparse.Namespace) -> int:
     """Build the gallery and name its index."""
     from bench.analysis.site import site
 
-    sys.stdout.write(f"{site(options.published, options.out)}\n")
+    tell(str(site(options.published, options.out)))
     return 0
 
 
@@ -208,9 +207,7 @@ def submit_folder(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(found)
     else:
-        for problem in found.problems:
-            sys.stdout.write(f"{problem}\n")
-        sys.stdout.write(f"placed in {found.place}\n" if found.place else "not placed\n")
+        tell(*found.problems, f"placed in {found.place}" if found.place else "not placed")
     return 1 if found.problems else 0
 
 
