@@ -14,7 +14,7 @@ from typing import Self
 
 import msgspec
 
-from bench.decoding import REFUSALS, read_json, reason
+from bench.decoding import REFUSALS, read_json, reason, refuse_endless
 from bench.errors import InputError
 from bench.rows import AnyRow, MachineFile
 
@@ -157,11 +157,7 @@ def read(path: Path) -> Iterator[AnyRow]:
     try:
         if not path.exists():
             return
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise InputError(f"{path}: cannot be read (not a regular file)")
-        if found.st_size > LARGEST_FILE_BYTES:
-            raise InputError(f"{path}: larger than {LARGEST_FILE_BYTES} bytes, the most a rows file may be")
+        refuse_endless(path, LARGEST_FILE_BYTES)
         with path.open("rb") as lines:
             number = 0
             while line := lines.readline(LONGEST_LINE_BYTES + 1):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -88,6 +89,14 @@ def test_units_agree(tables):
     np.testing.assert_allclose(answers, 5.0)
 
 
+def test_equal_timings_are_rounds_of_their_own(tables):
+    found = answer(tables(speeds="batch_size,seconds_per_step\n" + "16,0.012\n64,0.02\n64,0.02\n64,0.03\n" * 2))
+    cells = by_size(found)
+    assert cells[16].seconds_per_step == pytest.approx(0.012)
+    assert cells[64].seconds_per_step == pytest.approx(0.02), "the median of six rounds, not of two values"
+    assert found.time_optimal is not None
+
+
 def test_several_machines_get_an_answer_each(tables):
     lines = ["batch_size,seconds_per_step,machine,watts"]
     for machine, fixed, watts in (("Fast GPU", 1e-2, 300), ("slow cpu", 1e-6, 50)):
@@ -157,7 +166,6 @@ WRONG_NEEDS = {
 }
 WRONG_SPEEDS = {
     "batch_size,examples_per_second\n16,-1\n": (2, "examples_per_second", "negative"),
-    "batch_size,examples_per_second\n16,5\n16,5\n": (3, "examples_per_second", "says the same"),
     "batch_size,examples_per_second,seconds_per_step\n16,5,1\n": (1, "seconds_per_step", "second unit"),
     "batch_size,examples_per_second,machine\n16,5,\n": (2, "machine", "not a name"),
     "batch_size,examples_per_second,machine\n16,5,\x1b[31m\n": (2, "machine", "not a name"),
@@ -214,6 +222,14 @@ def test_analysing_again_replaces_what_tables_said(tables):
     answer(tables())
     again = answer(tables("batch_size,seed,epochs_to_target\n16,0,2\n"))
     assert by_size(again)[256].status == "not_measured"
+
+
+@pytest.mark.parametrize("read", [read_needs, read_timings])
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_table_that_is_no_file_is_refused_and_never_waited_for(tmp_path, read, make):
+    make(tmp_path / "t.csv")
+    with pytest.raises(InputError, match=r"t\.csv: cannot be read \(not a regular file\)"):
+        read(tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize("read", [read_needs, read_timings])

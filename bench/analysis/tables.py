@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.decoding import printable
+from bench.decoding import printable, reason, refuse_endless
 from bench.errors import InputError
 
 LARGEST_FILE_BYTES = 64 << 20
@@ -116,19 +116,17 @@ def read_timings(path: Path) -> list[Timing]:
     """A throughput table: batch_size, one column of `SPEEDS`, perhaps watts and machine; repeated sizes are rounds.
 
     Raises:
-        InputError: names file, row and column of the first thing wrong; also on a row given twice.
+        InputError: names file, row and column of the first thing wrong.
     """
-    timings: dict[Timing, None] = {}
-    for line, unit in _lines(path, ("batch_size",), SPEEDS, ("watts", "machine")):
-        timing = Timing(
+    timings = [
+        Timing(
             line.count("batch_size", 1), line.name("machine"), unit, line.amount(unit), line.optional_amount("watts")
         )
-        if timing in timings:
-            raise line.complain(unit, "a second row that says the same; one row per timed round is right")
-        timings[timing] = None
+        for line, unit in _lines(path, ("batch_size",), SPEEDS, ("watts", "machine"))
+    ]
     if not timings:
         raise InputError(f"{path}: row 2: batch_size: no rows; one row per timed round is right")
-    return list(timings)
+    return timings
 
 
 def _lines(
@@ -136,8 +134,7 @@ def _lines(
 ) -> Iterator[tuple[Line, str]]:
     """The lines of a table with the one unit column it has."""
     try:
-        if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise InputError(f"{path}: larger than {LARGEST_FILE_BYTES} bytes, the most a table may be")
+        refuse_endless(path, LARGEST_FILE_BYTES)
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(_bounded(file, path), strict=True)
             names = [name.strip() for name in next(rows, [])]
@@ -148,7 +145,7 @@ def _lines(
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a UTF-8 CSV file ({printable(str(error))[1:-1]})") from None
+        raise InputError(f"{path}: not a UTF-8 CSV file ({reason(error)})") from None
 
 
 def _bounded(file: Iterator[str], path: Path) -> Iterator[str]:
