@@ -130,7 +130,7 @@ def set_price(folder: Path, per_hour: float) -> None:
         InputError: when it is no results folder, or the disk refuses.
     """
     experiments.read(folder / "experiment.toml")
-    store.write_whole(folder / PRICE, msgspec.json.encode(Price(per_hour=per_hour)) + b"\n")
+    store.write_json(folder / PRICE, Price(per_hour=per_hour))
 
 
 class JoinedFrom(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,9 +167,9 @@ def join_convergence(folder: Path, source: Path) -> None:
     refuse_unlike(experiments.read(folder / "experiment.toml"), folder, source)
     mark = folder / JOINED_FROM
     joined = JoinedFrom(folder=f"{other.name}/{source.name}", machine=store.read_machine(source).machine.name)
-    data = b"".join(msgspec.json.encode(row) + b"\n" for row in rows(source, CONVERGENCE, other))
-    store.write_whole(mark, msgspec.json.encode(joined) + b"\n")
+    data = b"".join(map(store.encode, rows(source, CONVERGENCE, other)))
+    store.write_json(mark, joined)
     store.write_whole(folder / CONVERGENCE, data)
     merged = {**store.read_machine(source).environments, **store.read_machine(folder).environments}
     label = MachineFile(machine=store.read_machine(folder).machine, environments=merged)
-    store.write_whole(folder / "machine.json", msgspec.json.format(msgspec.json.encode(label)) + b"\n")
+    store.write_json(folder / "machine.json", label)

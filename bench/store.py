@@ -220,6 +220,15 @@ def write_whole(path: Path, data: bytes) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
+def write_json(path: Path, value: object) -> None:
+    """Replace `path` by a value of any row or label type as indented JSON, in one move.
+
+    Raises:
+        InputError: when the disk refuses.
+    """
+    write_whole(path, msgspec.json.format(msgspec.json.encode(value)) + b"\n")
+
+
 def read_machine(folder: Path) -> MachineFile:
     """The `machine.json` of a results folder.
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 
+import msgspec
 import numpy as np
 import pytest
 import simulate
@@ -266,6 +267,14 @@ def test_predicting_from_a_table_agrees_with_predicting_from_its_folder(tmp_path
     assert by_table.time_optimal.seconds == pytest.approx(by_folder.time_optimal.seconds, rel=0.01)
     assert sentences.notices(by_table)[-1].endswith(f"joined with speeds from {tmp_path / 't.csv'}.")
     assert sentences.notices(by_folder)[-1].endswith(f"joined with speeds from {tmp_path / 'there'}.")
+
+
+def test_a_table_of_any_name_is_named_in_a_summary(tmp_path):
+    simulate.write(tmp_path / "here")
+    table = tmp_path / "t\x1b\udcff.csv"
+    table.write_text("batch_size,seconds_per_step\n16,0.1\n64,0.2\n")
+    found = predict(tmp_path / "here", table)["imported"]
+    assert json.loads(msgspec.json.encode(found))["speeds_from"].endswith(r"t\x1b\udcff.csv")
 
 
 def test_unlike_workloads_are_not_joined(tmp_path):

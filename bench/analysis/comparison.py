@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -47,7 +46,7 @@ def write_comparison(comparison: Comparison, out: Path, home: str | None = None)
     Raises:
         InputError: when the disk refuses.
     """
-    store.write_whole(out / "compare.json", msgspec.json.format(msgspec.json.encode(comparison), indent=2) + b"\n")
+    store.write_json(out / "compare.json", comparison)
     content = as_csv(*_flat(comparison))
     store.write_whole(out / "compare.csv", content)
     store.write_whole(out / NAME, render(comparison, pages.data_address(content, "text/csv"), home))

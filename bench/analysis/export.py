@@ -38,7 +38,7 @@ def export(folder: Path, form: str, out: Path | None = None) -> Path:
     if not cells:
         raise InputError(f"{folder / folders.THROUGHPUT}: holds no timed rounds; measure some with batchscale run")
     path = out or folder / f"{form}.json"
-    store.write_whole(path, msgspec.json.format(msgspec.json.encode(FORMATS[form](experiment, machine, cells))) + b"\n")
+    store.write_json(path, FORMATS[form](experiment, machine, cells))
     return path
 
 

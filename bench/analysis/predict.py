@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.analysis import frames
-from bench.analysis.analyze import machines_of, round_rows, slug, unknown_machine
 from bench.analysis.frames import Frames, from_rows
+from bench.analysis.imported import machines_of, round_rows, slug, unknown_machine
 from bench.analysis.likeness import ABSENT, MAY_DIFFER, flattened, sets_speed
 from bench.analysis.summarize import summarize
 from bench.analysis.summary import Summary
 from bench.analysis.tables import read_timings
 from bench.decoding import printable
-from bench.errors import InputError
+from bench.errors import InputError, visible
 
 
 def predict(folder: Path, seconds_per_step: Path) -> dict[str, Summary]:
@@ -69,5 +69,5 @@ def _joined(trained: Frames, timed: Frames, speeds: Path) -> Frames:
         verifications=timed.verifications,
         price_per_hour=timed.price_per_hour,
         convergence_from=trained.convergence_from or trained.machine.machine.name,
-        speeds_from=str(speeds),
+        speeds_from=visible(str(speeds)),
     )

@@ -197,7 +197,7 @@ def write(folder: Path, summary: Summary) -> Path:
         InputError: when the disk refuses.
     """
     path = folder / "summary.json"
-    store.write_whole(path, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+    store.write_json(path, summary)
     return path
 
 

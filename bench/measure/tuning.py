@@ -56,7 +56,7 @@ class TuningFile:
         """The choice made for `key`, measured and kept at the first asking."""
         if key not in self._known:
             self._known[key] = measure()
-            store.write_whole(self._path, msgspec.json.format(msgspec.json.encode(self._known)) + b"\n")
+            store.write_json(self._path, self._known)
         return self._known[key]
 
 

@@ -101,4 +101,4 @@ def _save(path: Path, recorder: Recorder) -> None:
         "details": recorder.details,
     }
     path.parent.mkdir(exist_ok=True)
-    store.write_whole(path, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+    store.write_json(path, content)
