@@ -100,7 +100,7 @@ def test_a_stage_calibrates_once_for_an_environment_and_goes_on_where_the_device
         ("copy_bytes_per_second", 1e9),
         ("copy_bytes_per_second", 2e9),
     ]
-    assert "matmul_flops_per_second was not measured: 'RESOURCE_EXHAUSTED" in progress.output.getvalue()
+    assert "matmul_flops_per_second was not measured: RESOURCE_EXHAUSTED" in progress.output.getvalue()
     assert progress.remaining_seconds() == 0
     assert timed(tmp_path)[1] == rows
     again = timed(tmp_path, environment="fedcba9876543210")[1]
