@@ -33,12 +33,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"batchscale: {error}\n")
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("\nbatchscale: stopped\n")
-        return measuring.INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"batchscale: {UserError(f'{where}the system refuses ({error.strerror})')}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("\nbatchscale: stopped\n")
+        return measuring.INTERRUPTED
 
 
 def parser() -> argparse.ArgumentParser:

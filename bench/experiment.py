@@ -165,12 +165,16 @@ def _check_warmup(experiment: Experiment, field: str) -> None:
         if rate.warmup_epochs:
             right = 'schedule = "warmup" or "warmup_cosine"'
             raise InputError(f"{field}: {rate.warmup_epochs} needs {right}, found {printable(rate.schedule)}")
+    elif not rate.warmup_epochs:
+        raise InputError(f"{field}: {rate.warmup_epochs} is no warm-up; above 0 is right")
     elif rate.warmup_epochs >= epochs:
         raise InputError(f"{field}: {rate.warmup_epochs} leaves nothing of budget.epochs = {epochs}")
 
 
 def _check_option(name: str, value: float, field: str) -> None:
-    lowest, below = OPTION_RANGES.get(name, (-math.inf, math.inf))
+    if name not in OPTION_RANGES:
+        return
+    lowest, below = OPTION_RANGES[name]
     if not lowest <= value < below:
         right = f"{lowest:g} or more" if math.isinf(below) else f"from {lowest:g} to below {below:g}"
         raise InputError(f"{field}: {value} is not {right}")

@@ -45,7 +45,7 @@ def prepare(folder: Path, experiment: Experiment, machine: Machine, environments
         raise InputError(f"{folder}: its rows are from another machine ({different}); give another --results")
     merged = {**(known.environments if known else {}), **environments}
     label = MachineFile(machine=machine, environments=merged)
-    store.write_whole(folder / "machine.json", msgspec.json.format(msgspec.json.encode(label)) + b"\n")
+    store.write_json(folder / "machine.json", label)
 
 
 def _accept_experiment(folder: Path, experiment: Experiment) -> None:

@@ -167,6 +167,13 @@ def test_a_device_that_keeps_failing_ends_the_run_in_one_line_with_code_2(monkey
     assert capsys.readouterr().err.splitlines()[-1].startswith("batchscale: 3 failures in a row")
 
 
+def test_a_path_that_no_system_takes_is_one_line(tmp_path, capsys):
+    assert cli.run(["site", str(tmp_path / ("long" * 100))]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"batchscale: {tmp_path}")
+    assert line.endswith("the system refuses (File name too long)")
+
+
 def test_an_interrupt_anywhere_is_code_130(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt

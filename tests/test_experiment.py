@@ -97,6 +97,11 @@ def test_every_shipped_experiment_parses_and_plans(name):
         ),
         (
             "learning_rate",
+            {"anchor": 0.1, "schedule": "warmup"},
+            "tiny.toml: learning_rate.warmup_epochs: 0.0 is no warm-up; above 0 is right",
+        ),
+        (
+            "learning_rate",
             {"anchor": 0.1, "warmup_epochs": 1},
             "tiny.toml: learning_rate.warmup_epochs: 1.0 needs schedule = "
             '"warmup" or "warmup_cosine", found \'constant\'',
@@ -130,11 +135,13 @@ def test_batch_sizes_have_exactly_one_form(table, says):
         ("workload.model_options", {"depth": 3}, "workload.model_options.depth: mlp has only activation, hidden"),
         ("workload.model_options", {"\x1b[31m" + "d" * 500: 3}, "mlp has only activation, hidden"),
         ("workload.model_options", {"activation": "\x1b[31m" + "a" * 500}, "workload.model_options: mlp refuses them"),
-        ("workload.model_options", {"hidden": "wide"}, "workload.model_options: mlp refuses them"),
+        ("workload.model_options", {"hidden": "wide"}, "model_options.hidden: expected a list, got text, found 'wide'"),
+        ("workload.model_options", {"hidden": 3}, "model_options.hidden: expected a list, got a whole number, found 3"),
         ("workload.model_options", {"hidden": [-4]}, "workload.model_options: mlp refuses them"),
-        ("workload.model_options", {"hidden": [0]}, "workload.model_options: mlp refuses them"),
+        ("workload.model_options", {"hidden": [0]}, "mlp refuses them (a layer would have no width)"),
         ("workload.optimizer_options", {"accumulator_dtype": 3}, "accumulator_dtype: sgd has only momentum, nesterov"),
         ("workload.optimizer_options", {"nesterov": 3.0}, "optimizer_options.nesterov: 3.0 is not true or false"),
+        ("workload.optimizer_options", {"nesterov": math.inf}, "optimizer_options.nesterov: inf is not true or false"),
         ("workload.optimizer_options", {"momentum": False}, "optimizer_options.momentum: False is not a number"),
         ("workload.optimizer_options", {"speed": 3}, "workload.optimizer_options.speed: sgd has only"),
         ("workload.optimizer_options", {"\x1b[31m" + "d" * 500: 3}, "sgd has only"),

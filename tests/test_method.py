@@ -55,7 +55,7 @@ def test_a_stranger_s_endless_options_are_cut(measured, summarized):
 
 def test_the_method_states_the_ceilings(measured, summarized):
     told = " ".join(method.paragraphs(measured, summarized))
-    assert "multiplies large float32 matrices at 100 GFLOP/s and copies memory at 8.00 GB/s" in told
+    assert "multiplies large float32 matrices at 100 GFLOP/s and copies memory at 8.00 GB/s (read" in told
     uncalibrated = msgspec.structs.replace(summarized, ceilings=None)
     assert "Limits:" not in " ".join(method.paragraphs(measured, uncalibrated))
 

@@ -67,7 +67,7 @@ def test_a_decay_held_at_a_reference_batch_size_is_its_power_elsewhere(name, dec
         assert_same(second_update(ruled, 64), second_update({decay: 0.9}, 64), 1e-2)
 
 
-@pytest.mark.parametrize("value", [0, -16, float("inf"), float("nan")])
+@pytest.mark.parametrize("value", [0, -16, 1.5, float("inf"), float("nan")])
 def test_a_reference_that_is_no_batch_size_is_refused(value):
     with pytest.raises(InputError, match=r"workload\.optimizer_options\.b2_batch_size: .* is no batch size; 1 to"):
         optimizer_named("adam", {"b2_batch_size": value})

@@ -238,6 +238,10 @@ def test_cells_say_how_many_seeds_missed(summarized):
     assert cell_table.status(cell) == "not reached, 2 of 5 seeds"
 
 
+def test_an_empty_text_is_an_empty_field():
+    assert grid.as_csv(["options", "status"], [["", "ok"]]) == b"options,status\n,ok\n"
+
+
 def test_csv_fields_cannot_start_a_formula():
     content = grid.as_csv(["a"], [["=1+1"], ["@SUM(A1)"], [-1.5], [None], [float("inf")]])
     assert content.decode().splitlines() == ["a", "'=1+1", "'@SUM(A1)", "-1.5", '""', '""']

@@ -10,7 +10,7 @@ import pytest
 import simulate
 from answers import TRUTH, answered, verdict
 
-from bench.rows import Curve
+from bench.rows import Curve, Round
 
 
 def test_verdicts_follow_the_truth():
@@ -20,6 +20,28 @@ def test_verdicts_follow_the_truth():
     assert {claim: verdict(found, claim) for claim in expected} == expected
     assert verdict(answered(critical_batch_size=1e7, seed_noise=0.02), 3) != "supported"
     assert verdict(answered(fixed_seconds=1e-9), 2) != "supported"
+
+
+def test_a_largest_batch_size_that_is_tied_with_the_fastest_contradicts_nothing():
+    """Its speed is 10% below the most, and its rounds scatter by more, or by nothing."""
+
+    def slowed(row, scatter):
+        if not isinstance(row, Round) or row.batch_size != TRUTH.batch_sizes[-1]:
+            return row
+        return msgspec.structs.replace(row, seconds=row.seconds * 1.6 * (1 + scatter * (row.round % 3 - 1)))
+
+    verdicts = {
+        scatter: verdict(answered(rows=[slowed(row, scatter) for row in simulate.rows(TRUTH)]), 2)
+        for scatter in (0.0, 0.95)
+    }
+    assert verdicts == {0.0: "contradicted", 0.95: "undecided"}
+
+
+def test_runs_that_missed_for_longer_than_their_share_of_workers_support_nothing():
+    """At 32 times the batch size nothing reaches the target, in less or in more than 32 times the epochs."""
+    missed = {"batch_sizes": (16, 32, 64, 2048), "ceilings": {2048: 0.5}}
+    assert verdict(answered(**missed), 9) == "supported"
+    assert verdict(answered(**missed, max_epochs=1000.0), 9) == "undecided"
 
 
 @pytest.mark.parametrize(("sizes", "tied"), [((32, 64, 128, 256, 512), True), ((16, 128, 2048), False)])

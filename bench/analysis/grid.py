@@ -62,7 +62,10 @@ def as_csv(names: Sequence[str], rows: Sequence[Sequence[Scalar]]) -> bytes:
     return sheet.getvalue().encode()
 
 
+FORMULA_STARTS = tuple("=+-@\t\r")
+
+
 def _safe(value: Scalar) -> Scalar:
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value

@@ -83,7 +83,7 @@ def _limits(measured: Frames, summary: Summary) -> str:
             top.matmul_flops_per_second,
             lambda rate: f"multiplies large {precision} matrices at {words.flops_per_second(rate)}",
         ),
-        (top.copy_bytes_per_second, lambda rate: f"copies memory at {words.bytes_per_second(rate)}, read and written"),
+        (top.copy_bytes_per_second, lambda rate: f"copies memory at {words.bytes_per_second(rate)} (read and written)"),
         (top.timer_resolution_seconds, lambda tick: f"tells the time to {words.seconds(tick)}"),
     ]
     best = words.listed(say(value) for value, say in known if value)

@@ -17,6 +17,7 @@ from bench.analysis.metrics import SAME_RATE
 from bench.analysis.statistics import Array, Locations, exp, interval
 from bench.analysis.summary import CellSummary
 from bench.analysis.sweep import Sweep
+from bench.analysis.ties import tied_with_least
 from bench.analysis.variance import exponent, gradient_variances
 
 Finding = Literal["supported", "contradicted", "undecided"]
@@ -98,7 +99,8 @@ def larger_is_faster(evidence: Evidence) -> Said:
     )
     if speed[-1] >= speed[peak] * (1 - NOTICEABLE):
         return Said("supported" if speed[-1] > speed[0] * (1 + NOTICEABLE) else "undecided", numbers)
-    return Said("contradicted", numbers)
+    fastest = tied_with_least(of.step_seconds.shifted(-of.log_sizes))
+    return Said("undecided" if fastest[timed[-1]] else "contradicted", numbers)
 
 
 def larger_needs_more_epochs(evidence: Evidence) -> Said:
@@ -215,11 +217,20 @@ def workers_cost_at_most_their_number(evidence: Evidence) -> Said:
     )
     if low is not None and low > factor[worst]:
         return Said("contradicted", numbers)
-    return Said("supported" if growth[worst] <= factor[worst] else "undecided", numbers)
+    within = growth[worst] <= factor[worst] and not _missed_too_long(of, reached[-1])
+    return Said("supported" if within else "undecided", numbers)
+
+
+def _missed_too_long(of: Sweep, last: int) -> bool:
+    """Whether runs above the last batch size that reached the target missed it for more than their share of epochs."""
+    frames = of.frames
+    missed = np.isposinf(of.examples.medians) & (of.sizes > of.sizes[last])
+    trained = frames.experiment.max_epochs * frames.epoch
+    return bool(np.any(trained / np.exp(of.examples.medians[last]) > of.sizes[missed] / of.sizes[last]))
 
 
 def _missed_above(of: Sweep, last: int) -> str:
-    """The batch sizes above the last that reached the target, which bound nothing: their runs ended before it."""
+    """The batch sizes above the last that reached the target: their runs ended before it."""
     missed = of.sizes[np.isposinf(of.examples.medians) & (of.sizes > of.sizes[last])].tolist()
     return f"; {_list(missed)} did not reach it" if missed else ""
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 import models
-from bench.decoding import printable, reason
+from bench.decoding import explain, printable, reason
 from bench.errors import InputError
 from bench.experiment_tables import Workload
 from bench.measure.optimizers import NONE_GIVEN, BatchSize, Given, Optimizer, Scalar, optimizer_named
@@ -175,6 +176,17 @@ def model_named(name: str, options: dict[str, Any]) -> Callable[..., nnx.Module]
     return model
 
 
+def _check_types(model: Callable[..., nnx.Module], options: Mapping[str, Any]) -> None:
+    """Hold options against the annotations of the model's constructor."""
+    hints = get_type_hints(model.__init__)
+    for option, value in options.items():
+        try:
+            msgspec.convert(value, hints[option])
+        except msgspec.ValidationError as error:
+            why = explain(str(error), value, hints[option]).removeprefix("top level: ")
+            raise InputError(f"workload.model_options.{option}: {why}") from None
+
+
 def has_lowering(name: str) -> bool:
     """Whether a model's convolutions can be lowered in several ways."""
     return "lowering" in _options(model_named(name, {}))
@@ -197,6 +209,7 @@ def make_learner(
         InputError: when the model refuses its options.
     """
     model = model_named(workload.model, workload.model_options)
+    _check_types(model, workload.model_options)
     options: dict[str, Any] = dict(workload.model_options)
     if has_lowering(workload.model):
         options["lowering"] = lowering or "xla"
@@ -210,6 +223,7 @@ def make_learner(
         if any(leaf.size == 0 for leaf in jax.tree.leaves(nnx.state(abstract))):
             raise ValueError("a layer would have no width")
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise InputError(f"workload.model_options: {workload.model} refuses them ({reason(error)})") from None
+        why = "a layer would have no width" if isinstance(error, ArithmeticError) else reason(error)
+        raise InputError(f"workload.model_options: {workload.model} refuses them ({why})") from None
     optimizer = optimizer_named(workload.optimizer, workload.optimizer_options, searched)
     return Learner(nnx.graphdef(abstract), make_model, optimizer, workload.precision, tuple(searched))

@@ -90,6 +90,7 @@ def of_tier(session: Session, tier: plan.Tier) -> tuning.Tuned:
         return tuning.SpeedTrial(of, seeds[:rows], grid[:columns], workers)
 
     def measure() -> tuning.Tuned:
+        session.progress.show(f"trying how fast B={tier.batch_sizes[0]}..{tier.batch_sizes[-1]} trains", planned=False)
         found = tuning.fastest(session.lowerings, lambda lowering: trial(lowering).examples_per_second())
         evaluation = trial(found.lowering).seconds_per_evaluation()
         return msgspec.structs.replace(found, seconds_per_evaluation=evaluation)

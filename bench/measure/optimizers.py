@@ -117,7 +117,7 @@ def _check(
         if isinstance(value, bool) != (option in switches):
             right = "true or false" if option in switches else "a number"
             raise InputError(f"workload.optimizer_options.{option}: {value} is not {right}")
-        if option in references and not 1 <= value <= LARGEST_REFERENCE:
+        if option in references and not (1 <= value <= LARGEST_REFERENCE and value == int(value)):
             raise InputError(
                 f"workload.optimizer_options.{option}: {value} is no batch size; 1 to {LARGEST_REFERENCE} is right"
             )

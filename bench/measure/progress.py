@@ -69,15 +69,16 @@ class Progress:
         """Seconds until everything planned is done."""
         return sum(item.remaining_seconds() for item in self.items.values())
 
-    def show(self, doing: str, *, force: bool = False) -> None:
-        """One line: experiment, what is being done, time left."""
+    def show(self, doing: str, *, force: bool = False, planned: bool = True) -> None:
+        """One line: experiment, what is being done, and the time left once all of it is planned."""
         if self.quiet:
             return
         live, now = self.output.isatty(), self.clock()
         if not force and now - self.last_line < (0.2 if live else LINE_SECONDS):
             return
         self.last_line = now
-        line = f"{self.prefix} | {doing} | {readable(self.remaining_seconds())} left"
+        left = f" | {readable(self.remaining_seconds())} left" if planned else ""
+        line = f"{self.prefix} | {doing}{left}"
         self.output.write(f"\r\x1b[2K{line[:150]}" if live else f"{line}\n")
         self.output.flush()
 

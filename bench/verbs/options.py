@@ -70,7 +70,7 @@ def price(text: str) -> float:
 
 def inches(text: str) -> float:
     """The width of a figure."""
-    return _number(text, 0, 100, "a width in inches")
+    return _number(text, 0, 20, "a width in inches")
 
 
 def accuracy(text: str) -> float:

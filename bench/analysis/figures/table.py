@@ -104,8 +104,8 @@ PLOTS = (
         "Every learning rate",
         rates.rate_map,
         findings.rate_map,
-        "The bright ridge is the best rate, each with the options that are best for it; grey cells never reached the"
-        " target.",
+        "The bright ridge is the best rate, each with the options that are best for it; in grey cells the"
+        " median run did not reach the target.",
     ),
     Plot(
         "Options beside the rate",
