@@ -146,10 +146,10 @@ def test_misses_move_the_median_up_among_what_was_reached_and_beyond_it_at_a_hal
     low, high = np.arange(5.0), np.arange(5.0) + 1
     rates = np.array([0.0, 0.25, 0.4999, 0.5, 0.9])
     centre, drawn = statistics._place(bracketed(low, high, misses=1), np.full(5, 0.5), rates)
-    np.testing.assert_allclose(drawn[:2], [2.5, 4 * 0.5 / 0.75 + 0.5])
+    np.testing.assert_allclose(drawn[:2], [2.5, 5 * 0.5 / 0.75])
     assert drawn[2] == pytest.approx(4.5, abs=0.01)
     assert np.isinf(drawn[3:]).all()
-    assert centre == pytest.approx(4 * 0.6 + 0.5)
+    assert centre == pytest.approx(3.0), "half way between the third and the fourth of six"
     centre, _ = statistics._place(bracketed(low, high, misses=5), np.full(1, 0.5), np.full(1, 0.5))
     assert centre == 4.5
 
