@@ -1,5 +1,6 @@
 """The command line: exit codes, one-line refusals, help by example, and what a user is told."""
 
+import errno
 import json
 import re
 import shlex
@@ -167,11 +168,13 @@ def test_a_device_that_keeps_failing_ends_the_run_in_one_line_with_code_2(monkey
     assert capsys.readouterr().err.splitlines()[-1].startswith("batchscale: 3 failures in a row")
 
 
-def test_a_path_that_no_system_takes_is_one_line(tmp_path, capsys):
-    assert cli.run(["site", str(tmp_path / ("long" * 100))]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"batchscale: {tmp_path}")
-    assert line.endswith("the system refuses (File name too long)")
+def test_what_the_system_refuses_is_one_line(monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENAMETOOLONG, "File name too long", "a\x1blonger\nname")
+
+    monkeypatch.setattr("bench.analysis.report.write_report", refuse)
+    assert cli.run(["report", "anywhere"]) == 2
+    assert capsys.readouterr().err == "batchscale: a\\x1blonger\\nname: the system refuses (File name too long)\n"
 
 
 def test_an_interrupt_anywhere_is_code_130(monkeypatch, capsys):
