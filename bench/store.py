@@ -175,10 +175,8 @@ def is_torn(path: Path) -> bool:
     """Whether the last line of a rows file lacks its end, so that `read` leaves it out."""
     try:
         with path.open("rb") as file:
-            if not file.seek(0, os.SEEK_END):
-                return False
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) != b"\n"
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            return file.read() not in (b"", b"\n")
     except OSError:
         return False
 

@@ -1,6 +1,7 @@
 """One function per metric: which rows count for a batch size, and what they come to."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import simulate
 from hypothesis import given, settings
@@ -172,6 +173,13 @@ def test_the_best_accuracy_is_negated_and_what_is_not_known_is_left_out():
     untold = frames.Imported(train_examples=None, target_accuracy=None, learning_rates=True)
     imported = frames.from_rows(simulate.experiment(TRUTH), simulate.machine_file(), rows, imported=untold)
     assert metrics.best_accuracies(imported.trials).count == 0
+
+
+def test_averaged_parameters_are_compared_with_their_own_run():
+    trials = pd.DataFrame({"best_accuracy": [0.5, 0.75, np.nan], "best_ema_accuracy": [0.75, 0.5, 0.25]})
+    averaged, gains = metrics.best_ema_accuracies(trials), metrics.ema_accuracy_gains(trials)
+    np.testing.assert_array_equal(averaged.low, [-0.75, -0.5, -0.25])
+    np.testing.assert_array_equal(gains.high, [-0.25, 0.25])
 
 
 def test_a_budget_of_steps_counts_evaluations_up_to_and_at_it():

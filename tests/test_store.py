@@ -61,6 +61,21 @@ def test_a_torn_last_line_is_left_out_and_set_aside_by_the_next_writer(tmp_path,
     assert path.with_suffix(".torn").read_bytes().rstrip(b"\n") == whole.splitlines(keepends=True)[1][:-cut]
 
 
+@pytest.mark.parametrize(
+    ("data", "torn"), [(b"", False), (b"\n", False), (b"{}\n", False), (b"{", True), (b"\n{", True)]
+)
+def test_a_file_is_torn_where_its_last_line_has_no_end(tmp_path, data, torn):
+    (tmp_path / "rows.jsonl").write_bytes(data)
+    assert store.is_torn(tmp_path / "rows.jsonl") is torn
+    assert store.is_torn(tmp_path / "absent.jsonl") is False
+
+
+def test_json_is_written_whole_for_people_to_read(tmp_path):
+    store.write_json(tmp_path / "one.json", {"name": "é", "values": [1, None]})
+    text = (tmp_path / "one.json").read_text(encoding="utf-8")
+    assert text == '{\n  "name": "é",\n  "values": [\n    1,\n    null\n  ]\n}\n'
+
+
 @given(
     st.lists(st.sampled_from([b"\n", b"x", b"{}\n", b"y" * 70]), max_size=12).map(b"".join), st.sampled_from([1, 2, 64])
 )
