@@ -144,7 +144,7 @@ def test_files_are_for_their_owner_to_write_and_for_all_to_read(tmp_path):
 
 def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path):
     path = tmp_path / "rows.jsonl"
-    with store.Writer(path), pytest.raises(InputError, match="another run") as error:
+    with store.Writer(path), pytest.raises(InputError, match=r"rows\.jsonl: another run") as error:
         store.Writer(path)
     one_line(error)
     store.Writer(path).close()
