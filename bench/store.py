@@ -57,7 +57,7 @@ class Writer:
             raise
         except OSError as error:
             os.close(self._file)
-            raise InputError(f"{path}: its torn last line cannot be set aside ({error.strerror})") from None
+            raise InputError(f"{path}: cannot be locked, or its torn last line set aside ({error.strerror})") from None
 
     def _set_torn_line_aside(self) -> int:
         """A crash can leave a last line without its end: its bytes move to a `.torn` file; how many there were."""
@@ -122,6 +122,8 @@ class Writer:
 def claimed(folder: Path) -> Iterator[None]:
     """Hold a results folder against every other run; one that was not there is made, and removed if it stays empty.
 
+    Some file systems of networks lock files and no folders: there the locks of the rows are what holds.
+
     Raises:
         InputError: when it cannot be made, or another process holds it.
     """
@@ -132,7 +134,8 @@ def claimed(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
     try:
-        _lock(held, folder)
+        with suppress(OSError):
+            _lock(held, folder)
         yield
     finally:
         os.close(held)
@@ -144,7 +147,7 @@ def claimed(folder: Path) -> Iterator[None]:
 def _lock(file: int, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         raise InputError(f"{path}: another run is writing here; wait for it, or give another --results") from None
 
 

@@ -45,6 +45,17 @@ def test_a_claimed_folder_is_held_against_others_and_removed_if_it_stays_empty(t
         pass
 
 
+def test_a_file_system_that_locks_no_folders_is_no_other_run(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(store.fcntl, "flock", refuse)
+    with store.claimed(tmp_path / "folder"):
+        (tmp_path / "folder" / "row").write_text("kept")
+    with pytest.raises(InputError, match=r"rows\.jsonl: cannot be locked, .* \(Bad file descriptor\)"):
+        store.Writer(tmp_path / "rows.jsonl")
+
+
 @pytest.mark.parametrize("cut", [1, 10, 60])
 def test_a_torn_last_line_is_left_out_and_set_aside_by_the_next_writer(tmp_path, cut):
     path = tmp_path / "rows.jsonl"
