@@ -5,22 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from itertools import pairwise
 
 import msgspec
 
 from bench import plan
-from bench.experiment import Experiment
-from bench.measure import estimate, noise, throughput, tuning
+from bench.measure import estimate, throughput, tuning
 from bench.measure.failures import FAILURES
 from bench.measure.laboratory import Laboratory
-from bench.measure.lanes import Programs
 from bench.measure.loops import CellKey
 from bench.measure.search import LARGEST_SHARE_OF_MEMORY, search_grid, shard_shape
 from bench.measure.session import Session
 from bench.rows import Precision
 
-LONGEST_SEGMENT_TICKS = 4096
 NOMINAL_EXAMPLES_PER_SECOND = 10_000.0
 """Only plans, where a device that fails shows no speed."""
 TRIALS = "choosing lowerings"
@@ -85,7 +81,7 @@ def of_tier(session: Session, tier: plan.Tier) -> tuning.Tuned:
     shape = shard_shape(len(seeds), len(grid), workers, session.shard_width(tier))
 
     def trial(lowering: str | None) -> tuning.SpeedTrial:
-        of = programs(session, tier, lowering)
+        of = session.tier_programs(tier, lowering)
         rows, columns = of.fit(shape, int(session.host.free_memory_bytes() * LARGEST_SHARE_OF_MEMORY / workers))
         return tuning.SpeedTrial(of, seeds[:rows], grid[:columns], workers)
 
@@ -107,29 +103,3 @@ def _kept(session: Session, key: str, measure: Callable[[], tuning.Tuned]) -> tu
         return session.tuning.get(key, measure)
     except FAILURES:
         return tuning.Tuned(session.lowerings[0], NOMINAL_EXAMPLES_PER_SECOND)
-
-
-def programs(session: Session, tier: plan.Tier, lowering: str | None) -> Programs:
-    """The programs of a tier under a lowering, made once."""
-    key = (tier.batch_sizes[0], lowering)
-    if key not in session.programs:
-        gap = max(after - before for before, after in pairwise([0, *session.duration.evaluations]))
-        epochs = session.experiment.evaluation.averaging_epochs
-        session.programs[key] = Programs(
-            session.learner(session.experiment.workload.precision, lowering),
-            *session.splits,
-            microbatch_size=tier.microbatch_size,
-            schedule=session.schedule,
-            accumulates=any(size != tier.microbatch_size for size in tier.batch_sizes),
-            longest_segment=min(LONGEST_SEGMENT_TICKS, gap // tier.microbatch_size + 1),
-            noise_parts=noise_parts(session.experiment, tier),
-            averaging_examples=epochs and epochs * session.train_examples,
-        )
-    return session.programs[key]
-
-
-def noise_parts(experiment: Experiment, tier: plan.Tier) -> int:
-    """Into how many sizes the largest batch is halved to estimate the gradient noise; 0 where that is not asked for."""
-    if not experiment.evaluation.noise:
-        return 0
-    return len(noise.part_sizes(tier.microbatch_size, tier.batch_sizes[-1]))

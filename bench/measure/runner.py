@@ -166,7 +166,7 @@ def tier_studies(session: Session, study: Study) -> list[TierStudy]:
 
 def _tier_study(session: Session, study: Study, tier: plan.Tier) -> TierStudy:
     tuned = lowerings.of_tier(session, tier)
-    return TierStudy(study, tier, lowerings.programs(session, tier, tuned.lowering), tuned, session.shard_width(tier))
+    return TierStudy(study, tier, session.tier_programs(tier, tuned.lowering), tuned, session.shard_width(tier))
 
 
 def make_study(session: Session, append: Callable[[Trial], None]) -> Study:

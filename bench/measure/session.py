@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 
 from bench import folders, plan
 from bench.experiment import Experiment
+from bench.measure import noise
 from bench.measure.datasets import Dataset
 from bench.measure.host import Host
 from bench.measure.interrupts import Stopper
@@ -28,6 +30,7 @@ LOWERINGS = {"cpu": ("patches", "banded"), "gpu": ("xla", "patches", "banded"), 
 """Worth a trial; XLA's convolution misses its fast path inside a loop on a CPU (jax issue 12868)."""
 WIDEST_CONVOLUTION_ON_CPU = 64
 """Of 16, 32, 64 and 128, none was faster than 64 for LeNet with five lanes a program on two cores."""
+LONGEST_SEGMENT_TICKS = 4096
 
 SHARD_EXAMPLES_ON_CPU = 32
 """Where a core trains LeNet fastest: five settings at single examples, two at microbatches of 16, one beyond.
@@ -117,6 +120,30 @@ class Session:
             shape, classes = self.dataset.input_shape, self.dataset.classes
             self.learners[key] = make_learner(workload, shape, classes, lowering, self.experiment.searched)
         return self.learners[key]
+
+    def tier_programs(self, tier: plan.Tier, lowering: str | None) -> Programs:
+        """The programs of a tier under a lowering, made once."""
+        key = (tier.batch_sizes[0], lowering)
+        if key not in self.programs:
+            gap = max(after - before for before, after in pairwise([0, *self.duration.evaluations]))
+            epochs = self.experiment.evaluation.averaging_epochs
+            self.programs[key] = Programs(
+                self.learner(self.experiment.workload.precision, lowering),
+                *self.splits,
+                microbatch_size=tier.microbatch_size,
+                schedule=self.schedule,
+                accumulates=any(size != tier.microbatch_size for size in tier.batch_sizes),
+                longest_segment=min(LONGEST_SEGMENT_TICKS, gap // tier.microbatch_size + 1),
+                noise_parts=self._noise_parts(tier),
+                averaging_examples=epochs and epochs * self.train_examples,
+            )
+        return self.programs[key]
+
+    def _noise_parts(self, tier: plan.Tier) -> int:
+        """Into how many sizes the largest batch is halved to estimate the gradient noise; 0 where nobody asks."""
+        if not self.experiment.evaluation.noise:
+            return 0
+        return len(noise.part_sizes(tier.microbatch_size, tier.batch_sizes[-1]))
 
     def origin(self) -> Origin:
         """Where a row written now comes from."""
