@@ -85,26 +85,35 @@ def _fallback(missing: str, progress: Progress) -> tuple[Experiment, Dataset]:
     return experiment, datasets.load(experiment.workload.dataset)
 
 
-def _known_scale(request: Request, host: Host, experiment: Experiment, minutes: float) -> Experiment | None:
+@dataclass(frozen=True)
+class Planned:
+    """An experiment as it is written, its data, its share of the minutes there are, and where its rows will lie."""
+
+    experiment: Experiment
+    dataset: Dataset
+    minutes: float | None
+    folder: Path
+
+
+def _known_scale(request: Request, one: Planned, minutes: float) -> Experiment | None:
     """As the convergence that is joined was, or as it was scaled before; None where that is still to be found.
 
     Raises:
         InputError: when the experiment was edited since.
     """
-    named = budget.named(experiment, minutes)
     if request.convergence_from is not None:
+        named = budget.named(one.experiment, minutes)
         return budget.scaled_like(named, experiments.read(request.convergence_from / "experiment.toml")) or named
-    folder = folders.folder_of(request.results, named, host.machine)
-    if (folder / "experiment.toml").exists():
-        return budget.scaled_before(experiment, experiments.read(folder / "experiment.toml"))
+    if (one.folder / "experiment.toml").exists():
+        return budget.scaled_before(one.experiment, experiments.read(one.folder / "experiment.toml"))
     return None
 
 
-def _scaled(request: Request, host: Host, experiment: Experiment, dataset: Dataset, minutes: float) -> Experiment:
+def _scaled(request: Request, host: Host, one: Planned, minutes: float) -> Experiment:
     """The experiment scaled to the minutes, by a short measured trial that counts among them."""
+    experiment = one.experiment
     request.progress.say(f"{experiment.name}: a short trial of this machine's speed")
-    folder = folders.folder_of(request.results, budget.named(experiment, minutes), host.machine)
-    trial = Session(experiment, dataset, host, folder, request.progress)
+    trial = Session(experiment, one.dataset, host, one.folder, request.progress)
     start = time.monotonic()
     tuned = [lowerings.of_tier(trial, tier) for tier in trial.tiers]
     spent = time.monotonic() - start
@@ -119,19 +128,13 @@ def _scaled(request: Request, host: Host, experiment: Experiment, dataset: Datas
     return scaled
 
 
-def _within(
-    request: Request, host: Host, pairs: Sequence[tuple[Experiment, Dataset]], minutes: float
-) -> list[Experiment]:
-    """Every experiment scaled to its share of the minutes; what is refused is so before any speed is tried."""
-    share = minutes / len(pairs)
-    known = [_known_scale(request, host, experiment, share) for experiment, _ in pairs]
-    return [
-        scale or _scaled(request, host, experiment, dataset, share)
-        for scale, (experiment, dataset) in zip(known, pairs, strict=True)
-    ]
+def _within_minutes(request: Request, host: Host, planned: Sequence[Planned]) -> list[Experiment]:
+    """Every experiment scaled to its minutes, if any; what is refused is so before any speed is tried."""
+    known = [one.experiment if one.minutes is None else _known_scale(request, one, one.minutes) for one in planned]
+    return [scale or _scaled(request, host, one, one.minutes or 0.0) for scale, one in zip(known, planned, strict=True)]
 
 
-def _pairs(request: Request, host: Host) -> list[tuple[Experiment, Dataset]]:
+def _plan(request: Request, host: Host) -> list[Planned]:
     """The experiments with their data; what cannot run is refused before anything is timed or written."""
     wanted, source = chosen(request.names, host.machine.platform), request.convergence_from
     for name, experiment in zip(request.names, wanted, strict=False):
@@ -144,29 +147,27 @@ def _pairs(request: Request, host: Host) -> list[tuple[Experiment, Dataset]]:
         _refuse_what_cannot_be_planned(experiment, len(dataset.train_labels), host.machine.device_count)
         with _refused_as_of(experiment.name):
             _refuse_what_cannot_run(experiment.workload, dataset, host)
-    return pairs
+    minutes = None if request.minutes is None else request.minutes / len(pairs)
+
+    def folder_of(experiment: Experiment) -> Path:
+        named = experiment if minutes is None else budget.named(experiment, minutes)
+        return folders.folder_of(request.results, named, host.machine)
+
+    return [Planned(experiment, dataset, minutes, folder_of(experiment)) for experiment, dataset in pairs]
 
 
-def _folder(request: Request, host: Host, experiment: Experiment, experiments_in_all: int) -> Path:
-    """Where the rows of an experiment, scaled to its share of the minutes, will lie."""
-    if request.minutes is not None:
-        experiment = budget.named(experiment, request.minutes / experiments_in_all)
-    return folders.folder_of(request.results, experiment, host.machine)
-
-
-def _sessions(request: Request, host: Host, pairs: Sequence[tuple[Experiment, Dataset]]) -> list[Session]:
-    """A session for each experiment; one that cannot be joined is refused."""
-    source = request.convergence_from
-    planned = [experiment for experiment, _ in pairs]
-    if request.minutes is not None:
-        planned = _within(request, host, pairs, request.minutes)
+def _sessions(request: Request, host: Host, planned: Sequence[Planned], stopper: Stopper) -> list[Session]:
+    """A session for each experiment, its folder labelled; one that cannot be joined is refused."""
+    scaled = _within_minutes(request, host, planned)
     sessions = [
-        Session(one, dataset, host, folders.folder_of(request.results, one, host.machine), request.progress)
-        for one, (_, dataset) in zip(planned, pairs, strict=True)
+        Session(experiment, one.dataset, host, one.folder, request.progress, stopper, request.retries_failed)
+        for experiment, one in zip(scaled, planned, strict=True)
     ]
-    if source is not None:
-        for one in sessions:
-            folders.refuse_unlike(one.experiment, one.folder, source)
+    for one in sessions:
+        if request.convergence_from is not None:
+            folders.refuse_unlike(one.experiment, one.folder, request.convergence_from)
+    for one in sessions:
+        one.prepare_folder()
     return sessions
 
 
@@ -212,14 +213,11 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
     """
     source = request.convergence_from
     stages = request.stages if source is None else ["throughput"]
-    pairs = _pairs(request, host)
+    planned = _plan(request, host)
     with ExitStack() as claims:
-        for folder in dict.fromkeys(_folder(request, host, experiment, len(pairs)) for experiment, _ in pairs):
+        for folder in dict.fromkeys(one.folder for one in planned):
             claims.enter_context(store.claimed(folder))
-        sessions = _sessions(request, host, pairs)
-        for one in sessions:
-            one.stopper, one.retries_failed = stopper, request.retries_failed
-            one.prepare_folder()
+        sessions = _sessions(request, host, planned, stopper)
         for one in sessions:
             announce(one, stages)
         for one in sessions:
@@ -227,6 +225,6 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
             run(one, stages)
         request.progress.end()
         if source is not None:
-            for one in sessions:
+            for one in planned:
                 folders.join_convergence(one.folder, source)
-    return [one.folder for one in sessions]
+    return [one.folder for one in planned]
