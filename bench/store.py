@@ -33,14 +33,14 @@ _decoder = msgspec.json.Decoder(AnyRow)
 class Writer:
     """Appends rows to one file; holds the file's lock, so a second run on the folder is refused.
 
-    `torn_bytes` is how much of a last line without its end was set aside.
+    `torn_bytes` is how much of a last line without its end was set aside, `appended` how many rows were written since.
 
     Raises:
         InputError: when the file cannot be written or another process holds it.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.appended = path, 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | _APPENDING, 0o644)
@@ -106,6 +106,7 @@ class Writer:
             with suppress(OSError):
                 os.ftruncate(self._file, before)
             raise InputError(f"{self.path}: cannot be written ({error.strerror}); rows before it are whole") from None
+        self.appended += len(rows)
 
     def close(self) -> None:
         """Release the file and its lock."""

@@ -60,15 +60,14 @@ def measure_throughput(session: Session) -> None:
 def _accounted(
     session: Session, writer: Writer, stage: StageName, work: Callable[[], dict[str, int]]
 ) -> Iterator[None]:
-    """Write what a stage cost, however it ends; a convergence with nothing left to train has no further row."""
+    """Write what a stage cost, however it ends; one with nothing left to measure has no further row."""
     start, finished = time.monotonic(), False
     try:
         yield
         finished = True
     finally:
-        done = work()
-        if done.get("trained_examples", 1) or not _has_finished(session, stage):
-            writer.append(session.stage_row(start, stage=stage, finished=finished, **done))
+        if writer.appended or not (finished and _has_finished(session, stage)):
+            writer.append(session.stage_row(start, stage=stage, finished=finished, **work()))
 
 
 def _has_finished(session: Session, stage: StageName) -> bool:
