@@ -42,14 +42,14 @@ ETA = 0.5
 def summarize(frames: Frames) -> Summary:
     """Everything the rows of a results folder support."""
     of = sweep(frames)
-    per_size, time, accuracy = cells(of), _time(of), _accuracy(of)
+    per_size, time, accuracy, throughput = cells(of), _time(of), _accuracy(of), _throughput(of)
     noise, rates, shared = scaling.gradient_noise(of), scaling.learning_rates(of), data_parallel.points(of)
     return Summary(
         **_identity(of),
         **_reasoned("time_optimal", time, _why_no_time(of)),
         **_reasoned("accuracy_optimal", accuracy, _why_no_accuracy(of)),
         **_reasoned("accuracy_optimal_by_steps", _accuracy_by_steps(of), _why_no_accuracy(of)),
-        **_reasoned("throughput_optimal", _throughput(of), "no batch size has timed rounds"),
+        **_reasoned("throughput_optimal", throughput, "no batch size has timed rounds"),
         **_reasoned("max_batch_size", max_batch_size(frames), _why_no_max_batch_size(frames)),
         **_reasoned("energy_optimal", _energy(of), _why_no_energy(of)),
         **_reasoned("energy_time_optimal", _energy_time(of), _why_no_energy(of)),
@@ -65,7 +65,7 @@ def summarize(frames: Frames) -> Summary:
         data_parallel=shared,
         virtual_devices=frames.machine.machine.virtual_devices,
         further_targets=[further_target(frames, target) for target in frames.experiment.target.also],
-        verdicts=verdicts(Evidence(of, per_size, time, accuracy, noise, rates, shared)),
+        verdicts=verdicts(Evidence(of, per_size, time, accuracy, throughput, noise, rates, shared)),
         reference=reference_table(frames, per_size),
         totals=_totals(frames),
     )

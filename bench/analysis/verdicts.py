@@ -17,7 +17,6 @@ from bench.analysis.metrics import SAME_RATE
 from bench.analysis.statistics import Array, Locations, exp, interval
 from bench.analysis.summary import CellSummary
 from bench.analysis.sweep import Sweep
-from bench.analysis.ties import tied_with_least
 from bench.analysis.variance import exponent, gradient_variances
 
 Finding = Literal["supported", "contradicted", "undecided"]
@@ -42,6 +41,7 @@ class Evidence(NamedTuple):
     cells: Sequence[CellSummary]
     time: Optimum | None
     accuracy: Optimum | None
+    throughput: Optimum | None
     noise: GradientNoise | None
     rates: LearningRates | None
     shared: Sequence[ParallelPoint] = ()
@@ -99,8 +99,8 @@ def larger_is_faster(evidence: Evidence) -> Said:
     )
     if speed[-1] >= speed[peak] * (1 - NOTICEABLE):
         return Said("supported" if speed[-1] > speed[0] * (1 + NOTICEABLE) else "undecided", numbers)
-    fastest = tied_with_least(of.step_seconds.shifted(-of.log_sizes))
-    return Said("undecided" if fastest[timed[-1]] else "contradicted", numbers)
+    is_tied = evidence.throughput is not None and sizes[-1] in evidence.throughput.tied
+    return Said("undecided" if is_tied else "contradicted", numbers)
 
 
 def larger_needs_more_epochs(evidence: Evidence) -> Said:
@@ -111,7 +111,8 @@ def larger_needs_more_epochs(evidence: Evidence) -> Said:
         return Said("undecided", "Fewer than two batch sizes reached the target.")
     needed, last = of.examples.medians[reached], reached[-1]
     fewest = of.sizes[reached[np.isclose(needed, needed.min(), rtol=0, atol=1e-9)]].tolist()
-    beyond = _missed_above(of, int(last))
+    missed = _missed_above(of, int(last))
+    beyond = _not_reached(missed)
     low, high = _ratio_interval(of, int(last), int(reached[0]))
     ratio = float(np.exp(of.examples.medians[last] - of.examples.medians[reached[0]]))
     numbers = (
@@ -210,28 +211,25 @@ def workers_cost_at_most_their_number(evidence: Evidence) -> Said:
     factor = {(small, large): float(of.sizes[large] / of.sizes[small]) for small, large in pairs}
     worst = max(pairs, key=lambda pair: growth[pair] / factor[pair])
     low, _ = _ratio_interval(of, worst[1], worst[0])
+    missed = _missed_above(of, reached[-1])
     numbers = (
         f"Going from {of.sizes[worst[0]]:,} to {of.sizes[worst[1]]:,}, as with {factor[worst]:g} workers,"
         f" takes {growth[worst]:.2f} times the epochs, the most relative to the number of workers"
-        f"{_missed_above(of, reached[-1])}.{_most_workers(evidence)}"
+        f"{_not_reached(missed)}.{_most_workers(evidence)}"
     )
     if low is not None and low > factor[worst]:
         return Said("contradicted", numbers)
-    within = growth[worst] <= factor[worst] and not _missed_too_long(of, reached[-1])
-    return Said("supported" if within else "undecided", numbers)
+    trained = of.frames.experiment.max_epochs * of.frames.epoch / np.exp(of.examples.medians[reached[-1]])
+    missed_in_time = all(trained <= size / of.sizes[reached[-1]] for size in missed)
+    return Said("supported" if growth[worst] <= factor[worst] and missed_in_time else "undecided", numbers)
 
 
-def _missed_too_long(of: Sweep, last: int) -> bool:
-    """Whether runs above the last batch size that reached the target missed it for more than their share of epochs."""
-    frames = of.frames
-    missed = np.isposinf(of.examples.medians) & (of.sizes > of.sizes[last])
-    trained = frames.experiment.max_epochs * frames.epoch
-    return bool(np.any(trained / np.exp(of.examples.medians[last]) > of.sizes[missed] / of.sizes[last]))
-
-
-def _missed_above(of: Sweep, last: int) -> str:
+def _missed_above(of: Sweep, last: int) -> list[int]:
     """The batch sizes above the last that reached the target: their runs ended before it."""
-    missed = of.sizes[np.isposinf(of.examples.medians) & (of.sizes > of.sizes[last])].tolist()
+    return of.sizes[np.isposinf(of.examples.medians) & (of.sizes > of.sizes[last])].tolist()
+
+
+def _not_reached(missed: Sequence[int]) -> str:
     return f"; {_list(missed)} did not reach it" if missed else ""
 
 
