@@ -11,6 +11,7 @@ from bench import __version__
 from bench.errors import UserError
 from bench.verbs import measuring, reading
 from bench.verbs.options import Parser
+from bench.verbs.output import warn
 
 EXAMPLES = """examples:
   batchscale run                          measure this machine's default suite and answer
@@ -38,7 +39,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"batchscale: {UserError(f'{where}the system refuses ({error.strerror})')}\n")
+        warn(f"{where}the system refuses ({error.strerror})")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("\nbatchscale: stopped\n")

@@ -39,6 +39,15 @@ def printable(text: object, longest: int = _LONGEST_VALUE) -> str:
         shown = ascii(text)
     except RecursionError:
         shown = f"a deeply nested {type(text).__name__}"
+    return _cut(shown, longest)
+
+
+def bare(text: str, longest: int = _LONGEST_VALUE) -> str:
+    """As `printable`, without quotes: for names and for other programs' words."""
+    return _cut(ascii(text)[1:-1], longest)
+
+
+def _cut(shown: str, longest: int) -> str:
     return shown if len(shown) <= longest else shown[: longest - 3] + "..."
 
 
@@ -83,7 +92,7 @@ def read_json(path: Path, to: type[T], most_bytes: int) -> T:
 
 def reason(error: Exception) -> str:
     """Why a decoder refused, as a part of one line."""
-    return printable(str(error), LONGEST_REASON)[1:-1]
+    return bare(str(error), LONGEST_REASON)
 
 
 def convert(data: object, to: type[T], source: str) -> T:
@@ -100,20 +109,20 @@ def convert(data: object, to: type[T], source: str) -> T:
         raise InputError(f"{source}: nested too deeply to be read") from None
 
 
-def explain(message: str, data: object, to: object) -> str:
-    """Rewrite a msgspec message as `path: what would be right, found value`."""
+def explain(message: str, data: object, to: object, top: str = "top level") -> str:
+    """Rewrite a msgspec message as `path: what would be right, found value`; `top` is what `data` is called."""
     match = _PATH.search(message)
     reason = message[: match.start()] if match else message
     place = _find(data, to, match["path"] if match else "")
     unknown = _UNKNOWN.search(reason)
     if unknown:
         full = f"{place.path}.{unknown['name']}".lstrip(".")
-        return f"{printable(full)[1:-1]}: unknown key{_instead(unknown['name'], place.hint)}"
+        return f"{bare(full)}: unknown key{_instead(unknown['name'], place.hint)}"
     found = place.value
     if isinstance(found, float) and math.isnan(found):
-        return f"{place.path}: expected a number, found nan"
+        return f"{place.path or top}: expected a number, found nan"
     shown = "" if found is None or isinstance(found, dict) else f", found {printable(found)}"
-    return f"{place.path or 'top level'}: {_right(reason, place.hint)}{shown}"
+    return f"{place.path or top}: {_right(reason, place.hint)}{shown}"
 
 
 class _Place(NamedTuple):
@@ -132,7 +141,7 @@ def _find(data: object, hint: object, path: str) -> _Place:
         else:
             table = data if isinstance(data, dict) else {}
             name = field or next((key for key in table if not _fits(table[key], _inside(hint, key))), "")
-            hint, data, there = _inside(hint, name), table.get(name), f"{there}.{printable(name)[1:-1]}".lstrip(".")
+            hint, data, there = _inside(hint, name), table.get(name), f"{there}.{bare(name)}".lstrip(".")
     return _Place(there, data, hint)
 
 
@@ -186,7 +195,7 @@ def _right(reason: str, hint: object) -> str:
     described = [meta.description for meta in getattr(hint, "__metadata__", ()) if meta.description]
     if described and " matching regex " in reason:
         return f"expected {described[0]}"
-    return printable(_TYPES.sub(_in_words, reason[:1].lower() + reason[1:]), LONGEST_REASON)[1:-1]
+    return bare(_TYPES.sub(_in_words, reason[:1].lower() + reason[1:]), LONGEST_REASON)
 
 
 def _in_words(types: re.Match[str]) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from bench.decoding import convert, printable, read_small
+from bench.decoding import bare, convert, printable, read_small
 from bench.errors import LONGEST_REASON, InputError
 from bench.experiment_tables import (
     NAME,
@@ -182,7 +182,7 @@ def _check_option(name: str, value: float, field: str) -> None:
 
 def _check_search(experiment: Experiment, source: str) -> None:
     for option, tried in experiment.search.items():
-        field = f"{source}: search.{printable(option)[1:-1]}"
+        field = f"{source}: search.{bare(option)}"
         if not re.match(NAME_PATTERN, option):
             raise InputError(f"{field}: the name of an option is right: {NAME}")
         _check_each_once(tried, field)
@@ -208,10 +208,10 @@ def read(path: Path) -> Experiment:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         *said, where = str(error).rpartition(" (at ")
         position = f"at {where.removesuffix(')')}: {said[0]}" if said[0] else where
-        raise InputError(f"{path}: not valid TOML ({printable(position, LONGEST_REASON)[1:-1]})") from None
+        raise InputError(f"{path}: not valid TOML ({bare(position, LONGEST_REASON)})") from None
     if "name" not in data and not re.match(NAME_PATTERN, path.stem):
         raise InputError(
-            f"{printable(path.name)[1:-1]}: the file's name is the experiment's name:"
+            f"{bare(path.name)}: the file's name is the experiment's name:"
             f" expected {NAME}, found {printable(path.stem)}"
         )
     name = data.get("name", path.stem)

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from bench import experiment as experiments
 from bench import store
-from bench.decoding import printable
+from bench.decoding import bare, printable
 from bench.errors import InputError
 from bench.experiment import Experiment
 from bench.rows import AnyRow, Environment, Machine, MachineFile, Row, Run, Slug, StageName, Text
@@ -90,7 +90,7 @@ def _differences(known: dict, wanted: dict, path: str = "") -> Iterator[str]:
         if isinstance(before, dict) and isinstance(after, dict):
             yield from _differences(before, after, f"{path}{key}.")
         elif before != after:
-            yield f"{path}{printable(key)[1:-1]}: {printable(before)} there, {printable(after)} here"
+            yield f"{path}{bare(key)}: {printable(before)} there, {printable(after)} here"
 
 
 def rows(folder: Path, name: str, experiment: Experiment) -> Iterator[AnyRow]:

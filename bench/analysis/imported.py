@@ -11,7 +11,7 @@ import msgspec
 
 from bench import experiment as experiments
 from bench.analysis.tables import Need, Timing
-from bench.decoding import printable
+from bench.decoding import bare, printable
 from bench.errors import InputError
 from bench.experiment import Experiment
 from bench.rows import Curve, Environment, Machine, MachineFile, Round, Trial
@@ -156,7 +156,7 @@ def experiment_of(
     """
     sizes = sorted({need.batch_size for need in needs} | {timing.batch_size for timing in timings})
     table = {
-        "title": f"Measurements from {printable(convergence.name)[1:-1]}",
+        "title": f"Measurements from {bare(convergence.name)}",
         "workload": {"dataset": "imported", "model": "imported", "optimizer": "imported"},
         "target": {"accuracy": target or UNKNOWN_TARGET},
         "batch_sizes": {"values": sizes},

@@ -12,7 +12,7 @@ from bench.analysis.likeness import ABSENT, MAY_DIFFER, flattened, sets_speed
 from bench.analysis.summarize import summarize
 from bench.analysis.summary import Summary
 from bench.analysis.tables import read_timings
-from bench.decoding import printable
+from bench.decoding import bare, printable
 from bench.errors import InputError, visible
 
 
@@ -42,7 +42,7 @@ def _from_folder(trained: Frames, folder: Path) -> dict[str, Frames]:
         found, right = here.get(field, ABSENT), there.get(field, ABSENT)
         if found != right and (sets_speed(field) or field in MAY_DIFFER):
             trained_with = f"where the training runs have {printable(right)}"
-            raise InputError(f"{folder}: {printable(field)[1:-1]}: {printable(found)}, {trained_with}")
+            raise InputError(f"{folder}: {bare(field)}: {printable(found)}, {trained_with}")
     if not len(timed.rounds):
         raise InputError(f"{folder}: throughput.jsonl: holds no timed rounds to predict with")
     return {timed.machine.machine.name: _joined(trained, timed, folder)}

@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import seaborn as sns
 
-from bench.decoding import printable
+from bench.decoding import bare
 from bench.errors import InputError
 
 TWO_COLUMNS_INCHES = 6.9
@@ -112,7 +112,7 @@ def _read(style: Path | None) -> Mapping[Any, Any]:
     except (OSError, ValueError) as error:
         complaints = [str(error)]
     if complaints:
-        said = printable(complaints[0].replace(f" in file {style}", ""), 120)[1:-1]
+        said = bare(complaints[0].replace(f" in file {style}", ""), 120)
         raise InputError(f"{style}: not a matplotlib style file ({said})")
     return settings
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.decoding import printable, reason, refuse_endless
+from bench.decoding import bare, printable, reason, refuse_endless
 from bench.errors import InputError
 
 LARGEST_FILE_BYTES = 64 << 20
@@ -172,7 +172,7 @@ def _unit(
     where = f"{path}: row 1"
     for name in names:
         if name not in (*required, *one_of, *optional):
-            raise InputError(f"{where}: {printable(name)[1:-1] or 'empty'}: unknown column; {right}")
+            raise InputError(f"{where}: {bare(name) or 'empty'}: unknown column; {right}")
         if names.count(name) > 1:
             raise InputError(f"{where}: {name}: a column given twice; {right}")
     for name in required:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import jax
 
-from bench.decoding import printable
+from bench.decoding import bare
 from bench.errors import LONGEST_REASON, DeviceError
 
 FAILURES = (jax.errors.JaxRuntimeError, MemoryError)
@@ -61,7 +61,7 @@ class Streak:
             return
         self.length += 1
         if self.length >= MOST_IN_A_ROW:
-            said = printable(failure.message, LONGEST_REASON)[1:-1]
+            said = bare(failure.message, LONGEST_REASON)
             raise DeviceError(
                 f"{self.length} failures in a row, the last at {what}: {said};"
                 " all rows are kept. See batchscale doctor; then run again to go on with what is left,"

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from bench import store
-from bench.decoding import printable
+from bench.decoding import bare
 from bench.errors import InputError
 from bench.experiment import Experiment
 from bench.measure.failures import LONGEST_MESSAGE, Failure, failure_saying
@@ -122,7 +122,7 @@ class Child:
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, size - LAST_WORDS_BYTES))
         lines = [line for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
-        return printable(without_paths(" ".join(lines[-2:])), LONGEST_MESSAGE // 2)[1:-1]
+        return bare(without_paths(" ".join(lines[-2:])), LONGEST_MESSAGE // 2)
 
 
 def _row(line: bytes) -> AnyRow:

@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 import models
-from bench.decoding import explain, printable, reason
+from bench.decoding import bare, explain, reason
 from bench.errors import InputError
 from bench.experiment_tables import Workload
 from bench.measure.optimizers import NONE_GIVEN, BatchSize, Given, Optimizer, Scalar, optimizer_named
@@ -171,7 +171,7 @@ def model_named(name: str, options: dict[str, Any]) -> Callable[..., nnx.Module]
     known = _options(model) - _RESERVED
     for option in options:
         if option not in known:
-            shown, there = printable(option)[1:-1], ", ".join(sorted(known)) or "none"
+            shown, there = bare(option), ", ".join(sorted(known)) or "none"
             raise InputError(f"workload.model_options.{shown}: {name} has only {there}")
     return model
 
@@ -183,8 +183,7 @@ def _check_types(model: Callable[..., nnx.Module], options: Mapping[str, Any]) -
         try:
             msgspec.convert(value, hints[option])
         except msgspec.ValidationError as error:
-            why = explain(str(error), value, hints[option]).removeprefix("top level: ")
-            raise InputError(f"workload.model_options.{option}: {why}") from None
+            raise InputError(explain(str(error), value, hints[option], f"workload.model_options.{option}")) from None
 
 
 def has_lowering(name: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import optax
 from jaxtyping import Array, Float, Int32
 
-from bench.decoding import printable
+from bench.decoding import bare
 from bench.errors import InputError
 from bench.rows import Options
 
@@ -112,7 +112,7 @@ def _check(
     switches = {key for key, value in defaults.items() if isinstance(value, bool)}
     for option, value in options.items():
         if option not in numbers | switches:
-            shown, known = printable(option)[1:-1], ", ".join(sorted(numbers | switches))
+            shown, known = bare(option), ", ".join(sorted(numbers | switches))
             raise InputError(f"workload.optimizer_options.{shown}: {name} has only {known}")
         if isinstance(value, bool) != (option in switches):
             right = "true or false" if option in switches else "a number"
