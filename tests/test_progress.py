@@ -69,6 +69,16 @@ def test_lines_come_now_and_then_where_nobody_watches():
     assert lines[0] == "tiny | search B=4 | 1 min 39 s left"
 
 
+def test_no_time_is_left_to_tell_before_all_work_is_planned():
+    output = io.StringIO()
+    made, now = progress(output)
+    made.plan("search", 100, 1.0)
+    made.show("trying", planned=False)
+    now[0] = 100.0
+    made.show("training")
+    assert output.getvalue().splitlines() == ["tiny | trying", "tiny | training | 1 min 40 s left"]
+
+
 def test_a_terminal_has_one_live_line_and_lines_that_stay():
     output = Terminal()
     made, _ = progress(output)
