@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 from workbench import MODEL_OPTIONS, assert_same, learner, train_split
 
 from bench.measure.learner import model_names
@@ -31,6 +32,34 @@ def test_lowerings_agree_in_values_and_gradients(lowering):
     assert_same(
         jax.jit(lowered.gradient)(params, inputs, labels), jax.jit(reference.gradient)(params, inputs, labels), 1e-5
     )
+
+
+@pytest.mark.parametrize("name", [name for name in LOWERINGS if name != "xla"])
+def test_lowerings_agree_on_oblong_features_of_several_channels(name):
+    lowering, reference = LOWERINGS[name], LOWERINGS["xla"]
+    features = jax.random.normal(jax.random.key(0), (3, 9, 13, 2))
+    kernel = jax.random.normal(jax.random.key(1), (4, 4, 2, 5))
+
+    def total(lowering, features, kernel):
+        found = lowering.leave(lowering.pool(lowering.enter(features), kernel))
+        return jnp.sum(found**2)
+
+    gradients = [jax.grad(total, argnums=(1, 2))(one, features, kernel) for one in (lowering, reference)]
+    assert_same(gradients[0], gradients[1], 1e-4)
+
+
+@pytest.mark.parametrize("name", LOWERINGS)
+def test_float32_means_all_bits_in_every_product_of_a_step(name):
+    one, (inputs, labels) = learner("lenet", lowering=name), inputs_and_labels()
+    products = _products(jax.make_jaxpr(one.gradient)(one.params(1), inputs, labels).jaxpr)
+    assert len(products) >= 10
+    assert all(product.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2 for product in products)
+
+
+def _products(jaxpr):
+    inner = [each for equation in jaxpr.eqns for each in jaxprs_in_params(equation.params)]
+    own = [one for one in jaxpr.eqns if one.primitive.name in ("dot_general", "conv_general_dilated")]
+    return own + [product for each in inner for product in _products(each)]
 
 
 @pytest.mark.parametrize("name", LOWERINGS)

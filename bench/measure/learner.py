@@ -80,7 +80,8 @@ class Learner:
         self, params: PyTree, inputs: Float[Array, "batch ..."], labels: Int[Array, " batch"]
     ) -> tuple[Float[Array, ""], PyTree]:
         """Mean loss of a batch and its gradient."""
-        return jax.value_and_grad(lambda p: self.losses(p, inputs, labels).mean())(params)
+        with jax.default_matmul_precision(matmul_precision(self.precision)):
+            return jax.value_and_grad(lambda p: self.losses(p, inputs, labels).mean())(params)
 
     def apply(
         self,
