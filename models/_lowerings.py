@@ -8,6 +8,7 @@ GPU (jax issue 13800). The others are matrix products, which map to batched ones
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -80,10 +81,64 @@ def _patches_of_images(images: Features, kernel: Kernel) -> Features:
 
 
 def _patches(inputs: Features, kernel: Kernel) -> Features:
-    """Every window copied out, along rows and then along columns, so that copies are few and long; then one product."""
+    return max_pool(_convolved(inputs, kernel))
+
+
+@jax.custom_vjp
+def _convolved(inputs: Features, kernel: Kernel) -> Features:
+    """Every window copied out, then one product."""
+    return _convolved_and_windows(inputs, kernel)[0]
+
+
+def _convolved_and_windows(inputs: Features, kernel: Kernel) -> tuple[Features, tuple[Array, Kernel, Features]]:
     size, _, _, filters = kernel.shape
-    windows = _windows(_windows(inputs, 2, size), 2, size)
-    return max_pool(_product(kernel.reshape(-1, filters), windows).reshape(filters, *windows.shape[3:]))
+    windows, image = _all_windows(inputs, size)
+    matrix = kernel.transpose(1, 0, 2, 3).reshape(-1, filters)
+    return (matrix.T @ windows).reshape(filters, *image), (windows, kernel, inputs)
+
+
+def _all_windows(inputs: Features, size: int) -> tuple[Float[Array, "_ position"], tuple[int, int, int]]:
+    """Windows [(column, row, channel) of the kernel, place] and the shape of the places.
+
+    Rows are copied first, many at a time in one run, and arrays are joined at their first axis: where XLA on a CPU
+    would have to stack or reorder, its copies are several times slower.
+    """
+    channels, height, width, examples = inputs.shape
+    rows, columns, row = height - size + 1, width - size + 1, width * examples
+    flat = inputs.reshape(channels, -1)
+    bands = jnp.concatenate([flat[:, shift * row : (shift + rows) * row] for shift in range(size)])
+    bands = bands.reshape(-1, rows, width, examples)
+    windows = jnp.concatenate([bands[:, :, shift : shift + columns] for shift in range(size)])
+    return windows.reshape(len(windows), -1), (rows, columns, examples)
+
+
+def _convolution_gradients(
+    factors: tuple[Array, Kernel, Features], gradient: Float[Array, "filter row column example"]
+) -> tuple[Features, Kernel]:
+    """For inputs, the gradient is spread along columns before the product and summed along rows after it.
+
+    That costs more arithmetic than summing whole windows and far less traffic. Without the barrier, XLA computes the
+    gradient anew for every shift of it.
+    """
+    windows, kernel, inputs = factors
+    size, _, channels, filters = kernel.shape
+    gradient = jax.lax.optimization_barrier(gradient)
+    spread = jnp.concatenate([_shifted(gradient, 2, shift, size) for shift in range(size)])
+    matrix = kernel.transpose(0, 2, 1, 3).reshape(size * channels, size * filters)
+    bands = (matrix @ spread.reshape(size * filters, -1)).reshape(size, channels, -1, *inputs.shape[2:])
+    of_inputs = reduce(jnp.add, [_shifted(bands[shift], 1, shift, size) for shift in range(size)])
+    of_kernel = jnp.einsum("kp,fp->kf", windows, gradient.reshape(filters, -1))
+    return of_inputs, of_kernel.reshape(size, size, channels, filters).transpose(1, 0, 2, 3)
+
+
+def _shifted(array: Array, axis: int, shift: int, size: int) -> Array:
+    """Between zeros, as the output of a window at `shift` lies in its input."""
+    around = [(0, 0)] * array.ndim
+    around[axis] = (shift, size - 1 - shift)
+    return jnp.pad(array, around)
+
+
+_convolved.defvjp(_convolved_and_windows, _convolution_gradients)
 
 
 def _banded(inputs: Features, kernel: Kernel) -> Features:

@@ -19,23 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, PyTree, Shaped
 
-from bench.measure import averaging, noise
+from bench.measure import averaging, compiling, noise
 from bench.measure.learner import Learner, TrainState
 from bench.measure.noise import Norms
 from bench.measure.schedules import Schedule
 
 EVALUATION_BATCH_SIZE = 500
-FOR_ONE_CORE: dict[str, str | bool] = {
-    "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
-    "xla_cpu_copy_insertion_use_region_analysis": True,
-    "xla_cpu_prefer_vector_width": "512",
-}
-"""Compiler options on a CPU, where each core has a program of its own; the throughput stage keeps the defaults.
-
-Programs that hand parts of their small loops to other cores only wait for them: microbatches of 1 train 1.25 times as
-fast without. Parameters are then updated in place instead of copied at every tick (LeNet 1.02 to 1.08 times as fast,
-an MLP in microbatches of 16 1.3), and in vectors as wide as the processor has (1.00 to 1.05).
-"""
 
 
 class Lanes(NamedTuple):
@@ -127,8 +116,7 @@ class Programs:
     def _once(self, key: tuple, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
         with self.lock:
             if key not in self.compiled:
-                options = FOR_ONE_CORE if jax.default_backend() == "cpu" else None
-                self.compiled[key] = lower().compile(compiler_options=options)
+                self.compiled[key] = compiling.compiled(lower(), for_one_core=True)
             return self.compiled[key]
 
     def train(

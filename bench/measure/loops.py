@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int32
 
 from bench import plan
 from bench.experiment import Experiment
-from bench.measure import stream
+from bench.measure import compiling, stream
 from bench.measure.clock import Work
 from bench.measure.lanes import Examples
 from bench.measure.learner import Learner, TrainState
@@ -192,7 +192,7 @@ def _step(
 def _compile(function: Callable, *arguments: object) -> tuple[jax.stages.Compiled, float]:
     lowered = jax.jit(function, donate_argnums=0).lower(*arguments)
     start = time.perf_counter()
-    compiled = lowered.compile()
+    compiled = compiling.compiled(lowered)
     return compiled, time.perf_counter() - start
 
 
