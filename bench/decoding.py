@@ -109,8 +109,8 @@ def convert(data: object, to: type[T], source: str) -> T:
         raise InputError(f"{source}: nested too deeply to be read") from None
 
 
-def explain(message: str, data: object, to: object, top: str = "top level") -> str:
-    """Rewrite a msgspec message as `path: what would be right, found value`; `top` is what `data` is called."""
+def explain(message: str, data: object, to: object, inside: str = "") -> str:
+    """Rewrite a msgspec message as `path: what would be right, found value`; `inside` is the path of `data` itself."""
     match = _PATH.search(message)
     reason = message[: match.start()] if match else message
     place = _find(data, to, match["path"] if match else "")
@@ -118,11 +118,11 @@ def explain(message: str, data: object, to: object, top: str = "top level") -> s
     if unknown:
         full = f"{place.path}.{unknown['name']}".lstrip(".")
         return f"{bare(full)}: unknown key{_instead(unknown['name'], place.hint)}"
-    found = place.value
+    found, where = place.value, f"{inside}.{place.path}".replace(".[", "[").strip(".") or "top level"
     if isinstance(found, float) and math.isnan(found):
-        return f"{place.path or top}: expected a number, found nan"
+        return f"{where}: expected a number, found nan"
     shown = "" if found is None or isinstance(found, dict) else f", found {printable(found)}"
-    return f"{place.path or top}: {_right(reason, place.hint)}{shown}"
+    return f"{where}: {_right(reason, place.hint)}{shown}"
 
 
 class _Place(NamedTuple):

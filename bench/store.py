@@ -123,7 +123,7 @@ class Writer:
 def claimed(folder: Path) -> Iterator[None]:
     """Hold a results folder against every other run; one that was not there is made, and removed if it stays empty.
 
-    Some file systems of networks lock files and no folders: there the locks of the rows are what holds.
+    Some network file systems lock files and no folders: there the locks of the rows are what holds.
 
     Raises:
         InputError: when it cannot be made, or another process holds it.

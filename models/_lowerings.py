@@ -90,11 +90,11 @@ def _convolved(inputs: Features, kernel: Kernel) -> Features:
     return _convolved_and_windows(inputs, kernel)[0]
 
 
-def _convolved_and_windows(inputs: Features, kernel: Kernel) -> tuple[Features, tuple[Array, Kernel, Features]]:
+def _convolved_and_windows(inputs: Features, kernel: Kernel) -> tuple[Features, tuple[Array, Kernel]]:
     size, _, _, filters = kernel.shape
     windows, image = _all_windows(inputs, size)
     matrix = kernel.transpose(1, 0, 2, 3).reshape(-1, filters)
-    return (matrix.T @ windows).reshape(filters, *image), (windows, kernel, inputs)
+    return (matrix.T @ windows).reshape(filters, *image), (windows, kernel)
 
 
 def _all_windows(inputs: Features, size: int) -> tuple[Float[Array, "_ position"], tuple[int, int, int]]:
@@ -113,21 +113,21 @@ def _all_windows(inputs: Features, size: int) -> tuple[Float[Array, "_ position"
 
 
 def _convolution_gradients(
-    factors: tuple[Array, Kernel, Features], gradient: Float[Array, "filter row column example"]
+    factors: tuple[Array, Kernel], gradient: Float[Array, "filter row column example"]
 ) -> tuple[Features, Kernel]:
     """For inputs, the gradient is spread along columns before the product and summed along rows after it.
 
     That costs more arithmetic than summing whole windows and far less traffic. Without the barrier, XLA computes the
     gradient anew for every shift of it.
     """
-    windows, kernel, inputs = factors
+    windows, kernel = factors
     size, _, channels, filters = kernel.shape
     gradient = jax.lax.optimization_barrier(gradient)
     spread = jnp.concatenate([_shifted(gradient, 2, shift, size) for shift in range(size)])
     matrix = kernel.transpose(0, 2, 1, 3).reshape(size * channels, size * filters)
-    bands = (matrix @ spread.reshape(size * filters, -1)).reshape(size, channels, -1, *inputs.shape[2:])
+    bands = (matrix @ spread.reshape(size * filters, -1)).reshape(size, channels, -1, *spread.shape[2:])
     of_inputs = reduce(jnp.add, [_shifted(bands[shift], 1, shift, size) for shift in range(size)])
-    of_kernel = jnp.einsum("kp,fp->kf", windows, gradient.reshape(filters, -1))
+    of_kernel = windows @ gradient.reshape(filters, -1).T
     return of_inputs, of_kernel.reshape(size, size, channels, filters).transpose(1, 0, 2, 3)
 
 
@@ -146,15 +146,15 @@ def _banded(inputs: Features, kernel: Kernel) -> Features:
     size, _, _, filters = kernel.shape
     rows = inputs.shape[1] - size + 1
     shifted = [jnp.pad(kernel, ((row, rows - 1 - row), (0, 0), (0, 0), (0, 0))) for row in range(rows)]
-    windows = _windows(inputs, 2, size)
+    windows = _windows(inputs, size)
     matrix = jnp.stack(shifted).transpose(2, 3, 1, 4, 0).reshape(-1, filters * rows)
     return max_pool(_product(matrix, windows).reshape(filters, rows, *windows.shape[3:]))
 
 
-def _windows(inputs: Array, axis: int, size: int) -> Array:
-    """The `size` shifted views along `axis`, stacked in front."""
-    length = inputs.shape[axis] - size + 1
-    return jnp.stack([jax.lax.slice_in_dim(inputs, shift, shift + length, axis=axis) for shift in range(size)])
+def _windows(inputs: Features, size: int) -> Float[Array, "size _ _ _ _"]:
+    """The `size` shifted views along columns, stacked in front."""
+    columns = inputs.shape[2] - size + 1
+    return jnp.stack([inputs[:, :, shift : shift + columns] for shift in range(size)])
 
 
 def _product(matrix: Float[Array, "from to"], windows: Array) -> Float[Array, "to position"]:

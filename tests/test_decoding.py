@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.decoding import convert, printable
+from bench.decoding import convert, explain, printable
 from bench.errors import InputError
 
 
@@ -90,3 +90,11 @@ def test_any_value_fits_or_is_refused_in_one_line(value):
         except InputError as error:
             message = str(error)
         assert not message or (message.isprintable() and message.startswith("file.toml: ") and len(message) < 400)
+
+
+def test_what_lies_inside_another_value_is_named_by_its_whole_path():
+    message = "Expected `int`, got `str` - at `$[0]`"
+    said = explain(message, ["a"], list[int], inside="model_options.hidden")
+    assert said == "model_options.hidden[0]: expected a whole number, got text, found 'a'"
+    assert explain("Expected `int`, got `str`", "a", int, inside="depth").startswith("depth: expected")
+    assert explain("Expected `int`, got `str`", "a", int).startswith("top level: expected")

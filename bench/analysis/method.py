@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 from bench.analysis import metrics, words
@@ -10,7 +11,6 @@ from bench.analysis.figures.origin import seeds
 from bench.analysis.figures.series import batch_sizes
 from bench.analysis.frames import Frames
 from bench.analysis.summary import Summary
-from bench.decoding import bare
 from bench.experiment_tables import LearningRate, Option
 
 LONGEST_OPTIONS = 300
@@ -40,7 +40,7 @@ def _workload(measured: Frames) -> str:
 
 def _with(name: str, options: Mapping[str, Option]) -> str:
     said = ", ".join(f"{words.option(option)} {_value(value)}" for option, value in sorted(options.items()))
-    return f"{name} ({bare(said, LONGEST_OPTIONS)})" if said else name
+    return f"{name} ({textwrap.shorten(said, LONGEST_OPTIONS, placeholder=' ...')})" if said else name
 
 
 def _value(value: Option) -> str:

@@ -112,14 +112,13 @@ def larger_needs_more_epochs(evidence: Evidence) -> Said:
     needed, last = of.examples.medians[reached], reached[-1]
     fewest = of.sizes[reached[np.isclose(needed, needed.min(), rtol=0, atol=1e-9)]].tolist()
     missed = _missed_above(of, int(last))
-    beyond = _not_reached(missed)
     low, high = _ratio_interval(of, int(last), int(reached[0]))
     ratio = float(np.exp(of.examples.medians[last] - of.examples.medians[reached[0]]))
     numbers = (
         f"Batch size {of.sizes[last]:,} needed {ratio:.2f} times the epochs of {of.sizes[reached[0]]:,}"
-        f" (95%: {_span(low, high)}); {_list(fewest)} needed the fewest{beyond}."
+        f" (95%: {_span(low, high)}); {_list(fewest)} needed the fewest{_not_reached(missed)}."
     )
-    if (low is not None and low > 1) or beyond:
+    if (low is not None and low > 1) or missed:
         return Said("supported", numbers)
     return Said("contradicted" if high is not None and high < 1 + NOTICEABLE else "undecided", numbers)
 
@@ -219,9 +218,14 @@ def workers_cost_at_most_their_number(evidence: Evidence) -> Said:
     )
     if low is not None and low > factor[worst]:
         return Said("contradicted", numbers)
-    trained = of.frames.experiment.max_epochs * of.frames.epoch / np.exp(of.examples.medians[reached[-1]])
-    missed_in_time = all(trained <= size / of.sizes[reached[-1]] for size in missed)
-    return Said("supported" if growth[worst] <= factor[worst] and missed_in_time else "undecided", numbers)
+    within = growth[worst] <= factor[worst] and _ended_in_time(of, missed, reached[-1])
+    return Said("supported" if within else "undecided", numbers)
+
+
+def _ended_in_time(of: Sweep, missed: Sequence[int], last: int) -> bool:
+    """Whether runs that missed the target ended before their share of the epochs that the last to reach it took."""
+    trained = of.frames.experiment.max_epochs * of.frames.epoch
+    return all(trained / np.exp(of.examples.medians[last]) <= size / of.sizes[last] for size in missed)
 
 
 def _missed_above(of: Sweep, last: int) -> list[int]:

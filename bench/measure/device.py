@@ -15,6 +15,7 @@ import msgspec
 
 import bench
 from bench.commands import CommandError, run
+from bench.measure import compiling
 from bench.measure.hardware import (
     COMMAND_SECONDS,
     Nvidia,
@@ -81,6 +82,7 @@ def describe_machine(nvidia: Nvidia | None) -> Machine:
 
 def describe_environment(nvidia: Nvidia | None) -> Environment:
     """Versions and settings that may change a measurement; values that are paths are left out."""
+    compiling_with = {name: without_paths(str(value))[:200] for name, value in compiling.options().items()}
     variables = {name: without_paths(os.environ[name])[:200] for name in VARIABLES if name in os.environ}
     return Environment(
         python=platform.python_version(),
@@ -88,7 +90,7 @@ def describe_environment(nvidia: Nvidia | None) -> Environment:
         packages=package_versions(),
         driver=nvidia.driver if nvidia else None,
         xla_flags=without_paths(os.environ.get("XLA_FLAGS", ""))[:2000],
-        settings={name: str(getattr(jax.config, name, None)) for name in SETTINGS} | variables,
+        settings={name: str(getattr(jax.config, name, None)) for name in SETTINGS} | variables | compiling_with,
     )
 
 

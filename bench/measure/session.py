@@ -31,6 +31,7 @@ LOWERINGS = {"cpu": ("patches", "banded"), "gpu": ("xla", "patches", "banded"), 
 WIDEST_CONVOLUTION_ON_CPU = 64
 """Of 16, 32, 64 and 128, none was faster than 64 for LeNet with five lanes a program on two cores."""
 LONGEST_SEGMENT_TICKS = 4096
+"""Ticks in a call of a program at most, so that a signal is heard soon."""
 
 SHARD_EXAMPLES_ON_CPU = 32
 """Where a core trains LeNet fastest: five settings at single examples, two at microbatches of 16, one beyond.

@@ -87,11 +87,10 @@ def _fallback(missing: str, progress: Progress) -> tuple[Experiment, Dataset]:
 
 @dataclass(frozen=True)
 class Planned:
-    """An experiment as it is written, its data, its share of the minutes there are, and where its rows will lie."""
+    """An experiment as it is written, its data, and where its rows will lie."""
 
     experiment: Experiment
     dataset: Dataset
-    minutes: float | None
     folder: Path
 
 
@@ -129,9 +128,12 @@ def _scaled(request: Request, host: Host, one: Planned, minutes: float) -> Exper
 
 
 def _within_minutes(request: Request, host: Host, planned: Sequence[Planned]) -> list[Experiment]:
-    """Every experiment scaled to its minutes, if any; what is refused is so before any speed is tried."""
-    known = [one.experiment if one.minutes is None else _known_scale(request, one, one.minutes) for one in planned]
-    return [scale or _scaled(request, host, one, one.minutes or 0.0) for scale, one in zip(known, planned, strict=True)]
+    """Every experiment scaled to its share of the minutes; what is refused is so before any speed is tried."""
+    if request.minutes is None:
+        return [one.experiment for one in planned]
+    share = request.minutes / len(planned)
+    known = [_known_scale(request, one, share) for one in planned]
+    return [scale or _scaled(request, host, one, share) for scale, one in zip(known, planned, strict=True)]
 
 
 def _plan(request: Request, host: Host) -> list[Planned]:
@@ -153,7 +155,7 @@ def _plan(request: Request, host: Host) -> list[Planned]:
         named = experiment if minutes is None else budget.named(experiment, minutes)
         return folders.folder_of(request.results, named, host.machine)
 
-    return [Planned(experiment, dataset, minutes, folder_of(experiment)) for experiment, dataset in pairs]
+    return [Planned(experiment, dataset, folder_of(experiment)) for experiment, dataset in pairs]
 
 
 def _sessions(request: Request, host: Host, planned: Sequence[Planned], stopper: Stopper) -> list[Session]:
