@@ -42,7 +42,7 @@ class Ratio(msgspec.Struct):
         wanted = f"from {self.at_least:g}" if self.at_least else "no bound"
         wanted += f" to {self.at_most:g}" if self.at_most else ""
         details = ", ".join(f"{value:.3f} {key}" for key, value in self.details.items())
-        return f"{name:20}{self.value:8.3f}  {wanted:15}{'met' if self.met else 'NOT MET':9}({details})"
+        return f"{name:20}{self.value:8.3f}  {wanted:18}{'met' if self.met else 'NOT MET':9}({details})"
 
 
 @dataclass
