@@ -113,15 +113,13 @@ def explain(message: str, data: object, to: object, inside: str = "") -> str:
     """Rewrite a msgspec message as `path: what would be right, found value`; `inside` is the path of `data` itself."""
     match = _PATH.search(message)
     reason = message[: match.start()] if match else message
-    place = _find(data, to, match["path"] if match else "")
-    unknown = _UNKNOWN.search(reason)
-    if unknown:
-        full = f"{place.path}.{unknown['name']}".lstrip(".")
-        return f"{bare(full)}: unknown key{_instead(unknown['name'], place.hint)}"
-    found, where = place.value, f"{inside}.{place.path}".replace(".[", "[").strip(".") or "top level"
-    if isinstance(found, float) and math.isnan(found):
+    place = _find(data, to, match["path"] if match else "", inside)
+    if unknown := _UNKNOWN.search(reason):
+        return f"{_within(place.path, unknown['name'])}: unknown key{_instead(unknown['name'], place.hint)}"
+    where = place.path or "top level"
+    if isinstance(place.value, float) and math.isnan(place.value):
         return f"{where}: expected a number, found nan"
-    shown = "" if found is None or isinstance(found, dict) else f", found {printable(found)}"
+    shown = "" if place.value is None or isinstance(place.value, dict) else f", found {printable(place.value)}"
     return f"{where}: {_right(reason, place.hint)}{shown}"
 
 
@@ -131,9 +129,8 @@ class _Place(NamedTuple):
     hint: object
 
 
-def _find(data: object, hint: object, path: str) -> _Place:
-    """What lies at a msgspec path; a `[...]` in it is the first key whose value does not fit."""
-    there = ""
+def _find(data: object, hint: object, path: str, there: str) -> _Place:
+    """What lies at a msgspec path in data at `there`; a `[...]` in it is the first key whose value does not fit."""
     for index, field in _PART.findall(path):
         if index.isdigit():
             hint, there = _inside(hint, ""), f"{there}[{index}]"
@@ -141,8 +138,12 @@ def _find(data: object, hint: object, path: str) -> _Place:
         else:
             table = data if isinstance(data, dict) else {}
             name = field or next((key for key in table if not _fits(table[key], _inside(hint, key))), "")
-            hint, data, there = _inside(hint, name), table.get(name), f"{there}.{bare(name)}".lstrip(".")
+            hint, data, there = _inside(hint, name), table.get(name), _within(there, name)
     return _Place(there, data, hint)
+
+
+def _within(there: str, name: str) -> str:
+    return ".".join(filter(None, (there, bare(name))))
 
 
 def _fits(value: object, hint: object) -> bool:

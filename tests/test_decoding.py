@@ -98,3 +98,12 @@ def test_what_lies_inside_another_value_is_named_by_its_whole_path():
     assert said == "model_options.hidden[0]: expected a whole number, got text, found 'a'"
     assert explain("Expected `int`, got `str`", "a", int, inside="depth").startswith("depth: expected")
     assert explain("Expected `int`, got `str`", "a", int).startswith("top level: expected")
+    message = "Object contains unknown field `sise` - at `$.inner`"
+    said = explain(message, {"inner": {"sise": 1}}, Outer, inside="outer")
+    assert said == "outer.inner.sise: unknown key; did you mean size?"
+
+
+def test_a_name_is_shown_as_it_is_written():
+    assert refusal({"table": {".a.[b].": "two"}}).startswith("file.toml: table..a.[b].: expected a whole number")
+    assert refusal({"x" * 100: 1}).startswith(f"file.toml: {'x' * 57}...: unknown key")
+    assert refusal({"table": {"x" * 100: "two"}}).startswith(f"file.toml: table.{'x' * 57}...: expected")
