@@ -223,7 +223,7 @@ def workers_cost_at_most_their_number(evidence: Evidence) -> Said:
 
 
 def _ended_in_time(of: Sweep, missed: Sequence[int], last: int) -> bool:
-    """Whether runs that missed the target ended before their share of the epochs that the last to reach it took."""
+    """Whether no run that missed had trained longer than workers times the epochs of the last size to reach it."""
     trained = of.frames.experiment.max_epochs * of.frames.epoch
     return all(trained / np.exp(of.examples.medians[last]) <= size / of.sizes[last] for size in missed)
 
