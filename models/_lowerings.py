@@ -90,15 +90,16 @@ def _convolved(inputs: Features, kernel: Kernel) -> Features:
     return _convolved_and_windows(inputs, kernel)[0]
 
 
-def _convolved_and_windows(inputs: Features, kernel: Kernel) -> tuple[Features, tuple[Array, Kernel]]:
+def _convolved_and_windows(inputs: Features, kernel: Kernel) -> tuple[Features, tuple[Features, Kernel]]:
     size, _, _, filters = kernel.shape
-    windows, image = _all_windows(inputs, size)
+    windows = _all_windows(inputs, size)
     matrix = kernel.transpose(1, 0, 2, 3).reshape(-1, filters)
-    return (matrix.T @ windows).reshape(filters, *image), (windows, kernel)
+    outputs = matrix.T @ windows.reshape(len(matrix), -1)
+    return outputs.reshape(filters, *windows.shape[1:]), (windows, kernel)
 
 
-def _all_windows(inputs: Features, size: int) -> tuple[Float[Array, "_ position"], tuple[int, int, int]]:
-    """Windows [(column, row, channel) of the kernel, place] and the shape of the places.
+def _all_windows(inputs: Features, size: int) -> Features:
+    """Windows [(column, row, channel) of the kernel, height, width, example].
 
     Rows are copied first, many at a time in one run, and arrays are joined at their first axis: where XLA on a CPU
     would have to stack or reorder, its copies are several times slower.
@@ -108,12 +109,11 @@ def _all_windows(inputs: Features, size: int) -> tuple[Float[Array, "_ position"
     flat = inputs.reshape(channels, -1)
     bands = jnp.concatenate([flat[:, shift * row : (shift + rows) * row] for shift in range(size)])
     bands = bands.reshape(-1, rows, width, examples)
-    windows = jnp.concatenate([bands[:, :, shift : shift + columns] for shift in range(size)])
-    return windows.reshape(len(windows), -1), (rows, columns, examples)
+    return jnp.concatenate([bands[:, :, shift : shift + columns] for shift in range(size)])
 
 
 def _convolution_gradients(
-    factors: tuple[Array, Kernel], gradient: Float[Array, "filter row column example"]
+    factors: tuple[Features, Kernel], gradient: Float[Array, "filter row column example"]
 ) -> tuple[Features, Kernel]:
     """For inputs, the gradient is spread along columns before the product and summed along rows after it.
 
@@ -127,7 +127,7 @@ def _convolution_gradients(
     matrix = kernel.transpose(0, 2, 1, 3).reshape(size * channels, size * filters)
     bands = (matrix @ spread.reshape(size * filters, -1)).reshape(size, channels, -1, *spread.shape[2:])
     of_inputs = reduce(jnp.add, [_shifted(bands[shift], 1, shift, size) for shift in range(size)])
-    of_kernel = windows @ gradient.reshape(filters, -1).T
+    of_kernel = windows.reshape(len(windows), -1) @ gradient.reshape(filters, -1).T
     return of_inputs, of_kernel.reshape(size, size, channels, filters).transpose(1, 0, 2, 3)
 
 
@@ -145,7 +145,7 @@ def _banded(inputs: Features, kernel: Kernel) -> Features:
     """A banded (Toeplitz) matrix over height x channels per kernel column: more arithmetic, far less copying."""
     size, _, _, filters = kernel.shape
     rows = inputs.shape[1] - size + 1
-    shifted = [jnp.pad(kernel, ((row, rows - 1 - row), (0, 0), (0, 0), (0, 0))) for row in range(rows)]
+    shifted = [_shifted(kernel, 0, row, rows) for row in range(rows)]
     windows = _windows(inputs, size)
     matrix = jnp.stack(shifted).transpose(2, 3, 1, 4, 0).reshape(-1, filters * rows)
     return max_pool(_product(matrix, windows).reshape(filters, rows, *windows.shape[3:]))
