@@ -44,6 +44,10 @@ class Request:
     retries_failed: bool = False
     progress: Progress = field(default_factory=Progress)
 
+    def share(self, count: int) -> float | None:
+        """The minutes of each of `count` experiments, where there is a limit."""
+        return None if self.minutes is None else self.minutes / count
+
 
 def chosen(names: Sequence[str], platform: str) -> list[Experiment]:
     """The named experiments, or this platform's default suite.
@@ -129,9 +133,8 @@ def _scaled(request: Request, host: Host, one: Planned, minutes: float) -> Exper
 
 def _within_minutes(request: Request, host: Host, planned: Sequence[Planned]) -> list[Experiment]:
     """Every experiment scaled to its share of the minutes; what is refused is so before any speed is tried."""
-    if request.minutes is None:
+    if (share := request.share(len(planned))) is None:
         return [one.experiment for one in planned]
-    share = request.minutes / len(planned)
     known = [_known_scale(request, one, share) for one in planned]
     return [scale or _scaled(request, host, one, share) for scale, one in zip(known, planned, strict=True)]
 
@@ -149,7 +152,7 @@ def _plan(request: Request, host: Host) -> list[Planned]:
         _refuse_what_cannot_be_planned(experiment, len(dataset.train_labels), host.machine.device_count)
         with _refused_as_of(experiment.name):
             _refuse_what_cannot_run(experiment.workload, dataset, host)
-    minutes = None if request.minutes is None else request.minutes / len(pairs)
+    minutes = request.share(len(pairs))
 
     def folder_of(experiment: Experiment) -> Path:
         named = experiment if minutes is None else budget.named(experiment, minutes)
