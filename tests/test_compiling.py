@@ -2,9 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from bench.measure import compiling
 from bench.measure.device import describe_environment
+
+pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options are a CPU's, and JAX is elsewhere")
 
 
 def test_what_a_barrier_holds_back_is_computed_apart():

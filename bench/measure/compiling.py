@@ -33,7 +33,7 @@ def compiled(lowered: jax.stages.Lowered, *, for_one_core: bool = False) -> jax.
 
 
 def options(*, for_one_core: bool = False) -> dict[str, str | bool]:
-    """What programs are compiled with; the environment of a row holds it."""
+    """What programs are compiled with: those that are timed as the environment says, others as this code does."""
     if jax.default_backend() != "cpu":
         return {}
     # An option of one compilation replaces the user's flag of that name.
