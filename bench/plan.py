@@ -194,19 +194,19 @@ def duration(experiment: Experiment, train_examples: int) -> Duration:
     return Duration(budget, longest, sorted(points))
 
 
-def tiers(sizes: Sequence[int], widest: int = WIDEST_MICROBATCH) -> list[Tier]:
+def tiers(sizes: Sequence[int], widest: int = WIDEST_MICROBATCH, most_splitting: int = MOST_SPLITTING) -> list[Tier]:
     """Group batch sizes into few programs, from the largest down.
 
     A tier's microbatch is the largest common divisor of its batch sizes up to `widest`. A batch size joins the first
-    tier in which no member then trains in microbatches more than MOST_SPLITTING times smaller than it would alone, nor
-    one by one: only a tier of single examples can do without sums of gradients.
+    tier in which no member then trains in microbatches more than `most_splitting` times smaller than it would alone,
+    nor one by one: only a tier of single examples can do without sums of gradients.
     """
     groups: list[list[int]] = []
     for size in sorted(sizes, reverse=True):
         for group in groups:
             together = _microbatch([*group, size], widest)
             alone = [_microbatch([one], widest) for one in [*group, size]]
-            if together > 1 and max(alone) <= MOST_SPLITTING * together:
+            if together > 1 and max(alone) <= most_splitting * together:
                 group.append(size)
                 break
         else:

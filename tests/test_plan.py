@@ -35,12 +35,12 @@ def test_spaced_sizes_leave_none_out_by_more_than_the_factor(sizes, factor):
     assert all(any(one <= size < factor * one or one == size for one in kept) for size in sizes)
 
 
-@given(batch_sizes)
-def test_no_batch_size_is_split_much_finer_than_alone(sizes):
-    for tier in plan.tiers(sizes):
+@given(batch_sizes, st.integers(1, 512), st.integers(1, 8))
+def test_no_batch_size_is_split_much_finer_than_alone(sizes, widest, most_splitting):
+    for tier in plan.tiers(sizes, widest, most_splitting):
         for size in tier.batch_sizes:
-            (alone,) = plan.tiers([size])
-            assert alone.microbatch_size <= plan.MOST_SPLITTING * tier.microbatch_size
+            (alone,) = plan.tiers([size], widest)
+            assert alone.microbatch_size <= most_splitting * tier.microbatch_size
         assert tier.microbatch_size > 1 or len(tier.batch_sizes) == 1
 
 

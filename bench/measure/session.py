@@ -28,13 +28,15 @@ from bench.rows import AnyRow, Origin, Precision, Stage, Trial, TrialKey
 
 LOWERINGS = {"cpu": ("patches", "banded"), "gpu": ("xla", "patches", "banded"), "tpu": ("xla", "patches", "banded")}
 """Worth a trial; XLA's convolution misses its fast path inside a loop on a CPU (jax issue 12868)."""
-WIDEST_CONVOLUTION_ON_CPU = 64
-"""Of 16, 32, 64 and 128, none was faster than 64 for LeNet with five lanes a program on two cores."""
+WIDEST_CONVOLUTION_ON_CPU = 16
+"""Windows then stay in a core's cache: in microbatches of 8 and 16 LeNet's lanes train 1.5 times as fast as in 64."""
+MOST_SPLITTING_ON_CPU = 2
+"""In microbatches of 4 they are 1.15 times slower than in 16, which is more than another program costs to compile."""
 LONGEST_SEGMENT_TICKS = 4096
 """Ticks in a call of a program at most, so that a signal is heard soon."""
 
 SHARD_EXAMPLES_ON_CPU = 32
-"""Where a core trains LeNet fastest: five settings at single examples, two at microbatches of 16, one beyond.
+"""Where a core trains LeNet fastest: five settings at microbatches of 1 and 4, four at 8, two at 16.
 
 A rule and not a trial, since rounding depends on it. A perceptron is fastest with one setting at any microbatch: two
 at single examples take three times as long.
@@ -104,8 +106,9 @@ class Session:
     @property
     def tiers(self) -> list[plan.Tier]:
         """The batch sizes, grouped into programs."""
-        narrow = self.convolves and self.host.machine.platform == "cpu"
-        return plan.tiers(self.batch_sizes, WIDEST_CONVOLUTION_ON_CPU if narrow else plan.WIDEST_MICROBATCH)
+        if self.convolves and self.host.machine.platform == "cpu":
+            return plan.tiers(self.batch_sizes, WIDEST_CONVOLUTION_ON_CPU, MOST_SPLITTING_ON_CPU)
+        return plan.tiers(self.batch_sizes)
 
     def shard_width(self, tier: plan.Tier) -> int:
         """At most how many settings share a program call, where cores have programs of their own."""
