@@ -125,6 +125,26 @@ def test_a_stage_with_nothing_left_to_do_is_finished_by_the_next_run(tmp_path, s
     assert (row.finished, row.trained_examples) == (True, 0)
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_stage_that_had_finished_and_goes_on_has_the_cost_of_that_too(tmp_path, studied, stopped):
+    shutil.copytree(studied.folder, tmp_path, dirs_exist_ok=True)
+    rows = list(store.read(tmp_path / folders.CONVERGENCE))
+    lost = next(row for row in rows if isinstance(row, Trial))
+    (tmp_path / folders.CONVERGENCE).write_bytes(b"".join(store.encode(row) for row in rows if row is not lost))
+
+    def check():
+        if stopped:
+            raise Stopped
+
+    made = session(tmp_path)
+    made.programs, made.stopper.check = studied.programs, check
+    with suppress(Stopped):
+        runner.measure_convergence(made)
+    before, after = rows_of(tmp_path, Stage)
+    assert (before.finished, after.finished) == (True, not stopped)
+    assert stopped or after.trained_examples > 0
+
+
 def test_a_clock_set_back_in_mid_study_changes_no_number_and_mixes_no_row(tmp_path, studied, monkeypatch):
     class Backwards(datetime):
         """A year earlier at every look."""
