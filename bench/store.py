@@ -57,19 +57,23 @@ class Writer:
             raise
         except OSError as error:
             os.close(self._file)
-            raise InputError(f"{path}: cannot be locked, or its torn last line set aside ({error.strerror})") from None
+            raise InputError(f"{path}: cannot be locked ({error.strerror})") from None
 
     def _set_torn_line_aside(self) -> int:
         """A crash can leave a last line without its end: its bytes move to a `.torn` file; how many there were."""
         size, end = os.fstat(self._file).st_size, self._end_of_whole_lines()
         if end == size:
             return 0
-        torn = os.open(self.path.with_suffix(".torn"), os.O_WRONLY | _APPENDING, 0o644)
-        with self.path.open("rb") as rows, os.fdopen(torn, "ab") as aside:
-            rows.seek(end)
-            shutil.copyfileobj(rows, aside)
-            aside.write(b"\n")
-        os.ftruncate(self._file, end)
+        torn = self.path.with_suffix(".torn")
+        try:
+            moved = os.open(torn, os.O_WRONLY | _APPENDING, 0o644)
+            with self.path.open("rb") as rows, os.fdopen(moved, "ab") as aside:
+                rows.seek(end)
+                shutil.copyfileobj(rows, aside)
+                aside.write(b"\n")
+            os.ftruncate(self._file, end)
+        except OSError as error:
+            raise InputError(f"{torn}: cannot hold the torn last line of {self.path.name} ({error.strerror})") from None
         return size - end
 
     def _end_of_whole_lines(self) -> int:

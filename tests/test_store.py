@@ -52,8 +52,19 @@ def test_a_file_system_that_locks_no_folders_is_no_other_run(tmp_path, monkeypat
     monkeypatch.setattr(store.fcntl, "flock", refuse)
     with store.claimed(tmp_path / "folder"):
         (tmp_path / "folder" / "row").write_text("kept")
-    with pytest.raises(InputError, match=r"rows\.jsonl: cannot be locked, .* \(Bad file descriptor\)"):
+    with pytest.raises(InputError, match=r"rows\.jsonl: cannot be locked \(Bad file descriptor\)"):
         store.Writer(tmp_path / "rows.jsonl")
+
+
+def test_a_torn_line_that_cannot_be_set_aside_stays_where_it_is(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"torn")
+    path.with_suffix(".torn").mkdir()
+    with pytest.raises(
+        InputError, match=r"rows\.torn: cannot hold the torn last line of rows\.jsonl \(Is a directory\)"
+    ):
+        store.Writer(path)
+    assert path.read_bytes() == b"torn"
 
 
 @pytest.mark.parametrize("cut", [1, 10, 60])
