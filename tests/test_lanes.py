@@ -151,7 +151,7 @@ def test_a_lane_that_leaves_the_numbers_disturbs_no_neighbour():
     assert_same(lane(wild, 0, 1), lane(calm, 0, 1))
 
 
-def test_evaluation_counts_the_whole_split_in_pieces_of_any_size(monkeypatch):
+def test_evaluation_counts_the_whole_split_in_pieces_of_any_size():
     one = learner("linear", "sgd")
     of = programs(one, 5)
     lanes = train(of, [1, 2], settings([5, 20], [0.1, 0.1]), 300)
@@ -161,9 +161,7 @@ def test_evaluation_counts_the_whole_split_in_pieces_of_any_size(monkeypatch):
         count = len(of.validation_split.labels)
         assert accuracy[row, column] == int(correct) / count
         assert loss[row, column] == pytest.approx(float(total) / count, rel=1e-5)
-    monkeypatch.setattr("bench.measure.lanes.EVALUATION_BATCH_SIZE", 17)
-    of.compiled.pop(("evaluate", (2, 2), len(of.validation_split.labels)))
-    in_pieces = of.evaluate(lanes.state.params, of.validation_split)
+    in_pieces = programs(one, 5, evaluation_batch_size=17).evaluate(lanes.state.params, of.validation_split)
     np.testing.assert_array_equal(in_pieces[0], accuracy)
     np.testing.assert_allclose(in_pieces[1], loss, rtol=1e-6)
 

@@ -71,6 +71,7 @@ class Programs:
     longest_segment: int
     noise_parts: int = 0
     averaging_examples: float | None = None
+    evaluation_batch_size: int = EVALUATION_BATCH_SIZE
     compiled: dict[tuple, jax.stages.Compiled] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -133,9 +134,8 @@ class Programs:
         """Accuracy and mean loss of every lane's parameters on a whole split."""
         size = len(split.labels)
         shape = jax.tree.leaves(params)[0].shape[:2]
-        program = self._once(
-            ("evaluate", shape, size), lambda: jax.jit(partial(evaluate_lanes, self.learner)).lower(params, split)
-        )
+        work = partial(evaluate_lanes, self.learner, batch_size=self.evaluation_batch_size)
+        program = self._once(("evaluate", shape, size), lambda: jax.jit(work).lower(params, split))
         correct, loss = program(params, split)
         return np.asarray(correct, np.float64) / size, np.asarray(loss, np.float64) / size
 
@@ -226,11 +226,11 @@ def _along(values: Shaped[Array, " setting"], leaf: Array) -> Array:
 
 
 def evaluate_lanes(
-    learner: Learner, params: PyTree, split: Examples
+    learner: Learner, params: PyTree, split: Examples, batch_size: int = EVALUATION_BATCH_SIZE
 ) -> tuple[Int32[Array, "seed setting"], Float[Array, "seed setting"]]:
     """How many examples of a split every lane classifies correctly, and the sum of its losses."""
     evaluate = jax.vmap(jax.vmap(learner.evaluate, in_axes=(0, None, None)), in_axes=(0, None, None))
-    size = min(EVALUATION_BATCH_SIZE, len(split.labels))
+    size = min(batch_size, len(split.labels))
     whole = len(split.labels) // size * size
     chunks = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, size, *leaf.shape[1:]), split)
     totals = jax.lax.map(lambda chunk: evaluate(params, *chunk), chunks)

@@ -19,7 +19,7 @@ from bench.measure import noise
 from bench.measure.datasets import Dataset
 from bench.measure.host import Host
 from bench.measure.interrupts import Stopper
-from bench.measure.lanes import Examples, Programs, on_device
+from bench.measure.lanes import EVALUATION_BATCH_SIZE, Examples, Programs, on_device
 from bench.measure.learner import Learner, has_lowering, make_learner
 from bench.measure.progress import Progress
 from bench.measure.schedules import Schedule
@@ -32,6 +32,8 @@ WIDEST_CONVOLUTION_ON_CPU = 16
 """Windows then stay in a core's cache: in microbatches of 8 and 16 LeNet's lanes train 1.5 times as fast as in 64."""
 MOST_SPLITTING_ON_CPU = 2
 """In microbatches of 4 they are 1.15 times slower than in 16, which is more than another program costs to compile."""
+EVALUATED_CONVOLUTION_ON_CPU = 20
+"""Of 10 to 500 examples at once, where two or five lanes of LeNet are evaluated fastest: twice as fast as with 500."""
 LONGEST_SEGMENT_TICKS = 4096
 """Ticks in a call of a program at most, so that a signal is heard soon."""
 
@@ -104,9 +106,14 @@ class Session:
         return has_lowering(self.experiment.workload.model)
 
     @property
+    def convolves_on_cpu(self) -> bool:
+        """Whether windows should stay in a core's cache."""
+        return self.convolves and self.host.machine.platform == "cpu"
+
+    @property
     def tiers(self) -> list[plan.Tier]:
         """The batch sizes, grouped into programs."""
-        if self.convolves and self.host.machine.platform == "cpu":
+        if self.convolves_on_cpu:
             return plan.tiers(self.batch_sizes, WIDEST_CONVOLUTION_ON_CPU, MOST_SPLITTING_ON_CPU)
         return plan.tiers(self.batch_sizes)
 
@@ -140,6 +147,7 @@ class Session:
                 longest_segment=min(LONGEST_SEGMENT_TICKS, gap // tier.microbatch_size + 1),
                 noise_parts=self._noise_parts(tier),
                 averaging_examples=epochs and epochs * self.train_examples,
+                evaluation_batch_size=EVALUATED_CONVOLUTION_ON_CPU if self.convolves_on_cpu else EVALUATION_BATCH_SIZE,
             )
         return self.programs[key]
 
