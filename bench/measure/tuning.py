@@ -23,7 +23,7 @@ from bench.measure.lanes import Programs
 from bench.measure.wave import Layout, Setting, Shard, first_lanes
 
 TRIAL_SECONDS = 0.4
-EVALUATION_TRIAL_SECONDS = 0.1
+EVALUATION_TRIALS = 3
 LARGEST_FILE_BYTES = 1 << 20
 
 
@@ -93,20 +93,21 @@ class SpeedTrial:
 
     def examples_per_second(self) -> float:
         """Lane-examples per second of training, compile time apart."""
-        return self.lanes * self.programs.microbatch_size / self._seconds_per_step(self._train, TRIAL_SECONDS)
+        ticks = calibrate(lambda count: self._train(self.shards[0], count), TRIAL_SECONDS)
+        seconds = min(self._together(self._train, ticks) for _ in range(2))
+        return self.lanes * self.programs.microbatch_size * ticks / seconds
 
     def seconds_per_evaluation(self) -> float:
-        """Seconds that evaluating a lane takes, with the call of a single microbatch that precedes it."""
-        return self._seconds_per_step(self._evaluate, EVALUATION_TRIAL_SECONDS) / self.lanes
+        """Seconds that evaluating a lane takes, with the call of a single microbatch that precedes it.
 
-    def _seconds_per_step(self, work: Callable[[Shard, int], None], seconds: float) -> float:
-        steps = calibrate(lambda count: work(self.shards[0], count), seconds)
+        It plans time and decides nothing: a few evaluations are enough.
+        """
+        self._evaluate(self.shards[0], 1)
+        return min(self._together(self._evaluate, 1) for _ in range(EVALUATION_TRIALS)) / self.lanes
+
+    def _together(self, work: Callable[[Shard, int], None], steps: int) -> float:
         with ThreadPoolExecutor(self.workers) as pool:
-            together = min(
-                timed(lambda count: list(pool.map(lambda shard: work(shard, count), self.shards)), steps)
-                for _ in range(2)
-            )
-        return together / steps
+            return timed(lambda count: list(pool.map(lambda shard: work(shard, count), self.shards)), steps)
 
     def _train(self, shard: Shard, ticks: int) -> None:
         programs, width = self.programs, self.programs.microbatch_size
