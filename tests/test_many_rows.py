@@ -24,7 +24,7 @@ def test_tied_sets_and_knees_hold_through_the_whole_pipeline():
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_trials_are_analysed_in_seconds_and_little_memory(tmp_path):
+def test_a_hundred_thousand_trials_are_analysed_in_a_few_times_what_parsing_them_takes_and_little_memory(tmp_path):
     truth = simulate.write(tmp_path, batch_sizes=(16, 64, 256, 1024), confirm_seeds=2, epochs=5.0, max_epochs=8.0)
     lines = (tmp_path / "convergence.jsonl").read_bytes().splitlines()
     trials = [line for line in lines if b'"kind":"trial"' in line]
@@ -35,20 +35,29 @@ def test_a_hundred_thousand_trials_are_analysed_in_seconds_and_little_memory(tmp
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, str(tmp_path)], check=True, capture_output=True, text=True
     ).stdout.split()
-    trials_seen, best, cpu_seconds, peak_bytes = int(done[0]), int(done[1]), float(done[2]), int(done[3])
+    trials_seen, best, times_parsing, peak_bytes = int(done[0]), int(done[1]), float(done[2]), int(done[3])
     assert trials_seen >= 100_000
-    assert cpu_seconds < 20
+    assert times_parsing < 10
     assert peak_bytes < 2 << 30
     assert truth.time_optimal_batch_size == best
 
 
 MEASURED = """
-import resource, sys, time
+import json, resource, sys, time
 from pathlib import Path
 from bench.analysis import frames
 from bench.analysis.summarize import summarize
+def parse():
+    start = time.process_time()
+    with (Path(sys.argv[1]) / "convergence.jsonl").open("rb") as lines:
+        for line in lines:
+            json.loads(line)
+    return time.process_time() - start
+before = parse()
+start = time.process_time()
 loaded = frames.load(Path(sys.argv[1]))
 found = summarize(loaded)
+spent = time.process_time() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(len(loaded.trials), found.time_optimal.batch_size, time.process_time(), peak)
+print(len(loaded.trials), found.time_optimal.batch_size, spent / (before + parse()) * 2, peak)
 """
