@@ -29,9 +29,9 @@ from bench.rows import AnyRow, Origin, Precision, Stage, Trial, TrialKey
 LOWERINGS = {"cpu": ("patches", "banded"), "gpu": ("xla", "patches", "banded"), "tpu": ("xla", "patches", "banded")}
 """Worth a trial; XLA's convolution misses its fast path inside a loop on a CPU (jax issue 12868)."""
 WIDEST_CONVOLUTION_ON_CPU = 16
-"""Windows then stay in a core's cache: in microbatches of 8 and 16 LeNet's lanes train 1.5 times as fast as in 64."""
+"""Windows then stay in a core's cache: LeNet's lanes train 1.2 to 1.5 times as fast as in microbatches of 64."""
 MOST_SPLITTING_ON_CPU = 2
-"""In microbatches of 4 they are 1.15 times slower than in 16, which is more than another program costs to compile."""
+"""In microbatches of 4 they take 1.12 to 1.17 times as long as in 16: worth another program in a study of minutes."""
 EVALUATED_CONVOLUTION_ON_CPU = 20
 """Of 10 to 500 examples at once, where two or five lanes of LeNet are evaluated fastest: twice as fast as with 500."""
 LONGEST_SEGMENT_TICKS = 4096
