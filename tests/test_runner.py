@@ -171,9 +171,9 @@ def test_a_clock_set_back_in_mid_study_changes_no_number_and_mixes_no_row(tmp_pa
 @pytest.mark.slow
 def test_workers_and_microbatches_are_not_seen_beyond_rounding(tmp_path, studied, monkeypatch):
     made = session(tmp_path, workers=2)
-    of_before = made.tiers
+    usual = made.tiers
     monkeypatch.setattr(Session, "tiers", property(lambda self: plan.tiers(self.batch_sizes, widest=5)))
-    assert made.tiers != of_before
+    assert made.tiers != usual
     made.prepare_folder()
     runner.measure_convergence(made)
     expected = trials(studied.folder)
