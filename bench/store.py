@@ -49,15 +49,17 @@ class Writer:
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
             os.close(self._file)
             raise InputError(f"{path}: cannot be written (not a regular file)")
+        doing = "locked"
         try:
             _lock(self._file, path)
+            doing = "read"
             self.torn_bytes = self._set_torn_line_aside()
         except InputError:
             os.close(self._file)
             raise
         except OSError as error:
             os.close(self._file)
-            raise InputError(f"{path}: cannot be locked ({error.strerror})") from None
+            raise InputError(f"{path}: cannot be {doing} ({error.strerror})") from None
 
     def _set_torn_line_aside(self) -> int:
         """A crash can leave a last line without its end: its bytes move to a `.torn` file; how many there were."""

@@ -67,6 +67,17 @@ def test_a_torn_line_that_cannot_be_set_aside_stays_where_it_is(tmp_path):
     assert path.read_bytes() == b"torn"
 
 
+def test_a_file_whose_end_cannot_be_read_is_not_called_locked(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"whole\n")
+    monkeypatch.setattr(store.os, "pread", fail)
+    with pytest.raises(InputError, match=r"rows\.jsonl: cannot be read \(Input/output error\)"):
+        store.Writer(path)
+
+
 @pytest.mark.parametrize("cut", [1, 10, 60])
 def test_a_torn_last_line_is_left_out_and_set_aside_by_the_next_writer(tmp_path, cut):
     path = tmp_path / "rows.jsonl"
