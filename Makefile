@@ -25,7 +25,8 @@ $(INSTALLED) $(INSTALLED_TEST) $(INSTALLED_MUTATE): pyproject.toml bench/install
 	@touch $(INSTALLED) $@
 endif
 
-PYTEST := $(PY) -m pytest --numprocesses=auto --maxprocesses=4
+# A file stays with one worker, so what its tests share is made and compiled once.
+PYTEST := $(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 QUICK := -m "not slow and not network and not browser"
 # Tests refuse connections themselves; where the system allows it, a network of their own is empty for children too.
 NO_NETWORK = $(shell unshare -rn true 2>/dev/null && echo unshare -rn)

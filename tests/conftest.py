@@ -19,6 +19,7 @@ from truth import RICH
 
 from bench.analysis import frames, report, summary
 from bench.analysis.frames import Frames
+from bench.analysis.summarize import summarize
 from bench.analysis.summary import Summary
 
 WITH_ARRAYS = (
@@ -81,19 +82,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with everything measured, its report written."""
-    folder = tmp_path_factory.mktemp("reported")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything measured and nothing made of it yet."""
+    folder = tmp_path_factory.mktemp("recorded")
     simulate.write(folder, RICH)
-    report.write_report(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def measured(reported: Path) -> Frames:
-    return frames.load(reported)
+def measured(recorded: Path) -> Frames:
+    return frames.load(recorded)
 
 
 @pytest.fixture(scope="session")
-def summarized(reported: Path) -> Summary:
-    return summary.read(reported)
+def summarized(recorded: Path, measured: Frames) -> Summary:
+    """As a page finds it: written and read again."""
+    summary.write(recorded, summarize(measured))
+    return summary.read(recorded)
+
+
+@pytest.fixture(scope="session")
+def reported(recorded: Path) -> Path:
+    """The same folder with its page, figures and tables."""
+    report.write_report(recorded)
+    return recorded
