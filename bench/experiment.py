@@ -35,13 +35,16 @@ from bench.experiment_tables import (
 LARGEST_FILE_BYTES = 1 << 20
 MOST_COMBINATIONS = 64
 """Of options searched beside the learning rate."""
+LARGEST_FLOAT32 = 3.4e38
 OPTION_RANGES = {
     **dict.fromkeys(("momentum", "b1", "b2", "decay", "eta_minus"), (0.0, 1.0)),
-    **dict.fromkeys(("weight_decay", "eps", "eps_root", "initial_scale", "trust_coefficient"), (0.0, math.inf)),
-    **dict.fromkeys(("min_step_size", "max_step_size"), (0.0, math.inf)),
-    "eta_plus": (1.0, math.inf),
+    **dict.fromkeys(("weight_decay", "eps", "eps_root", "initial_scale", "trust_coefficient"), (0.0, LARGEST_FLOAT32)),
+    **dict.fromkeys(("min_step_size", "max_step_size"), (0.0, LARGEST_FLOAT32)),
+    "eta_plus": (1.0, LARGEST_FLOAT32),
 }
 """Of optimizers: from the first number to below the second."""
+DECAYING = ("warmup_cosine", "linear_decay")
+"""Schedules that end at a rate of 0."""
 MOST_FACTORS = 256
 """A range of batch sizes may take this many factors from `start` to `stop`."""
 
@@ -111,6 +114,8 @@ def expand_batch_sizes(table: BatchSizes, source: str) -> list[int]:
     if table.values is not None:
         if table.start is not None or table.stop is not None:
             raise InputError(f"{field}: give either values, or start and stop, not both")
+        if table.factor != BatchSizes().factor:
+            raise InputError(f"{field}.factor: {table.factor:g} goes with start and stop, not with values")
         _check_each_once(table.values, f"{field}.values")
         return sorted(table.values)
     if table.start is None or table.stop is None:
@@ -139,14 +144,15 @@ def parse(data: object, name: str, source: str) -> Experiment:
     _check_search(experiment, source)
     _check_lists(experiment, source)
     _check_warmup(experiment, f"{source}: learning_rate.warmup_epochs")
-    budget = experiment.budget
-    if budget.max_epochs is not None and budget.max_epochs < budget.epochs:
-        raise InputError(f"{source}: budget.max_epochs: {budget.max_epochs} is below epochs = {budget.epochs}")
+    _check_max_epochs(experiment, f"{source}: budget.max_epochs")
     return experiment
 
 
 def _check_lists(experiment: Experiment, source: str) -> None:
-    _check_each_once(experiment.target.also, f"{source}: target.also")
+    target = experiment.target
+    _check_each_once(target.also, f"{source}: target.also")
+    if target.accuracy in target.also:
+        raise InputError(f"{source}: target.also: {printable(target.also)} holds accuracy = {target.accuracy} itself")
     for name in ("loops", "inputs", "precisions", "devices"):
         listed = getattr(experiment.throughput, name)
         if listed != "auto":
@@ -171,12 +177,28 @@ def _check_warmup(experiment: Experiment, field: str) -> None:
         raise InputError(f"{field}: {rate.warmup_epochs} leaves nothing of budget.epochs = {epochs}")
 
 
+def _check_max_epochs(experiment: Experiment, field: str) -> None:
+    longest, epochs, schedule = (
+        experiment.budget.max_epochs,
+        experiment.budget.epochs,
+        experiment.learning_rate.schedule,
+    )
+    if longest is not None and longest < epochs:
+        raise InputError(f"{field}: {longest} is below epochs = {epochs}")
+    if schedule in DECAYING and experiment.max_epochs > epochs:
+        raise InputError(
+            f"{field}: {longest} is above epochs = {epochs}, where {printable(schedule)} has brought the rate to 0;"
+            " leave it out"
+        )
+
+
 def _check_option(name: str, value: float, field: str) -> None:
     if name not in OPTION_RANGES:
         return
     lowest, below = OPTION_RANGES[name]
     if not lowest <= value < below:
-        right = f"{lowest:g} or more" if math.isinf(below) else f"from {lowest:g} to below {below:g}"
+        only_low = value < lowest and below == LARGEST_FLOAT32
+        right = f"{lowest:g} or more" if only_low else f"from {lowest:g} to below {below:g}"
         raise InputError(f"{field}: {value} is not {right}")
 
 

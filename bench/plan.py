@@ -177,13 +177,16 @@ def duration(experiment: Experiment, train_examples: int) -> Duration:
         InputError: when the budget is less than one example, or holds more than MOST_EVALUATIONS.
     """
     evaluation, field = experiment.evaluation, f"{experiment.name}: budget.epochs"
+    most_epochs = MOST_EVALUATIONS / evaluation.per_epoch
     budget = round(experiment.budget.epochs * train_examples)
     longest = round(experiment.max_epochs * train_examples)
     if budget < 1:
         raise InputError(f"{field}: {experiment.budget.epochs:g} of {train_examples} examples is less than one example")
-    if experiment.max_epochs * evaluation.per_epoch > MOST_EVALUATIONS:
+    if experiment.max_epochs > most_epochs:
+        longer = "epochs" if experiment.budget.epochs == experiment.max_epochs else "max_epochs"
         raise InputError(
-            f"{field}: {experiment.max_epochs:g} is more than {MOST_EVALUATIONS} evaluations of each trial"
+            f"{experiment.name}: budget.{longer}: {experiment.max_epochs:g} is more than {MOST_EVALUATIONS} evaluations"
+            f" of each trial; at evaluation.per_epoch = {evaluation.per_epoch} at most {most_epochs:g} is right"
         )
     early = [round(train_examples * i / evaluation.first_epoch) for i in range(1, evaluation.first_epoch + 1)]
     later = [

@@ -81,9 +81,12 @@ def test_evaluations_to_the_epoch_budget_count_as_often_as_the_plan_has_them():
 
 @pytest.mark.parametrize("rung", budget.LADDER)
 def test_a_warm_up_keeps_its_share_of_the_budget(rung):
-    warm = experiment(learning_rate={"schedule": "warmup_cosine", "warmup_epochs": 1})
+    warm = experiment(
+        learning_rate={"schedule": "warmup_cosine", "warmup_epochs": 1}, budget={"epochs": 4, "max_epochs": 4}
+    )
     scaled = budget.climb(warm, rung)
     assert scaled.learning_rate.warmup_epochs / scaled.budget.epochs == pytest.approx(1 / warm.budget.epochs)
+    assert scaled.max_epochs == scaled.budget.epochs
 
 
 def test_a_rung_whose_trials_would_be_evaluated_too_often_is_not_taken():

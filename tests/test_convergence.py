@@ -98,6 +98,22 @@ def test_a_wave_interrupted_anywhere_and_resumed_is_the_uninterrupted_one_bit_fo
     }
 
 
+@pytest.mark.parametrize("stops", [(9,), (30, 4)])
+def test_a_wave_stops_between_evaluations_and_goes_on_from_there(tmp_path, stops):
+    """A stretch of no time is a single tick, of which there are 20 between evaluations."""
+    shapes = ((2, 6), (2, 3), (1, 3))
+    whole = by_lane(Bench(tmp_path / "whole", shapes=shapes).run().records)
+    bench = Bench(tmp_path / "parts", shapes=shapes, stretch_seconds=0.0)
+    for stop in stops:
+        with pytest.raises(Stopped):
+            bench.run(stop_after=stop)
+        halfway = bench.fresh()
+        assert bench.checkpoint.restore(halfway, set())
+        assert halfway.tick % 20 != 0
+    records = by_lane(bench.run().records)
+    assert msgspec.to_builtins(list(records.values())) == msgspec.to_builtins(list(whole.values()))
+
+
 @pytest.mark.parametrize(
     "how",
     [

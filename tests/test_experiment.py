@@ -81,11 +81,22 @@ def test_every_shipped_experiment_parses_and_plans(name):
             {"hidden": [1, "a"]},
             "tiny.toml: workload.model_options.hidden[1]: expected a whole number, got text, found 'a'",
         ),
+        (
+            "workload.optimizer_options",
+            {"eps": 1e300},
+            "tiny.toml: workload.optimizer_options.eps: 1e+300 is not from 0 to below 3.4e+38",
+        ),
         ("batch_sizes.values", [], "tiny.toml: batch_sizes.values: expected a list of length >= 1, found []"),
         ("target.accuracy", 99, "tiny.toml: target.accuracy: expected a number < 1.0, found 99"),
         ("learning_rate.anchor", 0, "tiny.toml: learning_rate.anchor: expected a number > 0.0, found 0"),
         ("batch_sizes.values", [16, 8, 16], "tiny.toml: batch_sizes.values: [16, 8, 16] holds 16 twice"),
         ("target.also", [0.5, 0.5], "tiny.toml: target.also: [0.5, 0.5] holds 0.5 twice"),
+        ("target", {"accuracy": 0.5, "also": [0.5]}, "tiny.toml: target.also: [0.5] holds accuracy = 0.5 itself"),
+        (
+            "batch_sizes",
+            {"values": [8, 16], "factor": 3},
+            "tiny.toml: batch_sizes.factor: 3 goes with start and stop, not with values",
+        ),
         ("throughput.loops", ["scan", "scan"], "tiny.toml: throughput.loops: ['scan', 'scan'] holds 'scan' twice"),
         ("throughput.devices", [2, 1, 1], "tiny.toml: throughput.devices: [2, 1, 1] holds 1 twice"),
         ("batch_sizes.values", [0], "tiny.toml: batch_sizes.values[0]: expected a whole number >= 1, found 0"),
@@ -111,6 +122,17 @@ def test_every_shipped_experiment_parses_and_plans(name):
 )
 def test_a_refusal_names_the_full_path_and_the_value(path, value, message):
     assert refusal(altered(path, value)) == message
+
+
+@pytest.mark.parametrize("schedule", ["warmup_cosine", "linear_decay"])
+def test_nothing_is_trained_at_a_rate_that_has_come_to_0(schedule):
+    rate = {"anchor": 0.1, "schedule": schedule, "warmup_epochs": 1 if schedule.startswith("warmup") else 0}
+    longer = {**altered("learning_rate", rate), "budget": {"epochs": 2, "max_epochs": 3}}
+    assert refusal(longer) == (
+        f"tiny.toml: budget.max_epochs: 3.0 is above epochs = 2.0, where {schedule!r} has brought the rate to 0;"
+        " leave it out"
+    )
+    assert parse({**longer, "budget": {"epochs": 2, "max_epochs": 2}}, "tiny", "tiny.toml").max_epochs == 2
 
 
 @pytest.mark.parametrize(

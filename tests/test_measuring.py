@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 
 import msgspec
@@ -185,6 +187,24 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path, capsys, monkeypatch, how, fou
     assert cli.run(line) == 130
     again = f"{program} run lenet_digits --budget 2.5 --results '{tmp_path / 'a b'}' --stages throughput"
     assert capsys.readouterr().err.endswith(f"To continue: {again}\n")
+
+
+def test_pages_are_finished_at_the_first_signal_and_left_at_the_second(tmp_path, capfd, monkeypatch):
+    signals = []
+
+    def answer(*_, **__):
+        for number in signals:
+            os.kill(os.getpid(), number)
+        return 0
+
+    monkeypatch.setattr(suite, "measure", lambda *_: [tmp_path])
+    monkeypatch.setattr(measuring, "answer", answer)
+    signals += [signal.SIGTERM]
+    assert cli.run(["run", "lenet_digits"]) == 0
+    assert "stopping after this round" in capfd.readouterr().err
+    signals += [signal.SIGINT]
+    assert cli.run(["run", "lenet_digits"]) == 130
+    assert "To continue: " in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["swept", "retried"])

@@ -44,6 +44,8 @@ def test_unknown_optimizers_and_options_are_named():
         optimizer_named("sdg", {})
     with pytest.raises(InputError, match=r"workload\.optimizer_options\.beta: momentum has only .*momentum"):
         optimizer_named("momentum", {"beta": 0.9})
+    with pytest.raises(InputError, match=r"min_step_size: 60.0 is above max_step_size = 50.0"):
+        optimizer_named("rprop", {"min_step_size": 60.0})
     with pytest.raises(InputError, match="learning_rate: sgd has only"):
         optimizer_named("sgd", {"learning_rate": 1.0})
     assert all("learning_rate" in inspect.signature(make).parameters for make in OPTIMIZERS.values())

@@ -134,10 +134,14 @@ def test_a_grid_that_would_grow_beyond_what_a_row_can_hold_is_refused(table, rat
 
 
 @pytest.mark.parametrize(
-    ("epochs", "says"),
-    [(1e-9, "is less than one example"), (1e5, "is more than 100000 evaluations of each trial")],
+    ("epochs", "field", "says"),
+    [
+        (1e-9, "epochs", "is less than one example"),
+        (1.0, "max_epochs", "100000 evaluations of each trial; at evaluation.per_epoch = 1000 at most 100 is right"),
+        (1e5, "epochs", "100000 evaluations of each trial; at evaluation.per_epoch = 1000 at most 100 is right"),
+    ],
 )
-def test_a_budget_without_one_example_and_one_with_endless_evaluations_are_refused(epochs, says):
+def test_a_budget_without_one_example_and_one_with_endless_evaluations_are_refused(epochs, field, says):
     endless = experiment(budget={"epochs": epochs, "max_epochs": 1e5}, evaluation={"per_epoch": 1000})
-    with pytest.raises(InputError, match=f"^tiny: budget.epochs: .* {says}$"):
+    with pytest.raises(InputError, match=f"^tiny: budget.{field}: .* {says}$"):
         plan.duration(endless, 55_000)

@@ -6,13 +6,14 @@ import shutil
 from collections import Counter
 from contextlib import suppress
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 from workbench import experiment, host, session, trials
 
 from bench import folders, plan, selection, store
 from bench.errors import InputError
-from bench.measure import convergence, runner
+from bench.measure import convergence, runner, tuning
 from bench.measure.host import Host
 from bench.measure.interrupts import Stopped
 from bench.measure.progress import Progress
@@ -38,6 +39,24 @@ def test_a_tier_compiles_at_most_three_training_programs(studied):
     assert len(studied.tiers) <= stage.compilations <= 3 * len(studied.tiers)
     assert stage.compilations == sum(one.compilations for one in studied.programs.values())
     assert stage.trained_examples > 0
+
+
+def test_programs_of_a_lowering_that_lost_its_trial_are_counted_as_well(tmp_path):
+    made = session(tmp_path, seeds={"search": 1, "confirm": 1}, learning_rate={"span": 0, "extend": 0})
+    made.programs[10, "lost"] = SimpleNamespace(compilations=100)
+    made.prepare_folder()
+    runner.measure_convergence(made)
+    (stage,) = rows_of(tmp_path, Stage)
+    assert 100 < stage.compilations <= 100 + 3 * len(made.tiers)
+
+
+def test_a_stop_is_heard_before_each_trial_of_speed(tmp_path, monkeypatch):
+    made = session(tmp_path)
+    made.prepare_folder()
+    made.tuning, made.stopper.requested = tuning.TuningFile(tmp_path / "untried", made.lowerings), True
+    monkeypatch.setattr(tuning.SpeedTrial, "examples_per_second", lambda _: pytest.fail("measured"))
+    with pytest.raises(Stopped):
+        runner.announce(made, ["convergence"])
 
 
 def test_every_claim_rests_on_confirmation_trials_of_the_chosen_rates(studied):

@@ -160,7 +160,10 @@ def grid_of(phase: Phase = "search", rates: Sequence[float] = (0.0005, 0.01, 0.0
 
 @dataclass
 class Bench:
-    """One wave of tiny lanes and all that was reported of it; `stop_after` asks for a stop at that evaluation."""
+    """One wave of tiny lanes and all that was reported of it; `stop_after` asks for a stop at that check.
+
+    One is made after each evaluation, and after each stretch towards one.
+    """
 
     folder: Path
     settings: list[Setting] = field(default_factory=grid_of)
@@ -171,6 +174,7 @@ class Bench:
     longest_segment: int = 50
     averaging_examples: float | None = None
     searched: tuple[str, ...] = ()
+    stretch_seconds: float = 1e9
     reported: list[LaneRecord] = field(default_factory=list)
     checks: int = 0
 
@@ -211,6 +215,7 @@ class Bench:
             shapes=self.shapes,
             workers=self.workers,
             tests_always=self.tests_always,
+            stretch_seconds=self.stretch_seconds,
         )
 
 

@@ -37,12 +37,14 @@ class Saved(msgspec.Struct, kw_only=True):
 
 
 def _continues(wave: Wave, needed: Set[TrialOf], saved: Saved, leaves: Sequence[np.ndarray]) -> bool:
-    """Whether what was saved is the wave further on, or what was left of it: at one of its evaluations, and it fits."""
-    points = wave.duration.evaluations[: max(saved.evaluation, 0)]
-    ticks = points[-1] // wave.programs.microbatch_size if points else 0
+    """Whether what was saved is the wave further on, or what was left of it: on its way to an evaluation, and it fits."""
+    edges = [0, *(point // wave.programs.microbatch_size for point in wave.duration.evaluations)]
+    way = edges[max(saved.evaluation, 0) :][:2]
     trials = trials_of(saved.records)
     return (
-        (len(points), ticks) == (saved.evaluation, saved.tick)
+        saved.evaluation >= 0
+        and len(way) == 2
+        and way[0] <= saved.tick <= way[1]
         and len(set(trials)) == len(trials)
         and needed <= set(trials) <= set(trials_of(wave.records))
         and all(_places(layout, trials) for layout in saved.layouts)

@@ -24,6 +24,8 @@ from bench.measure.wave import LaneRecord, Reading, Shape, Shard, Wave
 from bench.rows import LARGEST_AMOUNT, Curve, Point
 
 CHECKPOINT_SECONDS = 30.0
+STRETCH_SECONDS = 5.0
+"""A wave trains so long, or to its next evaluation, before it hears that a stop was asked for."""
 BUSY_SHARE = 0.95
 """Of the workers' time, at the least."""
 
@@ -42,6 +44,7 @@ class Reporter:
     shapes: Sequence[Shape]
     workers: int = 1
     tests_always: bool = False
+    stretch_seconds: float = STRETCH_SECONDS
     rivals: Mapping[int, Mapping[Point, Sequence[Curve]]] = field(default_factory=dict)
 
 
@@ -72,15 +75,38 @@ def run(wave: Wave, reporter: Reporter) -> None:
     Shards share nothing, so `workers` threads advance them side by side: one XLA program of many small products
     keeps one core busy, and two programs keep two.
     """
-    saved, stop = time.monotonic(), Event()
+    saved, stop, ticks = time.monotonic(), Event(), wave.programs.longest_segment
     with ThreadPoolExecutor(reporter.workers) as pool:
+        crew = Crew(pool, reporter.workers, stop)
         try:
             while wave.evaluation < len(wave.duration.evaluations) and wave.alive():
-                _advance(wave, reporter, pool, stop)
+                ticks = _stretch(wave, reporter, crew, ticks)
+                if wave.tick == _next_evaluation_tick(wave):
+                    _evaluate(wave, reporter, pool)
                 saved = _save(wave, reporter, saved)
         finally:
             stop.set()
     reporter.checkpoint.discard()
+
+
+def _next_evaluation_tick(wave: Wave) -> int:
+    return wave.duration.evaluations[wave.evaluation] // wave.programs.microbatch_size
+
+
+def _stretch(wave: Wave, reporter: Reporter, crew: Crew, ticks: int) -> int:
+    """Train so many ticks, or to the next evaluation; how many the next stretch should have, at the speed measured."""
+    first, start = wave.tick, time.monotonic()
+    last = min(first + ticks, _next_evaluation_tick(wave))
+    if last == first:
+        return ticks
+    train(wave, _living(wave), last, crew)
+    wave.tick = last
+    reporter.advanced(wave.alive() * (last - first) * wave.programs.microbatch_size)
+    return max(1, int((last - first) * reporter.stretch_seconds / (time.monotonic() - start)))
+
+
+def _living(wave: Wave) -> list[Shard]:
+    return [shard for shard in wave.shards if shard.alive(wave.records)]
 
 
 def _save(wave: Wave, reporter: Reporter, saved: float) -> float:
@@ -101,19 +127,13 @@ def _save(wave: Wave, reporter: Reporter, saved: float) -> float:
     return time.monotonic()
 
 
-def _advance(wave: Wave, reporter: Reporter, pool: ThreadPoolExecutor, stop: Event) -> None:
-    """To the next evaluation point and past it."""
-    point = wave.duration.evaluations[wave.evaluation]
-    living = [shard for shard in wave.shards if shard.alive(wave.records)]
+def _evaluate(wave: Wave, reporter: Reporter, pool: ThreadPoolExecutor) -> None:
+    """Read every lane at the evaluation point it has come to, and let go of those that have their verdict."""
+    point, living = wave.duration.evaluations[wave.evaluation], _living(wave)
     tests = _is_tested(wave, point, reporter)
-    train(wave, living, point // wave.programs.microbatch_size, Crew(pool, reporter.workers, stop))
     readings = list(pool.map(lambda shard: _read(wave.programs, shard, tests=tests), living))
-    reporter.advanced(
-        wave.alive() * (point - (wave.duration.evaluations[wave.evaluation - 1] if wave.evaluation else 0))
-    )
     for shard, one in zip(living, readings, strict=True):
         _record(wave, shard, point, one, always=reporter.tests_always)
-    wave.tick = point // wave.programs.microbatch_size
     wave.evaluation += 1
     _retire(wave, point)
     _stop_losers(wave, point, reporter)

@@ -21,7 +21,7 @@ LOWERINGS_APART = 4
 """The factor between the batch sizes at which they are tried."""
 SECONDS_PER_TIER = 8.0
 """Compiling its programs: one for the search, others for its compacted and its confirmed lanes, and evaluation."""
-SECONDS_PER_PAGE = 6.0
+SECONDS_PER_PAGE = 10.0
 CALIBRATIONS = 5
 SECONDS_PER_CALIBRATION = 0.5
 """Measuring one of the things that a device can do at best."""

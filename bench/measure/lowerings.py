@@ -81,6 +81,7 @@ def of_tier(session: Session, tier: plan.Tier) -> tuning.Tuned:
     shape = shard_shape(len(seeds), len(grid), workers, session.shard_width(tier))
 
     def trial(lowering: str | None) -> tuning.SpeedTrial:
+        session.stopper.check()
         of = session.tier_programs(tier, lowering)
         rows, columns = of.fit(shape, int(session.host.free_memory_bytes() * LARGEST_SHARE_OF_MEMORY / workers))
         return tuning.SpeedTrial(of, seeds[:rows], grid[:columns], workers)

@@ -121,6 +121,9 @@ def _check(
             raise InputError(
                 f"workload.optimizer_options.{option}: {value} is no batch size; 1 to {LARGEST_REFERENCE} is right"
             )
+    smallest, largest = ({**defaults, **options}.get(f"{end}_step_size", 0.0) for end in ("min", "max"))
+    if smallest > largest:
+        raise InputError(f"workload.optimizer_options.min_step_size: {smallest} is above max_step_size = {largest}")
 
 
 def _check_searched(name: str, searched: Iterable[str]) -> None:

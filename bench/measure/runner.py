@@ -136,6 +136,7 @@ def announce(session: Session, stages: Sequence[str]) -> None:
     if "convergence" in stages:
         for tier_study in tier_studies(session, make_study(session, _refuse)):
             tier_study.announce()
+    session.progress.plan("page", estimate.SECONDS_PER_PAGE, 1.0)
 
 
 def _refuse(_: Trial) -> None:
@@ -150,7 +151,7 @@ def measure_convergence(session: Session) -> None:
         tiers = tier_studies(session, study)
 
         def work() -> dict[str, int]:
-            compilations = sum(one.programs.compilations for one in tiers)
+            compilations = sum(one.compilations for one in session.programs.values())
             return {"compilations": compilations, "trained_examples": study.trained_examples}
 
         with _accounted(session, writer, "convergence", work):

@@ -58,7 +58,10 @@ class TierStudy:
         return f"{name} B={self.tier.batch_sizes[0]}..{self.tier.batch_sizes[-1]}"
 
     def run(self) -> None:
-        """All phases of the tier, in at most three training programs: all rates, a quarter, the confirmation."""
+        """All phases of the tier, in at most three training programs: all rates, a quarter, the confirmation.
+
+        Lowerings that were tried and lost have compiled one each beside them.
+        """
         seeds, searched = plan.search_seeds(self.study.experiment), search_grid(self.study.experiment, self.tier)
         self.run_wave("search", seeds, searched, lambda: [self.full, self.small])
         for number in range(self.study.experiment.learning_rate.extend):

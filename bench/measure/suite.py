@@ -112,11 +112,12 @@ def _known_scale(request: Request, one: Planned, minutes: float) -> Experiment |
     return None
 
 
-def _scaled(request: Request, host: Host, one: Planned, minutes: float) -> Experiment:
+def _scaled(request: Request, host: Host, one: Planned, minutes: float, stopper: Stopper) -> Experiment:
     """The experiment scaled to the minutes, by a short measured trial that counts among them."""
     experiment = one.experiment
     request.progress.say(f"{experiment.name}: a short trial of this machine's speed")
-    trial = Session(experiment, one.dataset, host, one.folder, request.progress)
+    request.progress.begin(experiment.name)
+    trial = Session(experiment, one.dataset, host, one.folder, request.progress, stopper)
     start = time.monotonic()
     tuned = [lowerings.of_tier(trial, tier) for tier in trial.tiers]
     spent = time.monotonic() - start
@@ -131,12 +132,12 @@ def _scaled(request: Request, host: Host, one: Planned, minutes: float) -> Exper
     return scaled
 
 
-def _within_minutes(request: Request, host: Host, planned: Sequence[Planned]) -> list[Experiment]:
+def _within_minutes(request: Request, host: Host, planned: Sequence[Planned], stopper: Stopper) -> list[Experiment]:
     """Every experiment scaled to its share of the minutes; what is refused is so before any speed is tried."""
     if (share := request.share(len(planned))) is None:
         return [one.experiment for one in planned]
     known = [_known_scale(request, one, share) for one in planned]
-    return [scale or _scaled(request, host, one, share) for scale, one in zip(known, planned, strict=True)]
+    return [scale or _scaled(request, host, one, share, stopper) for scale, one in zip(known, planned, strict=True)]
 
 
 def _plan(request: Request, host: Host) -> list[Planned]:
@@ -163,7 +164,7 @@ def _plan(request: Request, host: Host) -> list[Planned]:
 
 def _sessions(request: Request, host: Host, planned: Sequence[Planned], stopper: Stopper) -> list[Session]:
     """A session for each experiment, its folder labelled; one that cannot be joined is refused."""
-    scaled = _within_minutes(request, host, planned)
+    scaled = _within_minutes(request, host, planned, stopper)
     sessions = [
         Session(experiment, one.dataset, host, one.folder, request.progress, stopper, request.retries_failed)
         for experiment, one in zip(scaled, planned, strict=True)

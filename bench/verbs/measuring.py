@@ -104,12 +104,13 @@ def run_experiments(options: argparse.Namespace) -> int:
     try:
         with interrupts.Stopper() as stopper:
             measured = suite.measure(request, Host.describe(), stopper)
+            request.progress.say(f"writing {len(measured)} {'page' if len(measured) == 1 else 'pages'}")
+            return answer(measured, as_json=options.json, price_per_hour=options.price_per_hour)
     except (interrupts.Stopped, KeyboardInterrupt):
         again = shlex.join([*_program(), "run", *options.experiments, *_repeated(options)])
         sys.stderr.write("\n")
         warn(f"stopped; everything measured is in {options.results}. To continue: {again}")
         return INTERRUPTED
-    return answer(measured, as_json=options.json, price_per_hour=options.price_per_hour)
 
 
 def _program() -> list[str]:
