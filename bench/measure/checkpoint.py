@@ -37,7 +37,7 @@ class Saved(msgspec.Struct, kw_only=True):
 
 
 def _continues(wave: Wave, needed: Set[TrialOf], saved: Saved, leaves: Sequence[np.ndarray]) -> bool:
-    """Whether what was saved is the wave further on, or what was left of it: on its way to an evaluation, and it fits."""
+    """Whether what was saved is the wave further on, or what was left of it: from one evaluation to the next."""
     edges = [0, *(point // wave.programs.microbatch_size for point in wave.duration.evaluations)]
     way = edges[max(saved.evaluation, 0) :][:2]
     trials = trials_of(saved.records)
