@@ -10,7 +10,7 @@ from workbench import assert_same
 
 from bench.errors import InputError
 from bench.experiment import OPTION_RANGES
-from bench.measure.optimizers import OPTIMIZERS, optimizer_named, searchable
+from bench.measure.optimizers import OPTIMIZERS, optimizer_named, refuse_rounded_decays, searchable
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -67,6 +67,17 @@ def test_a_decay_held_at_a_reference_batch_size_is_its_power_elsewhere(name, dec
     assert_same(second_update(ruled, jnp.int32(4)), second_update({decay: 0.9**0.25}, 4), 1e-6)
     with pytest.raises(AssertionError):
         assert_same(second_update(ruled, 64), second_update({decay: 0.9}, 64), 1e-2)
+
+
+def test_a_decay_that_its_reference_brings_to_1_is_refused():
+    refuse_rounded_decays("adam", {"b2_batch_size": 1000}, {}, 1)
+    refuse_rounded_decays("adam", {"b2_batch_size": 10**6}, {"b2": [0.5]}, 1)
+    said = r"optimizer_options\.b2_batch_size: 1e\+06 brings b2 = 0.999 to 1 at batch size 1; a smaller one is right"
+    for b2 in ({"options": {}, "searched": {"b2": [0.5, 0.999]}}, {"options": {"b2": 0.999}, "searched": {}}):
+        with pytest.raises(InputError, match=said):
+            refuse_rounded_decays("adam", {"b2_batch_size": 10**6, **b2["options"]}, b2["searched"], 1)
+    with pytest.raises(InputError, match=r"decay_batch_size: 1e\+09 brings decay = 0.9 to 1"):
+        refuse_rounded_decays("rmsprop", {"decay_batch_size": 10**9}, {}, 16)
 
 
 @pytest.mark.parametrize("value", [0, -16, 1.5, float("inf"), float("nan")])

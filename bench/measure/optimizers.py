@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int32
 
@@ -87,6 +88,25 @@ def usual_options(name: str, options: Iterable[str]) -> Options:
     """What an optimizer takes for these options by itself; 0 for one that it leaves out."""
     known = _defaults(_make(name))
     return tuple((option, float(known[option] or 0.0)) for option in sorted(options))
+
+
+def refuse_rounded_decays(
+    name: str, options: Mapping[str, float | bool], searched: Mapping[str, Collection[float]], batch_size: int
+) -> None:
+    """Check decays that move with the batch size at the smallest one.
+
+    Raises:
+        InputError: where one is 1 in float32, so that nothing would ever be forgotten.
+    """
+    for decay in SQUARED_GRADIENT_DECAYS:
+        if reference := options.get(decay + REFERENCE):
+            usual = options.get(decay, _defaults(_make(name))[decay])
+            for value in searched.get(decay, [usual]):
+                if np.float32(value) ** np.float32(batch_size / reference) == 1:
+                    raise InputError(
+                        f"workload.optimizer_options.{decay}{REFERENCE}: {reference:g} brings {decay} = {value:g} to 1"
+                        f" at batch size {batch_size}; a smaller one is right"
+                    )
 
 
 def _make(name: str) -> Callable[..., optax.GradientTransformation]:

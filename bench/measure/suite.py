@@ -21,7 +21,7 @@ from bench.measure.datasets import Dataset
 from bench.measure.host import Host
 from bench.measure.interrupts import Stopper
 from bench.measure.learner import make_learner, model_named
-from bench.measure.optimizers import optimizer_named
+from bench.measure.optimizers import optimizer_named, refuse_rounded_decays
 from bench.measure.progress import Progress
 from bench.measure.runner import announce, run
 from bench.measure.session import Session
@@ -193,7 +193,10 @@ def _refuse_unknown_names(experiment: Experiment) -> None:
 
 
 def _refuse_what_cannot_be_planned(experiment: Experiment, train_examples: int, devices: int) -> None:
-    plan.check_rates(experiment, plan.batch_sizes(experiment, train_examples))
+    sizes, workload = plan.batch_sizes(experiment, train_examples), experiment.workload
+    plan.check_rates(experiment, sizes)
+    with _refused_as_of(experiment.name):
+        refuse_rounded_decays(workload.optimizer, workload.optimizer_options, experiment.search, sizes[0])
     plan.duration(experiment, train_examples)
     plan.device_counts(experiment, devices)
 
