@@ -171,7 +171,7 @@ class Bench:
     workers: int = 1
     tests_always: bool = False
     race: Race = RACE
-    longest_segment: int = 50
+    longest_segment: int = 160
     averaging_examples: float | None = None
     searched: tuple[str, ...] = ()
     stretch_seconds: float = 1e9

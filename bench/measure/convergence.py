@@ -26,6 +26,8 @@ from bench.rows import LARGEST_AMOUNT, Curve, Point
 CHECKPOINT_SECONDS = 30.0
 STRETCH_SECONDS = 5.0
 """A wave trains so long, or to its next evaluation, before it hears that a stop was asked for."""
+FIRST_STRETCHES_PER_SEGMENT = 8
+"""The first stretch is such a part of a segment: many wide shards may need a minute for a whole one."""
 BUSY_SHARE = 0.95
 """Of the workers' time, at the least."""
 
@@ -75,7 +77,8 @@ def run(wave: Wave, reporter: Reporter) -> None:
     Shards share nothing, so `workers` threads advance them side by side: one XLA program of many small products
     keeps one core busy, and two programs keep two.
     """
-    saved, stop, ticks = time.monotonic(), Event(), wave.programs.longest_segment
+    saved, stop = time.monotonic(), Event()
+    ticks = math.ceil(wave.programs.longest_segment / FIRST_STRETCHES_PER_SEGMENT)
     with ThreadPoolExecutor(reporter.workers) as pool:
         crew = Crew(pool, reporter.workers, stop)
         try:
