@@ -114,8 +114,6 @@ def expand_batch_sizes(table: BatchSizes, source: str) -> list[int]:
     if table.values is not None:
         if table.start is not None or table.stop is not None:
             raise InputError(f"{field}: give either values, or start and stop, not both")
-        if table.factor != BatchSizes().factor:
-            raise InputError(f"{field}.factor: {table.factor:g} goes with start and stop, not with values")
         _check_each_once(table.values, f"{field}.values")
         return sorted(table.values)
     if table.start is None or table.stop is None:
@@ -144,15 +142,33 @@ def parse(data: object, name: str, source: str) -> Experiment:
     _check_search(experiment, source)
     _check_lists(experiment, source)
     _check_warmup(experiment, f"{source}: learning_rate.warmup_epochs")
-    _check_max_epochs(experiment, f"{source}: budget.max_epochs")
+    budget = experiment.budget
+    if budget.max_epochs is not None and budget.max_epochs < budget.epochs:
+        raise InputError(f"{source}: budget.max_epochs: {budget.max_epochs} is below epochs = {budget.epochs}")
     return experiment
 
 
-def _check_lists(experiment: Experiment, source: str) -> None:
-    target = experiment.target
-    _check_each_once(target.also, f"{source}: target.also")
+def refuse_contradictions(experiment: Experiment, source: str) -> None:
+    """Check before a run that nothing asked for would be ignored or trained in vain; rows of such a run can be read.
+
+    Raises:
+        InputError: one line that names the first such setting.
+    """
+    sizes, target, budget = experiment.batch_sizes, experiment.target, experiment.budget
+    if sizes.values is not None and sizes.factor != BatchSizes().factor:
+        raise InputError(f"{source}: batch_sizes.factor: {sizes.factor:g} goes with start and stop, not with values")
     if target.accuracy in target.also:
         raise InputError(f"{source}: target.also: {printable(target.also)} holds accuracy = {target.accuracy} itself")
+    if experiment.learning_rate.schedule in DECAYING and experiment.max_epochs > budget.epochs:
+        schedule = printable(experiment.learning_rate.schedule)
+        raise InputError(
+            f"{source}: budget.max_epochs: {budget.max_epochs} is above epochs = {budget.epochs}, where {schedule}"
+            " has brought the rate to 0; leave it out"
+        )
+
+
+def _check_lists(experiment: Experiment, source: str) -> None:
+    _check_each_once(experiment.target.also, f"{source}: target.also")
     for name in ("loops", "inputs", "precisions", "devices"):
         listed = getattr(experiment.throughput, name)
         if listed != "auto":
@@ -175,21 +191,6 @@ def _check_warmup(experiment: Experiment, field: str) -> None:
         raise InputError(f"{field}: {rate.warmup_epochs} is no warm-up; above 0 is right")
     elif rate.warmup_epochs >= epochs:
         raise InputError(f"{field}: {rate.warmup_epochs} leaves nothing of budget.epochs = {epochs}")
-
-
-def _check_max_epochs(experiment: Experiment, field: str) -> None:
-    longest, epochs, schedule = (
-        experiment.budget.max_epochs,
-        experiment.budget.epochs,
-        experiment.learning_rate.schedule,
-    )
-    if longest is not None and longest < epochs:
-        raise InputError(f"{field}: {longest} is below epochs = {epochs}")
-    if schedule in DECAYING and experiment.max_epochs > epochs:
-        raise InputError(
-            f"{field}: {longest} is above epochs = {epochs}, where {printable(schedule)} has brought the rate to 0;"
-            " leave it out"
-        )
 
 
 def _check_option(name: str, value: float, field: str) -> None:

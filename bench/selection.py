@@ -83,17 +83,18 @@ def examples_to_target(trial: Trial, target: float) -> float:
     return found.examples if found else math.inf
 
 
-def best_accuracy(trial: Trial, examples: float = math.inf) -> float:
-    """The best validation accuracy within a budget of `examples`; 0 when nothing was evaluated there."""
+def best_accuracy(trial: Trial, examples: float = math.inf) -> float | None:
+    """The best validation accuracy within a budget of `examples`; None when nothing was evaluated there."""
     seen = zip(trial.curve.examples, trial.curve.accuracy, strict=True)
-    return max((accuracy for at, accuracy in seen if at <= examples), default=0.0)
+    return max((accuracy for at, accuracy in seen if at <= examples), default=None)
 
 
 def choose(trials: Iterable[Trial], target: float, budget_examples: float) -> Choice | None:
     """Choose among the points of one batch size by the median over seeds; None when there are no trials.
 
     The point for the target is the one with the fewest median examples to it, ties broken by accuracy; the point for
-    accuracy is the one with the best mean accuracy within `budget_examples`, ties broken by speed.
+    accuracy is the one with the best mean accuracy within `budget_examples`, ties broken by speed. A trial that was not
+    evaluated within it counts as 0, so that no point gains by it.
     """
     by_point: dict[Point, list[Trial]] = defaultdict(list)
     for trial in trials:
@@ -101,7 +102,9 @@ def choose(trials: Iterable[Trial], target: float, budget_examples: float) -> Ch
     if not by_point:
         return None
     speed = {point: median(examples_to_target(one, target) for one in group) for point, group in by_point.items()}
-    quality = {point: mean(best_accuracy(one, budget_examples) for one in group) for point, group in by_point.items()}
+    quality = {
+        point: mean(best_accuracy(one, budget_examples) or 0.0 for one in group) for point, group in by_point.items()
+    }
     points = sorted(by_point)
     fastest = min(points, key=lambda point: (speed[point], -quality[point]))
     best = max(points, key=lambda point: (quality[point], -speed[point]))

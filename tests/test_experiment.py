@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bench import experiment as experiments
 from bench import folders, plan
 from bench.errors import InputError
-from bench.experiment import Experiment, expand_batch_sizes, parse
+from bench.experiment import Experiment, expand_batch_sizes, parse, refuse_contradictions
 from bench.experiment_tables import BatchSizes
 from bench.measure.learner import make_learner
 
@@ -37,6 +37,9 @@ def altered(path, value):
     return data
 
 
+DECAYED = "budget.max_epochs: 3.0 is above epochs = 2.0, where"
+
+
 def refusal(data, then=lambda _: None):
     with pytest.raises(InputError) as error:
         then(parse(data, "tiny", "tiny.toml"))
@@ -49,6 +52,7 @@ def refusal(data, then=lambda _: None):
 @pytest.mark.parametrize("name", experiments.shipped())
 def test_every_shipped_experiment_parses_and_plans(name):
     experiment = experiments.find(name)
+    refuse_contradictions(experiment, name)
     train_examples = {"digits": 1297, "mnist": 55_000, "fashion_mnist": 55_000}[experiment.workload.dataset]
     side = 8 if experiment.workload.dataset == "digits" else 28
     sizes = plan.batch_sizes(experiment, train_examples)
@@ -91,12 +95,6 @@ def test_every_shipped_experiment_parses_and_plans(name):
         ("learning_rate.anchor", 0, "tiny.toml: learning_rate.anchor: expected a number > 0.0, found 0"),
         ("batch_sizes.values", [16, 8, 16], "tiny.toml: batch_sizes.values: [16, 8, 16] holds 16 twice"),
         ("target.also", [0.5, 0.5], "tiny.toml: target.also: [0.5, 0.5] holds 0.5 twice"),
-        ("target", {"accuracy": 0.5, "also": [0.5]}, "tiny.toml: target.also: [0.5] holds accuracy = 0.5 itself"),
-        (
-            "batch_sizes",
-            {"values": [8, 16], "factor": 3},
-            "tiny.toml: batch_sizes.factor: 3 goes with start and stop, not with values",
-        ),
         ("throughput.loops", ["scan", "scan"], "tiny.toml: throughput.loops: ['scan', 'scan'] holds 'scan' twice"),
         ("throughput.devices", [2, 1, 1], "tiny.toml: throughput.devices: [2, 1, 1] holds 1 twice"),
         ("batch_sizes.values", [0], "tiny.toml: batch_sizes.values[0]: expected a whole number >= 1, found 0"),
@@ -124,15 +122,32 @@ def test_a_refusal_names_the_full_path_and_the_value(path, value, message):
     assert refusal(altered(path, value)) == message
 
 
-@pytest.mark.parametrize("schedule", ["warmup_cosine", "linear_decay"])
-def test_nothing_is_trained_at_a_rate_that_has_come_to_0(schedule):
-    rate = {"anchor": 0.1, "schedule": schedule, "warmup_epochs": 1 if schedule.startswith("warmup") else 0}
-    longer = {**altered("learning_rate", rate), "budget": {"epochs": 2, "max_epochs": 3}}
-    assert refusal(longer) == (
-        f"tiny.toml: budget.max_epochs: 3.0 is above epochs = 2.0, where {schedule!r} has brought the rate to 0;"
-        " leave it out"
-    )
-    assert parse({**longer, "budget": {"epochs": 2, "max_epochs": 2}}, "tiny", "tiny.toml").max_epochs == 2
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("target", {"accuracy": 0.5, "also": [0.5]}, "target.also: [0.5] holds accuracy = 0.5 itself"),
+        (
+            "batch_sizes",
+            {"values": [8, 16], "factor": 3},
+            "batch_sizes.factor: 3 goes with start and stop, not with values",
+        ),
+        (
+            "learning_rate",
+            {"anchor": 0.1, "schedule": "linear_decay"},
+            f"{DECAYED} 'linear_decay' has brought the rate to 0; leave it out",
+        ),
+        (
+            "learning_rate",
+            {"anchor": 0.1, "schedule": "warmup_cosine", "warmup_epochs": 1},
+            f"{DECAYED} 'warmup_cosine' has brought the rate to 0; leave it out",
+        ),
+    ],
+)
+def test_what_would_be_ignored_or_trained_in_vain_is_read_and_not_run(path, value, message):
+    data = {**altered(path, value), "budget": {"epochs": 2, "max_epochs": 3}}
+    parse(data, "tiny", "tiny.toml")
+    assert refusal(data, lambda one: refuse_contradictions(one, "tiny.toml")) == f"tiny.toml: {message}"
+    refuse_contradictions(parse({**altered("seeds", {}), "budget": data["budget"]}, "tiny", "tiny.toml"), "tiny.toml")
 
 
 @pytest.mark.parametrize(

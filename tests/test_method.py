@@ -64,3 +64,23 @@ def test_all_that_was_tuned_is_named(measured, summarized):
     assert "The learning rate and momentum are tuned at every" in " ".join(method.paragraphs(measured, summarized))
     plain = dataclasses.replace(measured, experiment=msgspec.structs.replace(measured.experiment, search={}))
     assert "The learning rate is tuned at every" in " ".join(method.paragraphs(plain, summarized))
+
+
+def test_the_cadence_is_that_of_the_batch_size_evaluated_least_often_whether_it_reached_the_target_or_not(
+    measured, summarized
+):
+    def told(*seen):
+        curves = [{"trial": number, "epochs": epoch} for number, epochs in enumerate(seen) for epoch in epochs]
+        cadenced = dataclasses.replace(measured, curves=pd.DataFrame(curves, columns=["trial", "epochs"]))
+        return method.paragraphs(cadenced, summarized)[3]
+
+    assert "60 epochs, evaluated every 2.5 epochs or more often, on" in told([0.5, 1.0], [1.5, 4.0])
+    assert "evaluated every 3.0 epochs or more often" in told([3.0], [0.25, 0.5])
+    assert "at most 60 epochs, on a validation split" in told()
+
+
+def test_one_epoch_is_not_several(measured, summarized):
+    rates = msgspec.structs.replace(measured.experiment.learning_rate, schedule="warmup", warmup_epochs=1.0)
+    experiment = msgspec.structs.replace(measured.experiment, learning_rate=rates)
+    (told, *_) = method.paragraphs(dataclasses.replace(measured, experiment=experiment), summarized)
+    assert "each warms up over 1 epoch and is then held constant" in told

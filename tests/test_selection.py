@@ -52,7 +52,7 @@ def test_a_choice_is_best_by_its_own_measure(curves, target, budget):
     trials = [trial(0.01 * (number + 1), values) for number, values in enumerate(curves)]
     choice = selection.choose(trials, target, budget)
     times = {one.point: selection.examples_to_target(one, target) for one in trials}
-    qualities = {one.point: selection.best_accuracy(one, budget) for one in trials}
+    qualities = {one.point: selection.best_accuracy(one, budget) or 0.0 for one in trials}
     assert times[choice.for_target] == min(times.values())
     assert qualities[choice.for_accuracy] == max(qualities.values())
     assert choice.for_target not in choice.tied
@@ -88,7 +88,8 @@ def test_what_nobody_reached_is_infinite_and_tied_with_nothing(values):
     choice = selection.choose([trial(0.1, values), trial(0.2, values)], 0.8, 1000)
     assert choice.tied == []
     assert selection.examples_to_target(trial(0.1, values), 0.8) == math.inf
-    assert selection.best_accuracy(trial(0.1, []), 1000) == 0.0
+    assert selection.best_accuracy(trial(0.1, []), 1000) is None
+    assert selection.best_accuracy(trial(0.1, [0.9]), 99) is None
 
 
 def test_options_are_chosen_with_the_rate_and_edges_and_ties_are_those_of_the_same_options():

@@ -10,7 +10,7 @@ from workbench import digits, experiment, host
 from bench import experiment as experiments
 from bench import folders, store
 from bench.errors import InputError
-from bench.measure import budget, datasets, lowerings, suite
+from bench.measure import budget, datasets, estimate, lowerings, suite
 from bench.measure.interrupts import Stopper
 from bench.measure.progress import Progress
 from bench.measure.tuning import Tuned
@@ -127,9 +127,11 @@ def test_a_workload_that_cannot_run_leaves_nothing_behind(tmp_path, offline, run
 
 
 def test_stages_and_folders_are_those_asked_for(tmp_path, offline, runs):
-    found = suite.measure(request(tmp_path, names=["lenet_digits"], stages=["throughput"]), host(), Stopper())
+    asked = request(tmp_path, names=["lenet_digits"], stages=["throughput"])
+    found = suite.measure(asked, host(), Stopper())
     assert found == [tmp_path / "lenet_digits" / host().machine.name]
     assert runs[0][1] == ("throughput",)
+    assert asked.progress.remaining_seconds() == estimate.SECONDS_PER_PAGE
 
 
 def test_convergence_without_training_data_is_joined_with_the_digits_of_the_fall_back(tmp_path, offline, runs):

@@ -62,3 +62,7 @@ def test_an_unknown_interval_is_not_a_miss():
 def test_rates_of_arithmetic_and_of_bytes_carry_their_prefix(value, shown):
     assert words.flops_per_second(value) == shown
     assert words.bytes_per_second(value) == shown.replace("FLOP", "B")
+
+
+def test_one_epoch_is_not_several():
+    assert [words.epochs(count) for count in (0.5, 1.0, 20.0)] == ["0.5 epochs", "1 epoch", "20 epochs"]

@@ -264,7 +264,7 @@ class ParallelPoint(Part, frozen=True, kw_only=True):
 
 
 class Totals(Part, frozen=True, kw_only=True):
-    """What the measuring itself cost."""
+    """What the measuring itself cost; `compile_seconds` are those of the timed programs, the rest is of all stages."""
 
     compilations: int
     compile_seconds: float

@@ -25,6 +25,8 @@ COLUMNS = (
 )
 CORE = (0, 1, 2, 5, 6, 7, 8)
 """The columns a terminal has room for."""
+FIRST_OUT = (2, 6, 5, 8, 1)
+"""Those that a narrow one does without, in this order."""
 POINTED_AT = (2, 6, 7, 8)
 """What pointing at a batch size in a figure shows."""
 WHERE_MEASURED = (9,)

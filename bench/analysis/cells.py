@@ -45,8 +45,8 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> CellSummary
         claims_on=claim.phase if claim else None,
         seeds=sweep.needs[at].count,
         seeds_reached=len(sweep.needs[at].high),
-        epochs_to_target=_estimate(sweep.examples.shifted(np.full(len(sweep.sizes), -_log_epoch(sweep))), at),
-        steps_to_target=_estimate(sweep.examples.shifted(-sweep.log_sizes), at),
+        epochs_to_target=_needed(sweep, at, sweep.frames.epoch),
+        steps_to_target=_needed(sweep, at, size),
         time_to_target=_estimate(sweep.time, at),
         joules_to_target=_estimate(sweep.energy, at) if _has(sweep.step_joules, at) else None,
         cost_to_target=_estimate(sweep.cost, at) if sweep.cost else None,
@@ -75,7 +75,7 @@ def _speed(sweep: Sweep, at: int, speed: Speed | None) -> dict[str, Any]:
         "accumulation": speed.accumulation if speed else None,
         "examples_per_second": _exp(-per_second.medians[at]),
         "examples_per_second_interval": interval(exp(-per_second.draws[:, at])),
-        "seconds_per_step": _exp(sweep.step_seconds.medians[at]),
+        "seconds_per_step": _number(metrics.seconds_per_step(speed)),
     }
 
 
@@ -96,8 +96,12 @@ def _status(sweep: Sweep, at: int, claim: Claim | None) -> tuple[CellStatus, str
     if size not in sweep.speeds and len(failures):
         return "failed", _first(failures, "message")
     if claim is None or size not in sweep.speeds:
-        return "not_measured", "no training runs" if claim is None else "no timed rounds"
+        return "not_measured", _why_untrained(trials) if claim is None else "no timed rounds"
     return "ok", None
+
+
+def _why_untrained(trials: pd.DataFrame) -> str:
+    return "the training runs ended before their first step" if len(trials) else "no training runs"
 
 
 def _first(rows: pd.DataFrame, column: str) -> str | None:
@@ -131,12 +135,13 @@ def _test_accuracy(claim: Claim | None) -> float | None:
     return float(np.median(tested)) if len(tested) else None
 
 
-def _log_epoch(sweep: Sweep) -> float:
-    return float(np.log(sweep.frames.epoch))
-
-
 def _has(locations: Locations, at: int) -> bool:
     return bool(np.isfinite(locations.medians[at]))
+
+
+def _needed(sweep: Sweep, at: int, unit: float) -> Estimate:
+    """Examples to the target in units of so many."""
+    return estimate(sweep.median_examples[at] / unit, exp(sweep.examples.draws[:, at]) / unit)
 
 
 def _estimate(locations: Locations, at: int) -> Estimate:
@@ -144,7 +149,7 @@ def _estimate(locations: Locations, at: int) -> Estimate:
 
 
 def _accuracy(locations: Locations, at: int, lowest: float = LOWEST) -> Estimate:
-    return estimate(-locations.medians[at], np.clip(-locations.draws[:, at], lowest, HIGHEST))
+    return estimate(0.0 - locations.medians[at], np.clip(0.0 - locations.draws[:, at], lowest, HIGHEST))
 
 
 def _exp(value: float) -> float | None:

@@ -96,7 +96,7 @@ class Frames:
     @property
     def budget_examples(self) -> float:
         """Examples within which accuracies are compared."""
-        return self.experiment.budget.epochs * (self.train_examples or np.inf)
+        return _budget_examples(self.experiment, self.train_examples)
 
     @property
     def target_accuracy(self) -> float | None:
@@ -137,7 +137,8 @@ def from_rows(
     observed = latest(_set_others_aside(_noting_environments(rows, named), kept))
     train_examples = imported.train_examples if imported else _train_examples(one.trial for one in observed)
     epoch = float(train_examples or np.nan)
-    trials = trial_frame(observed, experiment.target.accuracy, experiment.budget.epochs, epoch)
+    budget = _budget_examples(experiment, train_examples)
+    trials = trial_frame(observed, experiment.target.accuracy, budget, epoch)
     if imported:
         # The tables tell when the target was reached, not what came after.
         trials[["best_accuracy", "best_ema_accuracy"]] = np.nan
@@ -194,6 +195,11 @@ def _train_examples(trials: Iterable[Trial]) -> int | None:
             f"trials: train_examples: {sizes} in one folder; the same training set in every trial is right"
         )
     return sizes[0] if sizes else None
+
+
+def _budget_examples(experiment: Experiment, train_examples: int | None) -> float:
+    """As `plan.duration` has it, so that an evaluation at its end is within it."""
+    return round(experiment.budget.epochs * train_examples) if train_examples else np.inf
 
 
 def _read_label(path: Path, struct: type[Label]) -> Label | None:

@@ -107,10 +107,9 @@ def _records(curve: Curve, accuracy: np.ndarray) -> Curve:
     )
 
 
-def trial_frame(observed: Sequence[Observed], target: float, budget_epochs: float, epoch: float) -> pd.DataFrame:
+def trial_frame(observed: Sequence[Observed], target: float, budget_examples: float, epoch: float) -> pd.DataFrame:
     """The `trials` frame; `epoch` is the number of training examples (NaN when it is not known)."""
     records = []
-    budget_examples = budget_epochs * epoch if np.isfinite(epoch) else np.inf
     averaged = any(np.isfinite(one.curve["ema_accuracy"]).any() for one in observed)
     for number, one in enumerate(observed):
         trial = one.trial
@@ -137,9 +136,9 @@ def trial_frame(observed: Sequence[Observed], target: float, budget_epochs: floa
 
 
 def _best_average(curve: Series, examples: float) -> float:
-    """Of the averaged parameters, as `best_accuracy` is of the parameters; NaN where no average was kept."""
+    """Of the averaged parameters, as `best_accuracy` is of the parameters; NaN where no average was kept or seen."""
     seen = curve["ema_accuracy"][curve["examples"] <= examples]
-    return float(seen.max(initial=0.0))
+    return float(seen.max()) if len(seen) else np.nan
 
 
 def previous_evaluation(examples: np.ndarray, crossed: float) -> float:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
+import numpy as np
+import pandas as pd
+
 from bench.analysis import metrics, words
-from bench.analysis.columns import CELL, only
+from bench.analysis.columns import CELL, only, values
 from bench.analysis.figures.origin import seeds
 from bench.analysis.figures.series import batch_sizes
 from bench.analysis.frames import Frames
@@ -53,7 +56,7 @@ def _value(value: Option) -> str:
 
 def _schedule(rates: LearningRate) -> str:
     """How a rate moves within a run."""
-    warmed = f"each warms up over {rates.warmup_epochs:g} epochs"
+    warmed = f"each warms up over {words.epochs(rates.warmup_epochs)}"
     return {
         "constant": "each is held constant",
         "warmup": f"{warmed} and is then held constant",
@@ -111,15 +114,21 @@ def _beyond_memory(measured: Frames) -> str:
 
 def _training(measured: Frames, summary: Summary) -> str:
     experiment = measured.experiment
-    quantum = summary.evaluation_quantum_epochs
-    cadence = f", evaluated every {words.number(quantum, 2)} epochs or more often" if quantum else ""
+    longest = words.epochs(experiment.max_epochs)
     beside = [words.option(name) for name in experiment.searched]
     tuned = " and ".join([", ".join(["The learning rate", *beside[:-1]]), *beside[-1:]]) + (" are" if beside else " is")
     return (
-        f"Training: at most {words.number(experiment.max_epochs)} epochs{cadence}, on a validation split held out of"
+        f"Training: at most {longest}{_cadence(measured.curves)}, on a validation split held out of"
         f" the training set; test accuracy is reported and steered nothing. {tuned} tuned at every batch size on search"
         f" seeds; claims rest on {seeds(summary)} at what was best.{_averaging(experiment.evaluation.averaging_epochs)}"
     )
+
+
+def _cadence(curves: pd.DataFrame) -> str:
+    """The longest that any run trained before it was evaluated, first or again."""
+    ends = values(curves, "epochs")
+    starts = np.where(np.diff(np.asarray(curves["trial"]), prepend=-1) == 0, np.roll(ends, 1), 0.0)
+    return f", evaluated every {words.number(float(max(ends - starts)), 2)} epochs or more often" if len(ends) else ""
 
 
 def _averaging(epochs: float | None) -> str:
@@ -127,7 +136,7 @@ def _averaging(epochs: float | None) -> str:
     if epochs is None:
         return ""
     return (
-        f" An average of the parameters that forgets exponentially over {epochs:g} epoch{'s' * (epochs != 1)} was"
+        f" An average of the parameters that forgets exponentially over {words.epochs(epochs)} was"
         " evaluated beside them; it steered nothing, and claims rest on the parameters themselves."
     )
 

@@ -90,6 +90,12 @@ def compiled(frames: Frames, batch_size: int, speed: Speed | None) -> dict[str, 
     return {name: float(values(rows, name)[0]) if len(rows) else np.nan for name in OF_PROGRAM}
 
 
+def seconds_per_step(speed: Speed | None) -> float:
+    """The median of the rounds as they have it; NaN where none took any time."""
+    measured = values(speed.rounds, "seconds_per_step") if speed else np.array([])
+    return float(np.median(positive)) if len(positive := measured[measured > 0]) else np.nan
+
+
 def log_seconds_per_step(speed: Speed | None) -> Repetitions:
     """Logarithms of the rounds' seconds per step."""
     return _logarithms(values(speed.rounds, "seconds_per_step")) if speed else NOTHING
@@ -125,9 +131,13 @@ def choices(frames: Frames, target: float) -> dict[int, Choice]:
 
 
 def claims(frames: Frames, target: float) -> dict[int, Claim]:
-    """The trials to rest each batch size on: confirmation at the chosen rate, else search, else the fixed rate."""
-    chosen = choices(frames, target)
-    finished = only(frames.trials, frames.trials["status"] != "failed")
+    """The trials to rest each batch size on: confirmation at the chosen rate, else search, else the fixed rate.
+
+    A trial that ended before its first step tells nothing of its batch size; tables from elsewhere count no steps.
+    """
+    chosen, trials = choices(frames, target), frames.trials
+    stepped = (trials["steps"] > 0) | (frames.imported is not None)
+    finished = only(trials, (trials["status"] != "failed") & stepped)
     sizes = np.unique(values(finished, "batch_size")).astype(int).tolist()
     return {size: _claim(only(finished, finished["batch_size"] == size), chosen.get(size)) for size in sizes}
 

@@ -63,7 +63,7 @@ def reference_table(frames: Frames, cells: list[CellSummary]) -> list[ReferenceR
     of = sweep(frames, TARGET)
     at = {size: int(np.searchsorted(of.sizes, size)) for size in common}
     seconds = {size: float(np.exp(of.time.medians[at[size]])) for size in common}
-    epochs = {size: float(np.exp(of.examples.medians[at[size]])) / of.frames.epoch for size in common}
+    epochs = {size: float(of.median_examples[at[size]]) / of.frames.epoch for size in common}
     slowest_base = next((epoch_seconds[size] for size in common if epoch_seconds[size]), None)
     best = min((value for value in seconds.values() if np.isfinite(value)), default=np.nan)
     return [

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.analysis import data_parallel, limits, optima, scaling
+from bench.analysis import data_parallel, limits, optima, scaling, words
 from bench.analysis.answers import (
     AccuracyOptimal,
     AffineStepTime,
@@ -47,8 +47,8 @@ def summarize(frames: Frames) -> Summary:
     return Summary(
         **_identity(of),
         **_reasoned("time_optimal", time, _why_no_time(of)),
-        **_reasoned("accuracy_optimal", accuracy, _why_no_accuracy(of)),
-        **_reasoned("accuracy_optimal_by_steps", _accuracy_by_steps(of), _why_no_accuracy(of)),
+        **_reasoned("accuracy_optimal", accuracy, _why_no_accuracy(of, of.accuracy)),
+        **_reasoned("accuracy_optimal_by_steps", _accuracy_by_steps(of), _why_no_accuracy(of, of.accuracy_by_steps)),
         **_reasoned("throughput_optimal", throughput, "no batch size has timed rounds"),
         **_reasoned("max_batch_size", max_batch_size(frames), _why_no_max_batch_size(frames)),
         **_reasoned("energy_optimal", _energy(of), _why_no_energy(of)),
@@ -160,7 +160,7 @@ def _accuracy(of: Sweep) -> AccuracyOptimal | None:
     best = contest.best
     if best is None or contest.locations.medians[best] >= 0:
         return None
-    return optima.accuracy_optimal(contest, f"{of.frames.experiment.budget.epochs:g} epochs")
+    return optima.accuracy_optimal(contest, words.epochs(of.frames.experiment.budget.epochs))
 
 
 def _accuracy_by_steps(of: Sweep) -> AccuracyOptimal | None:
@@ -207,10 +207,10 @@ def _why_no_time(of: Sweep) -> str:
     return "no batch size has both timed rounds and training runs that reached the target"
 
 
-def _why_no_accuracy(of: Sweep) -> str:
+def _why_no_accuracy(of: Sweep, within_budget: Locations) -> str:
     if of.frames.imported:
         return "the tables tell when a target was reached, not which accuracies were"
-    if np.isfinite(of.accuracy.medians).any():
+    if np.isfinite(within_budget.medians).any():
         return "no training run learned anything within the budget"
     return "no training run was evaluated within the budget"
 
@@ -247,7 +247,7 @@ def _totals(frames: Frames) -> Totals:
         values(only(stages, stages["stage"] == name), "seconds").sum() for name in ("throughput", "convergence")
     )
     return Totals(
-        compilations=len(only(frames.compilations, frames.compilations["status"] == "ok")),
+        compilations=int(values(stages, "compilations").sum()),
         compile_seconds=float(np.nansum(values(frames.compilations, "compile_seconds"))),
         throughput_seconds=float(throughput),
         convergence_seconds=float(convergence),

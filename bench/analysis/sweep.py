@@ -75,6 +75,13 @@ class Sweep:
         return self._locate(self.needs, EXAMPLES)
 
     @cached_property
+    def median_examples(self) -> Array:
+        """Median examples to the target as the rows have it; a logarithm and back makes 129 into 128.99999999999997."""
+        needed = self.crossed["examples_to_target"]
+        trials = [self.claims[size].for_target["trial"] if size in self.claims else [] for size in self.sizes.tolist()]
+        return np.array([needed.loc[numbers].median() for numbers in trials], dtype=np.float64)
+
+    @cached_property
     def step_seconds(self) -> Locations:
         """Seconds per step of the faster loop."""
         timed = [metrics.log_seconds_per_step(self.speeds.get(size)) for size in self.sizes.tolist()]

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TextIO
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from bench.analysis import cell_table, sentences
+from bench.analysis import cell_table, sentences, words
 from bench.analysis.grid import Grid
 from bench.analysis.summary import Summary
 from bench.errors import visible
 
 PIPED_WIDTH = 240
 """Wide enough for rates with three options beside them."""
+UNBOUNDED = 10_000
 
 
 def render(summary: Summary, file: TextIO | None = None) -> None:
@@ -26,7 +32,7 @@ def render(summary: Summary, file: TextIO | None = None) -> None:
     console = console_for(file)
     for line in sentences.notices(summary):
         console.print(plain(line), style="bold yellow")
-    console.print(table(cell_table.table(summary), cell_table.CORE))
+    console.print(table(cell_table.table(summary), cell_table.CORE, cell_table.FIRST_OUT))
     for sentence in sentences.answer(summary):
         console.print(plain(sentence), style="bold")
 
@@ -37,18 +43,61 @@ def console_for(file: TextIO | None = None) -> Console:
     return Console(file=to, highlight=False, soft_wrap=not to.isatty(), width=None if to.isatty() else PIPED_WIDTH)
 
 
-def table(grid: Grid, columns: tuple[int, ...] | None = None) -> Table:
-    """A grid, or some of its columns, the best row marked with a star."""
-    chosen = columns or tuple(range(len(grid.columns)))
-    shown = Table(box=None, pad_edge=False, header_style="bold", caption=plain(grid.caption), caption_justify="left")
-    shown.add_column("")
-    for at in chosen:
-        wraps = grid.columns[at].text or grid.columns[at].prose
-        shown.add_column(plain(grid.columns[at].title), justify="left" if wraps else "right", no_wrap=not wraps)
-    for line in grid.rows:
-        entries = [plain(line.cells[at].text) for at in chosen]
-        shown.add_row("*" if line.best else "", *entries, style="bold green" if line.best else "")
-    return shown
+@dataclass(frozen=True)
+class Fitted:
+    """Columns of a grid, of which nothing is cut: where there is no room, rows become taller, then `first_out` go."""
+
+    grid: Grid
+    columns: Sequence[int]
+    first_out: Sequence[int]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The first layout that has room, else the narrowest."""
+        unbounded, layouts = options.update(width=UNBOUNDED), list(self._layouts())
+        needed = [Measurement.get(console, unbounded, shown).minimum for shown in layouts]
+        fitting = (shown for shown, width in zip(layouts, needed, strict=True) if width <= options.max_width)
+        yield next(fitting, layouts[-1])
+
+    def _layouts(self) -> Iterator[Table]:
+        yield self._table(self.columns, folded=False)
+        for count in range(len(self.first_out) + 1):
+            yield self._table([at for at in self.columns if at not in self.first_out[:count]], folded=True)
+
+    def _table(self, columns: Sequence[int], *, folded: bool) -> Table:
+        absent = [self.grid.columns[at].title for at in self.columns if at not in columns]
+        caption = f"{self.grid.caption} No room for {words.listed(absent)}." if absent else self.grid.caption
+        shown = Table(box=None, pad_edge=False, header_style="bold", caption=plain(caption), caption_justify="left")
+        shown.add_column("", min_width=1)
+        columns_of_texts = [self._add_column(shown, at, folded=folded) for at in columns]
+        for line, *texts in zip(self.grid.rows, *columns_of_texts, strict=True):
+            shown.add_row("*" if line.best else "", *texts, style="bold green" if line.best else "")
+        return shown
+
+    def _add_column(self, shown: Table, at: int, *, folded: bool) -> list[Text]:
+        """Add a column whose numbers stay whole; returns its cells."""
+        column = self.grid.columns[at]
+        wraps = column.text or column.prose
+        texts, title = [visible(line.cells[at].text) for line in self.grid.rows], visible(column.title)
+        if folded and not wraps:
+            texts = [text.replace(" (", "\n(").replace(", ", ",\n") for text in texts]
+            title = "\n".join(textwrap.wrap(title, max(1, *map(_width, texts)), break_long_words=False))
+        least = None if wraps else max(map(_width, [title, *texts]))
+        justify = "left" if wraps else "right"
+        shown.add_column(Text(title), justify=justify, no_wrap=not wraps, min_width=least, overflow="fold")
+        return [Text(text) for text in texts]
+
+
+def table(grid: Grid, columns: Sequence[int] | None = None, first_out: Sequence[int] = ()) -> Fitted:
+    """A grid, or some of its columns, the best row marked with a star.
+
+    A narrow terminal does without `first_out`, in that order; unless given, without the last ones.
+    """
+    chosen = columns or range(len(grid.columns))
+    return Fitted(grid, chosen, first_out or chosen[:0:-1])
+
+
+def _width(text: str) -> int:
+    return max(map(cell_len, text.splitlines()), default=0)
 
 
 def plain(text: str) -> Text:

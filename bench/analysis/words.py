@@ -162,6 +162,11 @@ def with_level(interval: str) -> str:
     return f"95% {interval}" if interval == UNKNOWN_INTERVAL else f"95% interval {interval}"
 
 
+def epochs(count: float) -> str:
+    """A length of training that someone chose."""
+    return f"{count:g} epoch{'s' * (count != 1)}"
+
+
 def seeds(fewest: int, most: int) -> str:
     """How many seeds a claim rests on."""
     count = f"{most}" if fewest == most else f"{fewest} to {most}"

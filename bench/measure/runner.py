@@ -136,7 +136,6 @@ def announce(session: Session, stages: Sequence[str]) -> None:
     if "convergence" in stages:
         for tier_study in tier_studies(session, make_study(session, _refuse)):
             tier_study.announce()
-    session.progress.plan("page", estimate.SECONDS_PER_PAGE, 1.0)
 
 
 def _refuse(_: Trial) -> None:

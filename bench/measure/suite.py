@@ -146,6 +146,7 @@ def _plan(request: Request, host: Host) -> list[Planned]:
     for name, experiment in zip(request.names, wanted, strict=False):
         with _refused_as_of(Path(name).name):
             _refuse_unknown_names(experiment)
+        experiments.refuse_contradictions(experiment, Path(name).name)
     if source is not None:
         experiments.read(source / "experiment.toml")
     pairs = with_data(wanted, named=bool(request.names), progress=request.progress)
@@ -229,6 +230,7 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
         sessions = _sessions(request, host, planned, stopper)
         for one in sessions:
             announce(one, stages)
+            request.progress.plan("page", estimate.SECONDS_PER_PAGE, 1.0)
         for one in sessions:
             request.progress.begin(one.experiment.name)
             run(one, stages)
