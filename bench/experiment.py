@@ -80,6 +80,10 @@ class Experiment(Table, frozen=True, kw_only=True):
         """Epochs after which a trial that has not reached the target is given up."""
         return max(self.budget.max_epochs or 0.0, self.budget.epochs)
 
+    def budget_examples(self, train_examples: int) -> int:
+        """Examples that every trial trains, and within which accuracies are compared."""
+        return round(self.budget.epochs * train_examples)
+
     @property
     def protocol(self) -> dict[str, object]:
         """All that must agree before two trials may be put side by side; the values that are tried may differ."""

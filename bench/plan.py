@@ -178,7 +178,7 @@ def duration(experiment: Experiment, train_examples: int) -> Duration:
     """
     evaluation, field = experiment.evaluation, f"{experiment.name}: budget.epochs"
     most_epochs = MOST_EVALUATIONS / evaluation.per_epoch
-    budget = round(experiment.budget.epochs * train_examples)
+    budget = experiment.budget_examples(train_examples)
     longest = round(experiment.max_epochs * train_examples)
     if budget < 1:
         raise InputError(f"{field}: {experiment.budget.epochs:g} of {train_examples} examples is less than one example")

@@ -198,8 +198,7 @@ def _train_examples(trials: Iterable[Trial]) -> int | None:
 
 
 def _budget_examples(experiment: Experiment, train_examples: int | None) -> float:
-    """As `plan.duration` has it, so that an evaluation at its end is within it."""
-    return round(experiment.budget.epochs * train_examples) if train_examples else np.inf
+    return experiment.budget_examples(train_examples) if train_examples else np.inf
 
 
 def _read_label(path: Path, struct: type[Label]) -> Label | None:
