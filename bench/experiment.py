@@ -43,8 +43,6 @@ OPTION_RANGES = {
     "eta_plus": (1.0, LARGEST_FLOAT32),
 }
 """Of optimizers: from the first number to below the second."""
-DECAYING = ("warmup_cosine", "linear_decay")
-"""Schedules that end at a rate of 0."""
 MOST_FACTORS = 256
 """A range of batch sizes may take this many factors from `start` to `stop`."""
 
@@ -163,7 +161,7 @@ def refuse_contradictions(experiment: Experiment, source: str) -> None:
         raise InputError(f"{source}: batch_sizes.factor: {sizes.factor:g} goes with start and stop, not with values")
     if target.accuracy in target.also:
         raise InputError(f"{source}: target.also: {printable(target.also)} holds accuracy = {target.accuracy} itself")
-    if experiment.learning_rate.schedule in DECAYING and experiment.max_epochs > budget.epochs:
+    if experiment.learning_rate.decays and experiment.max_epochs > budget.epochs:
         schedule = printable(experiment.learning_rate.schedule)
         raise InputError(
             f"{source}: budget.max_epochs: {budget.max_epochs} is above epochs = {budget.epochs}, where {schedule}"

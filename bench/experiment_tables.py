@@ -72,6 +72,11 @@ class LearningRate(Table, frozen=True, kw_only=True):
         """Rates in the grid, before it grows."""
         return 2 * self.span + 1
 
+    @property
+    def decays(self) -> bool:
+        """Whether the schedule comes to a rate of 0 where the budget of epochs ends."""
+        return self.schedule in ("warmup_cosine", "linear_decay")
+
 
 class Seeds(Table, frozen=True, kw_only=True):
     """How many seeds choose the rate, and how many fresh ones the claims rest on."""
