@@ -37,19 +37,23 @@ class Saved(msgspec.Struct, kw_only=True):
 
 
 def _continues(wave: Wave, needed: Set[TrialOf], saved: Saved, leaves: Sequence[np.ndarray]) -> bool:
-    """Whether what was saved is the wave further on, or what was left of it: from one evaluation to the next."""
-    edges = [0, *(point // wave.programs.microbatch_size for point in wave.duration.evaluations)]
-    way = edges[max(saved.evaluation, 0) :][:2]
+    """Whether what was saved is the wave further on, or what was left of it, and fits."""
     trials = trials_of(saved.records)
     return (
-        saved.evaluation >= 0
-        and len(way) == 2
-        and way[0] <= saved.tick <= way[1]
+        _is_on_the_way(wave, saved)
         and len(set(trials)) == len(trials)
         and needed <= set(trials) <= set(trials_of(wave.records))
         and all(_places(layout, trials) for layout in saved.layouts)
         and [(leaf.shape, leaf.dtype) for leaf in leaves] == [*_leaves(wave, saved.layouts)]
     )
+
+
+def _is_on_the_way(wave: Wave, saved: Saved) -> bool:
+    """Whether the tick lies from the last evaluation to the next."""
+    if not 0 <= saved.evaluation < len(wave.duration.evaluations):
+        return False
+    first = wave.tick_of(saved.evaluation - 1) if saved.evaluation else 0
+    return first <= saved.tick <= wave.tick_of(saved.evaluation)
 
 
 def trials_of(records: Iterable[LaneRecord]) -> list[TrialOf]:

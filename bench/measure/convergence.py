@@ -25,9 +25,9 @@ from bench.rows import LARGEST_AMOUNT, Curve, Point
 
 CHECKPOINT_SECONDS = 30.0
 STRETCH_SECONDS = 5.0
-"""A wave trains so long, or to its next evaluation, before it hears that a stop was asked for."""
+"""A wave trains about so long, or to its next evaluation, before it hears that a stop was asked for."""
 FIRST_STRETCHES_PER_SEGMENT = 8
-"""The first stretch is such a part of a segment: many wide shards may need a minute for a whole one."""
+"""The first stretch is such a part of a segment: how many seconds a tick takes is not known before it."""
 BUSY_SHARE = 0.95
 """Of the workers' time, at the least."""
 
@@ -84,7 +84,7 @@ def run(wave: Wave, reporter: Reporter) -> None:
         try:
             while wave.evaluation < len(wave.duration.evaluations) and wave.alive():
                 ticks = _stretch(wave, reporter, crew, ticks)
-                if wave.tick == _next_evaluation_tick(wave):
+                if wave.tick == wave.tick_of(wave.evaluation):
                     _evaluate(wave, reporter, pool)
                 saved = _save(wave, reporter, saved)
         finally:
@@ -92,24 +92,16 @@ def run(wave: Wave, reporter: Reporter) -> None:
     reporter.checkpoint.discard()
 
 
-def _next_evaluation_tick(wave: Wave) -> int:
-    return wave.duration.evaluations[wave.evaluation] // wave.programs.microbatch_size
-
-
 def _stretch(wave: Wave, reporter: Reporter, crew: Crew, ticks: int) -> int:
     """Train so many ticks, or to the next evaluation; how many the next stretch should have, at the speed measured."""
     first, start = wave.tick, time.monotonic()
-    last = min(first + ticks, _next_evaluation_tick(wave))
+    last = min(first + ticks, wave.tick_of(wave.evaluation))
     if last == first:
         return ticks
-    train(wave, _living(wave), last, crew)
+    train(wave, wave.living(), last, crew)
     wave.tick = last
     reporter.advanced(wave.alive() * (last - first) * wave.programs.microbatch_size)
     return max(1, int((last - first) * reporter.stretch_seconds / (time.monotonic() - start)))
-
-
-def _living(wave: Wave) -> list[Shard]:
-    return [shard for shard in wave.shards if shard.alive(wave.records)]
 
 
 def _save(wave: Wave, reporter: Reporter, saved: float) -> float:
@@ -132,7 +124,7 @@ def _save(wave: Wave, reporter: Reporter, saved: float) -> float:
 
 def _evaluate(wave: Wave, reporter: Reporter, pool: ThreadPoolExecutor) -> None:
     """Read every lane at the evaluation point it has come to, and let go of those that have their verdict."""
-    point, living = wave.duration.evaluations[wave.evaluation], _living(wave)
+    point, living = wave.duration.evaluations[wave.evaluation], wave.living()
     tests = _is_tested(wave, point, reporter)
     readings = list(pool.map(lambda shard: _read(wave.programs, shard, tests=tests), living))
     for shard, one in zip(living, readings, strict=True):

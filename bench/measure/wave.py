@@ -162,6 +162,14 @@ class Wave:
         """Lanes that still train."""
         return sum(record.status is None for record in self.records)
 
+    def living(self) -> list[Shard]:
+        """Shards with such lanes."""
+        return [shard for shard in self.shards if shard.alive(self.records)]
+
+    def tick_of(self, evaluation: int) -> int:
+        """The tick at which an evaluation is due."""
+        return self.duration.evaluations[evaluation] // self.programs.microbatch_size
+
 
 def filled(items: Sequence, length: int) -> list:
     """Repeat the first item until there are `length`; the copies are ignored."""
