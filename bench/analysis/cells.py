@@ -149,6 +149,7 @@ def _estimate(locations: Locations, at: int) -> Estimate:
 
 
 def _accuracy(locations: Locations, at: int, lowest: float = LOWEST) -> Estimate:
+    """Of negated accuracies; taken from 0, since the negative of an accuracy of 0 would show a sign."""
     return estimate(0.0 - locations.medians[at], np.clip(0.0 - locations.draws[:, at], lowest, HIGHEST))
 
 

@@ -132,6 +132,12 @@ def only(frame: pd.DataFrame, kept: ArrayLike) -> pd.DataFrame:
     return frame.loc[np.asarray(kept, dtype=bool)]
 
 
+def one_before(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    """Of every evaluation (row) the number that stands one earlier in the same trial; 0 before the first."""
+    first = np.diff(np.asarray(frame["trial"]), prepend=-1) != 0
+    return np.where(first, 0.0, np.roll(values(frame, column), 1))
+
+
 def numbers(values: Iterable[float | None]) -> np.ndarray:
     """Floats, with what was not finite (null in the files) as NaN."""
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
 from bench.analysis import metrics, words
-from bench.analysis.columns import CELL, only, values
+from bench.analysis.columns import CELL, one_before, only, values
 from bench.analysis.figures.origin import seeds
 from bench.analysis.figures.series import batch_sizes
 from bench.analysis.frames import Frames
@@ -126,9 +125,8 @@ def _training(measured: Frames, summary: Summary) -> str:
 
 def _cadence(curves: pd.DataFrame) -> str:
     """The longest that any run trained before it was evaluated, first or again."""
-    ends = values(curves, "epochs")
-    starts = np.where(np.diff(np.asarray(curves["trial"]), prepend=-1) == 0, np.roll(ends, 1), 0.0)
-    return f", evaluated every {words.number(float(max(ends - starts)), 2)} epochs or more often" if len(ends) else ""
+    gaps = values(curves, "epochs") - one_before(curves, "epochs")
+    return f", evaluated every {words.number(float(gaps.max()), 2)} epochs or more often" if len(gaps) else ""
 
 
 def _averaging(epochs: float | None) -> str:

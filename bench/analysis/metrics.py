@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.analysis.answers import Phase
-from bench.analysis.columns import CELL, only, values
+from bench.analysis.columns import CELL, one_before, only, values
 from bench.analysis.frames import Frames
 from bench.analysis.statistics import Array, Repetitions
 from bench.rows import Loop, Point, Trial
@@ -177,7 +177,7 @@ def crossings(frames: Frames, target: float) -> pd.DataFrame:
     if target == frames.experiment.target.accuracy:
         return trials.loc[:, ["examples_to_target", "previous_examples"]]
     owner, examples = np.asarray(frames.curves["trial"]), values(frames.curves, "examples")
-    previous = np.where(np.diff(owner, prepend=-1) == 0, np.roll(examples, 1), 0.0)
+    previous = one_before(frames.curves, "examples")
     above = np.flatnonzero(values(frames.curves, "accuracy") >= target)
     reached, first = np.unique(owner[above], return_index=True)
     ended, last = np.unique(owner[::-1], return_index=True)

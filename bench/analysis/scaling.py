@@ -15,7 +15,7 @@ from bench.analysis.answers import (
     Regime,
     Rule,
 )
-from bench.analysis.columns import only, values
+from bench.analysis.columns import one_before, only, values
 from bench.analysis.fits import Knee
 from bench.analysis.statistics import DRAWS, SEED, Array, interval
 from bench.analysis.sweep import Sweep
@@ -166,10 +166,8 @@ def _claimed(sweep: Sweep) -> pd.DataFrame:
 
 def _over_training(noise: pd.DataFrame, column: str) -> Array:
     """The mean of each trial (trials,), every stretch counting for the examples it covers."""
-    trial, ends = np.asarray(noise["trial"]), values(noise, "examples")
-    first = np.diff(trial, prepend=-1) != 0
-    covered = ends - np.where(first, 0.0, np.roll(ends, 1))
-    which = np.cumsum(first) - 1
+    covered = values(noise, "examples") - one_before(noise, "examples")
+    which, _ = pd.factorize(noise["trial"])
     return np.bincount(which, covered * values(noise, column)) / np.bincount(which, covered)
 
 
