@@ -8,6 +8,7 @@ import pytest
 import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import MINIMAL, altered, refusal
 
 from bench import experiment as experiments
 from bench import folders, plan
@@ -15,38 +16,6 @@ from bench.errors import InputError
 from bench.experiment import Experiment, expand_batch_sizes, parse, refuse_contradictions
 from bench.experiment_tables import BatchSizes
 from bench.measure.learner import make_learner
-
-MINIMAL = {
-    "title": "tiny",
-    "workload": {"dataset": "digits", "model": "mlp", "optimizer": "sgd"},
-    "target": {"accuracy": 0.9},
-    "batch_sizes": {"values": [16, 64]},
-    "learning_rate": {"anchor": 0.1},
-    "budget": {"epochs": 2},
-}
-
-
-def altered(path, value):
-    """The minimal experiment with one value replaced; `path` is dotted."""
-    *tables, key = path.split(".")
-    data = msgspec.json.decode(msgspec.json.encode(MINIMAL))
-    table = data
-    for name in tables:
-        table = table.setdefault(name, {})
-    table[key] = value
-    return data
-
-
-DECAYED = "budget.max_epochs: 3.0 is above epochs = 2.0, where"
-
-
-def refusal(data, then=lambda _: None):
-    with pytest.raises(InputError) as error:
-        then(parse(data, "tiny", "tiny.toml"))
-    message = str(error.value)
-    assert message.isprintable()
-    assert len(message) < 400
-    return message
 
 
 @pytest.mark.parametrize("name", experiments.shipped())
@@ -120,34 +89,6 @@ def test_every_shipped_experiment_parses_and_plans(name):
 )
 def test_a_refusal_names_the_full_path_and_the_value(path, value, message):
     assert refusal(altered(path, value)) == message
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "message"),
-    [
-        ("target", {"accuracy": 0.5, "also": [0.5]}, "target.also: [0.5] holds accuracy = 0.5 itself"),
-        (
-            "batch_sizes",
-            {"values": [8, 16], "factor": 3},
-            "batch_sizes.factor: 3 goes with start and stop, not with values",
-        ),
-        (
-            "learning_rate",
-            {"anchor": 0.1, "schedule": "linear_decay"},
-            f"{DECAYED} 'linear_decay' has brought the rate to 0; leave it out",
-        ),
-        (
-            "learning_rate",
-            {"anchor": 0.1, "schedule": "warmup_cosine", "warmup_epochs": 1},
-            f"{DECAYED} 'warmup_cosine' has brought the rate to 0; leave it out",
-        ),
-    ],
-)
-def test_what_would_be_ignored_or_trained_in_vain_is_read_and_not_run(path, value, message):
-    data = {**altered(path, value), "budget": {"epochs": 2, "max_epochs": 3}}
-    parse(data, "tiny", "tiny.toml")
-    assert refusal(data, lambda one: refuse_contradictions(one, "tiny.toml")) == f"tiny.toml: {message}"
-    refuse_contradictions(parse({**altered("seeds", {}), "budget": data["budget"]}, "tiny", "tiny.toml"), "tiny.toml")
 
 
 @pytest.mark.parametrize(
