@@ -126,6 +126,28 @@ def test_a_workload_that_cannot_run_leaves_nothing_behind(tmp_path, offline, run
     assert runs == []
 
 
+@pytest.mark.parametrize(
+    ("tables", "told"),
+    [
+        (
+            {"learning_rate": {"schedule": "linear_decay"}},
+            r"^tiny\.toml: budget\.max_epochs: 6\.0 is above epochs = 4\.0",
+        ),
+        (
+            {"workload": {"optimizer": "adam", "optimizer_options": {"b2_batch_size": 10**9}}},
+            r"^tiny: workload\.optimizer_options\.b2_batch_size: 1e\+09 brings b2 = 0\.999 to 1 at batch size 10",
+        ),
+    ],
+)
+def test_what_would_be_trained_in_vain_leaves_nothing_behind(tmp_path, offline, runs, tables, told):
+    path = tmp_path / "tiny.toml"
+    path.write_bytes(folders.to_toml(experiment(**tables)))
+    with pytest.raises(InputError, match=told):
+        suite.measure(request(tmp_path, names=[str(path)]), host(), Stopper())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.toml"]
+    assert runs == []
+
+
 def test_stages_and_folders_are_those_asked_for(tmp_path, offline, runs):
     asked = request(tmp_path, names=["lenet_digits"], stages=["throughput"])
     found = suite.measure(asked, host(), Stopper())
