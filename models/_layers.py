@@ -75,13 +75,14 @@ class ConvolutionStack(nnx.Module):
 
 
 class _Convolution(nnx.Module):
-    """The parameters of one convolution with pooling: kernel [size, size, channel, filter] and bias [filter]."""
+    """The parameters of one convolution with pooling: kernel [filter, weight] and bias [filter]."""
 
     def __init__(
         self, channels: int, filters: int, kernel: int, *, padding: int, dtype: jnp.dtype, rngs: nnx.Rngs
     ) -> None:
         shape = (kernel, kernel, channels, filters)
-        self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), shape))
+        weights = nnx.initializers.lecun_normal()(rngs.params(), shape)
+        self.kernel = nnx.Param(weights.transpose(3, 1, 0, 2).reshape(filters, -1))
         self.bias = nnx.Param(jnp.zeros(filters))
         self.padding = padding
         self.dtype = dtype

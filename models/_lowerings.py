@@ -3,12 +3,17 @@
 XLA's own convolution is slow inside a loop on a CPU (jax issue 12868) and, mapped over kernels, in its gradient on a
 GPU (jax issue 13800). The others are matrix products, which map to batched ones. They keep features as
 [channel, height, width, example]: examples are the vector axis, and a product's output is the next layer's input.
+
+A kernel is a matrix: for each filter a row of its weights [column, row, channel], in the order in which windows are
+copied out. Products take it as it is, and its update runs along rows: loops over a last axis of 16 numbers, as filters
+would be, take XLA several times as long on a CPU.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -18,7 +23,8 @@ from jaxtyping import Array, Float
 from models._pooling import max_of_four, max_pool
 
 Features = Float[Array, "_ _ _ _"]
-Kernel = Float[Array, "size size channel filter"]
+Kernel = Float[Array, "filter weight"]
+Windows = Float[Array, "weight position"]
 
 
 class Lowering(NamedTuple):
@@ -58,9 +64,15 @@ def _examples_first(features: Features) -> Features:
     return features.transpose(3, 1, 2, 0)
 
 
+def _size(kernel: Kernel, channels: int) -> int:
+    return math.isqrt(kernel.shape[1] // channels)
+
+
 def _xla(inputs: Features, kernel: Kernel) -> Features:
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    return max_pool(jax.lax.conv_general_dilated(inputs, kernel, (1, 1), "VALID", dimension_numbers=dimensions))
+    channels, dimensions = inputs.shape[3], ("NHWC", "OWHI", "NHWC")
+    size = _size(kernel, channels)
+    weights = kernel.reshape(-1, size, size, channels)
+    return max_pool(jax.lax.conv_general_dilated(inputs, weights, (1, 1), "VALID", dimension_numbers=dimensions))
 
 
 def _patches_of_images(images: Features, kernel: Kernel) -> Features:
@@ -68,38 +80,36 @@ def _patches_of_images(images: Features, kernel: Kernel) -> Features:
 
     The windows of images are the same for all kernels side by side, so copying them four ways is cheap.
     """
-    size, _, _, filters = kernel.shape
+    size = _size(kernel, len(images))
     rows, columns = ((length - size + 1) // 2 for length in images.shape[1:3])
 
     def product_at(row: int, column: int) -> Float[Array, "filter position"]:
-        places = [(i, j) for i in range(row, row + size) for j in range(column, column + size)]
+        places = [(i, j) for j in range(column, column + size) for i in range(row, row + size)]
         windows = [images[:, i : i + 2 * rows : 2, j : j + 2 * columns : 2] for i, j in places]
-        return _product(kernel.reshape(-1, filters), jnp.stack(windows))
+        return _product(kernel, jnp.stack(windows))
 
     pooled = max_of_four(product_at(0, 0), product_at(0, 1), product_at(1, 0), product_at(1, 1))
-    return pooled.reshape(filters, rows, columns, -1)
+    return pooled.reshape(len(kernel), rows, columns, -1)
 
 
 def _patches(inputs: Features, kernel: Kernel) -> Features:
-    return max_pool(_convolved(inputs, kernel))
+    return max_pool(_convolved(_size(kernel, len(inputs)), inputs, kernel))
 
 
-@jax.custom_vjp
-def _convolved(inputs: Features, kernel: Kernel) -> Features:
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _convolved(size: int, inputs: Features, kernel: Kernel) -> Features:
     """Every window copied out, then one product."""
-    return _convolved_and_windows(inputs, kernel)[0]
+    return _convolved_and_windows(size, inputs, kernel)[0]
 
 
-def _convolved_and_windows(inputs: Features, kernel: Kernel) -> tuple[Features, tuple[Features, Kernel]]:
-    size, _, _, filters = kernel.shape
+def _convolved_and_windows(size: int, inputs: Features, kernel: Kernel) -> tuple[Features, tuple[Features, Kernel]]:
     windows = _all_windows(inputs, size)
-    matrix = kernel.transpose(1, 0, 2, 3).reshape(-1, filters)
-    outputs = matrix.T @ windows.reshape(len(matrix), -1)
-    return outputs.reshape(filters, *windows.shape[1:]), (windows, kernel)
+    outputs = kernel @ windows.reshape(len(windows), -1)
+    return outputs.reshape(-1, *windows.shape[1:]), (windows, kernel)
 
 
 def _all_windows(inputs: Features, size: int) -> Features:
-    """Windows [(column, row, channel) of the kernel, height, width, example].
+    """Windows [weight, height, width, example].
 
     Rows are copied first, many at a time in one run, and arrays are joined at their first axis: where XLA on a CPU
     would have to stack or reorder, its copies are several times slower.
@@ -113,7 +123,7 @@ def _all_windows(inputs: Features, size: int) -> Features:
 
 
 def _convolution_gradients(
-    factors: tuple[Features, Kernel], gradient: Float[Array, "filter row column example"]
+    size: int, factors: tuple[Features, Kernel], gradient: Float[Array, "filter row column example"]
 ) -> tuple[Features, Kernel]:
     """For inputs, the gradient is spread along columns before the product and summed along rows after it.
 
@@ -121,14 +131,12 @@ def _convolution_gradients(
     gradient anew for every shift of it.
     """
     windows, kernel = factors
-    size, _, channels, filters = kernel.shape
-    gradient = jax.lax.optimization_barrier(gradient)
+    filters, gradient = len(kernel), jax.lax.optimization_barrier(gradient)
     spread = jnp.concatenate([_shifted(gradient, 2, shift, size) for shift in range(size)])
-    matrix = kernel.transpose(0, 2, 1, 3).reshape(size * channels, size * filters)
-    bands = (matrix @ spread.reshape(size * filters, -1)).reshape(size, channels, -1, *spread.shape[2:])
+    matrix = kernel.reshape(filters, size, -1).transpose(2, 1, 0).reshape(-1, size * filters)
+    bands = (matrix @ spread.reshape(size * filters, -1)).reshape(size, -1, *spread.shape[1:])
     of_inputs = reduce(jnp.add, [_shifted(bands[shift], 1, shift, size) for shift in range(size)])
-    of_kernel = windows.reshape(len(windows), -1) @ gradient.reshape(filters, -1).T
-    return of_inputs, of_kernel.reshape(size, size, channels, filters).transpose(1, 0, 2, 3)
+    return of_inputs, _gradient_of_matrix(windows.reshape(len(windows), -1), gradient.reshape(filters, -1))
 
 
 def _shifted(array: Array, axis: int, shift: int, size: int) -> Array:
@@ -143,11 +151,12 @@ _convolved.defvjp(_convolved_and_windows, _convolution_gradients)
 
 def _banded(inputs: Features, kernel: Kernel) -> Features:
     """A banded (Toeplitz) matrix over height x channels per kernel column: more arithmetic, far less copying."""
-    size, _, _, filters = kernel.shape
-    rows = inputs.shape[1] - size + 1
-    shifted = [_shifted(kernel, 0, row, rows) for row in range(rows)]
-    windows = _windows(inputs, size)
-    matrix = jnp.stack(shifted).transpose(2, 3, 1, 4, 0).reshape(-1, filters * rows)
+    channels, height, _, _ = inputs.shape
+    size, filters = _size(kernel, channels), len(kernel)
+    rows, windows = height - size + 1, _windows(inputs, size)
+    weights = kernel.reshape(filters, size, size, channels)
+    shifted = [_shifted(weights, 2, row, rows) for row in range(rows)]
+    matrix = jnp.stack(shifted, 1).transpose(0, 1, 2, 4, 3).reshape(filters * rows, -1)
     return max_pool(_product(matrix, windows).reshape(filters, rows, *windows.shape[3:]))
 
 
@@ -157,23 +166,29 @@ def _windows(inputs: Features, size: int) -> Float[Array, "size _ _ _ _"]:
     return jnp.stack([inputs[:, :, shift : shift + columns] for shift in range(size)])
 
 
-def _product(matrix: Float[Array, "from to"], windows: Array) -> Float[Array, "to position"]:
+def _product(matrix: Float[Array, "to from"], windows: Array) -> Float[Array, "to position"]:
     """Two plain matrices: with more axes XLA's product on a CPU took a third longer."""
-    return _transposed_times(matrix, windows.reshape(len(matrix), -1))
+    return _times(matrix, windows.reshape(matrix.shape[1], -1))
 
 
 @jax.custom_vjp
-def _transposed_times(matrix: Float[Array, "from to"], windows: Float[Array, "from position"]) -> Array:
-    return matrix.T @ windows
+def _times(matrix: Float[Array, "to from"], windows: Windows) -> Float[Array, "to position"]:
+    return matrix @ windows
 
 
-def _gradients(factors: tuple[Array, Array], gradient: Float[Array, "to position"]) -> tuple[Array, Array]:
-    """In the layout of the factors: where JAX transposes them, XLA on a CPU is a fifth slower."""
+def _gradients(
+    factors: tuple[Array, Windows], gradient: Float[Array, "to position"]
+) -> tuple[Float[Array, "to from"], Windows]:
     matrix, windows = factors
-    return windows @ gradient.T, matrix @ gradient
+    return _gradient_of_matrix(windows, gradient), matrix.T @ gradient
 
 
-_transposed_times.defvjp(lambda matrix, windows: (matrix.T @ windows, (matrix, windows)), _gradients)
+def _gradient_of_matrix(windows: Windows, gradient: Float[Array, "to position"]) -> Float[Array, "to from"]:
+    """The long matrix on the left: on a CPU XLA's product the other way round took two to three times as long."""
+    return jax.lax.dot_general(windows, gradient, (((1,), (1,)), ((), ()))).T
+
+
+_times.defvjp(lambda matrix, windows: (matrix @ windows, (matrix, windows)), _gradients)
 
 
 LOWERINGS = {
