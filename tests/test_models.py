@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.extend.core import jaxprs_in_params
 from workbench import MODEL_OPTIONS, assert_same, learner, train_split
 
@@ -47,6 +48,15 @@ def test_lowerings_agree_on_oblong_features_of_several_channels(name):
     gradient = jax.jit(jax.grad(total, argnums=(1, 2)), static_argnums=0)
     gradients = [gradient(one, features, kernel) for one in (lowering, reference)]
     assert_same(gradients[0], gradients[1], 1e-4)
+
+
+@pytest.mark.parametrize("name", LOWERINGS)
+def test_a_row_of_a_kernel_is_a_filter_by_columns_then_rows_then_channels(name):
+    lowering, layer = LOWERINGS[name], nnx.Conv(2, 5, (4, 4), padding="VALID", use_bias=False, rngs=nnx.Rngs(1))
+    features = jax.random.normal(jax.random.key(0), (3, 9, 13, 2))
+    kernel = layer.kernel[...].transpose(3, 1, 0, 2).reshape(5, -1)
+    found = jax.jit(lambda features, kernel: lowering.leave(lowering.pool(lowering.enter(features), kernel)))
+    assert_same(found(features, kernel), nnx.max_pool(layer(features), (2, 2), strides=(2, 2)), 1e-5)
 
 
 @pytest.mark.parametrize("name", LOWERINGS)
