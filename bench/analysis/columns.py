@@ -133,7 +133,7 @@ def only(frame: pd.DataFrame, kept: ArrayLike) -> pd.DataFrame:
 
 
 def one_before(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    """Of every evaluation (row) the number that stands one earlier in the same trial; 0 before the first."""
+    """Of every row the number one row earlier in the same trial, whose rows stand together; 0 before its first."""
     first = np.diff(np.asarray(frame["trial"]), prepend=-1) != 0
     return np.where(first, 0.0, np.roll(values(frame, column), 1))
 

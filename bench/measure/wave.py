@@ -163,7 +163,7 @@ class Wave:
         return sum(record.status is None for record in self.records)
 
     def living(self) -> list[Shard]:
-        """Shards with such lanes."""
+        """Shards with lanes that still train."""
         return [shard for shard in self.shards if shard.alive(self.records)]
 
     def tick_of(self, evaluation: int) -> int:
