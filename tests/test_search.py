@@ -202,6 +202,7 @@ def test_shards_hold_every_lane_and_few_that_only_fill(seeds, settings, workers,
     shards = math.ceil(seeds / rows) * math.ceil(settings / columns)
     assert (rows, columns) == (seeds, settings) if workers == 1 else columns <= width
     assert 0 <= shards * rows * columns - seeds * settings < shards
+    assert columns == 1 or shards >= workers, "none waits while others hold several settings each"
 
 
 def failing(of_phase, message, times=math.inf):

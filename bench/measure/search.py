@@ -239,8 +239,9 @@ def shard_shape(seeds: int, settings: int, workers: int, widest: int) -> wave.Sh
     """How many seeds and settings one program call holds.
 
     One worker (an accelerator) takes all lanes at once; several take shards of one seed and at most `widest` settings,
-    as even as can be.
+    as even as can be, and no fewer shards than workers where there are lanes enough.
     """
     if workers == 1:
         return seeds, settings
+    widest = max(1, min(widest, settings // math.ceil(workers / seeds)))
     return 1, math.ceil(settings / math.ceil(settings / widest))
