@@ -6,6 +6,7 @@ from workbench import session
 
 from bench.measure import estimate, lowerings, throughput
 from bench.measure.loops import CellKey
+from bench.rows import Compilation
 
 
 def test_every_size_is_timed_under_the_lowering_that_won_near_it(tmp_path, monkeypatch):
@@ -37,6 +38,23 @@ def test_the_time_left_counts_the_trials_that_are_still_to_make(tmp_path, monkey
     assert made.progress.remaining_seconds() == 0
     lowerings.announce_of_cells(made, keys)
     assert made.progress.remaining_seconds() == 0
+
+
+def test_what_a_trial_compiled_is_timed_and_what_lost_is_let_go(tmp_path, monkeypatch):
+    pretended = Pretended(monkeypatch)
+    laboratory = pretended.laboratory
+    made = session(tmp_path, workload={"model": "lenet"}, batch_sizes={"values": [4, 16, 64]})
+    keys = [CellKey(size, loop) for size in (4, 16, 64) for loop in ("dispatch", "scan")]
+    throughput.measure(laboratory, keys, lowerings.of_cells(made, laboratory, keys))
+    for size in (4, 16, 64):
+        built = [key.loop for key in pretended.built if key.batch_size == size]
+        assert built == ["scan", "scan", "dispatch"], "one program for each lowering, one of which is the cell's"
+    assert laboratory.compilations == len(pretended.built) == 9
+    assert len(laboratory.tried) == 1, "no more than lost the last choice"
+    rows = [row for row in pretended.rows if isinstance(row, Compilation)]
+    assert [(row.batch_size, row.loop, row.compile_seconds) for row in rows] == [
+        (key.batch_size, key.loop, 0.25) for key in keys
+    ]
 
 
 def test_nothing_that_may_not_fit_is_tried(monkeypatch):

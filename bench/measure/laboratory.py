@@ -16,7 +16,7 @@ from bench.measure.failures import Failure, Streak
 from bench.measure.isolation import Child
 from bench.measure.lanes import Examples
 from bench.measure.learner import Learner
-from bench.measure.loops import CellKey, key_of
+from bench.measure.loops import Built, CellKey, key_of
 from bench.measure.progress import Progress
 from bench.measure.sensors import NONE, Sensors
 from bench.rows import AnyRow, Compilation, Origin, Precision, Round
@@ -33,6 +33,7 @@ class Laboratory:
 
     `isolated` opens a process of its own for a cell; None where this process is one.
     `confine` is called between compiling a cell and running it.
+    `tried` holds cells that were compiled to choose their lowering.
     """
 
     experiment: Experiment
@@ -50,6 +51,7 @@ class Laboratory:
     confine: Callable[[], None] = lambda: None
     attempts: Attempts = field(default_factory=Attempts)
     streak: Streak = field(default_factory=Streak)
+    tried: dict[tuple[CellKey, str | None], Built] = field(default_factory=dict)
 
     @property
     def rounds(self) -> int:

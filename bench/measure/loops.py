@@ -26,6 +26,9 @@ LEARNING_RATE = 1e-3
 """Small, so that timed training stays finite; speed does not depend on it."""
 BATCHES_AT_HAND = 64
 
+Built = tuple[Work, jax.stages.Compiled, float]
+"""The work of a cell, its compiled program and the seconds that compiling took."""
+
 
 class CellKey(msgspec.Struct, frozen=True, order=True):
     """What tells one timed cell from another."""
@@ -80,17 +83,15 @@ def narrower(key: CellKey) -> CellKey | None:
     return None if count is None else msgspec.structs.replace(key, accumulation=count)
 
 
-def build(learner: Learner, split: Examples, key: CellKey) -> tuple[Work, jax.stages.Compiled, float]:
-    """The work of a cell, its compiled program and the seconds that compiling took."""
+def build(learner: Learner, split: Examples, key: CellKey) -> Built:
+    """A cell, compiled and ready to run."""
     placement = Placement(key.devices)
     state = learner.first_state(jax.device_put(learner.params(0)), LEARNING_RATE)
     make = LOOPS[key.loop, key.input]
     return make(learner, placement, placement.whole(split), placement.whole(state), key)
 
 
-def _dispatch(
-    learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey
-) -> tuple[Work, jax.stages.Compiled, float]:
+def _dispatch(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
     """One jitted step per call, as a plain Python loop would."""
     batches = [placement.whole(chosen) for chosen in _batches(key.batch_size, len(split.labels))]
     rate = placement.whole(jnp.float32(LEARNING_RATE))
@@ -106,9 +107,7 @@ def _dispatch(
     return work, compiled, seconds
 
 
-def _fed(
-    learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey
-) -> tuple[Work, jax.stages.Compiled, float]:
+def _fed(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
     """One jitted step per call on batches from host memory, the next one prefetched by a thread as a loader would."""
     inputs, labels = np.asarray(split.inputs), np.asarray(split.labels)
     batches = _batches(key.batch_size, len(labels))
@@ -142,9 +141,7 @@ def _fed(
     return work, compiled, seconds
 
 
-def _scan(
-    learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey
-) -> tuple[Work, jax.stages.Compiled, float]:
+def _scan(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
     """Many steps per call, the loop inside the program."""
     examples, batch_size = len(split.labels), key.batch_size
     order = placement.whole(stream.order(0, 0, examples))

@@ -52,6 +52,7 @@ def of_cells(session: Session, laboratory: Laboratory, missing: Sequence[CellKey
 
     @cache
     def fastest(choice: Choice) -> str | None:
+        laboratory.tried.clear()
         measure = partial(tuning.fastest, session.lowerings, partial(speed, choice))
         return _kept(session, _name(session, choice), measure).lowering
 

@@ -17,7 +17,7 @@ from bench.measure.failures import FAILURES, Failure, failure_of
 from bench.measure.isolation import ChildError
 from bench.measure.laboratory import Laboratory, Open, named
 from bench.measure.lanes import predicted_bytes
-from bench.measure.loops import CellKey, build, key_of
+from bench.measure.loops import Built, CellKey, build, key_of
 from bench.rows import Compilation, Round
 
 
@@ -82,8 +82,7 @@ def prepare(laboratory: Laboratory, key: CellKey, lowering: str | None) -> Timed
 
 def _compile(laboratory: Laboratory, key: CellKey, lowering: str | None) -> tuple[Work, Compilation]:
     """The work of a cell and the row of its compilation, which is not ok where it cannot fit."""
-    work, compiled, seconds = build(laboratory.learner(key.precision, lowering), laboratory.split, key)
-    laboratory.compilations += 1
+    work, compiled, seconds = laboratory.tried.pop((key, lowering), None) or _built(laboratory, key, lowering)
     needed = predicted_bytes(compiled)
     refused = laboratory.refusal(needed)
     return work, Compilation(
@@ -95,6 +94,12 @@ def _compile(laboratory: Laboratory, key: CellKey, lowering: str | None) -> tupl
         predicted_bytes=needed,
         **_arithmetic(laboratory, key, compiled),
     )
+
+
+def _built(laboratory: Laboratory, key: CellKey, lowering: str | None) -> Built:
+    built = build(laboratory.learner(key.precision, lowering), laboratory.split, key)
+    laboratory.compilations += 1
+    return built
 
 
 def _arithmetic(laboratory: Laboratory, key: CellKey, compiled: jax.stages.Compiled) -> dict[str, Any]:
@@ -162,18 +167,20 @@ def _time_round(laboratory: Laboratory, cell: TimedCell, number: int) -> None:
 
 
 def examples_per_second(laboratory: Laboratory, key: CellKey, lowering: str | None) -> float:
-    """A quick trial of one lowering in one cell; the best of three short rounds.
+    """A quick trial of one lowering in one cell, which is kept for its rounds; the best of three short ones.
 
     Raises:
         MemoryError: when it may not fit, since nothing is tried here that could end this process.
     """
-    work, compiled, _ = build(laboratory.learner(key.precision, lowering), laboratory.split, key)
-    laboratory.compilations += 1
+    built = _built(laboratory, key, lowering)
+    work, compiled, _ = built
     needed = predicted_bytes(compiled)
     if laboratory.may_not_fit(needed):
         raise MemoryError(f"a program that needs {needed} bytes may not fit")
     steps = calibrate(work, laboratory.experiment.throughput.round_seconds / 2, laboratory.clock)
-    return key.batch_size * steps / min(timed(work, steps, laboratory.clock) for _ in range(3))
+    seconds = min(timed(work, steps, laboratory.clock) for _ in range(3))
+    laboratory.tried[key, lowering] = built
+    return key.batch_size * steps / seconds
 
 
 def _raised(before: int | None, after: int | None) -> int | None:
