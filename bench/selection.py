@@ -90,7 +90,7 @@ def best_accuracy(trial: Trial, examples: float = math.inf) -> float | None:
 
 
 def choose(trials: Iterable[Trial], target: float, budget_examples: float) -> Choice | None:
-    """Choose among the points of one batch size by the median over seeds; None when there are no trials.
+    """Choose among the points of one batch size by the median over seeds; None when none was evaluated.
 
     The point for the target is the one with the fewest median examples to it, ties broken by accuracy; the point for
     accuracy is the one with the best mean accuracy within `budget_examples`, ties broken by speed. A trial that was not
@@ -99,7 +99,7 @@ def choose(trials: Iterable[Trial], target: float, budget_examples: float) -> Ch
     by_point: dict[Point, list[Trial]] = defaultdict(list)
     for trial in trials:
         by_point[trial.point].append(trial)
-    if not by_point:
+    if not any(one.curve.examples for group in by_point.values() for one in group):
         return None
     speed = {point: median(examples_to_target(one, target) for one in group) for point, group in by_point.items()}
     quality = {

@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import ORIGIN
@@ -51,6 +50,9 @@ def test_a_crossing_is_the_first_evaluation_at_the_target_and_brackets_the_truth
 def test_a_choice_is_best_by_its_own_measure(curves, target, budget):
     trials = [trial(0.01 * (number + 1), values) for number, values in enumerate(curves)]
     choice = selection.choose(trials, target, budget)
+    if choice is None:
+        assert not any(curves)
+        return
     times = {one.point: selection.examples_to_target(one, target) for one in trials}
     qualities = {one.point: selection.best_accuracy(one, budget) or 0.0 for one in trials}
     assert times[choice.for_target] == min(times.values())
@@ -83,11 +85,15 @@ def test_edges_are_known_and_a_single_rate_has_none():
     assert selection.choose([], 0.8, 1000) is None
 
 
-@pytest.mark.parametrize("values", [[], [0.1]])
-def test_what_nobody_reached_is_infinite_and_tied_with_nothing(values):
-    choice = selection.choose([trial(0.1, values), trial(0.2, values)], 0.8, 1000)
+def test_nothing_is_chosen_where_the_budget_gave_no_rate_a_step():
+    assert selection.choose([trial(0.1, []), trial(0.2, [])], 0.8, 1000) is None
+    assert selection.choose([trial(0.1, []), trial(0.2, [0.1])], 0.8, 1000).for_target == Point(0.2)
+
+
+def test_what_nobody_reached_is_infinite_and_tied_with_nothing():
+    choice = selection.choose([trial(0.1, [0.1]), trial(0.2, [0.1])], 0.8, 1000)
     assert choice.tied == []
-    assert selection.examples_to_target(trial(0.1, values), 0.8) == math.inf
+    assert selection.examples_to_target(trial(0.1, [0.1]), 0.8) == math.inf
     assert selection.best_accuracy(trial(0.1, []), 1000) is None
     assert selection.best_accuracy(trial(0.1, [0.9]), 99) is None
 
