@@ -34,7 +34,10 @@ class Workload(Table, frozen=True, kw_only=True):
 
 
 class Target(Table, frozen=True, kw_only=True):
-    """The validation accuracy whose first crossing is timed; `also` are read from the same curves."""
+    """The validation accuracy whose first crossing is timed; `also` are read from the same curves.
+
+    Those above `accuracy` are read within the budget of epochs, where runs that have `accuracy` end.
+    """
 
     accuracy: Fraction
     also: Annotated[list[Fraction], Meta(max_length=16)] = []

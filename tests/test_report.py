@@ -210,6 +210,7 @@ def test_verdicts_and_further_targets_become_tables(summarized):
     told = Verdict(claim=2, statement="larger is faster", verdict="supported", numbers="1 against 2")
     target = FurtherTarget(
         accuracy=0.9,
+        within_epochs=60.0,
         reached=[16, 32],
         time_optimal=None,
         time_optimal_reason="none",
@@ -225,6 +226,10 @@ def test_verdicts_and_further_targets_become_tables(summarized):
     table = sections.further_targets(msgspec.structs.replace(changed, further_targets=[target, searched]))
     assert [row.cells[-1].text for row in table.rows] == ["16 and 32", "16 and 32†"]
     assert "† not confirmed" in table.caption
+    assert "within" not in table.caption
+    harder = msgspec.structs.replace(target, accuracy=0.97, within_epochs=20.0)
+    table = sections.further_targets(msgspec.structs.replace(changed, further_targets=[target, harder]))
+    assert "Above 95%, within 20 epochs: runs that have 95% by then end there." in table.caption
 
 
 def test_the_largest_batch_size_that_fits_is_told_with_what_ends_there(summarized):

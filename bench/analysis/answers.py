@@ -189,11 +189,13 @@ class Verdict(Part, frozen=True, kw_only=True):
 class FurtherTarget(Part, frozen=True, kw_only=True):
     """The same question asked of another accuracy, read from the same curves.
 
+    A harder one than the experiment's own is read within the budget of epochs: runs that have that one may end there.
     Where its best learning rate is another one, that has no confirmation seeds: batch sizes of which that holds are
     `unconfirmed`, and stand on the seeds that chose the rate.
     """
 
     accuracy: float
+    within_epochs: float
     reached: list[int]
     unconfirmed: list[int] = []
     time_optimal: TimeOptimal | None

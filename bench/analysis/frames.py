@@ -14,7 +14,7 @@ import pandas as pd
 
 from bench import experiment as experiments
 from bench import store
-from bench.analysis.columns import tidy
+from bench.analysis.columns import only, tidy
 from bench.analysis.ingest import (
     compilation_frame,
     curve_frame,
@@ -23,6 +23,7 @@ from bench.analysis.ingest import (
     noise_frame,
     round_frame,
     trial_frame,
+    up_to,
 )
 from bench.decoding import read_json
 from bench.errors import InputError
@@ -102,6 +103,18 @@ class Frames:
     def target_accuracy(self) -> float | None:
         """The accuracy whose first crossing is timed; None where imported tables do not say."""
         return self.imported.target_accuracy if self.imported else self.experiment.target.accuracy
+
+
+def within_budget(frames: Frames) -> Frames:
+    """The same runs as if each had ended with the budget of epochs: all went as far, whatever they had reached."""
+    budget, experiment = frames.budget_examples, frames.experiment
+    shorter = msgspec.structs.replace(experiment.budget, max_epochs=None)
+    return replace(
+        frames,
+        experiment=msgspec.structs.replace(experiment, budget=shorter),
+        curves=only(frames.curves, frames.curves["examples"] <= budget),
+        searched=tuple(up_to(trial, budget) for trial in frames.searched),
+    )
 
 
 def load(folder: Path) -> Frames:

@@ -107,6 +107,14 @@ def _records(curve: Curve, accuracy: np.ndarray) -> Curve:
     )
 
 
+def up_to(trial: Trial, examples: float) -> Trial:
+    """An observed trial with the evaluations it had after so many examples."""
+    curve = trial.curve
+    count = sum(at <= examples for at in curve.examples)
+    lists = {name: getattr(curve, name)[:count] for name in ("examples", "steps", "accuracy", "loss")}
+    return msgspec.structs.replace(trial, curve=Curve(**lists))
+
+
 def trial_frame(observed: Sequence[Observed], target: float, budget_examples: float, epoch: float) -> pd.DataFrame:
     """The `trials` frame; `epoch` is the number of training examples (NaN when it is not known)."""
     records = []
