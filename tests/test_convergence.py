@@ -98,6 +98,17 @@ def test_a_wave_interrupted_anywhere_and_resumed_is_the_uninterrupted_one_bit_fo
     }
 
 
+def test_a_verdict_whose_row_was_lost_after_the_checkpoint_is_reported_again(tmp_path):
+    bench = searching(tmp_path)
+    with pytest.raises(Stopped):
+        bench.run(stop_after=DURATION.evaluations.index(DURATION.budget_examples))
+    lost = bench.reported.pop()
+    records = by_lane(bench.run().records)
+    assert len(bench.reported) == len(records)
+    assert by_lane(bench.reported) == records
+    assert records[lost.setting, lost.seed] == lost
+
+
 @pytest.mark.parametrize("stops", [(9,), (30, 4)])
 def test_a_wave_stops_between_evaluations_and_goes_on_from_there(tmp_path, stops):
     """A stretch of no time is a single tick, of which there are 20 between evaluations."""

@@ -195,7 +195,7 @@ class Bench:
     def run(self, stop_after: int | None = None) -> Wave:
         """Continue from the checkpoint if there is one; raises Stopped where a stop was asked for."""
         lanes = self.fresh()
-        self.checkpoint.restore(lanes, set(trials_of(lanes.records)))
+        self.checkpoint.restore(lanes, set(trials_of(lanes.records)) - set(trials_of(self.reported)))
         self.checks = 0
 
         def check() -> None:

@@ -110,7 +110,8 @@ class Checkpoint:
     def restore(self, wave: Wave, needed: Set[TrialOf]) -> bool:
         """Put a saved wave's state into this freshly started one; False when there is none that fits.
 
-        It may be one of some of the trials alone, if those `needed` are among them.
+        It may be one of some of the trials alone, if those `needed` are among them. What was reported of these before
+        is lost, and is reported again.
         """
         found = self._read(wave)
         if found is None or not _continues(wave, needed, *found):
@@ -123,6 +124,8 @@ class Checkpoint:
             for number, layout in enumerate(saved.layouts)
         ]
         wave.records, wave.tick, wave.evaluation = saved.records, saved.tick, saved.evaluation
+        for record, trial in zip(wave.records, trials_of(wave.records), strict=True):
+            record.reported = trial not in needed
         return True
 
     def _read(self, wave: Wave) -> tuple[Saved, list[np.ndarray]] | None:
