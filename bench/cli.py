@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from bench import __version__
 from bench.errors import UserError
@@ -23,7 +24,14 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exits 2 with one line on bad input or a device that keeps failing, 130 when stopped by the user."""
-    sys.exit(run(arguments))
+    code = run(arguments)
+    if code == measuring.INTERRUPTED:
+        # Threads that still compile would crash on what the interpreter takes down before them.
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

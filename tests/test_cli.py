@@ -186,6 +186,22 @@ def test_an_interrupt_anywhere_is_code_130(monkeypatch, capsys):
     assert "stopped" in capsys.readouterr().err
 
 
+def test_an_interrupted_process_ends_before_anything_is_taken_down():
+    """Another thread may still compile, and would crash."""
+    script = """
+import atexit, sys
+from bench import __main__, experiment
+def interrupted(*_):
+    raise KeyboardInterrupt
+experiment.shipped, sys.argv = interrupted, ["batchscale", "list"]
+atexit.register(print, "taken down")
+print("flushed")
+__main__.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "flushed\n", "\nbatchscale: stopped\n")
+
+
 def test_a_closed_pipe_ends_quietly():
     script = f"{shlex.quote(sys.executable)} -m bench list | head -c 1"
     done = subprocess.run(

@@ -32,6 +32,12 @@ def test_piped_output_is_plain_and_not_cut(summarized):
     assert len([line for line in shown.splitlines() if "reached" in line]) >= len(summarized.cells) - 1
 
 
+def test_a_folder_in_which_nothing_was_measured_is_answered_too(summarized, on_screen):
+    nothing = msgspec.structs.replace(summarized, cells=[], time_optimal=None)
+    assert "Batch size" in rendered(nothing)
+    assert any("Batch" in line for line in on_screen(nothing, 40))
+
+
 def test_names_can_neither_colour_nor_move_the_cursor(summarized):
     hostile = msgspec.structs.replace(summarized, machine="[bold red]evil[/]\x1b[2J\x07", notice="[link=x]\x1b]0;t\x07")
     shown = rendered(hostile)

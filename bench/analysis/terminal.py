@@ -80,7 +80,7 @@ class Fitted:
         texts, title = [visible(line.cells[at].text) for line in self.grid.rows], visible(column.title)
         if folded and not wraps:
             texts = [text.replace(" (", "\n(").replace(", ", ",\n") for text in texts]
-            title = "\n".join(textwrap.wrap(title, max(1, *map(_width, texts)), break_long_words=False))
+            title = "\n".join(textwrap.wrap(title, max([1, *map(_width, texts)]), break_long_words=False))
         least = None if wraps else max(map(_width, [title, *texts]))
         justify = "left" if wraps else "right"
         shown.add_column(Text(title), justify=justify, no_wrap=not wraps, min_width=least, overflow="fold")
