@@ -161,8 +161,11 @@ def refuse_contradictions(experiment: Experiment, source: str) -> None:
         raise InputError(f"{source}: batch_sizes.factor: {sizes.factor:g} goes with start and stop, not with values")
     if target.accuracy in target.also:
         raise InputError(f"{source}: target.also: {printable(target.also)} holds accuracy = {target.accuracy} itself")
-    if experiment.learning_rate.decays and experiment.max_epochs > budget.epochs:
-        schedule = printable(experiment.learning_rate.schedule)
+    rate = experiment.learning_rate
+    if rate.span == 0 and rate.extend not in (0, LearningRate(anchor=rate.anchor).extend):
+        raise InputError(f"{source}: learning_rate.extend: {rate.extend} goes with a span of 1 or more; span is 0")
+    if rate.decays and experiment.max_epochs > budget.epochs:
+        schedule = printable(rate.schedule)
         raise InputError(
             f"{source}: budget.max_epochs: {budget.max_epochs} is above epochs = {budget.epochs}, where {schedule}"
             " has brought the rate to 0; leave it out"

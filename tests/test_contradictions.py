@@ -19,6 +19,11 @@ DECAYED = "budget.max_epochs: 3.0 is above epochs = 2.0, where"
         ),
         (
             "learning_rate",
+            {"anchor": 0.1, "span": 0, "extend": 3},
+            "learning_rate.extend: 3 goes with a span of 1 or more; span is 0",
+        ),
+        (
+            "learning_rate",
             {"anchor": 0.1, "schedule": "linear_decay"},
             f"{DECAYED} 'linear_decay' has brought the rate to 0; leave it out",
         ),
@@ -33,4 +38,7 @@ def test_what_would_be_ignored_or_trained_in_vain_is_read_and_not_run(path, valu
     data = {**altered(path, value), "budget": {"epochs": 2, "max_epochs": 3}}
     parse(data, "tiny", "tiny.toml")
     assert refusal(data, lambda one: refuse_contradictions(one, "tiny.toml")) == f"tiny.toml: {message}"
-    refuse_contradictions(parse({**altered("seeds", {}), "budget": data["budget"]}, "tiny", "tiny.toml"), "tiny.toml")
+    refuse_contradictions(
+        parse({**altered("learning_rate", {"anchor": 0.1, "span": 0}), "budget": data["budget"]}, "tiny", "tiny.toml"),
+        "tiny.toml",
+    )

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from workbench import assert_same
+from workbench import assert_same, experiment
 
 from bench.errors import InputError
 from bench.experiment import OPTION_RANGES
-from bench.measure.optimizers import OPTIMIZERS, optimizer_named, refuse_rounded_decays, searchable
+from bench.measure.optimizers import OPTIMIZERS, optimizer_named, refuse_contradictions, searchable
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -44,8 +44,6 @@ def test_unknown_optimizers_and_options_are_named():
         optimizer_named("sdg", {})
     with pytest.raises(InputError, match=r"workload\.optimizer_options\.beta: momentum has only .*momentum"):
         optimizer_named("momentum", {"beta": 0.9})
-    with pytest.raises(InputError, match=r"min_step_size: 60.0 is above max_step_size = 50.0"):
-        optimizer_named("rprop", {"min_step_size": 60.0})
     with pytest.raises(InputError, match="learning_rate: sgd has only"):
         optimizer_named("sgd", {"learning_rate": 1.0})
     assert all("learning_rate" in inspect.signature(make).parameters for make in OPTIMIZERS.values())
@@ -69,15 +67,47 @@ def test_a_decay_held_at_a_reference_batch_size_is_its_power_elsewhere(name, dec
         assert_same(second_update(ruled, 64), second_update({decay: 0.9}, 64), 1e-2)
 
 
+def asking(name, options=None, **tables):
+    workload = {"optimizer": name, "optimizer_options": options or {}}
+    return experiment(workload=workload, **tables)
+
+
 def test_a_decay_that_its_reference_brings_to_1_is_refused():
-    refuse_rounded_decays("adam", {"b2_batch_size": 1000}, {}, 1)
-    refuse_rounded_decays("adam", {"b2_batch_size": 10**6}, {"b2": [0.5]}, 1)
+    refuse_contradictions(asking("adam", {"b2_batch_size": 1000}), 1)
+    refuse_contradictions(asking("adam", {"b2_batch_size": 10**6}, search={"b2": [0.25, 0.5]}), 1)
     said = r"optimizer_options\.b2_batch_size: 1e\+06 brings b2 = 0.999 to 1 at batch size 1; a smaller one is right"
-    for b2 in ({"options": {}, "searched": {"b2": [0.5, 0.999]}}, {"options": {"b2": 0.999}, "searched": {}}):
+    for b2 in ({"search": {"b2": [0.5, 0.999]}}, {"options": {"b2": 0.999}}):
+        options = {"b2_batch_size": 10**6, **b2.pop("options", {})}
         with pytest.raises(InputError, match=said):
-            refuse_rounded_decays("adam", {"b2_batch_size": 10**6, **b2["options"]}, b2["searched"], 1)
+            refuse_contradictions(asking("adam", options, **b2), 1)
     with pytest.raises(InputError, match=r"decay_batch_size: 1e\+09 brings decay = 0.9 to 1"):
-        refuse_rounded_decays("rmsprop", {"decay_batch_size": 10**9}, {}, 16)
+        refuse_contradictions(asking("rmsprop", {"decay_batch_size": 10**9}), 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "search", "said"),
+    [
+        (
+            {"min_step_size": 60.0},
+            {},
+            r"workload\.optimizer_options\.min_step_size: 60.0 is above max_step_size = 50.0",
+        ),
+        ({}, {"min_step_size": [1e-6, 100.0]}, r"search\.min_step_size: 100.0 is above max_step_size = 50.0"),
+        ({"min_step_size": 1.0}, {"max_step_size": [0.5, 2.0]}, r"min_step_size: 1.0 is above max_step_size = 0.5"),
+    ],
+)
+def test_a_least_step_above_the_largest_is_refused_wherever_they_are_given(options, search, said):
+    refuse_contradictions(asking("rprop", {"min_step_size": 0.1}, search={"max_step_size": [0.5, 2.0]}), 16)
+    with pytest.raises(InputError, match=said):
+        refuse_contradictions(asking("rprop", options, search=search), 16)
+
+
+def test_a_schedule_that_the_optimizer_does_not_hear_is_refused():
+    warmed = {"anchor": 0.01, "schedule": "warmup", "warmup_epochs": 1.0}
+    refuse_contradictions(asking("rprop"), 16)
+    refuse_contradictions(asking("sgd", learning_rate=warmed), 16)
+    with pytest.raises(InputError, match=r"learning_rate\.schedule: 'warmup' moves nothing, as rprop takes"):
+        refuse_contradictions(asking("rprop", learning_rate=warmed), 16)
 
 
 @pytest.mark.parametrize("value", [0, -16, 1.5, float("inf"), float("nan")])

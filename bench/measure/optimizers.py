@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int32
 
 from bench.decoding import bare
 from bench.errors import InputError
+from bench.experiment import Experiment
 from bench.rows import Options
 
 Scalar = float | Float[Array, ""]
@@ -47,6 +48,8 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 SQUARED_GRADIENT_DECAYS = ("b2", "decay")
+STARTED_BY_RATE = ("rprop",)
+"""Each parameter then has a step size of its own, which grows and shrinks with the signs of its gradient."""
 LARGEST_REFERENCE = 10**9
 REFERENCE = "_batch_size"
 """`b2_batch_size = 128` says that `b2` holds at batch size 128 and is `b2 ** (batch_size / 128)` elsewhere: squared
@@ -90,14 +93,38 @@ def usual_options(name: str, options: Iterable[str]) -> Options:
     return tuple((option, float(known[option] or 0.0)) for option in sorted(options))
 
 
-def refuse_rounded_decays(
-    name: str, options: Mapping[str, float | bool], searched: Mapping[str, Collection[float]], batch_size: int
-) -> None:
-    """Check decays that move with the batch size at the smallest one.
+def refuse_contradictions(experiment: Experiment, smallest_batch_size: int) -> None:
+    """Check what an experiment asks of its optimizer, every searched value with every other.
 
     Raises:
-        InputError: where one is 1 in float32, so that nothing would ever be forgotten.
+        InputError: on a schedule that the optimizer does not hear, a least step above the largest, or a decay that
+            moves with the batch size to 1 in float32, so that nothing would ever be forgotten.
     """
+    name, options = experiment.workload.optimizer, experiment.workload.optimizer_options
+    schedule = experiment.learning_rate.schedule
+    if name in STARTED_BY_RATE and schedule != "constant":
+        raise InputError(
+            f"learning_rate.schedule: {schedule!r} moves nothing, as {name} takes its first steps alone from the rate;"
+            " 'constant' is right"
+        )
+    _refuse_crossed_bounds(name, options, experiment.search)
+    _refuse_rounded_decays(name, options, experiment.search, smallest_batch_size)
+
+
+def _refuse_crossed_bounds(
+    name: str, options: Mapping[str, float | bool], searched: Mapping[str, Collection[float]]
+) -> None:
+    known = {**_defaults(_make(name)), **options}
+    smallest = max(searched.get("min_step_size", [known.get("min_step_size", 0.0)]))
+    largest = min(searched.get("max_step_size", [known.get("max_step_size", 0.0)]))
+    if smallest > largest:
+        table = "search" if "min_step_size" in searched else "workload.optimizer_options"
+        raise InputError(f"{table}.min_step_size: {smallest} is above max_step_size = {largest}")
+
+
+def _refuse_rounded_decays(
+    name: str, options: Mapping[str, float | bool], searched: Mapping[str, Collection[float]], batch_size: int
+) -> None:
     for decay in SQUARED_GRADIENT_DECAYS:
         if reference := options.get(decay + REFERENCE):
             usual = options.get(decay, _defaults(_make(name))[decay])
@@ -141,9 +168,6 @@ def _check(
             raise InputError(
                 f"workload.optimizer_options.{option}: {value} is no batch size; 1 to {LARGEST_REFERENCE} is right"
             )
-    smallest, largest = ({**defaults, **options}.get(f"{end}_step_size", 0.0) for end in ("min", "max"))
-    if smallest > largest:
-        raise InputError(f"workload.optimizer_options.min_step_size: {smallest} is above max_step_size = {largest}")
 
 
 def _check_searched(name: str, searched: Iterable[str]) -> None:

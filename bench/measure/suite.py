@@ -16,12 +16,11 @@ from bench import folders, plan, store
 from bench.errors import InputError
 from bench.experiment import Experiment
 from bench.experiment_tables import Workload
-from bench.measure import budget, datasets, estimate, lowerings
+from bench.measure import budget, datasets, estimate, lowerings, optimizers
 from bench.measure.datasets import Dataset
 from bench.measure.host import Host
 from bench.measure.interrupts import Stopper
 from bench.measure.learner import make_learner, model_named
-from bench.measure.optimizers import optimizer_named, refuse_rounded_decays
 from bench.measure.progress import Progress
 from bench.measure.runner import announce, run
 from bench.measure.session import Session
@@ -190,14 +189,14 @@ def _refuse_unknown_names(experiment: Experiment) -> None:
     workload = experiment.workload
     datasets.recipe_named(workload.dataset)
     model_named(workload.model, workload.model_options)
-    optimizer_named(workload.optimizer, workload.optimizer_options, experiment.searched)
+    optimizers.optimizer_named(workload.optimizer, workload.optimizer_options, experiment.searched)
 
 
 def _refuse_what_cannot_be_planned(experiment: Experiment, train_examples: int, devices: int) -> None:
-    sizes, workload = plan.batch_sizes(experiment, train_examples), experiment.workload
+    sizes = plan.batch_sizes(experiment, train_examples)
     plan.check_rates(experiment, sizes)
     with _refused_as_of(experiment.name):
-        refuse_rounded_decays(workload.optimizer, workload.optimizer_options, experiment.search, sizes[0])
+        optimizers.refuse_contradictions(experiment, sizes[0])
     plan.duration(experiment, train_examples)
     plan.device_counts(experiment, devices)
 
