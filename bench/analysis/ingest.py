@@ -41,7 +41,7 @@ def observe(trial: Trial) -> Observed:
     """Check a trial and keep its series as arrays.
 
     Raises:
-        InputError: when the examples of a series do not grow.
+        InputError: when the examples of a series do not grow, or steps are not those that they make.
     """
     curve = trial.curve
     series = {
@@ -53,6 +53,7 @@ def observe(trial: Trial) -> Observed:
         "ema_accuracy": numbers(curve.ema_accuracy or [None] * len(curve.examples)),
     }
     _check(trial, "curve", series)
+    _check_steps(trial, series)
     noise = _noise_series(trial.noise) if trial.noise else None
     if noise:
         _check(trial, "noise", noise)
@@ -92,6 +93,16 @@ def _check(trial: Trial, field: str, series: Series) -> None:
     if np.any(np.diff(series["examples"]) <= 0):
         raise InputError(
             f"{_where(trial)}: {field}.examples: not growing; evaluations in the order of training are right"
+        )
+
+
+def _check_steps(trial: Trial, series: Series) -> None:
+    made = series["examples"] // trial.batch_size
+    if len(wrong := np.flatnonzero(series["steps"] != made)):
+        at = wrong[0]
+        raise InputError(
+            f"{_where(trial)}: curve.steps: {series['steps'][at]} after {series['examples'][at]} examples;"
+            f" {made[at]} is right"
         )
 
 
