@@ -207,6 +207,7 @@ class Trial(Run, frozen=True, kw_only=True, tag="trial"):
     status: TrialStatus
     reason: Text | None = None
     train_examples: Positive
+    validation_examples: Positive | None = None
     steps: Count
     curve: Curve
     test_accuracy: Accuracy | None = None

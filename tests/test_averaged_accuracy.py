@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 import simulate
-from answers import answered
+from answers import answered, cell
 from simulated_rows import change, made, trained
 
 from bench.analysis import cell_table, frames, method, metrics, report, style, summary
@@ -101,6 +101,36 @@ def test_averages_are_on_the_page_and_in_its_tables(reported, summarized):
             assert float(row["ema_accuracy_gain"]) == one.ema_accuracy_gain.median
 
 
+def of_counts(counts, seeds=2, examples=200):
+    """Runs of which as many examples were classified as `counts` says by parameters and by their average."""
+    rows = []
+    for size, (own, averaged) in counts.items():
+        shares = {"accuracy": [own / examples], "ema_accuracy": [averaged / examples]}
+        curve = Curve(examples=[100 * size], steps=[100], loss=[1.0], **shares)
+        rows += [
+            change(trained(seed=seed), batch_size=size, curve=curve, validation_examples=examples)
+            for seed in range(seeds)
+        ]
+    return answered(averaging_gain=0.002, rows=rows)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_one_example_more_or_less_is_never_beyond_what_seeds_do(seeds):
+    counts = {16: (180, 179), 32: (160, 159), 64: (150, 149), 128: (150, 149), 256: (140, 139)}
+    found = of_counts(counts, seeds)
+    best = cell(found, 16)
+    assert found.accuracy_optimal.batch_size == 16
+    low, high = best.ema_accuracy_gain.interval
+    assert best.ema_accuracy_gain.median == pytest.approx(-1 / 200)
+    assert low < -1 / 200 < 0 < high
+    low, high = best.best_accuracy.interval
+    assert low < 0.9 - 1 / 200
+    assert high > 0.9 + 1 / 200
+    said = remarks.averaging(found)
+    assert ("no clear effect" in said) == (seeds > 1)
+    assert ("on one seed" in said) == (seeds == 1)
+
+
 def test_without_averages_nothing_of_them_appears(tmp_path):
     simulate.write(tmp_path, batch_sizes=(16, 64, 256), confirm_seeds=3)
     page = report.write_report(tmp_path).read_text(encoding="utf-8")
@@ -140,4 +170,4 @@ def test_the_method_says_over_how_many_epochs_and_that_nothing_rests_on_it(measu
 def test_the_only_seed_has_no_interval_and_no_verdict():
     found = answered(averaging_gain=0.004, confirm_seeds=1, batch_sizes=(16, 64))
     assert found.cells[0].ema_accuracy_gain.interval == (None, None)
-    assert "has no clear effect" in remarks.averaging(found)
+    assert "+0.40 points on one seed, which tells nothing of others" in remarks.averaging(found)

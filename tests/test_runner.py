@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import datetime
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from workbench import experiment, host, session, trials
 
@@ -39,6 +40,13 @@ def test_a_tier_compiles_at_most_three_training_programs(studied):
     assert len(studied.tiers) <= stage.compilations <= 3 * len(studied.tiers)
     assert stage.compilations == sum(one.compilations for one in studied.programs.values())
     assert stage.trained_examples > 0
+
+
+def test_trials_say_of_how_many_examples_their_accuracies_are_shares(studied):
+    for trial in rows_of(studied.folder, Trial):
+        assert trial.validation_examples == len(studied.dataset.validation_labels)
+        counts = np.array(trial.curve.accuracy) * trial.validation_examples
+        np.testing.assert_allclose(counts, counts.round(), atol=1e-9)
 
 
 def test_programs_of_a_lowering_that_lost_its_trial_are_counted_as_well(tmp_path):

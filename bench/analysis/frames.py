@@ -84,6 +84,7 @@ class Frames:
     verifications: pd.DataFrame
     searched: tuple[Trial, ...]
     train_examples: int | None
+    validation_examples: int | None = None
     convergence_from: str | None = None
     speeds_from: str | None = None
     imported: Imported | None = None
@@ -170,6 +171,7 @@ def from_rows(
         verifications=tidy("verifications", map(_run, kept.get(Verification, []))),
         searched=tuple(one.trial for one in observed if one.trial.phase == "search"),
         train_examples=train_examples,
+        validation_examples=min((one.trial.validation_examples or 0 for one in observed), default=0) or None,
         convergence_from=convergence_from,
         imported=imported,
     )

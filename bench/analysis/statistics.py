@@ -29,7 +29,8 @@ MANY = 25
 class Repetitions:
     """What was observed of one cell: each true value lies in (`low`, `high`]; `misses` more were never reached.
 
-    `limit` is the largest value that could have been observed where there are misses. The median of `logarithmic`
+    `limit` is the largest value that could have been observed where there are misses. `least_spread` is the standard
+    deviation that values have at the least, though a few may happen to be equal. The median of `logarithmic`
     values is that of what they are logarithms of, which differs where an even number has two middle ones.
     """
 
@@ -38,6 +39,7 @@ class Repetitions:
     misses: int = 0
     limit: float = np.inf
     logarithmic: bool = False
+    least_spread: float = 0.0
 
     @classmethod
     def exact(cls, values: Sequence[float] | Array, *, logarithmic: bool = False) -> Repetitions:
@@ -184,12 +186,12 @@ def _moderated(cells: Sequence[Repetitions], order: Array | None) -> tuple[Array
 
 
 def _variance(cell: Repetitions) -> float:
-    """Of the middles of the observations, and never below what rounding alone causes."""
+    """Of the middles of the observations, and never below the least, nor what rounding alone causes."""
     if len(cell.high) < 2:
         return np.nan
     middle = (cell.low + cell.high) / 2
     width = np.minimum(cell.high - cell.low, np.log(4))
-    return max(float(np.var(middle, ddof=1)), float(np.mean(width**2)) / 12, 1e-14)
+    return max(float(np.var(middle, ddof=1)), float(np.mean(width**2)) / 12, cell.least_spread**2, 1e-14)
 
 
 def _prior(variances: Array, freedom: Array) -> tuple[float, float]:
@@ -226,7 +228,8 @@ def _from_neighbours(cells: Sequence[Repetitions], order: Array | None) -> tuple
     left = (where[2:] - where[1:-1]) / (where[2:] - where[:-2])
     residual = middle[1:-1] - left * middle[:-2] - (1 - left) * middle[2:]
     variance = float(np.mean(residual**2 / (1 + left**2 + (1 - left) ** 2)))
-    return np.full(len(cells), max(variance, 1e-14)), np.full(len(cells), float(len(found) - 2))
+    least = max(cell.least_spread**2 for cell in cells)
+    return np.full(len(cells), max(variance, least, 1e-14)), np.full(len(cells), float(len(found) - 2))
 
 
 def interval(draws: Array) -> Interval:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -177,10 +177,13 @@ class Sweep:
         return np.array([size in full and size not in self.speeds for size in self.sizes.tolist()], dtype=bool)
 
     def _accuracies(self, observe: Callable[[pd.DataFrame], Repetitions]) -> list[Repetitions]:
-        return [
+        """Of shares of examples, which seeds change by one example at the least."""
+        seen = [
             observe(self.claims[size].for_accuracy) if size in self.claims else metrics.NOTHING
             for size in self.sizes.tolist()
         ]
+        examples = self.frames.validation_examples
+        return [replace(one, least_spread=1 / examples) if examples else one for one in seen]
 
     def _locate(self, cells: list[Repetitions], stream: int) -> Locations:
         return locate(cells, self.log_sizes, stream)

@@ -218,6 +218,7 @@ class TierStudy:
             status=record.status or "ok",
             reason=record.reason,
             train_examples=len(self.programs.train_split.labels),
+            validation_examples=len(self.programs.validation_split.labels),
             steps=record.steps,
             curve=record.curve,
             test_accuracy=record.test_accuracy,

@@ -49,10 +49,22 @@ def averaging(summary: Summary) -> str:
     gain = cells[0].ema_accuracy_gain if cells else None
     if gain is None or gain.median is None:
         return ""
+    where, median = f"at batch size {cells[0].batch_size}", f"{words.points(gain.median)} points"
+    if cells[0].seeds == 1:
+        return f"Averaging the parameters {where}: {median} on one seed, which tells nothing of others."
     low, high = gain.interval
     effect = "helps" if (low or 0) > 0 else "hurts" if (high or 0) < 0 else "has no clear effect"
-    measured = f"{words.points(gain.median)} points ({words.between(gain.interval, words.points)})"
-    return f"Averaging the parameters {effect} at batch size {cells[0].batch_size}: {measured}, compared seed by seed."
+    interval = words.between(gain.interval, words.points)
+    return f"Averaging the parameters {effect} {where}: {median} ({interval}), compared seed by seed."
+
+
+def single_microbatches(summary: Summary) -> str:
+    """Which batch sizes tell nothing of the gradient noise."""
+    noise = summary.gradient_noise
+    if noise is None or noise.batch_sizes is None:
+        return ""
+    left = [cell.batch_size for cell in summary.cells if cell.seeds and cell.batch_size not in noise.batch_sizes]
+    return f"Not known at {words.listed(left)}: there a batch is a single microbatch, and it takes two." if left else ""
 
 
 def drift(summary: Summary) -> str:
