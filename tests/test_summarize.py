@@ -12,7 +12,9 @@ import simulate
 from answers import TRUTH, answered, cell, verdict
 from simulated_rows import change
 
-from bench.analysis import cell_table, metrics, scaling, sentences, summary, words
+from bench.analysis import cell_table, frames, metrics, scaling, sentences, summary, words
+from bench.analysis.figures import remarks
+from bench.analysis.summarize import summarize
 from bench.analysis.sweep import Fit
 from bench.errors import InputError
 from bench.rows import Curve, Limit, Point, Trial
@@ -302,6 +304,28 @@ def test_a_harder_target_does_not_hang_on_how_long_runs_went_on_once_they_had_th
     assert shorter.further_targets == found.further_targets
     assert [one.within_epochs for one in found.further_targets] == [TRUTH.max_epochs, TRUTH.epochs]
     assert set(found.further_targets[1].reached) < set(found.further_targets[0].reached)
+
+
+def without_noise_at(sizes, truth):
+    return [
+        change(row, noise=None) if isinstance(row, Trial) and row.batch_size in sizes else row
+        for row in simulate.rows(truth)
+    ]
+
+
+def test_the_batch_sizes_without_gradient_noise_are_named_with_the_reason():
+    assert remarks.single_microbatches(answered()) == ""
+    some = answered(rows=without_noise_at((16, 32), TRUTH))
+    assert some.gradient_noise.batch_sizes == list(TRUTH.batch_sizes[2:])
+    assert remarks.single_microbatches(some).startswith("Not known at 16 and 32: there a batch is a single microbatch")
+    none = answered(rows=without_noise_at(TRUTH.batch_sizes, TRUTH))
+    assert none.gradient_noise_reason.startswith("no batch was trained in several microbatches")
+    assert remarks.single_microbatches(none) == ""
+    experiment = simulate.experiment(TRUTH)
+    unasked = change(experiment, evaluation=change(experiment.evaluation, noise=False))
+    rows = without_noise_at(TRUTH.batch_sizes, TRUTH)
+    told = summarize(frames.from_rows(unasked, simulate.machine_file(), rows))
+    assert told.gradient_noise_reason == "it was not measured"
 
 
 def test_a_further_target_names_the_batch_sizes_whose_rate_was_not_confirmed():

@@ -175,6 +175,7 @@ class GradientNoise(Part, frozen=True, kw_only=True):
     end: float | None
     trials: int
     ratio_to_critical: float | None = None
+    batch_sizes: list[int] | None = None
 
 
 class Verdict(Part, frozen=True, kw_only=True):
@@ -195,9 +196,9 @@ class FurtherTarget(Part, frozen=True, kw_only=True):
     """
 
     accuracy: float
-    within_epochs: float
     reached: list[int]
     unconfirmed: list[int] = []
+    within_epochs: float | None = None
     time_optimal: TimeOptimal | None
     time_optimal_reason: str | None
     critical_batch_size: CriticalBatchSize | None

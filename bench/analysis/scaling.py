@@ -25,7 +25,6 @@ OVERHEAD = 0.2
 """Up to this share more examples, scaling is perfect (Zhang et al., 2024); up to this share more steps, saturated."""
 
 WHY_NO_RATES = "fewer than three batch sizes have a best rate inside their grid"
-WHY_NO_NOISE = "no training run holds usable gradient noise estimates"
 
 
 def critical_batch_size(fit: Knee) -> CriticalBatchSize:
@@ -154,7 +153,17 @@ def gradient_noise(sweep: Sweep) -> GradientNoise | None:
         end=_stretch(noise.drop_duplicates("trial", keep="last")),
         trials=len(traces),
         ratio_to_critical=value / fit.knee if fit else None,
+        batch_sizes=sorted(set(noise["batch_size"].tolist())),
     )
+
+
+def why_no_gradient_noise(sweep: Sweep) -> str:
+    """Where nothing went wrong, the reason lies in the experiment."""
+    if not sweep.frames.experiment.evaluation.noise or sweep.frames.imported:
+        return "it was not measured"
+    if sweep.claims and not len(_claimed(sweep)):
+        return "no batch was trained in several microbatches, whose gradients it takes beside that of the batch"
+    return "no training run holds usable estimates of it"
 
 
 def _claimed(sweep: Sweep) -> pd.DataFrame:

@@ -58,7 +58,7 @@ def summarize(frames: Frames) -> Summary:
         **_reasoned("critical_batch_size", _critical(of), of.examples_fit.reason),
         **_reasoned("affine_step_time", _affine(of), of.step_seconds_fit.reason),
         **_reasoned("learning_rates", rates, scaling.WHY_NO_RATES),
-        **_reasoned("gradient_noise", noise, scaling.WHY_NO_NOISE),
+        **_reasoned("gradient_noise", noise, scaling.why_no_gradient_noise(of)),
         **_reasoned("ceilings", limits.ceilings(frames), "the machine was not calibrated"),
         **_reasoned("drift", None if frames.imported else drift(frames.rounds), _why_no_drift(frames)),
         cells=per_size,

@@ -22,7 +22,7 @@ def gradient_noise_scale(frames: Frames, summary: Summary) -> Figure:
     """tr(Sigma) / |G|^2 over training: both averaged over seeds before the division, as its estimator asks."""
     means = _means_over_seeds(frames)
     if means.empty:
-        raise NothingToDrawError("gradient noise was not measured")
+        raise NothingToDrawError(summary.gradient_noise_reason or "no stretch of training was measured on every seed")
     figure, (axes,) = canvas.sheet()
     sizes = batch_sizes(means)
     for size, color in canvas.batch_size_colors(sizes).items():
@@ -45,7 +45,7 @@ def gradient_variance(frames: Frames, summary: Summary) -> Figure:
     found = gradient_variances(frames)
     found = only(found, (values(found, "variance") > 0) & np.isfinite(values(found, "variance")))
     if found.empty:
-        raise NothingToDrawError("gradient norms over parts of a batch were not measured")
+        raise NothingToDrawError(summary.gradient_noise_reason or "no batch was cut into parts with usable gradients")
     figure, (axes,) = canvas.sheet()
     sizes = batch_sizes(found)
     for size, color in canvas.batch_size_colors(sizes).items():

@@ -119,6 +119,7 @@ PLOTS = (
         noise.gradient_noise_scale,
         findings.gradient_noise_scale,
         "It foretells the critical batch size within an order of magnitude, and grows as training goes on.",
+        remarks.single_microbatches,
     ),
     Plot(
         "Gradient variance",
