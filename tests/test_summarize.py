@@ -317,9 +317,9 @@ def test_the_batch_sizes_without_gradient_noise_are_named_with_the_reason():
     assert remarks.single_microbatches(answered()) == ""
     some = answered(rows=without_noise_at((16, 32), TRUTH))
     assert some.gradient_noise.batch_sizes == list(TRUTH.batch_sizes[2:])
-    assert remarks.single_microbatches(some).startswith("Not known at 16 and 32: there a batch is a single microbatch")
+    assert remarks.single_microbatches(some).startswith("Not known at 16 and 32: it takes a batch of several")
     none = answered(rows=without_noise_at(TRUTH.batch_sizes, TRUTH))
-    assert none.gradient_noise_reason.startswith("no batch was trained in several microbatches")
+    assert none.gradient_noise_reason.endswith("which take batches of several microbatches")
     assert remarks.single_microbatches(none) == ""
     experiment = simulate.experiment(TRUTH)
     unasked = change(experiment, evaluation=change(experiment.evaluation, noise=False))

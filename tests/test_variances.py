@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import special
@@ -25,6 +27,22 @@ def test_a_variance_is_that_of_the_middles_and_never_below_what_rounding_causes(
     assert statistics._variance(bracketed([0.0, 0.0], [9.0, 9.0])) == pytest.approx(np.log(4) ** 2 / 12)
     assert statistics._variance(EXACT([5.0, 5.0])) == 1e-14
     assert np.isnan(statistics._variance(EXACT([5.0])))
+
+
+def test_a_variance_is_never_below_the_least_either():
+    def spread(values, least):
+        return replace(EXACT(values), least_spread=least)
+
+    assert statistics._variance(spread([5.0, 5.0], 0.5)) == 0.25
+    assert statistics._variance(spread([1.0, 3.0], 0.5)) == 2.0
+    order = np.arange(5.0)
+    line = [spread([at], 0.5 if at == 3 else 0.25) for at in order]
+    assert statistics._from_neighbours(line, order)[0].tolist() == [0.25] * 5
+    bent = [spread([at**3], 0.5) for at in order]
+    assert (
+        statistics._from_neighbours(bent, order)[0].tolist()
+        == statistics._from_neighbours([EXACT([at**3]) for at in order], order)[0].tolist()
+    )
 
 
 @pytest.mark.parametrize("value", [1e-3, 0.1, np.pi**2 / 6, 5.0, 400.0])

@@ -158,11 +158,11 @@ def gradient_noise(sweep: Sweep) -> GradientNoise | None:
 
 
 def why_no_gradient_noise(sweep: Sweep) -> str:
-    """Where nothing went wrong, the reason lies in the experiment."""
+    """What kept it from being known."""
     if not sweep.frames.experiment.evaluation.noise or sweep.frames.imported:
         return "it was not measured"
     if sweep.claims and not len(_claimed(sweep)):
-        return "no batch was trained in several microbatches, whose gradients it takes beside that of the batch"
+        return "no training run has estimates of it, which take batches of several microbatches"
     return "no training run holds usable estimates of it"
 
 

@@ -64,7 +64,7 @@ def single_microbatches(summary: Summary) -> str:
     if noise is None or noise.batch_sizes is None:
         return ""
     left = [cell.batch_size for cell in summary.cells if cell.seeds and cell.batch_size not in noise.batch_sizes]
-    return f"Not known at {words.listed(left)}: there a batch is a single microbatch, and it takes two." if left else ""
+    return f"Not known at {words.listed(left)}: it takes a batch of several microbatches." if left else ""
 
 
 def drift(summary: Summary) -> str:
