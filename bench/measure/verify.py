@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int32
 from bench import experiment as experiments
 from bench import folders, selection
 from bench.errors import InputError
-from bench.measure import datasets, stream
+from bench.measure import compiling, datasets, stream
 from bench.measure.host import Host
 from bench.measure.lanes import Examples, evaluate_lanes
 from bench.measure.learner import Learner, TrainState
@@ -165,18 +165,23 @@ def _scorer(learner: Learner, split: Examples) -> Callable[[TrainState], float]:
 def _segments(
     learner: Learner, split: Examples, schedule: Schedule, trial: Trial, loop: Loop, longest: int
 ) -> Callable[[int, int], Callable[[TrainState], TrainState]]:
-    """Prepares `steps` steps from step `first`: batches and rates are on the device before the run advances by them."""
-    size = trial.batch_size
+    """Prepares `steps` steps from step `first`: batches and rates are on the device before the run advances by them.
 
-    @partial(jax.jit, donate_argnums=0)
-    def one(state: TrainState, chosen: Int32[Array, " batch"], rate: Scalar) -> TrainState:
+    Compiled as the rounds were that it is held against.
+    """
+    size = trial.batch_size
+    compiled = partial(jax.jit, donate_argnums=0, compiler_options=compiling.options())
+
+    def step(state: TrainState, chosen: Int32[Array, " batch"], rate: Scalar) -> TrainState:
         return learner.train_step(state, split.inputs[chosen], split.labels[chosen], rate, trial.options)[0]
 
-    @partial(jax.jit, donate_argnums=0)
+    @compiled
     def many(
         state: TrainState, order: Int32[Array, "step batch"], rates: Float[Array, " step"], steps: Int32[Array, ""]
     ) -> TrainState:
-        return jax.lax.fori_loop(0, steps, lambda i, carried: one(carried, order[i], rates[i]), state)
+        return jax.lax.fori_loop(0, steps, lambda i, carried: step(carried, order[i], rates[i]), state)
+
+    one = compiled(step)
 
     def dispatched(state: TrainState, batches: Sequence[tuple[Int32[Array, " batch"], Scalar]]) -> TrainState:
         for chosen, rate in batches:
