@@ -19,7 +19,7 @@ from workbench import experiment, host, session, tiny_dataset
 from bench import cli, folders, store
 from bench import experiment as experiments
 from bench.analysis import figures, summary
-from bench.measure import datasets, interrupts, lowerings, runner, suite, verify
+from bench.measure import compiling, datasets, interrupts, lowerings, runner, suite, verify
 from bench.measure.host import Host
 from bench.measure.learner import Learner
 from bench.rows import STAGES, Curve, Round, Stage, Trial, Verification
@@ -232,13 +232,15 @@ def test_single_runs_reach_the_target_at_the_step_that_the_mapped_ones_did(name,
 @pytest.mark.parametrize("loop", ["dispatch", "scan"])
 def test_both_loops_train_the_same_run_under_every_schedule_in_one_program(scheduled, loop, monkeypatch):
     study, trial = scheduled
-    traced, train_step = [], Learner.train_step
+    traced, train_step, asked, options = [], Learner.train_step, [], compiling.options
+    monkeypatch.setattr(compiling, "options", lambda **given: asked.append(given) or options(**given))
     monkeypatch.setattr(Learner, "train_step", lambda *given: traced.append(1) or train_step(*given))
     reported = verify.Reported(trial.learning_rate, trial.options, loop, 1e-3)
     case = verify.find_case(study, [trial], trial.batch_size, reported)
     alone = verify.train_alone(study, case)
     assert (alone.status, alone.steps) == ("ok", case.steps)
     assert len(traced) == 1, "the rate moves without compiling again"
+    assert asked == [{}], "compiled as what is timed, not as what shares its cores"
 
 
 def test_each_verified_run_is_a_line(swept, capsys, monkeypatch):
