@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 from simulated_rows import ROWS, TARGET, change, made, trained
 
 from bench.analysis import metrics
-from bench.rows import Point
+from bench.rows import Curve, Point
 
 
 def test_rates_are_chosen_at_each_batch_size_from_searches_that_did_not_fail():
     good, best = trained([0.96], learning_rate=0.5), trained([0.99], learning_rate=1.0)
     failed = trained([1.0], learning_rate=2.0, status="failed", reason="lost")
-    other = change(trained([0.96], learning_rate=4.0), batch_size=64)
+    curve = Curve(examples=[64], steps=[1], accuracy=[0.96], loss=[1.0])
+    other = change(trained([0.96], learning_rate=4.0), batch_size=64, curve=curve)
     found = metrics.choices(made([good, best, failed, other]), TARGET)
     assert {size: choice.for_accuracy for size, choice in found.items()} == {16: Point(1.0), 64: Point(4.0)}
     assert metrics.choices(made([failed]), TARGET) == {}

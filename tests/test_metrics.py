@@ -16,7 +16,10 @@ def test_a_batch_size_counts_whichever_kind_of_row_it_has():
     rows = [
         *(change(row, batch_size=size) for row, size in zip(of(Round)[:2], (7, 3), strict=True)),
         change(of(Compilation)[0], batch_size=5),
-        *(change(row, batch_size=size) for row, size in zip(of(Trial)[:2], (9, 3), strict=True)),
+        *(
+            change(row, batch_size=size, curve=Curve(examples=[], steps=[], accuracy=[], loss=[]))
+            for row, size in zip(of(Trial)[:2], (9, 3), strict=True)
+        ),
     ]
     assert metrics.batch_sizes(made(rows)).tolist() == [3, 5, 7, 9]
     assert metrics.batch_sizes(made([])).tolist() == []

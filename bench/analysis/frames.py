@@ -14,7 +14,7 @@ import pandas as pd
 
 from bench import experiment as experiments
 from bench import store
-from bench.analysis.columns import only, tidy
+from bench.analysis.columns import tidy
 from bench.analysis.ingest import (
     compilation_frame,
     curve_frame,
@@ -23,7 +23,6 @@ from bench.analysis.ingest import (
     noise_frame,
     round_frame,
     trial_frame,
-    up_to,
 )
 from bench.decoding import read_json
 from bench.errors import InputError
@@ -106,18 +105,6 @@ class Frames:
         return self.imported.target_accuracy if self.imported else self.experiment.target.accuracy
 
 
-def within_budget(frames: Frames) -> Frames:
-    """The same runs as if each had ended with the budget of epochs: all went as far, whatever they had reached."""
-    budget, experiment = frames.budget_examples, frames.experiment
-    shorter = msgspec.structs.replace(experiment.budget, max_epochs=None)
-    return replace(
-        frames,
-        experiment=msgspec.structs.replace(experiment, budget=shorter),
-        curves=only(frames.curves, frames.curves["examples"] <= budget),
-        searched=tuple(up_to(trial, budget) for trial in frames.searched),
-    )
-
-
 def load(folder: Path) -> Frames:
     """Read a results folder.
 
@@ -151,8 +138,7 @@ def from_rows(
     observed = latest(_set_others_aside(_noting_environments(rows, named), kept))
     train_examples = imported.train_examples if imported else _train_examples(one.trial for one in observed)
     epoch = float(train_examples or np.nan)
-    budget = _budget_examples(experiment, train_examples)
-    trials = trial_frame(observed, experiment.target.accuracy, budget, epoch)
+    trials = trial_frame(observed, experiment.target.accuracy, _budget_examples(experiment, train_examples), epoch)
     if imported:
         # The tables tell when the target was reached, not what came after.
         trials[["best_accuracy", "best_ema_accuracy"]] = np.nan

@@ -122,6 +122,8 @@ def up_to(trial: Trial, examples: float) -> Trial:
     """An observed trial with the evaluations it had after so many examples."""
     curve = trial.curve
     count = sum(at <= examples for at in curve.examples)
+    if count == len(curve.examples):
+        return trial
     lists = {name: getattr(curve, name)[:count] for name in ("examples", "steps", "accuracy", "loss")}
     return msgspec.structs.replace(trial, curve=Curve(**lists))
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bench.analysis.answers import Phase
 from bench.analysis.columns import CELL, one_before, only, values
 from bench.analysis.frames import Frames
+from bench.analysis.ingest import up_to
 from bench.analysis.statistics import Array, Repetitions
 from bench.rows import Loop, Point, Trial
 from bench.selection import Choice, choose
@@ -120,13 +121,25 @@ def _logarithms(measured: Array) -> Repetitions:
     return Repetitions.exact(np.log(measured[measured > 0]), logarithmic=True)
 
 
+def horizon(frames: Frames, target: float) -> float:
+    """Examples up to which a target may be looked for: the budget of epochs, where it is above the experiment's own.
+
+    Runs that have that one may end there; what the others reach after it tells nothing of these.
+    """
+    return frames.budget_examples if target > frames.experiment.target.accuracy else np.inf
+
+
 def choices(frames: Frames, target: float) -> dict[int, Choice]:
     """The rates and options of every batch size that was searched."""
+    until = horizon(frames, target)
     by_size: dict[int, list[Trial]] = {}
     for trial in frames.searched:
         if trial.status != "failed":
             by_size.setdefault(trial.batch_size, []).append(trial)
-    made = {size: choose(trials, target, frames.budget_examples) for size, trials in by_size.items()}
+    made = {
+        size: choose((up_to(one, until) for one in trials), target, frames.budget_examples)
+        for size, trials in by_size.items()
+    }
     return {size: choice for size, choice in made.items() if choice is not None}
 
 
@@ -172,13 +185,16 @@ def _at(trials: pd.DataFrame, point: Point | None) -> pd.DataFrame:
 
 
 def crossings(frames: Frames, target: float) -> pd.DataFrame:
-    """`examples_to_target` (infinity when not reached) and `previous_examples` of every trial, indexed by `trial`."""
+    """`examples_to_target` (infinity when not reached) and `previous_examples` of every trial, indexed by `trial`.
+
+    A target other than the experiment's own is looked for up to its `horizon`.
+    """
     trials = frames.trials.set_index("trial")
     if target == frames.experiment.target.accuracy:
         return trials.loc[:, ["examples_to_target", "previous_examples"]]
     owner, examples = np.asarray(frames.curves["trial"]), values(frames.curves, "examples")
     previous = one_before(frames.curves, "examples")
-    above = np.flatnonzero(values(frames.curves, "accuracy") >= target)
+    above = np.flatnonzero((values(frames.curves, "accuracy") >= target) & (examples <= horizon(frames, target)))
     reached, first = np.unique(owner[above], return_index=True)
     ended, last = np.unique(owner[::-1], return_index=True)
     found = pd.DataFrame(0.0, index=trials.index, columns=["examples_to_target", "previous_examples"])

@@ -27,7 +27,7 @@ from bench.analysis.answers import (
 from bench.analysis.cells import cells
 from bench.analysis.columns import only, values
 from bench.analysis.drift import FEWEST_ROUNDS, drift
-from bench.analysis.frames import Frames, within_budget
+from bench.analysis.frames import Frames
 from bench.analysis.metrics import log_watts
 from bench.analysis.reference import reference_table
 from bench.analysis.statistics import Locations
@@ -98,12 +98,11 @@ def _identity(of: Sweep) -> dict[str, Any]:
 
 def further_target(frames: Frames, accuracy: float) -> FurtherTarget:
     """The answer for another target, from the same curves: a harder one than the own within the budget of epochs."""
-    harder = accuracy > frames.experiment.target.accuracy
-    of = sweep(within_budget(frames) if harder else frames, accuracy)
+    of, experiment = sweep(frames, accuracy), frames.experiment
     reached = of.sizes[np.isfinite(of.examples.medians)].tolist()
     return FurtherTarget(
         accuracy=accuracy,
-        within_epochs=of.frames.experiment.max_epochs,
+        within_epochs=experiment.budget.epochs if accuracy > experiment.target.accuracy else experiment.max_epochs,
         reached=reached,
         unconfirmed=[] if frames.imported else [size for size in reached if of.claims[size].phase != "confirm"],
         **_reasoned("time_optimal", _time(of), _why_no_time(of)),
