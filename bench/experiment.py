@@ -78,6 +78,10 @@ class Experiment(Table, frozen=True, kw_only=True):
         """Epochs after which a trial that has not reached the target is given up."""
         return max(self.budget.max_epochs or 0.0, self.budget.epochs)
 
+    def epochs_to_reach(self, accuracy: float) -> float:
+        """Epochs that every trial had to reach an accuracy; one above the target only the budget, where others end."""
+        return self.budget.epochs if accuracy > self.target.accuracy else self.max_epochs
+
     def budget_examples(self, train_examples: int) -> int:
         """Examples that every trial trains, and within which accuracies are compared."""
         return round(self.budget.epochs * train_examples)

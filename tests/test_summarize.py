@@ -17,7 +17,7 @@ from bench.analysis.figures import remarks
 from bench.analysis.summarize import summarize
 from bench.analysis.sweep import Fit
 from bench.errors import InputError
-from bench.rows import Curve, Limit, Point, Trial
+from bench.rows import Limit, Point, Trial
 from bench.selection import Choice
 
 KEYS = {
@@ -281,31 +281,6 @@ def test_without_a_fit_a_batch_size_is_held_against_the_smaller_ones():
     assert scaling.regimes(below) == ["below_useful_range", *regimes[1:]]
 
 
-def test_further_targets_are_read_from_the_same_curves(found):
-    easier, harder = found.further_targets
-    assert easier.time_optimal.seconds < found.time_optimal.seconds < harder.time_optimal.seconds
-    assert easier.unconfirmed == harder.unconfirmed == []
-
-
-def test_a_harder_target_does_not_hang_on_how_long_runs_went_on_once_they_had_the_own_one(found):
-    """A run ends at the first evaluation at or after the budget of epochs at which it has its target."""
-    budget = TRUTH.epochs * TRUTH.train_examples
-
-    def ended(row):
-        if not isinstance(row, Trial):
-            return row
-        best = np.maximum.accumulate(row.curve.accuracy)
-        over = (np.array(row.curve.examples) >= budget) & (best >= TRUTH.target)
-        last = int(over.argmax()) + 1 if over.any() else len(over)
-        lists = ("examples", "steps", "accuracy", "loss")
-        return change(row, curve=Curve(**{name: getattr(row.curve, name)[:last] for name in lists}))
-
-    shorter = answered(rows=list(map(ended, simulate.rows(TRUTH))))
-    assert shorter.further_targets == found.further_targets
-    assert [one.within_epochs for one in found.further_targets] == [TRUTH.max_epochs, TRUTH.epochs]
-    assert set(found.further_targets[1].reached) < set(found.further_targets[0].reached)
-
-
 def without_noise_at(sizes, truth):
     return [
         change(row, noise=None) if isinstance(row, Trial) and row.batch_size in sizes else row
@@ -314,23 +289,15 @@ def without_noise_at(sizes, truth):
 
 
 def test_the_batch_sizes_without_gradient_noise_are_named_with_the_reason():
-    assert remarks.single_microbatches(answered()) == ""
+    assert remarks.without_gradient_noise(answered()) == ""
     some = answered(rows=without_noise_at((16, 32), TRUTH))
     assert some.gradient_noise.batch_sizes == list(TRUTH.batch_sizes[2:])
-    assert remarks.single_microbatches(some).startswith("Not known at 16 and 32: it takes a batch of several")
+    assert remarks.without_gradient_noise(some).startswith("Not known at 16 and 32: it takes a batch of several")
     none = answered(rows=without_noise_at(TRUTH.batch_sizes, TRUTH))
     assert none.gradient_noise_reason.endswith("which take batches of several microbatches")
-    assert remarks.single_microbatches(none) == ""
+    assert remarks.without_gradient_noise(none) == ""
     experiment = simulate.experiment(TRUTH)
     unasked = change(experiment, evaluation=change(experiment.evaluation, noise=False))
     rows = without_noise_at(TRUTH.batch_sizes, TRUTH)
     told = summarize(frames.from_rows(unasked, simulate.machine_file(), rows))
     assert told.gradient_noise_reason == "it was not measured"
-
-
-def test_a_further_target_names_the_batch_sizes_whose_rate_was_not_confirmed():
-    def confirmed(row):
-        return not (isinstance(row, Trial) and row.phase == "confirm" and row.batch_size == 64)
-
-    easier, _ = answered(rows=list(filter(confirmed, simulate.rows(TRUTH)))).further_targets
-    assert easier.unconfirmed == [64]

@@ -66,7 +66,7 @@ class Frames:
     `searched` holds the search trials, their curves cut down to the evaluations that set a record, which is all that
     choosing a learning rate looks at. `convergence_from` names the machine the trials were joined from,
     `speeds_from` the table or folder where speeds to predict with were; `price_per_hour` is what its user
-    says that the machine costs.
+    says that the machine costs. `validation_examples` is the fewest of any trial, None where one does not say.
     """
 
     experiment: Experiment

@@ -122,11 +122,8 @@ def _logarithms(measured: Array) -> Repetitions:
 
 
 def horizon(frames: Frames, target: float) -> float:
-    """Examples up to which a target may be looked for: the budget of epochs, where it is above the experiment's own.
-
-    Runs that have that one may end there; what the others reach after it tells nothing of these.
-    """
-    return frames.budget_examples if target > frames.experiment.target.accuracy else np.inf
+    """Examples that every run had to reach a target; what some reached after them tells nothing of the others."""
+    return round(frames.experiment.epochs_to_reach(target) * frames.train_examples) if frames.train_examples else np.inf
 
 
 def choices(frames: Frames, target: float) -> dict[int, Choice]:

@@ -119,10 +119,10 @@ def further_targets(summary: Summary) -> Grid | None:
     columns = [Column("Target"), Column("Fastest"), Column("Time"), Column("Tied", text=True)]
     columns += [Column("Critical batch size"), Column("Reached by", text=True)]
     caption = "Other targets, read from the same learning curves."
-    own, ends = summary.target_accuracy, {one.accuracy: one.within_epochs for one in summary.further_targets}
-    if own and (end := next((end for accuracy, end in ends.items() if end and accuracy > own), None)):
+    own = summary.target_accuracy or 1.0
+    if ends := [one.within_epochs for one in summary.further_targets if one.accuracy > own and one.within_epochs]:
         said = words.target(own)
-        caption += f" Above {said}, within {words.epochs(end)}: runs that have {said} by then end there."
+        caption += f" Above {said}, within {words.epochs(ends[0])}: runs that have {said} by then end there."
     if any(one.unconfirmed for one in summary.further_targets):
         caption += f" {UNCONFIRMED} not confirmed: on the seeds that chose its learning rate."
     return Grid(caption, columns, rows) if rows else None

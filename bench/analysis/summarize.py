@@ -98,11 +98,11 @@ def _identity(of: Sweep) -> dict[str, Any]:
 
 def further_target(frames: Frames, accuracy: float) -> FurtherTarget:
     """The answer for another target, from the same curves: a harder one than the own within the budget of epochs."""
-    of, experiment = sweep(frames, accuracy), frames.experiment
+    of = sweep(frames, accuracy)
     reached = of.sizes[np.isfinite(of.examples.medians)].tolist()
     return FurtherTarget(
         accuracy=accuracy,
-        within_epochs=experiment.budget.epochs if accuracy > experiment.target.accuracy else experiment.max_epochs,
+        within_epochs=frames.experiment.epochs_to_reach(accuracy),
         reached=reached,
         unconfirmed=[] if frames.imported else [size for size in reached if of.claims[size].phase != "confirm"],
         **_reasoned("time_optimal", _time(of), _why_no_time(of)),

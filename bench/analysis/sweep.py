@@ -61,8 +61,7 @@ class Sweep:
     @cached_property
     def needs(self) -> list[Repetitions]:
         """Logarithms of examples to the target."""
-        longest = self.frames.experiment.max_epochs * self.frames.epoch
-        limit = min(longest, metrics.horizon(self.frames, self.target))
+        limit = metrics.horizon(self.frames, self.target)
         return [
             metrics.log_examples_to_target(self.claims[size].for_target, self.crossed, limit)
             if size in self.claims

@@ -104,8 +104,8 @@ def refuse_contradictions(experiment: Experiment, smallest_batch_size: int) -> N
     schedule = experiment.learning_rate.schedule
     if name in STARTED_BY_RATE and schedule != "constant":
         raise InputError(
-            f"learning_rate.schedule: {schedule!r} moves nothing, as {name} takes its first steps alone from the rate;"
-            " 'constant' is right"
+            f"learning_rate.schedule: {schedule!r} moves nothing, as {name} takes only its first step sizes from the"
+            " rate; 'constant' is right"
         )
     _refuse_crossed_bounds(name, options, experiment.search)
     _refuse_rounded_decays(name, options, experiment.search, smallest_batch_size)

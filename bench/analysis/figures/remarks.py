@@ -58,7 +58,7 @@ def averaging(summary: Summary) -> str:
     return f"Averaging the parameters {effect} {where}: {median} ({interval}), compared seed by seed."
 
 
-def single_microbatches(summary: Summary) -> str:
+def without_gradient_noise(summary: Summary) -> str:
     """Which batch sizes tell nothing of the gradient noise."""
     noise = summary.gradient_noise
     if noise is None or noise.batch_sizes is None:

@@ -119,7 +119,7 @@ PLOTS = (
         noise.gradient_noise_scale,
         findings.gradient_noise_scale,
         "It foretells the critical batch size within an order of magnitude, and grows as training goes on.",
-        remarks.single_microbatches,
+        remarks.without_gradient_noise,
     ),
     Plot(
         "Gradient variance",
