@@ -84,6 +84,7 @@ def test_the_hash_changes_with_anything_in_the_environment_and_only_then():
         ("Intel(R) Xeon(R) CPU @ 2.20GHz", "Intel Xeon"),
         ("Intel(R) Core(TM) i7-8650U CPU @ 1.90GHz", "Intel Core i7-8650U"),
         ("AMD Ryzen 7 5800H with Radeon Graphics", "AMD Ryzen 7 5800H"),
+        ("AMD EPYC (family 25, model 1)", "AMD EPYC"),
     ],
 )
 def test_a_processor_is_named_by_maker_and_series(model, short):
@@ -130,6 +131,22 @@ def test_memory_that_may_be_taken_is_what_the_system_can_free_within_a_control_g
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory_bytes(meminfo, tmp_path) == 4000 << 10
     assert available_memory_bytes(tmp_path / "absent", tmp_path) > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("AMD EPYC", "AMD EPYC (family 25, model 1)"),
+        ("Intel(R) Xeon(R) CPU @ 2.20GHz", "Intel(R) Xeon(R) CPU @ 2.20GHz (family 25, model 1)"),
+        ("AMD EPYC 7763 64-Core Processor", "AMD EPYC 7763 64-Core Processor"),
+    ],
+)
+def test_a_processor_whose_name_has_no_number_tells_its_generation(tmp_path, model, told):
+    core = f"cpu family\t: 25\nmodel\t\t: 1\nmodel name\t: {model} \nstepping\t: 1\n\n"
+    (tmp_path / "cpuinfo").write_text(2 * core)
+    assert cpu_model(tmp_path / "cpuinfo") == told
+    (tmp_path / "cpuinfo").write_text(f"model name\t: {model}\n")
+    assert cpu_model(tmp_path / "cpuinfo") == model
 
 
 def test_a_processor_without_a_name_is_named_by_its_architecture(tmp_path):

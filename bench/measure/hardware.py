@@ -33,12 +33,21 @@ def nvidia_driver() -> Nvidia | None:
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's own name for itself, or its architecture when the system does not tell."""
+    """The processor's own name for itself, or its architecture when the system does not tell.
+
+    Family and model are told beside a name without a number, as virtual machines have it: generations of a series
+    differ in speed several times.
+    """
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(errors="replace"), re.MULTILINE)
+        text = cpuinfo.read_text(errors="replace")
     except OSError:
-        found = None
-    return found[1].strip() if found else platform.machine()
+        text = ""
+    told = dict(re.findall(r"^(model name|cpu family|model)\s*:\s*(.+?)\s*$", text, re.MULTILINE))
+    if (name := told.get("model name")) is None:
+        return platform.machine()
+    if re.search(r"\d", short_cpu_name(name)) or not {"cpu family", "model"} <= told.keys():
+        return name
+    return f"{name} (family {told['cpu family']}, model {told['model']})"
 
 
 def short_cpu_name(model: str) -> str:
