@@ -155,6 +155,7 @@ def test_hardware_where_nothing_was_trained_gets_an_answer(quick, tmp_path, caps
         ("figures DIR --width 0", "'0' is not a width in inches, above 0 and at most 20"),
         ("figures DIR --width wide", "'wide' is not a width in inches, above 0 and at most 20"),
         ("figures DIR --width 1000", "'1000' is not a width in inches, above 0 and at most 20"),
+        ("figures DIR --only ,", "',' names nothing; names separated by commas are right"),
         ("run --budget 1e9", "'1e9' is not a number of minutes, above 0 and at most 100,000"),
         ("report DIR --price-per-hour 1e400", "'1e400' is not a price such as 2.5, above 0 and at most 1,000,000,000"),
         ("compare A B --fail-if-slower -5", "'-5' is not a percentage such as 5%, above 0% and at most 100%"),

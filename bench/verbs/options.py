@@ -85,7 +85,10 @@ def percent(text: str) -> float:
 
 def names(text: str) -> list[str]:
     """`a,b` as a list."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError(f"{printable(text)} names nothing; names separated by commas are right")
+    return found
 
 
 def _number(text: str, above: float, most: float, right: str, unit: str = "") -> float:
