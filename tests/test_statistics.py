@@ -34,7 +34,7 @@ def observe(random, truth, seeds, sigma, *, quantum=None, limit=np.inf, draw=Non
         if quantum:
             high = np.log(np.ceil(np.exp(seen) / quantum) * quantum)
             low = np.log(np.maximum(np.exp(high) - quantum, 1.0))
-        cells.append(Repetitions(low, high, int((values > limit).sum()), limit))
+        cells.append(Repetitions(low, high, int((values > limit).sum()), limit, logarithmic=quantum is not None))
     return cells
 
 
@@ -61,6 +61,23 @@ def test_a_cell_that_was_seen_exactly_is_centred_on_its_median(reached, misses):
     (centre,), (median,) = (getattr(locate([cell]), name) for name in ("centres", "medians"))
     if np.isfinite(median):
         assert centre == pytest.approx(median)
+
+
+def test_a_target_had_by_the_first_evaluation_was_reached_anywhere_before_it_alike():
+    first, second = (1.0, 1000.0), (1000.0, 2000.0)
+
+    def located(*crossed):
+        low, high = np.log(crossed).T
+        return locate([Repetitions(low, high, logarithmic=True)] * 4, np.arange(4.0))
+
+    at_once, apart = located(first, first, first), located(first, second, second)
+    assert np.exp(at_once.centres) == pytest.approx(500, rel=0.01)
+    low, high = np.exp(interval(at_once.draws[:, 0]))
+    assert 10 < low < 50
+    assert 950 < high < 2000
+    low, high = np.exp(interval(apart.draws[:, 0]))
+    assert 500 < low < 1000
+    assert 2000 < high < 5000
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])

@@ -29,7 +29,8 @@ MANY = 25
 class Repetitions:
     """What was observed of one cell: each true value lies in (`low`, `high`]; `misses` more were never reached.
 
-    `limit` is the largest value that could have been observed where there are misses. `least_spread` is the standard
+    Anywhere in it alike: where values are `logarithmic`, that is on the scale of what they are logarithms of, as a
+    target reached by the first evaluation was not likely reached at the first example. `limit` is the largest value that could have been observed where there are misses. `least_spread` is the standard
     deviation that values have at the least, though a few may happen to be equal. The median of `logarithmic`
     values is that of what they are logarithms of, which differs where an even number has two middle ones.
     """
@@ -57,8 +58,23 @@ class Repetitions:
         """Of the observed upper ends; infinite where half or more are misses, NaN where there are none."""
         if not self.count:
             return np.nan
-        values = np.concatenate([self.high, np.full(self.misses, np.inf)])
-        return float(np.log(np.median(np.exp(values))) if self.logarithmic else np.median(values))
+        values = np.concatenate([self.ends[1], np.full(self.misses, np.inf)])
+        return float(self.back(np.median(values)))
+
+    @property
+    def ends(self) -> tuple[Array, Array]:
+        """`low` and `high` on the scale on which values were observed."""
+        return (np.exp(self.low), np.exp(self.high)) if self.logarithmic else (self.low, self.high)
+
+    @property
+    def middles(self) -> Array:
+        """The middle of what each observation allows."""
+        low, high = self.ends
+        return self.back((low + high) / 2)
+
+    def back(self, observed: Array) -> Array:
+        """From the scale of `ends` to that of `low` and `high`."""
+        return np.log(observed) if self.logarithmic else observed
 
 
 @dataclass(frozen=True)
@@ -121,14 +137,15 @@ def _place(cell: Repetitions, within: Array, miss_rate: Array) -> tuple[float, A
     One `within` moves all repetitions of a cell together: those that crossed between the same two evaluations tell
     nothing of where between them.
     """
+    lows, highs = cell.ends
     if not cell.misses:
-        low, high = np.median(cell.low), np.median(cell.high)
-        return float((low + high) / 2), low + within * (high - low)
+        low, high = np.median(lows), np.median(highs)
+        return float(cell.back((low + high) / 2)), cell.back(low + within * (high - low))
     share = 0.5 / np.maximum(1 - miss_rate, 0.5)
-    low, high = _quantile(cell.low, share), _quantile(cell.high, share)
-    drawn = low + within * (high - low)
+    low, high = _quantile(lows, share), _quantile(highs, share)
+    drawn = cell.back(low + within * (high - low))
     whole = min(0.5 * cell.count / len(cell.high), 1.0)
-    centre = (_quantile(cell.low, whole) + _quantile(cell.high, whole)) / 2
+    centre = cell.back((_quantile(lows, whole) + _quantile(highs, whole)) / 2)
     return float(centre), np.where(miss_rate < 0.5, drawn, np.inf)
 
 
@@ -189,9 +206,8 @@ def _variance(cell: Repetitions) -> float:
     """Of the middles of the observations, and never below the least, nor what rounding alone causes."""
     if len(cell.high) < 2:
         return np.nan
-    middle = (cell.low + cell.high) / 2
     width = np.minimum(cell.high - cell.low, np.log(4))
-    return max(float(np.var(middle, ddof=1)), float(np.mean(width**2)) / 12, cell.least_spread**2, 1e-14)
+    return max(float(np.var(cell.middles, ddof=1)), float(np.mean(width**2)) / 12, cell.least_spread**2, 1e-14)
 
 
 def _prior(variances: Array, freedom: Array) -> tuple[float, float]:
@@ -223,7 +239,7 @@ def _from_neighbours(cells: Sequence[Repetitions], order: Array | None) -> tuple
     found = np.array([at for at, cell in enumerate(cells) if len(cell.high)])
     if order is None or len(found) < 4:
         return unknown
-    middle = np.array([float(cells[at].low[0] + cells[at].high[0]) / 2 for at in found])
+    middle = np.array([cells[at].middles[0] for at in found])
     where = order[found]
     left = (where[2:] - where[1:-1]) / (where[2:] - where[:-2])
     residual = middle[1:-1] - left * middle[:-2] - (1 - left) * middle[2:]
