@@ -29,10 +29,11 @@ MANY = 25
 class Repetitions:
     """What was observed of one cell: each true value lies in (`low`, `high`]; `misses` more were never reached.
 
-    Anywhere in it alike: where values are `logarithmic`, that is on the scale of what they are logarithms of, as a
-    target reached by the first evaluation was not likely reached at the first example. `limit` is the largest value that could have been observed where there are misses. `least_spread` is the standard
-    deviation that values have at the least, though a few may happen to be equal. The median of `logarithmic`
-    values is that of what they are logarithms of, which differs where an even number has two middle ones.
+    Anywhere in it alike, on the scale that values were observed on: a target reached by the first evaluation was hardly
+    reached at the first example. `limit` is the largest value that could have been observed where there are misses.
+    `least_spread` is the standard deviation that values have at the least, though a few may happen to be equal. The
+    median of `logarithmic` values is that of what they are logarithms of, which differs where an even number has two
+    middle ones.
     """
 
     low: Array
@@ -140,7 +141,7 @@ def _place(cell: Repetitions, within: Array, miss_rate: Array) -> tuple[float, A
     lows, highs = cell.ends
     if not cell.misses:
         low, high = np.median(lows), np.median(highs)
-        return float(cell.back((low + high) / 2)), cell.back(low + within * (high - low))
+        return float(cell.back(np.asarray((low + high) / 2))), cell.back(low + within * (high - low))
     share = 0.5 / np.maximum(1 - miss_rate, 0.5)
     low, high = _quantile(lows, share), _quantile(highs, share)
     drawn = cell.back(low + within * (high - low))
