@@ -166,7 +166,7 @@ def test_evaluation_counts_the_whole_split_in_pieces_of_any_size():
     np.testing.assert_allclose(in_pieces[1], loss, rtol=1e-6)
 
 
-def test_programs_are_compiled_once_for_a_shape_and_cut_down_to_memory():
+def test_programs_are_compiled_once_for_a_shape_and_cut_down_to_memory(monkeypatch):
     of = programs(learner("linear", "sgd"), 20)
     before = of.compilations
     train(of, [1], settings([20], [0.1]), 40)
@@ -174,3 +174,7 @@ def test_programs_are_compiled_once_for_a_shape_and_cut_down_to_memory():
     assert of.compilations - before <= 1
     assert of.fit((1, 4), 1 << 40) == (1, 4)
     assert of.fit((2, 4), 0) == (1, 1)
+    evaluation = of.evaluation((1, 4), of.validation_split)
+    monkeypatch.setattr("bench.measure.lanes.predicted_bytes", lambda program: 100 if program is evaluation else 1)
+    assert of.fit((1, 4), 100) == (1, 4)
+    assert of.fit((1, 4), 99) == (1, 2)

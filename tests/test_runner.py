@@ -5,9 +5,11 @@ import json
 import shutil
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 from workbench import experiment, host, session, trials
@@ -238,6 +240,20 @@ def test_two_runs_on_one_folder_are_refused(studied):
 def test_a_batch_size_above_the_training_set_is_refused_at_once(tmp_path):
     with pytest.raises(InputError, match="101 is above the 100 training examples of digits"):
         session(tmp_path, batch_sizes={"values": [101]})
+
+
+def test_an_accelerator_has_one_program_for_all_lanes_of_a_tier_and_evaluates_few_examples_of_many(tmp_path):
+    def programs_on(platform, **tables):
+        one = session(tmp_path, **tables)
+        one.host = replace(one.host, machine=msgspec.structs.replace(one.host.machine, platform=platform))
+        (tier, *_) = one.tiers
+        return one.shard_width(tier), one.tier_programs(tier, None).evaluation_batch_size
+
+    assert programs_on("cpu") == (1, 500)
+    assert programs_on("gpu") == (None, 500)
+    width, at_once = programs_on("gpu", seeds={"search": 100, "confirm": 2})
+    assert width is None
+    assert 0 < at_once <= (1 << 14) // 300
 
 
 def test_a_host_describes_itself_once():

@@ -200,9 +200,14 @@ def test_a_finished_study_trains_and_writes_nothing(tmp_path, monkeypatch):
 def test_shards_hold_every_lane_and_few_that_only_fill(seeds, settings, workers, width):
     rows, columns = search.shard_shape(seeds, settings, workers, width)
     shards = math.ceil(seeds / rows) * math.ceil(settings / columns)
-    assert (rows, columns) == (seeds, settings) if workers == 1 else columns <= width
+    assert rows == 1
+    assert columns <= width
     assert 0 <= shards * rows * columns - seeds * settings < shards
     assert columns == 1 or shards >= workers, "none waits while others hold several settings each"
+
+
+def test_without_a_width_one_shard_holds_every_lane():
+    assert search.shard_shape(3, 7, 1, None) == (3, 7)
 
 
 def failing(of_phase, message, times=math.inf):

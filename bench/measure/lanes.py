@@ -81,9 +81,10 @@ class Programs:
         return sum(key[0] == "train" for key in self.compiled)
 
     def fit(self, shape: tuple[int, int], memory_bytes: int) -> tuple[int, int]:
-        """The largest halving of `shape` whose compiled training program needs no more than `memory_bytes`."""
+        """The largest halving of `shape` whose compiled programs need no more than `memory_bytes` each."""
         while shape != (1, 1):
-            if (predicted_bytes(self.program(shape)) or 0) <= memory_bytes:
+            programs = self.program(shape), self.evaluation(shape, self.validation_split)
+            if max(predicted_bytes(one) or 0 for one in programs) <= memory_bytes:
                 break
             seeds, settings = shape
             shape = (seeds, (settings + 1) // 2) if settings > 1 else ((seeds + 1) // 2, settings)
@@ -105,12 +106,21 @@ class Programs:
         """The training program of a shape, compiled at its first use."""
         return self._once(("train", shape), lambda: self._lower(shape))
 
-    def _lower(self, shape: tuple[int, int]) -> jax.stages.Lowered:
+    def evaluation(self, shape: tuple[int, int], split: Examples) -> jax.stages.Compiled:
+        """The program that evaluates lanes of a shape on a split, compiled at its first use."""
+        work = partial(evaluate_lanes, self.learner, batch_size=self.evaluation_batch_size)
+        key = ("evaluate", shape, len(split.labels))
+        return self._once(key, lambda: jax.jit(work).lower(self._abstract(shape)[0].state.params, split))
+
+    def _abstract(self, shape: tuple[int, int]) -> tuple[Lanes, Settings]:
         seeds, settings = shape
         ones = jnp.ones(settings, jnp.float32)
         values = Settings(jnp.ones(settings, jnp.int32), ones, dict.fromkeys(self.learner.searched, ones))
-        lanes = jax.eval_shape(partial(self.initialise, np.zeros(seeds, np.int32)), values)
-        order = jax.ShapeDtypeStruct((seeds, self.longest_segment, self.microbatch_size), jnp.int32)
+        return jax.eval_shape(partial(self.initialise, np.zeros(seeds, np.int32)), values), values
+
+    def _lower(self, shape: tuple[int, int]) -> jax.stages.Lowered:
+        lanes, values = self._abstract(shape)
+        order = jax.ShapeDtypeStruct((shape[0], self.longest_segment, self.microbatch_size), jnp.int32)
         arguments = (lanes, values, self.train_split, order, np.int32(0), np.int32(0))
         return jax.jit(partial(_train, self), donate_argnums=0).lower(*arguments)
 
@@ -133,10 +143,7 @@ class Programs:
     def evaluate(self, params: PyTree, split: Examples) -> tuple[Scores, Scores]:
         """Accuracy and mean loss of every lane's parameters on a whole split."""
         size = len(split.labels)
-        shape = jax.tree.leaves(params)[0].shape[:2]
-        work = partial(evaluate_lanes, self.learner, batch_size=self.evaluation_batch_size)
-        program = self._once(("evaluate", shape, size), lambda: jax.jit(work).lower(params, split))
-        correct, loss = program(params, split)
+        correct, loss = self.evaluation(jax.tree.leaves(params)[0].shape[:2], split)(params, split)
         return np.asarray(correct, np.float64) / size, np.asarray(loss, np.float64) / size
 
 

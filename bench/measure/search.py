@@ -35,7 +35,7 @@ class TierStudy:
     tier: plan.Tier
     programs: Programs
     tuned: Tuned
-    width: int
+    width: int | None
 
     def announce(self) -> None:
         """Tell the progress line what is to come: the trials that are missing, as far as that is known."""
@@ -236,13 +236,13 @@ def search_grid(experiment: Experiment, tier: plan.Tier) -> list[Setting]:
     return [Setting("search", size, point) for size in tier.batch_sizes for point in plan.points(experiment, size)]
 
 
-def shard_shape(seeds: int, settings: int, workers: int, widest: int) -> wave.Shape:
+def shard_shape(seeds: int, settings: int, workers: int, widest: int | None) -> wave.Shape:
     """How many seeds and settings one program call holds.
 
-    One worker (an accelerator) takes all lanes at once; several take shards of one seed and at most `widest` settings,
-    as even as can be, and no fewer shards than workers where there are lanes enough.
+    All lanes without a `widest`; else shards have one seed and at most so many settings, as even as can be, and are no
+    fewer than workers where there are lanes enough.
     """
-    if workers == 1:
+    if widest is None:
         return seeds, settings
     widest = max(1, min(widest, settings // math.ceil(workers / seeds)))
     return 1, math.ceil(settings / math.ceil(settings / widest))

@@ -34,6 +34,10 @@ MOST_SPLITTING_ON_CPU = 2
 """In microbatches of 4 they take 1.12 to 1.17 times as long as in 16: worth another program in a study of minutes."""
 EVALUATED_CONVOLUTION_ON_CPU = 20
 """Of 10 to 500 examples at once, where two or five lanes of LeNet are evaluated fastest: twice as fast as with 500."""
+EVALUATED_AT_ONCE = 1 << 14
+"""Examples of all lanes together, on an accelerator: 500 of each would take LeNet's gigabytes as patches."""
+POINTS_CONFIRMED = 2
+"""Of a batch size, about: that for the target and that for accuracy."""
 LONGEST_SEGMENT_TICKS = 4096
 """Ticks in a call of a program at most, so that a signal is heard soon."""
 
@@ -117,8 +121,10 @@ class Session:
             return plan.tiers(self.batch_sizes, WIDEST_CONVOLUTION_ON_CPU, MOST_SPLITTING_ON_CPU)
         return plan.tiers(self.batch_sizes)
 
-    def shard_width(self, tier: plan.Tier) -> int:
-        """At most how many settings share a program call, where cores have programs of their own."""
+    def shard_width(self, tier: plan.Tier) -> int | None:
+        """At most how many settings share a program call; None where one holds all lanes, as an accelerator's does."""
+        if self.host.machine.platform != "cpu":
+            return None
         if not self.convolves:
             return 1
         return max(1, min(SHARD_EXAMPLES_ON_CPU // tier.microbatch_size, self.experiment.learning_rate.grid_size))
@@ -147,9 +153,18 @@ class Session:
                 longest_segment=min(LONGEST_SEGMENT_TICKS, gap // tier.microbatch_size + 1),
                 noise_parts=self._noise_parts(tier),
                 averaging_examples=epochs and epochs * self.train_examples,
-                evaluation_batch_size=EVALUATED_CONVOLUTION_ON_CPU if self.convolves_on_cpu else EVALUATION_BATCH_SIZE,
+                evaluation_batch_size=self._evaluation_batch_size(tier),
             )
         return self.programs[key]
+
+    def _evaluation_batch_size(self, tier: plan.Tier) -> int:
+        """The same for every wave of a tier, since the rounding of losses depends on it."""
+        if self.host.machine.platform == "cpu":
+            return EVALUATED_CONVOLUTION_ON_CPU if self.convolves else EVALUATION_BATCH_SIZE
+        seeds, sizes = self.experiment.seeds, tier.batch_sizes
+        searched = seeds.search * sum(len(plan.points(self.experiment, size)) for size in sizes)
+        lanes = max(searched, seeds.confirm * POINTS_CONFIRMED * len(sizes))
+        return max(1, min(EVALUATION_BATCH_SIZE, EVALUATED_AT_ONCE // lanes))
 
     def _noise_parts(self, tier: plan.Tier) -> int:
         """Into how many sizes the largest batch is halved to estimate the gradient noise; 0 where nobody asks."""
