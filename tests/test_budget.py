@@ -89,6 +89,11 @@ def test_a_warm_up_keeps_its_share_of_the_budget(rung):
     assert scaled.max_epochs == scaled.budget.epochs
 
 
+def test_a_rate_that_is_given_is_never_searched():
+    given = experiment(learning_rate={"span": 0, "extend": 0})
+    assert {budget.climb(given, rung).learning_rate.grid_size for rung in budget.LADDER} == {1}
+
+
 def test_a_rung_whose_trials_would_be_evaluated_too_often_is_not_taken():
     often = experiment(budget={"epochs": 2, "max_epochs": 6}, evaluation={"per_epoch": 1000})
     chosen = budget.fit(often, 1e9, seconds([1e6] * len(TIERS)))

@@ -196,6 +196,12 @@ def test_test_accuracy_is_read_at_the_budget_or_beside_every_evaluation(tmp_path
         assert unraced[lane].curve.test_accuracy is None
 
 
+def test_parameters_without_an_update_at_the_budget_are_not_tested(tmp_path):
+    larger = Setting("confirm", DURATION.budget_examples + 100, Point(0.01))
+    for record in Bench(tmp_path, settings=[larger], shapes=((2, 1),)).run().records:
+        assert (record.steps, record.test_accuracy) == (1, None)
+
+
 @pytest.mark.parametrize(("shards", "workers"), [(1, 2), (3, 2), (4, 2), (5, 4), (2, 1)])
 def test_workers_take_every_tick_of_every_shard_once_in_order_and_share_evenly(tmp_path, monkeypatch, shards, workers):
     taken = []

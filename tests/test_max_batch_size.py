@@ -1,5 +1,7 @@
 """The largest batch size that fits: right for whatever memory does, found in few compilations, and really run."""
 
+from dataclasses import replace
+
 import jax
 import msgspec
 import pytest
@@ -136,6 +138,20 @@ def test_a_step_that_dies_leaves_its_candidate_unconfirmed(monkeypatch):
 
 
 BUILD = Pretended.build
+
+
+def test_a_tpu_which_serves_one_process_is_not_asked_by_another(tmp_path, monkeypatch):
+    one = session(tmp_path, throughput={"max_batch_size": "training_set", "isolate": "always"})
+    machine = msgspec.structs.replace(one.host.machine, platform="tpu")
+    one.host = replace(one.host, machine=machine)
+    one.prepare_folder()
+    monkeypatch.setattr(jobs, "Child", lambda *_: pytest.fail("a process was opened"))
+    monkeypatch.setattr(runner, "_missing", lambda _: [])
+    runner.measure_throughput(one)
+    (found,) = (row for row in store.read(tmp_path / "throughput.jsonl") if isinstance(row, Limit))
+    assert (found.batch_size, found.confirmed) == (None, False)
+    assert "one process at a time" in found.message
+    assert jobs.isolated(one, 1 << 30) is None
 
 
 def test_a_stage_finds_it_once_and_tries_again_when_it_was_not_confirmed(tmp_path, monkeypatch):

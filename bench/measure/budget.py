@@ -42,12 +42,13 @@ LADDER = [
 
 
 def climb(experiment: Experiment, rung: Rung) -> Experiment:
-    """The experiment at a rung."""
+    """The experiment at a rung; a learning rate that is given, and not searched, stays so."""
     replace, rate = msgspec.structs.replace, experiment.learning_rate
+    span, warmup_epochs = rung.span if rate.span else 0, rate.warmup_epochs * rung.epochs_factor
     return replace(
         experiment,
         seeds=replace(experiment.seeds, search=rung.search, confirm=rung.confirm),
-        learning_rate=replace(rate, span=rung.span, warmup_epochs=rate.warmup_epochs * rung.epochs_factor),
+        learning_rate=replace(rate, span=span, warmup_epochs=warmup_epochs),
         budget=replace(
             experiment.budget,
             epochs=experiment.budget.epochs * rung.epochs_factor,

@@ -215,7 +215,7 @@ def _record(wave: Wave, shard: Shard, point: int, readings: Readings, *, always:
     for row, column, record in shard.alive(wave.records):
         reading = readings.of(row, column)
         record.record(point, reading if always else reading._replace(test_accuracy=None))
-        if point == wave.duration.budget_examples:
+        if point == wave.duration.budget_examples and record.steps:
             record.test_accuracy = reading.test_accuracy
         if not reading.loss <= LARGEST_AMOUNT:
             record.finish("diverged", f"the validation loss was {reading.loss} after {point} examples")

@@ -11,6 +11,7 @@ import msgspec
 
 from bench import folders
 from bench.measure import estimate, max_batch_size
+from bench.measure.failures import Failure
 from bench.measure.isolation import Child, Job
 from bench.measure.laboratory import Laboratory, Open
 from bench.measure.loops import CellKey
@@ -19,10 +20,13 @@ from bench.rows import Limit
 
 MAX_BATCH_SIZE = "max batch size"
 """How the progress line names the search for it."""
+ONE_PROCESS = Failure("failed", "a TPU serves one process at a time, so no process of its own could look for it")
 
 
-def isolated(session: Session, memory_bytes: int) -> Open:
-    """Opens a process that times one cell in so much memory."""
+def isolated(session: Session, memory_bytes: int) -> Open | None:
+    """Opens a process that times one cell in so much memory; None where one process has the device to itself."""
+    if session.host.machine.platform == "tpu":
+        return None
 
     def opened(key: CellKey, lowering: str | None, first_round: int) -> Child:
         return Child(_job(session, memory_bytes, task="time", key=key, lowering=lowering, first_round=first_round))
@@ -57,7 +61,7 @@ def find_max_batch_size(session: Session, laboratory: Laboratory, lowering_of: C
     announce_max_batch_size(session)
     start = time.monotonic()
     largest = session.train_examples if table.max_batch_size == "training_set" else max_batch_size.LARGEST
-    found = max_batch_size.find(child, largest)
+    found = ONE_PROCESS if session.host.machine.platform == "tpu" else max_batch_size.find(child, largest)
     if not isinstance(found, Limit):
         origin = msgspec.structs.asdict(session.origin())
         found = Limit(**origin, precision=precision, memory_bytes=memory_bytes, message=found.message)
