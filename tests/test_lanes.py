@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from workbench import CONSTANT, TRAIN_EXAMPLES, assert_same, lane, learner, programs, settings, train, train_alone
 
+from bench.measure.lanes import predicted_bytes
 from bench.measure.optimizers import OPTIMIZERS, searchable, usual_options
 from bench.measure.schedules import Schedule
 
@@ -174,6 +175,9 @@ def test_programs_are_compiled_once_for_a_shape_and_cut_down_to_memory(monkeypat
     assert of.compilations - before <= 1
     assert of.fit((1, 4), 1 << 40) == (1, 4)
     assert of.fit((2, 4), 0) == (1, 1)
+    alone, beside = predicted_bytes(of.program((1, 4))), 3 * of.lane_bytes
+    assert of.fit((1, 4), alone, lanes=4) == (1, 4)
+    assert of.fit((1, 4), alone + beside - 1, lanes=7) < of.fit((1, 4), alone + beside, lanes=7) == (1, 4)
     evaluation = of.evaluation((1, 4), of.validation_split)
     monkeypatch.setattr("bench.measure.lanes.predicted_bytes", lambda program: 100 if program is evaluation else 1)
     assert of.fit((1, 4), 100) == (1, 4)

@@ -12,6 +12,7 @@ from workbench import experiment, session, trials
 from bench import plan, store
 from bench.errors import DeviceError, InputError
 from bench.measure import convergence, runner, search, wave
+from bench.measure.host import Host
 from bench.measure.interrupts import Stopped
 from bench.measure.lanes import Lanes, Programs
 from bench.measure.learner import TrainState
@@ -51,7 +52,7 @@ def best_at(rate):
 
 def study(folder, monkeypatch, worth, stop_after=None, trained=None, **tables):
     monkeypatch.setattr(convergence, "run", pretend(worth, stop_after, trained))
-    monkeypatch.setattr(search.TierStudy, "fit", lambda _, shape: shape)
+    monkeypatch.setattr(Programs, "fit", lambda _, shape, *given: shape)
     monkeypatch.setattr(wave, "first_lanes", lambda *_: Lanes(TrainState((), ()), ()))
     made = session(folder, **tables)
     made.prepare_folder()
@@ -206,6 +207,25 @@ def test_shards_hold_every_lane_and_few_that_only_fill(seeds, settings, workers,
     assert columns == 1 or shards >= workers, "none waits while others hold several settings each"
 
 
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_lanes_that_are_too_many_for_memory_train_one_wave_after_another(tmp_path, monkeypatch, most):
+    whole = study(tmp_path / "whole", monkeypatch, best_at(0.01))
+    sizes, start = [], wave.start
+
+    def started(*given):
+        made = start(*given)
+        sizes.append(len(made.records))
+        return made
+
+    monkeypatch.setattr(wave, "start", started)
+    monkeypatch.setattr(Programs, "lane_bytes", 1000)
+    free_bytes = 1000 * most / search.LARGEST_SHARE_OF_MEMORY / search.SHARE_OF_LANES + 1
+    monkeypatch.setattr(Host, "free_memory_bytes", lambda _: free_bytes)
+    assert study(tmp_path / "parts", monkeypatch, best_at(0.01)) == whole
+    assert sum(sizes) == len(whole)
+    assert max(sizes) == (2 * (most // 2) or 1), "of two seeds"
+
+
 def test_without_a_width_one_shard_holds_every_lane():
     assert search.shard_shape(3, 7, 1, None) == (3, 7)
 
@@ -231,7 +251,7 @@ def failing(of_phase, message, times=math.inf):
 
 def unlucky(folder, monkeypatch, run, retries_failed=False, workers=1, **tables):
     monkeypatch.setattr(convergence, "run", run)
-    monkeypatch.setattr(search.TierStudy, "fit", lambda _, shape: shape)
+    monkeypatch.setattr(Programs, "fit", lambda _, shape, *given: shape)
     monkeypatch.setattr(wave, "first_lanes", lambda *_: Lanes(TrainState((), ()), ()))
     made = session(folder, workers, **tables)
     made.retries_failed = retries_failed

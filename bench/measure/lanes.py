@@ -8,6 +8,7 @@ the same run as training alone.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -80,11 +81,18 @@ class Programs:
         """Training programs compiled so far."""
         return sum(key[0] == "train" for key in self.compiled)
 
-    def fit(self, shape: tuple[int, int], memory_bytes: int) -> tuple[int, int]:
-        """The largest halving of `shape` whose compiled programs need no more than `memory_bytes` each."""
+    @property
+    def lane_bytes(self) -> int:
+        """What one lane holds for as long as it trains."""
+        lanes, _ = self._abstract((1, 1))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(lanes))
+
+    def fit(self, shape: tuple[int, int], memory_bytes: int, lanes: int = 1) -> tuple[int, int]:
+        """The largest halving of `shape` whose compiled programs each fit into memory beside the rest of `lanes`."""
         while shape != (1, 1):
             programs = self.program(shape), self.evaluation(shape, self.validation_split)
-            if max(predicted_bytes(one) or 0 for one in programs) <= memory_bytes:
+            others = max(0, lanes - math.prod(shape)) * self.lane_bytes
+            if max(predicted_bytes(one) or 0 for one in programs) <= memory_bytes - others:
                 break
             seeds, settings = shape
             shape = (seeds, (settings + 1) // 2) if settings > 1 else ((seeds + 1) // 2, settings)

@@ -13,7 +13,7 @@ from bench.measure import estimate, throughput, tuning
 from bench.measure.failures import FAILURES
 from bench.measure.laboratory import Laboratory
 from bench.measure.loops import CellKey
-from bench.measure.search import LARGEST_SHARE_OF_MEMORY, search_grid, shard_shape
+from bench.measure.search import fitting_shape, search_grid
 from bench.measure.session import Session
 from bench.rows import Precision
 
@@ -79,12 +79,12 @@ def of_tier(session: Session, tier: plan.Tier) -> tuning.Tuned:
     """The fastest lowering of a tier and its speed."""
     workers = session.host.workers
     seeds, grid = plan.search_seeds(session.experiment), search_grid(session.experiment, tier)
-    shape = shard_shape(len(seeds), len(grid), workers, session.shard_width(tier))
 
     def trial(lowering: str | None) -> tuning.SpeedTrial:
         session.stopper.check()
         of = session.tier_programs(tier, lowering)
-        rows, columns = of.fit(shape, int(session.host.free_memory_bytes() * LARGEST_SHARE_OF_MEMORY / workers))
+        memory_bytes, width = session.host.free_memory_bytes(), session.shard_width(tier)
+        rows, columns = fitting_shape(of, (seeds, grid), memory_bytes, workers, width)
         return tuning.SpeedTrial(of, seeds[:rows], grid[:columns], workers)
 
     def measure() -> tuning.Tuned:

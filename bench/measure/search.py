@@ -25,6 +25,11 @@ from bench.measure.wave import LaneRecord, Setting
 from bench.rows import Point, Trial
 
 LARGEST_SHARE_OF_MEMORY = 0.8
+SHARE_OF_LANES = 0.5
+"""Of that, what the lanes of a wave may hold; the rest is for computing."""
+
+Grid = tuple[Sequence[int], Sequence[Setting]]
+"""Trials: every seed with every setting."""
 
 
 @dataclass
@@ -60,7 +65,8 @@ class TierStudy:
     def run(self) -> None:
         """All phases of the tier, in at most three training programs: all rates, a quarter, the confirmation.
 
-        Lowerings that were tried and lost have compiled one each beside them.
+        Lowerings that were tried and lost have compiled one each beside them, and so has a shape that was halved for
+        memory.
         """
         seeds, searched = plan.search_seeds(self.study.experiment), search_grid(self.study.experiment, self.tier)
         self.run_wave("search", seeds, searched, lambda: [self.full, self.small])
@@ -71,27 +77,23 @@ class TierStudy:
             self.run_wave(f"extension {number + 1}", seeds, beyond, lambda: [self.small])
             searched = [*searched, *beyond]
         fresh, settings = plan.confirmation_seeds(self.study.experiment), self.confirmations()
-        self.run_wave("confirm", fresh, settings, lambda: [self.fit(self.shape(len(fresh), len(settings))), self.small])
+        self.run_wave("confirm", fresh, settings, lambda: [self.shape(fresh, settings), self.small])
         self.study.progress.close(self.item("compile"))
 
     @cached_property
     def full(self) -> wave.Shape:
         """The shape of a search shard."""
         experiment = self.study.experiment
-        return self.fit(self.shape(experiment.seeds.search, len(search_grid(experiment, self.tier))))
+        return self.shape(plan.search_seeds(experiment), search_grid(experiment, self.tier))
 
-    def shape(self, seeds: int, settings: int) -> wave.Shape:
-        """The shape of a shard of so many trials, memory aside."""
-        return shard_shape(seeds, settings, self.study.workers, self.width)
+    def shape(self, seeds: Sequence[int], settings: Sequence[Setting]) -> wave.Shape:
+        """The shape of a shard of these trials."""
+        return fitting_shape(self.programs, (seeds, settings), self.study.memory_bytes, self.study.workers, self.width)
 
     @property
     def small(self) -> wave.Shape:
         """The shape that the last lanes are compacted into, and that extensions run in."""
         return self.full[0], math.ceil(self.full[1] / 4)
-
-    def fit(self, shape: wave.Shape) -> wave.Shape:
-        """A shape cut down until as many of its programs as run at once fit into memory."""
-        return self.programs.fit(shape, int(self.study.memory_bytes * LARGEST_SHARE_OF_MEMORY / self.study.workers))
 
     def extensions(self, searched: Sequence[Setting]) -> Iterator[Setting]:
         """Rates beyond an edge at which a best rate lies, as far as `searched` tells.
@@ -135,7 +137,10 @@ class TierStudy:
         self.plan(name, len(missing))
         if missing:
             try:
-                self.train(item, seeds, settings, self.compiled(shapes_of))
+                shapes = self.compiled(shapes_of)
+                for some_seeds, some in portions(self.programs, (seeds, settings), study.memory_bytes):
+                    if study.missing(some, some_seeds):
+                        self.train(item, some_seeds, some, shapes)
                 study.streak.broken()
             except FAILURES as error:
                 self.fail(item, seeds, settings, error)
@@ -234,6 +239,24 @@ class TierStudy:
 def search_grid(experiment: Experiment, tier: plan.Tier) -> list[Setting]:
     """Every batch size of a tier at every point of its grid."""
     return [Setting("search", size, point) for size in tier.batch_sizes for point in plan.points(experiment, size)]
+
+
+def portions(programs: Programs, grid: Grid, memory_bytes: int) -> Iterator[Grid]:
+    """The grid in as few waves, one after another, as let the lanes of each be in memory at once."""
+    seeds, settings = grid
+    most = max(1, int(memory_bytes * LARGEST_SHARE_OF_MEMORY * SHARE_OF_LANES) // programs.lane_bytes)
+    rows = min(len(seeds), most)
+    columns = max(1, most // rows)
+    for first in range(0, len(seeds), rows):
+        for start in range(0, len(settings), columns):
+            yield seeds[first : first + rows], settings[start : start + columns]
+
+
+def fitting_shape(programs: Programs, grid: Grid, memory_bytes: int, workers: int, widest: int | None) -> wave.Shape:
+    """The shape of the shards of a grid: as many of its programs as run at once fit beside the lanes of the others."""
+    seeds, settings = map(len, next(portions(programs, grid, memory_bytes)))
+    each = int(memory_bytes * LARGEST_SHARE_OF_MEMORY / workers)
+    return programs.fit(shard_shape(seeds, settings, workers, widest), each, math.ceil(seeds * settings / workers))
 
 
 def shard_shape(seeds: int, settings: int, workers: int, widest: int | None) -> wave.Shape:

@@ -58,5 +58,5 @@ def ratios(speeds: Mapping[str, float], tiers: Sequence[TierStudy], single: str 
 
 
 def _name(tier: TierStudy) -> str:
-    way = f"{tier.tuned.lowering}, {tier.width} wide"
+    way = f"{tier.tuned.lowering}, {tier.width or 'all'} wide"
     return f"lanes {tier.tier.batch_sizes} microbatch {tier.tier.microbatch_size} {way}"
