@@ -11,11 +11,12 @@ from workbench import experiment, session, trials
 
 from bench import plan, store
 from bench.errors import DeviceError, InputError
-from bench.measure import convergence, runner, search, wave
+from bench.measure import convergence, runner, wave
 from bench.measure.host import Host
 from bench.measure.interrupts import Stopped
 from bench.measure.lanes import Lanes, Programs
 from bench.measure.learner import TrainState
+from bench.measure.shapes import LARGEST_SHARE_OF_MEMORY, SHARE_OF_LANES
 from bench.measure.tuning import TuningFile
 from bench.rows import Curve, Point, Trial
 
@@ -194,19 +195,6 @@ def test_a_finished_study_trains_and_writes_nothing(tmp_path, monkeypatch):
     assert (tmp_path / "convergence.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
-@pytest.mark.parametrize("settings", [1, 2, 7, 30])
-@pytest.mark.parametrize("workers", [1, 2, 8])
-@pytest.mark.parametrize("width", [1, 5, 40])
-def test_shards_hold_every_lane_and_few_that_only_fill(seeds, settings, workers, width):
-    rows, columns = search.shard_shape(seeds, settings, workers, width)
-    shards = math.ceil(seeds / rows) * math.ceil(settings / columns)
-    assert rows == 1
-    assert columns <= width
-    assert 0 <= shards * rows * columns - seeds * settings < shards
-    assert columns == 1 or shards >= workers, "none waits while others hold several settings each"
-
-
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_lanes_that_are_too_many_for_memory_train_one_wave_after_another(tmp_path, monkeypatch, most):
     whole = study(tmp_path / "whole", monkeypatch, best_at(0.01))
@@ -219,15 +207,11 @@ def test_lanes_that_are_too_many_for_memory_train_one_wave_after_another(tmp_pat
 
     monkeypatch.setattr(wave, "start", started)
     monkeypatch.setattr(Programs, "lane_bytes", 1000)
-    free_bytes = 1000 * most / search.LARGEST_SHARE_OF_MEMORY / search.SHARE_OF_LANES + 1
+    free_bytes = 1000 * most / LARGEST_SHARE_OF_MEMORY / SHARE_OF_LANES + 1
     monkeypatch.setattr(Host, "free_memory_bytes", lambda _: free_bytes)
     assert study(tmp_path / "parts", monkeypatch, best_at(0.01)) == whole
     assert sum(sizes) == len(whole)
     assert max(sizes) == (2 * (most // 2) or 1), "of two seeds"
-
-
-def test_without_a_width_one_shard_holds_every_lane():
-    assert search.shard_shape(3, 7, 1, None) == (3, 7)
 
 
 def failing(of_phase, message, times=math.inf):

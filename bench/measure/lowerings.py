@@ -13,8 +13,9 @@ from bench.measure import estimate, throughput, tuning
 from bench.measure.failures import FAILURES
 from bench.measure.laboratory import Laboratory
 from bench.measure.loops import CellKey
-from bench.measure.search import fitting_shape, search_grid
+from bench.measure.search import search_grid
 from bench.measure.session import Session
+from bench.measure.shapes import fitting_shape
 from bench.rows import Precision
 
 NOMINAL_EXAMPLES_PER_SECOND = 10_000.0

@@ -19,17 +19,11 @@ from bench.measure.checkpoint import Checkpoint, trials_of
 from bench.measure.failures import FAILURES, failure_of
 from bench.measure.lanes import Programs
 from bench.measure.optimizers import usual_options
+from bench.measure.shapes import fitting_shape, portions
 from bench.measure.study import Study, key_of
 from bench.measure.tuning import Tuned
 from bench.measure.wave import LaneRecord, Setting
 from bench.rows import Point, Trial
-
-LARGEST_SHARE_OF_MEMORY = 0.8
-SHARE_OF_LANES = 0.5
-"""Of that, what the lanes of a wave may hold; the rest is for computing."""
-
-Grid = tuple[Sequence[int], Sequence[Setting]]
-"""Trials: every seed with every setting."""
 
 
 @dataclass
@@ -239,33 +233,3 @@ class TierStudy:
 def search_grid(experiment: Experiment, tier: plan.Tier) -> list[Setting]:
     """Every batch size of a tier at every point of its grid."""
     return [Setting("search", size, point) for size in tier.batch_sizes for point in plan.points(experiment, size)]
-
-
-def portions(programs: Programs, grid: Grid, memory_bytes: int) -> Iterator[Grid]:
-    """The grid in as few waves, one after another, as let the lanes of each be in memory at once."""
-    seeds, settings = grid
-    most = max(1, int(memory_bytes * LARGEST_SHARE_OF_MEMORY * SHARE_OF_LANES) // programs.lane_bytes)
-    rows = min(len(seeds), most)
-    columns = max(1, most // rows)
-    for first in range(0, len(seeds), rows):
-        for start in range(0, len(settings), columns):
-            yield seeds[first : first + rows], settings[start : start + columns]
-
-
-def fitting_shape(programs: Programs, grid: Grid, memory_bytes: int, workers: int, widest: int | None) -> wave.Shape:
-    """The shape of the shards of a grid: as many of its programs as run at once fit beside the lanes of the others."""
-    seeds, settings = map(len, next(portions(programs, grid, memory_bytes)))
-    each = int(memory_bytes * LARGEST_SHARE_OF_MEMORY / workers)
-    return programs.fit(shard_shape(seeds, settings, workers, widest), each, math.ceil(seeds * settings / workers))
-
-
-def shard_shape(seeds: int, settings: int, workers: int, widest: int | None) -> wave.Shape:
-    """How many seeds and settings one program call holds.
-
-    All lanes without a `widest`; else shards have one seed and at most so many settings, as even as can be, and are no
-    fewer than workers where there are lanes enough.
-    """
-    if widest is None:
-        return seeds, settings
-    widest = max(1, min(widest, settings // math.ceil(workers / seeds)))
-    return 1, math.ceil(settings / math.ceil(settings / widest))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -29,6 +29,10 @@ class Setting(msgspec.Struct, frozen=True):
     phase: Phase
     batch_size: int
     point: Point
+
+
+Grid = tuple[Sequence[int], Sequence[Setting]]
+"""Trials: every seed with every setting."""
 
 
 class Reading(NamedTuple):
@@ -171,6 +175,14 @@ class Wave:
         return self.duration.evaluations[evaluation] // self.programs.microbatch_size
 
 
+def cut(trials: Grid, shape: Shape) -> Iterator[Grid]:
+    """A grid of trials in pieces of at most so many seeds and settings."""
+    (seeds, settings), (rows, columns) = trials, shape
+    for row in range(0, len(seeds), rows):
+        for column in range(0, len(settings), columns):
+            yield seeds[row : row + rows], settings[column : column + columns]
+
+
 def filled(items: Sequence, length: int) -> list:
     """Repeat the first item until there are `length`; the copies are ignored."""
     return [*items, *[items[0]] * (length - len(items))]
@@ -205,16 +217,13 @@ def start(
         record.noise = noise.no_estimate(programs.microbatch_size, record.setting.batch_size)
     numbers = {(record.seed, record.setting): number for number, record in enumerate(records)}
     layouts = []
-    for first_seed in range(0, len(seeds), shape[0]):
-        for first_setting in range(0, len(settings), shape[1]):
-            some_seeds = seeds[first_seed : first_seed + shape[0]]
-            some = settings[first_setting : first_setting + shape[1]]
-            places = {
-                (row, column): numbers[seed, setting]
-                for row, seed in enumerate(some_seeds)
-                for column, setting in enumerate(some)
-            }
-            layouts.append(Layout(filled(some_seeds, shape[0]), filled(some, shape[1]), grid(shape, places)))
+    for some_seeds, some in cut((seeds, settings), shape):
+        places = {
+            (row, column): numbers[seed, setting]
+            for row, seed in enumerate(some_seeds)
+            for column, setting in enumerate(some)
+        }
+        layouts.append(Layout(filled(some_seeds, shape[0]), filled(some, shape[1]), grid(shape, places)))
     shards = [Shard(one, first_lanes(programs, one)) for one in layouts]
     return Wave(programs, duration, race, records, shards)
 
