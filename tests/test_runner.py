@@ -253,7 +253,7 @@ def test_an_accelerator_has_one_program_for_all_lanes_of_a_tier_and_evaluates_fe
     assert programs_on("gpu") == (None, 500)
     width, at_once = programs_on("gpu", seeds={"search": 100, "confirm": 2})
     assert width is None
-    assert 0 < at_once <= (1 << 14) // 300
+    assert 0 < at_once * 300 < 20_000
 
 
 def test_a_host_describes_itself_once():

@@ -15,7 +15,7 @@ import msgspec
 
 from bench import folders, plan
 from bench.experiment import Experiment
-from bench.measure import noise
+from bench.measure import estimate, noise
 from bench.measure.datasets import Dataset
 from bench.measure.host import Host
 from bench.measure.interrupts import Stopper
@@ -35,9 +35,7 @@ MOST_SPLITTING_ON_CPU = 2
 EVALUATED_CONVOLUTION_ON_CPU = 20
 """Of 10 to 500 examples at once, where two or five lanes of LeNet are evaluated fastest: twice as fast as with 500."""
 EVALUATED_AT_ONCE = 1 << 14
-"""Examples of all lanes together, on an accelerator: 500 of each would take LeNet's gigabytes as patches."""
-POINTS_CONFIRMED = 2
-"""Of a batch size, about: that for the target and that for accuracy."""
+"""Examples of all lanes of a tier together, about, on an accelerator: 500 of each take LeNet gigabytes as patches."""
 LONGEST_SEGMENT_TICKS = 4096
 """Ticks in a call of a program at most, so that a signal is heard soon."""
 
@@ -161,10 +159,8 @@ class Session:
         """The same for every wave of a tier, since the rounding of losses depends on it."""
         if self.host.machine.platform == "cpu":
             return EVALUATED_CONVOLUTION_ON_CPU if self.convolves else EVALUATION_BATCH_SIZE
-        seeds, sizes = self.experiment.seeds, tier.batch_sizes
-        searched = seeds.search * sum(len(plan.points(self.experiment, size)) for size in sizes)
-        lanes = max(searched, seeds.confirm * POINTS_CONFIRMED * len(sizes))
-        return max(1, min(EVALUATION_BATCH_SIZE, EVALUATED_AT_ONCE // lanes))
+        lanes = max(trials(self.experiment, tier) for trials in (estimate.search_trials, estimate.confirm_trials))
+        return max(1, min(EVALUATION_BATCH_SIZE, int(EVALUATED_AT_ONCE / lanes)))
 
     def _noise_parts(self, tier: plan.Tier) -> int:
         """Into how many sizes the largest batch is halved to estimate the gradient noise; 0 where nobody asks."""
