@@ -60,7 +60,7 @@ class Repetitions:
         if not self.count:
             return np.nan
         values = np.concatenate([self.ends[1], np.full(self.misses, np.inf)])
-        return float(self.back(np.median(values)))
+        return float(self.rescaled(np.median(values)))
 
     @property
     def ends(self) -> tuple[Array, Array]:
@@ -71,9 +71,9 @@ class Repetitions:
     def middles(self) -> Array:
         """The middle of what each observation allows."""
         low, high = self.ends
-        return self.back((low + high) / 2)
+        return self.rescaled((low + high) / 2)
 
-    def back(self, observed: Array) -> Array:
+    def rescaled(self, observed: Array) -> Array:
         """From the scale of `ends` to that of `low` and `high`."""
         return np.log(observed) if self.logarithmic else observed
 
@@ -141,12 +141,12 @@ def _place(cell: Repetitions, within: Array, miss_rate: Array) -> tuple[float, A
     lows, highs = cell.ends
     if not cell.misses:
         low, high = np.median(lows), np.median(highs)
-        return float(cell.back(np.asarray((low + high) / 2))), cell.back(low + within * (high - low))
+        return float(cell.rescaled(np.asarray((low + high) / 2))), cell.rescaled(low + within * (high - low))
     share = 0.5 / np.maximum(1 - miss_rate, 0.5)
     low, high = _quantile(lows, share), _quantile(highs, share)
-    drawn = cell.back(low + within * (high - low))
+    drawn = cell.rescaled(low + within * (high - low))
     whole = min(0.5 * cell.count / len(cell.high), 1.0)
-    centre = cell.back((_quantile(lows, whole) + _quantile(highs, whole)) / 2)
+    centre = cell.rescaled((_quantile(lows, whole) + _quantile(highs, whole)) / 2)
     return float(centre), np.where(miss_rate < 0.5, drawn, np.inf)
 
 
