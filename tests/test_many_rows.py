@@ -24,7 +24,6 @@ def test_tied_sets_and_knees_hold_through_the_whole_pipeline():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_a_hundred_thousand_trials_are_analysed_in_a_few_times_what_parsing_them_takes_and_little_memory(tmp_path):
     truth = simulate.write(tmp_path, batch_sizes=(16, 64, 256, 1024), confirm_seeds=2, epochs=5.0, max_epochs=8.0)
     lines = (tmp_path / "convergence.jsonl").read_bytes().splitlines()

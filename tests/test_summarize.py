@@ -10,14 +10,11 @@ import numpy as np
 import pytest
 import simulate
 from answers import TRUTH, answered, cell, verdict
-from simulated_rows import change
 
-from bench.analysis import cell_table, frames, metrics, scaling, sentences, summary, words
-from bench.analysis.figures import remarks
-from bench.analysis.summarize import summarize
+from bench.analysis import cell_table, metrics, scaling, sentences, summary, words
 from bench.analysis.sweep import Fit
 from bench.errors import InputError
-from bench.rows import Limit, Point, Trial
+from bench.rows import Limit, Point
 from bench.selection import Choice
 
 KEYS = {
@@ -279,25 +276,3 @@ def test_without_a_fit_a_batch_size_is_held_against_the_smaller_ones():
     assert scaling.regimes(sweep) == regimes
     below = SimpleNamespace(**{**vars(sweep), "below_useful_range": np.arange(5) == 0})
     assert scaling.regimes(below) == ["below_useful_range", *regimes[1:]]
-
-
-def without_noise_at(sizes, truth):
-    return [
-        change(row, noise=None) if isinstance(row, Trial) and row.batch_size in sizes else row
-        for row in simulate.rows(truth)
-    ]
-
-
-def test_the_batch_sizes_without_gradient_noise_are_named_with_the_reason():
-    assert remarks.without_gradient_noise(answered()) == ""
-    some = answered(rows=without_noise_at((16, 32), TRUTH))
-    assert some.gradient_noise.batch_sizes == list(TRUTH.batch_sizes[2:])
-    assert remarks.without_gradient_noise(some).startswith("Not known at 16 and 32: it takes a batch of several")
-    none = answered(rows=without_noise_at(TRUTH.batch_sizes, TRUTH))
-    assert none.gradient_noise_reason.endswith("which take batches of several microbatches")
-    assert remarks.without_gradient_noise(none) == ""
-    experiment = simulate.experiment(TRUTH)
-    unasked = change(experiment, evaluation=change(experiment.evaluation, noise=False))
-    rows = without_noise_at(TRUTH.batch_sizes, TRUTH)
-    told = summarize(frames.from_rows(unasked, simulate.machine_file(), rows))
-    assert told.gradient_noise_reason == "it was not measured"

@@ -25,13 +25,17 @@ ONE_PROCESS = Failure("failed", "a TPU serves one process at a time, so no proce
 
 def isolated(session: Session, memory_bytes: int) -> Open | None:
     """Opens a process that times one cell in so much memory; None where one process has the device to itself."""
-    if session.host.machine.platform == "tpu":
+    if _serves_one_process(session):
         return None
 
     def opened(key: CellKey, lowering: str | None, first_round: int) -> Child:
         return Child(_job(session, memory_bytes, task="time", key=key, lowering=lowering, first_round=first_round))
 
     return opened
+
+
+def _serves_one_process(session: Session) -> bool:
+    return session.host.machine.platform == "tpu"
 
 
 def lacks_max_batch_size(session: Session) -> bool:
@@ -61,7 +65,7 @@ def find_max_batch_size(session: Session, laboratory: Laboratory, lowering_of: C
     announce_max_batch_size(session)
     start = time.monotonic()
     largest = session.train_examples if table.max_batch_size == "training_set" else max_batch_size.LARGEST
-    found = ONE_PROCESS if session.host.machine.platform == "tpu" else max_batch_size.find(child, largest)
+    found = ONE_PROCESS if _serves_one_process(session) else max_batch_size.find(child, largest)
     if not isinstance(found, Limit):
         origin = msgspec.structs.asdict(session.origin())
         found = Limit(**origin, precision=precision, memory_bytes=memory_bytes, message=found.message)
