@@ -19,7 +19,9 @@ from bench.measure.loops import BATCHES_AT_HAND, LEARNING_RATE, CellKey
 from bench.measure.session import Session
 from bench.rows import AnyRow, Round
 
-PAIRS = 75
+PAIRS = 400
+ROUND_SECONDS = 0.02
+"""Many short rounds: what else the machine does moves a pair by a tenth, and as many longer ones take minutes."""
 BATCH_SIZES = (1, 64)
 
 
@@ -46,7 +48,7 @@ def seconds_in_pairs(session: Session, batch_size: int) -> list[tuple[float, flo
 
 def laboratory(session: Session, append: Callable[[AnyRow], None]) -> Laboratory:
     session.progress.plan("timing", len(BATCH_SIZES), 1.0)
-    table = msgspec.structs.replace(session.experiment.throughput, rounds=PAIRS)
+    table = msgspec.structs.replace(session.experiment.throughput, rounds=PAIRS, round_seconds=ROUND_SECONDS)
     return Laboratory(
         experiment=msgspec.structs.replace(session.experiment, throughput=table),
         learner=session.learner,
