@@ -195,6 +195,12 @@ def test_a_finished_study_trains_and_writes_nothing(tmp_path, monkeypatch):
     assert (tmp_path / "convergence.jsonl").read_bytes() == before
 
 
+def hold(lanes, monkeypatch):
+    """As on a device whose memory holds so many lanes."""
+    monkeypatch.setattr(Programs, "lane_bytes", int((1 << 30) * LARGEST_SHARE_OF_MEMORY * SHARE_OF_LANES / lanes))
+    monkeypatch.setattr(Host, "free_memory_bytes", lambda _: 3 << 29)
+
+
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_lanes_that_are_too_many_for_memory_train_one_wave_after_another(tmp_path, monkeypatch, most):
     whole = study(tmp_path / "whole", monkeypatch, best_at(0.01))
@@ -206,9 +212,7 @@ def test_lanes_that_are_too_many_for_memory_train_one_wave_after_another(tmp_pat
         return made
 
     monkeypatch.setattr(wave, "start", started)
-    monkeypatch.setattr(Programs, "lane_bytes", 1000)
-    free_bytes = 1000 * most / LARGEST_SHARE_OF_MEMORY / SHARE_OF_LANES + 1
-    monkeypatch.setattr(Host, "free_memory_bytes", lambda _: free_bytes)
+    hold(most, monkeypatch)
     assert study(tmp_path / "parts", monkeypatch, best_at(0.01)) == whole
     assert sum(sizes) == len(whole)
     assert max(sizes) == (2 * (most // 2) or 1), "of two seeds"
@@ -260,7 +264,7 @@ def test_a_device_lost_in_training_fails_the_trials_it_was_at_and_other_tiers_go
     assert all(row.status == "ok" for row in rows if row.batch_size == 50)
 
 
-def test_failed_trials_are_done_until_they_are_to_be_tried_again(tmp_path, monkeypatch):
+def test_failed_trials_are_done_until_they_are_to_be_failed_at(tmp_path, monkeypatch):
     first = unlucky(tmp_path, monkeypatch, failing("confirm", "INTERNAL: device lost"))
     trained = failing("confirm", "trained again", times=0)
     assert len(unlucky(tmp_path, monkeypatch, lambda *_: pytest.fail("trained again"))) == len(first)
@@ -270,6 +274,16 @@ def test_failed_trials_are_done_until_they_are_to_be_tried_again(tmp_path, monke
     assert len(rows) == len(first) + failed
     assert all(row.status == "ok" for row in rows[len(first) :])
     assert len(unlucky(tmp_path, monkeypatch, lambda *_: pytest.fail("trained again"))) == len(rows)
+
+
+def test_a_wave_out_of_memory_leaves_the_others_of_its_grid_to_be_trained(tmp_path, monkeypatch):
+    hold(2, monkeypatch)
+    rows = unlucky(tmp_path, monkeypatch, failing("search", "RESOURCE_EXHAUSTED: out of memory", times=1))
+    search = [row for row in rows if row.phase == "search"]
+    assert [row.status for row in search].count("failed") == 1, "of two lanes, one was finished before"
+    assert len(search) > 2
+    failed_at = {row.batch_size for row in search if row.status == "failed"}
+    assert {row.batch_size for row in rows if row.phase == "confirm"} == {10, 50} - failed_at
 
 
 def test_the_third_wave_in_a_row_that_fails_stops_the_study(tmp_path, monkeypatch):

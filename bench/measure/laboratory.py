@@ -31,7 +31,7 @@ SAFE_SHARE_OF_MEMORY = 0.5
 class Laboratory:
     """`memory_bytes` is what a program may use, None where only running it tells.
 
-    `isolated` opens a process of its own for a cell; None where this process is one.
+    `isolated` opens a process of its own for a cell; None where this process is one, or has the device to itself.
     `confine` is called between compiling a cell and running it.
     `tried` holds cells that were compiled to choose their lowering.
     """

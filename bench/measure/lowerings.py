@@ -84,8 +84,8 @@ def of_tier(session: Session, tier: plan.Tier) -> tuning.Tuned:
     def trial(lowering: str | None) -> tuning.SpeedTrial:
         session.stopper.check()
         of = session.tier_programs(tier, lowering)
-        memory_bytes, width = session.host.free_memory_bytes(), session.shard_width(tier)
-        rows, columns = fitting_shape(of, (seeds, grid), memory_bytes, workers, width)
+        width = session.shard_width(tier)
+        rows, columns = fitting_shape(of, (seeds, grid), session.lanes_memory_bytes, workers, width)
         return tuning.SpeedTrial(of, seeds[:rows], grid[:columns], workers)
 
     def measure() -> tuning.Tuned:

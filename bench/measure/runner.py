@@ -186,7 +186,7 @@ def make_study(session: Session, append: Callable[[Trial], None]) -> Study:
             budget_examples=session.duration.budget_examples,
             validation_examples=len(session.dataset.validation_labels),
         ),
-        memory_bytes=session.host.free_memory_bytes(),
+        memory_bytes=session.lanes_memory_bytes,
         workers=session.host.workers,
         trials=known,
     )

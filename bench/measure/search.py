@@ -132,13 +132,25 @@ class TierStudy:
         if missing:
             try:
                 shapes = self.compiled(shapes_of)
-                for some_seeds, some in portions(self.programs, (seeds, settings), study.memory_bytes):
-                    if study.missing(some, some_seeds):
-                        self.train(item, some_seeds, some, shapes)
-                study.streak.broken()
             except FAILURES as error:
                 self.fail(item, seeds, settings, error)
+            else:
+                self.train_portions(item, seeds, settings, shapes)
         study.progress.close(item)
+
+    def train_portions(
+        self, item: str, seeds: Sequence[int], settings: Sequence[Setting], shapes: Sequence[wave.Shape]
+    ) -> None:
+        """Train a grid one wave after another; the trials of one that fails say so, and the next is tried."""
+        study = self.study
+        for some_seeds, some in portions(self.programs, (seeds, settings), study.memory_bytes):
+            if not study.missing(some, some_seeds):
+                continue
+            try:
+                self.train(item, some_seeds, some, shapes)
+                study.streak.broken()
+            except FAILURES as error:
+                self.fail(item, some_seeds, some, error)
 
     def compiled(self, shapes_of: Callable[[], list[wave.Shape]]) -> list[wave.Shape]:
         """The shapes of a wave, whose programs are compiled to see whether they fit."""

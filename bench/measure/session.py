@@ -23,6 +23,7 @@ from bench.measure.lanes import EVALUATION_BATCH_SIZE, Examples, Programs, on_de
 from bench.measure.learner import Learner, has_lowering, make_learner
 from bench.measure.progress import Progress
 from bench.measure.schedules import Schedule
+from bench.measure.shapes import steady_bytes
 from bench.measure.tuning import TuningFile
 from bench.rows import AnyRow, Origin, Precision, Stage, Trial, TrialKey
 
@@ -111,6 +112,11 @@ class Session:
     def convolves_on_cpu(self) -> bool:
         """Whether windows should stay in a core's cache."""
         return self.convolves and self.host.machine.platform == "cpu"
+
+    @cached_property
+    def lanes_memory_bytes(self) -> int:
+        """What the lanes of its trials and their programs may take together."""
+        return steady_bytes(self.host.free_memory_bytes())
 
     @property
     def tiers(self) -> list[plan.Tier]:

@@ -13,8 +13,16 @@ SHARE_OF_LANES = 0.5
 """Of that, what the lanes of a wave may hold; the rest is for computing."""
 
 
+def steady_bytes(free_bytes: int) -> int:
+    """What is reckoned with of free memory: a power of two, so that a run and its resumption cut a grid alike.
+
+    What a wave races against, and so where its losers stop, depends on the cut.
+    """
+    return 1 << (free_bytes.bit_length() - 1) if free_bytes > 0 else 0
+
+
 def portions(programs: Programs, grid: Grid, memory_bytes: int) -> Iterator[Grid]:
-    """The grid in waves, to be trained one after another, whose lanes memory can hold at once."""
+    """The grid in waves, to be trained one after another, of about as many lanes as memory can hold at once."""
     seeds, _settings = grid
     most = max(1, int(memory_bytes * LARGEST_SHARE_OF_MEMORY * SHARE_OF_LANES) // programs.lane_bytes)
     rows = min(len(seeds), most)
