@@ -264,7 +264,7 @@ def test_a_device_lost_in_training_fails_the_trials_it_was_at_and_other_tiers_go
     assert all(row.status == "ok" for row in rows if row.batch_size == 50)
 
 
-def test_failed_trials_are_done_until_they_are_to_be_failed_at(tmp_path, monkeypatch):
+def test_failed_trials_are_done_until_they_are_to_be_tried_again(tmp_path, monkeypatch):
     first = unlucky(tmp_path, monkeypatch, failing("confirm", "INTERNAL: device lost"))
     trained = failing("confirm", "trained again", times=0)
     assert len(unlucky(tmp_path, monkeypatch, lambda *_: pytest.fail("trained again"))) == len(first)
