@@ -1,64 +1,14 @@
-"""Search, extend, confirm: which trials are run, on which seeds, and the same ones after any interruption.
+"""Search, extend, confirm: which trials are run, on which seeds, and the same ones after any interruption."""
 
-Curves here are pretended: `worth` says which rate is best, so the truth is known.
-"""
-
-import math
-
-import jax
 import pytest
+from pretended_study import best_at, study
 from workbench import experiment, session, trials
 
-from bench import plan, store
-from bench.errors import DeviceError, InputError
-from bench.measure import convergence, runner, wave
-from bench.measure.host import Host
+from bench import plan
+from bench.errors import InputError
+from bench.measure import runner, wave
 from bench.measure.interrupts import Stopped
-from bench.measure.lanes import Lanes, Programs
-from bench.measure.learner import TrainState
-from bench.measure.shapes import LARGEST_SHARE_OF_MEMORY, SHARE_OF_LANES
-from bench.measure.tuning import TuningFile
-from bench.rows import Curve, Point, Trial
-
-
-def pretend(worth, stop_after=None, trained=None):
-    """A `convergence.run` that trains nothing: a rate reaches the target the sooner, the higher its worth in (0, 1].
-
-    `trained` gets the records of all lanes that a real one would have trained.
-    """
-    told = 0
-
-    def run(wave, reporter):
-        nonlocal told
-        if trained is not None:
-            trained.extend(wave.records)
-        for record in wave.records:
-            value = worth(record.setting.batch_size, record.setting.point) * (1 - 0.001 * (record.seed % 10))
-            first = math.ceil(100 / value)
-            points = [first - 1, first]
-            record.curve = Curve(examples=points, steps=points, accuracy=[0.1, 0.75 + value / 10], loss=[1.0, 1.0])
-            record.finish("ok")
-            if told == stop_after:
-                raise Stopped
-            told += 1
-            reporter.finished(record)
-
-    return run
-
-
-def best_at(rate):
-    """A worth whose logarithmic peak is at the effective `rate` for every batch size."""
-    return lambda _, point: math.exp(-abs(math.log(plan.effective_rate(point) / rate)))
-
-
-def study(folder, monkeypatch, worth, stop_after=None, trained=None, **tables):
-    monkeypatch.setattr(convergence, "run", pretend(worth, stop_after, trained))
-    monkeypatch.setattr(Programs, "fit", lambda _, shape, *given: shape)
-    monkeypatch.setattr(wave, "first_lanes", lambda *_: Lanes(TrainState((), ()), ()))
-    made = session(folder, **tables)
-    made.prepare_folder()
-    runner.measure_convergence(made)
-    return trials(folder)
+from bench.rows import Point
 
 
 def rates(found, phase, batch_size=10):
@@ -193,117 +143,3 @@ def test_a_finished_study_trains_and_writes_nothing(tmp_path, monkeypatch):
     before = (tmp_path / "convergence.jsonl").read_bytes()
     study(tmp_path, monkeypatch, best_at(0.2), stop_after=0)
     assert (tmp_path / "convergence.jsonl").read_bytes() == before
-
-
-def hold(lanes, monkeypatch):
-    """As on a device whose memory holds so many lanes."""
-    monkeypatch.setattr(Programs, "lane_bytes", int((1 << 30) * LARGEST_SHARE_OF_MEMORY * SHARE_OF_LANES / lanes))
-    monkeypatch.setattr(Host, "free_memory_bytes", lambda _: 3 << 29)
-
-
-@pytest.mark.parametrize("most", [1, 2, 5])
-def test_lanes_that_are_too_many_for_memory_train_one_wave_after_another(tmp_path, monkeypatch, most):
-    whole = study(tmp_path / "whole", monkeypatch, best_at(0.01))
-    sizes, start = [], wave.start
-
-    def started(*given):
-        made = start(*given)
-        sizes.append(len(made.records))
-        return made
-
-    monkeypatch.setattr(wave, "start", started)
-    hold(most, monkeypatch)
-    assert study(tmp_path / "parts", monkeypatch, best_at(0.01)) == whole
-    assert sum(sizes) == len(whole)
-    assert max(sizes) == (2 * (most // 2) or 1), "of two seeds"
-
-
-def failing(of_phase, message, times=math.inf):
-    """A `convergence.run` on a device that is lost in training waves of a phase, after one lane was finished."""
-    left = times
-    well = pretend(best_at(0.01))
-
-    def run(lanes, reporter):
-        nonlocal left
-        if lanes.records[0].setting.phase != of_phase or left <= 0:
-            return well(lanes, reporter)
-        left -= 1
-        first = lanes.records[0]
-        first.curve = Curve(examples=[100], steps=[10], accuracy=[0.8], loss=[1.0])
-        first.finish("ok")
-        reporter.finished(first)
-        raise jax.errors.JaxRuntimeError(message)
-
-    return run
-
-
-def unlucky(folder, monkeypatch, run, retries_failed=False, workers=1, **tables):
-    monkeypatch.setattr(convergence, "run", run)
-    monkeypatch.setattr(Programs, "fit", lambda _, shape, *given: shape)
-    monkeypatch.setattr(wave, "first_lanes", lambda *_: Lanes(TrainState((), ()), ()))
-    made = session(folder, workers, **tables)
-    made.retries_failed = retries_failed
-    made.prepare_folder()
-    runner.measure_convergence(made)
-    return [row for row in store.read(folder / "convergence.jsonl") if isinstance(row, Trial)]
-
-
-TWO_TIERS = {"batch_sizes": {"values": [7, 50]}, "evaluation": {"first_epoch": 2}}
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_device_lost_in_training_fails_the_trials_it_was_at_and_other_tiers_go_on(tmp_path, monkeypatch, workers):
-    run = failing("search", "INTERNAL: device lost", times=1)
-    rows = unlucky(tmp_path, monkeypatch, run, workers=workers, **TWO_TIERS)
-    failed = [row for row in rows if row.status == "failed"]
-    assert {(row.phase, row.batch_size, row.reason) for row in failed} == {("search", 7, "INTERNAL: device lost")}
-    assert len(failed) == 2 * 3 - 1
-    assert all(row.steps == 0 and row.curve.accuracy == [] for row in failed)
-    assert {row.phase for row in rows if row.batch_size == 7} == {"search"}
-    assert {row.phase for row in rows if row.batch_size == 50} == {"search", "confirm"}
-    assert all(row.status == "ok" for row in rows if row.batch_size == 50)
-
-
-def test_failed_trials_are_done_until_they_are_to_be_tried_again(tmp_path, monkeypatch):
-    first = unlucky(tmp_path, monkeypatch, failing("confirm", "INTERNAL: device lost"))
-    trained = failing("confirm", "trained again", times=0)
-    assert len(unlucky(tmp_path, monkeypatch, lambda *_: pytest.fail("trained again"))) == len(first)
-    rows = unlucky(tmp_path, monkeypatch, trained, retries_failed=True)
-    failed = sum(row.status == "failed" for row in first)
-    assert failed > 0
-    assert len(rows) == len(first) + failed
-    assert all(row.status == "ok" for row in rows[len(first) :])
-    assert len(unlucky(tmp_path, monkeypatch, lambda *_: pytest.fail("trained again"))) == len(rows)
-
-
-def test_a_wave_out_of_memory_leaves_the_others_of_its_grid_to_be_trained(tmp_path, monkeypatch):
-    hold(2, monkeypatch)
-    rows = unlucky(tmp_path, monkeypatch, failing("search", "RESOURCE_EXHAUSTED: out of memory", times=1))
-    search = [row for row in rows if row.phase == "search"]
-    assert [row.status for row in search].count("failed") == 1, "of two lanes, one was finished before"
-    assert len(search) > 2
-    failed_at = {row.batch_size for row in search if row.status == "failed"}
-    assert {row.batch_size for row in rows if row.phase == "confirm"} == {10, 50} - failed_at
-
-
-def test_the_third_wave_in_a_row_that_fails_stops_the_study(tmp_path, monkeypatch):
-    tables = {"batch_sizes": {"values": [7, 11, 13, 50]}, "evaluation": {"first_epoch": 2}}
-    with pytest.raises(DeviceError, match=r"3 failures in a row, the last at search .*device lost.*--retry-failed"):
-        unlucky(tmp_path, monkeypatch, failing("search", "INTERNAL: device lost"), **tables)
-    rows = [row for row in store.read(tmp_path / "convergence.jsonl") if isinstance(row, Trial)]
-    assert len({row.batch_size for row in rows if row.status == "failed"}) == 3
-
-
-def test_a_tier_whose_compilation_fails_becomes_rows(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise jax.errors.JaxRuntimeError("INTERNAL: cannot compile")
-
-    monkeypatch.setattr(Programs, "program", refuse)
-    made = session(tmp_path, seeds={"confirm": 1})
-    monkeypatch.setattr(TuningFile, "get", lambda _, __, measure: measure())
-    made.prepare_folder()
-    runner.announce(made, ["convergence"])
-    runner.measure_convergence(made)
-    rows = [row for row in store.read(tmp_path / "convergence.jsonl") if isinstance(row, Trial)]
-    assert {(row.status, row.reason) for row in rows} == {("failed", "INTERNAL: cannot compile")}
-    assert {row.batch_size for row in rows} == {10, 50}
