@@ -63,15 +63,15 @@ class TierStudy:
         memory.
         """
         seeds, searched = plan.search_seeds(self.study.experiment), search_grid(self.study.experiment, self.tier)
-        self.run_wave("search", seeds, searched, lambda: [self.full, self.small])
+        self.run_grid("search", seeds, searched, lambda: [self.full, self.small])
         for number in range(self.study.experiment.learning_rate.extend):
             beyond = list(self.extensions(searched))
             if not beyond:
                 break
-            self.run_wave(f"extension {number + 1}", seeds, beyond, lambda: [self.small])
+            self.run_grid(f"extension {number + 1}", seeds, beyond, lambda: [self.small])
             searched = [*searched, *beyond]
         fresh, settings = plan.confirmation_seeds(self.study.experiment), self.confirmations()
-        self.run_wave("confirm", fresh, settings, lambda: [self.shape(fresh, settings), self.small])
+        self.run_grid("confirm", fresh, settings, lambda: [self.shape(fresh, settings), self.small])
         self.study.progress.close(self.item("compile"))
 
     @cached_property
@@ -117,7 +117,7 @@ class TierStudy:
             settings += [Setting("fixed", size, Point(fixed, usual))] if fixed else []
         return settings
 
-    def run_wave(
+    def run_grid(
         self, name: str, seeds: Sequence[int], settings: Sequence[Setting], shapes_of: Callable[[], list[wave.Shape]]
     ) -> None:
         """Run a grid of trials unless all its rows exist; what a failing device leaves undone becomes rows that say so.
@@ -135,10 +135,10 @@ class TierStudy:
             except FAILURES as error:
                 self.fail(item, seeds, settings, error)
             else:
-                self.train_portions(item, seeds, settings, shapes)
+                self.train_waves(item, seeds, settings, shapes)
         study.progress.close(item)
 
-    def train_portions(
+    def train_waves(
         self, item: str, seeds: Sequence[int], settings: Sequence[Setting], shapes: Sequence[wave.Shape]
     ) -> None:
         """Train a grid one wave after another; the trials of one that fails say so, and the next is tried."""
@@ -153,7 +153,7 @@ class TierStudy:
                 self.fail(item, some_seeds, some, error)
 
     def compiled(self, shapes_of: Callable[[], list[wave.Shape]]) -> list[wave.Shape]:
-        """The shapes of a wave, whose programs are compiled to see whether they fit."""
+        """The shapes for a grid, whose programs are compiled to see whether they fit."""
         start = time.monotonic()
         shapes = shapes_of()
         seconds, item = time.monotonic() - start, self.item("compile")
@@ -162,7 +162,7 @@ class TierStudy:
         return shapes
 
     def fail(self, item: str, seeds: Sequence[int], settings: Sequence[Setting], error: Exception) -> None:
-        """Write the trials of a wave that have no verdict as failed."""
+        """Write the trials of a grid that have no verdict as failed."""
         failure = failure_of(error)
         for setting, seed in product(settings, seeds):
             self.finished(LaneRecord(setting=setting, seed=seed, status="failed", reason=failure.message), lanes=1)

@@ -14,7 +14,7 @@ SHARE_OF_LANES = 0.5
 
 
 def steady_bytes(free_bytes: int) -> int:
-    """What is reckoned with of free memory: a power of two, so that a run and its resumption cut a grid alike.
+    """The power of two that free memory holds, so that a run and its resumption cut a grid alike.
 
     What a wave races against, and so where its losers stop, depends on the cut.
     """
