@@ -12,6 +12,7 @@ PYTEST_OPTIONS ?=
 
 ifeq ($(strip $(VENV)),)
 PY := $(PYTHON)
+export PYTHONPATH := $(CURDIR)/bench$(if $(PYTHONPATH),:$(PYTHONPATH))
 else
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
@@ -21,7 +22,7 @@ $(INSTALLED_TEST): EXTRAS := test
 $(INSTALLED_MUTATE): EXTRAS := test mutate
 $(INSTALLED) $(INSTALLED_TEST) $(INSTALLED_MUTATE): pyproject.toml bench/install.py
 	@command -v $(PYTHON) >/dev/null || { echo "batchscale: $(PYTHON) is not there; install Python 3.11 or newer, or name it: PYTHON=/path/to/python"; exit 1; }
-	@$(PYTHON) -m bench.install $(VENV) $(EXTRAS)
+	@$(PYTHON) bench/install.py $(VENV) $(EXTRAS)
 	@touch $(INSTALLED) $@
 endif
 
@@ -37,7 +38,7 @@ help: ## list what can be made
 	@echo "  VENV= PYTHON=/path/to/python   use an interpreter that has JAX, install nothing"
 
 bench: $(INSTALLED) ## measure this machine and answer (BUDGET=minutes, EXPERIMENTS="names or .toml files")
-	@$(PY) -m bench run $(if $(BUDGET),--budget $(BUDGET)) $(EXPERIMENTS)
+	@$(PY) -m batchscale run $(if $(BUDGET),--budget $(BUDGET)) $(EXPERIMENTS)
 
 test: $(INSTALLED_TEST) ## the tests, a few minutes
 	@$(PYTEST) $(QUICK) $(PYTEST_OPTIONS)
@@ -63,13 +64,13 @@ lint: $(INSTALLED_TEST) ## formatting, rules, types and the layers of the archit
 	@$(PY) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 report: $(INSTALLED) ## write the page of a results folder again (DIR=results/local/experiment/machine)
-	@$(PY) -m bench report $(DIR)
+	@$(PY) -m batchscale report $(DIR)
 
 compare: $(INSTALLED) ## two results folders side by side (A=folder B=folder)
-	@$(PY) -m bench compare $(A) $(B)
+	@$(PY) -m batchscale compare $(A) $(B)
 
 site: $(INSTALLED) ## one site of all published results, in site/
-	@$(PY) -m bench site
+	@$(PY) -m batchscale site
 
 clean: ## remove the environment, caches and built pages; results stay
 	rm -rf $(if $(INSTALLED),$(VENV)) .benchmarks .coverage* .hypothesis .import_linter_cache .pytest_cache .ruff_cache build mutants dist site

@@ -1,4 +1,4 @@
-"""`python -m bench.install VENV [EXTRA...]`: an environment with this package and the JAX that fits this machine.
+"""`python bench/install.py VENV [EXTRA...]`: an environment with this package and the JAX that fits this machine.
 
 It runs before anything is installed, so it uses the standard library alone, and parses on a Python too old to go on.
 """
@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from bench.commands import CommandError, run, show
+from batchscale.subprocesses import CommandError, run, show
 
 OLDEST_PYTHON = (3, 11)
 OTHER_PYTHONS = ("python3.13", "python3.12", "python3.11", "python3.14")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from models._layers import ConvolutionStack, activation_named
+from ._layers import ConvolutionStack, activation_named
 
 
 class Model(nnx.Module):

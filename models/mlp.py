@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from models._layers import activation_named
+from ._layers import activation_named
 
 
 class Model(nnx.Module):

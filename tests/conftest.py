@@ -5,48 +5,44 @@ Making a folder takes seconds, so each is made once.
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
 import pytest
-import simulate
+import simulated_folder
+from batchscale.analysis.frames import frames
+from batchscale.analysis.frames.frames import Frames
+from batchscale.analysis.pages import report
+from batchscale.analysis.summary import summary_file
+from batchscale.analysis.summary.build import summarize
+from batchscale.analysis.summary_types import Summary
 from jaxtyping import install_import_hook
+from repository import ROOT
 from truth import RICH
-
-from bench.analysis import frames, report, summary
-from bench.analysis.frames import Frames
-from bench.analysis.summarize import summarize
-from bench.analysis.summary import Summary
-
-WITH_ARRAYS = (
-    "stream",
-    "schedules",
-    "learner",
-    "noise",
-    "averaging",
-    "lanes",
-    "loops",
-    "wave",
-    "checkpoint",
-    "convergence",
-    "splits",
-    "sharding",
-)
-"""Modules of `bench.measure` whose annotations carry shapes; in production nothing is checked and nothing is lost."""
 
 HERE = (None, "", "localhost", "127.0.0.1", "::1")
 _network = SimpleNamespace(allowed=False)
 
 
 def pytest_configure() -> None:
-    install_import_hook(["models", *(f"bench.measure.{name}" for name in WITH_ARRAYS)], "beartype.beartype")
+    install_import_hook(list(modules_with_shapes()), "beartype.beartype")
     _cut_the_network()
     hypothesis.settings.register_profile("shared machine", deadline=None)
     hypothesis.settings.load_profile("shared machine")
+
+
+def modules_with_shapes() -> Iterator[str]:
+    """Every module whose annotations carry array shapes: they are checked in tests, and cost nothing elsewhere."""
+    for folder, package in ((ROOT / "bench" / "batchscale", "batchscale"), (ROOT / "models", "batchscale.models")):
+        for path in folder.rglob("*.py"):
+            if re.search(r"^(from|import) jaxtyping", path.read_text(), re.MULTILINE):
+                yield ".".join([package, *path.relative_to(folder).with_suffix("").parts])
 
 
 def _cut_the_network() -> None:
@@ -85,7 +81,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with everything measured and nothing made of it yet."""
     folder = tmp_path_factory.mktemp("recorded")
-    simulate.write(folder, RICH)
+    simulated_folder.write(folder, RICH)
     return folder
 
 
@@ -97,8 +93,8 @@ def measured(recorded: Path) -> Frames:
 @pytest.fixture(scope="session")
 def summarized(recorded: Path, measured: Frames) -> Summary:
     """As a page finds it: written and read again."""
-    summary.write(recorded, summarize(measured))
-    return summary.read(recorded)
+    summary_file.write(recorded, summarize(measured))
+    return summary_file.read(recorded)
 
 
 @pytest.fixture(scope="session")

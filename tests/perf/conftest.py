@@ -10,11 +10,10 @@ from pathlib import Path
 import jax
 import msgspec
 import pytest
+from batchscale.measure.device import machine as device
+from batchscale.measure.run.session import Session
+from batchscale.records import row_files
 from standard_study import open_session
-
-from bench import store
-from bench.measure import device
-from bench.measure.session import Session
 
 BOUNDS: dict[str, dict[str, tuple[float | None, float | None]]] = {
     "any": {"harness_overhead": (0.98, 1.02)},
@@ -101,4 +100,4 @@ def _save(path: Path, recorder: Recorder) -> None:
         "details": recorder.details,
     }
     path.parent.mkdir(exist_ok=True)
-    store.write_json(path, content)
+    row_files.write_json(path, content)

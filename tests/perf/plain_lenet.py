@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import jax
+from batchscale.measure.training.learner import Learner
+from batchscale.measure.training.optimizers import optimizer_named
 from flax import nnx
 from jaxtyping import Array, Float
-
-from bench.measure.learner import Learner
-from bench.measure.optimizers import optimizer_named
 
 
 class PlainLeNet(nnx.Module):

@@ -9,8 +9,7 @@ from statistics import median
 from typing import NamedTuple, Self
 
 import numpy as np
-
-from bench.measure.clock import Work, calibrate
+from batchscale.measure.device.timing import Work, calibrate
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,20 @@ from pathlib import Path
 from threading import Event
 
 import numpy as np
+from batchscale.config import experiment, plan
+from batchscale.config.vocabulary import Loop
+from batchscale.measure.control.progress import Progress
+from batchscale.measure.convergence import train_wave, wave
+from batchscale.measure.convergence.tier_search import TierStudy, search_grid
+from batchscale.measure.convergence.wave import Wave
+from batchscale.measure.data.datasets import Dataset
+from batchscale.measure.device.host import Host
+from batchscale.measure.device.timing import Work
+from batchscale.measure.run import stages
+from batchscale.measure.run.session import Session
+from batchscale.measure.throughput.timed_loops import CellKey, build
+from batchscale.measure.training.learner import Learner
 from races import Contestant
-
-from bench import experiment, plan
-from bench.measure import convergence, runner, wave
-from bench.measure.clock import Work
-from bench.measure.datasets import Dataset
-from bench.measure.host import Host
-from bench.measure.learner import Learner
-from bench.measure.loops import CellKey, build
-from bench.measure.progress import Progress
-from bench.measure.search import TierStudy, search_grid
-from bench.measure.session import Session
-from bench.measure.wave import Wave
-from bench.rows import Loop
 
 BATCH_SIZES = [1, 4, 16, 64, 256, 1024, 4096]
 SLICE_SECONDS = 0.5
@@ -55,7 +55,7 @@ def _random_mnist() -> Dataset:
 
 def tiers(session: Session) -> list[TierStudy]:
     """The tiers of the study as the engine groups and tunes them."""
-    return runner.tier_studies(session, runner.make_study(session, lambda _: None))
+    return stages.tier_studies(session, stages.make_study(session, lambda _: None))
 
 
 def as_lanes(session: Session, tier: TierStudy) -> Contestant:
@@ -69,10 +69,10 @@ def as_lanes(session: Session, tier: TierStudy) -> Contestant:
 
 
 def _advance(lanes: Wave, workers: int) -> Work:
-    crew = convergence.Crew(ThreadPoolExecutor(workers), workers, Event())
+    crew = train_wave.Crew(ThreadPoolExecutor(workers), workers, Event())
 
     def work(ticks: int) -> None:
-        convergence.train(lanes, lanes.shards, lanes.tick + ticks, crew)
+        train_wave.train(lanes, lanes.shards, lanes.tick + ticks, crew)
         lanes.tick += ticks
 
     return work

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from statistics import harmonic_mean
 
 import standard_study
+from batchscale.measure.convergence.tier_search import TierStudy
+from batchscale.measure.run.session import Session
 from plain_lenet import plain_learner
 from races import Speed, race
-
-from bench.measure.search import TierStudy
-from bench.measure.session import Session
 
 SCREENING_ROUNDS = 2
 ROUNDS = 7

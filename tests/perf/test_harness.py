@@ -9,15 +9,15 @@ from statistics import median
 import jax
 import jax.numpy as jnp
 import msgspec
-
-from bench.measure import stream, throughput
-from bench.measure.clock import Work, timed
-from bench.measure.laboratory import Laboratory
-from bench.measure.lanes import Examples
-from bench.measure.learner import Learner
-from bench.measure.loops import BATCHES_AT_HAND, LEARNING_RATE, CellKey
-from bench.measure.session import Session
-from bench.rows import AnyRow, Round
+from batchscale.measure.data import example_order
+from batchscale.measure.device.timing import Work, timed
+from batchscale.measure.run.session import Session
+from batchscale.measure.throughput import rounds
+from batchscale.measure.throughput.context import Laboratory
+from batchscale.measure.throughput.timed_loops import BATCHES_AT_HAND, LEARNING_RATE, CellKey
+from batchscale.measure.training.examples import Examples
+from batchscale.measure.training.learner import Learner
+from batchscale.records.row_types import AnyRow, Round
 
 PAIRS = 400
 ROUND_SECONDS = 0.02
@@ -42,7 +42,7 @@ def seconds_in_pairs(session: Session, batch_size: int) -> list[tuple[float, flo
             pairs.append((row.seconds, timed(hand, row.steps)))
 
     key = CellKey(batch_size, "dispatch")
-    throughput.measure(laboratory(session, append), [key], lambda _: "xla")
+    rounds.measure(laboratory(session, append), [key], lambda _: "xla")
     return pairs
 
 
@@ -64,7 +64,7 @@ def by_hand(learner: Learner, split: Examples, batch_size: int) -> Work:
     """A training loop as a user would write it, over the batches that the stage cycles through."""
     examples, rate = len(split.labels), jnp.float32(LEARNING_RATE)
     count = min(BATCHES_AT_HAND, examples // batch_size)
-    batches = [jnp.asarray(stream.indices(0, i * batch_size, batch_size, examples)) for i in range(count)]
+    batches = [jnp.asarray(example_order.indices(0, i * batch_size, batch_size, examples)) for i in range(count)]
     state = learner.first_state(jax.device_put(learner.params(0)), LEARNING_RATE)
 
     @partial(jax.jit, donate_argnums=0)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-
-from bench.analysis import report
-from bench.measure.clock import calibrate
-from bench.measure.learner import make_learner
-from bench.measure.loops import CellKey, build
+from batchscale.analysis.pages import report
+from batchscale.measure.device.timing import calibrate
+from batchscale.measure.throughput.timed_loops import CellKey, build
+from batchscale.measure.training.learner import make_learner
 
 ROUNDS = 10
 ROUND_SECONDS = 0.1

@@ -1,0 +1,91 @@
+"""Whether results may be put side by side, and what is different about those that may."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from batchscale.analysis.frames.frames import Frames
+from batchscale.errors import InputError
+from batchscale.printable import printable
+
+# Precision is a setting of the machine that people compare, so it is told, not refused.
+MAY_DIFFER = ("workload.precision",)
+MATTERS_TO_SPEED = (
+    "workload.dataset",
+    "workload.model",
+    "workload.model_options",
+    "workload.optimizer",
+    "workload.optimizer_options",
+    "search",
+)
+ABSENT = "not set"
+
+
+def refuse_unlike(names: Sequence[str], sides: Sequence[Frames], *, throughput_only: bool) -> None:
+    """Check every folder against the first.
+
+    Raises:
+        InputError: names a field in which the workloads, targets or protocols differ, with both values; one that
+            matters to speed where there is any.
+    """
+    first = flattened(sides[0].experiment.protocol)
+    for name, side in zip(names[1:], sides[1:], strict=True):
+        other = flattened(side.experiment.protocol)
+        unlike = [field for field in {*first, *other} if first.get(field, ABSENT) != other.get(field, ABSENT)]
+        refused = [field for field in unlike if sets_speed(field) or not (throughput_only or field in MAY_DIFFER)]
+        if refused:
+            field = min(refused, key=lambda field: (not sets_speed(field), field))
+            left, right = printable(first.get(field, ABSENT)), printable(other.get(field, ABSENT))
+            relaxed = "" if sets_speed(field) else "; --throughput-only compares speeds of one workload alone"
+            found = f"{left} in {names[0]}, {right} in {name}"
+            raise InputError(f"{field}: {found}: these are not the same experiment{relaxed}")
+
+
+def flattened(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """A table of tables as one level of dotted keys."""
+    found: dict[str, object] = {}
+    for key, value in table.items():
+        path = f"{prefix}{key}"
+        found |= flattened(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return found
+
+
+def labels(sides: Sequence[Frames]) -> list[str]:
+    """A name for each side: its machine, with what tells it apart where a machine is there twice."""
+    machines = [side.machine.machine.name for side in sides]
+    traits = [_traits(side) for side in sides]
+    telling = [key for key in traits[0] if len({str(trait.get(key)) for trait in traits}) > 1]
+    named = []
+    for at, machine in enumerate(machines):
+        extra = ", ".join(f"{key} {traits[at].get(key, ABSENT)}".strip() for key in telling)
+        named.append(f"{machine} ({extra})" if machines.count(machine) > 1 and extra else machine)
+    return [f"{name} #{at + 1}" if named.count(name) > 1 else name for at, name in enumerate(named)]
+
+
+def differences(sides: Sequence[Frames]) -> list[str]:
+    """What else differs between the sides, as sentences' ends."""
+    traits = [_traits(side) for side in sides]
+    keys = dict.fromkeys(key for trait in traits for key in trait)
+    values = {key: [trait.get(key, ABSENT) for trait in traits] for key in keys}
+    return [f"{key}: {' against '.join(found)}" for key, found in values.items() if len(set(found)) > 1]
+
+
+def sets_speed(field: str) -> bool:
+    """Whether steps of workloads that differ in it take different times."""
+    return any(field == known or field.startswith(f"{known}.") for known in MATTERS_TO_SPEED)
+
+
+def _traits(side: Frames) -> dict[str, str]:
+    """The experiment and the settings that tell two runs on one machine apart."""
+    environments = side.machine.environments.values()
+    versions = sorted({one.packages.get("jax", "unknown") for one in environments})
+    settings = sorted({f"{key}={value}" for one in environments for key, value in one.settings.items()})
+    flags = sorted({one.xla_flags for one in environments if one.xla_flags})
+    known = {
+        "experiment": [side.experiment.name],
+        "precision": [side.experiment.workload.precision],
+        "JAX": versions,
+        "settings": settings,
+        "XLA flags": flags,
+    }
+    return {key: " ".join(values) for key, values in known.items() if values}

@@ -1,0 +1,100 @@
+"""Anyone's measurements: tables from elsewhere become rows of a results folder, and then everything else applies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from batchscale.analysis.frames import frames
+from batchscale.analysis.frames.csv_tables import read_needs, read_timings
+from batchscale.analysis.frames.frames import Imported
+from batchscale.analysis.frames.imported_rows import (
+    LARGEST_EXAMPLES,
+    experiment_of,
+    machines_of,
+    round_rows,
+    slug,
+    trial_rows,
+    unknown_machine,
+)
+from batchscale.analysis.summary import summary_file
+from batchscale.analysis.summary.build import summarize
+from batchscale.analysis.summary_types import Summary
+from batchscale.config.experiment import Experiment
+from batchscale.errors import InputError
+from batchscale.records import row_files
+from batchscale.records.results_folder import set_price, to_toml
+from batchscale.records.row_types import Round, Trial
+
+
+class MachineSummaries(msgspec.Struct, frozen=True, kw_only=True):
+    """`summary.json` where tables hold several machines: one summary each, by the machine's name."""
+
+    schema: int = 1
+    machines: dict[str, Summary]
+
+
+def analyze(
+    convergence: Path,
+    throughput: Path,
+    out: Path,
+    train_examples: int | None = None,
+    target: float | None = None,
+    price_per_hour: float | None = None,
+) -> dict[str, Path]:
+    """Turn two tables into results folders with their summaries; returns the folder of every machine by its name.
+
+    One machine's folder is `out` itself; several have a folder each below it, and `out/summary.json` holds them all.
+
+    Raises:
+        InputError: when a table or an option is wrong, or `out` holds measurements of its own.
+    """
+    _check_options(train_examples, target)
+    needs, timings = read_needs(convergence), read_timings(throughput)
+    by_machine = machines_of(timings, throughput)
+    imported = Imported(
+        train_examples=train_examples,
+        target_accuracy=target,
+        learning_rates=any(need.learning_rate is not None for need in needs),
+    )
+    experiment = experiment_of(needs, timings, target, convergence)
+    folders = {name: out if len(by_machine) == 1 else out / slug(name) for name in by_machine}
+    for folder in {out, *folders.values()}:
+        _refuse_measured(folder)
+    for name, folder in folders.items():
+        trials = trial_rows(needs, experiment, slug(name), train_examples, convergence)
+        rounds = round_rows(by_machine[name], experiment, slug(name), train_examples, throughput)
+        _write(folder, experiment, name, imported, trials=list(trials), rounds=list(rounds))
+        if price_per_hour is not None:
+            set_price(folder, price_per_hour)
+    answers = {name: summarize(frames.load(folder)) for name, folder in folders.items()}
+    for name, folder in folders.items():
+        summary_file.write(folder, answers[name])
+    if len(answers) > 1:
+        row_files.write_json(out / "summary.json", MachineSummaries(machines=answers))
+    return folders
+
+
+def _check_options(train_examples: int | None, target: float | None) -> None:
+    if train_examples is not None and not 1 <= train_examples <= LARGEST_EXAMPLES:
+        raise InputError(f"--train-examples: {train_examples} is not a number of examples from 1 to {LARGEST_EXAMPLES}")
+    if target is not None and not 0 < target < 1:
+        raise InputError(f"--target: {target:g} is not an accuracy between 0 and 1, such as 0.99")
+
+
+def _write(
+    folder: Path, experiment: Experiment, name: str, imported: Imported, *, trials: list[Trial], rounds: list[Round]
+) -> None:
+    row_files.write_whole(folder / "experiment.toml", to_toml(experiment))
+    row_files.write_json(folder / "machine.json", unknown_machine(name))
+    row_files.write_json(folder / "imported.json", imported)
+    row_files.write_whole(folder / "convergence.jsonl", b"".join(map(row_files.encode, trials)))
+    row_files.write_whole(folder / "throughput.jsonl", b"".join(map(row_files.encode, rounds)))
+
+
+def _refuse_measured(folder: Path) -> None:
+    """Measurements made here are never overwritten."""
+    rows = [name for name in frames.ROW_FILES if (folder / name).exists()]
+    if rows and not (folder / "imported.json").exists():
+        raise InputError(f"{folder}: holds {rows[0]}, which was not made from tables; give another --out")

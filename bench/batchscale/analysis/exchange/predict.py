@@ -1,0 +1,73 @@
+"""The time-optimal batch size of hardware where nothing was trained: needs from runs, speeds from elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from batchscale.analysis.compare.compatibility import ABSENT, MAY_DIFFER, flattened, sets_speed
+from batchscale.analysis.frames import frames
+from batchscale.analysis.frames.csv_tables import read_timings
+from batchscale.analysis.frames.frames import Frames, from_rows
+from batchscale.analysis.frames.imported_rows import machines_of, round_rows, slug, unknown_machine
+from batchscale.analysis.summary.build import summarize
+from batchscale.analysis.summary_types import Summary
+from batchscale.errors import InputError
+from batchscale.printable import bare, printable, visible
+
+
+def predict(folder: Path, seconds_per_step: Path) -> dict[str, Summary]:
+    """The summary of `folder`'s training runs joined with other speeds, for every machine by its name.
+
+    Args:
+        folder: a results folder with training runs.
+        seconds_per_step: a throughput table, or another machine's results folder of the same workload.
+
+    Raises:
+        InputError: when either is not valid, there are no training runs, or the workloads differ.
+    """
+    trained = frames.load(folder)
+    if not len(trained.trials):
+        raise InputError(f"{folder}: convergence.jsonl: holds no training runs to predict from")
+    others = (
+        _from_folder(trained, seconds_per_step) if seconds_per_step.is_dir() else _from_table(trained, seconds_per_step)
+    )
+    return {name: summarize(joined) for name, joined in others.items()}
+
+
+def _from_folder(trained: Frames, folder: Path) -> dict[str, Frames]:
+    timed = frames.load(folder)
+    here, there = flattened(timed.experiment.protocol), flattened(trained.experiment.protocol)
+    for field in sorted({*here, *there}):
+        found, right = here.get(field, ABSENT), there.get(field, ABSENT)
+        if found != right and (sets_speed(field) or field in MAY_DIFFER):
+            trained_with = f"where the training runs have {printable(right)}"
+            raise InputError(f"{folder}: {bare(field)}: {printable(found)}, {trained_with}")
+    if not len(timed.rounds):
+        raise InputError(f"{folder}: throughput.jsonl: holds no timed rounds to predict with")
+    return {timed.machine.machine.name: _joined(trained, timed, folder)}
+
+
+def _from_table(trained: Frames, table: Path) -> dict[str, Frames]:
+    experiment = trained.experiment
+    found = {}
+    for name, timings in machines_of(read_timings(table), table).items():
+        rows = round_rows(timings, experiment, slug(name), trained.train_examples, table)
+        found[name] = _joined(trained, from_rows(experiment, unknown_machine(name), rows), table)
+    return found
+
+
+def _joined(trained: Frames, timed: Frames, speeds: Path) -> Frames:
+    """The trials of one with the speeds of the other, marked as such."""
+    return replace(
+        trained,
+        machine=timed.machine,
+        rounds=timed.rounds,
+        compilations=timed.compilations,
+        calibrations=timed.calibrations,
+        stages=timed.stages,
+        verifications=timed.verifications,
+        price_per_hour=timed.price_per_hour,
+        convergence_from=trained.convergence_from or trained.machine.machine.name,
+        speeds_from=visible(str(speeds)),
+    )

@@ -1,0 +1,134 @@
+"""Whether a results folder may be published, and its way to where published results are kept."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import socket
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from batchscale.analysis.frames import frames
+from batchscale.analysis.frames.frames import ROW_FILES, Frames
+from batchscale.analysis.frames.schema import only
+from batchscale.analysis.pages.report import write_report
+from batchscale.analysis.summary.build import summarize
+from batchscale.config.experiment import expand_batch_sizes
+from batchscale.config.vocabulary import STAGES
+from batchscale.errors import InputError
+from batchscale.printable import printable
+from batchscale.records import row_files
+from batchscale.records.row_types import AnyRow
+
+REQUIRED = ("experiment.toml", "machine.json", "throughput.jsonl", "convergence.jsonl")
+PUBLISHED = tuple(dict.fromkeys((*REQUIRED, *ROW_FILES)))
+NEEDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+# What tells of a person or a machine: home and scratch folders, Windows users' folders, electronic mail.
+_PRIVATE = re.compile(rb"(?:/home/|/Users/|/root/|/tmp/|/mnt/|[A-Za-z]:\\\\?Users)[^\s\"']*|[\w.+-]+@[\w-]+\.[\w.]+")
+SHORTEST_NAME = 4
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in the way, one line each; `place` is where the folder now is when nothing does."""
+
+    problems: list[str]
+    place: str | None = None
+
+
+def submit(folder: Path, published: Path) -> Submission:
+    """Check a results folder and, when nothing is wrong with it, place it under `published`/experiment/machine.
+
+    Raises:
+        InputError: when the disk refuses.
+    """
+    problems = [*check(folder)]
+    if problems:
+        return Submission(problems=problems)
+    measured = frames.load(folder)
+    place = published / measured.experiment.name / measured.machine.machine.name
+    if place.exists():
+        return Submission(problems=[f"{place}: already holds results; remove them first to replace them"])
+    for name in PUBLISHED:
+        if (folder / name).is_file():
+            row_files.write_whole(place / name, (folder / name).read_bytes())
+    write_report(place)
+    return Submission(problems=[], place=str(place))
+
+
+def check(folder: Path) -> Iterator[str]:
+    """What stands in the way of publishing a folder."""
+    missing = [name for name in REQUIRED if not (folder / name).is_file() or (folder / name).is_symlink()]
+    if (folder / "imported.json").exists():
+        yield f"{folder}: made from tables of other people's measurements; cannot be published"
+        return
+    if missing:
+        yield from (f"{folder / name}: is missing, or not a plain file" for name in missing)
+        return
+    try:
+        measured = frames.load(folder)
+        rows = [row for name in ROW_FILES for row in row_files.read(folder / name)]
+    except InputError as error:
+        yield str(error)
+        return
+    yield from _incomplete(measured)
+    yield from _untraceable(measured, rows)
+    for name in PUBLISHED:
+        if (folder / name).is_file():
+            yield from _private(folder / name)
+
+
+def _incomplete(measured: Frames) -> Iterator[str]:
+    """Batch sizes without a result, and stages that did not end."""
+    wanted = expand_batch_sizes(measured.experiment.batch_sizes, "experiment.toml")
+    summary = summarize(measured)
+    known = {cell.batch_size: cell.status for cell in summary.cells}
+    left = [size for size in wanted if known.get(size, "not_measured") in ("not_measured", "failed")]
+    if left:
+        yield f"batch sizes {', '.join(map(str, left))}: not measured, or failed; run it again to complete"
+    last = measured.stages.drop_duplicates("stage", keep="last")
+    for stage in sorted(set(STAGES) - set(only(last, last["finished"])["stage"])):
+        yield f"stage {stage}: did not finish; run the experiment again to complete it"
+    if summary.claims_on != "confirm":
+        yield "trials: no claim rests on confirmation seeds; set seeds.confirm to 3 or more and run again"
+    elif sizes := [cell.batch_size for cell in summary.cells if cell.claims_on not in (None, "confirm")]:
+        yield f"batch sizes {', '.join(map(str, sizes))}: not confirmed; run it again to complete"
+
+
+def _untraceable(measured: Frames, rows: Iterable[AnyRow]) -> Iterator[str]:
+    """Rows whose code, machine or software nobody could find again."""
+    found = list(rows)
+    machine, environments = measured.machine.machine.name, measured.machine.environments
+    if dirty := sum(row.dirty for row in found):
+        yield f"rows: {dirty} were measured with uncommitted changes; commit them and measure again"
+    if any(row.code in ("", "unknown") for row in found):
+        yield "rows: some do not say which version of the code measured them"
+    for other in sorted({row.machine for row in found} - {machine}):
+        yield f"rows: some are of machine {printable(other)}, machine.json describes {machine}"
+    for name in sorted({row.environment for row in found} - set(environments)):
+        yield f"machine.json: does not describe environment {name}, which rows name"
+    for name, software in sorted(environments.items()):
+        absent = [package for package in NEEDED_PACKAGES if package not in software.packages]
+        if absent:
+            yield f"machine.json: environment {name} lacks the version of {', '.join(absent)}"
+
+
+def _private(path: Path) -> Iterator[str]:
+    """Names of people, folders and hosts in a file, the first of each kind."""
+    content = path.read_bytes()
+    if found := _PRIVATE.search(content):
+        yield f"{path}: holds a private path or address: {printable(found[0].decode(errors='replace'))}"
+    own = {"host name": socket.gethostname(), "user name": _user()}
+    for kind, name in own.items():
+        whole_word = rb"(?<![\w-])" + re.escape(name.encode()) + rb"(?![\w-])"
+        if len(name) >= SHORTEST_NAME and name not in ("localhost", "root") and re.search(whole_word, content):
+            yield f"{path}: holds this machine's {kind}, {printable(name)}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""

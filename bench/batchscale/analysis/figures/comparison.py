@@ -1,0 +1,99 @@
+"""Figures with several results side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from batchscale.analysis.compare.ratios import Quantity, Ratio
+from batchscale.analysis.figures import drawing, style
+from batchscale.analysis.figures.drawing import NothingToDrawError
+from batchscale.analysis.metrics.series import known, medians, open_ends
+from batchscale.analysis.summary_types import Summary
+from batchscale.analysis.text.provenance import convergence_source, seeds, target_words
+
+MARKERS = "osD^vP"
+RATIO_LABELS: dict[Quantity, str] = {
+    "examples_per_second": "examples per second",
+    "time_to_target": "time to the target",
+    "joules_to_target": "energy to the target",
+}
+
+
+def throughputs(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
+    """Examples per second of every side."""
+    figure, (axes,) = drawing.sheet()
+    sizes: set[int] = set()
+    for at, (label, summary) in enumerate(zip(labels, summaries, strict=True)):
+        cells = [cell for cell in summary.cells if cell.examples_per_second]
+        batch_sizes = [cell.batch_size for cell in cells]
+        speeds = [cell.examples_per_second or np.nan for cell in cells]
+        sizes |= set(batch_sizes)
+        axes.plot(batch_sizes, speeds, f"{_marker(at)}-", color=_color(at), label=label)
+        drawing.hover(axes, batch_sizes, speeds)
+    if not sizes:
+        raise NothingToDrawError("no rounds were timed")
+    drawing.log_axis(axes, "examples per second")
+    drawing.log2_axis(axes, sorted(sizes))
+    return drawing.finished(figure, _workload(summaries))
+
+
+def times(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
+    """Seconds to the target of every side, each optimum marked."""
+    figure, (axes,) = drawing.sheet()
+    sizes: set[int] = set()
+    for at, (label, summary) in enumerate(zip(labels, summaries, strict=True)):
+        cells = known(summary.cells, "time_to_target")
+        if not cells:
+            continue
+        batch_sizes, values = [cell.batch_size for cell in cells], medians(cells, "time_to_target")
+        sizes |= set(batch_sizes)
+        drawing.band(axes, batch_sizes, open_ends(cells, "time_to_target"), _color(at))
+        axes.plot(batch_sizes, values, f"{_marker(at)}-", color=_color(at), label=label, zorder=4)
+        drawing.hover(axes, batch_sizes, list(values))
+        if best := summary.time_optimal:
+            drawing.ring(axes, [best.batch_size], [best.seconds], "fastest of its line", style.BEST)
+    if not sizes:
+        raise NothingToDrawError("no batch size reached the target")
+    drawing.log_axis(axes, f"seconds to {target_words(summaries[0])}")
+    drawing.log2_axis(axes, sorted(sizes))
+    return drawing.finished(figure, _workload(summaries))
+
+
+def ratios(first: str, against: Sequence[tuple[str, Sequence[Ratio]]], quantity: Quantity) -> Figure:
+    """A quantity of every other side over the first side's, with intervals, about 1."""
+    figure, (axes,) = drawing.sheet()
+    sizes: set[int] = set()
+    for at, (label, found) in enumerate(against, start=1):
+        one = [ratio for ratio in found if ratio.quantity == quantity and ratio.value is not None]
+        batch_sizes = np.array([ratio.batch_size for ratio in one])
+        values = np.array([ratio.value for ratio in one], dtype=np.float64)
+        low, high = np.array([ratio.interval for ratio in one], dtype=np.float64).reshape(-1, 2).T
+        beside = batch_sizes * 2 ** (0.08 * (at - 1))
+        axes.vlines(beside, low, high, color=_color(at), linewidth=1, alpha=0.8)
+        axes.plot(beside, values, f"{_marker(at)}-", color=_color(at), label=label)
+        drawing.hover(axes, list(batch_sizes), list(values), across=list(beside))
+        sizes |= set(batch_sizes.tolist())
+    if not sizes:
+        raise NothingToDrawError(f"no batch size has the {RATIO_LABELS[quantity]} of two sides")
+    axes.axhline(1, color=style.MUTED, linewidth=1, linestyle="--", label=f"{first} = 1")
+    drawing.log_axis(axes, f"ratio of {RATIO_LABELS[quantity]}")
+    drawing.log2_axis(axes, sorted(sizes))
+    return drawing.finished(figure, "95% intervals that hold for all batch sizes together")
+
+
+def _workload(summaries: Sequence[Summary]) -> str:
+    workload = summaries[0].workload
+    sources = dict.fromkeys(f"{one.machine}: {convergence_source(one)}" for one in summaries)
+    told = [f"{workload.model} on {workload.dataset}, {workload.optimizer}", *dict.fromkeys(map(seeds, summaries))]
+    return " · ".join([*told, *sources])
+
+
+def _color(at: int) -> str:
+    return style.SERIES[at % len(style.SERIES)]
+
+
+def _marker(at: int) -> str:
+    return MARKERS[at % len(MARKERS)]

@@ -1,0 +1,176 @@
+"""One curve serves both halves: y(B) = y_0 (1 + B / knee).
+
+Examples to target follow it with knee B_crit (McCandlish et al., 2018: E = E_min (1 + B / B_crit), which is S = S_min
+(1 + B_crit / B) in steps), seconds per step with knee alpha / beta (alpha + beta B). Their product, the time to the
+target, is least at the geometric mean of the two knees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchscale.analysis.statistics.intervals import SEED, Array, interval
+from batchscale.analysis.summary_types import Interval
+
+FEWEST_CELLS = 4
+LARGEST_ERROR = 0.30
+"""Root-mean-square relative residual above which a fit is refused; the worst published benchmarks come to 25%."""
+REACH = 100.0
+"""How far beyond the sweep, as a factor, a knee is looked for; an interval that reaches that far is no finding."""
+GRID = 321
+TUKEY = 4.685
+"""Tukey's constant: 95% efficiency when the residuals are normal, no influence beyond this many scales."""
+UNHEARD = 0.1
+"""Below this weight a cell is an outlier."""
+SMALLEST_SCALE = 0.05
+"""Residuals of a few percent are the model's own error, never a wild cell's."""
+
+
+class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure
+    """Why the data support no fit; the message is the reason a reader is given."""
+
+
+@dataclass(frozen=True)
+class Knee:
+    """A fitted curve: `scale` is y_0, `knee` in examples, `knee_draws` (draws,) its bootstrap distribution.
+
+    `fit_error` is the root mean square of the residuals of log y; `outliers` are the batch sizes without influence.
+    """
+
+    scale: float
+    knee: float
+    knee_draws: Array
+    interval: Interval
+    fit_error: float
+    batch_sizes: list[int]
+    outliers: list[int]
+
+    def __call__(self, batch_size: float | Array) -> float | Array:
+        """Y at a batch size."""
+        return self.scale * (1 + batch_size / self.knee)
+
+
+def fit_knee(batch_sizes: NDArray[np.int64], log_values: Array, errors: Array, stream: int = 0) -> Knee:
+    """Fit by weighted least squares on logarithms, with Tukey's weights so that one wild cell has no say.
+
+    The interval is from a parametric bootstrap: around the fit, each cell is moved by its own errors and by the part of
+    the residuals that those do not explain.
+
+    Args:
+        batch_sizes: (cells,).
+        log_values: (cells,), not finite where there is no value.
+        errors: (draws, cells) of the log values.
+        stream: which independent stream of random numbers to use.
+
+    Raises:
+        Refusal: fewer than four cells, no bend within the sweep, or residuals too large.
+    """
+    kept = np.isfinite(log_values)
+    if kept.sum() < FEWEST_CELLS:
+        raise Refusal(f"{kept.sum()} batch sizes have a value, and a fit needs {FEWEST_CELLS}")
+    sizes, values = batch_sizes[kept].astype(np.float64), log_values[kept]
+    noise = np.nan_to_num(errors[:, kept])
+    grid = np.geomspace(sizes.min() / REACH, sizes.max() * REACH, GRID)
+    shapes = np.log1p(sizes / grid[:, None])
+    own = np.sqrt(np.mean(noise**2, axis=0))
+    influence = _influence(values, shapes, own)
+    unexplained, fit_error = _unexplained(values, shapes, influence, own)
+    weights = influence / (own**2 + unexplained**2 + 1e-8)
+    at, scale = _least_squares(values[None], shapes, weights)
+    draws = _bootstrap(scale[0] + _shape(shapes, at[0]), noise, unexplained, shapes, weights, stream)
+    knee, knee_draws = _between(grid, at)[0], _between(grid, draws)
+    outliers = sizes[influence < UNHEARD].astype(int).tolist()
+    _refuse(knee_draws, fit_error, outliers, sizes)
+    return Knee(
+        float(np.exp(scale[0])),
+        float(knee),
+        knee_draws,
+        interval(knee_draws),
+        fit_error,
+        sizes.astype(int).tolist(),
+        outliers,
+    )
+
+
+def _refuse(knee_draws: Array, fit_error: float, outliers: list[int], sizes: Array) -> None:
+    low, high = np.quantile(knee_draws, [0.025, 0.975])
+    largest, smallest = sizes.max(), sizes.min()
+    if len(outliers) > len(sizes) // 4:
+        raise Refusal(f"{len(outliers)} of {len(sizes)} batch sizes lie far from any such curve")
+    if fit_error > LARGEST_ERROR:
+        raise Refusal(f"the fit error of {fit_error:.0%} is above the {LARGEST_ERROR:.0%} at which a fit is refused")
+    if high > largest * REACH * 0.9:
+        raise Refusal(f"the data do not bend within the sweep: the knee lies above {low:.3g} with no upper bound")
+    if low < smallest / REACH * 1.1:
+        raise Refusal(f"the data have bent before the sweep begins: the knee lies below {high:.3g}, no lower bound")
+
+
+def _influence(values: Array, shapes: Array, own: Array) -> Array:
+    """Tukey's weights (cells,) about the curve with the least absolute residuals."""
+    residuals = values - shapes
+    residuals = residuals - np.median(residuals, axis=1, keepdims=True)
+    best = residuals[np.argmin(np.abs(residuals).sum(axis=1))]
+    scale = max(1.4826 * float(np.median(np.abs(best))), float(np.median(own)), SMALLEST_SCALE)
+    weights = np.ones_like(values)
+    for _ in range(20):
+        ratio = np.minimum(np.abs(best) / (TUKEY * scale), 1.0)
+        weights = (1 - ratio**2) ** 2
+        at, level = _least_squares(values[None], shapes, np.maximum(weights, 1e-6))
+        best = values - level[0] - _shape(shapes, at[0])
+    return weights
+
+
+def _unexplained(values: Array, shapes: Array, influence: Array, own: Array) -> tuple[float, float]:
+    """The spread of the residuals beyond the cells' own errors, and the root mean square of all of it."""
+    at, level = _least_squares(values[None], shapes, influence)
+    # Whole, not weighted: the weights shrink large residuals, and the spread with them.
+    heard = influence >= UNHEARD
+    residuals = (values - level[0] - _shape(shapes, at[0]))[heard]
+    mean_square = float(np.mean(residuals**2))
+    unbiased = mean_square * len(residuals) / max(len(residuals) - 2, 1)
+    return float(np.sqrt(max(unbiased - np.mean(own[heard] ** 2), 0.0))), float(np.sqrt(mean_square))
+
+
+def _least_squares(values: Array, shapes: Array, weights: Array) -> tuple[Array, Array]:
+    """Best position on the grid (draws,), between points, and level (draws,) for `values` (draws, cells)."""
+    share = weights / weights.sum()
+    centred_values = values - (values @ share)[:, None]
+    centred_shapes = shapes - (shapes @ share)[:, None]
+    # The sum of squares of (values - shapes), without its part that no shape changes.
+    cost = (centred_shapes**2 @ share)[None] - 2 * (centred_values * share) @ centred_shapes.T
+    at = np.argmin(cost, axis=1)
+    inner = np.clip(at, 1, len(shapes) - 2)
+    rows = np.arange(len(values))
+    before, here, after = cost[rows, inner - 1], cost[rows, inner], cost[rows, inner + 1]
+    bend = before - 2 * here + after
+    moved = inner + np.clip(0.5 * (before - after) / np.maximum(bend, 1e-300), -1, 1)
+    position = np.where(at == inner, moved, at)
+    return position, values @ share - np.interp(position, np.arange(len(shapes)), shapes @ share)
+
+
+def _between(grid: Array, position: Array) -> Array:
+    return np.exp(np.interp(position, np.arange(len(grid)), np.log(grid)))
+
+
+def _shape(shapes: Array, position: float) -> Array:
+    """The shape (cells,) at a position between two of the grid's."""
+    before = min(int(position), len(shapes) - 2)
+    return shapes[before] + (position - before) * (shapes[before + 1] - shapes[before])
+
+
+def _bootstrap(fitted: Array, noise: Array, unexplained: float, shapes: Array, weights: Array, stream: int) -> Array:
+    """Positions on the grid (draws,) of fits to the fitted curve with errors put back."""
+    random = np.random.default_rng([SEED, 7, stream])
+    freedom = max(float((weights > weights.max() * 1e-3).sum()) - 2, 1.0)
+    student = random.standard_normal(noise.shape) / np.sqrt(random.chisquare(freedom, (len(noise), 1)) / freedom)
+    position, _ = _least_squares(fitted + noise + unexplained * student, shapes, weights)
+    return position
+
+
+def best_between_knees(one: Knee, other: Knee) -> tuple[float, Interval]:
+    """B* = sqrt(knee x knee), the least of the product of the two curves divided by B, with its interval."""
+    draws = np.sqrt(one.knee_draws * other.knee_draws)
+    return float(np.sqrt(one.knee * other.knee)), interval(draws)

@@ -1,0 +1,164 @@
+"""One line of a summary for every batch size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from batchscale.analysis.frames.schema import only, values
+from batchscale.analysis.metrics import claim_trials, machine_limits
+from batchscale.analysis.metrics.claim_trials import Claim, Speed
+from batchscale.analysis.metrics.machine_limits import Use
+from batchscale.analysis.metrics.rate_scaling import regimes
+from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.statistics.intervals import Locations, estimate, exp, interval
+from batchscale.analysis.summary_types import CellStatus, CellSummary, Estimate, Regime
+from batchscale.config.vocabulary import Point
+
+LOWEST, HIGHEST = 0.0, 1.0
+
+
+def cells(sweep: Sweep) -> list[CellSummary]:
+    """Every batch size of the sweep, sorted."""
+    each = zip(regimes(sweep), machine_limits.uses(sweep), strict=True)
+    return [_cell(sweep, at, regime, use) for at, (regime, use) in enumerate(each)]
+
+
+def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> CellSummary:
+    size = int(sweep.sizes[at])
+    claim, speed = sweep.claims.get(size), sweep.speeds.get(size)
+    compiled = claim_trials.compiled(sweep.frames, size, speed)
+    status, message = _status(sweep, at, claim)
+    choice = claim.choice if claim else None
+    return CellSummary(
+        batch_size=size,
+        status=status,
+        message=message,
+        **_speed(sweep, at, speed),
+        best_learning_rate=_rate(sweep, claim),
+        best_options=dict(claim.for_target["options"].iloc[0]) if claim and len(claim.for_target) else {},
+        **_for_accuracy(sweep, claim),
+        at_grid_edge=choice.is_at_edge(choice.for_target) if choice else None,
+        claims_on=claim.phase if claim else None,
+        seeds=sweep.needs[at].count,
+        seeds_reached=len(sweep.needs[at].high),
+        epochs_to_target=_needed(sweep, at, sweep.frames.epoch),
+        steps_to_target=_needed(sweep, at, size),
+        time_to_target=_estimate(sweep.time, at),
+        joules_to_target=_estimate(sweep.energy, at) if _has(sweep.step_joules, at) else None,
+        cost_to_target=_estimate(sweep.cost, at) if sweep.cost else None,
+        best_accuracy=_accuracy(sweep.accuracy, at),
+        best_accuracy_by_steps=_accuracy(sweep.accuracy_by_steps, at) if _has(sweep.accuracy_by_steps, at) else None,
+        best_ema_accuracy=_accuracy(sweep.ema_accuracy, at) if _has(sweep.ema_accuracy, at) else None,
+        ema_accuracy_gain=_accuracy(sweep.ema_accuracy_gain, at, -HIGHEST) if _has(sweep.ema_accuracy, at) else None,
+        test_accuracy=_test_accuracy(claim),
+        regime=regime,
+        compile_seconds=_number(compiled["compile_seconds"]),
+        peak_bytes=_whole(compiled["peak_bytes"]),
+        predicted_bytes=_whole(compiled["predicted_bytes"]),
+        achieved_flops_per_second=use.flops_per_second,
+        fraction_of_peak=use.fraction_of_peak,
+        flops_per_byte=use.flops_per_byte,
+        limited_by=use.limited_by,
+        limit_share=use.limit_share,
+    )
+
+
+def _speed(sweep: Sweep, at: int, speed: Speed | None) -> dict[str, Any]:
+    """How fast the faster loop was, and which that is."""
+    per_second = sweep.step_seconds.shifted(-sweep.log_sizes)
+    return {
+        "loop": speed.loop if speed else None,
+        "accumulation": speed.accumulation if speed else None,
+        "examples_per_second": _exp(-per_second.medians[at]),
+        "examples_per_second_interval": interval(exp(-per_second.draws[:, at])),
+        "seconds_per_step": _number(claim_trials.seconds_per_step(speed)),
+    }
+
+
+def _status(sweep: Sweep, at: int, claim: Claim | None) -> tuple[CellStatus, str | None]:
+    """What became of a cell; what the convergence says comes first, as it says more."""
+    size = int(sweep.sizes[at])
+    trials = only(sweep.frames.trials, sweep.frames.trials["batch_size"] == size)
+    compiled = claim_trials.comparable(sweep.frames, sweep.frames.compilations)
+    compiled = only(compiled, compiled["batch_size"] == size)
+    failures = only(compiled, compiled["status"] == "failed")
+    if sweep.out_of_memory[at]:
+        return "out_of_memory", _first(only(compiled, compiled["status"] == "out_of_memory"), "message")
+    if claim and np.isinf(sweep.examples.medians[at]):
+        diverged = set(claim.for_target["status"]) == {"diverged"}
+        return ("diverged" if diverged else "not_reached"), None
+    if set(trials["status"]) == {"failed"}:
+        return "failed", _first(trials, "reason")
+    if size not in sweep.speeds and len(failures):
+        return "failed", _first(failures, "message")
+    if claim is None or size not in sweep.speeds:
+        return "not_measured", _why_untrained(trials) if claim is None else "no timed rounds"
+    return "ok", None
+
+
+def _why_untrained(trials: pd.DataFrame) -> str:
+    return "the training runs ended before their first step" if len(trials) else "no training runs"
+
+
+def _first(rows: pd.DataFrame, column: str) -> str | None:
+    return next((str(said) for said in rows[column] if isinstance(said, str)), None)
+
+
+def _for_accuracy(sweep: Sweep, claim: Claim | None) -> dict[str, Any]:
+    """The point of the trials that the accuracy is of; tables from elsewhere choose none."""
+    if claim is None or claim.choice is None or not len(claim.for_accuracy) or sweep.frames.imported:
+        return {}
+    best, choice = claim.for_accuracy.iloc[0], claim.choice
+    point = Point(best["learning_rate"], best["options"])
+    return {
+        "best_learning_rate_for_accuracy": float(best["learning_rate"]),
+        "best_options_for_accuracy": dict(best["options"]),
+        "at_grid_edge_for_accuracy": choice.is_at_edge(point),
+    }
+
+
+def _rate(sweep: Sweep, claim: Claim | None) -> float | None:
+    imported = sweep.frames.imported
+    if imported and not imported.learning_rates:
+        return None
+    return float(values(claim.for_target, "learning_rate")[0]) if claim and len(claim.for_target) else None
+
+
+def _test_accuracy(claim: Claim | None) -> float | None:
+    """The median over seeds of the accuracy on the test split, which nothing was chosen by."""
+    tested = values(claim.for_accuracy, "test_accuracy") if claim else np.array([])
+    tested = tested[np.isfinite(tested)]
+    return float(np.median(tested)) if len(tested) else None
+
+
+def _has(locations: Locations, at: int) -> bool:
+    return bool(np.isfinite(locations.medians[at]))
+
+
+def _needed(sweep: Sweep, at: int, unit: float) -> Estimate:
+    """Examples to the target in units of so many."""
+    return estimate(sweep.median_examples[at] / unit, exp(sweep.examples.draws[:, at]) / unit)
+
+
+def _estimate(locations: Locations, at: int) -> Estimate:
+    return estimate(locations.medians[at], locations.draws[:, at], exp)
+
+
+def _accuracy(locations: Locations, at: int, lowest: float = LOWEST) -> Estimate:
+    """Of negated accuracies; taken from 0, since the negative of an accuracy of 0 would show a sign."""
+    return estimate(0.0 - locations.medians[at], np.clip(0.0 - locations.draws[:, at], lowest, HIGHEST))
+
+
+def _exp(value: float) -> float | None:
+    return _number(float(np.exp(value)))
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _whole(value: float) -> int | None:
+    return int(value) if np.isfinite(value) else None

@@ -1,0 +1,259 @@
+"""From frames to the summary: every answer, or the reason why there is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from batchscale.analysis import number_format
+from batchscale.analysis.frames.frames import Frames
+from batchscale.analysis.frames.schema import only, values
+from batchscale.analysis.metrics import machine_limits, rate_scaling, several_devices
+from batchscale.analysis.metrics.claim_trials import log_watts
+from batchscale.analysis.metrics.drift import FEWEST_ROUNDS, drift
+from batchscale.analysis.metrics.sweep import Sweep, sweep
+from batchscale.analysis.statistics.intervals import Locations
+from batchscale.analysis.summary import optima
+from batchscale.analysis.summary.batch_size_rows import cells
+from batchscale.analysis.summary.classic_claims import Evidence, verdicts
+from batchscale.analysis.summary.reference_experiment import reference_table
+from batchscale.analysis.summary_types import (
+    AccuracyOptimal,
+    AffineStepTime,
+    CostOptimal,
+    CriticalBatchSize,
+    EnergyOptimal,
+    EnergyTimeOptimal,
+    FurtherTarget,
+    MaxBatchSize,
+    Part,
+    Phase,
+    Summary,
+    ThroughputOptimal,
+    TimeOptimal,
+    Totals,
+    Workload,
+)
+
+ETA = 0.5
+"""Energy and time weigh the same in the cost, as in the paper it is from."""
+
+
+def summarize(frames: Frames) -> Summary:
+    """Everything the rows of a results folder support."""
+    of = sweep(frames)
+    per_size, time, accuracy, throughput = cells(of), _time(of), _accuracy(of), _throughput(of)
+    noise, rates, shared = rate_scaling.gradient_noise(of), rate_scaling.learning_rates(of), several_devices.points(of)
+    return Summary(
+        **_identity(of),
+        **_reasoned("time_optimal", time, _why_no_time(of)),
+        **_reasoned("accuracy_optimal", accuracy, _why_no_accuracy(of, of.accuracy)),
+        **_reasoned("accuracy_optimal_by_steps", _accuracy_by_steps(of), _why_no_accuracy(of, of.accuracy_by_steps)),
+        **_reasoned("throughput_optimal", throughput, "no batch size has timed rounds"),
+        **_reasoned("max_batch_size", max_batch_size(frames), _why_no_max_batch_size(frames)),
+        **_reasoned("energy_optimal", _energy(of), _why_no_energy(of)),
+        **_reasoned("energy_time_optimal", _energy_time(of), _why_no_energy(of)),
+        **_reasoned("cost_optimal", _cost(of), _why_no_cost(of)),
+        price_per_hour=frames.price_per_hour,
+        **_reasoned("critical_batch_size", _critical(of), of.examples_fit.reason),
+        **_reasoned("affine_step_time", _affine(of), of.step_seconds_fit.reason),
+        **_reasoned("learning_rates", rates, rate_scaling.WHY_NO_RATES),
+        **_reasoned("gradient_noise", noise, rate_scaling.why_no_gradient_noise(of)),
+        **_reasoned("ceilings", machine_limits.ceilings(frames), "the machine was not calibrated"),
+        **_reasoned("drift", None if frames.imported else drift(frames.rounds), _why_no_drift(frames)),
+        cells=per_size,
+        data_parallel=shared,
+        virtual_devices=frames.machine.machine.virtual_devices,
+        further_targets=[further_target(frames, target) for target in frames.experiment.target.also],
+        verdicts=verdicts(Evidence(of, per_size, time, accuracy, throughput, noise, rates, shared)),
+        reference=reference_table(frames, per_size),
+        totals=_totals(frames),
+    )
+
+
+def _reasoned(name: str, answer: Part | None, reason: str | None) -> dict[str, Any]:
+    """An answer, or null and the reason why."""
+    return {name: answer, f"{name}_reason": reason if answer is None else None}
+
+
+def _identity(of: Sweep) -> dict[str, Any]:
+    """What was measured, where, and what the claims rest on."""
+    frames, experiment = of.frames, of.frames.experiment
+    workload = experiment.workload
+    return {
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "machine": frames.machine.machine.name,
+        "workload": Workload(dataset=workload.dataset, model=workload.model, optimizer=workload.optimizer),
+        "target_accuracy": frames.target_accuracy,
+        "train_examples": frames.train_examples,
+        "claims_on": _claims_on(of),
+        "seeds": max((one.count for one in of.needs), default=0),
+        "notice": experiment.notice,
+        "convergence_from": frames.convergence_from,
+        "speeds_from": frames.speeds_from,
+        "evaluation_quantum_epochs": _quantum(of),
+    }
+
+
+def further_target(frames: Frames, accuracy: float) -> FurtherTarget:
+    """The answer for another target, from the same curves: a harder one than the own within the budget of epochs."""
+    of = sweep(frames, accuracy)
+    reached = of.sizes[np.isfinite(of.examples.medians)].tolist()
+    return FurtherTarget(
+        accuracy=accuracy,
+        within_epochs=frames.experiment.epochs_to_reach(accuracy),
+        reached=reached,
+        unconfirmed=[] if frames.imported else [size for size in reached if of.claims[size].phase != "confirm"],
+        **_reasoned("time_optimal", _time(of), _why_no_time(of)),
+        **_reasoned("critical_batch_size", _critical(of), of.examples_fit.reason),
+    )
+
+
+def max_batch_size(frames: Frames) -> MaxBatchSize | None:
+    """The largest batch size that fits, as it was found last in the precision that was trained in."""
+    found = only(_limits(frames), _limits(frames)["batch_size"].notna())
+    if found.empty:
+        return None
+    last = found.iloc[-1]
+    return MaxBatchSize(
+        batch_size=int(last["batch_size"]),
+        bound=last["bound"] or "memory",
+        confirmed=bool(last["confirmed"]),
+        predicted_bytes=None if np.isnan(last["predicted_bytes"]) else int(last["predicted_bytes"]),
+        memory_bytes=int(last["memory_bytes"]),
+    )
+
+
+def _why_no_max_batch_size(frames: Frames) -> str:
+    machine_limits = _limits(frames)
+    return str(machine_limits["message"].iloc[-1]) if len(machine_limits) else "it was not looked for"
+
+
+def _limits(frames: Frames) -> pd.DataFrame:
+    return only(frames.limits, frames.limits["precision"] == frames.experiment.workload.precision)
+
+
+def _critical(of: Sweep) -> CriticalBatchSize | None:
+    fit = of.examples_fit.knee
+    return rate_scaling.critical_batch_size(fit) if fit else None
+
+
+def _affine(of: Sweep) -> AffineStepTime | None:
+    fit = of.step_seconds_fit.knee
+    return rate_scaling.affine_step_time(fit) if fit else None
+
+
+def _time(of: Sweep) -> TimeOptimal | None:
+    contest = of.contest(of.time, "median over seeds of seconds to the target: steps to it times seconds per step")
+    return optima.time_optimal(contest, of.examples_fit.knee, of.step_seconds_fit.knee)
+
+
+def _throughput(of: Sweep) -> ThroughputOptimal | None:
+    per_example = of.step_seconds.shifted(-of.log_sizes)
+    return optima.throughput_optimal(of.contest(per_example, "median over rounds of examples per second"))
+
+
+def _accuracy(of: Sweep) -> AccuracyOptimal | None:
+    contest = of.contest(
+        of.accuracy, "median over seeds of the best validation accuracy within the budget", logarithmic=False
+    )
+    best = contest.best
+    if best is None or contest.locations.medians[best] >= 0:
+        return None
+    return optima.accuracy_optimal(contest, number_format.epochs(of.frames.experiment.budget.epochs))
+
+
+def _accuracy_by_steps(of: Sweep) -> AccuracyOptimal | None:
+    contest = of.contest(
+        of.accuracy_by_steps,
+        "median over seeds of the best validation accuracy within the step budget",
+        logarithmic=False,
+    )
+    return optima.accuracy_optimal(contest, f"{of.step_budget:,} steps")
+
+
+def _energy(of: Sweep) -> EnergyOptimal | None:
+    return optima.energy_optimal(of.contest(of.energy, "median over seeds of joules to the target"))
+
+
+def _cost(of: Sweep) -> CostOptimal | None:
+    price = of.frames.price_per_hour
+    if price is None or of.cost is None:
+        return None
+    return optima.cost_optimal(of.contest(of.cost, "median over seeds of seconds to the target times the price"), price)
+
+
+def _energy_time(of: Sweep) -> EnergyTimeOptimal | None:
+    watts = [log_watts(speed).median for speed in of.speeds.values()]
+    if not np.isfinite(watts).any():
+        return None
+    cost: Locations = optima.log_energy_time(of.energy, of.time, float(np.exp(np.nanmax(watts))), ETA)
+    return optima.energy_time_optimal(of.contest(cost, "energy and time to the target, weighed alike"), ETA)
+
+
+def _claims_on(of: Sweep) -> Phase | None:
+    phases = {claim.phase for claim in of.claims.values()}
+    order: tuple[Phase, ...] = ("confirm", "search", "fixed")
+    return next((phase for phase in order if phase in phases), None)
+
+
+def _why_no_time(of: Sweep) -> str:
+    if not len(of.frames.trials):
+        return "no training runs were measured"
+    if not np.isfinite(of.examples.medians).any():
+        return f"no batch size reached the target accuracy of {of.target:g} in the median"
+    if not of.speeds:
+        return "no batch size has timed rounds"
+    return "no batch size has both timed rounds and training runs that reached the target"
+
+
+def _why_no_accuracy(of: Sweep, within_budget: Locations) -> str:
+    if of.frames.imported:
+        return "the tables tell when a target was reached, not which accuracies were"
+    if np.isfinite(within_budget.medians).any():
+        return "no training run learned anything within the budget"
+    return "no training run was evaluated within the budget"
+
+
+def _why_no_energy(of: Sweep) -> str:
+    if not np.isfinite(of.step_joules.medians).any():
+        return "energy was not measured"
+    return _why_no_time(of)
+
+
+def _why_no_drift(frames: Frames) -> str:
+    if frames.imported:
+        return "the tables do not tell in which order rounds were timed"
+    return f"no cell has {FEWEST_ROUNDS} timed rounds"
+
+
+def _why_no_cost(of: Sweep) -> str:
+    if of.frames.price_per_hour is None:
+        return "no price was given; --price-per-hour gives one"
+    return _why_no_time(of)
+
+
+def _quantum(of: Sweep) -> float | None:
+    """The widest gap, in epochs, between the evaluations around a crossing: how coarsely needs are known."""
+    trials = of.frames.trials
+    reached = only(trials, np.isfinite(values(trials, "examples_to_target")))
+    gaps = (values(reached, "examples_to_target") - values(reached, "previous_examples")) / of.frames.epoch
+    return float(gaps.max()) if np.isfinite(gaps).any() else None
+
+
+def _totals(frames: Frames) -> Totals:
+    stages = frames.stages
+    throughput, convergence = (
+        values(only(stages, stages["stage"] == name), "seconds").sum() for name in ("throughput", "convergence")
+    )
+    return Totals(
+        compilations=int(values(stages, "compilations").sum()),
+        compile_seconds=float(np.nansum(values(frames.compilations, "compile_seconds"))),
+        throughput_seconds=float(throughput),
+        convergence_seconds=float(convergence),
+        trials=len(frames.trials),
+        trained_examples=int(values(stages, "trained_examples").sum()),
+    )

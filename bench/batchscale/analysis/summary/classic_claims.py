@@ -1,0 +1,281 @@
+"""What the rows say of the nine claims of the reference experiment, each with its numbers in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from batchscale.analysis import number_format
+from batchscale.analysis.frames.schema import only, values
+from batchscale.analysis.metrics.claim_trials import SAME_RATE
+from batchscale.analysis.metrics.gradient_variance import exponent, gradient_variances
+from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.statistics.intervals import Array, Locations, exp, interval
+from batchscale.analysis.summary_types import CellSummary, GradientNoise, LearningRates, Optimum, ParallelPoint, Verdict
+
+Finding = Literal["supported", "contradicted", "undecided"]
+
+NOTICEABLE = 0.05
+"""Relative differences below this count as none."""
+NEAR_THE_LAW = 0.25
+"""Exponents so close to the expected one count as it."""
+
+
+class Said(NamedTuple):
+    """A finding and the numbers it rests on."""
+
+    finding: Finding
+    numbers: str
+
+
+class Evidence(NamedTuple):
+    """What claims are judged by."""
+
+    sweep: Sweep
+    cells: Sequence[CellSummary]
+    time: Optimum | None
+    accuracy: Optimum | None
+    throughput: Optimum | None
+    noise: GradientNoise | None
+    rates: LearningRates | None
+    shared: Sequence[ParallelPoint] = ()
+
+
+def verdicts(evidence: Evidence) -> list[Verdict]:
+    """One verdict for each claim, in order."""
+    said = [(statement, judge(evidence)) for statement, judge in CLAIMS.items()]
+    return [
+        Verdict(claim=number, statement=statement, verdict=one.finding, numbers=one.numbers)
+        for number, (statement, one) in enumerate(said, 1)
+    ]
+
+
+def small_batches_fail(evidence: Evidence) -> Said:
+    """At one fixed rate the smallest batch sizes miss the target; the tuned runs tell whether the size is to blame."""
+    of = evidence.sweep
+    fixed = _at_the_fixed_rate(of)
+    if not len(fixed):
+        return Said("undecided", "No runs at one fixed learning rate for all batch sizes were made.")
+    rate = number_format.point(values(fixed, "learning_rate")[0], dict(fixed["options"].iloc[0]))
+    reached = fixed.groupby("batch_size")["examples_to_target"].median()
+    missed = [int(size) for size, need in zip(reached.index, reached, strict=True) if np.isinf(need)]
+    smallest = int(min(reached.index))
+    tuned = [cell.batch_size for cell in evidence.cells if cell.epochs_to_target.median is not None]
+    if smallest not in missed:
+        return Said("contradicted", f"At the fixed rate {rate} even batch size {smallest:,} reached the target.")
+    saved = [size for size in missed if size in tuned]
+    chosen = " and ".join(["the rate", *map(number_format.option, of.frames.experiment.searched)])
+    blamed = f"{chosen} {'are' if of.frames.experiment.search else 'is'} to blame, not the size"
+    cause = f"; with {chosen} tuned, {_list(saved)} reached it: {blamed}" if saved else ""
+    return Said("supported", f"At the fixed rate {rate} batch sizes {_list(missed)} missed the target{cause}.")
+
+
+def _at_the_fixed_rate(of: Sweep) -> pd.DataFrame:
+    """The runs at the rate that the experiment names; a folder may hold others, from before it was changed."""
+    trials, rate = of.frames.trials, of.frames.experiment.learning_rate.fixed
+    if rate is None:
+        return trials.iloc[:0]
+    run = only(trials, (trials["phase"] == "fixed") & (trials["status"] != "failed"))
+    return only(run, np.isclose(values(run, "learning_rate"), rate, rtol=SAME_RATE, atol=0))
+
+
+def larger_is_faster(evidence: Evidence) -> Said:
+    """Examples per second rise up to the largest batch size."""
+    of = evidence.sweep
+    timed = np.flatnonzero(np.isfinite(of.step_seconds.medians))
+    if len(timed) < 2:
+        return Said("undecided", "Fewer than two batch sizes were timed.")
+    speed = np.exp(of.log_sizes - of.step_seconds.medians)[timed]
+    sizes, peak = of.sizes[timed], int(np.argmax(speed))
+    numbers = (
+        f"{speed[0]:,.0f} examples per second at batch size {sizes[0]:,}, {speed[-1]:,.0f} at {sizes[-1]:,};"
+        f" the most are {speed[peak]:,.0f} at {sizes[peak]:,}."
+    )
+    if speed[-1] >= speed[peak] * (1 - NOTICEABLE):
+        return Said("supported" if speed[-1] > speed[0] * (1 + NOTICEABLE) else "undecided", numbers)
+    is_tied = evidence.throughput is not None and sizes[-1] in evidence.throughput.tied
+    return Said("undecided" if is_tied else "contradicted", numbers)
+
+
+def larger_needs_more_epochs(evidence: Evidence) -> Said:
+    """Examples to the target at the largest batch size that reached it, over the least of all."""
+    of = evidence.sweep
+    reached = np.flatnonzero(np.isfinite(of.examples.medians))
+    if len(reached) < 2:
+        return Said("undecided", "Fewer than two batch sizes reached the target.")
+    needed, last = of.examples.medians[reached], reached[-1]
+    fewest = of.sizes[reached[np.isclose(needed, needed.min(), rtol=0, atol=1e-9)]].tolist()
+    missed = _missed_above(of, int(last))
+    low, high = _ratio_interval(of, int(last), int(reached[0]))
+    ratio = float(np.exp(of.examples.medians[last] - of.examples.medians[reached[0]]))
+    numbers = (
+        f"Batch size {of.sizes[last]:,} needed {ratio:.2f} times the epochs of {of.sizes[reached[0]]:,}"
+        f" (95%: {_span(low, high)}); {_list(fewest)} needed the fewest{_not_reached(missed)}."
+    )
+    if (low is not None and low > 1) or missed:
+        return Said("supported", numbers)
+    return Said("contradicted" if high is not None and high < 1 + NOTICEABLE else "undecided", numbers)
+
+
+def some_size_is_time_optimal(evidence: Evidence) -> Said:
+    """The time to the target has a least inside the sweep."""
+    behind = f", by {evidence.time.margin:.1%}" if evidence.time and evidence.time.margin is not None else ""
+    return _inside(evidence.sweep.sizes[_tried(evidence.sweep.time)], evidence.time, "time to the target", behind)
+
+
+def some_size_is_accuracy_optimal(evidence: Evidence) -> Said:
+    """The best accuracy has a peak inside the sweep."""
+    best = evidence.accuracy
+    behind = f", by {100 * best.margin:.2f} points" if best and best.margin is not None else ""
+    sizes = evidence.sweep.sizes[_tried(evidence.sweep.accuracy)]
+    return _inside(sizes, best, "accuracy within the budget", behind)
+
+
+def _tried(locations: Locations) -> NDArray[np.bool_]:
+    return ~np.isnan(locations.medians)
+
+
+def _inside(sizes: NDArray[np.int64], best: Optimum | None, what: str, behind: str) -> Said:
+    """Supported where neither end of the sweep is tied with the best, contradicted where an end beats all inside."""
+    if best is None:
+        return Said("undecided", f"No {what} was measured.")
+    ends = {int(sizes[0]), int(sizes[-1])}
+    others = [size for size in best.tied if size != best.batch_size]
+    tied = f"tied with it: {_list(others)}" if others else "nothing is tied with it"
+    numbers = f"Batch size {best.batch_size:,} has the best {what}{behind}; {tied}."
+    if not ends & set(best.tied):
+        return Said("supported", numbers)
+    if len(sizes) < 3:
+        return Said("undecided", numbers)
+    return Said("contradicted" if set(best.tied) <= ends else "undecided", numbers)
+
+
+def gradient_variance_falls(evidence: Evidence) -> Said:
+    """The variance of the mean gradient over a batch, half of it, a quarter: all at the same parameters."""
+    noise, power = evidence.noise, exponent(gradient_variances(evidence.sweep.frames))
+    if power is None:
+        return Said("undecided", "Gradient noise was not estimated over enough parts of the batches.")
+    low, high = power.interval
+    signal = f"; its direction is mostly signal beyond about {noise.value:,.0f} examples" if noise else ""
+    numbers = (
+        f"The variance of the gradient goes with the number of examples to the power {power.value:.2f}"
+        f" (95%: {_span(low, high)}){signal}."
+    )
+    if abs(power.value + 1) < NEAR_THE_LAW:
+        return Said("supported", numbers)
+    outside = low is not None and high is not None and not low <= -1 <= high
+    return Said("contradicted" if outside else "undecided", numbers)
+
+
+def rate_should_grow(evidence: Evidence) -> Said:
+    """The best learning rate's exponent in the batch size."""
+    rates = evidence.rates
+    if rates is None or rates.overall is None:
+        return Said("undecided", "Fewer than three batch sizes have a best rate inside their grid.")
+    low, high = rates.overall.interval
+    power = f"{rates.overall.value:.2f} (95%: {_span(low, high)})"
+    numbers = f"{number_format.best_rate(effective=rates.effective)} grows as batch size to the power {power}."
+    if low is not None and low > 0:
+        return Said("supported", numbers + " Warm-up was not varied.")
+    return Said("contradicted" if high is not None and high < 0.1 else "undecided", numbers)
+
+
+def memory_grows(evidence: Evidence) -> Said:
+    """Memory against batch size, and the sizes that did not fit."""
+    whole = [cell for cell in evidence.cells if (cell.accumulation or 1) == 1]
+    known = [(cell.batch_size, need) for cell in whole if (need := cell.memory_bytes)]
+    full = [cell.batch_size for cell in evidence.cells if cell.status == "out_of_memory" or cell not in whole]
+    limit = f"; {_list(full)} did not fit" if full else "; no batch size of the sweep was too large"
+    if len(known) < 2:
+        return Said("supported" if full else "undecided", f"Memory is known of {len(known)} batch sizes{limit}.")
+    (small, least), (large, most) = known[0], known[-1]
+    numbers = f"{least / 2**20:,.1f} MiB at batch size {small:,}, {most / 2**20:,.1f} MiB at {large:,}{limit}."
+    return Said("supported" if most > least * (1 + NOTICEABLE) else "contradicted", numbers)
+
+
+def workers_cost_at_most_their_number(evidence: Evidence) -> Said:
+    """Epochs at K B over epochs at B stay below K, or the same: steps do not grow with the batch size."""
+    of = evidence.sweep
+    reached = np.flatnonzero(np.isfinite(of.examples.medians)).tolist()
+    if len(reached) < 2:
+        return Said("undecided", "Fewer than two batch sizes reached the target.")
+    pairs = list(pairwise(reached))
+    growth = {pair: float(np.exp(of.examples.medians[pair[1]] - of.examples.medians[pair[0]])) for pair in pairs}
+    factor = {(small, large): float(of.sizes[large] / of.sizes[small]) for small, large in pairs}
+    worst = max(pairs, key=lambda pair: growth[pair] / factor[pair])
+    low, _ = _ratio_interval(of, worst[1], worst[0])
+    missed = _missed_above(of, reached[-1])
+    numbers = (
+        f"Going from {of.sizes[worst[0]]:,} to {of.sizes[worst[1]]:,}, as with {factor[worst]:g} workers,"
+        f" takes {growth[worst]:.2f} times the epochs, the most relative to the number of workers"
+        f"{_not_reached(missed)}.{_most_workers(evidence)}"
+    )
+    if low is not None and low > factor[worst]:
+        return Said("contradicted", numbers)
+    within = growth[worst] <= factor[worst] and _ended_in_time(of, missed, reached[-1])
+    return Said("supported" if within else "undecided", numbers)
+
+
+def _ended_in_time(of: Sweep, missed: Sequence[int], last: int) -> bool:
+    """Whether no run that missed had trained longer than workers times the epochs of the last size to reach it."""
+    trained = of.frames.experiment.max_epochs * of.frames.epoch
+    return all(trained / np.exp(of.examples.medians[last]) <= size / of.sizes[last] for size in missed)
+
+
+def _missed_above(of: Sweep, last: int) -> list[int]:
+    """The batch sizes above the last that reached the target: their runs ended before it."""
+    return of.sizes[np.isposinf(of.examples.medians) & (of.sizes > of.sizes[last])].tolist()
+
+
+def _not_reached(missed: Sequence[int]) -> str:
+    return f"; {_list(missed)} did not reach it" if missed else ""
+
+
+def _most_workers(evidence: Evidence) -> str:
+    """What the greatest number of devices in use did to updates, epochs and, unless they are virtual, to speed."""
+    joined = [one for one in evidence.shared if one.epochs_ratio and one.weak_efficiency]
+    if not joined:
+        return ""
+    one = max(joined, key=lambda one: (one.devices, one.batch_size))
+    virtual = evidence.sweep.frames.machine.machine.virtual_devices
+    faster = f", {one.devices * (one.weak_efficiency or 0.0):.2f} times the examples per second"
+    return (
+        f" {one.devices} devices with {one.batch_size // one.devices:,} examples each: 1/{one.devices} of the updates"
+        f" in an epoch, {one.epochs_ratio:.2f} times the epochs{'' if virtual else faster}."
+    )
+
+
+def _ratio_interval(of: Sweep, above: int, below: int) -> tuple[float | None, float | None]:
+    """Of examples to the target at one cell over another."""
+    draws: Array = of.examples.draws
+    with np.errstate(invalid="ignore"):
+        difference = draws[:, above] - draws[:, below]
+    return interval(exp(np.where(np.isnan(difference), np.inf, difference)))
+
+
+def _span(low: float | None, high: float | None) -> str:
+    if low is None and high is None:
+        return "unknown"
+    return f"{'unknown' if low is None else f'{low:.2f}'} to {'unknown' if high is None else f'{high:.2f}'}"
+
+
+def _list(sizes: Sequence[int]) -> str:
+    return ", ".join(f"{size:,}" for size in sizes)
+
+
+CLAIMS: dict[str, Callable[[Evidence], Said]] = {
+    "At a fixed learning rate, too small a batch does not converge": small_batches_fail,
+    "A larger batch processes the same data faster": larger_is_faster,
+    "A larger batch needs more epochs for the same accuracy": larger_needs_more_epochs,
+    "So some batch size takes the least time": some_size_is_time_optimal,
+    "And some batch size gives the best accuracy": some_size_is_accuracy_optimal,
+    "The variance of the gradient falls as one over the batch size": gradient_variance_falls,
+    "So the learning rate should grow with the batch size": rate_should_grow,
+    "Memory grows with the batch size, up to a limit": memory_grows,
+    "With K workers the epochs to the same accuracy grow at most K times": workers_cost_at_most_their_number,
+}

@@ -1,0 +1,241 @@
+"""An experiment to what is run: batch sizes, learning rates, seeds, durations and tiers, each decided in one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import product
+
+import msgspec
+
+from batchscale.config.experiment import Experiment, expand_batch_sizes
+from batchscale.config.schema import LearningRate
+from batchscale.config.vocabulary import Options, Point
+from batchscale.errors import InputError
+
+FIRST_CONFIRMATION_SEED = 1000
+"""Confirmation seeds start here, so that more search seeds never become seeds of a claim."""
+
+LOWEST_RATE, HIGHEST_RATE = 1e-30, 1e9
+"""What float32 and a row can hold."""
+MOST_EVALUATIONS = 100_000
+"""Of one trial; its curve must fit into one row."""
+
+WIDEST_MICROBATCH = 256
+MOST_SPLITTING = 4
+"""A batch size may train in microbatches this many times smaller than its own best, to share a program."""
+NARROWEST_SHARE = 8
+"""A microbatch this many times narrower than it might be is worth avoiding."""
+
+
+class Tier(msgspec.Struct, frozen=True):
+    """Batch sizes that are all multiples of one microbatch size and train in one program."""
+
+    microbatch_size: int
+    batch_sizes: list[int]
+
+
+class Duration(msgspec.Struct, frozen=True):
+    """Where trials stop and are evaluated, in examples."""
+
+    budget_examples: int
+    max_examples: int
+    evaluations: list[int]
+
+
+def batch_sizes(experiment: Experiment, train_examples: int) -> list[int]:
+    """The experiment's batch sizes.
+
+    Raises:
+        InputError: when one is larger than the training set.
+    """
+    sizes = expand_batch_sizes(experiment.batch_sizes, experiment.name)
+    if sizes[-1] > train_examples:
+        dataset = experiment.workload.dataset
+        raise InputError(
+            f"{experiment.name}: batch_sizes: {sizes[-1]} is above the {train_examples} training examples of {dataset}"
+        )
+    return sizes
+
+
+def device_counts(experiment: Experiment, available: int) -> list[int]:
+    """Numbers of devices to train on at once, besides one alone.
+
+    Raises:
+        InputError: when the experiment asks for more than the `available` ones.
+    """
+    asked = experiment.throughput.devices
+    if asked == "auto":
+        return [1 << power for power in range(1, available.bit_length())]
+    if max(asked) > available:
+        found = f"{max(asked)} is above the {available} local device{'s' if available > 1 else ''}"
+        raise InputError(f"{experiment.name}: throughput.devices: {found}")
+    return sorted({count for count in asked if count > 1})
+
+
+def parallel_batch_sizes(sizes: Iterable[int], devices: int, train_examples: int) -> list[int]:
+    """Batches to split over several devices: those of one device, and as many times larger ones.
+
+    The first are strong scaling (the same work in less time), the others weak scaling (more work in the same time).
+    """
+    kept = set(sizes)
+    together = {size * devices for size in kept if size * devices <= train_examples}
+    return sorted(together | {size for size in kept if size % devices == 0})
+
+
+def anchor_rate(table: LearningRate, batch_size: int) -> float:
+    """The anchor moved to `batch_size` by the rule."""
+    ratio = batch_size / table.anchor_batch_size
+    return table.anchor * {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[table.rule]
+
+
+def effective_rate(point: Point) -> float:
+    """What steps in one direction add up to, learning rate / (1 - momentum) (Shallue et al., 2019).
+
+    The learning rate itself where momentum is not searched.
+    """
+    return point.learning_rate / _not_carried(point.options)
+
+
+def _not_carried(options: Options) -> float:
+    return 1.0 - dict(options).get("momentum", 0.0)
+
+
+def grid_rate(table: LearningRate, batch_size: int, position: int, options: Options = ()) -> float:
+    """The rate `position` grid steps above the anchor, at six significant digits so that a file repeats it exactly."""
+    effective = anchor_rate(table, batch_size) * table.factor**position
+    return float(f"{effective * _not_carried(options):.6g}")
+
+
+def learning_rates(table: LearningRate, batch_size: int, options: Options = ()) -> list[float]:
+    """The grid of one batch size and combination of options, ascending."""
+    return [grid_rate(table, batch_size, position - table.span, options) for position in range(table.grid_size)]
+
+
+def check_rates(experiment: Experiment, sizes: Sequence[int]) -> None:
+    """Refuse a grid whose ends, once it has grown, no row could hold.
+
+    Raises:
+        InputError: names the table, the rate and the batch size.
+    """
+    table = experiment.learning_rate
+    reach = table.span + table.extend
+    ends = product(sizes, option_combinations(experiment), (-reach, reach))
+    for size, options, position in ends:
+        rate = grid_rate(table, size, position, options)
+        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            raise InputError(
+                f"{experiment.name}: learning_rate.factor: {table.factor:g} leads over span and extend to"
+                f" the rate {rate:g} at batch size {size}; {LOWEST_RATE:g} to {HIGHEST_RATE:g} is right"
+            )
+
+
+def option_combinations(experiment: Experiment) -> list[Options]:
+    """Every combination of the options searched beside the rate; a single empty one where there are none."""
+    each = product(*(sorted(experiment.search[name]) for name in experiment.searched))
+    return [tuple(zip(experiment.searched, values, strict=True)) for values in each]
+
+
+def points(experiment: Experiment, batch_size: int) -> list[Point]:
+    """Everything that is tried at a batch size: each combination of options over its whole grid of rates."""
+    return [
+        Point(rate, options)
+        for options in option_combinations(experiment)
+        for rate in learning_rates(experiment.learning_rate, batch_size, options)
+    ]
+
+
+def extension(table: LearningRate, batch_size: int, tried: Iterable[Point], *, upwards: bool) -> Point | None:
+    """The next rate beyond the edge of those `tried`, which have the same options.
+
+    None once the grid has grown by `extend` on that side.
+    """
+    known = sorted(tried)
+    reach, options = table.span + table.extend, known[0].options
+    side = range(table.span + 1, reach + 1) if upwards else range(-table.span - 1, -reach - 1, -1)
+    for position in side:
+        point = Point(grid_rate(table, batch_size, position, options), options)
+        if (upwards and point > known[-1]) or (not upwards and point < known[0]):
+            return point
+    return None
+
+
+def search_seeds(experiment: Experiment) -> list[int]:
+    """Seeds on which rates are chosen."""
+    return list(range(1, experiment.seeds.search + 1))
+
+
+def confirmation_seeds(experiment: Experiment) -> list[int]:
+    """Fresh seeds on which claims are made."""
+    return list(range(FIRST_CONFIRMATION_SEED, FIRST_CONFIRMATION_SEED + experiment.seeds.confirm))
+
+
+def duration(experiment: Experiment, train_examples: int) -> Duration:
+    """Budgets and evaluation points, the same for every batch size; the first epoch is looked at more often.
+
+    Raises:
+        InputError: when the budget is less than one example, or holds more than MOST_EVALUATIONS.
+    """
+    evaluation, field = experiment.evaluation, f"{experiment.name}: budget.epochs"
+    most_epochs = MOST_EVALUATIONS / evaluation.per_epoch
+    budget = experiment.budget_examples(train_examples)
+    longest = round(experiment.max_epochs * train_examples)
+    if budget < 1:
+        raise InputError(f"{field}: {experiment.budget.epochs:g} of {train_examples} examples is less than one example")
+    if experiment.max_epochs > most_epochs:
+        longer = "epochs" if experiment.budget.epochs == experiment.max_epochs else "max_epochs"
+        raise InputError(
+            f"{experiment.name}: budget.{longer}: {experiment.max_epochs:g} is more than {MOST_EVALUATIONS} evaluations"
+            f" of each trial; at evaluation.per_epoch = {evaluation.per_epoch} at most {most_epochs:g} is right"
+        )
+    early = [round(train_examples * i / evaluation.first_epoch) for i in range(1, evaluation.first_epoch + 1)]
+    later = [
+        round(train_examples * (1 + i / evaluation.per_epoch))
+        for i in range(1, math.ceil((experiment.max_epochs - 1) * evaluation.per_epoch) + 1)
+    ]
+    points = {point for point in [*early, *later, budget, longest] if 0 < point <= longest}
+    return Duration(budget, longest, sorted(points))
+
+
+def tiers(sizes: Sequence[int], widest: int = WIDEST_MICROBATCH, most_splitting: int = MOST_SPLITTING) -> list[Tier]:
+    """Group batch sizes into few programs, from the largest down.
+
+    A tier's microbatch is the largest common divisor of its batch sizes up to `widest`. A batch size joins the first
+    tier in which no member then trains in microbatches more than `most_splitting` times smaller than it would alone,
+    nor one by one: only a tier of single examples can do without sums of gradients.
+    """
+    groups: list[list[int]] = []
+    for size in sorted(sizes, reverse=True):
+        for group in groups:
+            together = _microbatch([*group, size], widest)
+            alone = [_microbatch([one], widest) for one in [*group, size]]
+            if together > 1 and max(alone) <= most_splitting * together:
+                group.append(size)
+                break
+        else:
+            groups.append([size])
+    made = [Tier(_microbatch(group, widest), sorted(group)) for group in groups]
+    return sorted(made, key=lambda tier: tier.batch_sizes)
+
+
+def spaced(sizes: Sequence[int], factor: int) -> list[int]:
+    """The smallest size, and of the others in order each that is at least `factor` times the one before."""
+    kept: list[int] = []
+    for size in sorted(sizes):
+        if not kept or size >= factor * kept[-1]:
+            kept.append(size)
+    return kept
+
+
+def _microbatch(sizes: Sequence[int], widest: int) -> int:
+    """The largest common divisor of the batch sizes up to `widest`.
+
+    Where that is far below it, as for a prime, the smallest one above `widest` that is not: such a batch size trains
+    in wider microbatches, which only costs memory.
+    """
+    common = math.gcd(*sizes)
+    divisors = [divisor for divisor in range(1, common + 1) if common % divisor == 0]
+    narrow = max(divisor for divisor in divisors if divisor <= widest)
+    if narrow * NARROWEST_SHARE >= min(common, widest):
+        return narrow
+    return min(divisor for divisor in divisors if divisor > widest)

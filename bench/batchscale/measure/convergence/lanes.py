@@ -1,0 +1,238 @@
+"""Many trials in one program: batch size, learning rate, optimizer options and seed are lane values.
+
+Lanes stand as [seed, setting], where a setting is a batch size, a rate and options. Time advances in ticks of one
+microbatch: all settings of a seed see the same examples, each adds its gradient to its sum, and a lane applies its
+optimizer whenever its batch is complete. The mean of microbatch gradients is the gradient of the batch, so a lane is
+the same run as training alone.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int32, PyTree, Shaped
+
+from batchscale.measure.device import xla_options
+from batchscale.measure.device.xla_options import predicted_bytes
+from batchscale.measure.training import gradient_noise, parameter_average
+from batchscale.measure.training.examples import Examples
+from batchscale.measure.training.gradient_noise import Norms
+from batchscale.measure.training.learner import Learner, TrainState
+from batchscale.measure.training.schedules import Schedule
+
+EVALUATION_BATCH_SIZE = 500
+
+
+class Lanes(NamedTuple):
+    """State of all lanes; every leaf starts with the axes [seed, setting]. `gradient` is a sum over microbatches.
+
+    `average` is of the parameters, empty where none is kept.
+    """
+
+    state: TrainState
+    gradient: PyTree
+    norms: Norms = ()
+    average: PyTree = ()
+
+
+class Settings(NamedTuple):
+    """What differs between the lanes of a seed."""
+
+    batch_sizes: Int32[Array, " setting"]
+    learning_rates: Float[Array, " setting"]
+    options: Mapping[str, Float[Array, " setting"]]
+
+
+Scores = Float[np.ndarray, "seed setting"]
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Training and evaluation of one tier, compiled once per shape (seeds, settings); safe to call from threads."""
+
+    learner: Learner
+    train_split: Examples
+    validation_split: Examples
+    test_split: Examples
+    microbatch_size: int
+    schedule: Schedule
+    accumulates: bool
+    longest_segment: int
+    noise_parts: int = 0
+    averaging_examples: float | None = None
+    evaluation_batch_size: int = EVALUATION_BATCH_SIZE
+    compiled: dict[tuple, jax.stages.Compiled] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def compilations(self) -> int:
+        """Training programs compiled so far."""
+        return sum(key[0] == "train" for key in self.compiled)
+
+    @property
+    def lane_bytes(self) -> int:
+        """What one lane holds for as long as it trains."""
+        lanes, _ = self._abstract((1, 1))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(lanes))
+
+    def fit(self, shape: tuple[int, int], memory_bytes: int, lanes: int = 1) -> tuple[int, int]:
+        """The largest halving of `shape` whose compiled programs each fit into memory beside the rest of `lanes`."""
+        while shape != (1, 1):
+            programs = self.program(shape), self.evaluation(shape, self.validation_split)
+            others = max(0, lanes - math.prod(shape)) * self.lane_bytes
+            if max(predicted_bytes(one) or 0 for one in programs) <= memory_bytes - others:
+                break
+            seeds, settings = shape
+            shape = (seeds, (settings + 1) // 2) if settings > 1 else ((seeds + 1) // 2, settings)
+        return shape
+
+    def initialise(self, seeds: Int32[np.ndarray, " seed"], settings: Settings) -> Lanes:
+        """Fresh lanes: the parameters of a seed are the same in all its settings."""
+        of_seeds = [self.learner.params(int(seed)) for seed in seeds]
+        width = len(settings.batch_sizes)
+        stacked = jax.tree.map(lambda *leaves: np.stack([np.stack([leaf] * width) for leaf in leaves]), *of_seeds)
+        state = _first_state(self.learner, jax.device_put(stacked), settings)
+        average = jax.tree.map(jnp.copy, state.params) if self.averaging_examples else ()
+        if not self.accumulates:
+            return Lanes(state, (), average=average)
+        norms = gradient_noise.no_sums(len(seeds), width, self.noise_parts) if self.noise_parts else ()
+        return Lanes(state, jax.tree.map(jnp.zeros_like, state.params), norms, average)
+
+    def program(self, shape: tuple[int, int]) -> jax.stages.Compiled:
+        """The training program of a shape, compiled at its first use."""
+        return self._once(("train", shape), lambda: self._lower(shape))
+
+    def evaluation(self, shape: tuple[int, int], split: Examples) -> jax.stages.Compiled:
+        """The program that evaluates lanes of a shape on a split, compiled at its first use."""
+        work = partial(evaluate_lanes, self.learner, batch_size=self.evaluation_batch_size)
+        key = ("evaluate", shape, len(split.labels))
+        return self._once(key, lambda: jax.jit(work).lower(self._abstract(shape)[0].state.params, split))
+
+    def _abstract(self, shape: tuple[int, int]) -> tuple[Lanes, Settings]:
+        seeds, settings = shape
+        ones = jnp.ones(settings, jnp.float32)
+        values = Settings(jnp.ones(settings, jnp.int32), ones, dict.fromkeys(self.learner.searched, ones))
+        return jax.eval_shape(partial(self.initialise, np.zeros(seeds, np.int32)), values), values
+
+    def _lower(self, shape: tuple[int, int]) -> jax.stages.Lowered:
+        lanes, values = self._abstract(shape)
+        order = jax.ShapeDtypeStruct((shape[0], self.longest_segment, self.microbatch_size), jnp.int32)
+        arguments = (lanes, values, self.train_split, order, np.int32(0), np.int32(0))
+        return jax.jit(partial(_train, self), donate_argnums=0).lower(*arguments)
+
+    def _once(self, key: tuple, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
+        with self.lock:
+            if key not in self.compiled:
+                self.compiled[key] = xla_options.compiled(lower(), for_one_core=True)
+            return self.compiled[key]
+
+    def train(
+        self, lanes: Lanes, settings: Settings, order: Int32[np.ndarray, "seed tick microbatch"], first_tick: int
+    ) -> Lanes:
+        """Advance all lanes by the ticks in `order`; `lanes` is donated."""
+        seeds, ticks, width = order.shape
+        padded = np.zeros((seeds, self.longest_segment, width), np.int32)
+        padded[:, :ticks] = order
+        program = self.program((seeds, len(settings.batch_sizes)))
+        return program(lanes, settings, self.train_split, padded, np.int32(first_tick), np.int32(ticks))
+
+    def evaluate(self, params: PyTree, split: Examples) -> tuple[Scores, Scores]:
+        """Accuracy and mean loss of every lane's parameters on a whole split."""
+        size = len(split.labels)
+        correct, loss = self.evaluation(jax.tree.leaves(params)[0].shape[:2], split)(params, split)
+        return np.asarray(correct, np.float64) / size, np.asarray(loss, np.float64) / size
+
+
+def _first_state(learner: Learner, params: PyTree, settings: Settings) -> TrainState:
+    first = jax.vmap(jax.vmap(learner.first_state), in_axes=(0, None, None))
+    return first(params, settings.learning_rates, settings.options)
+
+
+def _train(
+    programs: Programs,
+    lanes: Lanes,
+    settings: Settings,
+    split: Examples,
+    order: Int32[Array, "seed tick microbatch"],
+    first_tick: Int32[Array, ""],
+    ticks: Int32[Array, ""],
+) -> Lanes:
+    learner, width = programs.learner, programs.microbatch_size
+    over_settings = jax.vmap(learner.gradient, in_axes=(0, None, None))
+    microbatches_per_step = settings.batch_sizes // width
+
+    def tick(i: Int32[Array, ""], lanes: Lanes) -> Lanes:
+        chosen = order[:, i]
+        _, gradient = jax.vmap(over_settings)(lanes.state.params, split.inputs[chosen], split.labels[chosen])
+        now = first_tick + i
+        before_batch = (now + 1) * width - settings.batch_sizes
+        rates = settings.learning_rates * programs.schedule.factor(before_batch.astype(jnp.float32))
+        scheduled = settings._replace(learning_rates=rates)
+        if not programs.accumulates:
+            state = _update(learner, lanes.state, gradient, scheduled)
+            return _averaged(programs, settings, now, lanes._replace(state=state))
+        microbatches = now % microbatches_per_step + 1
+        due = microbatches == microbatches_per_step
+        summed = jax.tree.map(jnp.add, lanes.gradient, gradient)
+        update = partial(_update_due, learner, due, scheduled, 1.0 / microbatches_per_step)
+        norms = gradient_noise.observed(lanes.norms, summed, microbatches, microbatches_per_step)
+        stepped = jax.lax.cond(due.any(), update, lambda same: same, lanes._replace(gradient=summed, norms=norms))
+        return _averaged(programs, settings, now, stepped)
+
+    return jax.lax.fori_loop(0, ticks, tick, lanes)
+
+
+def _averaged(programs: Programs, settings: Settings, tick: Int32[Array, ""], lanes: Lanes) -> Lanes:
+    if programs.averaging_examples is None:
+        return lanes
+    examples, horizon = (tick + 1) * programs.microbatch_size, programs.averaging_examples
+    average = parameter_average.advanced(lanes.average, lanes.state.params, settings.batch_sizes, examples, horizon)
+    return lanes._replace(average=average)
+
+
+def _update(learner: Learner, state: TrainState, gradient: PyTree, settings: Settings) -> TrainState:
+    over_lanes = jax.vmap(jax.vmap(learner.apply), in_axes=(0, 0, None, None, None))
+    return over_lanes(state, gradient, settings.learning_rates, settings.batch_sizes, settings.options)
+
+
+def _update_due(
+    learner: Learner,
+    due: Bool[Array, " setting"],
+    settings: Settings,
+    weights: Float[Array, " setting"],
+    lanes: Lanes,
+) -> Lanes:
+    mean = jax.tree.map(lambda total: total * _along(weights, total), lanes.gradient)
+    updated = _update(learner, lanes.state, mean, settings)
+    state = jax.tree.map(lambda new, old: jnp.where(_along(due, new), new, old), updated, lanes.state)
+    gradient = jax.tree.map(lambda total: jnp.where(_along(due, total), 0, total), lanes.gradient)
+    return lanes._replace(state=state, gradient=gradient)
+
+
+def _along(values: Shaped[Array, " setting"], leaf: Array) -> Array:
+    """Shape per-setting values so that they broadcast over a leaf [seed, setting, ...]."""
+    return values.reshape(1, -1, *[1] * (leaf.ndim - 2))
+
+
+def evaluate_lanes(
+    learner: Learner, params: PyTree, split: Examples, batch_size: int = EVALUATION_BATCH_SIZE
+) -> tuple[Int32[Array, "seed setting"], Float[Array, "seed setting"]]:
+    """How many examples of a split every lane classifies correctly, and the sum of its losses."""
+    evaluate = jax.vmap(jax.vmap(learner.evaluate, in_axes=(0, None, None)), in_axes=(0, None, None))
+    size = min(batch_size, len(split.labels))
+    whole = len(split.labels) // size * size
+    chunks = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, size, *leaf.shape[1:]), split)
+    totals = jax.lax.map(lambda chunk: evaluate(params, *chunk), chunks)
+    correct, loss = jax.tree.map(lambda total: total.sum(0), totals)
+    if whole < len(split.labels):
+        rest_correct, rest_loss = evaluate(params, split.inputs[whole:], split.labels[whole:])
+        correct, loss = correct + rest_correct, loss + rest_loss
+    return correct, loss

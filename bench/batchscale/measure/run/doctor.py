@@ -1,0 +1,98 @@
+"""What a user should know before a run: one line for each thing that could go wrong, and whether it will."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from batchscale.measure.data.datasets import DATASETS, available, folder_fault
+from batchscale.measure.data.obtain import Answer
+from batchscale.measure.device import machine as device
+from batchscale.measure.device import sensors, timing
+from batchscale.records.row_types import Environment, Machine
+
+COARSE_TIMER_SECONDS = 1e-5
+"""A timed round lasts about 0.1 s; a timer this coarse is an error of 1 in 10,000 in it."""
+LITTLE_MEMORY_BYTES = 2 << 30
+
+
+class Finding(NamedTuple):
+    """One thing looked at, and whether it is as a run would wish."""
+
+    item: str
+    value: str
+    ok: bool
+
+
+def diagnose(results: Path) -> list[Finding]:
+    """Device, versions, timer, memory, the folder `results` and what every source of every dataset says."""
+    machine, environment = device.describe()
+    findings = [*_machine(machine), *_software(environment), _timer(), _energy(machine), _results(results)]
+    if fault := folder_fault():
+        findings.append(Finding("data folder", fault, ok=False))
+    for dataset in DATASETS:
+        findings += _sources(dataset, available(dataset))
+    return findings
+
+
+def _machine(machine: Machine) -> list[Finding]:
+    count = f"{machine.device_count} x " if machine.device_count > 1 else ""
+    memory = [
+        Finding("host memory", gibibytes(machine.host_memory_bytes), machine.host_memory_bytes >= LITTLE_MEMORY_BYTES)
+    ]
+    if machine.device_memory_bytes is not None:
+        memory.append(Finding("device memory", gibibytes(machine.device_memory_bytes), ok=True))
+    return [
+        Finding("machine", machine.name, ok=True),
+        Finding("device", f"{count}{machine.device_kind} ({machine.platform})", not machine.virtual_devices),
+        Finding("processor", f"{machine.cpu}, {machine.cpu_cores} cores", ok=True),
+        *memory,
+    ]
+
+
+def _software(environment: Environment) -> list[Finding]:
+    code = device.code_version()
+    return [
+        Finding("python", environment.python, ok=True),
+        *(Finding(name, version, ok=True) for name, version in environment.packages.items()),
+        *([Finding("driver", environment.driver, ok=True)] if environment.driver else []),
+        Finding("code", f"{code.version}{' with changes' if code.dirty else ''}", not code.dirty),
+    ]
+
+
+def _timer() -> Finding:
+    seconds = timing.resolution()
+    value = f"{seconds * 1e9:.0f} ns" if math.isfinite(seconds) else "stands still"
+    return Finding("timer resolution", value, seconds <= COARSE_TIMER_SECONDS)
+
+
+def _energy(machine: Machine) -> Finding:
+    """Energy is a bonus: a machine without a counter is measured in every other way."""
+    period = sensors.find(machine.platform).period_seconds
+    return Finding("energy counter", f"advances every {period * 1e3:.0f} ms" if period else "not readable", period > 0)
+
+
+def _results(folder: Path) -> Finding:
+    """Whether a file can be made where results go, or where their folder would be made."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return Finding("results folder", f"{folder} can be written", ok=True)
+    except OSError as error:
+        return Finding("results folder", f"{folder} cannot be written ({error.strerror})", ok=False)
+
+
+def _sources(dataset: str, answers: list[Answer]) -> list[Finding]:
+    """Where the dataset would come from, then every source's own answer."""
+    first = next((answer.source for answer in answers if answer.answers), None)
+    return [
+        Finding(f"dataset {dataset}", f"from {first}" if first else "no source answers", first is not None),
+        *(Finding(f"{dataset}: {answer.source}", answer.reason, answer.answers) for answer in answers),
+    ]
+
+
+def gibibytes(count: int) -> str:
+    """A number of bytes in GiB."""
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,110 @@
+"""The lowering that each tier trains in and each cell is timed in: the fastest, tried once for a results folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+
+import msgspec
+
+from batchscale.config import plan
+from batchscale.config.vocabulary import Precision
+from batchscale.measure.control import costs
+from batchscale.measure.control.failures import FAILURES
+from batchscale.measure.convergence import tuning
+from batchscale.measure.convergence.memory_fit import fitting_shape
+from batchscale.measure.convergence.tier_search import search_grid
+from batchscale.measure.run.session import Session
+from batchscale.measure.throughput import rounds
+from batchscale.measure.throughput.context import Laboratory
+from batchscale.measure.throughput.timed_loops import CellKey
+
+NOMINAL_EXAMPLES_PER_SECOND = 10_000.0
+"""Only plans, where a device that fails shows no speed."""
+TRIALS = "choosing lowerings"
+"""How the progress line names the trials of cells."""
+
+Choice = tuple[int, Precision]
+"""The batch size that is tried, and in which precision."""
+
+
+def announce_of_cells(session: Session, keys: Sequence[CellKey]) -> None:
+    """Plan the progress line for the trials that these cells still need."""
+    if len(session.lowerings) > 1:
+        untried = {one for one in (_choice(session, key) for key in keys) if _name(session, one) not in session.tuning}
+        trials = len(untried) * len(session.lowerings)
+        session.progress.plan(TRIALS, trials, 1 / costs.SECONDS_PER_LOWERING)
+
+
+def of_cells(session: Session, laboratory: Laboratory, missing: Sequence[CellKey]) -> Callable[[CellKey], str | None]:
+    """The fastest lowering of a precision at a device's part of the batch, tried at sizes a factor of 4 apart.
+
+    Those that are `missing` were announced; any cell may be asked for.
+    """
+    loops = session.experiment.throughput.loops
+    loop = "scan" if "scan" in loops else loops[0]
+
+    def speed(choice: Choice, lowering: str | None) -> float:
+        batch_size, precision = choice
+        start = time.monotonic()
+        try:
+            return rounds.examples_per_second(laboratory, CellKey(batch_size, loop, "device", precision), lowering)
+        finally:
+            session.progress.advance(TRIALS, 1, time.monotonic() - start, f"{lowering} B={batch_size}")
+
+    @cache
+    def fastest(choice: Choice) -> str | None:
+        laboratory.tried.clear()
+        measure = partial(tuning.fastest, session.lowerings, partial(speed, choice))
+        return _kept(session, _name(session, choice), measure).lowering
+
+    def lowering_of(key: CellKey) -> str | None:
+        return fastest(_choice(session, key)) if len(session.lowerings) > 1 else session.lowerings[0]
+
+    announce_of_cells(session, missing)
+    return lowering_of
+
+
+def _choice(session: Session, key: CellKey) -> Choice:
+    tried = plan.spaced(session.batch_sizes, costs.LOWERINGS_APART)
+    reached = [size for size in tried if size <= key.examples_at_once]
+    return max(reached, default=tried[0]), key.precision
+
+
+def _name(session: Session, choice: Choice) -> str:
+    batch_size, precision = choice
+    other = "" if precision == session.experiment.workload.precision else f" {precision}"
+    return f"throughput {batch_size}{other}"
+
+
+def of_tier(session: Session, tier: plan.Tier) -> tuning.Tuned:
+    """The fastest lowering of a tier and its speed."""
+    workers = session.host.workers
+    seeds, grid = plan.search_seeds(session.experiment), search_grid(session.experiment, tier)
+
+    def trial(lowering: str | None) -> tuning.SpeedTrial:
+        session.stopper.check()
+        of = session.tier_programs(tier, lowering)
+        width = session.shard_width(tier)
+        rows, columns = fitting_shape(of, (seeds, grid), session.lanes_memory_bytes, workers, width)
+        return tuning.SpeedTrial(of, seeds[:rows], grid[:columns], workers)
+
+    def measure() -> tuning.Tuned:
+        session.progress.show(f"trying how fast B={tier.batch_sizes[0]}..{tier.batch_sizes[-1]} trains", planned=False)
+        found = tuning.fastest(session.lowerings, lambda lowering: trial(lowering).examples_per_second())
+        evaluation = trial(found.lowering).seconds_per_evaluation()
+        return msgspec.structs.replace(found, seconds_per_evaluation=evaluation)
+
+    return _kept(session, f"convergence {tier.microbatch_size} {tier.batch_sizes}", measure)
+
+
+def _kept(session: Session, key: str, measure: Callable[[], tuning.Tuned]) -> tuning.Tuned:
+    """What is known for `key`, measured at the first asking.
+
+    Where no lowering runs now the first is taken and nothing is kept: whatever fails with it becomes rows.
+    """
+    try:
+        return session.tuning.get(key, measure)
+    except FAILURES:
+        return tuning.Tuned(session.lowerings[0], NOMINAL_EXAMPLES_PER_SECOND)

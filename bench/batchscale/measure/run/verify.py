@@ -1,0 +1,211 @@
+"""Does the join hold? Single, unmapped runs to the target, timed, beside the time that the results predict for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+from jaxtyping import Array, Float, Int32
+
+from batchscale.config import experiment as experiments
+from batchscale.config.vocabulary import Loop
+from batchscale.errors import InputError
+from batchscale.measure.convergence.lanes import evaluate_lanes
+from batchscale.measure.data import datasets, example_order
+from batchscale.measure.device import xla_options
+from batchscale.measure.device.host import Host
+from batchscale.measure.run.session import Session
+from batchscale.measure.training.examples import Examples
+from batchscale.measure.training.learner import Learner, TrainState
+from batchscale.measure.training.optimizers import Scalar
+from batchscale.measure.training.schedules import Schedule
+from batchscale.records import rate_choice, results_folder
+from batchscale.records.row_files import Writer
+from batchscale.records.row_types import Round, Trial, Verification
+
+
+@dataclass(frozen=True)
+class Case:
+    """A confirmed trial that reached the target, and how its batch size is timed."""
+
+    trial: Trial
+    steps: int
+    loop: Loop
+    lowering: str | None
+    seconds_per_step: float
+
+
+class Reported(NamedTuple):
+    """What the report says of a batch size: the point its confirmed trials are at, and the faster loop."""
+
+    learning_rate: float
+    options: Mapping[str, float]
+    loop: Loop
+    seconds_per_step: float
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What one unmapped run took."""
+
+    status: str
+    steps: int
+    seconds: float
+
+
+def verify(folder: Path, recommended: int, reported: Mapping[int, Reported]) -> list[Verification]:
+    """Train at the recommended batch size and at both ends of those that reach the target; rows are appended.
+
+    `reported` has a batch size where it was confirmed and whole batches were timed.
+
+    Raises:
+        InputError: when the folder has no confirmed runs that reach the target, or is from another machine.
+    """
+    experiment = experiments.read(folder / "experiment.toml")
+    session = Session(experiment, datasets.load(experiment.workload.dataset), Host.describe(), folder)
+    session.prepare_folder()
+    trials = session.trials().values()
+    found = {size: find_case(session, trials, size, one) for size, one in reported.items()}
+    cases = {size: case for size, case in found.items() if case is not None}
+    if recommended not in cases:
+        raise InputError(f"{folder}: no confirmed run at batch size {recommended} reached the target; run it first")
+    others = [size for size in cases if size != recommended]
+    chosen = sorted({recommended, *others[:1], *others[-1:]})
+    with Writer(folder / results_folder.VERIFICATION) as writer:
+        for size in chosen:
+            writer.append(_row(session, cases[size]))
+    return [row for row in session.rows(results_folder.VERIFICATION) if isinstance(row, Verification)][-len(chosen) :]
+
+
+def find_case(session: Session, trials: Iterable[Trial], batch_size: int, reported: Reported) -> Case | None:
+    """The confirmed trial, at the point reported, whose steps to the target are the median of those that reach it."""
+    target, point = session.experiment.target.accuracy, (reported.learning_rate, reported.options)
+    reached = [
+        (found.steps, one)
+        for one in trials
+        if (one.phase, one.batch_size) == ("confirm", batch_size)
+        and one.status != "failed"
+        and (one.learning_rate, one.options) == point
+        and (found := rate_choice.crossing(one.curve, target))
+    ]
+    if not reached:
+        return None
+    steps, trial = sorted(reached, key=lambda one: one[0])[(len(reached) - 1) // 2]
+    lowering = _lowering(session, batch_size, reported.loop)
+    return Case(trial, steps, reported.loop, lowering, reported.seconds_per_step)
+
+
+def _lowering(session: Session, batch_size: int, loop: Loop) -> str | None:
+    """The lowering that a loop was timed with."""
+    timed = [row for row in session.rows(results_folder.THROUGHPUT) if isinstance(row, Round) and row.loop == loop]
+    return next((row.lowering for row in reversed(timed) if row.batch_size == batch_size), None)
+
+
+def _row(session: Session, case: Case) -> Verification:
+    trial = case.trial
+    alone = train_alone(session, case)
+    return Verification(
+        **msgspec.structs.asdict(session.origin()),
+        batch_size=trial.batch_size,
+        learning_rate=trial.learning_rate,
+        options=trial.options,
+        seed=trial.seed,
+        status="ok" if alone.status == "ok" else "not_reached",
+        message=f"{case.loop} loop",
+        steps=alone.steps,
+        seconds=alone.seconds,
+        predicted_steps=case.steps,
+        predicted_seconds=case.steps * case.seconds_per_step,
+    )
+
+
+def train_alone(session: Session, case: Case) -> Alone:
+    """One run at its true batch size; compiling, warming up, the order of examples and evaluation are off the clock."""
+    trial = case.trial
+    learner = session.learner(session.experiment.workload.precision, case.lowering)
+    points = [point // trial.batch_size for point in session.duration.evaluations]
+    longest = max(after - before for before, after in pairwise([0, *points]))
+    prepare = _segments(learner, session.splits[0], session.schedule, trial, case.loop, max(longest, 1))
+    accuracy = _scorer(learner, session.splits[1])
+    prepare(0, max(points[0], 1))(_start(learner, trial))
+    state, done, seconds = _start(learner, trial), 0, 0.0
+    for point in points:
+        if point > done:
+            advance = prepare(done, point - done)
+            start = time.perf_counter()
+            state = advance(state)
+            seconds += time.perf_counter() - start
+            done = point
+        if accuracy(state) >= session.experiment.target.accuracy:
+            return Alone("ok", done, seconds)
+    return Alone("not_reached", done, seconds)
+
+
+def _start(learner: Learner, trial: Trial) -> TrainState:
+    return learner.first_state(jax.device_put(learner.params(trial.seed)), trial.learning_rate, trial.options)
+
+
+def _scorer(learner: Learner, split: Examples) -> Callable[[TrainState], float]:
+    """The accuracy of a single run on a whole split."""
+    score = jax.jit(partial(evaluate_lanes, learner))
+
+    def accuracy(state: TrainState) -> float:
+        correct, _ = score(jax.tree.map(lambda leaf: leaf[None, None], state.params), split)
+        return float(correct[0, 0]) / len(split.labels)
+
+    return accuracy
+
+
+def _segments(
+    learner: Learner, split: Examples, schedule: Schedule, trial: Trial, loop: Loop, longest: int
+) -> Callable[[int, int], Callable[[TrainState], TrainState]]:
+    """Prepares `steps` steps from step `first`: batches and rates are on the device before the run advances by them.
+
+    Compiled as the rounds were that it is held against.
+    """
+    size = trial.batch_size
+    compiled = partial(jax.jit, donate_argnums=0, compiler_options=xla_options.options())
+
+    def step(state: TrainState, chosen: Int32[Array, " batch"], rate: Scalar) -> TrainState:
+        return learner.train_step(state, split.inputs[chosen], split.labels[chosen], rate, trial.options)[0]
+
+    @compiled
+    def many(
+        state: TrainState, order: Int32[Array, "step batch"], rates: Float[Array, " step"], steps: Int32[Array, ""]
+    ) -> TrainState:
+        return jax.lax.fori_loop(0, steps, lambda i, carried: step(carried, order[i], rates[i]), state)
+
+    one = compiled(step)
+
+    def dispatched(state: TrainState, batches: Sequence[tuple[Int32[Array, " batch"], Scalar]]) -> TrainState:
+        for chosen, rate in batches:
+            state = one(state, chosen, rate)
+        return jax.block_until_ready(state)
+
+    def prepare(first: int, steps: int) -> Callable[[TrainState], TrainState]:
+        order, rates = np.zeros((longest, size), np.int32), _rates(schedule, trial, first, longest)
+        order[:steps] = example_order.indices(trial.seed, first * size, steps * size, trial.train_examples).reshape(
+            -1, size
+        )
+        if loop == "scan":
+            whole = jax.block_until_ready(jax.device_put((order, rates, np.int32(steps))))
+            return lambda state: jax.block_until_ready(many(state, *whole))
+        batches = jax.block_until_ready(jax.device_put(list(zip(order[:steps], rates[:steps], strict=True))))
+        return partial(dispatched, batches=batches)
+
+    return prepare
+
+
+def _rates(schedule: Schedule, trial: Trial, first: int, steps: int) -> Float[np.ndarray, " step"]:
+    """The learning rate of each step from step `first`: as in lanes, by the examples seen before its batch."""
+    seen = jnp.asarray(np.arange(first, first + steps) * trial.batch_size, jnp.float32)
+    return np.asarray(jnp.float32(trial.learning_rate) * schedule.factor(seen))

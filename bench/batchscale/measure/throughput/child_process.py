@@ -1,0 +1,141 @@
+"""A process of its own for what may end it: the job goes in as one JSON line, rows come out, a death is a failure."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import msgspec
+from msgspec import Meta
+
+import batchscale
+from batchscale.config.experiment import Experiment
+from batchscale.errors import InputError
+from batchscale.measure.control.failures import LONGEST_MESSAGE, Failure, failure_saying
+from batchscale.measure.device.operating_system import without_paths
+from batchscale.measure.throughput.timed_loops import CellKey
+from batchscale.printable import bare
+from batchscale.records import row_files
+from batchscale.records.row_types import AnyRow, Compilation, Count, Origin, Positive
+
+PACKAGE = Path(batchscale.__file__).resolve().parents[1]
+COMMAND = (
+    sys.executable,
+    "-P",  # without it Python would import `models` and `bench` of the folder that it is started in
+    "-c",
+    f"import sys; sys.path.append({str(PACKAGE)!r});"
+    " from batchscale.measure.throughput import child_main; child_main.main()",
+)
+VARIABLES = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+"""Set before JAX is imported there: two processes share the device, so neither may take it whole."""
+LAST_WORDS_BYTES = 4000
+KILLED = "its process was killed (SIGKILL), which is how a system ends one that takes too much memory"
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a process of its own is to do: time the cell `key`, or find the largest batch size up to its own.
+
+    The examples are made up there, in the shape of the dataset: speed and memory do not depend on what is in them.
+    """
+
+    task: Literal["time", "max_batch_size"]
+    experiment: Experiment
+    origin: Origin
+    platform: str
+    input_shape: Annotated[list[Positive], Meta(max_length=8)]
+    classes: Positive
+    train_examples: Positive
+    key: CellKey
+    lowering: str | None
+    first_round: Count = 0
+    memory_bytes: Count
+
+
+class ChildError(RuntimeError):
+    """The process did not do its job."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Child:
+    """One process and its job; while entered it runs, and afterwards nothing of it is left.
+
+    It has a session of its own, so that a signal to this process lets it finish the row that it is at.
+    """
+
+    def __init__(self, job: Job, command: tuple[str, ...] = COMMAND, variables: Mapping[str, str] = VARIABLES) -> None:
+        self._job, self._command, self._variables = job, command, variables
+
+    def __enter__(self) -> Self:
+        self._errors = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(  # noqa: S603 - a fixed argument list, no shell
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, **self._variables},
+            start_new_session=True,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._errors):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+
+    def rows(self) -> Iterator[AnyRow]:
+        """The rows of the job as they are measured.
+
+        Raises:
+            ChildError: when the process gave something else, or ended otherwise than well.
+        """
+        process = self._process
+        if process.stdin is None or process.stdout is None:
+            return
+        with suppress(BrokenPipeError):
+            process.stdin.write(msgspec.json.encode(self._job) + b"\n")
+            process.stdin.flush()
+        while line := process.stdout.readline(row_files.LONGEST_LINE_BYTES):
+            yield self._explained(_row(line))
+        if process.wait() != 0:
+            raise ChildError(self._death(process.returncode))
+
+    def _death(self, status: int) -> Failure:
+        """What the exit status and the last words on standard error tell."""
+        if status == -signal.SIGKILL:
+            return Failure("out_of_memory", KILLED)
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+        return failure_saying(f"its process {how}: {self._last_words() or 'it said nothing'}")
+
+    def _explained(self, row: AnyRow) -> AnyRow:
+        """A failure with the last words on standard error: some libraries tell only there that memory ran out."""
+        if not isinstance(row, Compilation) or row.status != "failed":
+            return row
+        failure = failure_saying(f"{row.message} ({self._last_words()})")
+        return msgspec.structs.replace(row, status=failure.status, message=failure.message)
+
+    def _last_words(self) -> str:
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - LAST_WORDS_BYTES))
+        lines = [line for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
+        return bare(without_paths(" ".join(lines[-2:])), LONGEST_MESSAGE // 2)
+
+
+def _row(line: bytes) -> AnyRow:
+    try:
+        return row_files.decode(line, "its process")
+    except InputError as error:
+        raise ChildError(Failure("failed", str(error))) from None

@@ -1,0 +1,111 @@
+"""The largest batch size whose step fits into memory, from what the compiler says, confirmed by a real step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import msgspec
+
+from batchscale.measure.control.failures import Failure
+from batchscale.measure.device.timing import Work
+from batchscale.measure.device.xla_options import predicted_bytes
+from batchscale.measure.throughput.child_process import Child, ChildError
+from batchscale.measure.throughput.context import Laboratory
+from batchscale.measure.throughput.timed_loops import CellKey, build
+from batchscale.records.row_types import Limit
+
+LARGEST = 1 << 24
+RESOLUTION = 64
+"""The answer is within one part in so many of the largest that fits."""
+MOST_COMPILATIONS = 24
+MOST_TRIES = 4
+SHRINKING = 0.75
+"""Where a step did not fit although the compiler said so, which leaves out what libraries take, this share is tried."""
+SHRINKING_UNSEEN = 4
+"""Where even compiling took too much, one such part is tried."""
+
+
+def largest_that_fits(
+    bytes_of: Callable[[int], int], start: int, largest: int, memory_bytes: int
+) -> tuple[int, int] | None:
+    """The largest batch size up to `largest` and its bytes, from few calls of the costly `bytes_of`; None if none fits.
+
+    Doubled from `start` until it does not fit, then closed in on along the line through both ends, as bytes are nearly
+    affine in the batch size, and by bisection of the octaves wherever that did not halve them. It is within one part
+    in RESOLUTION of the largest, and itself always fits.
+    """
+    known: dict[int, int] = {}
+
+    def needs(size: int) -> int:
+        if size not in known:
+            known[size] = bytes_of(size)
+        return known[size]
+
+    high = start
+    while needs(high) <= memory_bytes:
+        if high >= largest:
+            return high, known[high]
+        high = min(2 * high, largest)
+    low = max((size for size in known if known[size] <= memory_bytes), default=1)
+    if needs(low) > memory_bytes:
+        return None
+    straight = True
+    while high - low > max(1, low // RESOLUTION) and len(known) < MOST_COMPILATIONS:
+        along = (memory_bytes - known[low]) / max(1, known[high] - known[low])
+        aim = low + int((high - low) * along) if straight else math.isqrt(low * high)
+        margin = max(1, aim // RESOLUTION)
+        size = min(max(low + margin, min(aim, high - margin)), high - 1)
+        before = high / low
+        low, high = (size, high) if needs(size) <= memory_bytes else (low, size)
+        straight = (high / low) ** 2 <= before
+    return low, known[low]
+
+
+def search(laboratory: Laboratory, key: CellKey, lowering: str | None, memory_bytes: int) -> None:
+    """Find it up to the batch size of `key`, compiling only; then run a step of it. One row before that, one after."""
+    train_examples, most = len(laboratory.split.labels), key.batch_size
+    works: dict[int, Work] = {}
+
+    def bytes_of(size: int) -> int:
+        tried = msgspec.structs.replace(key, batch_size=size)
+        works[size], compiled, _ = build(laboratory.learner(key.precision, lowering), laboratory.split, tried)
+        return predicted_bytes(compiled) or 0
+
+    found = largest_that_fits(bytes_of, min(train_examples, most), most, memory_bytes)
+    shared = {**msgspec.structs.asdict(laboratory.origin()), "precision": key.precision, "memory_bytes": memory_bytes}
+    if found is None:
+        return laboratory.append(Limit(**shared, message="not even one example fits"))
+    size, needed = found
+    ends = size == train_examples and laboratory.experiment.throughput.max_batch_size == "training_set"
+    bound = "training_set" if ends else "memory"
+    row = Limit(**shared, batch_size=size, bound=bound, predicted_bytes=needed or None)
+    laboratory.append(row)
+    laboratory.confine()
+    works[size](1)
+    return laboratory.append(msgspec.structs.replace(row, confirmed=True))
+
+
+def find(child_of: Callable[[int], Child], largest: int, tries: int = MOST_TRIES) -> Limit | Failure:
+    """The largest batch size up to `largest`, each try in a process of its own; or why there is no answer."""
+    found, failure = _try(child_of(largest))
+    tried = found.batch_size if found else None
+    smaller = int(tried * SHRINKING) if tried else largest // SHRINKING_UNSEEN
+    if failure and failure.status == "out_of_memory" and tries > 1 and smaller >= 1:
+        return find(child_of, smaller, tries - 1)
+    if found is None:
+        return failure or Failure("failed", "its process told nothing")
+    return msgspec.structs.replace(found, message=failure.message) if failure else found
+
+
+def _try(child: Child) -> tuple[Limit | None, Failure | None]:
+    """The last row of one try, and what ended it before its time."""
+    found = None
+    try:
+        with child as opened:
+            for row in opened.rows():
+                if isinstance(row, Limit):
+                    found = row
+    except ChildError as error:
+        return found, error.failure
+    return found, None

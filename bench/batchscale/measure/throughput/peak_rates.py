@@ -1,0 +1,155 @@
+"""What this device does at best: products of large matrices in each precision, copies of memory, ticks of the clock.
+
+A product repeats until starting it costs nothing beside it, and a copy is larger than caches are, so both are ceilings
+for a training step. Every round is kept; the ceiling is the best of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+from jaxtyping import Array, Float
+
+from batchscale.config.vocabulary import Precision
+from batchscale.measure.control.costs import SECONDS_PER_CALIBRATION
+from batchscale.measure.device.timing import Clock, Work, calibrate, resolution, timed
+from batchscale.measure.throughput.context import Laboratory
+from batchscale.measure.training.learner import compute_dtype, matmul_precision
+from batchscale.printable import reason
+from batchscale.records.row_types import Calibration, CalibrationQuantity
+
+ROUNDS = 5
+ROUND_SECONDS = 0.06
+STEP_SECONDS = 0.01
+"""A matrix product this long is long enough: starting one takes some ten microseconds."""
+TILE = 256
+WIDTHS = (TILE, 512, 1024, 2048, 4096, 8192)
+COPY_BYTES = 256 << 20
+SHARE_OF_MEMORY = 1 / 16
+"""Of the free memory, what one operand may take."""
+FLOAT32_BYTES = 4
+
+
+class Part(NamedTuple):
+    """One quantity; `measure` takes the bytes an operand may have and a clock, and gives the value of every round."""
+
+    quantity: CalibrationQuantity
+    precision: Precision | None
+    measure: Callable[[int, Clock], list[float]]
+
+
+def missing(known: Collection[tuple[str, str | None]]) -> list[Part]:
+    """The parts that are not among the `known` (quantity, precision)."""
+    return [part for part in PARTS if (part.quantity, part.precision) not in known]
+
+
+def measure(laboratory: Laboratory, parts: Sequence[Part], memory_bytes: int) -> None:
+    """Append the rows of these parts; one that the device refuses has none, which readers take as not measured."""
+    laboratory.progress.plan("calibration", len(parts) * SECONDS_PER_CALIBRATION, 1.0)
+    for part in parts:
+        laboratory.check()
+        start = time.perf_counter()
+        try:
+            found = part.measure(int(memory_bytes * SHARE_OF_MEMORY), laboratory.clock)
+        except jax.errors.JaxRuntimeError as error:
+            found = []
+            laboratory.progress.say(f"{part.quantity} was not measured: {reason(error)}")
+        origin = msgspec.structs.asdict(laboratory.origin())
+        for value in found:
+            laboratory.append(Calibration(**origin, quantity=part.quantity, precision=part.precision, value=value))
+        seconds = time.perf_counter() - start
+        laboratory.progress.advance("calibration", SECONDS_PER_CALIBRATION, seconds, part.quantity)
+    laboratory.progress.close("calibration")
+
+
+def rates(work: Work, amount_per_step: float, clock: Clock) -> list[float]:
+    """Amount per second in each of ROUNDS rounds."""
+    steps = calibrate(work, ROUND_SECONDS, clock)
+    return [amount_per_step * steps / max(timed(work, steps, clock), 1e-9) for _ in range(ROUNDS)]
+
+
+def long_enough(make: Callable[[int], Work], widths: Sequence[int], clock: Clock) -> tuple[int, Work]:
+    """A width whose work takes about STEP_SECONDS a step, else the widest; and its work.
+
+    As a product's time grows with the cube of its width, few widths need to be tried, each of which is a compilation.
+    """
+    width, *wider = widths
+    work = make(width)
+    work(1)
+    seconds = max(timed(work, 1, clock), 1e-9)
+    if not wider or seconds >= STEP_SECONDS / 2:
+        return width, work
+    needed = width * (STEP_SECONDS / seconds) ** (1 / 3)
+    return long_enough(make, [one for one in wider if one >= needed] or wider[-1:], clock)
+
+
+def _timer(_: int, clock: Clock) -> list[float]:
+    return [resolution(clock)]
+
+
+def _matmul(precision: Precision, operand_bytes: int, clock: Clock) -> list[float]:
+    """FLOP/s of square products, two for each multiply-add."""
+    fitting = [width for width in WIDTHS if width * width * FLOAT32_BYTES <= operand_bytes] or WIDTHS[:1]
+    width, work = long_enough(lambda width: products(precision, width), fitting, clock)
+    return rates(work, 2.0 * width**3, clock)
+
+
+def _copy(operand_bytes: int, clock: Clock) -> list[float]:
+    """Bytes/s, those read and those written."""
+    elements = min(COPY_BYTES, operand_bytes) // FLOAT32_BYTES
+    return rates(copies(elements), 2.0 * elements * FLOAT32_BYTES, clock)
+
+
+def products(precision: Precision, width: int) -> Work:
+    """Each step multiplies the last product by the same matrix of random tiles, which keeps the size of its entries.
+
+    Random, because a device draws less power, and may run faster, on numbers that are all alike.
+    """
+    tile = np.random.default_rng(0).standard_normal((TILE, TILE), np.float32)
+    tiles = np.tile(tile, (width // TILE, width // TILE))
+    product = jnp.asarray(tiles, compute_dtype(precision))
+    factor = jnp.asarray(tiles * (TILE**0.5 / width), compute_dtype(precision))
+    with jax.default_matmul_precision(matmul_precision(precision)):
+        multiply = jax.jit(jnp.matmul).lower(product, factor).compile()
+
+    def work(steps: int) -> None:
+        nonlocal product
+        for _ in range(steps):
+            product = multiply(product, factor)
+        jax.block_until_ready(product)
+
+    return work
+
+
+def copies(elements: int) -> Work:
+    """Each step writes what one buffer holds, negated, over the other: no memory is allocated under the clock."""
+    source, target = jnp.ones(elements), jnp.ones(elements)
+
+    def negated_over(source: Float[Array, " element"], target: Float[Array, " element"]) -> Float[Array, " element"]:
+        del target
+        return -source
+
+    copy = jax.jit(negated_over, donate_argnums=1, keep_unused=True).lower(source, target).compile()
+
+    def work(steps: int) -> None:
+        nonlocal source, target
+        for _ in range(steps):
+            source, target = copy(source, target), source
+        jax.block_until_ready(source)
+
+    return work
+
+
+PARTS = (
+    Part("timer_resolution_seconds", None, _timer),
+    Part("matmul_flops_per_second", "float32", lambda operand, clock: _matmul("float32", operand, clock)),
+    Part("matmul_flops_per_second", "default", lambda operand, clock: _matmul("default", operand, clock)),
+    Part("matmul_flops_per_second", "bfloat16", lambda operand, clock: _matmul("bfloat16", operand, clock)),
+    Part("copy_bytes_per_second", None, _copy),
+)

@@ -1,0 +1,204 @@
+"""The loops that are timed: one jitted step per call, many steps per call, and batches fed from host memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+from jaxtyping import Array, Float, Int32
+
+from batchscale.config import plan
+from batchscale.config.experiment import Experiment
+from batchscale.config.vocabulary import Input, Loop, Precision
+from batchscale.measure.data import example_order
+from batchscale.measure.device import xla_options
+from batchscale.measure.device.timing import Work
+from batchscale.measure.throughput.data_parallel import Placement
+from batchscale.measure.training.examples import Examples
+from batchscale.measure.training.learner import Learner, TrainState
+from batchscale.records.row_types import Cell
+
+LEARNING_RATE = 1e-3
+"""Small, so that timed training stays finite; speed does not depend on it."""
+BATCHES_AT_HAND = 64
+
+Built = tuple[Work, jax.stages.Compiled, float]
+"""The work of a cell, its compiled program and the seconds that compiling took."""
+
+
+class CellKey(msgspec.Struct, frozen=True, order=True):
+    """What tells one timed cell from another."""
+
+    batch_size: int
+    loop: Loop
+    input: Input = "device"
+    precision: Precision = "float32"
+    devices: int = 1
+    accumulation: int = 1
+
+    @property
+    def examples_at_once(self) -> int:
+        """A device's part of a microbatch; the compiler counts the cost of one turn of the loop, on one device."""
+        return self.batch_size // (self.devices * self.accumulation)
+
+
+def cell_keys(experiment: Experiment, batch_sizes: Sequence[int]) -> list[CellKey]:
+    """Every cell the experiment asks for; what comes from host memory cannot be looped over inside a program."""
+    table = experiment.throughput
+    return [
+        CellKey(size, loop, source, precision)
+        for precision in table.precisions or [experiment.workload.precision]
+        for source in table.inputs
+        for size in batch_sizes
+        for loop in table.loops
+        if (loop, source) in LOOPS
+    ]
+
+
+def parallel_keys(
+    experiment: Experiment, batch_sizes: Sequence[int], devices: Sequence[int], train_examples: int
+) -> list[CellKey]:
+    """The cells on several devices, in the precision that is trained in."""
+    return [
+        CellKey(size, loop, "device", experiment.workload.precision, count)
+        for count in devices
+        for size in plan.parallel_batch_sizes(batch_sizes, count, train_examples)
+        for loop in experiment.throughput.loops
+    ]
+
+
+def key_of(row: Cell) -> CellKey:
+    """The cell that a row is of."""
+    return CellKey(*(getattr(row, name) for name in CellKey.__struct_fields__))
+
+
+def narrower(key: CellKey) -> CellKey | None:
+    """The same batch in at least twice as many equal microbatches; None once each device has one example of each."""
+    whole = key.batch_size // key.devices
+    count = next((count for count in range(2 * key.accumulation, whole + 1) if whole % count == 0), None)
+    return None if count is None else msgspec.structs.replace(key, accumulation=count)
+
+
+def build(learner: Learner, split: Examples, key: CellKey) -> Built:
+    """A cell, compiled and ready to run."""
+    placement = Placement(key.devices)
+    state = learner.first_state(jax.device_put(learner.params(0)), LEARNING_RATE)
+    make = LOOPS[key.loop, key.input]
+    return make(learner, placement, placement.whole(split), placement.whole(state), key)
+
+
+def _dispatch(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
+    """One jitted step per call, as a plain Python loop would."""
+    batches = [placement.whole(chosen) for chosen in _batches(key.batch_size, len(split.labels))]
+    rate = placement.whole(jnp.float32(LEARNING_RATE))
+    compiled, seconds = _compile(partial(_step, learner, placement, key), state, split, batches[0], rate)
+
+    def work(steps: int) -> None:
+        nonlocal state
+        for i in range(steps):
+            state, _ = compiled(state, split, batches[i % len(batches)], rate)
+            placement.pace(state)
+        jax.block_until_ready(state)
+
+    return work, compiled, seconds
+
+
+def _fed(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
+    """One jitted step per call on batches from host memory, the next one prefetched by a thread as a loader would."""
+    inputs, labels = np.asarray(split.inputs), np.asarray(split.labels)
+    batches = _batches(key.batch_size, len(labels))
+    rate = placement.whole(jnp.float32(LEARNING_RATE))
+
+    def fetch(i: int) -> Examples:
+        chosen = batches[i % len(batches)]
+        return Examples(placement.parts(inputs[chosen]), placement.parts(labels[chosen]))
+
+    def step(state: TrainState, batch: Examples, rate: Array) -> tuple[TrainState, Float[Array, ""]]:
+        if key.accumulation == 1:
+            return placement.joined(learner.train_step(state, *batch, rate))
+        pieces = jax.tree.map(lambda leaf: leaf.reshape(key.accumulation, -1, *leaf.shape[1:]), batch)
+        stepped = learner.accumulated_step(state, pieces, lambda piece: piece, rate, key.batch_size)
+        return placement.joined(stepped)
+
+    compiled, seconds = _compile(step, state, fetch(0), rate)
+
+    def work(steps: int) -> None:
+        nonlocal state
+        with ThreadPoolExecutor(1) as loader:
+            coming = loader.submit(fetch, 0)
+            for i in range(steps):
+                batch = coming.result()
+                if i + 1 < steps:
+                    coming = loader.submit(fetch, i + 1)
+                state, _ = compiled(state, batch, rate)
+                placement.pace(state)
+            jax.block_until_ready(state)
+
+    return work, compiled, seconds
+
+
+def _scan(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
+    """Many steps per call, the loop inside the program."""
+    examples, batch_size = len(split.labels), key.batch_size
+    order = placement.whole(example_order.order(0, 0, examples))
+    rate = placement.whole(jnp.float32(LEARNING_RATE))
+
+    def steps_of(
+        state: TrainState, split: Examples, order: Int32[Array, " example"], steps: Int32[Array, ""], rate: Array
+    ) -> tuple[TrainState, Float[Array, ""]]:
+        def step(i: Int32[Array, ""], carried: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+            start = (i * batch_size) % (examples - batch_size + 1)
+            chosen = jax.lax.dynamic_slice(order, (start,), (batch_size,))
+            return _step(learner, placement, key, carried[0], split, chosen, rate)
+
+        return jax.lax.fori_loop(0, steps, step, (state, jnp.float32(0)))
+
+    compiled, seconds = _compile(steps_of, state, split, order, np.int32(1), rate)
+
+    def work(steps: int) -> None:
+        nonlocal state
+        state, _ = compiled(state, split, order, np.int32(steps), rate)
+        jax.block_until_ready(state)
+
+    return work, compiled, seconds
+
+
+def _step(
+    learner: Learner,
+    placement: Placement,
+    key: CellKey,
+    state: TrainState,
+    split: Examples,
+    chosen: Int32[Array, " batch"],
+    rate: Array,
+) -> tuple[TrainState, Float[Array, ""]]:
+    def examples_of(piece: Int32[Array, " example"]) -> Examples:
+        mine = placement.split(piece)
+        return Examples(split.inputs[mine], split.labels[mine])
+
+    if key.accumulation == 1:
+        return placement.joined(learner.train_step(state, *examples_of(chosen), rate))
+    pieces = chosen.reshape(key.accumulation, -1)
+    return placement.joined(learner.accumulated_step(state, pieces, examples_of, rate, key.batch_size))
+
+
+def _compile(function: Callable, *arguments: object) -> tuple[jax.stages.Compiled, float]:
+    lowered = jax.jit(function, donate_argnums=0).lower(*arguments)
+    start = time.perf_counter()
+    compiled = xla_options.compiled(lowered)
+    return compiled, time.perf_counter() - start
+
+
+def _batches(batch_size: int, examples: int) -> list[Int32[np.ndarray, " batch"]]:
+    """Distinct batches to cycle through; a single one where a batch is the whole set."""
+    count = max(1, min(BATCHES_AT_HAND, examples // batch_size))
+    return [example_order.indices(0, i * batch_size, batch_size, examples) for i in range(count)]
+
+
+LOOPS = {("dispatch", "device"): _dispatch, ("scan", "device"): _scan, ("dispatch", "host"): _fed}

@@ -1,0 +1,131 @@
+"""How much arithmetic a model's training step asks for, counted from its jaxpr, beside what the compiler counts.
+
+Counted are products of matrices and convolutions, two operations for each multiply-add, which is what shares of peak
+are commonly stated in (Chowdhery et al., 2022, appendix B). Elementwise work and the optimizer's are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+from batchscale.measure.training.learner import Learner
+
+OPAQUE = ("pallas_call", "ffi_call", "ragged_dot_general")
+"""Primitives whose arithmetic cannot be read from shapes."""
+
+
+class UncountableError(Exception):
+    """A program holds arithmetic that its jaxpr does not tell the amount of."""
+
+
+def flops_per_example(model: Learner, batch_size: int, example: jax.ShapeDtypeStruct) -> float | None:
+    """FLOPs of the mean gradient of a batch over its examples; None where they cannot be counted.
+
+    `model` should hold no lowering that adds arithmetic; `example` is the shape and type of one input, without batch.
+    """
+    inputs = jax.ShapeDtypeStruct((batch_size, *example.shape), example.dtype)
+    labels = jax.ShapeDtypeStruct((batch_size,), np.int32)
+    try:
+        return count(jax.make_jaxpr(model.gradient)(model.abstract_params(), inputs, labels).jaxpr) / batch_size
+    except UncountableError:
+        return None
+
+
+def count(jaxpr: Jaxpr) -> int:
+    """FLOPs of a program, through everything it calls; of several branches the largest counts.
+
+    Raises:
+        UncountableError: on a kernel of its own, or arithmetic in a loop whose length is not known.
+    """
+    return sum(_flops(equation) for equation in jaxpr.eqns)
+
+
+def compiler_count(compiled: jax.stages.Compiled, quantity: str, examples: int) -> float | None:
+    """What the compiler counts of `quantity` ("flops", "bytes accessed") per example; None where it does not count.
+
+    A loop whose length is not known counts as one turn. Libraries that the compiler calls may not be counted at all
+    (jax issues 16008, 18672): a number to cross-check with, and not to report.
+    """
+    costs = compiled.cost_analysis()
+    counted = costs.get(quantity, 0.0) if isinstance(costs, dict) else 0.0
+    return counted / examples if math.isfinite(counted) and counted > 0 else None
+
+
+def _flops(equation: JaxprEqn) -> int:
+    name = equation.primitive.name
+    if name in MULTIPLY_ADDS:
+        return 2 * MULTIPLY_ADDS[name](equation)
+    if name in OPAQUE:
+        raise UncountableError(name)
+    inner = [count(jaxpr) for value in equation.params.values() for jaxpr in _jaxprs(value)]
+    if name == "while" and any(inner):
+        raise UncountableError(name)
+    if name == "cond":
+        return max(inner, default=0)
+    return sum(inner) * (equation.params["length"] if name == "scan" else 1)
+
+
+def _jaxprs(value: object) -> Iterator[Jaxpr]:
+    """The programs that a parameter of a primitive holds."""
+    if isinstance(value, ClosedJaxpr):
+        yield value.jaxpr
+    elif isinstance(value, Jaxpr):
+        yield value
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from _jaxprs(one)
+
+
+def _product(equation: JaxprEqn) -> int:
+    """Multiply-adds of a matrix product: every output sums over all contracted positions."""
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left = _shape(equation.invars[0])
+    return math.prod(_shape(equation.outvars[0])) * math.prod(left[axis] for axis in contracted)
+
+
+def _convolution(equation: JaxprEqn) -> int:
+    """Multiply-adds of a convolution that meet an input: neither its padding nor the holes of a dilation.
+
+    So the gradient of the inputs, which is a convolution of a padded cotangent, counts as much as the forward pass.
+    """
+    options = equation.params
+    numbers = options["dimension_numbers"]
+    left, right = (_shape(operand) for operand in equation.invars)
+    out = _shape(equation.outvars[0])
+    taps = [
+        _taps(left[at], right[of_kernel], out[to], *window)
+        for at, of_kernel, to, *window in zip(
+            numbers.lhs_spec[2:],
+            numbers.rhs_spec[2:],
+            numbers.out_spec[2:],
+            options["window_strides"],
+            [before for before, _ in options["padding"]],
+            options["lhs_dilation"],
+            options["rhs_dilation"],
+            strict=True,
+        )
+    ]
+    batch, filters, *_ = (out[axis] for axis in numbers.out_spec)
+    return batch * filters * right[numbers.rhs_spec[1]] * math.prod(taps)
+
+
+def _taps(length: int, kernel: int, outputs: int, stride: int, before: int, spread: int, dilation: int) -> int:
+    """Along one axis, how often a position of the kernel meets an input, which lie `spread` apart after padding."""
+    met = np.arange(outputs)[:, None] * stride + np.arange(kernel) * dilation - before
+    return int(((met >= 0) & (met <= (length - 1) * spread) & (met % spread == 0)).sum())
+
+
+def _shape(operand: Any) -> tuple[int, ...]:  # noqa: ANN401 - a variable or a literal, whose types JAX keeps to itself
+    return operand.aval.shape
+
+
+MULTIPLY_ADDS: dict[str, Callable[[JaxprEqn], int]] = {
+    "dot_general": _product,
+    "conv_general_dilated": _convolution,
+}

@@ -1,0 +1,120 @@
+"""Which rate and options a batch size gets: decided on search trials alone, so that choosing does not flatter."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from statistics import mean, median
+
+import msgspec
+
+from batchscale.config.vocabulary import Options, Point
+from batchscale.records.row_types import Curve, Trial
+
+
+class Crossing(msgspec.Struct, frozen=True):
+    """The first evaluation at or above a target; the truth lies after `previous_examples` and up to `examples`."""
+
+    examples: int
+    steps: int
+    previous_examples: int
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """The points of one batch size. `tied` holds rates beside that of `for_target` that evaluation cannot tell from it.
+
+    `tried` is sorted; edges are those of the rates tried with the same options.
+    """
+
+    for_target: Point
+    for_accuracy: Point
+    tied: list[Point]
+    tried: list[Point]
+
+    @property
+    def points(self) -> list[Point]:
+        """Every point worth confirming, once."""
+        return list(dict.fromkeys([self.for_target, self.for_accuracy, *self.tied]))
+
+    @property
+    def lower_edges(self) -> list[Options]:
+        """The options with which a best rate is the lowest tried."""
+        return self._edges(0)
+
+    @property
+    def upper_edges(self) -> list[Options]:
+        """The options with which a best rate is the highest tried."""
+        return self._edges(-1)
+
+    def _edges(self, end: int) -> list[Options]:
+        grids = {point: with_options(self.tried, point.options) for point in (self.for_target, self.for_accuracy)}
+        return list(dict.fromkeys(one.options for one, grid in grids.items() if len(grid) > 1 and one == grid[end]))
+
+    def is_at_edge(self, point: Point) -> bool:
+        """Whether a point's rate is the lowest or the highest of several tried with its options."""
+        grid = with_options(self.tried, point.options)
+        return len(grid) > 1 and point in (grid[0], grid[-1])
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the rate for the target lies between others."""
+        grid = with_options(self.tried, self.for_target.options)
+        return grid[0] < self.for_target < grid[-1]
+
+
+def with_options(points: Iterable[Point], options: Options) -> list[Point]:
+    """The points with these options, by learning rate."""
+    return sorted(point for point in points if point.options == options)
+
+
+def crossing(curve: Curve, target: float) -> Crossing | None:
+    """Where a curve first reaches `target`; None when it never does."""
+    previous = 0
+    for examples, steps, accuracy in zip(curve.examples, curve.steps, curve.accuracy, strict=True):
+        if accuracy >= target:
+            return Crossing(examples, steps, previous)
+        previous = examples
+    return None
+
+
+def examples_to_target(trial: Trial, target: float) -> float:
+    """Examples until the target, infinity when it was not reached."""
+    found = crossing(trial.curve, target)
+    return found.examples if found else math.inf
+
+
+def best_accuracy(trial: Trial, examples: float = math.inf) -> float | None:
+    """The best validation accuracy within a budget of `examples`; None when nothing was evaluated there."""
+    seen = zip(trial.curve.examples, trial.curve.accuracy, strict=True)
+    return max((accuracy for at, accuracy in seen if at <= examples), default=None)
+
+
+def choose(trials: Iterable[Trial], target: float, budget_examples: float) -> Choice | None:
+    """Choose among the points of one batch size by the median over seeds; None when none was evaluated.
+
+    The point for the target is the one with the fewest median examples to it, ties broken by accuracy; the point for
+    accuracy is the one with the best mean accuracy within `budget_examples`, ties broken by speed. A trial that was not
+    evaluated within it counts as 0, so that no point gains by it.
+    """
+    by_point: dict[Point, list[Trial]] = defaultdict(list)
+    for trial in trials:
+        by_point[trial.point].append(trial)
+    if not any(one.curve.examples for group in by_point.values() for one in group):
+        return None
+    speed = {point: median(examples_to_target(one, target) for one in group) for point, group in by_point.items()}
+    quality = {
+        point: mean(best_accuracy(one, budget_examples) or 0.0 for one in group) for point, group in by_point.items()
+    }
+    points = sorted(by_point)
+    fastest = min(points, key=lambda point: (speed[point], -quality[point]))
+    best = max(points, key=lambda point: (quality[point], -speed[point]))
+    tied = [one for one in _beside(points, fastest) if math.isfinite(speed[one]) and speed[one] <= speed[fastest]]
+    return Choice(for_target=fastest, for_accuracy=best, tied=tied, tried=points)
+
+
+def _beside(points: Iterable[Point], point: Point) -> list[Point]:
+    """The next lower and the next higher rate with the same options."""
+    alike = with_options(points, point.options)
+    at = alike.index(point)
+    return [*alike[max(0, at - 1) : at], *alike[at + 1 : at + 2]]

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+import simulated_folder
+from batchscale.analysis.exchange.import_tables import analyze
+from batchscale.analysis.frames.csv_tables import read_needs, read_timings
+from batchscale.analysis.summary import summary_file
+from batchscale.analysis.summary.reference_experiment import TABLE
+from batchscale.errors import InputError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+NEEDS = "batch_size,seed,epochs_to_target\n16,0,2\n16,1,2.1\n64,0,2.2\n64,1,2.3\n256,0,4\n256,1,4.1\n1024,0,\n1024,1,\n"
+SPEEDS = "batch_size,examples_per_second\n" + "".join(
+    f"{size},{size / (1e-3 + 1e-5 * size) * factor:.6g}\n" for size in (16, 64, 256, 4096) for factor in (0.99, 1, 1.01)
+)
+
+
+@pytest.fixture
+def tables(tmp_path):
+    def write(needs=NEEDS, speeds=SPEEDS):
+        (tmp_path / "c.csv").write_text(needs)
+        (tmp_path / "t.csv").write_text(speeds)
+        return tmp_path / "c.csv", tmp_path / "t.csv", tmp_path / "out"
+
+    return write
+
+
+def answer(paths, train_examples=10_000, target=0.95):
+    folders = analyze(*paths, train_examples=train_examples, target=target)
+    return summary_file.read(next(iter(folders.values())))
+
+
+def by_size(found):
+    return {cell.batch_size: cell for cell in found.cells}
+
+
+def test_tables_are_joined_like_measurements(tables):
+    found = answer(tables())
+    cells = by_size(found)
+    assert found.time_optimal.batch_size == 256
+    assert cells[256].time_to_target.median == pytest.approx(4.05 * 10_000 / 256 * (1e-3 + 1e-5 * 256), rel=1e-3)
+    assert cells[16].epochs_to_target.median == pytest.approx(2.05)
+    assert cells[1024].status == "not_reached"
+    assert cells[4096].status == "not_measured"
+    assert cells[4096].examples_per_second is not None
+    assert found.throughput_optimal.batch_size == 4096
+
+
+def test_every_batch_size_with_the_least_need_is_named(tables):
+    needs = "batch_size,seed,epochs_to_target\n16,0,2\n64,0,2\n256,0,4\n"
+    assert answer(tables(needs)).verdicts[2].numbers.endswith("(95%: unknown); 16, 64 needed the fewest.")
+
+
+def test_nothing_is_invented(tables):
+    found = answer(tables("batch_size,seed,steps_to_target\n16,0,900\n64,0,300\n"), train_examples=None, target=None)
+    assert found.target_accuracy is None
+    assert found.train_examples is None
+    assert found.accuracy_optimal is None
+    assert found.accuracy_optimal_by_steps is None
+    for cell in found.cells:
+        assert cell.epochs_to_target.median is None
+        assert cell.best_learning_rate is None
+        assert cell.best_accuracy.median is None
+        assert cell.joules_to_target is None
+    assert found.time_optimal is not None
+
+
+def test_units_agree(tables):
+    size, epochs, train_examples = 64, 2.5, 6400
+    per_unit = {"epochs_to_target": epochs, "steps_to_target": 250, "examples_to_target": 16_000}
+    speeds = {"examples_per_second": 3200, "seconds_per_step": 0.02, "seconds_per_epoch": 2}
+    answers = [
+        by_size(
+            answer(
+                tables(f"batch_size,seed,{unit}\n{size},0,{need}\n", f"batch_size,{speed}\n{size},{value}\n"),
+                train_examples,
+            )
+        )[size].time_to_target.median
+        for unit, need in per_unit.items()
+        for speed, value in speeds.items()
+    ]
+    np.testing.assert_allclose(answers, 5.0)
+
+
+def test_equal_timings_are_rounds_of_their_own(tables):
+    found = answer(tables(speeds="batch_size,seconds_per_step\n" + "16,0.012\n64,0.02\n64,0.02\n64,0.03\n" * 2))
+    cells = by_size(found)
+    assert cells[16].seconds_per_step == pytest.approx(0.012)
+    assert cells[64].seconds_per_step == pytest.approx(0.02), "the median of six rounds, not of two values"
+    assert found.time_optimal is not None
+
+
+def test_several_machines_get_an_answer_each(tables):
+    lines = ["batch_size,seconds_per_step,machine,watts"]
+    for machine, fixed, watts in (("Fast GPU", 1e-2, 300), ("slow cpu", 1e-6, 50)):
+        lines += [f"{size},{fixed + 1e-4 * size},{machine},{watts}" for size in (16, 64, 256)]
+    paths = tables(speeds="\n".join(lines) + "\n")
+    folders = analyze(*paths, train_examples=10_000)
+    found = json.loads((paths[2] / "summary.json").read_text())["machines"]
+    assert set(found) == set(folders) == {"Fast GPU", "slow cpu"}
+    assert found["Fast GPU"]["time_optimal"]["batch_size"] == 256
+    assert found["slow cpu"]["time_optimal"]["batch_size"] == 16
+    energy = found["slow cpu"]["energy_optimal"]
+    assert {"batch_size", "joules", "interval", "tied", "at_edge"} <= set(energy)
+    assert energy["joules"] == pytest.approx(50 * found["slow cpu"]["time_optimal"]["seconds"])
+
+
+def test_a_published_table_gets_a_sane_answer(tables):
+    needs = "".join(f"{row.batch_size},0,{row.epochs_to_target or ''}\n" for row in TABLE)
+    speeds = "".join(f"{row.batch_size},{row.time_of_200_epochs}\n" for row in TABLE if row.time_of_200_epochs)
+    found = answer(
+        tables("batch_size,seed,epochs_to_target\n" + needs, "batch_size,seconds_per_epoch\n" + speeds), 50_000, 0.99
+    )
+    cells = by_size(found)
+    assert found.time_optimal.batch_size == 256
+    for row in TABLE:
+        if row.time_to_target:
+            ratio = cells[row.batch_size].time_to_target.median / found.time_optimal.seconds
+            assert ratio == pytest.approx(row.time_to_target, rel=0.04)
+    assert {20, 256} <= set(found.time_optimal.tied), "single runs cannot tell 7% apart"
+
+
+def test_rates_of_a_table_are_chosen_among(tables):
+    needs = "batch_size,seed,epochs_to_target,learning_rate\n16,0,5,0.1\n16,0,3,0.2\n16,0,4,0.4\n"
+    found = answer(tables(needs))
+    cell = by_size(found)[16]
+    assert cell.best_learning_rate == 0.2
+    assert cell.epochs_to_target.median == pytest.approx(3)
+    assert found.claims_on == "search"
+
+
+WRONG_NEEDS = {
+    "batch_size,seed\n1,1\n": (1, "epochs_to_target", "missing column"),
+    "seed,epochs_to_target\n1,1\n": (1, "batch_size", "missing column"),
+    "batch_size,seed,epochs_to_target,steps_to_target\n1,1,1,1\n": (1, "steps_to_target", "second unit"),
+    "batch_size,seed,epochs_to_target,colour\n1,1,1,1\n": (1, "colour", "unknown column"),
+    "batch_size,seed,seed,epochs_to_target\n1,1,1,1\n": (1, "seed", "given twice"),
+    "batch_size,seed,epochs_to_target\n16,0,-2\n": (2, "epochs_to_target", "negative"),
+    "batch_size,seed,epochs_to_target\n16,0,0\n": (2, "epochs_to_target", "out of range"),
+    "batch_size,seed,epochs_to_target\n16,0,two\n": (2, "epochs_to_target", "not a plain number"),
+    "batch_size,seed,epochs_to_target\n16,0,3 epochs\n": (2, "epochs_to_target", "not a plain number"),
+    "batch_size,seed,epochs_to_target\n16,0,nan\n": (2, "epochs_to_target", "not a plain number"),
+    "batch_size,seed,epochs_to_target\n16,0,inf\n": (
+        2,
+        "epochs_to_target",
+        "leave the field empty for a run that missed",
+    ),
+    "batch_size,seed,epochs_to_target\n16,0,1_000\n": (2, "epochs_to_target", "not a plain number"),
+    "batch_size,seed,epochs_to_target\n16,0,1e300\n": (2, "epochs_to_target", "out of range"),
+    "batch_size,seed,epochs_to_target\n16.5,0,2\n": (2, "batch_size", "not a whole number"),
+    "batch_size,seed,epochs_to_target\n0,0,2\n": (2, "batch_size", "not a whole number"),
+    "batch_size,seed,epochs_to_target\n16,x,2\n": (2, "seed", "not a whole number"),
+    "batch_size,seed,epochs_to_target\n16,0,2\n16,0,3\n": (3, "seed", "second row"),
+    "batch_size,seed,epochs_to_target\n16,0\n": (2, "epochs_to_target", "2 fields"),
+    "batch_size,seed,epochs_to_target\n16,0,2,9\n": (2, "epochs_to_target", "4 fields"),
+    "batch_size,seed,epochs_to_target\n": (2, "batch_size", "no rows"),
+    "batch_size;seed;epochs_to_target\n1;1;1\n": (1, "batch_size;seed;epochs_to_target", "unknown column"),
+    "": (1, "batch_size", "missing column"),
+}
+WRONG_SPEEDS = {
+    "batch_size,examples_per_second\n16,-1\n": (2, "examples_per_second", "negative"),
+    "batch_size,examples_per_second,seconds_per_step\n16,5,1\n": (1, "seconds_per_step", "second unit"),
+    "batch_size,examples_per_second,machine\n16,5,\n": (2, "machine", "not a name"),
+    "batch_size,examples_per_second,machine\n16,5,\x1b[31m\n": (2, "machine", "not a name"),
+    "batch_size,examples_per_second,watts\n16,5,hot\n": (2, "watts", "not a plain number"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "where"),
+    [("c.csv", text, where) for text, where in WRONG_NEEDS.items()]
+    + [("t.csv", text, where) for text, where in WRONG_SPEEDS.items()],
+)
+def test_a_wrong_table_is_one_line_naming_file_row_and_column(tables, name, text, where):
+    paths = tables(**{"needs" if name == "c.csv" else "speeds": text})
+    row, column, said = where
+    with pytest.raises(InputError) as error:
+        analyze(*paths, train_examples=100)
+    message = str(error.value)
+    assert f"{name}: row {row}: {column}: " in message
+    assert said in message
+    assert message.isprintable()
+    assert not paths[2].exists()
+
+
+def test_conversions_ask_for_the_training_set(tables):
+    with pytest.raises(InputError, match=r"c\.csv.*epochs_to_target.*--train-examples"):
+        analyze(*tables())
+    paths = tables("batch_size,seed,steps_to_target\n16,0,9\n", "batch_size,seconds_per_epoch\n16,1\n")
+    with pytest.raises(InputError, match=r"t\.csv.*seconds_per_epoch.*--train-examples"):
+        analyze(*paths)
+
+
+@pytest.mark.parametrize("options", [{"target": 99}, {"target": 0}, {"train_examples": 0}])
+def test_wrong_options_are_refused(tables, options):
+    with pytest.raises(InputError, match="--"):
+        analyze(*tables(), **{"train_examples": 10, **options})
+
+
+def test_machines_that_would_share_a_folder_are_refused(tables):
+    with pytest.raises(InputError, match="machine"):
+        analyze(*tables(speeds="batch_size,seconds_per_step,machine\n16,1,A b\n16,1,a-B\n"), train_examples=10)
+
+
+def test_measurements_are_never_overwritten(tables):
+    paths = tables()
+    simulated_folder.write(paths[2], batch_sizes=(16,))
+    before = (paths[2] / "convergence.jsonl").read_bytes()
+    with pytest.raises(InputError, match="not made from tables"):
+        analyze(*paths, train_examples=100)
+    assert (paths[2] / "convergence.jsonl").read_bytes() == before
+
+
+def test_analysing_again_replaces_what_tables_said(tables):
+    answer(tables())
+    again = answer(tables("batch_size,seed,epochs_to_target\n16,0,2\n"))
+    assert by_size(again)[256].status == "not_measured"
+
+
+@pytest.mark.parametrize("read", [read_needs, read_timings])
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_table_that_is_no_file_is_refused_and_never_waited_for(tmp_path, read, make):
+    make(tmp_path / "t.csv")
+    with pytest.raises(InputError, match=r"t\.csv: cannot be read \(not a regular file\)"):
+        read(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("read", [read_needs, read_timings])
+@settings(max_examples=80, deadline=None)
+@given(data=st.one_of(st.binary(max_size=200), st.text("batch_size,seed\n0123456789.-\"'\x00é", max_size=200)))
+def test_no_bytes_make_anything_but_rows_or_an_input_error(tmp_path_factory, read, data):
+    path = tmp_path_factory.mktemp("tables") / "any.csv"
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    refused = ""
+    try:
+        read(path)
+    except InputError as error:
+        refused = str(error)
+    assert refused.isprintable()

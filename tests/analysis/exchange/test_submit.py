@@ -1,0 +1,123 @@
+"""What may be published."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+
+import msgspec
+import pytest
+import simulated_folder
+from batchscale.analysis import figures
+from batchscale.analysis.exchange import submit as submitting
+from batchscale.analysis.exchange.submit import check, submit
+
+PACKAGES = {"jax": "0.10.0", "jaxlib": "0.10.0", "flax": "0.12.8", "optax": "0.2.8", "numpy": "2.4.0"}
+
+
+@pytest.fixture(scope="module")
+def fit(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fit")
+    simulated_folder.write(folder, batch_sizes=(16, 64, 256, 1024), confirm_seeds=2)
+    change_machine(folder, packages=PACKAGES)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _few_figures(monkeypatch):
+    monkeypatch.setattr(figures, "PLOTS", figures.PLOTS[:1])
+
+
+@pytest.fixture
+def folder(fit, tmp_path):
+    return shutil.copytree(fit, tmp_path / "folder")
+
+
+def change_machine(folder, **changes):
+    machine = msgspec.json.decode((folder / "machine.json").read_bytes())
+    machine["environments"]["abcd"] |= changes
+    (folder / "machine.json").write_bytes(msgspec.json.encode(machine))
+
+
+def replace(path, old, new):
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+
+
+def test_a_whole_folder_is_placed_with_its_page(folder, tmp_path):
+    (folder / "notes.txt").write_text("private")
+    found = submit(folder, tmp_path / "published")
+    place = tmp_path / "published" / "simulated" / "simulated-cpu"
+    assert found.problems == []
+    assert found.place == str(place)
+    assert (place / "report.html").is_file()
+    assert (place / "throughput.jsonl").read_bytes() == (folder / "throughput.jsonl").read_bytes()
+    assert not (place / "notes.txt").exists()
+
+
+def test_published_results_are_not_overwritten(folder, tmp_path):
+    submit(folder, tmp_path / "published")
+    again = submit(folder, tmp_path / "published")
+    assert "already holds results" in again.problems[0]
+
+
+def problems(folder):
+    found = list(check(folder))
+    assert all("\n" not in one for one in found)
+    return "; ".join(found)
+
+
+def test_a_missing_file_is_named(folder):
+    (folder / "convergence.jsonl").unlink()
+    assert "convergence.jsonl: is missing" in problems(folder)
+
+
+def test_an_invalid_file_is_named(folder):
+    (folder / "machine.json").write_text("{}")
+    assert "machine.json: not valid" in problems(folder)
+
+
+def test_uncommitted_changes_are_named(folder):
+    replace(folder / "throughput.jsonl", b'"dirty":false', b'"dirty":true')
+    assert "measured with uncommitted changes" in problems(folder)
+
+
+def test_an_unmeasured_batch_size_is_named(folder):
+    replace(folder / "experiment.toml", b"    1024,\n", b"    1024,\n    4096,\n")
+    assert "batch sizes 4096: not measured" in problems(folder)
+
+
+def test_an_unfinished_stage_is_named(folder):
+    lines = (folder / "convergence.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "convergence.jsonl").write_bytes(b"".join(lines[:-1]))
+    assert "stage convergence: did not finish" in problems(folder)
+    (folder / "convergence.jsonl").write_bytes(b"".join(lines))
+    assert "did not finish" not in problems(folder)
+    stopped = lines[-1].replace(b'"finished":true', b'"finished":false')
+    (folder / "convergence.jsonl").write_bytes(b"".join([*lines, stopped]))
+    assert "stage convergence: did not finish" in problems(folder)
+
+
+def test_missing_versions_are_named(folder):
+    change_machine(folder, packages={"jax": "0.10.0"})
+    assert "lacks the version of jaxlib, flax, optax, numpy" in problems(folder)
+
+
+def test_rows_of_another_machine_are_named(folder):
+    replace(folder / "throughput.jsonl", b'"machine":"simulated-cpu"', b'"machine":"other-cpu"')
+    assert "rows: some are of machine 'other-cpu'" in problems(folder)
+
+
+@pytest.mark.parametrize("private", ["/home/someone/data", "C:\\\\Users\\\\someone", "someone@example.org"])
+def test_private_paths_and_addresses_are_named(folder, private):
+    change_machine(folder, settings={"cache": private.replace("\\\\", "\\")})
+    assert "holds a private path or address" in problems(folder)
+
+
+def test_host_and_user_names_are_named(folder, monkeypatch):
+    change_machine(folder, settings={"where": "on squirrel, by badger"})
+    monkeypatch.setattr(socket, "gethostname", lambda: "squirrel")
+    monkeypatch.setattr(submitting.getpass, "getuser", lambda: "badger")
+    assert "host name, 'squirrel'" in problems(folder)
+    assert "user name, 'badger'" in problems(folder)

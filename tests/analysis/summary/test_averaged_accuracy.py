@@ -1,0 +1,176 @@
+"""Averaged parameters as they are read: in the same budget, seed by seed, and nowhere where no average was kept."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+
+import msgspec
+import pytest
+import simulated_folder
+from batchscale.analysis.figures import choose, style
+from batchscale.analysis.frames import frames
+from batchscale.analysis.metrics import claim_trials
+from batchscale.analysis.pages import batch_size_table, report
+from batchscale.analysis.summary import summary_file
+from batchscale.analysis.text import method, remarks
+from batchscale.records.row_types import Curve
+from simulated_answers import answered, cell
+from simulated_rows import change, made, trained
+
+(PLOT,) = choose(["best_accuracy"])
+COLUMN = "Averaged parameters"
+SMALL = {"batch_sizes": (16, 64, 256), "confirm_seeds": 3}
+
+
+def drawn(measured, summarized):
+    """The figure's series by their names in the legend."""
+    with style.applied():
+        axes = PLOT.draw(measured, summarized).axes[0]
+    return {line.get_label(): line for line in axes.get_lines()}
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [(0.0, "has no clear effect"), (0.004, "helps"), (-0.004, "hurts")],
+)
+def test_a_gain_of_every_seed_is_found_however_much_seeds_differ(gain, said):
+    found = answered(averaging_gain=gain, ceiling=0.97, ceiling_noise=0.006)
+    for one in found.cells:
+        assert one.best_ema_accuracy.median == pytest.approx(one.best_accuracy.median + gain, abs=1e-12)
+        low, high = one.best_accuracy.interval
+        assert high - low > 0.004
+        assert one.ema_accuracy_gain.median == pytest.approx(gain, abs=1e-12)
+        assert one.ema_accuracy_gain.interval == pytest.approx((gain, gain), abs=1e-5)
+    best = found.accuracy_optimal.batch_size
+    told = remarks.averaging(found)
+    assert told.startswith(f"Averaging the parameters {said} at batch size {best}: {100 * gain:+.2f} points (")
+    assert PLOT.finding(None, found).endswith(told)
+    assert PLOT.remark(found) == told
+
+
+def test_an_average_as_good_in_every_seed_is_as_good_in_the_median():
+    for one in answered(averaging_gain=0.0).cells:
+        assert one.best_ema_accuracy.median == one.best_accuracy.median
+        assert one.best_ema_accuracy.interval == one.best_accuracy.interval
+
+
+def test_averaging_changes_no_other_answer():
+    without, beside = answered(), answered(averaging_gain=0.004)
+    unmeasured = [change(one, best_ema_accuracy=None, ema_accuracy_gain=None) for one in beside.cells]
+    assert change(beside, cells=unmeasured) == without
+
+
+def test_averages_count_within_the_budget_alone_and_are_unknown_where_nothing_was_evaluated():
+    late = Curve(
+        examples=[16, 40_000, 40_016],
+        steps=[1, 2500, 2501],
+        accuracy=[0.5, 0.7, 0.9],
+        loss=[None] * 3,
+        ema_accuracy=[0.1, 0.75, 0.99],
+    )
+    trials = made([trained([], seed=1), change(trained(seed=2), curve=late), trained([0.8], seed=3)]).trials
+    assert trials["best_ema_accuracy"].tolist() == pytest.approx([float("nan"), 0.75, float("nan")], nan_ok=True)
+    assert sorted(claim_trials.best_ema_accuracies(trials).high) == [-0.75]
+    assert sorted(claim_trials.ema_accuracy_gains(trials).high) == pytest.approx([-0.05])
+    assert made([trained([], seed=1), trained([0.8], seed=3)]).trials["best_ema_accuracy"].isna().all()
+
+
+def test_a_summary_from_before_averages_stays_readable(tmp_path):
+    found = answered()
+    old = msgspec.to_builtins(found)
+    for one in old["cells"]:
+        del one["best_ema_accuracy"], one["ema_accuracy_gain"]
+    (tmp_path / "summary.json").write_bytes(msgspec.json.encode(old))
+    assert summary_file.read(tmp_path) == found
+
+
+def test_averages_are_drawn_where_they_were_measured(measured, summarized):
+    series = drawn(measured, summarized)["within 20 epochs, averaged parameters"]
+    assert list(series.get_xdata()) == [one.batch_size for one in summarized.cells]
+    errors = [100 - 100 * one.best_ema_accuracy.median for one in summarized.cells]
+    assert list(series.get_ydata()) == pytest.approx(errors)
+
+
+def test_averages_are_on_the_page_and_in_its_tables(reported, summarized):
+    page = (reported / report.NAME).read_text(encoding="utf-8")
+    assert f">{COLUMN}</th>" in page
+    assert remarks.averaging(summarized) in page
+    assert "ema_accuracy" in (reported / "trials.csv").read_text().splitlines()[0]
+    with (reported / "cells.csv").open(newline="") as file:
+        for row, one in zip(csv.DictReader(file), summarized.cells, strict=True):
+            told = [float(row[f"best_ema_accuracy{end}"]) for end in ("", "_low", "_high")]
+            assert told == [one.best_ema_accuracy.median, *one.best_ema_accuracy.interval]
+            assert float(row["ema_accuracy_gain"]) == one.ema_accuracy_gain.median
+
+
+def of_counts(counts, seeds=2, examples=200):
+    """Runs of which as many examples were classified as `counts` says by parameters and by their average."""
+    rows = []
+    for size, (own, averaged) in counts.items():
+        shares = {"accuracy": [own / examples], "ema_accuracy": [averaged / examples]}
+        curve = Curve(examples=[100 * size], steps=[100], loss=[1.0], **shares)
+        rows += [
+            change(trained(seed=seed), batch_size=size, curve=curve, validation_examples=examples)
+            for seed in range(seeds)
+        ]
+    return answered(averaging_gain=0.002, rows=rows)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_one_example_more_or_less_is_never_beyond_what_seeds_do(seeds):
+    counts = {16: (180, 179), 32: (160, 159), 64: (150, 149), 128: (150, 149), 256: (140, 139)}
+    found = of_counts(counts, seeds)
+    best = cell(found, 16)
+    assert found.accuracy_optimal.batch_size == 16
+    low, high = best.ema_accuracy_gain.interval
+    assert best.ema_accuracy_gain.median == pytest.approx(-1 / 200)
+    assert low < -1 / 200 < 0 < high
+    low, high = best.best_accuracy.interval
+    assert low < 0.9 - 1 / 200
+    assert high > 0.9 + 1 / 200
+    said = remarks.averaging(found)
+    assert ("no clear effect" in said) == (seeds > 1)
+    assert ("on one seed" in said) == (seeds == 1)
+
+
+def test_without_averages_nothing_of_them_appears(tmp_path):
+    simulated_folder.write(tmp_path, batch_sizes=(16, 64, 256), confirm_seeds=3)
+    page = report.write_report(tmp_path).read_text(encoding="utf-8")
+    found = summary_file.read(tmp_path)
+    assert remarks.averaging(found) == ""
+    for name in ("cells.csv", "trials.csv"):
+        assert "ema_" not in (tmp_path / name).read_text().splitlines()[0]
+    for said in (COLUMN, "averaged parameters", "Averaging", "forgets exponentially"):
+        assert said not in page
+    assert not [label for label in drawn(frames.load(tmp_path), found) if "averaged" in label]
+
+
+def test_a_batch_size_without_an_average_is_left_blank_beside_one_with_it():
+    rows = [
+        change(row, curve=change(row.curve, ema_accuracy=None)) if getattr(row, "batch_size", 0) != 64 else row
+        for row in simulated_folder.rows(simulated_folder.Truth(averaging_gain=0.002))
+        if hasattr(row, "curve")
+    ]
+    found = answered(averaging_gain=0.002, rows=rows)
+    assert {one.batch_size for one in found.cells if one.best_ema_accuracy} == {64}
+    table = batch_size_table.table(found)
+    titles = [column.title for column in table.columns]
+    texts = {line.anchor: line.cells[titles.index(COLUMN)].text for line in table.rows}
+    assert {anchor for anchor, text in texts.items() if text != "—"} == {"64"}
+    assert {len(line.cells) for line in table.rows} == {len(titles)}
+
+
+@pytest.mark.parametrize(("epochs", "said"), [(1.0, "over 1 epoch was"), (0.25, "over 0.25 epochs was")])
+def test_the_method_says_over_how_many_epochs_and_that_nothing_rests_on_it(measured, summarized, epochs, said):
+    evaluation = change(measured.experiment.evaluation, averaging_epochs=epochs)
+    kept = replace(measured, experiment=change(measured.experiment, evaluation=evaluation))
+    told = " ".join(method.paragraphs(kept, summarized))
+    assert f"An average of the parameters that forgets exponentially {said} evaluated beside them" in told
+    assert "claims rest on the parameters themselves" in told
+
+
+def test_the_only_seed_has_no_interval_and_no_verdict():
+    found = answered(averaging_gain=0.004, confirm_seeds=1, batch_sizes=(16, 64))
+    assert found.cells[0].ema_accuracy_gain.interval == (None, None)
+    assert "+0.40 points on one seed, which tells nothing of others" in remarks.averaging(found)

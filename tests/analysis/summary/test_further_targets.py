@@ -1,0 +1,48 @@
+"""Targets other than the own one: read from the same curves, and from no more of them than every run had."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import simulated_folder
+from batchscale.records.row_types import Curve, Trial
+from simulated_answers import TRUTH, answered
+from simulated_rows import change
+
+
+@pytest.fixture(scope="module")
+def found():
+    return answered()
+
+
+def test_further_targets_are_read_from_the_same_curves(found):
+    easier, harder = found.further_targets
+    assert easier.time_optimal.seconds < found.time_optimal.seconds < harder.time_optimal.seconds
+    assert easier.unconfirmed == harder.unconfirmed == []
+
+
+def test_a_harder_target_does_not_hang_on_how_long_runs_went_on_once_they_had_the_own_one(found):
+    """A run ends at the first evaluation at or after the budget of epochs at which it has its target."""
+    budget = TRUTH.epochs * TRUTH.train_examples
+
+    def ended(row):
+        if not isinstance(row, Trial):
+            return row
+        best = np.maximum.accumulate(row.curve.accuracy)
+        over = (np.array(row.curve.examples) >= budget) & (best >= TRUTH.target)
+        last = int(over.argmax()) + 1 if over.any() else len(over)
+        lists = ("examples", "steps", "accuracy", "loss")
+        return change(row, curve=Curve(**{name: getattr(row.curve, name)[:last] for name in lists}))
+
+    shorter = answered(rows=list(map(ended, simulated_folder.rows(TRUTH))))
+    assert shorter.further_targets == found.further_targets
+    assert [one.within_epochs for one in found.further_targets] == [TRUTH.max_epochs, TRUTH.epochs]
+    assert set(found.further_targets[1].reached) < set(found.further_targets[0].reached)
+
+
+def test_a_further_target_names_the_batch_sizes_whose_rate_was_not_confirmed():
+    def confirmed(row):
+        return not (isinstance(row, Trial) and row.phase == "confirm" and row.batch_size == 64)
+
+    easier, _ = answered(rows=list(filter(confirmed, simulated_folder.rows(TRUTH)))).further_targets
+    assert easier.unconfirmed == [64]

@@ -1,0 +1,207 @@
+"""The best batch size under each metric: what is tied, how far behind the next lies, and where the sweep ends."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from batchscale.analysis.statistics import comparison
+from batchscale.analysis.statistics.comparison import Contest
+from batchscale.analysis.statistics.curve_fit import Knee, best_between_knees
+from batchscale.analysis.statistics.intervals import DRAWS, LEVEL, Locations, Repetitions, interval, locate
+from batchscale.analysis.summary import optima
+from batchscale.analysis.summary_types import Interval
+from hypothesis import given
+from hypothesis import strategies as st
+
+SIZES = np.array([8, 16, 32, 64])
+
+
+def certain(values):
+    """Locations without spread."""
+    medians = np.asarray(values, dtype=np.float64)
+    return Locations(medians, medians, np.zeros((DRAWS, len(medians))), np.tile(medians, (DRAWS, 1)))
+
+
+def repeated(values, spread=0.01):
+    return locate([Repetitions.exact([value - spread, value, value + spread]) for value in values])
+
+
+def contest(locations, sizes=SIZES, tried=None, out_of_memory=None, **more):
+    sizes = np.asarray(sizes)
+    return Contest(
+        sizes,
+        locations,
+        np.ones(len(sizes), bool) if tried is None else np.isin(sizes, tried),
+        np.isin(sizes, out_of_memory or []),
+        "a metric",
+        **more,
+    )
+
+
+def test_the_best_is_the_least_and_what_never_arrives_never_wins():
+    assert contest(certain([3.0, 1.0, 2.0, np.inf])).best == 1
+    assert contest(certain([np.nan, np.inf, 2.0, 5.0])).best == 2
+    assert contest(certain([-np.inf, 1.0, 2.0, 3.0])).best == 1
+    assert contest(certain([np.inf, np.nan, np.inf, np.inf])).best is None
+
+
+def test_the_interval_of_a_winner_holds_its_value():
+    """Many seeds that all crossed between the same two evaluations: where between them, nobody knows."""
+    cell = Repetitions(np.full(3000, np.log(2.0)), np.full(3000, np.log(3.0)))
+    low, high = contest(locate([cell]), sizes=[16]).found(0)["interval"]
+    assert low < 3.0 <= high
+
+
+def test_a_clear_winner_is_described_in_full():
+    locations = repeated(np.log([4.0, 1.0, 2.0, 8.0]))
+    assert contest(locations).found(1) == {
+        "batch_size": 16,
+        "interval": interval(np.exp(locations.draws[:, 1])),
+        "batch_size_interval": (16, 16),
+        "tied": [16],
+        "at_edge": False,
+        "edge": None,
+        "margin": pytest.approx(1.0),
+        "next_best": 32,
+        "metric": "a metric",
+        "test": comparison.TEST,
+        "level": LEVEL,
+    }
+
+
+def test_ties_span_from_the_smallest_to_the_largest_and_hold_the_best_itself():
+    found = contest(repeated([1.0, 9.0, 1.001, 1.0005], spread=0.1)).found(0)
+    assert found["tied"] == [8, 32, 64]
+    assert found["batch_size_interval"] == (8, 64)
+    assert contest(repeated([1.0, 5.0, 9.0, 9.0])).found(2)["tied"] == [8, 32]
+
+
+def test_what_was_measured_once_says_so():
+    assert contest(certain(range(4)), repeated=False).found(0)["test"] == f"{comparison.TEST}; {comparison.UNREPEATED}"
+
+
+@pytest.mark.parametrize(
+    ("best", "tried", "out_of_memory", "edge"),
+    [
+        (0, [8, 16, 32, 64], [], "smallest"),
+        (1, [8, 16, 32, 64], [], None),
+        (3, [8, 16, 32, 64], [], "largest"),
+        (1, [16, 32, 64], [], "smallest"),
+        (2, [8, 16, 32], [], "largest"),
+        (2, [8, 16, 32], [64], "memory"),
+        (3, [8, 16, 32, 64], [64], "largest"),
+        (2, [8, 16, 32], [8], "largest"),
+        (1, [8, 16, 32], [64], None),
+        (1, [16], [], "only"),
+        (1, [16], [32], "memory"),
+    ],
+)
+def test_an_optimum_at_an_end_of_what_was_tried_says_what_ended_there(best, tried, out_of_memory, edge):
+    found = contest(certain([4.0] * 4), tried=tried, out_of_memory=out_of_memory).found(best)
+    assert found["edge"] == edge
+    assert found["at_edge"] == (edge in ("smallest", "largest", "only"))
+
+
+@given(st.lists(st.floats(-3, 3), min_size=2, max_size=4), st.booleans())
+def test_the_margin_is_a_ratio_of_times_and_a_difference_of_accuracies(values, logarithmic):
+    one = contest(certain(values), SIZES[: len(values)], logarithmic=logarithmic)
+    found, (least, second, *_) = one.found(one.best), sorted(values)
+    behind = np.exp(second) / np.exp(least) - 1 if logarithmic else second - least
+    assert found["margin"] == pytest.approx(behind, abs=1e-12)
+    assert values[SIZES.tolist().index(found["next_best"])] == second
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, np.inf], [1.0, np.nan]])
+def test_without_a_second_there_is_no_margin(values):
+    found = contest(certain(values), SIZES[: len(values)]).found(0)
+    assert (found["margin"], found["next_best"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda one: optima.time_optimal(one, None, None),
+        lambda one: optima.accuracy_optimal(one, "10 epochs"),
+        optima.throughput_optimal,
+        optima.energy_optimal,
+        lambda one: optima.cost_optimal(one, 0.5),
+        lambda one: optima.energy_time_optimal(one, 0.5),
+    ],
+)
+def test_where_nothing_arrived_there_is_no_optimum(answer):
+    assert answer(contest(certain([np.inf] * 4))) is None
+    assert answer(contest(certain([3.0, 2.0, 4.0, np.inf]))).batch_size == 16
+
+
+def test_each_answer_is_in_its_own_unit():
+    times = contest(repeated(np.log([9.0, 5.0, 7.0, 8.0])))
+    assert optima.time_optimal(times, None, None).seconds == pytest.approx(5)
+    assert optima.energy_optimal(times).joules == pytest.approx(5)
+    weighed = optima.energy_time_optimal(times, 0.25)
+    assert (weighed.joules, weighed.eta) == (pytest.approx(5), 0.25)
+    priced = optima.cost_optimal(times, 2.5)
+    assert (priced.cost, priced.price_per_hour) == (pytest.approx(5), 2.5)
+    low, high = priced.interval
+    assert low < 5 < high
+
+
+def test_an_accuracy_keeps_its_sign_its_budget_and_its_bounds():
+    best = optima.accuracy_optimal(contest(repeated([-0.9, -0.99, -0.5, -0.1], 0.03), logarithmic=False), "10 epochs")
+    assert (best.batch_size, best.accuracy, best.budget) == (16, pytest.approx(0.99), "10 epochs")
+    low, high = best.interval
+    assert 0.9 < low < 0.99 < high == 1.0
+    worst = optima.accuracy_optimal(contest(repeated([-0.02, -0.01, -0.01, 0.0], 0.03), logarithmic=False), "1 epoch")
+    assert worst.interval[0] == 0
+
+
+def test_throughput_is_the_inverse_of_seconds_per_example_and_nearly_is_five_percent():
+    locations = repeated(-np.log([100.0, 189.9, 190.1, 200.0]), 0.001)
+    best = optima.throughput_optimal(contest(locations))
+    assert best.examples_per_second == pytest.approx(200)
+    assert best.smallest_within_5_percent == 32
+    low, high = best.interval
+    assert 199 < low < 200 < high < 201
+    unknown = Locations(locations.medians, locations.centres, locations.errors, locations.draws * np.nan)
+    assert optima.throughput_optimal(contest(unknown)).interval == (None, None)
+
+
+def test_the_fitted_optimum_stands_beside_the_measured_one_where_both_curves_are_there():
+    none: Interval = (None, None)
+    needs, step = (
+        Knee(1.0, knee, np.geomspace(knee / 2, knee * 2, DRAWS), none, 0.0, [], []) for knee in (400.0, 25.0)
+    )
+    one = contest(repeated(np.log([4.0, 1.0, 2.0, 8.0])))
+    fitted = optima.time_optimal(one, needs, step)
+    assert (fitted.fitted_batch_size, fitted.fitted_interval) == best_between_knees(needs, step)
+    assert fitted.fitted_batch_size == pytest.approx(100)
+    for pair in ((None, step), (needs, None)):
+        alone = optima.time_optimal(one, *pair)
+        assert (alone.fitted_batch_size, alone.fitted_interval) == (None, None)
+
+
+joules = st.lists(st.floats(0.1, 1e6), min_size=3, max_size=3)
+
+
+@given(joules, joules, st.floats(1, 1000), st.floats(0.01, 0.99))
+def test_energy_and_time_are_weighed_by_the_energy_of_full_power(energy, seconds, watts, eta):
+    found = optima.log_energy_time(repeated(np.log(energy)), repeated(np.log(seconds)), watts, eta)
+    expected = eta * np.array(energy) + (1 - eta) * watts * np.array(seconds)
+    np.testing.assert_allclose(np.exp(found.medians), expected, rtol=1e-9)
+    np.testing.assert_allclose(np.exp(found.centres), expected, rtol=1e-9)
+
+
+def test_energy_and_time_take_their_spread_from_both_and_keeps_what_never_arrives():
+    energy, seconds = repeated(np.log([5.0, 7.0, 2.0])), repeated(np.log([3.0, 1.0, 4.0]))
+    found = optima.log_energy_time(energy, seconds, 100.0, 0.5)
+    np.testing.assert_allclose(
+        np.exp(found.draws), 0.5 * np.exp(energy.draws) + 0.5 * 100 * np.exp(seconds.draws), rtol=1e-9
+    )
+    np.testing.assert_allclose(found.draws, found.centres + found.errors, rtol=1e-9)
+    missed = optima.log_energy_time(certain([np.inf, 1.0]), certain([np.inf, 1.0]), 100.0, 0.5)
+    assert missed.medians[0] == missed.centres[0] == np.inf
+    assert (missed.errors == 0).all()
+    assert np.isinf(missed.draws[:, 0]).all()
+    assert np.isfinite(missed.draws[:, 1]).all()
+    unknown = optima.log_energy_time(certain([np.nan, 1.0]), certain([0.0, 1.0]), 100.0, 0.5)
+    assert np.isnan(unknown.medians).tolist() == [True, False]
+    assert (unknown.errors == 0).all()

@@ -1,0 +1,174 @@
+"""The verbs that read results: what each writes, prints and returns."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import simulated_folder
+from batchscale.analysis import figures
+from batchscale.cli import command_line
+
+SIZES = (16, 64, 256, 1024)
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory):
+    """Two published folders of one workload, the second machine five times as slow."""
+    home = tmp_path_factory.mktemp("published")
+    for machine, slower in (("quick", 1), ("slow", 5)):
+        truth = {"fixed_seconds": 1e-3 * slower, "seconds_per_example": 2e-5 * slower, "dispatch_seconds": 5e-4}
+        simulated_folder.write(
+            home / "simulated" / machine, batch_sizes=SIZES, confirm_seeds=2, seed=slower, machine=machine, **truth
+        )
+    return home
+
+
+@pytest.fixture
+def quick(machines):
+    return machines / "simulated" / "quick"
+
+
+@pytest.fixture
+def slow(machines):
+    return machines / "simulated" / "slow"
+
+
+@pytest.fixture(autouse=True)
+def _few_figures(monkeypatch):
+    monkeypatch.setattr(figures, "PLOTS", figures.PLOTS[:1])
+
+
+def said(capsys, *line):
+    """What a command line that succeeds prints."""
+    assert command_line.run([str(part) for part in line]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_report_is_for_people_and_for_scripts(quick, capsys):
+    page = quick / "report.html"
+    text = said(capsys, "report", quick)
+    assert f"page: {page}" in text
+    answer = json.loads(said(capsys, "report", quick, "--json"))
+    assert answer == json.loads((quick / "summary.json").read_bytes())
+    assert str(answer["time_optimal"]["batch_size"]) in text
+    assert page.is_file()
+
+
+def test_a_report_tells_of_a_row_that_it_left_out(quick, tmp_path, capsys):
+    folder = shutil.copytree(quick, tmp_path / "torn")
+    rows = folder / "throughput.jsonl"
+    rows.write_bytes(rows.read_bytes()[:-9])
+    assert command_line.run(["report", str(folder)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"batchscale: warning: {rows}: its last line is torn and left out; `run` measures that row again"
+
+
+def test_figures_are_drawn_where_and_how_they_are_asked_for(quick, tmp_path, capsys):
+    name = figures.PLOTS[0].name
+    style = tmp_path / "plain.mplstyle"
+    style.write_text("font.size: 8\n")
+    line = ("figures", quick, "--only", name, "--format", "pdf", "--width", "3.3", "--style", style)
+    drawn = said(capsys, *line, "--out", tmp_path / "out").splitlines()
+    assert drawn == [str(tmp_path / "out" / f"{name}.pdf")]
+    assert (tmp_path / "out" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    for path in said(capsys, "figures", quick).splitlines():
+        assert path.startswith(str(quick / "figures" / name))
+
+
+def test_a_comparison_names_its_page_and_fails_where_it_is_asked_to(quick, slow, tmp_path, capsys):
+    line = ["compare", quick, slow, "--out", tmp_path / "both"]
+    assert f"page: {tmp_path / 'both'}" in said(capsys, *line)
+    found = json.loads(said(capsys, *line, "--json"))
+    assert {one["outcome"] for one in found["against"][0]["ratios"]} >= {"slower"}
+    for folders, slower in (((quick, slow), len(SIZES)), ((slow, quick), 0)):
+        asked = ["compare", *map(str, folders), "--fail-if-slower", "5%", "--out", str(tmp_path / "both"), "--json"]
+        assert command_line.run(asked) == (1 if slower else 0)
+        complaints = capsys.readouterr().err.splitlines()
+        assert len([line for line in complaints if line.startswith("batchscale: slow: ")]) == slower
+
+
+def test_a_site_is_built_of_what_is_published(machines, tmp_path, capsys):
+    index = said(capsys, "site", machines, "--out", tmp_path / "site").strip()
+    assert index == str(tmp_path / "site" / "index.html")
+    assert "quick" in (tmp_path / "site" / "index.html").read_text()
+
+
+def test_what_stands_in_the_way_of_publishing_is_said_with_code_1(quick, tmp_path, capsys):
+    assert command_line.run(["submit", str(quick), "--published", str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "not placed"
+    assert not any(line.startswith("missing: ") for line in lines)
+    assert command_line.run(["submit", str(quick), "--published", str(tmp_path), "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["problems"]) == len(lines) - 1
+    assert not any(tmp_path.iterdir())
+
+
+CONVERGENCE = "batch_size,seed,epochs_to_target\n" + "".join(
+    f"{size},{seed},{2 + size / 200 + seed / 50}\n" for size in SIZES for seed in range(3)
+)
+SPEEDS = "{name}batch_size,examples_per_second\n" + "".join(
+    f"{{machine}}{size},{size / (1e-3 + 1e-5 * size) * factor:.6g}\n" for size in SIZES for factor in (0.99, 1, 1.01)
+)
+
+
+def tables(folder, *machines):
+    (folder / "c.csv").write_text(CONVERGENCE)
+    rows = SPEEDS.format(name="machine," if machines else "", machine=f"{machines[0]}," if machines else "")
+    for machine in machines[1:]:
+        rows += SPEEDS.format(name="", machine=f"{machine},").partition("\n")[2]
+    (folder / "t.csv").write_text(rows)
+    return folder / "c.csv", folder / "t.csv"
+
+
+def test_a_folder_made_of_tables_is_not_published(tmp_path, capsys):
+    needs, speeds = tables(tmp_path)
+    said(capsys, "analyze", "--convergence", needs, "--throughput", speeds, "--train-examples", 99, "--out", tmp_path)
+    assert command_line.run(["submit", str(tmp_path), "--published", str(tmp_path / "published")]) == 1
+    problem, last = capsys.readouterr().out.splitlines()
+    assert problem.startswith(f"{tmp_path}: made from tables of other people's measurements")
+    assert last == "not placed"
+
+
+@pytest.mark.parametrize("names", [(), ("laptop", "server")])
+def test_tables_from_elsewhere_are_answered_for_each_machine(tmp_path, capsys, names):
+    needs, speeds = tables(tmp_path, *names)
+    line = ["analyze", "--convergence", needs, "--throughput", speeds, "--train-examples", 10_000, "--target", 0.9]
+    assert said(capsys, *line, "--out", tmp_path / "text").count("page: ") == max(len(names), 1)
+    found = json.loads(said(capsys, *line, "--out", tmp_path / "json", "--json"))
+    assert json.loads((tmp_path / "json" / "summary.json").read_bytes()) == found
+
+
+def test_hardware_where_nothing_was_trained_gets_an_answer(quick, tmp_path, capsys):
+    _, speeds = tables(tmp_path, "laptop")
+    predicted = json.loads(said(capsys, "predict", quick, "--seconds-per-step", speeds, "--json"))
+    assert list(predicted) == ["laptop"]
+    best = predicted["laptop"]["time_optimal"]["batch_size"]
+    assert str(best) in said(capsys, "predict", quick, "--seconds-per-step", speeds)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("figures DIR --width 0", "'0' is not a width in inches, above 0 and at most 20"),
+        ("figures DIR --width wide", "'wide' is not a width in inches, above 0 and at most 20"),
+        ("figures DIR --width 1000", "'1000' is not a width in inches, above 0 and at most 20"),
+        ("figures DIR --only ,", "',' names nothing; names separated by commas are right"),
+        ("run --budget 1e9", "'1e9' is not a number of minutes, above 0 and at most 100,000"),
+        ("report DIR --price-per-hour 1e400", "'1e400' is not a price such as 2.5, above 0 and at most 1,000,000,000"),
+        ("compare A B --fail-if-slower -5", "'-5' is not a percentage such as 5%, above 0% and at most 100%"),
+        ("compare A B --fail-if-slower -5%", "'-5%' is not a percentage such as 5%, above 0% and at most 100%"),
+        ("compare A B --fail-if-slower 500%", "'500%' is not a percentage such as 5%, above 0% and at most 100%"),
+        (
+            "analyze --convergence c --throughput t --out o --target 97",
+            "'97' is not an accuracy such as 0.99, above 0 and at most 1",
+        ),
+    ],
+)
+def test_an_option_that_does_not_fit_is_one_line_with_what_would(capsys, line, says):
+    with pytest.raises(SystemExit) as ended:
+        command_line.run(line.split())
+    assert ended.value.code == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert says in told

@@ -1,0 +1,146 @@
+"""From an experiment to what is run: durations, grids and tiers."""
+
+import math
+import re
+from itertools import pairwise
+
+import pytest
+from batchscale.config import plan
+from batchscale.config.schema import LearningRate
+from batchscale.config.vocabulary import Point
+from batchscale.errors import InputError
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_workload import experiment
+
+batch_sizes = st.lists(st.integers(1, 4096), min_size=1, max_size=16, unique=True)
+
+
+@given(batch_sizes, st.integers(1, 512))
+def test_tiers_hold_every_batch_size_once_as_whole_microbatches(sizes, widest):
+    tiers = plan.tiers(sizes, widest)
+    assert sorted(size for tier in tiers for size in tier.batch_sizes) == sorted(sizes)
+    for tier in tiers:
+        narrower = [size for size in range(1, widest + 1) if tier.microbatch_size % size == 0]
+        assert tier.microbatch_size <= widest or max(narrower) * plan.NARROWEST_SHARE < widest
+        assert all(size % tier.microbatch_size == 0 for size in tier.batch_sizes)
+
+
+@given(batch_sizes, st.integers(1, 8))
+def test_spaced_sizes_leave_none_out_by_more_than_the_factor(sizes, factor):
+    kept = plan.spaced(sizes, factor)
+    assert kept[0] == min(sizes)
+    assert all(after >= factor * before for before, after in pairwise(kept))
+    assert all(any(one <= size < factor * one or one == size for one in kept) for size in sizes)
+
+
+@given(batch_sizes, st.integers(1, 512), st.integers(1, 8))
+def test_no_batch_size_is_split_much_finer_than_alone(sizes, widest, most_splitting):
+    for tier in plan.tiers(sizes, widest, most_splitting):
+        for size in tier.batch_sizes:
+            (alone,) = plan.tiers([size], widest)
+            assert alone.microbatch_size <= most_splitting * tier.microbatch_size
+        assert tier.microbatch_size > 1 or len(tier.batch_sizes) == 1
+
+
+def test_powers_of_two_need_few_programs():
+    assert len(plan.tiers([2**power for power in range(13)])) <= 4
+    assert len(plan.tiers([5, 10, 20, 50, 100, 256, 500, 1000, 2000, 5000])) <= 5
+
+
+@given(st.integers(10, 60_000), st.floats(0.1, 50), st.floats(1, 4), st.integers(1, 20), st.integers(1, 20))
+def test_evaluations_ascend_to_the_longest_duration_and_hold_the_budget(examples, epochs, longer, first, later):
+    one = experiment(
+        budget={"epochs": epochs, "max_epochs": epochs * longer},
+        evaluation={"first_epoch": first, "per_epoch": later},
+    )
+    duration = plan.duration(one, examples)
+    assert all(a < b for a, b in pairwise([0, *duration.evaluations]))
+    assert duration.evaluations[-1] == duration.max_examples
+    assert duration.budget_examples in duration.evaluations
+    quantum = examples / min(first, later)
+    assert all(b - a <= quantum + 1 for a, b in pairwise([0, *duration.evaluations]))
+
+
+@pytest.mark.parametrize(("rule", "ratio"), [("none", 1), ("sqrt", 2), ("linear", 4)])
+def test_the_anchor_moves_by_the_rule(rule, ratio):
+    table = LearningRate(anchor=0.1, anchor_batch_size=32, rule=rule)
+    assert plan.anchor_rate(table, 128) == pytest.approx(0.1 * ratio)
+    assert plan.anchor_rate(table, 32) == pytest.approx(0.1)
+
+
+@given(st.floats(1e-6, 10), st.integers(0, 5), st.floats(1.1, 10), st.integers(1, 5000))
+def test_a_grid_is_geometric_around_the_anchor_and_a_file_repeats_it(anchor, span, factor, size):
+    table = LearningRate(anchor=anchor, span=span, factor=factor)
+    rates = plan.learning_rates(table, size)
+    assert len(rates) == 2 * span + 1
+    assert rates[span] == pytest.approx(plan.anchor_rate(table, size), rel=1e-5)
+    assert all(b / a == pytest.approx(factor, rel=1e-4) for a, b in pairwise(rates))
+    assert [float(f"{rate:.6g}") for rate in rates] == rates
+
+
+@given(st.integers(0, 4), st.integers(0, 4), st.booleans())
+def test_a_grid_grows_one_rate_at_a_time_and_stops(span, extend, upwards):
+    table = LearningRate(anchor=0.1, span=span, extend=extend)
+    options = (("momentum", 0.5),)
+    tried = [Point(rate, options) for rate in plan.learning_rates(table, 64, options)]
+    for _ in range(extend):
+        point = plan.extension(table, 64, tried, upwards=upwards)
+        assert point.options == options
+        assert point > max(tried) if upwards else point < min(tried)
+        tried.append(point)
+    assert plan.extension(table, 64, tried, upwards=upwards) is None
+
+
+def test_the_fraction_of_an_epoch_that_is_no_whole_number_is_rounded_once():
+    duration = plan.duration(experiment(budget={"epochs": 1 / 3, "max_epochs": None}), 100)
+    assert duration.budget_examples == duration.max_examples == 33
+    assert math.isclose(duration.budget_examples / 100, 1 / 3, abs_tol=0.005)
+
+
+def test_every_combination_of_options_is_tried_over_a_grid_of_effective_rates():
+    searched = experiment(search={"weight_decay": [0.1, 0.0], "momentum": [0.9, 0.5, 0.0]})
+    points, rates = plan.points(searched, 8), plan.learning_rates(searched.learning_rate, 8)
+    assert {point.options for point in points} == {
+        (("momentum", momentum), ("weight_decay", decay)) for momentum in (0, 0.5, 0.9) for decay in (0, 0.1)
+    }
+    assert len(points) == 6 * searched.learning_rate.grid_size == 6 * len(rates)
+    for options in {point.options for point in points}:
+        own = [point for point in points if point.options == options]
+        assert [plan.effective_rate(point) for point in own] == pytest.approx(rates, rel=1e-5)
+    assert plan.points(experiment(), 8) == [Point(rate) for rate in rates]
+
+
+def test_a_batch_above_the_training_set_is_refused_once_the_dataset_is_known():
+    one = experiment(batch_sizes={"values": [2000]})
+    assert plan.batch_sizes(one, 2000) == [2000]
+    with pytest.raises(InputError, match=r"^tiny: batch_sizes: 2000 is above the 1999 training examples of digits$"):
+        plan.batch_sizes(one, 1999)
+
+
+@pytest.mark.parametrize(
+    ("table", "rate"),
+    [
+        ({"anchor": 1e-3, "factor": 10.0, "span": 10, "extend": 3}, "1e+10"),
+        ({"anchor": 1e-3, "factor": 10.0, "span": 20, "extend": 10}, "1e-33"),
+        ({"anchor": 1e3, "factor": 10.0, "span": 5, "extend": 2}, "1e+10"),
+    ],
+)
+def test_a_grid_that_would_grow_beyond_what_a_row_can_hold_is_refused(table, rate):
+    plan.check_rates(experiment(), [1, 1024])
+    with pytest.raises(InputError, match=re.escape(f"leads over span and extend to the rate {rate} at batch size 8;")):
+        plan.check_rates(experiment(learning_rate={"rule": "none", **table}), [8])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "field", "says"),
+    [
+        (1e-9, "epochs", "is less than one example"),
+        (1.0, "max_epochs", "100000 evaluations of each trial; at evaluation.per_epoch = 1000 at most 100 is right"),
+        (1e5, "epochs", "100000 evaluations of each trial; at evaluation.per_epoch = 1000 at most 100 is right"),
+    ],
+)
+def test_a_budget_without_one_example_and_one_with_endless_evaluations_are_refused(epochs, field, says):
+    endless = experiment(budget={"epochs": epochs, "max_epochs": 1e5}, evaluation={"per_epoch": 1000})
+    with pytest.raises(InputError, match=f"^tiny: budget.{field}: .* {says}$"):
+        plan.duration(endless, 55_000)

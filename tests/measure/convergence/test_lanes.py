@@ -1,0 +1,185 @@
+"""Exactness: a lane is the same run as training alone, whatever shares its program."""
+
+import jax
+import numpy as np
+import pytest
+from batchscale.measure.device.xla_options import predicted_bytes
+from batchscale.measure.training.optimizers import OPTIMIZERS, searchable, usual_options
+from batchscale.measure.training.schedules import Schedule
+from tiny_workload import CONSTANT, TRAIN_EXAMPLES, assert_same, lane, learner, programs, settings, train, train_alone
+
+SUMMATION = 1e-5
+"""Float32 sums in another order: at most this share of a leaf's largest magnitude after 10 to 200 updates."""
+AWKWARD = (5, 10, 20, 50, TRAIN_EXAMPLES)
+RATE = {"adam": 0.01, "adamw": 0.01, "rmsprop": 0.003, "rprop": 0.003, "lamb": 0.01, "lars": 5.0}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_lane_is_the_run_alone_under_every_optimizer(optimizer):
+    one, rate = learner("linear", optimizer), RATE.get(optimizer, 0.05)
+    lanes = train(programs(one, 10), [3, 4], settings([10, 20], [rate, 2 * rate]), 600)
+    for row, seed in enumerate([3, 4]):
+        alone = train_alone(one, seed, 20, 2 * rate, 600)
+        assert_same(lane(lanes.state, row, 1), alone, SUMMATION)
+        with pytest.raises(AssertionError):
+            assert_same(alone.params, one.params(seed), 100 * SUMMATION)
+
+
+OPTIONS = {
+    "b1": 0.7,
+    "b2": 0.95,
+    "decay": 0.8,
+    "eps": 1e-3,
+    "eps_root": 1e-4,
+    "eta_minus": 0.4,
+    "eta_plus": 1.3,
+    "initial_scale": 0.1,
+    "max_step_size": 0.01,
+    "min_step_size": 1e-3,
+    "momentum": 0.6,
+    "trust_coefficient": 0.003,
+    "weight_decay": 0.05,
+}
+"""Far from what optax takes by itself."""
+OFTEN_SEARCHED = [("momentum", "momentum"), ("momentum", "weight_decay"), ("adamw", "weight_decay")]
+SELDOM_SEARCHED = [
+    pair for name in OPTIMIZERS for option in sorted(searchable(name)) if (pair := (name, option)) not in OFTEN_SEARCHED
+]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "option"),
+    [*OFTEN_SEARCHED, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SELDOM_SEARCHED)],
+)
+def test_a_lane_with_an_option_of_its_own_is_the_run_alone_with_it(optimizer, option):
+    one, rate, value = learner("linear", optimizer, searched=(option,)), RATE.get(optimizer, 0.05), OPTIONS[option]
+    usual = dict(usual_options(optimizer, [option]))[option]
+    lanes = train(programs(one, 10), [3], settings([20, 20], [rate] * 2, **{option: [usual, value]}), 600)
+    with_value = train_alone(learner("linear", optimizer, optimizer_options=((option, value),)), 3, 20, rate, 600)
+    without = train_alone(learner("linear", optimizer), 3, 20, rate, 600)
+    assert_same(lane(lanes.state.params, 0, 0), without.params, SUMMATION)
+    assert_same(lane(lanes.state.params, 0, 1), with_value.params, SUMMATION)
+    with pytest.raises(AssertionError):
+        assert_same(without.params, with_value.params, 10 * SUMMATION)
+
+
+@pytest.mark.parametrize(("optimizer", "decay"), [("adam", "b2"), ("rmsprop", "decay")])
+def test_a_decay_that_moves_with_the_batch_size_is_that_of_the_run_alone(optimizer, decay):
+    one = learner("linear", optimizer, optimizer_options=((f"{decay}_batch_size", 50.0), (decay, 0.8)))
+    lanes = train(programs(one, 10), [3], settings([10, 20, 100], [0.01] * 3), 600)
+    for column, batch_size in enumerate([10, 20, 100]):
+        alone = learner("linear", optimizer, optimizer_options=((decay, 0.8 ** (batch_size / 50)),))
+        assert_same(lane(lanes.state, 0, column), train_alone(alone, 3, batch_size, 0.01, 600), SUMMATION)
+
+
+def test_batch_sizes_that_no_power_of_two_divides_are_exact_in_one_program():
+    one = learner("mlp", "momentum")
+    lanes = train(programs(one, 5), [1], settings(AWKWARD, [0.02] * len(AWKWARD)), 1000)
+    for column, batch_size in enumerate(AWKWARD):
+        assert_same(lane(lanes.state, 0, column), train_alone(one, 1, batch_size, 0.02, 1000), SUMMATION)
+
+
+def test_convolutions_train_as_alone_with_another_lowering():
+    lanes = train(
+        programs(learner("lenet", "momentum", lowering="patches"), 10), [2], settings([10, 50], [0.1, 0.1]), 500
+    )
+    alone = train_alone(learner("lenet", "momentum", lowering="xla"), 2, 50, 0.1, 500)
+    assert_same(lane(lanes.state, 0, 1), alone, SUMMATION)
+
+
+@pytest.mark.parametrize("name", ["constant", "warmup", "warmup_cosine", "linear_decay"])
+def test_a_schedule_moves_a_lane_as_it_moves_the_run_alone(name):
+    one, schedule = learner("linear", "sgd"), Schedule(name, 120.0, 600.0)
+    lanes = train(programs(one, 5, schedule), [1], settings([5, 50], [0.1, 0.1]), 600)
+    for column, batch_size in enumerate([5, 50]):
+        assert_same(lane(lanes.state, 0, column), train_alone(one, 1, batch_size, 0.1, 600, schedule), SUMMATION)
+
+
+def test_the_microbatch_is_not_seen_in_the_result():
+    one, schedule = learner("linear", "momentum"), Schedule("warmup_cosine", 100.0, 600.0)
+    values = settings([100, 50], [0.1, 0.1])
+    finest = train(programs(one, 5, schedule), [1], values, 600)
+    for microbatch_size in (10, 50):
+        assert_same(train(programs(one, microbatch_size, schedule), [1], values, 600).state, finest.state, SUMMATION)
+
+
+def test_a_tier_of_one_batch_size_needs_no_accumulator_and_gives_the_same():
+    one, values = learner("linear", "momentum"), settings([20, 20], [0.1, 0.02])
+    direct = train(programs(one, 20, accumulates=False), [1], values, 600)
+    assert direct.gradient == ()
+    assert_same(direct.state, train(programs(one, 20), [1], values, 600).state, SUMMATION)
+
+
+def test_chunking_changes_no_bit():
+    one, values = learner("linear", "momentum"), settings([5, 50], [0.1, 0.1])
+    whole = train(programs(one, 5, CONSTANT, 50), [1, 2], values, 600)
+    chunked = train(programs(one, 5, CONSTANT, 7), [1, 2], values, 600)
+    assert_same(chunked, whole)
+
+
+def test_the_order_of_lanes_and_their_neighbours_change_no_bit():
+    one = learner("linear", "momentum")
+    of = programs(one, 5)
+    values = settings([5, 50, 20], [0.1, 0.02, 0.3])
+    turned = settings([20, 5, 50], [0.3, 0.1, 0.02])
+    there, here = train(of, [1, 2], values, 600), train(of, [2, 1], turned, 600)
+    for row in range(2):
+        for column in range(3):
+            assert_same(lane(here, 1 - row, (column + 1) % 3), lane(there, row, column))
+
+
+def test_lanes_of_an_incomplete_batch_wait_for_it():
+    one = learner("linear", "sgd")
+    lanes = train(programs(one, 5), [1], settings([20, 100], [0.1, 0.1]), 110)
+    assert_same(lane(lanes.state, 0, 0), train_alone(one, 1, 20, 0.1, 100), SUMMATION)
+    assert_same(lane(lanes.state, 0, 1), train_alone(one, 1, 100, 0.1, 100), SUMMATION)
+    assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(lane(lanes.gradient, 0, 1)))
+
+
+def test_a_lane_with_next_to_no_rate_stays_where_it_began():
+    one = learner("linear", "sgd")
+    lanes = train(programs(one, 5), [1], settings([5, 20], [1e-30, 0.1]), 600)
+    assert_same(lane(lanes.state.params, 0, 0), one.params(1), 1e-20)
+
+
+def test_a_lane_that_leaves_the_numbers_disturbs_no_neighbour():
+    one = learner("linear", "sgd")
+    of = programs(one, 5)
+    calm = train(of, [1], settings([5, 20], [0.1, 0.1]), 600)
+    wild = train(of, [1], settings([5, 20], [3e38, 0.1]), 600)
+    assert not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(lane(wild.state.params, 0, 0)))
+    assert_same(lane(wild, 0, 1), lane(calm, 0, 1))
+
+
+def test_evaluation_counts_the_whole_split_in_pieces_of_any_size():
+    one = learner("linear", "sgd")
+    of = programs(one, 5)
+    lanes = train(of, [1, 2], settings([5, 20], [0.1, 0.1]), 300)
+    accuracy, loss = of.evaluate(lanes.state.params, of.validation_split)
+    for row, column in np.ndindex(2, 2):
+        correct, total = one.evaluate(lane(lanes.state.params, row, column), *of.validation_split)
+        count = len(of.validation_split.labels)
+        assert accuracy[row, column] == int(correct) / count
+        assert loss[row, column] == pytest.approx(float(total) / count, rel=1e-5)
+    in_pieces = programs(one, 5, evaluation_batch_size=17).evaluate(lanes.state.params, of.validation_split)
+    np.testing.assert_array_equal(in_pieces[0], accuracy)
+    np.testing.assert_allclose(in_pieces[1], loss, rtol=1e-6)
+
+
+def test_programs_are_compiled_once_for_a_shape_and_cut_down_to_memory(monkeypatch):
+    of = programs(learner("linear", "sgd"), 20)
+    before = of.compilations
+    train(of, [1], settings([20], [0.1]), 40)
+    train(of, [2], settings([40], [0.2]), 40)
+    assert of.compilations - before <= 1
+    assert of.fit((1, 4), 1 << 40) == (1, 4)
+    assert of.fit((2, 4), 0) == (1, 1)
+    alone, beside = predicted_bytes(of.program((1, 4))), 3 * of.lane_bytes
+    assert of.fit((1, 4), alone, lanes=4) == (1, 4)
+    assert of.fit((1, 4), alone + beside - 1, lanes=7) < of.fit((1, 4), alone + beside, lanes=7) == (1, 4)
+    evaluation = of.evaluation((1, 4), of.validation_split)
+    monkeypatch.setattr(
+        "batchscale.measure.convergence.lanes.predicted_bytes", lambda program: 100 if program is evaluation else 1
+    )
+    assert of.fit((1, 4), 100) == (1, 4)
+    assert of.fit((1, 4), 99) == (1, 2)

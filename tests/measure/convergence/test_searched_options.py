@@ -1,0 +1,163 @@
+"""Options searched beside the learning rate: each is compared at its own best rate, and the best is told everywhere."""
+
+import csv
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+import simulated_folder
+from batchscale.analysis import figures, number_format
+from batchscale.analysis.figures import options
+from batchscale.analysis.figures.drawing import NothingToDrawError
+from batchscale.analysis.frames import frames
+from batchscale.analysis.frames.schema import only, values
+from batchscale.analysis.metrics import claim_trials, rate_scaling, search_points, sweep
+from batchscale.analysis.metrics.search_points import searched_points, together
+from batchscale.analysis.pages import batch_size_table
+from batchscale.analysis.summary import build
+from batchscale.analysis.text import answer
+from batchscale.config import plan
+from batchscale.config.schema import LearningRate
+from batchscale.config.vocabulary import Point
+from batchscale.records.rate_choice import Choice
+from hypothesis import given
+from hypothesis import strategies as st
+from truth import RICH
+
+MOMENTUM = "momentum"
+
+
+def replaced(summary, **cell):
+    cells = [msgspec.structs.replace(one, **cell) for one in summary.cells]
+    return msgspec.structs.replace(summary, cells=cells)
+
+
+def test_a_value_is_worth_what_its_best_rate_makes_of_it(measured):
+    best, points = search_points.at_best(searched_points(measured), MOMENTUM), searched_points(measured)
+    assert len(best) == len(RICH.batch_sizes) * len(RICH.momenta)
+    for size, value, epochs in zip(best["batch_size"], best["value"], best["epochs"], strict=True):
+        own = only(points, (points["batch_size"] == size) & (points["options"] == ((MOMENTUM, value),)))
+        assert len(own) == 5
+        assert epochs == values(own, "epochs").min()
+        lowest, highest = own["rate"].min(), own["rate"].max()
+        (chosen,) = best.loc[(best["batch_size"] == size) & (best["value"] == value)].itertuples()
+        assert chosen.at_edge == (chosen.rate in (lowest, highest))
+    slow, fast = (values(only(best, best["value"] == value), "epochs") for value in (0.5, 0.9))
+    assert np.median(slow / fast) == pytest.approx(RICH.momenta[0.5], rel=0.15)
+
+
+def test_the_best_value_is_told_in_summary_table_csv_and_beside_the_figure(measured, summarized):
+    searched = [cell for cell in summarized.cells if cell.best_learning_rate is not None]
+    assert len(searched) == len(RICH.batch_sizes)
+    assert all(cell.best_options == RICH.best_options for cell in searched)
+    (plot,) = figures.choose(["searched_options"])
+    assert plot.finding(measured, summarized).startswith("Chosen momentum: 0.9 (the largest tried) at 4, 8, ")
+    least = replaced(summarized, best_options={MOMENTUM: 0.5})
+    assert plot.finding(measured, least).startswith("Chosen momentum: 0.5 (the smallest tried) at 4, 8, ")
+    column = [column.title for column in batch_size_table.COLUMNS].index("Learning rate")
+    assert all("momentum 0.9" in line.cells[column].text for line in batch_size_table.table(summarized).rows)
+    at_edge = replaced(summarized, at_grid_edge=True)
+    assert all("(edge), momentum 0.9" in line.cells[column].text for line in batch_size_table.table(at_edge).rows)
+    names, rows = batch_size_table.flat(summarized)
+    assert {row[names.index("best_options")] for row in rows} == {"momentum=0.9"}
+    assert {row[names.index("best_options_for_accuracy")] for row in rows} <= {"momentum=0.9", "momentum=0.5"}
+
+
+def test_the_table_of_trials_names_the_options_of_each(measured, reported):
+    with (reported / "trials.csv").open(newline="") as file:
+        told = [row["options"] for row in csv.DictReader(file)]
+    assert told == [f"momentum={dict(one)[MOMENTUM]}" for one in measured.trials["options"]]
+    assert set(told) == {"momentum=0.5", "momentum=0.9"}
+
+
+def test_a_line_for_each_value_and_none_without_a_sweep(measured, summarized, tmp_path):
+    figure = options.searched_options(measured, summarized)
+    labels = [line.get_label() for line in figure.axes[0].lines]
+    assert labels == ["momentum 0.5", "momentum 0.9"]
+    simulated_folder.write(tmp_path, simulated_folder.Truth())
+    plain = frames.load(tmp_path)
+    with pytest.raises(NothingToDrawError, match="no optimizer options were searched"):
+        options.searched_options(plain, build.summarize(plain))
+
+
+def test_a_value_that_never_reaches_the_target_has_no_line(tmp_path):
+    simulated_folder.write(tmp_path, simulated_folder.Truth(momenta={0.0: 1e6, 0.9: 1.0}))
+    found = frames.load(tmp_path)
+    missed, reached = options.searched_options(found, build.summarize(found)).axes[0].lines
+    assert np.isnan(missed.get_ydata()).all()
+    assert np.isfinite(reached.get_ydata()).all()
+
+
+def test_rates_of_different_momenta_are_compared_by_what_a_long_run_makes_of_them(tmp_path, monkeypatch):
+    """The momentum rises with the batch size and the rate falls by as much: only the effective rate keeps its law."""
+    truth = simulated_folder.Truth(momenta={0.0: 1.0, 0.9: 1.0})
+    simulated_folder.write(tmp_path, truth)
+    measured = frames.load(tmp_path)
+
+    def choice(size):
+        momentum = 0.0 if size < 100 else 0.9
+        rates = [truth.rate(size) * (1 - momentum) * factor for factor in (0.5, 1.0, 2.0)]
+        points = [Point(rate, (("momentum", momentum),)) for rate in rates]
+        return Choice(for_target=points[1], for_accuracy=points[1], tied=[], tried=points)
+
+    claims = claim_trials.claims(measured, truth.target)
+    chosen = {size: replace(claim, choice=choice(size)) for size, claim in claims.items()}
+    monkeypatch.setattr(claim_trials, "claims", lambda *_: chosen)
+    found = rate_scaling.learning_rates(sweep.sweep(measured))
+    assert found.effective
+    assert found.overall.value == pytest.approx(truth.rate_exponent)
+
+
+@given(st.floats(1e-6, 10), st.floats(-0.99, 0.99))
+def test_the_effective_rate_is_what_a_constant_gradient_adds_up_to(rate, momentum):
+    speed, steps = 0.0, 4000
+    for _ in range(steps):
+        speed = momentum * speed + rate
+    assert plan.effective_rate(Point(rate, (("momentum", momentum),))) == pytest.approx(speed, rel=1e-6)
+    assert plan.effective_rate(Point(rate)) == rate
+
+
+def test_every_option_has_a_panel_that_names_it_and_colours_of_its_own(tmp_path):
+    simulated_folder.write(tmp_path, momenta={0.5: 1.5, 0.9: 1.0})
+    one = frames.load(tmp_path)
+    decays = (0.0, 0.1)
+    trials = pd.concat(
+        one.trials.assign(options=[(*beside, ("weight_decay", decay)) for beside in one.trials["options"]])
+        for decay in decays
+    )
+    search = {**one.experiment.search, "weight_decay": list(decays)}
+    both = replace(one, trials=trials, experiment=msgspec.structs.replace(one.experiment, search=search))
+    panels = options.searched_options(both, build.summarize(one)).axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["momentum", "weight decay"]
+    colours = {line.get_color() for axes in panels for line in axes.lines if line.get_label().startswith(("m", "w"))}
+    assert len(colours) == 4
+
+
+def test_the_rates_of_all_momenta_share_the_rows_of_the_map(measured):
+    found = searched_points(measured)
+    for size in RICH.batch_sizes:
+        own = only(found, found["batch_size"] == size)
+        assert own.groupby("options")["rate"].nunique().tolist() == [5, 5]
+        assert own["rate"].nunique() == 5
+
+
+@given(st.floats(1e-6, 10), st.floats(1.2, 10), st.lists(st.sampled_from([0.0, 0.5, 0.9, 0.99]), min_size=1))
+def test_rates_that_files_round_stand_in_one_row_and_others_do_not(anchor, factor, momenta):
+    table = LearningRate(anchor=anchor, factor=factor, rule="none")
+    grids = [[*plan.learning_rates(table, 1, (("momentum", momentum),))] for momentum in momenta]
+    effective = [rate / (1 - momentum) for grid, momentum in zip(grids, momenta, strict=True) for rate in grid]
+    assert len(np.unique(together(effective))) == table.grid_size
+
+
+def test_the_fastest_and_the_most_accurate_are_told_with_what_each_was_trained_with(summarized):
+    told = {fact.name: fact.more for fact in answer.facts(summarized)}
+    cells = {cell.batch_size: cell for cell in summarized.cells}
+    fastest, best = cells[summarized.time_optimal.batch_size], cells[summarized.accuracy_optimal.batch_size]
+    assert (
+        f"at learning rate {number_format.number(fastest.best_learning_rate)}, momentum 0.9"
+        in told["Fastest to the target"]
+    )
+    rate = number_format.point(best.best_learning_rate_for_accuracy, best.best_options_for_accuracy)
+    assert told["Most accurate"].endswith(f" at learning rate {rate}")

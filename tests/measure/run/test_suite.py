@@ -1,0 +1,215 @@
+"""Which experiments are run: named ones as asked, a default suite with a loud fall-back where data is missing."""
+
+import io
+
+import msgspec
+import pytest
+from batchscale.config import experiment as experiments
+from batchscale.config import time_budget
+from batchscale.errors import InputError
+from batchscale.measure.control import costs
+from batchscale.measure.control.progress import Progress
+from batchscale.measure.control.signals import Stopper
+from batchscale.measure.convergence.tuning import Tuned
+from batchscale.measure.data import datasets
+from batchscale.measure.run import lowerings, suite
+from batchscale.records import results_folder, row_files
+from filled_folders import filled
+from tiny_workload import digits, experiment, host
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    here = digits()
+
+    def load(name):
+        if name == "digits":
+            return here
+        raise InputError(f"{name}: no source has it\n  tried the moon: no answer")
+
+    monkeypatch.setattr(datasets, "load", load)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Sessions that would have been run, in order."""
+    seen = []
+    monkeypatch.setattr(suite, "announce", lambda *_: None)
+    monkeypatch.setattr(suite, "run", lambda session, stages: seen.append((session, tuple(stages))))
+    return seen
+
+
+def request(tmp_path, **asked):
+    return suite.Request(**{"names": [], "results": tmp_path, "progress": Progress(output=io.StringIO()), **asked})
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_every_device_has_a_suite_of_shipped_experiments(platform):
+    chosen = suite.chosen([], platform)
+    assert chosen
+    assert all(platform in one.suites for one in chosen)
+
+
+def test_names_are_taken_as_they_are():
+    assert [one.name for one in suite.chosen(["lenet_digits", "mlp_mnist"], "cpu")] == ["lenet_digits", "mlp_mnist"]
+    with pytest.raises(InputError, match="neither a file"):
+        suite.chosen(["lenet_digit"], "cpu")
+
+
+def test_a_suite_without_data_becomes_the_digits_and_says_so_loudly(tmp_path, offline, runs):
+    asked = request(tmp_path)
+    suite.measure(asked, host(), Stopper())
+    (session, _), *others = runs
+    assert not others
+    assert session.experiment.workload.dataset == "digits"
+    assert "Nothing here says anything about" in session.experiment.notice
+    said = asked.progress.output.getvalue()
+    assert f"*** {session.experiment.notice} ***" in said
+    assert "tried the moon" in said
+
+
+def test_the_notice_reaches_the_results_folder(tmp_path, offline, runs):
+    suite.measure(request(tmp_path), host(), Stopper())
+    session, _ = runs[0]
+    session.prepare_folder()
+    assert experiments.read(session.folder / "experiment.toml").notice == session.experiment.notice
+
+
+def test_a_named_experiment_without_data_fails_with_what_was_tried(tmp_path, offline, runs):
+    with pytest.raises(InputError, match="tried the moon"):
+        suite.measure(request(tmp_path, names=["lenet_mnist"]), host(), Stopper())
+    assert runs == []
+
+
+def test_a_folder_of_another_protocol_is_refused_with_the_difference_before_anything_is_measured(
+    tmp_path, offline, monkeypatch
+):
+    path = tmp_path / "tiny.toml"
+    path.write_bytes(results_folder.to_toml(experiment()))
+    folder = tmp_path / "tiny" / host().machine.name
+    results_folder.prepare(folder, experiment(), host().machine, {})
+    (folder / results_folder.CONVERGENCE).write_text("a row\n")
+    path.write_bytes(results_folder.to_toml(experiment(target={"accuracy": 0.5})))
+    monkeypatch.setattr(suite, "announce", lambda *_: pytest.fail("measured"))
+    with pytest.raises(InputError, match=r"target\.accuracy: 0\.75 there, 0\.5 here"):
+        suite.measure(request(tmp_path, names=[str(path)]), host(), Stopper())
+
+
+def test_a_refused_second_run_leaves_the_first_one_s_folder_as_it_is(tmp_path, offline, monkeypatch):
+    path, folder = tmp_path / "tiny.toml", tmp_path / "tiny" / host().machine.name
+    results_folder.prepare(folder, experiment(), host().machine, {})
+    before = {one.name: one.read_bytes() for one in folder.iterdir()}
+    path.write_bytes(results_folder.to_toml(experiment(seeds={"confirm": 5})))
+    monkeypatch.setattr(lowerings, "of_tier", lambda *_: pytest.fail("tried"))
+    for minutes in (None, 3.0):
+        named = folder if minutes is None else folder.parent.with_name("tiny_3min") / folder.name
+        with row_files.claimed(named), pytest.raises(InputError, match="another run is writing here"):
+            suite.measure(request(tmp_path, names=[str(path)], minutes=minutes), host(), Stopper())
+    assert {one.name: one.read_bytes() for one in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("workload", "told"),
+    [
+        (
+            {"model": "mlp", "model_options": {"hidden": [10**9]}},
+            r"^tiny: workload.model_options: .* 75,000,000,010 .* GiB are free$",
+        ),
+        ({"model_options": {"hidden": [8]}}, "linear has only none"),
+        ({"optimizer": "momentun"}, "workload.optimizer: 'momentun' is not one of"),
+    ],
+)
+def test_a_workload_that_cannot_run_leaves_nothing_behind(tmp_path, offline, runs, workload, told):
+    path = tmp_path / "tiny.toml"
+    path.write_bytes(results_folder.to_toml(experiment(workload=workload)))
+    with pytest.raises(InputError, match=told):
+        suite.measure(request(tmp_path, names=[str(path)]), host(), Stopper())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.toml"]
+    assert runs == []
+
+
+@pytest.mark.parametrize(
+    ("tables", "told"),
+    [
+        (
+            {"learning_rate": {"schedule": "linear_decay"}},
+            r"^tiny\.toml: budget\.max_epochs: 6\.0 is above epochs = 4\.0",
+        ),
+        (
+            {"workload": {"optimizer": "adam", "optimizer_options": {"b2_batch_size": 10**9}}},
+            r"^tiny: workload\.optimizer_options\.b2_batch_size: 1e\+09 brings b2 = 0\.999 to 1 at batch size 10",
+        ),
+    ],
+)
+def test_what_would_be_trained_in_vain_leaves_nothing_behind(tmp_path, offline, runs, tables, told):
+    path = tmp_path / "tiny.toml"
+    path.write_bytes(results_folder.to_toml(experiment(**tables)))
+    with pytest.raises(InputError, match=told):
+        suite.measure(request(tmp_path, names=[str(path)]), host(), Stopper())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.toml"]
+    assert runs == []
+
+
+def test_stages_and_folders_are_those_asked_for(tmp_path, offline, runs):
+    asked = request(tmp_path, names=["lenet_digits"], stages=["throughput"])
+    found = suite.measure(asked, host(), Stopper())
+    assert found == [tmp_path / "lenet_digits" / host().machine.name]
+    assert runs[0][1] == ("throughput",)
+    assert asked.progress.remaining_seconds() == costs.SECONDS_PER_PAGE
+
+
+def test_convergence_without_training_data_is_joined_with_the_digits_of_the_fall_back(tmp_path, offline, runs):
+    source = filled(tmp_path / "there", experiments.find("lenet_digits"))
+    (folder,) = suite.measure(request(tmp_path, convergence_from=source), host(), Stopper())
+    assert [stages for _, stages in runs] == [("throughput",)]
+    assert (folder / results_folder.CONVERGENCE).read_bytes() == (source / results_folder.CONVERGENCE).read_bytes()
+
+
+@pytest.mark.parametrize("rung", [time_budget.LADDER[0], time_budget.LADDER[-1]])
+def test_a_scaled_study_is_joined_at_the_rung_of_its_source(tmp_path, offline, runs, monkeypatch, rung):
+    monkeypatch.setattr(lowerings, "of_tier", lambda *_: pytest.fail("the speed of training was tried"))
+    scaled = time_budget.climb(experiment(), rung)
+    source = filled(tmp_path / "there", scaled)
+    path = tmp_path / "tiny.toml"
+    path.write_bytes(results_folder.to_toml(experiment()))
+    asked = request(tmp_path, names=[str(path)], minutes=3.0, convergence_from=source)
+    (folder,) = suite.measure(asked, host(), Stopper())
+    (session, _), *_ = runs
+    assert session.experiment == msgspec.structs.replace(scaled, name="tiny_3min")
+    assert (folder / results_folder.CONVERGENCE).read_bytes() == (source / results_folder.CONVERGENCE).read_bytes()
+
+
+def test_minutes_are_shared_and_a_second_run_repeats_the_first_choice(tmp_path, offline, runs, monkeypatch):
+    monkeypatch.setattr(lowerings, "of_tier", lambda *_: Tuned(None, 1e5))
+    asked = request(tmp_path, names=["lenet_digits"], minutes=3.0)
+    suite.measure(asked, host(), Stopper())
+    session, _ = runs[0]
+    assert session.experiment.name == "lenet_digits_3min"
+    assert "about" in asked.progress.output.getvalue()
+    results_folder.prepare(session.folder, session.experiment, host().machine, {})
+    monkeypatch.setattr(lowerings, "of_tier", lambda *_: pytest.fail("the trial was repeated"))
+    suite.measure(asked, host(), Stopper())
+    assert runs[1][0].experiment == session.experiment
+
+
+def test_a_scaled_study_of_an_edited_file_is_refused(tmp_path, offline, runs, monkeypatch):
+    monkeypatch.setattr(lowerings, "of_tier", lambda *_: Tuned(None, 1e5))
+    path = tmp_path / "tiny.toml"
+    path.write_bytes(results_folder.to_toml(experiment()))
+    asked = request(tmp_path, names=[str(path)], minutes=3.0)
+    suite.measure(asked, host(), Stopper())
+    results_folder.prepare(runs[0][0].folder, runs[0][0].experiment, host().machine, {})
+    path.write_bytes(results_folder.to_toml(experiment(target={"accuracy": 0.5})))
+    with pytest.raises(InputError, match="edited"):
+        suite.measure(asked, host(), Stopper())
+
+
+def test_an_edited_file_is_refused_before_the_speed_of_another_is_tried(tmp_path, offline, runs, monkeypatch):
+    path = tmp_path / "tiny.toml"
+    path.write_bytes(results_folder.to_toml(experiment(target={"accuracy": 0.5})))
+    scaled = time_budget.named(time_budget.climb(experiment(), time_budget.LADDER[0]), 3.0)
+    results_folder.prepare(results_folder.folder_of(tmp_path, scaled, host().machine), scaled, host().machine, {})
+    monkeypatch.setattr(lowerings, "of_tier", lambda *_: pytest.fail("tried"))
+    asked = request(tmp_path, names=["lenet_digits", str(path)], minutes=6.0)
+    with pytest.raises(InputError, match="tiny_3min: was scaled from tiny before that was edited"):
+        suite.measure(asked, host(), Stopper())

@@ -1,0 +1,158 @@
+"""Throughput: exact on a pretended clock, interleaved, resumable, and failures are rows."""
+
+import statistics
+import time
+
+import jax
+import pytest
+from batchscale.errors import DeviceError
+from batchscale.measure.control.signals import Stopped
+from batchscale.measure.device.sensors import Counter, Sensors
+from batchscale.measure.run import stages
+from batchscale.measure.throughput import rounds
+from batchscale.measure.throughput.context import named
+from batchscale.measure.throughput.timed_loops import CellKey, key_of
+from batchscale.records import row_files
+from batchscale.records.row_types import Compilation, Round
+from fake_laboratory import KEYS, Pretended
+from tiny_workload import learner, session, train_split
+
+
+def test_examples_per_second_are_exact_on_a_clock_whose_truth_is_known(monkeypatch):
+    for row in Pretended(monkeypatch).measure():
+        speed = row.batch_size * row.steps / row.seconds
+        assert speed == pytest.approx(row.batch_size / Pretended.seconds_per_step(row))
+        assert row.seconds == pytest.approx(0.1, rel=0.02)
+
+
+def test_rounds_last_as_long_as_the_energy_counter_needs_and_carry_what_was_sensed(monkeypatch):
+    made = Pretended(monkeypatch)
+    assert all((row.joules, row.clock_mhz, row.celsius) == (None, None, None) for row in made.measure())
+    made = Pretended(monkeypatch)
+    counter = Counter(lambda: 50 * made.now)
+    made.laboratory.sensors = lambda devices: Sensors([counter], [lambda: 1980], [lambda: 40], period_seconds=0.05)
+    for row in made.measure():
+        assert row.seconds == pytest.approx(0.5, rel=0.02)
+        assert row.joules == pytest.approx(50 * row.seconds)
+        assert (row.clock_mhz, row.celsius) == (1980, 40)
+
+
+def test_rounds_are_interleaved_over_cells_in_shuffled_order(monkeypatch):
+    found = Pretended(monkeypatch).measure()
+    assert len(found) == 5 * len(KEYS)
+    sweeps = [found[first : first + len(KEYS)] for first in range(0, len(found), len(KEYS))]
+    for number, sweep in enumerate(sweeps):
+        assert {key_of(row) for row in sweep} == set(KEYS)
+        assert {row.round for row in sweep} == {number}
+    assert len({tuple(key_of(row) for row in sweep) for sweep in sweeps}) > 1
+
+
+def test_every_cell_is_compiled_once_and_its_compile_time_is_a_row_of_its_own(monkeypatch):
+    made = Pretended(monkeypatch)
+    made.measure()
+    compiled = [row for row in made.rows if isinstance(row, Compilation)]
+    assert [key_of(row) for row in compiled] == made.built == KEYS
+    assert {(row.status, row.compile_seconds, row.isolated) for row in compiled} == {("ok", 0.25, False)}
+    assert all(row.predicted_bytes == made.predicted_bytes(row) for row in compiled)
+
+
+def test_a_peak_is_a_cell_s_own_only_where_it_raised_the_high_water_mark(monkeypatch):
+    peaks = iter([100, 500, 500, 500, 500, 900])
+    monkeypatch.setattr(rounds, "_peak_bytes", lambda: next(peaks))
+    made = Pretended(monkeypatch)
+    rounds.measure(made.laboratory, KEYS[:3], lambda _: None)
+    assert [row.peak_bytes for row in made.rows if isinstance(row, Compilation)] == [500, None, 900]
+
+
+def test_only_what_is_missing_is_measured(monkeypatch):
+    made = Pretended(monkeypatch)
+    made.laboratory.attempts.rounds.update({**dict.fromkeys(KEYS, 5), KEYS[0]: 0, KEYS[3]: 2})
+    found = made.measure()
+    assert made.built == [KEYS[0], KEYS[3]]
+    assert sorted(row.round for row in found if key_of(row) == KEYS[0]) == [0, 1, 2, 3, 4]
+    assert sorted(row.round for row in found if key_of(row) == KEYS[3]) == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [("RESOURCE_EXHAUSTED: out of memory", "out_of_memory"), ("INTERNAL: the device is lost", "failed")],
+)
+@pytest.mark.parametrize("calls", [-1, 0, 9], ids=["compile", "calibrate", "round"])
+def test_a_cell_that_fails_is_a_row_and_the_sweep_goes_on(monkeypatch, message, status, calls):
+    bad = KEYS[2]
+    made = Pretended(monkeypatch, fails={bad: (calls, message)})
+    found = made.measure()
+    (row,) = [row for row in made.rows if isinstance(row, Compilation) and row.status != "ok"]
+    assert (key_of(row), row.status, row.message) == (bad, status, message)
+    for key in KEYS:
+        assert key == bad or sum(key_of(one) == key for one in found) == 5
+    assert sum(key_of(one) == bad for one in found) < 5
+
+
+def test_a_stop_keeps_whole_rounds(monkeypatch):
+    made = Pretended(monkeypatch)
+    made.stop_at = len(KEYS) + 8
+    with pytest.raises(Stopped):
+        made.measure()
+    assert sum(isinstance(row, Round) for row in made.rows) == 7
+    assert len(Pretended(monkeypatch).again(made.rows).measure()) == 5 * len(KEYS) - 7
+
+
+def test_what_failed_is_done_until_it_is_to_be_tried_again(monkeypatch):
+    bad = KEYS[3]
+    made = Pretended(monkeypatch, fails={bad: (0, "INTERNAL: not now")})
+    made.measure()
+    again = Pretended(monkeypatch).again(made.rows)
+    assert again.measure() == again.built == []
+    retried = Pretended(monkeypatch).again(made.rows, retries_failed=True)
+    assert [key_of(row) for row in retried.measure()] == [bad] * 5
+    assert Pretended(monkeypatch).again([*made.rows, *retried.rows]).measure() == []
+
+
+def test_three_failures_in_a_row_stop_the_run_with_advice_and_keep_their_rows(monkeypatch):
+    made = Pretended(monkeypatch, fails=dict.fromkeys(KEYS[1:], (0, "INTERNAL: the device is lost")))
+    with pytest.raises(DeviceError, match=r"3 failures in a row, the last at B=8 scan.*device is lost.*--retry-failed"):
+        made.measure()
+    assert [row.status for row in made.rows] == ["ok", "failed", "failed", "failed"]
+    assert made.built == KEYS[:4]
+
+
+def test_failures_apart_or_for_want_of_memory_stop_nothing(monkeypatch):
+    apart = dict.fromkeys([*KEYS[0:2], *KEYS[3:5]], (0, "INTERNAL: flaky"))
+    assert len(Pretended(monkeypatch, fails=apart).measure()) == 5 * 2
+    full = dict.fromkeys(KEYS, (0, "RESOURCE_EXHAUSTED"))
+    assert len(Pretended(monkeypatch, fails=full).measure()) == 5 * 4
+
+
+def test_ways_to_run_a_step_have_different_names():
+    ways = [{}, {"precision": "bfloat16"}, {"input": "host"}, {"devices": 2}, {"accumulation": 2}]
+    names = {named(CellKey(8, "dispatch", **{**one, **other})) for one in ways for other in ways}
+    assert len(names) == 1 + 4 + 6
+
+
+def test_a_real_stage_fills_its_folder_once(tmp_path):
+    made = session(tmp_path, throughput={"rounds": 5, "round_seconds": 0.001, "loops": ["scan"]})
+    made.prepare_folder()
+    made.progress.begin("tiny")
+    made.progress.plan("timing", 2, 1.0)
+    stages.measure_throughput(made)
+    rows = list(row_files.read(tmp_path / "throughput.jsonl"))
+    assert sum(isinstance(row, Round) for row in rows) == 10
+    assert all(row.predicted_bytes > 0 for row in rows if isinstance(row, Compilation))
+    before = (tmp_path / "throughput.jsonl").read_bytes()
+    stages.measure_throughput(made)
+    assert (tmp_path / "throughput.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("loop", ["dispatch", "scan"])
+def test_reported_seconds_agree_with_a_stopwatch_from_outside_that_waits_for_every_array(loop):
+    """Both clock the very same calls, so whatever else the machine does strikes both alike."""
+    work, _, _ = rounds.build(learner("mlp", "momentum"), train_split(1000), CellKey(500, loop))
+    work(1)
+    shares = []
+    for _ in range(20):
+        start = time.monotonic()
+        reported = rounds.timed(work, 20)
+        jax.block_until_ready(jax.live_arrays())
+        shares.append(reported / (time.monotonic() - start))
+    assert statistics.median(shares) == pytest.approx(1, abs=0.05)

@@ -1,0 +1,45 @@
+"""The training step: mean gradients, and whole-split evaluation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_workload import assert_same, held_out_split, learner, train_split
+
+
+def test_the_gradient_of_a_batch_is_the_mean_of_its_examples():
+    one, split = learner("mlp"), train_split()
+    params = one.params(1)
+    loss, whole = one.gradient(params, split.inputs[:8], split.labels[:8])
+    alone = jax.jit(one.gradient)
+    singles = [alone(params, split.inputs[i : i + 1], split.labels[i : i + 1]) for i in range(8)]
+    assert_same(whole, jax.tree.map(lambda *leaves: sum(leaves) / 8, *[gradient for _, gradient in singles]), 1e-6)
+    assert float(loss) == pytest.approx(sum(float(value) for value, _ in singles) / 8, rel=1e-6)
+
+
+def test_evaluation_counts_what_is_right_and_sums_cross_entropies():
+    one, split = learner("linear"), held_out_split()
+    params = one.params(1)
+    correct, loss = one.evaluate(params, *split)
+    logits = np.asarray(one.logits(params, split.inputs), np.float64)
+    labels = np.asarray(split.labels)
+    assert int(correct) == int((logits.argmax(1) == labels).sum())
+    expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
+    assert float(loss) == pytest.approx(expected.sum(), rel=1e-5)
+
+
+def test_what_is_not_finite_is_never_right():
+    one, split = learner("linear"), held_out_split()
+    broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), one.params(1))
+    correct, loss = one.evaluate(broken, *split)
+    assert int(correct) == 0
+    assert not np.isfinite(float(loss))
+
+
+def test_a_step_of_sgd_is_minus_rate_times_gradient():
+    one, split = learner("linear", "sgd"), train_split()
+    state = one.first_state(one.params(1), 0.5)
+    _, gradient = one.gradient(state.params, split.inputs[:8], split.labels[:8])
+    stepped, loss = one.train_step(state, split.inputs[:8], split.labels[:8], 0.5)
+    assert_same(stepped.params, jax.tree.map(lambda p, g: p - 0.5 * g, state.params, gradient), 1e-6)
+    assert np.isfinite(float(loss))

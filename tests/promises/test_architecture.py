@@ -1,0 +1,113 @@
+"""The architecture as a picture that cannot drift: contracts hold, contracts can break, and starts stay light."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import simulated_folder
+from repository import ROOT
+
+SOURCES = sorted([*ROOT.glob("bench/**/*.py"), *ROOT.glob("models/**/*.py")])
+LINT = "from importlinter.cli import lint_imports_command; lint_imports_command(['--no-cache'])"
+
+
+def contracts(folder):
+    """Hold the checkout in `folder` against the contracts."""
+    path = {**os.environ, "PYTHONPATH": str(folder / "bench")}
+    return subprocess.run(
+        [sys.executable, "-c", LINT], cwd=folder, env=path, capture_output=True, text=True, check=False
+    )
+
+
+def loaded_by(code):
+    """The packages in memory after `code` has run in a fresh interpreter."""
+    script = (
+        f"import json, sys\n{code}\nprint('\\n' + json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_the_contracts_hold():
+    done = contracts(ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "broken"),
+    [
+        ("bench/batchscale/records/row_files.py", "import jax", "The waist, seen from above"),
+        ("bench/batchscale/measure/convergence/lanes.py", "import pandas", "The waist, seen from below"),
+        (
+            "bench/batchscale/config/plan.py",
+            "from batchscale.records import row_files",
+            "From what is typed to what is written",
+        ),
+        ("models/mlp.py", "from batchscale import errors", "A model knows nothing of the bench"),
+    ],
+)
+def test_the_contracts_notice_what_breaks_them(tmp_path, module, line, broken):
+    for name in ("bench", "models"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    path = tmp_path / module
+    path.write_text(
+        path.read_text().replace(
+            "from __future__ import annotations\n", f"from __future__ import annotations\n{line}\n"
+        )
+    )
+    done = contracts(tmp_path)
+    assert done.returncode == 1
+    assert any(said.startswith(broken) and said.endswith("BROKEN") for said in done.stdout.splitlines())
+
+
+def test_reading_a_results_folder_never_loads_jax(tmp_path):
+    simulated_folder.write(tmp_path, batch_sizes=(16, 64, 256), confirm_seeds=2)
+    few_plots = (
+        "import batchscale.cli.command_line; from batchscale.analysis import figures; figures.PLOTS = figures.PLOTS[:1]"
+    )
+    loaded = loaded_by(
+        f"{few_plots}; assert batchscale.cli.command_line.run(['report', {str(tmp_path)!r}, '--json']) == 0"
+    )
+    assert "pandas" in loaded
+    assert not loaded & {"jax", "jaxlib", "flax", "optax"}
+
+
+def test_the_command_line_alone_loads_neither_half():
+    loaded = loaded_by("import batchscale.cli.command_line; batchscale.cli.command_line.parser()")
+    assert not loaded & {"jax", "flax", "optax", "pandas", "matplotlib", "seaborn", "numpy"}
+
+
+def test_measuring_never_loads_what_reads():
+    loaded = loaded_by("from batchscale.measure.run import doctor, suite; suite.datasets.load('digits')")
+    assert "jax" in loaded
+    assert not loaded & {"pandas", "matplotlib", "seaborn", "sklearn"}
+
+
+def functions():
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                yield f"{path.relative_to(ROOT)}:{node.name}", node.end_lineno - node.lineno + 1
+
+
+def test_functions_files_and_folders_stay_small():
+    lengths = dict(functions())
+    assert {name: lines for name, lines in lengths.items() if lines > 40} == {}
+    assert sorted(lengths.values())[len(lengths) // 2] <= 13
+    assert {str(path) for path in SOURCES if len(path.read_text().splitlines()) > 500} == set()
+    modules = [path for path in [*SOURCES, *ROOT.glob("tests/**/*.py")] if path.stem not in ("__init__", "conftest")]
+    folders = Counter(str(path.parent.relative_to(ROOT)) for path in modules)
+    assert {folder: count for folder, count in folders.items() if count > 12} == {}
+
+
+def test_every_model_is_a_file_with_a_model():
+    names = [path.stem for path in ROOT.glob("models/*.py") if not path.stem.startswith("_")]
+    for name in names:
+        tree = ast.parse((ROOT / "models" / f"{name}.py").read_text())
+        assert "Model" in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}

@@ -1,0 +1,26 @@
+"""What the reading half answers to simulated rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import simulated_folder
+from batchscale.analysis.frames import frames
+from batchscale.analysis.summary.build import summarize
+
+TRUTH = simulated_folder.Truth(rate_penalty=1.0, watts=50.0, gradient_noise_scale=300.0)
+
+
+def answered(truth=TRUTH, rows=None, seed=0, **changes):
+    """The summary of `rows`, or of those drawn from `truth` with `changes` made to it."""
+    truth = replace(truth, **changes)
+    rows = simulated_folder.rows(truth, seed) if rows is None else rows
+    return summarize(frames.from_rows(simulated_folder.experiment(truth), simulated_folder.machine_file(), rows))
+
+
+def cell(found, batch_size):
+    return next(one for one in found.cells if one.batch_size == batch_size)
+
+
+def verdict(found, claim):
+    return found.verdicts[claim - 1].verdict

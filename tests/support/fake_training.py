@@ -1,0 +1,65 @@
+"""Studies whose curves are pretended: `worth` says which rate is best, so the truth is known."""
+
+import math
+
+from batchscale.config import plan
+from batchscale.measure.control.signals import Stopped
+from batchscale.measure.convergence import train_wave, wave
+from batchscale.measure.convergence.lanes import Lanes, Programs
+from batchscale.measure.convergence.memory_fit import LARGEST_SHARE_OF_MEMORY, SHARE_OF_LANES
+from batchscale.measure.device.host import Host
+from batchscale.measure.run import stages
+from batchscale.measure.training.learner import TrainState
+from batchscale.records.row_types import Curve
+from tiny_workload import session, trials
+
+
+def without_training(monkeypatch, run):
+    """Let `run` take the place of `convergence.run`, and lanes hold nothing."""
+    monkeypatch.setattr(train_wave, "run", run)
+    monkeypatch.setattr(Programs, "fit", lambda _, shape, *given: shape)
+    monkeypatch.setattr(wave, "first_lanes", lambda *_: Lanes(TrainState((), ()), ()))
+
+
+def pretend(worth, stop_after=None, trained=None):
+    """A `convergence.run` that trains nothing: a rate reaches the target the sooner, the higher its worth in (0, 1].
+
+    `trained` gets the records of all lanes that a real one would have trained.
+    """
+    told = 0
+
+    def run(wave, reporter):
+        nonlocal told
+        if trained is not None:
+            trained.extend(wave.records)
+        for record in wave.records:
+            value = worth(record.setting.batch_size, record.setting.point) * (1 - 0.001 * (record.seed % 10))
+            first = math.ceil(100 / value)
+            points = [first - 1, first]
+            record.curve = Curve(examples=points, steps=points, accuracy=[0.1, 0.75 + value / 10], loss=[1.0, 1.0])
+            record.finish("ok")
+            if told == stop_after:
+                raise Stopped
+            told += 1
+            reporter.finished(record)
+
+    return run
+
+
+def best_at(rate):
+    """A worth whose logarithmic peak is at the effective `rate` for every batch size."""
+    return lambda _, point: math.exp(-abs(math.log(plan.effective_rate(point) / rate)))
+
+
+def study(folder, monkeypatch, worth, stop_after=None, trained=None, **tables):
+    without_training(monkeypatch, pretend(worth, stop_after, trained))
+    made = session(folder, **tables)
+    made.prepare_folder()
+    stages.measure_convergence(made)
+    return trials(folder)
+
+
+def hold(lanes, monkeypatch):
+    """As on a device whose memory holds so many lanes."""
+    monkeypatch.setattr(Programs, "lane_bytes", int((1 << 30) * LARGEST_SHARE_OF_MEMORY * SHARE_OF_LANES / lanes))
+    monkeypatch.setattr(Host, "free_memory_bytes", lambda _: 3 << 29)

@@ -1,0 +1,59 @@
+"""A study of seconds, run in processes of its own that share compiled programs."""
+
+import os
+import subprocess
+import sys
+
+from batchscale.measure.throughput import child_process
+from batchscale.records import results_folder, row_files
+from batchscale.records.row_types import Round
+from repository import ROOT
+from tiny_workload import TINY
+
+SWEEP = {
+    **TINY,
+    "batch_sizes": {"values": [10, 50]},
+    "budget": {"epochs": 12, "max_epochs": 16},
+    "evaluation": {"first_epoch": 4, "per_epoch": 4},
+    "throughput": {"rounds": 8, "round_seconds": 0.02, "loops": ["scan"]},
+}
+MEASURE = """
+import sys
+from pathlib import Path
+from batchscale.measure import convergence, suite
+from batchscale.measure.device.host import Host
+from batchscale.measure.control.signals import Stopper
+convergence.CHECKPOINT_SECONDS = 0.05
+suite.measure(suite.Request([sys.argv[1]], results=Path(sys.argv[2])), Host.describe(), Stopper())
+"""
+
+
+def environment(workplace):
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(workplace / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    apart = {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **child_process.VARIABLES, **cache, **apart}
+
+
+def begin(workplace, results, *command):
+    line = [sys.executable, *(command or ("-c", MEASURE, "sweep.toml", str(results)))]
+    return subprocess.Popen(
+        line, cwd=workplace, env=environment(workplace), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=300)
+    return process.returncode, output, errors
+
+
+def only_folder(results):
+    (folder,) = (results / "sweep").iterdir()
+    return folder
+
+
+def rounds(folder):
+    found = [row for row in row_files.read(folder / results_folder.THROUGHPUT) if isinstance(row, Round)]
+    return sorted((row.batch_size, row.loop, row.round) for row in found)

@@ -1,0 +1,286 @@
+"""Small workloads on real digits: a learner, its lanes, and the same trial trained alone at its true batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+from batchscale.config import experiment as experiments
+from batchscale.config.experiment import Experiment
+from batchscale.config.plan import Duration
+from batchscale.config.schema import Workload
+from batchscale.config.vocabulary import Phase, Point
+from batchscale.measure.control.progress import Progress
+from batchscale.measure.control.signals import Stopped
+from batchscale.measure.convergence import train_wave, wave
+from batchscale.measure.convergence.checkpoint import Checkpoint, trials_of
+from batchscale.measure.convergence.early_stopping import Race
+from batchscale.measure.convergence.lanes import Lanes, Programs, Settings
+from batchscale.measure.convergence.tuning import Tuned
+from batchscale.measure.convergence.wave import LaneRecord, Setting, Wave
+from batchscale.measure.data import datasets, example_order
+from batchscale.measure.data.datasets import Dataset
+from batchscale.measure.device.host import Host
+from batchscale.measure.run.session import Session
+from batchscale.measure.training.examples import Examples, on_device
+from batchscale.measure.training.learner import Learner, TrainState, make_learner
+from batchscale.measure.training.schedules import Schedule
+from batchscale.records import results_folder, row_files
+from batchscale.records.row_types import Environment, Machine, Trial, TrialKey
+
+TRAIN_EXAMPLES = 100
+"""The full batch, so that a batch size may be the whole training set."""
+MODEL_OPTIONS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "mlp": {"hidden": [8], "activation": "tanh"},
+    "lenet": {"filters": [2, 3], "hidden": 8, "kernel": 3, "padding": 1},
+}
+CONSTANT = Schedule("constant", 0.0, 1.0)
+
+
+@cache
+def digits() -> Dataset:
+    return datasets.load("digits")
+
+
+@cache
+def train_split(count: int = TRAIN_EXAMPLES) -> Examples:
+    return on_device(digits().train_inputs[:count], digits().train_labels[:count])
+
+
+@cache
+def held_out_split(count: int = 60) -> Examples:
+    return on_device(digits().validation_inputs[:count], digits().validation_labels[:count])
+
+
+@cache
+def learner(
+    model: str = "linear",
+    optimizer: str = "sgd",
+    precision: str = "float32",
+    lowering: str | None = None,
+    optimizer_options: tuple[tuple[str, float], ...] = (),
+    searched: tuple[str, ...] = (),
+) -> Learner:
+    """A tiny learner; the same object for the same arguments, so that its programs are compiled once."""
+    workload = Workload(
+        dataset="digits",
+        model=model,
+        model_options=MODEL_OPTIONS[model],
+        optimizer=optimizer,
+        optimizer_options=dict(optimizer_options),
+        precision=precision,
+    )
+    return make_learner(workload, (8, 8, 1), 10, lowering, searched)
+
+
+@cache
+def programs(
+    learner: Learner,
+    microbatch_size: int,
+    schedule: Schedule = CONSTANT,
+    longest_segment: int = 50,
+    *,
+    accumulates: bool = True,
+    **measured: Any,
+) -> Programs:
+    split, held_out = train_split(), held_out_split()
+    return Programs(
+        learner, split, held_out, held_out, microbatch_size, schedule, accumulates, longest_segment, **measured
+    )
+
+
+def settings(batch_sizes: Sequence[int], learning_rates: Sequence[float], **options: Sequence[float]) -> Settings:
+    given = {name: jnp.asarray(values, jnp.float32) for name, values in options.items()}
+    return Settings(jnp.asarray(batch_sizes, jnp.int32), jnp.asarray(learning_rates, jnp.float32), given)
+
+
+def train(of: Programs, seeds: Sequence[int], values: Settings, examples: int) -> Lanes:
+    """Fresh lanes trained on the first `examples` of the stream of each seed."""
+    lanes = of.initialise(np.asarray(seeds, np.int32), values)
+    width, ticks = of.microbatch_size, examples // of.microbatch_size
+    for first in range(0, ticks, of.longest_segment):
+        count = min(of.longest_segment, ticks - first)
+        rows = [example_order.indices(seed, first * width, count * width, len(of.train_split.labels)) for seed in seeds]
+        lanes = of.train(lanes, values, np.stack(rows).reshape(len(seeds), count, width), first)
+    return lanes
+
+
+@cache
+def _step(learner: Learner) -> Any:
+    return jax.jit(learner.train_step)
+
+
+def train_alone(
+    learner: Learner,
+    seed: int,
+    batch_size: int,
+    learning_rate: float,
+    examples: int,
+    schedule: Schedule = CONSTANT,
+) -> TrainState:
+    """The trial as a plain loop over whole batches of the same stream; nothing of the lanes is used."""
+    split = train_split()
+    state = jax.jit(learner.first_state)(learner.params(seed), jnp.float32(learning_rate))
+    for step in range(examples // batch_size):
+        chosen = example_order.indices(seed, step * batch_size, batch_size, len(split.labels))
+        rate = learning_rate * schedule.factor(jnp.float32(step * batch_size))
+        state, _ = _step(learner)(state, split.inputs[chosen], split.labels[chosen], rate)
+    return state
+
+
+def lane(tree: Any, row: int, column: int) -> Any:
+    """The leaves of one lane."""
+    return jax.tree.map(lambda leaf: leaf[row, column], tree)
+
+
+def assert_same(found: Any, expected: Any, tolerance: float = 0.0) -> None:
+    """Equal leaf by leaf: bit for bit, or within `tolerance` of the largest magnitude of each leaf."""
+    for one, other in zip(_arrays(found), _arrays(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * max(1.0, np.abs(other).max(initial=0.0)))
+
+
+def _arrays(tree: Any) -> list[np.ndarray]:
+    return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
+
+
+DURATION = Duration(800, 1200, list(range(100, 1300, 100)))
+RACE = Race(target=0.75, budget_examples=800, validation_examples=60)
+SEEDS = [1, 2]
+
+
+def grid_of(phase: Phase = "search", rates: Sequence[float] = (0.0005, 0.01, 0.05)) -> list[Setting]:
+    return [Setting(phase, batch_size, Point(rate)) for batch_size in (10, 50) for rate in rates]
+
+
+@dataclass
+class Bench:
+    """One wave of tiny lanes and all that was reported of it; `stop_after` asks for a stop at that check.
+
+    One is made after each evaluation, and after each stretch towards one.
+    """
+
+    folder: Path
+    settings: list[Setting] = field(default_factory=grid_of)
+    shapes: Sequence[tuple[int, int]] = ((2, 6),)
+    workers: int = 1
+    tests_always: bool = False
+    race: Race = RACE
+    longest_segment: int = 160
+    averaging_examples: float | None = None
+    searched: tuple[str, ...] = ()
+    stretch_seconds: float = 1e9
+    reported: list[LaneRecord] = field(default_factory=list)
+    checks: int = 0
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.folder / "checkpoint", "tiny")
+
+    def fresh(self) -> Wave:
+        of = programs(
+            learner("linear", "momentum", searched=self.searched),
+            5,
+            longest_segment=self.longest_segment,
+            noise_parts=6,
+            averaging_examples=self.averaging_examples,
+        )
+        return wave.start(of, DURATION, self.race, SEEDS, self.settings, self.shapes[0])
+
+    def run(self, stop_after: int | None = None) -> Wave:
+        """Continue from the checkpoint if there is one; raises Stopped where a stop was asked for."""
+        lanes = self.fresh()
+        self.checkpoint.restore(lanes, set(trials_of(lanes.records)) - set(trials_of(self.reported)))
+        self.checks = 0
+
+        def check() -> None:
+            self.checks += 1
+            if self.checks == stop_after:
+                raise Stopped
+
+        train_wave.run(lanes, self.reporter(check))
+        return lanes
+
+    def reporter(self, check: Callable[[], None]) -> train_wave.Reporter:
+        return train_wave.Reporter(
+            finished=self.reported.append,
+            advanced=lambda _: None,
+            check=check,
+            checkpoint=self.checkpoint,
+            shapes=self.shapes,
+            workers=self.workers,
+            tests_always=self.tests_always,
+            stretch_seconds=self.stretch_seconds,
+        )
+
+
+TINY: dict[str, Any] = {
+    "title": "tiny",
+    "workload": {"dataset": "digits", "model": "linear", "optimizer": "momentum"},
+    "target": {"accuracy": 0.75},
+    "batch_sizes": {"values": [10, 50]},
+    "learning_rate": {"anchor": 0.01, "anchor_batch_size": 10, "factor": 4.0, "span": 1, "extend": 2},
+    "seeds": {"search": 2, "confirm": 2},
+    "budget": {"epochs": 4, "max_epochs": 6},
+    "evaluation": {"first_epoch": 2, "per_epoch": 1},
+    "throughput": {"rounds": 5, "round_seconds": 0.001, "max_batch_size": "skip"},
+}
+
+
+def experiment(**tables: Any) -> Experiment:
+    """The tiny experiment with some keys of its tables replaced."""
+    merged = {
+        name: {**TINY[name], **tables[name]} if isinstance(TINY.get(name), dict) else tables[name] for name in tables
+    }
+    return experiments.parse({**TINY, **merged}, "tiny", "tiny.toml")
+
+
+def host(workers: int = 1) -> Host:
+    machine = Machine(
+        name="tiny-cpu",
+        platform="cpu",
+        device_kind="cpu",
+        device_count=1,
+        cpu="tiny",
+        cpu_cores=workers,
+        host_memory_bytes=1 << 33,
+    )
+    environment = Environment(python="3", os="none", packages={})
+    return Host(machine, environment, "0123456789abcdef", "1.0", dirty=False)
+
+
+@cache
+def tiny_dataset() -> Dataset:
+    """A corner of the digits, so that a study takes seconds."""
+    whole = digits()
+    kept = {
+        f"{split}_{part}": getattr(whole, f"{split}_{part}")[:count]
+        for split, count in (("train", TRAIN_EXAMPLES), ("validation", 60), ("test", 60))
+        for part in ("inputs", "labels")
+    }
+    return replace(whole, **kept)
+
+
+def session(folder: Path, workers: int = 1, **tables: Any) -> Session:
+    """The tiny experiment in a results folder, with its tuning done."""
+    made = Session(experiment(**tables), tiny_dataset(), host(workers), folder, Progress(quiet=True))
+    for tier in made.tiers:
+        made.tuning.get(f"convergence {tier.microbatch_size} {tier.batch_sizes}", lambda: Tuned(None, 1e6))
+    return made
+
+
+def trials(folder: Path) -> dict[TrialKey, dict[str, Any]]:
+    """Every trial of a results folder as plain data, without when and from which commit it was recorded."""
+    rows = [row for row in row_files.read(folder / results_folder.CONVERGENCE) if isinstance(row, Trial)]
+    found = {row.key: msgspec.to_builtins(row) for row in rows}
+    assert len(found) == len(rows), "a trial was written twice"
+    for one in found.values():
+        del one["recorded"], one["code"], one["dirty"]
+    return found
