@@ -120,19 +120,17 @@ def _add_tables(verbs: Verbs) -> None:
 def answer(measured: Sequence[Path], *, as_json: bool, price_per_hour: float | None = None) -> int:
     """Write the page of every folder, then print its answer and where the page is; a price is kept beside the rows."""
     from batchscale.analysis.pages import report, terminal
-    from batchscale.analysis.summary import summary_file
 
     if price_per_hour is not None:
         for folder in measured:
             results_folder.set_price(folder, price_per_hour)
-    pages = [report.write_report(folder) for folder in measured]
+    summaries = [report.write_report(folder) for folder in measured]
     _tell_of_torn_lines(measured)
-    summaries = [summary_file.read(folder) for folder in measured]
     if as_json:
         return _print_json(summaries[0] if len(summaries) == 1 else summaries)
-    for one, page in zip(summaries, pages, strict=True):
+    for folder, one in zip(measured, summaries, strict=True):
         terminal.render(one)
-        tell(f"page: {page}", "")
+        tell(f"page: {folder / report.NAME}", "")
     return 0
 
 

@@ -120,7 +120,8 @@ def hostile(tmp_path_factory):
     machine["machine"] |= {"device_kind": HOSTILE, "cpu": HOSTILE}
     machine["environments"]["abcd"] |= {"os": HOSTILE, "packages": {HOSTILE[:60]: "</svg><script>"}}
     (folder / "machine.json").write_bytes(msgspec.json.encode(machine))
-    return report.write_report(folder)
+    report.write_report(folder)
+    return folder / report.NAME
 
 
 def test_names_from_files_stay_text(hostile):
@@ -136,15 +137,17 @@ def test_half_a_folder_gives_half_an_answer(tmp_path, left):
     simulated_folder.write(tmp_path, batch_sizes=(16, 64, 256, 1024), confirm_seeds=2)
     for name in {"throughput.jsonl", "convergence.jsonl"} - {left}:
         (tmp_path / name).unlink()
-    text = report.write_report(tmp_path).read_text(encoding="utf-8")
+    report.write_report(tmp_path)
+    text = (tmp_path / report.NAME).read_text(encoding="utf-8")
     assert "is not known" in text
     assert "Figures that these measurements do not support" in text
 
 
 def test_nothing_reached_is_said(tmp_path):
     simulated_folder.write(tmp_path, batch_sizes=(16, 64, 256), confirm_seeds=2, least_examples=1e8)
-    report.write_report(tmp_path)
-    sentence = answer.answer(summary_file.read(tmp_path))[0]
+    written = report.write_report(tmp_path)
+    assert written == summary_file.read(tmp_path)
+    sentence = answer.answer(written)[0]
     assert "is not known: no batch size reached" in sentence
 
 
@@ -269,7 +272,8 @@ def test_tables_from_elsewhere_are_not_called_measured_here(tmp_path):
         "batch_size,seconds_per_epoch\n" + "".join(f"{2**n},{9 - n / 2}\n" for n in range(4, 9))
     )
     (folder,) = analyze(tmp_path / "c.csv", tmp_path / "t.csv", tmp_path / "out", train_examples=1000).values()
-    text = report.write_report(folder).read_text(encoding="utf-8")
+    report.write_report(folder)
+    text = (folder / report.NAME).read_text(encoding="utf-8")
     assert "tables measured elsewhere" in text
     for untrue in ("measured here", "one step per call", "float32", 'id="figure-learning_curves"'):
         assert untrue not in text

@@ -136,8 +136,8 @@ def test_one_example_more_or_less_is_never_beyond_what_seeds_do(seeds):
 
 def test_without_averages_nothing_of_them_appears(tmp_path):
     simulated_folder.write(tmp_path, batch_sizes=(16, 64, 256), confirm_seeds=3)
-    page = report.write_report(tmp_path).read_text(encoding="utf-8")
-    found = summary_file.read(tmp_path)
+    found = report.write_report(tmp_path)
+    page = (tmp_path / report.NAME).read_text(encoding="utf-8")
     assert remarks.averaging(found) == ""
     for name in ("cells.csv", "trials.csv"):
         assert "ema_" not in (tmp_path / name).read_text().splitlines()[0]

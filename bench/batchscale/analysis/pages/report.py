@@ -54,8 +54,10 @@ class Download:
     says: str
 
 
-def write_report(folder: Path) -> Path:
-    """Write `summary.json`, `figures/`, the tidy CSV files and `report.html` into a results folder; returns the page.
+def write_report(folder: Path) -> Summary:
+    """Write `summary.json`, `figures/`, the tidy CSV files and `report.html` into a results folder.
+
+    Returns the summary that they were made from. The page is `folder / NAME`.
 
     Raises:
         InputError: when the folder's files are missing or not valid, or the disk refuses.
@@ -63,7 +65,8 @@ def write_report(folder: Path) -> Path:
     measured = frames.load(folder)
     summary = summarize(measured)
     summaries.write(folder, summary)
-    return write_page(folder, measured, summary)
+    write_page(folder, measured, summary)
+    return summary
 
 
 def write_page(folder: Path, measured: Frames, summary: Summary, home: str | None = None) -> Path:
