@@ -7,7 +7,9 @@ from batchscale.records import rate_choice
 from batchscale.records.row_types import Curve, Trial
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_rows import ORIGIN
+from sample_rows import ORIGIN, accuracy_of
+
+GOAL = accuracy_of(0.8)
 
 
 def trial(rate, accuracies, seed=1, every=100, **options):
@@ -35,7 +37,7 @@ accuracies = st.lists(st.floats(0, 1), max_size=12)
 
 @given(accuracies, st.floats(0, 1))
 def test_a_crossing_is_the_first_evaluation_at_the_target_and_brackets_the_truth(values, target):
-    found = rate_choice.crossing(trial(0.1, values).curve, target)
+    found = rate_choice.crossing(trial(0.1, values).curve, accuracy_of(target))
     if found is None:
         assert all(value < target for value in values)
         return
@@ -49,12 +51,12 @@ def test_a_crossing_is_the_first_evaluation_at_the_target_and_brackets_the_truth
 @given(st.lists(accuracies, min_size=1, max_size=4), st.floats(0.05, 0.95), st.integers(1, 1200))
 def test_a_choice_is_best_by_its_own_measure(curves, target, budget):
     trials = [trial(0.01 * (number + 1), values) for number, values in enumerate(curves)]
-    choice = rate_choice.choose(trials, target, budget)
+    choice = rate_choice.choose(trials, accuracy_of(target), budget)
     if choice is None:
         assert not any(curves)
         return
-    times = {one.point: rate_choice.examples_to_target(one, target) for one in trials}
-    qualities = {one.point: rate_choice.best_accuracy(one, budget) or 0.0 for one in trials}
+    times = {one.point: rate_choice.examples_to_target(one, accuracy_of(target)) for one in trials}
+    qualities = {one.point: rate_choice.best_score(one.curve, GOAL, budget) or 0.0 for one in trials}
     assert times[choice.for_target] == min(times.values())
     assert qualities[choice.for_accuracy] == max(qualities.values())
     assert choice.for_target not in choice.tied
@@ -66,12 +68,12 @@ def test_a_choice_is_best_by_its_own_measure(curves, target, budget):
 def test_a_rate_whose_median_seed_misses_is_not_the_fastest():
     lucky = [trial(0.1, [0.9, 0.9], 1), trial(0.1, [0.1, 0.1], 2), trial(0.1, [0.1, 0.1], 3)]
     steady = [trial(0.2, [0.1, 0.9], seed) for seed in (1, 2, 3)]
-    assert rate_choice.choose([*lucky, *steady], 0.8, 1000).for_target == Point(0.2)
+    assert rate_choice.choose([*lucky, *steady], GOAL, 1000).for_target == Point(0.2)
 
 
 def test_equal_accuracy_goes_to_the_faster_rate_and_so_never_to_an_edge_by_chance():
     trials = [trial(0.1, [0.1, 0.1, 0.9]), trial(0.2, [0.1, 0.9, 0.9]), trial(0.4, [0.1, 0.1, 0.9])]
-    choice = rate_choice.choose(trials, 0.8, 1000)
+    choice = rate_choice.choose(trials, GOAL, 1000)
     assert choice.for_accuracy == choice.for_target == Point(0.2)
     assert choice.lower_edges == choice.upper_edges == []
     assert choice.is_inside
@@ -79,29 +81,29 @@ def test_equal_accuracy_goes_to_the_faster_rate_and_so_never_to_an_edge_by_chanc
 
 def test_edges_are_known_and_a_single_rate_has_none():
     low, high = trial(0.1, [0.1, 0.9]), trial(0.2, [0.9, 0.9])
-    both, alone = rate_choice.choose([low, high], 0.8, 1000), rate_choice.choose([low], 0.8, 1000)
+    both, alone = rate_choice.choose([low, high], GOAL, 1000), rate_choice.choose([low], GOAL, 1000)
     assert (both.upper_edges, both.lower_edges, both.is_inside) == ([()], [], False)
     assert (alone.upper_edges, alone.lower_edges, alone.is_inside) == ([], [], False)
-    assert rate_choice.choose([], 0.8, 1000) is None
+    assert rate_choice.choose([], GOAL, 1000) is None
 
 
 def test_nothing_is_chosen_where_the_budget_gave_no_rate_a_step():
-    assert rate_choice.choose([trial(0.1, []), trial(0.2, [])], 0.8, 1000) is None
-    assert rate_choice.choose([trial(0.1, []), trial(0.2, [0.1])], 0.8, 1000).for_target == Point(0.2)
+    assert rate_choice.choose([trial(0.1, []), trial(0.2, [])], GOAL, 1000) is None
+    assert rate_choice.choose([trial(0.1, []), trial(0.2, [0.1])], GOAL, 1000).for_target == Point(0.2)
 
 
 def test_what_nobody_reached_is_infinite_and_tied_with_nothing():
-    choice = rate_choice.choose([trial(0.1, [0.1]), trial(0.2, [0.1])], 0.8, 1000)
+    choice = rate_choice.choose([trial(0.1, [0.1]), trial(0.2, [0.1])], GOAL, 1000)
     assert choice.tied == []
-    assert rate_choice.examples_to_target(trial(0.1, [0.1]), 0.8) == math.inf
-    assert rate_choice.best_accuracy(trial(0.1, []), 1000) is None
-    assert rate_choice.best_accuracy(trial(0.1, [0.9]), 99) is None
+    assert rate_choice.examples_to_target(trial(0.1, [0.1]), GOAL) == math.inf
+    assert rate_choice.best_score(trial(0.1, []).curve, GOAL, 1000) is None
+    assert rate_choice.best_score(trial(0.1, [0.9]).curve, GOAL, 99) is None
 
 
 def test_options_are_chosen_with_the_rate_and_edges_and_ties_are_those_of_the_same_options():
     slow = [trial(rate, [0.1, 0.1, 0.9], momentum=0.0) for rate in (0.1, 0.2, 0.4)]
     fast = [trial(0.2, [0.1, 0.9, 0.9], momentum=0.9), trial(0.4, [0.1, 0.9, 0.9], momentum=0.9)]
-    choice = rate_choice.choose([*slow, *fast], 0.8, 1000)
+    choice = rate_choice.choose([*slow, *fast], GOAL, 1000)
     momentum = (("momentum", 0.9),)
     assert choice.for_target == Point(0.2, momentum)
     assert choice.tied == [Point(0.4, momentum)]
@@ -112,6 +114,6 @@ def test_options_are_chosen_with_the_rate_and_edges_and_ties_are_those_of_the_sa
 def test_the_two_best_points_may_lie_at_edges_of_different_options():
     fast = [trial(rate, [accuracy, 0.8], momentum=0.9) for rate, accuracy in ((0.1, 0.8), (0.2, 0.1))]
     good = [trial(rate, [0.1, accuracy], momentum=0.0) for rate, accuracy in ((0.1, 0.2), (0.2, 0.99))]
-    choice = rate_choice.choose([*fast, *good], 0.8, 1000)
+    choice = rate_choice.choose([*fast, *good], GOAL, 1000)
     assert choice.for_accuracy == Point(0.2, (("momentum", 0.0),))
     assert (choice.lower_edges, choice.upper_edges) == ([(("momentum", 0.9),)], [(("momentum", 0.0),)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchscale.config.goal import Goal
 from batchscale.records.row_types import Curve, Stage, Trial
 
 ORIGIN = {
@@ -13,6 +14,11 @@ ORIGIN = {
     "dirty": False,
     "recorded": "2026-01-01T00:00:00+00:00",
 }
+
+
+def accuracy_of(threshold):
+    """The goal of reaching a validation accuracy."""
+    return Goal(metric="accuracy", threshold=threshold)
 
 
 def stage(seconds=1.0):

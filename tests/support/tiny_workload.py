@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from batchscale.config import experiment as experiments
 from batchscale.config.experiment import Experiment
+from batchscale.config.goal import Goal
 from batchscale.config.plan import Duration
 from batchscale.config.schema import Workload
 from batchscale.config.vocabulary import Phase, Point
@@ -152,7 +153,7 @@ def _arrays(tree: Any) -> list[np.ndarray]:
 
 
 DURATION = Duration(800, 1200, list(range(100, 1300, 100)))
-RACE = Race(target=0.75, budget_examples=800, validation_examples=60)
+RACE = Race(goal=Goal(metric="accuracy", threshold=0.75), budget_examples=800, validation_examples=60)
 SEEDS = [1, 2]
 
 

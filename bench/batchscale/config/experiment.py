@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from batchscale.config.goal import Goal
 from batchscale.config.schema import (
     NAME,
     NAME_PATTERN,
@@ -76,13 +77,22 @@ class Experiment(Table, frozen=True, kw_only=True):
         return tuple(sorted(self.search))
 
     @property
+    def goal(self) -> Goal:
+        """The target: the score that trials are compared by, and the value of it that they are timed to."""
+        return Goal(metric="accuracy", threshold=self.target.accuracy)
+
+    @property
     def max_epochs(self) -> float:
         """Epochs after which a trial that has not reached the target is given up."""
         return max(self.budget.max_epochs or 0.0, self.budget.epochs)
 
     def epochs_to_reach(self, accuracy: float) -> float:
-        """Epochs that every trial had to reach an accuracy; one above the target only the budget, where others end."""
-        return self.budget.epochs if accuracy > self.target.accuracy else self.max_epochs
+        """Return how many epochs each trial was given to reach `accuracy`.
+
+        Trials stop at the epoch budget once they have reached the experiment's target, so a higher accuracy can only
+        be judged within that budget.
+        """
+        return self.budget.epochs if self.goal.better(accuracy, self.goal.threshold) else self.max_epochs
 
     def budget_examples(self, train_examples: int) -> int:
         """Examples that every trial trains, and within which accuracies are compared."""

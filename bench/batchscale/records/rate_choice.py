@@ -9,6 +9,7 @@ from statistics import mean, median
 
 import msgspec
 
+from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Options, Point
 from batchscale.records.row_types import Curve, Trial
 
@@ -68,29 +69,29 @@ def with_options(points: Iterable[Point], options: Options) -> list[Point]:
     return sorted(point for point in points if point.options == options)
 
 
-def crossing(curve: Curve, target: float) -> Crossing | None:
-    """Where a curve first reaches `target`; None when it never does."""
+def crossing(curve: Curve, goal: Goal) -> Crossing | None:
+    """Find the evaluation at which a curve first reaches the goal; None if it never does."""
     previous = 0
-    for examples, steps, accuracy in zip(curve.examples, curve.steps, curve.accuracy, strict=True):
-        if accuracy >= target:
+    for examples, steps, score in zip(curve.examples, curve.steps, curve.scores(goal.metric), strict=True):
+        if goal.reached(score):
             return Crossing(examples, steps, previous)
         previous = examples
     return None
 
 
-def examples_to_target(trial: Trial, target: float) -> float:
-    """Examples until the target, infinity when it was not reached."""
-    found = crossing(trial.curve, target)
+def examples_to_target(trial: Trial, goal: Goal) -> float:
+    """Return the examples trained until the goal was reached; infinity if it was not."""
+    found = crossing(trial.curve, goal)
     return found.examples if found else math.inf
 
 
-def best_accuracy(trial: Trial, examples: float = math.inf) -> float | None:
-    """The best validation accuracy within a budget of `examples`; None when nothing was evaluated there."""
-    seen = zip(trial.curve.examples, trial.curve.accuracy, strict=True)
-    return max((accuracy for at, accuracy in seen if at <= examples), default=None)
+def best_score(curve: Curve, goal: Goal, examples: float = math.inf) -> float | None:
+    """Return the best validation score within a budget of `examples`; None if nothing was evaluated within it."""
+    seen = zip(curve.examples, curve.scores(goal.metric), strict=True)
+    return goal.best(score for at, score in seen if at <= examples)
 
 
-def choose(trials: Iterable[Trial], target: float, budget_examples: float) -> Choice | None:
+def choose(trials: Iterable[Trial], goal: Goal, budget_examples: float) -> Choice | None:
     """Choose among the points of one batch size by the median over seeds; None when none was evaluated.
 
     The point for the target is the one with the fewest median examples to it, ties broken by accuracy; the point for
@@ -102,9 +103,10 @@ def choose(trials: Iterable[Trial], target: float, budget_examples: float) -> Ch
         by_point[trial.point].append(trial)
     if not any(one.curve.examples for group in by_point.values() for one in group):
         return None
-    speed = {point: median(examples_to_target(one, target) for one in group) for point, group in by_point.items()}
+    speed = {point: median(examples_to_target(one, goal) for one in group) for point, group in by_point.items()}
     quality = {
-        point: mean(best_accuracy(one, budget_examples) or 0.0 for one in group) for point, group in by_point.items()
+        point: mean(best_score(one.curve, goal, budget_examples) or 0.0 for one in group)
+        for point, group in by_point.items()
     }
     points = sorted(by_point)
     fastest = min(points, key=lambda point: (speed[point], -quality[point]))

@@ -137,6 +137,10 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _equally_long(self, *self.__struct_fields__)
 
+    def scores(self, metric: str) -> list[float]:
+        """Return the evaluations of one metric, such as "accuracy", in the order of `examples`."""
+        return getattr(self, metric)
+
 
 class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):
     """Unbiased |G|^2 and tr(Sigma), averaged over a stretch of training that ends at `examples`.

@@ -7,6 +7,7 @@ import pytest
 import simulated_folder
 from batchscale.records.rate_choice import crossing
 from batchscale.records.row_types import Round, Stage, Trial
+from sample_rows import accuracy_of
 from simulated_answers import answered
 
 
@@ -16,7 +17,7 @@ def test_needs_are_medians_of_the_rows(seeds):
     runs = [row for row in simulated_folder.rows(truth) if isinstance(row, Trial) and row.phase == "confirm"]
     for one in answered(truth).cells:
         own = [row for row in runs if (row.batch_size, row.learning_rate) == (one.batch_size, one.best_learning_rate)]
-        steps = float(np.median([crossing(row.curve, truth.target).steps for row in own]))
+        steps = float(np.median([crossing(row.curve, accuracy_of(truth.target)).steps for row in own]))
         assert one.steps_to_target.median == steps
         assert one.epochs_to_target.median == pytest.approx(steps * one.batch_size / truth.train_examples, rel=1e-15)
         low, high = one.steps_to_target.interval

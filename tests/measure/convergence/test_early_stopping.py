@@ -7,6 +7,7 @@ import pytest
 from batchscale.measure.convergence.early_stopping import GRACE, Race, losers
 from batchscale.records.rate_choice import crossing
 from batchscale.records.row_types import Curve
+from sample_rows import accuracy_of
 
 EVALUATIONS = 40
 STUDIES = 400
@@ -20,7 +21,7 @@ def curve(accuracies, every=100):
 
 
 def race(target=0.9, budget=1000, validation=1000):
-    return Race(target=target, budget_examples=budget, validation_examples=validation)
+    return Race(goal=accuracy_of(target), budget_examples=budget, validation_examples=validation)
 
 
 def simulate(generator, rates=5, seeds=1, validation=1000):
@@ -62,7 +63,7 @@ def winners(rule, curves):
     """The rate first at the target by the median seed, and the one most accurate within the budget."""
 
     def time(group):
-        found = [crossing(one, rule.target) for one in group]
+        found = [crossing(one, rule.goal) for one in group]
         return float(np.median([one.examples if one else math.inf for one in found]))
 
     def quality(group):

@@ -75,7 +75,7 @@ def test_a_lane_at_its_target_ends_with_the_budget_and_another_goes_on(unraced):
     ends = set()
     for record in unraced.values():
         seen = zip(record.curve.examples, record.curve.accuracy, strict=True)
-        reached = next((examples for examples, accuracy in seen if accuracy >= RACE.target), math.inf)
+        reached = next((examples for examples, accuracy in seen if RACE.goal.reached(accuracy)), math.inf)
         ends.add(record.curve.examples[-1])
         assert record.curve.examples[-1] == min(max(reached, DURATION.budget_examples), DURATION.max_examples)
         assert record.status == "ok"

@@ -75,7 +75,7 @@ def test_every_claim_rests_on_confirmation_trials_of_the_chosen_rates(studied):
     for size in (10, 50):
         search = [row for row in found if row.phase == "search" and row.batch_size == size]
         confirm = [row for row in found if row.phase == "confirm" and row.batch_size == size]
-        chosen = rate_choice.choose(search, 0.75, studied.duration.budget_examples)
+        chosen = rate_choice.choose(search, studied.experiment.goal, studied.duration.budget_examples)
         assert {row.point for row in confirm} == set(chosen.points)
         assert Counter(row.seed for row in confirm) == dict.fromkeys(
             plan.confirmation_seeds(studied.experiment), len(chosen.points)

@@ -144,10 +144,10 @@ def from_rows(
     """
     kept: dict[type[Row], list[Row]] = {}
     named: set[str] = set()
-    observed = latest(_set_others_aside(_noting_environments(rows, named), kept))
+    observed = latest(_set_others_aside(_noting_environments(rows, named), kept), experiment.goal)
     train_examples = imported.train_examples if imported else _train_examples(one.trial for one in observed)
     epoch = float(train_examples or np.nan)
-    trials = trial_frame(observed, experiment.target.accuracy, _budget_examples(experiment, train_examples), epoch)
+    trials = trial_frame(observed, experiment.goal, _budget_examples(experiment, train_examples), epoch)
     if imported:
         # The tables tell when the target was reached, not what came after.
         trials[["best_accuracy", "best_ema_accuracy"]] = np.nan

@@ -11,8 +11,9 @@ import pandas as pd
 
 from batchscale.analysis import number_format
 from batchscale.analysis.frames.schema import CELL, Series, numbers, stacked, tidy
+from batchscale.config.goal import Goal
 from batchscale.errors import InputError
-from batchscale.records.rate_choice import best_accuracy, crossing
+from batchscale.records.rate_choice import best_score, crossing
 from batchscale.records.row_types import Compilation, Curve, NoiseEstimate, Round, Trial, TrialKey
 
 
@@ -37,7 +38,7 @@ class Observed:
         }
 
 
-def observe(trial: Trial) -> Observed:
+def observe(trial: Trial, goal: Goal) -> Observed:
     """Check a trial and keep its series as arrays.
 
     Raises:
@@ -58,7 +59,7 @@ def observe(trial: Trial) -> Observed:
     if noise:
         _check(trial, "noise", noise)
     norms = _norm_series(trial) if trial.noise else None
-    kept = msgspec.structs.replace(trial, curve=_records(curve, series["accuracy"]), noise=None)
+    kept = msgspec.structs.replace(trial, curve=_records(curve, goal.rising(series[goal.metric])), noise=None)
     return Observed(kept, series, noise, norms)
 
 
@@ -106,10 +107,10 @@ def _check_steps(trial: Trial, series: Series) -> None:
         )
 
 
-def _records(curve: Curve, accuracy: np.ndarray) -> Curve:
-    """The evaluations above all before them: the only ones that decide a crossing or a best accuracy."""
-    before = np.maximum.accumulate(np.concatenate([[-1.0], accuracy]))[:-1]
-    kept = np.flatnonzero(accuracy > before).tolist()
+def _records(curve: Curve, rising: np.ndarray) -> Curve:
+    """Keep the evaluations that are better than all before them: only these decide a crossing or a best score."""
+    before = np.maximum.accumulate(np.concatenate([[-np.inf], rising]))[:-1]
+    kept = np.flatnonzero(rising > before).tolist()
     return Curve(
         examples=[curve.examples[at] for at in kept],
         steps=[curve.steps[at] for at in kept],
@@ -128,13 +129,13 @@ def up_to(trial: Trial, examples: float) -> Trial:
     return msgspec.structs.replace(trial, curve=Curve(**lists))
 
 
-def trial_frame(observed: Sequence[Observed], target: float, budget_examples: float, epoch: float) -> pd.DataFrame:
+def trial_frame(observed: Sequence[Observed], goal: Goal, budget_examples: float, epoch: float) -> pd.DataFrame:
     """The `trials` frame; `epoch` is the number of training examples (NaN when it is not known)."""
     records = []
     averaged = any(np.isfinite(one.curve["ema_accuracy"]).any() for one in observed)
     for number, one in enumerate(observed):
         trial = one.trial
-        found = crossing(trial.curve, target)
+        found = crossing(trial.curve, goal)
         examples = found.examples if found else np.inf
         records.append(
             {
@@ -148,18 +149,18 @@ def trial_frame(observed: Sequence[Observed], target: float, budget_examples: fl
                 "steps_to_target": examples / trial.batch_size,
                 "epochs_to_target": examples / epoch,
                 "previous_examples": previous_evaluation(one.curve["examples"], examples),
-                "best_accuracy": best_accuracy(trial, budget_examples),
-                "best_ema_accuracy": _best_average(one.curve, budget_examples) if averaged else None,
+                "best_accuracy": best_score(trial.curve, goal, budget_examples),
+                "best_ema_accuracy": _best_average(goal, one.curve, budget_examples) if averaged else None,
                 "test_accuracy": trial.test_accuracy,
             }
         )
     return tidy("trials", records)
 
 
-def _best_average(curve: Series, examples: float) -> float:
-    """Of the averaged parameters, as `best_accuracy` is of the parameters; NaN where no average was kept or seen."""
-    seen = curve["ema_accuracy"][curve["examples"] <= examples]
-    return float(seen.max()) if len(seen) else np.nan
+def _best_average(goal: Goal, curve: Series, examples: float) -> float:
+    """Return the best score of the averaged parameters within a budget; NaN if no average was kept or evaluated."""
+    best = goal.best(curve["ema_accuracy"][curve["examples"] <= examples])
+    return np.nan if best is None else float(best)
 
 
 def previous_evaluation(examples: np.ndarray, crossed: float) -> float:
@@ -188,13 +189,13 @@ def gradient_norm_frame(observed: Sequence[Observed]) -> pd.DataFrame:
     return stacked("gradient_norms", names, [norms for _, _, norms in known])
 
 
-def latest(trials: Iterable[Trial]) -> list[Observed]:
+def latest(trials: Iterable[Trial], goal: Goal) -> list[Observed]:
     """Of every trial the row that stands; one at a time, as `observe` makes them small."""
     kept: dict[TrialKey, Observed] = {}
     for trial in trials:
         key = trial.key
         if key not in kept or trial.supersedes(kept[key].trial):
-            kept[key] = observe(trial)
+            kept[key] = observe(trial, goal)
     return list(kept.values())
 
 

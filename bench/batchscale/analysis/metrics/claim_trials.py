@@ -129,13 +129,13 @@ def horizon(frames: Frames, target: float) -> float:
 
 def choices(frames: Frames, target: float) -> dict[int, Choice]:
     """The rates and options of every batch size that was searched."""
-    until = horizon(frames, target)
+    goal, until = frames.experiment.goal.at(target), horizon(frames, target)
     by_size: dict[int, list[Trial]] = {}
     for trial in frames.searched:
         if trial.status != "failed":
             by_size.setdefault(trial.batch_size, []).append(trial)
     made = {
-        size: choose((up_to(one, until) for one in trials), target, frames.budget_examples)
+        size: choose((up_to(one, until) for one in trials), goal, frames.budget_examples)
         for size, trials in by_size.items()
     }
     return {size: choice for size, choice in made.items() if choice is not None}
@@ -192,7 +192,9 @@ def crossings(frames: Frames, target: float) -> pd.DataFrame:
         return trials.loc[:, ["examples_to_target", "previous_examples"]]
     owner, examples = np.asarray(frames.curves["trial"]), values(frames.curves, "examples")
     previous = one_before(frames.curves, "examples")
-    above = np.flatnonzero((values(frames.curves, "accuracy") >= target) & (examples <= horizon(frames, target)))
+    goal = frames.experiment.goal.at(target)
+    reached_there = goal.reached(values(frames.curves, goal.metric))
+    above = np.flatnonzero(reached_there & (examples <= horizon(frames, target)))
     reached, first = np.unique(owner[above], return_index=True)
     ended, last = np.unique(owner[::-1], return_index=True)
     found = pd.DataFrame(0.0, index=trials.index, columns=["examples_to_target", "previous_examples"])
@@ -239,7 +241,9 @@ def best_accuracies_by_steps(frames: Frames, trials: pd.DataFrame, steps: float)
     """The same within a budget of optimizer steps; a trial that was not evaluated within it is left out."""
     curves = frames.curves
     own = only(curves, curves["trial"].isin(trials["trial"]) & (curves["steps"] <= steps))
-    return Repetitions.exact(-np.asarray(own.groupby("trial")["accuracy"].max(), dtype=np.float64))
+    goal = frames.experiment.goal
+    rising = goal.rising(values(own, goal.metric))
+    return Repetitions.exact(-np.asarray(pd.Series(rising).groupby(own["trial"].to_numpy()).max(), dtype=np.float64))
 
 
 def whole_batches(frames: Frames, rows: pd.DataFrame) -> pd.DataFrame:

@@ -12,14 +12,14 @@ is slower for certain or beaten.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from statistics import median
 
 import msgspec
 
+from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Point
-from batchscale.records.rate_choice import crossing
+from batchscale.records.rate_choice import best_score, crossing
 from batchscale.records.row_types import Curve
 
 GRACE = 1 / 3
@@ -29,7 +29,7 @@ STANDARD_ERRORS = 3.0
 class Race(msgspec.Struct, frozen=True, kw_only=True):
     """What the rule needs to know of an experiment."""
 
-    target: float
+    goal: Goal
     budget_examples: int
     validation_examples: int
 
@@ -40,7 +40,7 @@ def losers(race: Race, curves: Mapping[Point, Sequence[Curve]], examples: int) -
         return {}
     times = {point: [_time(race, curve, examples) for curve in group] for point, group in curves.items()}
     fastest = min(map(median, times.values()))
-    errors = {point: _error(group, examples) for point, group in curves.items()}
+    errors = {point: _error(race.goal, group, examples) for point, group in curves.items()}
     lowest = min(errors.values())
     seeds = min(len(group) for group in curves.values())
     found = {}
@@ -63,14 +63,14 @@ def _reason(race: Race, times: Sequence[float], fastest: float, beaten: str | No
 
 def _time(race: Race, curve: Curve, examples: int) -> float:
     """Examples to the target, of those seen so far: the curve of a finished trial goes on."""
-    crossed = crossing(curve, race.target)
+    crossed = crossing(curve, race.goal)
     return crossed.examples if crossed and crossed.examples <= examples else math.inf
 
 
-def _error(group: Sequence[Curve], examples: int) -> float:
-    """Mean over seeds of the lowest validation error so far."""
-    best = [max(curve.accuracy[: bisect_right(curve.examples, examples)], default=0.0) for curve in group]
-    return 1 - sum(best) / len(best)
+def _error(goal: Goal, group: Sequence[Curve], examples: int) -> float:
+    """Return the mean over seeds of the lowest validation error so far."""
+    best = [best_score(curve, goal, examples) or 0.0 for curve in group]
+    return goal.gap(sum(best) / len(best))
 
 
 def _beaten(race: Race, error: float, lowest: float, seeds: int, examples: int) -> str | None:

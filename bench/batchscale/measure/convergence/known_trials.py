@@ -54,7 +54,7 @@ class Study:
         if any(self.trials[key].status == "failed" for key in keys):
             return None
         found = [one for one in self.of("search", batch_size) if among is None or one.point in among]
-        return rate_choice.choose(found, self.experiment.target.accuracy, self.duration.budget_examples)
+        return rate_choice.choose(found, self.experiment.goal, self.duration.budget_examples)
 
     def missing(self, settings: Iterable[Setting], seeds: Iterable[int]) -> set[TrialOf]:
         """The trials of a grid that have no verdict."""

@@ -22,6 +22,7 @@ from batchscale.measure.convergence.early_stopping import losers
 from batchscale.measure.convergence.lanes import Programs, Scores
 from batchscale.measure.convergence.wave import LaneRecord, Reading, Shape, Shard, Wave
 from batchscale.measure.data import example_order
+from batchscale.records.rate_choice import crossing
 from batchscale.records.row_types import LARGEST_AMOUNT, Curve
 
 CHECKPOINT_SECONDS = 30.0
@@ -227,7 +228,7 @@ def _retire(wave: Wave, point: int) -> None:
     if point < wave.duration.budget_examples:
         return
     for record in wave.records:
-        if point >= wave.duration.max_examples or max(record.curve.accuracy, default=0.0) >= wave.race.target:
+        if point >= wave.duration.max_examples or crossing(record.curve, wave.race.goal):
             record.finish("ok")
 
 

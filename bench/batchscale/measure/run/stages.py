@@ -188,7 +188,7 @@ def make_study(session: Session, append: Callable[[Trial], None]) -> Study:
         check=session.stopper.check,
         duration=session.duration,
         race=Race(
-            target=session.experiment.target.accuracy,
+            goal=session.experiment.goal,
             budget_examples=session.duration.budget_examples,
             validation_examples=len(session.dataset.validation_labels),
         ),

@@ -88,14 +88,14 @@ def verify(folder: Path, recommended: int, reported: Mapping[int, Reported]) -> 
 
 def find_case(session: Session, trials: Iterable[Trial], batch_size: int, reported: Reported) -> Case | None:
     """The confirmed trial, at the point reported, whose steps to the target are the median of those that reach it."""
-    target, point = session.experiment.target.accuracy, (reported.learning_rate, reported.options)
+    goal, point = session.experiment.goal, (reported.learning_rate, reported.options)
     reached = [
         (found.steps, one)
         for one in trials
         if (one.phase, one.batch_size) == ("confirm", batch_size)
         and one.status != "failed"
         and (one.learning_rate, one.options) == point
-        and (found := rate_choice.crossing(one.curve, target))
+        and (found := rate_choice.crossing(one.curve, goal))
     ]
     if not reached:
         return None
@@ -145,7 +145,7 @@ def train_alone(session: Session, case: Case) -> Alone:
             state = advance(state)
             seconds += time.perf_counter() - start
             done = point
-        if accuracy(state) >= session.experiment.target.accuracy:
+        if session.experiment.goal.reached(accuracy(state)):
             return Alone("ok", done, seconds)
     return Alone("not_reached", done, seconds)
 
