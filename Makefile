@@ -8,7 +8,7 @@ PYTEST_OPTIONS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench test test-all test-repeat mutate perf lint report compare site clean
+.PHONY: help bench test test-rest test-all test-repeat mutate perf lint report compare site clean
 
 ifeq ($(strip $(VENV)),)
 PY := $(PYTHON)
@@ -28,7 +28,7 @@ endif
 
 # A file stays with one worker, so what its tests share is made and compiled once.
 PYTEST := $(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
-QUICK := -m "not slow and not network and not browser"
+REST := slow or network or browser
 # Tests refuse connections themselves; where the system allows it, a network of their own is empty for children too.
 NO_NETWORK = $(shell unshare -rn true 2>/dev/null && echo unshare -rn)
 
@@ -41,14 +41,17 @@ bench: $(INSTALLED) ## measure this machine and answer (BUDGET=minutes, EXPERIME
 	@$(PY) -m batchscale run $(if $(BUDGET),--budget $(BUDGET)) $(EXPERIMENTS)
 
 test: $(INSTALLED_TEST) ## the tests, a few minutes
-	@$(PYTEST) $(QUICK) $(PYTEST_OPTIONS)
+	@$(PYTEST) -m "not ($(REST))" $(PYTEST_OPTIONS)
 
-test-all: $(INSTALLED_TEST) ## every test, long proofs included, with branch coverage of at least 90 %
-	@$(PYTEST) --cov=bench --cov=models --cov-branch --cov-report=term:skip-covered --cov-fail-under=90 $(PYTEST_OPTIONS)
+test-rest: $(INSTALLED_TEST) ## the tests that `make test` leaves out: long proofs, the network, a browser
+	@$(PYTEST) -m "$(REST)" $(PYTEST_OPTIONS)
+
+test-all: $(INSTALLED_TEST) ## every test, with branch coverage of at least 90 %
+	@$(PYTEST) --cov --cov-fail-under=90 $(PYTEST_OPTIONS)
 
 test-repeat: $(INSTALLED_TEST) ## the tests TIMES times (20), in another order each time, with the network cut
 	@for time in $$(seq $(TIMES)); do \
-	  echo "$$time of $(TIMES)"; $(NO_NETWORK) $(PYTEST) $(QUICK) --quiet $(PYTEST_OPTIONS) || exit 1; \
+	  echo "$$time of $(TIMES)"; $(NO_NETWORK) $(PYTEST) -m "not ($(REST))" --quiet $(PYTEST_OPTIONS) || exit 1; \
 	done
 
 mutate: $(INSTALLED_MUTATE) ## small faults put into analysis, fits, stream and store: at least 80 % must be noticed

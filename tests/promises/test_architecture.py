@@ -106,6 +106,13 @@ def test_functions_files_and_folders_stay_small():
     assert {folder: count for folder, count in folders.items() if count > 12} == {}
 
 
+def test_every_folder_says_in_one_sentence_what_it_does():
+    for folder in {path.parent for path in ROOT.glob("bench/batchscale/**/*.py")}:
+        sentence = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+        assert sentence.endswith("."), folder
+        assert sentence.count(". ") + sentence.count("\n") == 0, folder
+
+
 def test_every_model_is_a_file_with_a_model():
     names = [path.stem for path in ROOT.glob("models/*.py") if not path.stem.startswith("_")]
     for name in names:

@@ -1,4 +1,4 @@
-"""A study of seconds, run in processes of its own that share compiled programs."""
+"""Run a study of seconds in child processes, which share compiled programs."""
 
 import os
 import subprocess
@@ -20,21 +20,25 @@ SWEEP = {
 MEASURE = """
 import sys
 from pathlib import Path
-from batchscale.measure import convergence, suite
-from batchscale.measure.device.host import Host
 from batchscale.measure.control.signals import Stopper
-convergence.CHECKPOINT_SECONDS = 0.05
+from batchscale.measure.convergence import train_wave
+from batchscale.measure.device.host import Host
+from batchscale.measure.run import suite
+assert train_wave.CHECKPOINT_SECONDS > 1
+train_wave.CHECKPOINT_SECONDS = 0.05
 suite.measure(suite.Request([sys.argv[1]], results=Path(sys.argv[2])), Host.describe(), Stopper())
 """
 
 
 def environment(workplace):
+    """The environment of a child process: this checkout's package and the programs compiled in `workplace`."""
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(workplace / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    apart = {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1", "PYTHONPATH": str(ROOT)}
-    return {**os.environ, **child_process.VARIABLES, **cache, **apart}
+    path = {"PYTHONPATH": os.pathsep.join([str(ROOT / "bench"), str(ROOT / "tests" / "support")])}
+    return {**os.environ, **child_process.VARIABLES, **cache, **path}
 
 
 def begin(workplace, results, *command):

@@ -1,0 +1,1 @@
+"""What is asked: read an experiment from its TOML file, check it, and plan its batch sizes, rates and trials."""

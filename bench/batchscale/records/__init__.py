@@ -1,0 +1,1 @@
+"""What is written: the rows and files of a results folder, how they are appended safely and read again."""

@@ -1,0 +1,1 @@
+"""Turn rows into pandas data frames, whether they were measured here or imported from CSV files."""

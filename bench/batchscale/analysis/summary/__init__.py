@@ -1,0 +1,1 @@
+"""Answer the question: choose the best batch sizes from the quantities, and write `summary.json`."""

@@ -1,0 +1,1 @@
+"""Write the sentences of a page: the answer, the method, captions and alternative texts."""

@@ -1,0 +1,1 @@
+"""Obtain a dataset: fetch and check its files, split it, and put its examples in order."""

@@ -1,0 +1,1 @@
+"""Describe the machine and use its clock, sensors and compiler."""

@@ -1,0 +1,1 @@
+"""Run experiments: their stages in order, from an experiment and its data to rows."""

@@ -1,0 +1,1 @@
+"""Measure how many examples per second the machine trains at each batch size."""
