@@ -1,1 +1,1 @@
-"""One file here is one model: `models/NAME.py` with a class `Model`; the file's existence is its registration."""
+"""One file is one model: `models/NAME.py` with a class `Model`. The existence of the file registers the model."""

@@ -1,4 +1,4 @@
-"""What several models share: activations by name, and convolutions whose lowering can be chosen."""
+"""Layers that several models share: activations by name, and convolutions whose lowering can be chosen."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def activation_named(name: str) -> Callable[[Array], Array]:
-    """An activation function.
+    """Return the activation function of this name.
 
     Raises:
-        ValueError: lists the names there are.
+        ValueError: on an unknown name.
     """
     if name not in _ACTIVATIONS:
         raise ValueError(f"activation: {name!r} is not one of {', '.join(sorted(_ACTIVATIONS))}")
@@ -30,13 +30,19 @@ def activation_named(name: str) -> Callable[[Array], Array]:
 
 
 class ConvolutionStack(nnx.Module):
-    """Per entry of `filters`: a stride-1 convolution, 2x2 max-pooling, bias and `activation`.
+    """For each entry of `filters`: a stride-1 convolution, 2x2 max-pooling, bias and `activation`.
 
-    Pooling first leaves a quarter of the work to bias and activation, and changes nothing where the activation rises
-    throughout. `lowering` chooses how the convolutions are computed, never what.
+    Pooling first leaves bias and activation a quarter of the work. The result is the same for every activation that
+    never falls.
+
+    Attributes:
+        convolutions: The parameters, one entry per layer.
+        features: Features of an example in the output.
+        activation: The activation function.
+        lowering: How the convolutions are computed; results differ by rounding only.
 
     Raises:
-        ValueError: when the kernel is larger than what is left of the image, or a name is unknown.
+        ValueError: when an image becomes smaller than the kernel, or a name is unknown.
     """
 
     def __init__(
@@ -56,7 +62,9 @@ class ConvolutionStack(nnx.Module):
         for count in filters:
             height, width = (height + 2 * padding - kernel + 1) // 2, (width + 2 * padding - kernel + 1) // 2
             if min(height, width) < 1:
-                raise ValueError(f"kernel = {kernel} does not fit {len(filters)} times into {input_shape}: add padding")
+                raise ValueError(
+                    f"kernel = {kernel} does not fit {len(filters)} times into {input_shape}, expected padding"
+                )
             self.convolutions.append(_Convolution(channels, count, kernel, padding=padding, dtype=dtype, rngs=rngs))
             channels = count
         self.features = height * width * channels
@@ -65,7 +73,7 @@ class ConvolutionStack(nnx.Module):
         self.lowering = lowering
 
     def __call__(self, inputs: Float[Array, "batch height width channel"]) -> Float[Array, "batch feature"]:
-        """The features of each example, flattened in the order height, width, channel under every lowering."""
+        """Return the features of each example, flattened in the order height, width, channel."""
         lowering = lowering_named(self.lowering)
         features = lowering.enter(inputs)
         for position, convolution in enumerate(self.convolutions):

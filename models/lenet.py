@@ -12,7 +12,7 @@ from ._layers import ConvolutionStack, activation_named
 
 
 class Model(nnx.Module):
-    """Per entry of `filters`: convolution, 2x2 max-pool, `activation`; then `hidden` units and logits."""
+    """For each entry of `filters`: convolution, 2x2 max-pool, `activation`; then `hidden` units and logits."""
 
     def __init__(
         self,
@@ -43,6 +43,6 @@ class Model(nnx.Module):
         self.activation = activation_named(activation)
 
     def __call__(self, inputs: Float[Array, "batch height width channel"]) -> Float[Array, "batch class"]:
-        """Logits of each example."""
+        """Return the logits of each example."""
         features = self.convolutions(inputs)
         return self.out(self.activation(self.hidden(features)))

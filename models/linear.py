@@ -18,5 +18,5 @@ class Model(nnx.Module):
         self.out = nnx.Linear(math.prod(input_shape), classes, dtype=dtype, rngs=rngs)
 
     def __call__(self, inputs: Float[Array, "batch height width channel"]) -> Float[Array, "batch class"]:
-        """Logits of each example."""
+        """Return the logits of each example."""
         return self.out(inputs.reshape(inputs.shape[0], -1))

@@ -32,7 +32,7 @@ class Model(nnx.Module):
         self.activation = activation_named(activation)
 
     def __call__(self, inputs: Float[Array, "batch height width channel"]) -> Float[Array, "batch class"]:
-        """Logits of each example."""
+        """Return the logits of each example."""
         features = inputs.reshape(inputs.shape[0], -1)
         for layer in self.hidden:
             features = self.activation(layer(features))

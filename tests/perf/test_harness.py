@@ -15,8 +15,7 @@ from batchscale.measure.run.session import Session
 from batchscale.measure.throughput import rounds
 from batchscale.measure.throughput.context import Laboratory
 from batchscale.measure.throughput.timed_loops import BATCHES_AT_HAND, LEARNING_RATE, CellKey
-from batchscale.measure.training.examples import Examples
-from batchscale.measure.training.learner import Learner
+from batchscale.measure.training.learner import Examples, Learner
 from batchscale.records.row_types import AnyRow, Round
 
 PAIRS = 400

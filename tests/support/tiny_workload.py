@@ -30,9 +30,8 @@ from batchscale.measure.data import datasets, example_order
 from batchscale.measure.data.datasets import Dataset
 from batchscale.measure.device.host import Host
 from batchscale.measure.run.session import Session
-from batchscale.measure.training.examples import Examples, on_device
-from batchscale.measure.training.learner import Learner, TrainState, make_learner
-from batchscale.measure.training.schedules import Schedule
+from batchscale.measure.training.learner import Examples, Learner, TrainState, make_learner, on_device
+from batchscale.measure.training.optimizers import Schedule
 from batchscale.records import results_folder, row_files
 from batchscale.records.row_types import Environment, Machine, Trial, TrialKey
 

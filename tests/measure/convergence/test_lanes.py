@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 from batchscale.measure.device.xla_options import predicted_bytes
-from batchscale.measure.training.optimizers import OPTIMIZERS, searchable, usual_options
-from batchscale.measure.training.schedules import Schedule
+from batchscale.measure.training.optimizers import OPTIMIZERS, Schedule, searchable, usual_options
 from tiny_workload import CONSTANT, TRAIN_EXAMPLES, assert_same, lane, learner, programs, settings, train, train_alone
 
 SUMMATION = 1e-5

@@ -115,7 +115,7 @@ def test_a_refused_second_run_leaves_the_first_one_s_folder_as_it_is(tmp_path, o
             {"model": "mlp", "model_options": {"hidden": [10**9]}},
             r"^tiny: workload.model_options: .* 75,000,000,010 .* GiB are free$",
         ),
-        ({"model_options": {"hidden": [8]}}, "linear has only none"),
+        ({"model_options": {"hidden": [8]}}, "not an option of linear, expected none"),
         ({"optimizer": "momentun"}, "workload.optimizer: 'momentun' is not one of"),
     ],
 )

@@ -13,8 +13,7 @@ from batchscale.measure.convergence.lanes import Programs
 from batchscale.measure.convergence.wave import Setting
 from batchscale.measure.data import example_order
 from batchscale.measure.training import gradient_noise
-from batchscale.measure.training.examples import Examples
-from batchscale.measure.training.learner import Learner
+from batchscale.measure.training.learner import Examples, Learner
 from batchscale.measure.training.optimizers import optimizer_named
 from batchscale.records.row_types import NoiseEstimate
 from tiny_workload import (

@@ -22,11 +22,10 @@ from jaxtyping import Array, Bool, Float, Int32, PyTree, Shaped
 
 from batchscale.measure.device import xla_options
 from batchscale.measure.device.xla_options import predicted_bytes
-from batchscale.measure.training import gradient_noise, parameter_average
-from batchscale.measure.training.examples import Examples
+from batchscale.measure.training import gradient_noise
 from batchscale.measure.training.gradient_noise import Norms
-from batchscale.measure.training.learner import Learner, TrainState
-from batchscale.measure.training.schedules import Schedule
+from batchscale.measure.training.learner import Examples, Learner, TrainState
+from batchscale.measure.training.optimizers import Schedule, averaged_parameters
 
 EVALUATION_BATCH_SIZE = 500
 
@@ -183,7 +182,7 @@ def _train(
         due = microbatches == microbatches_per_step
         summed = jax.tree.map(jnp.add, lanes.gradient, gradient)
         update = partial(_update_due, learner, due, scheduled, 1.0 / microbatches_per_step)
-        norms = gradient_noise.observed(lanes.norms, summed, microbatches, microbatches_per_step)
+        norms = gradient_noise.with_norms_of(lanes.norms, summed, microbatches, microbatches_per_step)
         stepped = jax.lax.cond(due.any(), update, lambda same: same, lanes._replace(gradient=summed, norms=norms))
         return _averaged(programs, settings, now, stepped)
 
@@ -194,7 +193,7 @@ def _averaged(programs: Programs, settings: Settings, tick: Int32[Array, ""], la
     if programs.averaging_examples is None:
         return lanes
     examples, horizon = (tick + 1) * programs.microbatch_size, programs.averaging_examples
-    average = parameter_average.advanced(lanes.average, lanes.state.params, settings.batch_sizes, examples, horizon)
+    average = averaged_parameters(lanes.average, lanes.state.params, settings.batch_sizes, examples, horizon)
     return lanes._replace(average=average)
 
 

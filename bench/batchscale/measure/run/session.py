@@ -25,9 +25,8 @@ from batchscale.measure.convergence.tuning import TuningFile
 from batchscale.measure.data.datasets import Dataset
 from batchscale.measure.device.host import Host
 from batchscale.measure.training import gradient_noise
-from batchscale.measure.training.examples import Examples, on_device
-from batchscale.measure.training.learner import Learner, has_lowering, make_learner
-from batchscale.measure.training.schedules import Schedule
+from batchscale.measure.training.learner import Examples, Learner, has_lowering, make_learner, on_device
+from batchscale.measure.training.optimizers import Schedule
 from batchscale.records import results_folder
 from batchscale.records.row_types import AnyRow, Origin, Stage, Trial, TrialKey
 

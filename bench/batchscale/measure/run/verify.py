@@ -24,10 +24,8 @@ from batchscale.measure.data import datasets, example_order
 from batchscale.measure.device import xla_options
 from batchscale.measure.device.host import Host
 from batchscale.measure.run.session import Session
-from batchscale.measure.training.examples import Examples
-from batchscale.measure.training.learner import Learner, TrainState
-from batchscale.measure.training.optimizers import Scalar
-from batchscale.measure.training.schedules import Schedule
+from batchscale.measure.training.learner import Examples, Learner, TrainState
+from batchscale.measure.training.optimizers import Scalar, Schedule
 from batchscale.records import rate_choice, results_folder
 from batchscale.records.row_files import Writer
 from batchscale.records.row_types import Round, Trial, Verification

@@ -24,8 +24,7 @@ from batchscale.measure.device.operating_system import available_memory_bytes
 from batchscale.measure.throughput import max_batch_size, rounds
 from batchscale.measure.throughput.child_process import Job
 from batchscale.measure.throughput.context import Laboratory
-from batchscale.measure.training.examples import Examples, on_device
-from batchscale.measure.training.learner import Learner, make_learner
+from batchscale.measure.training.learner import Examples, Learner, make_learner, on_device
 from batchscale.records import row_files
 from batchscale.records.row_types import AnyRow, Origin
 

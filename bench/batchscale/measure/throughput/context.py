@@ -18,8 +18,7 @@ from batchscale.measure.device.timing import WALL, Clock
 from batchscale.measure.throughput.child_process import Child
 from batchscale.measure.throughput.history import Attempts
 from batchscale.measure.throughput.timed_loops import Built, CellKey, key_of
-from batchscale.measure.training.examples import Examples
-from batchscale.measure.training.learner import Learner
+from batchscale.measure.training.learner import Examples, Learner
 from batchscale.records.row_types import AnyRow, Compilation, Origin, Round
 
 Open = Callable[[CellKey, str | None, int], Child]

@@ -20,8 +20,7 @@ from batchscale.measure.data import example_order
 from batchscale.measure.device import xla_options
 from batchscale.measure.device.timing import Work
 from batchscale.measure.throughput.data_parallel import Placement
-from batchscale.measure.training.examples import Examples
-from batchscale.measure.training.learner import Learner, TrainState
+from batchscale.measure.training.learner import Examples, Learner, TrainState
 from batchscale.records.row_types import Cell
 
 LEARNING_RATE = 1e-3

@@ -1,7 +1,7 @@
-"""How much arithmetic a model's training step asks for, counted from its jaxpr, beside what the compiler counts.
+"""How much arithmetic a training step needs, counted from its jaxpr, and as the compiler reports it.
 
-Counted are products of matrices and convolutions, two operations for each multiply-add, which is what shares of peak
-are commonly stated in (Chowdhery et al., 2022, appendix B). Elementwise work and the optimizer's are left out.
+Matrix products and convolutions are counted, with two operations for each multiply-add. Shares of peak are commonly
+stated in these (Chowdhery et al., 2022, appendix B). Elementwise work and the optimizer are left out.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ OPAQUE = ("pallas_call", "ffi_call", "ragged_dot_general")
 
 
 class UncountableError(Exception):
-    """A program holds arithmetic that its jaxpr does not tell the amount of."""
+    """A program holds arithmetic whose amount its jaxpr does not show."""
 
 
 def flops_per_example(model: Learner, batch_size: int, example: jax.ShapeDtypeStruct) -> float | None:
-    """FLOPs of the mean gradient of a batch over its examples; None where they cannot be counted.
+    """Return the FLOPs of the gradient of a batch, divided by its examples; None if they cannot be counted.
 
-    `model` should hold no lowering that adds arithmetic; `example` is the shape and type of one input, without batch.
+    Args:
+        model: A learner whose lowering adds no arithmetic ("xla").
+        batch_size: Examples in the batch.
+        example: Shape and type of one input, without the batch axis.
     """
     inputs = jax.ShapeDtypeStruct((batch_size, *example.shape), example.dtype)
     labels = jax.ShapeDtypeStruct((batch_size,), np.int32)
@@ -38,19 +41,19 @@ def flops_per_example(model: Learner, batch_size: int, example: jax.ShapeDtypeSt
 
 
 def count(jaxpr: Jaxpr) -> int:
-    """FLOPs of a program, through everything it calls; of several branches the largest counts.
+    """Count the FLOPs of a program and of everything it calls; of several branches the largest counts.
 
     Raises:
-        UncountableError: on a kernel of its own, or arithmetic in a loop whose length is not known.
+        UncountableError: on a custom kernel, or on arithmetic in a loop of unknown length.
     """
     return sum(_flops(equation) for equation in jaxpr.eqns)
 
 
 def compiler_count(compiled: jax.stages.Compiled, quantity: str, examples: int) -> float | None:
-    """What the compiler counts of `quantity` ("flops", "bytes accessed") per example; None where it does not count.
+    """Return the compiler's count of `quantity` ("flops", "bytes accessed") per example; None if it has none.
 
-    A loop whose length is not known counts as one turn. Libraries that the compiler calls may not be counted at all
-    (jax issues 16008, 18672): a number to cross-check with, and not to report.
+    A loop of unknown length counts as one turn, and library calls may not be counted at all (jax issues 16008, 18672).
+    So this number serves as a cross-check of `flops_per_example` and is not reported as the arithmetic of a model.
     """
     costs = compiled.cost_analysis()
     counted = costs.get(quantity, 0.0) if isinstance(costs, dict) else 0.0
@@ -72,7 +75,7 @@ def _flops(equation: JaxprEqn) -> int:
 
 
 def _jaxprs(value: object) -> Iterator[Jaxpr]:
-    """The programs that a parameter of a primitive holds."""
+    """Yield the programs inside a parameter of a primitive."""
     if isinstance(value, ClosedJaxpr):
         yield value.jaxpr
     elif isinstance(value, Jaxpr):
@@ -83,16 +86,17 @@ def _jaxprs(value: object) -> Iterator[Jaxpr]:
 
 
 def _product(equation: JaxprEqn) -> int:
-    """Multiply-adds of a matrix product: every output sums over all contracted positions."""
+    """Count the multiply-adds of a matrix product: every output sums over all contracted positions."""
     (contracted, _), _ = equation.params["dimension_numbers"]
     left = _shape(equation.invars[0])
     return math.prod(_shape(equation.outvars[0])) * math.prod(left[axis] for axis in contracted)
 
 
 def _convolution(equation: JaxprEqn) -> int:
-    """Multiply-adds of a convolution that meet an input: neither its padding nor the holes of a dilation.
+    """Count the multiply-adds of a convolution that use an input, and not padding or the holes of a dilation.
 
-    So the gradient of the inputs, which is a convolution of a padded cotangent, counts as much as the forward pass.
+    The gradient with respect to the inputs, a convolution of a padded cotangent, then counts as much as the forward
+    pass.
     """
     options = equation.params
     numbers = options["dimension_numbers"]
@@ -116,7 +120,7 @@ def _convolution(equation: JaxprEqn) -> int:
 
 
 def _taps(length: int, kernel: int, outputs: int, stride: int, before: int, spread: int, dilation: int) -> int:
-    """Along one axis, how often a position of the kernel meets an input, which lie `spread` apart after padding."""
+    """Count, along one axis, the pairs of kernel position and input; inputs are `spread` apart after dilation."""
     met = np.arange(outputs)[:, None] * stride + np.arange(kernel) * dilation - before
     return int(((met >= 0) & (met <= (length - 1) * spread) & (met % spread == 0)).sum())
 

@@ -1,8 +1,8 @@
-"""The gradient noise scale's two ingredients, from norms that accumulating a batch leaves at hand.
+"""The two ingredients of the gradient noise scale, from norms that are at hand while a batch is accumulated.
 
-The mean gradient over so many examples has the expected squared norm |G|^2 + tr(Sigma) / examples: half a batch and the
-whole are two sizes for two unknowns (McCandlish et al., 2018, appendix A.1). Smaller parts tell whether the variance
-does fall as one over the number of examples.
+The mean gradient over n examples has the expected squared norm |G|^2 + tr(Sigma) / n. Half a batch and the whole batch
+are two sizes, which is enough for the two unknowns (McCandlish et al., 2018, appendix A.1). Smaller parts of the batch
+show if the variance does fall as 1 / n.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ Sums = Float[Array, "seed setting part"]
 class NormSums(NamedTuple):
     """Squared norms of the mean gradient over the whole batch, its first half, its first quarter and so on.
 
-    `pending` is of the batch in progress and joins `complete` with its last microbatch: all parts then are of the same
-    batches, seen at the same parameters.
+    Attributes:
+        pending: Norms of the batch in progress.
+        complete: Sums over complete batches. `pending` is added with the last microbatch of a batch, so all parts are
+            of the same batches, seen at the same parameters.
     """
 
     pending: Sums
@@ -34,55 +36,67 @@ class NormSums(NamedTuple):
 
 
 Norms = NormSums | tuple[()]
-"""Of lanes whose norms are summed, or of lanes whose norms are not."""
+"""Empty in lanes whose norms are not summed."""
 
 
 class Ingredients(NamedTuple):
-    """Unbiased estimates; their ratio is not, so each is averaged before it is divided."""
+    """Unbiased estimates of |G|^2 and tr(Sigma).
+
+    Their ratio is biased, so each is averaged before they are divided.
+    """
 
     gradient_squared: float
     noise_trace: float
 
 
 def part_sizes(microbatch_size: int, batch_size: int) -> list[int]:
-    """The examples in a batch, in its half, and so on, in whole microbatches."""
+    """Return the examples in a batch, in its first half, its first quarter and so on, in whole microbatches."""
     microbatches = batch_size // microbatch_size
     return [(microbatches >> halvings) * microbatch_size for halvings in range(microbatches.bit_length())]
 
 
 def no_sums(seeds: int, settings: int, parts: int) -> NormSums:
-    """Nothing summed yet."""
+    """Return sums of nothing."""
     return NormSums(*(jnp.zeros((seeds, settings, parts)) for _ in NormSums._fields))
 
 
-def observed(
+def with_norms_of(
     norms: Norms,
     summed: PyTree,
     microbatches: Int32[Array, " setting"],
     microbatches_per_step: Int32[Array, " setting"],
 ) -> Norms:
-    """Look at the gradient `summed` over the first `microbatches` of a batch, where they are one of its parts.
+    """Record the norm of the gradient `summed` over the first `microbatches` of a batch, if they are one of its parts.
 
-    Only what is accumulated anyway is looked at: the norm of each microbatch's own gradient cost a fifth of the time
-    at microbatches of 1, whose outer products otherwise go straight into the sum.
+    Norms are taken of the accumulated sum only. Taking them of every microbatch cost 20% at microbatch size 1, because
+    it prevented fusing the outer product into the sum.
+
+    Args:
+        norms: The norms so far.
+        summed: The sum of the gradients of the batch in progress, leaves [seed, setting, ...].
+        microbatches: Microbatches of the batch in progress that `summed` holds.
+        microbatches_per_step: Microbatches in a whole batch.
     """
     if not norms:
         return norms
+    # Column p holds the number of microbatches in the part that is halved p times.
     parts = microbatches_per_step[:, None] >> jnp.arange(norms.pending.shape[-1])
-    looks = (microbatches[:, None] == parts) & (microbatches_per_step > 1)[:, None]
-    return jax.lax.cond(looks.any(), partial(_look, looks, microbatches), lambda same, _: same, norms, summed)
+    ends = (microbatches[:, None] == parts) & (microbatches_per_step > 1)[:, None]
+    # Most ticks end no part: `cond` then skips the pass over all gradients.
+    return jax.lax.cond(ends.any(), partial(_record, ends, microbatches), lambda same, _: same, norms, summed)
 
 
-def _look(
-    looks: Bool[Array, "setting part"], microbatches: Int32[Array, " setting"], norms: NormSums, summed: PyTree
+def _record(
+    ends: Bool[Array, "setting part"], microbatches: Int32[Array, " setting"], norms: NormSums, summed: PyTree
 ) -> NormSums:
     found = squared_norms(summed) / microbatches.astype(jnp.float32) ** 2
-    pending = jnp.where(looks, found[..., None], norms.pending)
-    return NormSums(pending, norms.complete + jnp.where(looks[:, :1], pending, 0))
+    pending = jnp.where(ends, found[..., None], norms.pending)
+    # Part 0 is the whole batch: where it ends, the norms of all its parts are complete.
+    return NormSums(pending, norms.complete + jnp.where(ends[:, :1], pending, 0))
 
 
 def squared_norms(gradient: PyTree) -> Float[Array, "seed setting"]:
-    """The squared Euclidean norm of each lane's gradient."""
+    """Return the squared Euclidean norm of each lane's gradient."""
     return sum((_squares(leaf) for leaf in jax.tree.leaves(gradient)), start=jnp.float32(0))
 
 
@@ -91,20 +105,20 @@ def _squares(leaf: Shaped[Array, "seed setting ..."]) -> Float[Array, "seed sett
 
 
 def read(norms: Norms) -> tuple[Float[np.ndarray, "seed setting part"] | None, Norms]:
-    """What complete batches summed up to, and the norms to go on with."""
+    """Return the sums over complete batches (None without norms), and the norms to go on with."""
     if not norms:
         return None, norms
     return np.asarray(norms.complete, np.float64), norms._replace(complete=jnp.zeros_like(norms.complete))
 
 
 def ingredients(small_norm: float, big_norm: float, small_batch_size: int, big_batch_size: int) -> Ingredients:
-    """|G|^2 and tr(Sigma) from mean squared norms of gradients at two batch sizes."""
+    """Solve for |G|^2 and tr(Sigma), given the mean squared norms of gradients at two batch sizes."""
     squared = (big_batch_size * big_norm - small_batch_size * small_norm) / (big_batch_size - small_batch_size)
     return Ingredients(squared, (small_norm - big_norm) / (1 / small_batch_size - 1 / big_batch_size))
 
 
 def no_estimate(microbatch_size: int, batch_size: int) -> NoiseEstimate | None:
-    """An empty series; None where the microbatch is the batch, so that there is only one size."""
+    """Return an empty series; None if the microbatch is the whole batch, because two sizes are needed."""
     sizes = part_sizes(microbatch_size, batch_size)
     nothing: list[float | None] = [0.0] * len(sizes)
     if len(sizes) == 1:
@@ -121,7 +135,16 @@ def no_estimate(microbatch_size: int, batch_size: int) -> NoiseEstimate | None:
 
 
 def extended(series: NoiseEstimate, examples: int, sums: Float[np.ndarray, " part"], batches: int) -> NoiseEstimate:
-    """With the stretch of `batches` batches that ends at `examples`; what is no number or too large becomes null."""
+    """Return `series` with one more entry: the batches since the last entry.
+
+    A value that is not finite, or too large for a row, becomes null.
+
+    Args:
+        series: The entries so far.
+        examples: Examples seen at the end of the new entry.
+        sums: Squared norms, summed over its batches.
+        batches: How many batches it holds.
+    """
     big_norm, small_norm = (float(total) / batches for total in sums[:2])
     found = ingredients(small_norm, big_norm, series.small_batch_size, series.big_batch_size)
     before = examples // series.big_batch_size - batches

@@ -1,4 +1,7 @@
-"""THE training step: the same one is timed by the throughput stage and trained by the convergence stage."""
+"""THE training step: the throughput stage times it, and the convergence stage trains with it.
+
+Everything here is a pure function, so the step can be compiled alone or mapped over lanes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import msgspec
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Float, Int, Int32, PyTree, UInt32
 
 from batchscale import models
 from batchscale.config.schema import Workload
@@ -26,10 +29,23 @@ from batchscale.measure.training.optimizers import NONE_GIVEN, BatchSize, Given,
 from batchscale.printable import bare, reason
 
 _RESERVED = {"self", "input_shape", "classes", "rngs", "dtype", "lowering"}
+"""Parameters of a model's constructor that the harness passes; the others are the model's options."""
+
+
+class Examples(NamedTuple):
+    """A split on the device."""
+
+    inputs: Float[Array, "example height width channel"]
+    labels: Int32[Array, " example"]
+
+
+def on_device(inputs: np.ndarray, labels: np.ndarray) -> Examples:
+    """Put a split on the default device."""
+    return Examples(jnp.asarray(inputs), jnp.asarray(labels, jnp.int32))
 
 
 class TrainState(NamedTuple):
-    """Parameters and the optimizer's own state."""
+    """Parameters and the state of the optimizer."""
 
     params: PyTree
     opt_state: PyTree
@@ -39,7 +55,14 @@ class TrainState(NamedTuple):
 class Learner:
     """A model, its loss and its optimizer as pure functions of `params`.
 
-    `searched` names the optimizer's options that may differ between lanes; a function takes them by name as `options`.
+    Attributes:
+        graph: The static part of the Flax NNX model (`nnx.GraphDef`).
+        make_model: Builds a fresh model from `rngs`.
+        optimizer: See `optimizers.optimizer_named`.
+        precision: Of matrix products; parameters are float32 in any case.
+        searched: Names of the optimizer options that may differ between lanes. Functions take their values as
+            `options`.
+        initial: The compiled initialiser, once it was needed.
     """
 
     graph: Any
@@ -50,37 +73,38 @@ class Learner:
     initial: list[jax.stages.Compiled] = field(default_factory=list, compare=False)
 
     def params(self, seed: int) -> PyTree:
-        """Fresh parameters in host memory: a function of the seed and the model alone."""
+        """Return fresh parameters in host memory: a function of the seed and the model alone."""
         if not self.initial:
             self.initial.append(_compile_quickly(self._fresh_params))
         return jax.tree.map(np.asarray, self.initial[0](np.uint32(seed)))
 
     def abstract_params(self) -> PyTree:
-        """Shapes and types of the parameters, nothing computed."""
+        """Return shapes and types of the parameters without computing any."""
         return jax.eval_shape(self._fresh_params, jax.ShapeDtypeStruct((), np.uint32))
 
     def _fresh_params(self, seed: UInt32[Array, ""]) -> PyTree:
         return nnx.state(self.make_model(rngs=nnx.Rngs(params=jax.random.key(seed))), nnx.Param)
 
     def first_state(self, params: PyTree, learning_rate: Scalar, options: Given = NONE_GIVEN) -> TrainState:
-        """The state before the first step."""
+        """Return the state before the first step."""
         return TrainState(params, self.optimizer(learning_rate, 1, options).init(params))
 
     def logits(self, params: PyTree, inputs: Float[Array, "batch ..."]) -> Float[Array, "batch class"]:
-        """Float32 logits at the workload's precision."""
+        """Return float32 logits, computed at the workload's precision."""
         with jax.default_matmul_precision(matmul_precision(self.precision)):
             return nnx.merge(self.graph, params)(inputs).astype(jnp.float32)
 
     def losses(
         self, params: PyTree, inputs: Float[Array, "batch ..."], labels: Int[Array, " batch"]
     ) -> Float[Array, " batch"]:
-        """Softmax cross-entropy of each example, in nats."""
+        """Return the softmax cross-entropy of each example, in nats."""
         return optax.softmax_cross_entropy_with_integer_labels(self.logits(params, inputs), labels)
 
     def gradient(
         self, params: PyTree, inputs: Float[Array, "batch ..."], labels: Int[Array, " batch"]
     ) -> tuple[Float[Array, ""], PyTree]:
-        """Mean loss of a batch and its gradient."""
+        """Return the mean loss of a batch and its gradient."""
+        # Entered again here: the lowerings' own backward rules are traced after `logits` has left the context.
         with jax.default_matmul_precision(matmul_precision(self.precision)):
             return jax.value_and_grad(lambda p: self.losses(p, inputs, labels).mean())(params)
 
@@ -92,7 +116,7 @@ class Learner:
         batch_size: BatchSize,
         options: Given = NONE_GIVEN,
     ) -> TrainState:
-        """One optimizer update."""
+        """Apply one optimizer update."""
         optimizer = self.optimizer(learning_rate, batch_size, options)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         return TrainState(optax.apply_updates(state.params, updates), opt_state)
@@ -105,7 +129,7 @@ class Learner:
         learning_rate: Scalar,
         options: Given = NONE_GIVEN,
     ) -> tuple[TrainState, Float[Array, ""]]:
-        """One step on one batch: the new state and the loss before it."""
+        """Take one step on one batch; return the new state and the loss before the step."""
         loss, gradient = self.gradient(state.params, inputs, labels)
         return self.apply(state, gradient, learning_rate, len(labels), options), loss
 
@@ -117,55 +141,61 @@ class Learner:
         learning_rate: Scalar,
         batch_size: int,
     ) -> tuple[TrainState, Float[Array, ""]]:
-        """`train_step` on a batch that comes in equal pieces: their mean gradient is applied once.
+        """Take the step of `train_step` on a batch that arrives in microbatches, whose mean gradient is applied once.
 
-        Leaves of `microbatches` have the axis [piece] first; `examples_of` gives the inputs and labels of one piece.
+        Args:
+            state: The state before the step.
+            microbatches: Leaves whose first axis is [microbatch], all of equal size.
+            examples_of: Returns the inputs and labels of one microbatch.
+            learning_rate: The learning rate.
+            batch_size: Examples of all microbatches together.
         """
         zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
 
-        def add(total: PyTree, piece: PyTree) -> tuple[PyTree, None]:
-            return jax.tree.map(jnp.add, total, self.gradient(state.params, *examples_of(piece))), None
+        def add(total: PyTree, microbatch: PyTree) -> tuple[PyTree, None]:
+            return jax.tree.map(jnp.add, total, self.gradient(state.params, *examples_of(microbatch))), None
 
         total, _ = jax.lax.scan(add, zero, microbatches)
-        pieces = len(jax.tree.leaves(microbatches)[0])
-        loss, gradient = jax.tree.map(lambda leaf: leaf / pieces, total)
+        count = len(jax.tree.leaves(microbatches)[0])
+        loss, gradient = jax.tree.map(lambda leaf: leaf / count, total)
         return self.apply(state, gradient, learning_rate, batch_size), loss
 
     def evaluate(
         self, params: PyTree, inputs: Float[Array, "batch ..."], labels: Int[Array, " batch"]
     ) -> tuple[Int[Array, ""], Float[Array, ""]]:
-        """How many examples are classified correctly, and the sum of their losses."""
+        """Return how many examples are classified correctly, and the sum of their losses."""
         logits = self.logits(params, inputs)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        # argmax of NaNs is class 0, which would count as correct for every example of that class.
         finite = jnp.isfinite(logits).all(axis=-1)
         return ((logits.argmax(-1) == labels) & finite).sum(), losses.sum()
 
 
 def compute_dtype(precision: Precision) -> jnp.dtype:
-    """The type that a model computes in; its parameters stay float32."""
+    """Return the type that a model computes in; its parameters stay float32."""
     return jnp.dtype(jnp.bfloat16 if precision == "bfloat16" else jnp.float32)
 
 
 def matmul_precision(precision: Precision) -> str | None:
-    """What float32 means in products of matrices: all of its bits, or what the platform takes for it (None)."""
+    """Return JAX's name for the precision of matrix products: all bits of float32, or the platform's default (None)."""
     return "highest" if precision == "float32" else None
 
 
 def _compile_quickly(function: Callable[[Array], PyTree]) -> jax.stages.Compiled:
-    """Compile what runs a few times only: random initialisers take seconds to optimise, and no time to run."""
+    """Compile without optimisation: optimising random initialisers takes XLA seconds, and they run a few times only."""
     return jax.jit(function).lower(np.uint32(0)).compile(compiler_options={"xla_backend_optimization_level": "0"})
 
 
 def model_names() -> list[str]:
-    """The models there are: the public files of the package."""
+    """Return the names of all models: the public files of `models/`."""
     return sorted(entry.name for entry in pkgutil.iter_modules(models.__path__) if not entry.name.startswith("_"))
 
 
 def model_named(name: str, options: dict[str, Any]) -> Callable[..., nnx.Module]:
-    """The model class of a file in `models/`.
+    """Return the model class of a file in `models/`.
 
     Raises:
-        InputError: on an unknown model, or an option its constructor does not have.
+        InputError: on an unknown model, or an option that its constructor does not have.
     """
     if name not in model_names():
         raise InputError(f"workload.model: {name!r} is not one of {', '.join(model_names())}")
@@ -173,13 +203,13 @@ def model_named(name: str, options: dict[str, Any]) -> Callable[..., nnx.Module]
     known = _options(model) - _RESERVED
     for option in options:
         if option not in known:
-            shown, there = bare(option), ", ".join(sorted(known)) or "none"
-            raise InputError(f"workload.model_options.{shown}: {name} has only {there}")
+            expected = f"one of {', '.join(sorted(known))}" if known else "none"
+            raise InputError(f"workload.model_options.{bare(option)}: not an option of {name}, expected {expected}")
     return model
 
 
 def _check_types(model: Callable[..., nnx.Module], options: Mapping[str, Any]) -> None:
-    """Hold options against the annotations of the model's constructor."""
+    """Check options against the annotations of the model's constructor."""
     hints = get_type_hints(model.__init__)
     for option, value in options.items():
         try:
@@ -189,7 +219,7 @@ def _check_types(model: Callable[..., nnx.Module], options: Mapping[str, Any]) -
 
 
 def has_lowering(name: str) -> bool:
-    """Whether a model's convolutions can be lowered in several ways."""
+    """True if a model's convolutions can be lowered in several ways."""
     return "lowering" in _options(model_named(name, {}))
 
 
@@ -204,10 +234,17 @@ def make_learner(
     lowering: str | None = None,
     searched: Collection[str] = (),
 ) -> Learner:
-    """Build the pure functions of a workload whose optimizer is given the options named in `searched`.
+    """Build the pure functions of a workload.
+
+    Args:
+        workload: Names the model, the optimizer and their options.
+        input_shape: Of one example.
+        classes: Number of classes.
+        lowering: How convolutions are computed, in models that have a choice; `models/_convolution_lowerings.py`.
+        searched: Optimizer options that the learner's functions take as values.
 
     Raises:
-        InputError: when the model refuses its options.
+        InputError: when the model cannot be built with its options.
     """
     model = model_named(workload.model, workload.model_options)
     _check_types(model, workload.model_options)
@@ -225,6 +262,6 @@ def make_learner(
             raise ValueError("a layer would have no width")
     except (TypeError, ValueError, ArithmeticError) as error:
         why = "a layer would have no width" if isinstance(error, ArithmeticError) else reason(error)
-        raise InputError(f"workload.model_options: {workload.model} refuses them ({why})") from None
+        raise InputError(f"workload.model_options: {workload.model} cannot be built with them: {why}") from None
     optimizer = optimizer_named(workload.optimizer, workload.optimizer_options, searched)
     return Learner(nnx.graphdef(abstract), make_model, optimizer, workload.precision, tuple(searched))
