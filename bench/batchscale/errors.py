@@ -1,4 +1,6 @@
-"""The exceptions whose messages are written for the user."""
+"""The exceptions whose messages are written for the user, and the line on standard error that a user sees."""
+
+import sys
 
 from batchscale.printable import visible
 
@@ -16,3 +18,8 @@ class InputError(UserError, ValueError):
 
 class DeviceError(UserError, RuntimeError):
     """The device keeps failing; the message is one line: how it failed, and how to continue."""
+
+
+def warn(line: str) -> None:
+    """Print one visible line on standard error, after the name of the program."""
+    sys.stderr.write(f"batchscale: {visible(line)}\n")

@@ -1,32 +1,75 @@
-"""`batchscale`: parse, call, and turn what went wrong into one line and an exit code."""
+"""`batchscale`: parse what was typed, call the command, and turn an error into one line and an exit code."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
+
+import click
 
 from batchscale import __version__
-from batchscale.cli import measuring, reading
-from batchscale.cli.arguments import Parser
-from batchscale.cli.output import warn
-from batchscale.errors import UserError
+from batchscale.cli import measuring, outside_data, publishing, reading
+from batchscale.errors import UserError, warn
 
-EXAMPLES = """examples:
+EXAMPLES = """\b
+examples:
   batchscale run                          measure this machine's default suite and answer
   batchscale run lenet_mnist --budget 60  one experiment, scaled to an hour
   batchscale report results/local/lenet_mnist/MACHINE
   batchscale compare DIR DIR              two machines side by side
-  batchscale COMMAND --help               what a command takes"""
+  batchscale COMMAND --help               the options of a command"""
+
+
+class Commands(click.Group):
+    """The commands, listed in the order in which a user needs them."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return [*self.commands]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Refuse `--results --json`, where click would name a folder `--json`."""
+        name, command, rest = super().resolve_command(ctx, args)
+        options = (one for one in (command.params if command else ()) if isinstance(one, click.Option))
+        with_value = {name for one in options if not one.is_flag for name in one.opts}
+        for option, value in pairwise(rest):
+            if option in with_value and value.startswith("--"):
+                raise click.UsageError(f"{name}: Option {option!r} requires an argument, found {value!r}.", ctx)
+        return name, command, rest
+
+
+APP = Commands(
+    help="Which batch size should I train with, on this hardware? Measure it.",
+    epilog=EXAMPLES,
+    no_args_is_help=False,
+    commands=[
+        measuring.run,
+        measuring.list_names,
+        measuring.verify,
+        measuring.doctor,
+        reading.report,
+        reading.figures,
+        reading.export,
+        publishing.compare,
+        publishing.site,
+        publishing.submit,
+        outside_data.analyze,
+        outside_data.predict,
+    ],
+)
+click.version_option(__version__, message="batchscale %(version)s")(APP)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; exits 2 with one line on bad input or a device that keeps failing, 130 when stopped by the user."""
+    """Run the command line and exit: 2 with one line on bad input or a failing device, 130 when the user stopped it."""
     code = run(arguments)
     if code == measuring.INTERRUPTED:
-        # Threads that still compile would crash on what the interpreter takes down before them.
+        # A thread that still compiles would crash while the interpreter shuts down, so nothing is shut down.
         with suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -35,35 +78,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code."""
-    options = parser().parse_args(arguments)
+    """Run one command line (default: the arguments of this process) and return its exit code."""
+    typed = sys.argv[1:] if arguments is None else [*arguments]
     try:
-        return options.call(options)
+        with APP.make_context("batchscale", [*typed], obj=typed) as context:
+            return APP.invoke(context) or 0
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.UsageError as error:
+        command = f"{error.ctx.info_name}: " if error.ctx and error.ctx.parent else ""
+        warn(f"{command}{error.format_message()}")
     except UserError as error:
         sys.stderr.write(f"batchscale: {error}\n")
-        return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         warn(f"{where}the system refuses ({error.strerror})")
-        return 2
     except KeyboardInterrupt:
         sys.stderr.write("\nbatchscale: stopped\n")
         return measuring.INTERRUPTED
-
-
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    top = Parser(
-        prog="batchscale",
-        description="Which batch size should I train with, on this hardware? Measure it.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--version", action="version", version=f"batchscale {__version__}")
-    verbs = top.add_subparsers(required=True, metavar="COMMAND")
-    measuring.add(verbs)
-    reading.add(verbs)
-    return top
+    return 2
