@@ -1,15 +1,18 @@
-"""The command line: exit codes, one-line refusals, help by example, and what a user is told."""
+"""The command line: exit codes, refusals in one line, help with examples, and messages to the user."""
 
 import errno
+import io
 import json
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
 import simulated_folder
+from batchscale import __version__
 from batchscale.cli import command_line
 from batchscale.errors import DeviceError
 from batchscale.measure.run import doctor
@@ -17,7 +20,7 @@ from batchscale.records import results_folder
 from repository import ROOT
 from tiny_workload import TINY, experiment
 
-VERBS = re.findall(r"^    (\w+) ", command_line.parser().format_help(), re.MULTILINE)
+COMMANDS = [*command_line.APP.commands]
 
 
 @pytest.fixture(autouse=True)
@@ -26,20 +29,30 @@ def _nothing_of_this_machine(monkeypatch, tmp_path):
     monkeypatch.setenv("BATCHSCALE_OFFLINE", "1")
 
 
-def test_there_are_the_verbs_a_user_is_promised():
-    assert {"run", "report", "compare", "list", "doctor"} <= set(VERBS)
+def test_help_lists_the_commands_a_user_is_promised(capsys):
+    assert command_line.run(["--help"]) == 0
+    listed = re.findall(r"^  (\w+) +[A-Z].*\.$", capsys.readouterr().out, re.MULTILINE)
+    assert listed == COMMANDS, "each with a whole sentence"
+    assert {"run", "report", "compare", "list", "doctor"} <= set(listed)
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_teaches_by_example(verb, capsys):
-    with pytest.raises(SystemExit) as ended:
-        command_line.run([verb, "--help"])
-    assert ended.value.code == 0
-    assert f"example:\n  batchscale {verb}" in capsys.readouterr().out
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_shows_an_example_on_any_terminal(command, monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    assert command_line.run([command, "--help"]) == 0
+    text = shown.getvalue().decode("ascii")
+    assert f"example:\n    batchscale {command}" in text
+    assert "\x1b" not in text
+
+
+def test_the_version_is_one_line(capsys):
+    assert command_line.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"batchscale {__version__}\n"
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [
         ("run lenet_digit", "neither a file ending in .toml nor one of"),
         ("run absent.toml", "absent.toml: cannot be read"),
@@ -48,44 +61,62 @@ def test_every_verb_teaches_by_example(verb, capsys):
         ("report {folder}/absent", "absent"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_with_code_2(tmp_path, capsys, line, says):
+def test_bad_input_is_one_line_and_code_2(tmp_path, capsys, line, message):
     (tmp_path / "file").write_text("in the way")
     assert command_line.run(line.format(file=tmp_path / "file", folder=tmp_path).split()) == 2
-    *_, said = capsys.readouterr().err.strip().splitlines()
-    assert said.startswith("batchscale: ")
-    assert says in said
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("batchscale: ")
+    assert message in line
 
 
 @pytest.mark.parametrize(("field", "known"), [("dataset", "mnist"), ("model", "lenet"), ("optimizer", "sgd")])
-def test_an_unknown_name_is_told_with_file_and_path_and_what_is_known(tmp_path, capsys, monkeypatch, field, known):
+def test_an_unknown_name_is_refused_with_its_file_its_key_and_the_known_names(
+    tmp_path, capsys, monkeypatch, field, known
+):
     monkeypatch.setattr("batchscale.measure.data.datasets.load", lambda _: pytest.fail("data was fetched"))
     wrong = experiment(workload={**TINY["workload"], field: "unheard"})
     (tmp_path / "odd.toml").write_bytes(results_folder.to_toml(msgspec.structs.replace(wrong, name="odd")))
     assert command_line.run(["run", str(tmp_path / "odd.toml"), "--results", str(tmp_path)]) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith(f"batchscale: odd.toml: workload.{field}: 'unheard' is not one of ")
-    assert known in told
+    (shown,) = capsys.readouterr().err.splitlines()
+    assert shown.startswith(f"batchscale: odd.toml: workload.{field}: 'unheard' is not one of ")
+    assert known in shown
 
 
-def test_convergence_that_cannot_be_read_is_told_before_data_is_fetched(tmp_path, capsys, monkeypatch):
+def test_convergence_that_cannot_be_read_is_refused_before_data_is_fetched(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("batchscale.measure.data.datasets.load", lambda _: pytest.fail("data was fetched"))
     assert command_line.run(["run", "--results", str(tmp_path), "--convergence-from", str(tmp_path / "typo")]) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert "experiment.toml: cannot be read" in told
+    (shown,) = capsys.readouterr().err.splitlines()
+    assert "experiment.toml: cannot be read" in shown
 
 
 @pytest.mark.parametrize(
-    "line", ["", "walk", "run --budget soon", "run --budget 0", "run --budget nan", "run --stages training", "report"]
+    ("line", "refusal"),
+    [
+        ("", "Missing command."),
+        ("walk", "No such command 'walk'."),
+        ("figure DIR", "No such command 'figure'. Did you mean 'figures'?"),
+        ("run --budgt 5", "run: No such option '--budgt'. Did you mean '--budget'?"),
+        ("run --budg 5", "run: No such option '--budg'. Did you mean '--budget'?"),
+        ("run --results --json", "Option '--results' requires an argument, found '--json'."),
+        ("run --results", "Option '--results' requires an argument."),
+        ("run --stages training", "'training' is not a stage, expected throughput or convergence"),
+        ("report", "report: Missing argument 'DIR'."),
+        ("compare", "compare: Missing argument 'DIR...'."),
+        ("predict DIR", "predict: Missing option '--seconds-per-step'."),
+        ("export DIR --format csv", "'csv' is not 'pytest-benchmark'."),
+    ],
 )
-def test_a_misspelt_command_line_is_refused_with_code_2(capsys, line):
-    with pytest.raises(SystemExit) as ended:
-        command_line.run(line.split())
-    assert ended.value.code == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+def test_a_misspelt_command_line_is_refused_in_one_line_with_code_2(capsys, line, refusal):
+    assert command_line.run(line.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("batchscale: ")
+    assert shown.err.endswith(f"{refusal}\n")
+    assert len(shown.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("package", ["msgspec", "jax"])
-def test_a_python_without_a_package_is_told_how_to_get_it(package):
+def test_without_a_package_one_line_shows_how_to_install_it(package):
     code = f"import sys; sys.modules[{package!r}] = None; sys.argv = ['batchscale', 'list']; "
     ended = subprocess.run(
         [sys.executable, "-c", f"{code}import batchscale.__main__; batchscale.__main__.main()"],
@@ -95,30 +126,30 @@ def test_a_python_without_a_package_is_told_how_to_get_it(package):
         check=False,
     )
     python = shlex.quote(sys.executable)
-    told = f"{python} lacks the package {package}; to install what is needed: {python} -m pip install -e ."
-    assert (ended.returncode, ended.stderr) == (2, f"batchscale: {told}\n")
+    shown = f"{python} lacks the package {package}; to install what is needed: {python} -m pip install -e ."
+    assert (ended.returncode, ended.stderr) == (2, f"batchscale: {shown}\n")
 
 
-def test_names_of_files_and_folders_are_told_in_one_visible_line(tmp_path, capsys):
+def test_names_of_files_and_folders_are_printed_in_one_visible_line(tmp_path, capsys):
     strange = "m\x1b[31mEVIL\nbatchscale: second line\udcff"
     simulated_folder.write(tmp_path / "published/simulated" / strange, batch_sizes=(16, 64), epochs=3.0, rounds=2)
-    shown = r"m\x1b[31mEVIL\nbatchscale: second line\udcff"
+    escaped = r"m\x1b[31mEVIL\nbatchscale: second line\udcff"
     assert command_line.run(["report", str(tmp_path / strange)]) == 2
     assert command_line.run(["site", str(tmp_path / "published"), "--out", str(tmp_path / strange)]) == 0
     (tmp_path / "published/simulated" / strange / "machine.json").write_text("{")
     assert command_line.run(["site", str(tmp_path / "published")]) == 2
-    told = capsys.readouterr()
-    lines = [*told.out.splitlines(), *told.err.splitlines()]
+    shown = capsys.readouterr()
+    lines = [*shown.out.splitlines(), *shown.err.splitlines()]
     assert len(lines) == 3
     for line in lines:
-        assert shown in line
+        assert escaped in line
         assert line.isprintable()
 
 
-def test_an_argument_s_own_lines_are_none_of_the_refusal(capsys):
-    with pytest.raises(SystemExit):
-        command_line.run(["report", "a", "b\x1b[2J\nbatchscale: done"])
-    assert capsys.readouterr().err.splitlines() == [r"batchscale: unrecognized arguments: b\x1b[2J\nbatchscale: done"]
+def test_line_ends_in_an_argument_do_not_end_the_line_of_the_refusal(capsys):
+    assert command_line.run(["report", "a", "b\x1b[2J\nbatchscale: done"]) == 2
+    (shown,) = capsys.readouterr().err.splitlines()
+    assert shown == r"batchscale: report: Got unexpected extra argument (b\x1b[2J\nbatchscale: done)"
 
 
 def test_lists_are_for_people_and_for_scripts(capsys):
@@ -131,7 +162,7 @@ def test_lists_are_for_people_and_for_scripts(capsys):
         assert all(name in text for name in names)
 
 
-def test_the_doctor_answers_without_a_network(capsys, tmp_path):
+def test_doctor_works_without_a_network(capsys, tmp_path):
     assert command_line.run(["doctor", "--results", str(tmp_path), "--json"]) == 0
     found = {one["item"]: one for one in json.loads(capsys.readouterr().out)}
     assert found["results folder"]["ok"]
@@ -139,7 +170,7 @@ def test_the_doctor_answers_without_a_network(capsys, tmp_path):
     assert not found["dataset mnist"]["ok"]
 
 
-def test_the_doctor_s_columns_never_touch(monkeypatch, capsys):
+def test_the_columns_of_doctor_never_touch(monkeypatch, capsys):
     long = doctor.Finding("fashion_mnist: system package dataset-fashion-mnist", "is in the package lists", ok=True)
     monkeypatch.setattr(doctor, "diagnose", lambda _: [long, doctor.Finding("jax", "1.0", ok=False)])
     assert command_line.run(["doctor"]) == 0
@@ -148,13 +179,13 @@ def test_the_doctor_s_columns_never_touch(monkeypatch, capsys):
     assert second == f"--  {'jax':34}  1.0"
 
 
-@pytest.mark.parametrize("verb", ["run", "doctor"])
-def test_a_data_folder_that_is_not_there_is_told(monkeypatch, capsys, tmp_path, verb):
+@pytest.mark.parametrize("command", ["run", "doctor"])
+def test_a_missing_data_folder_is_reported(monkeypatch, capsys, tmp_path, command):
     monkeypatch.setenv("BATCHSCALE_DATA", str(tmp_path / "typo"))
     monkeypatch.setattr("batchscale.measure.run.suite.measure", lambda *_: [])
-    assert command_line.run([verb, "--results", str(tmp_path)]) == 0
-    told = capsys.readouterr()
-    assert f"BATCHSCALE_DATA: '{tmp_path / 'typo'}' is not a folder" in (told.err if verb == "run" else told.out)
+    assert command_line.run([command, "--results", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert f"BATCHSCALE_DATA: '{tmp_path / 'typo'}' is not a folder" in (shown.err if command == "run" else shown.out)
 
 
 def test_a_device_that_keeps_failing_ends_the_run_in_one_line_with_code_2(monkeypatch, capsys, tmp_path):
@@ -167,7 +198,7 @@ def test_a_device_that_keeps_failing_ends_the_run_in_one_line_with_code_2(monkey
     assert capsys.readouterr().err.splitlines()[-1].startswith("batchscale: 3 failures in a row")
 
 
-def test_what_the_system_refuses_is_one_line(monkeypatch, capsys):
+def test_an_error_of_the_system_is_one_line(monkeypatch, capsys):
     def refuse(*_):
         raise OSError(errno.ENAMETOOLONG, "File name too long", "a\x1blonger\nname")
 
@@ -202,9 +233,16 @@ __main__.main()
     assert (done.returncode, done.stdout, done.stderr) == (130, "flushed\n", "\nbatchscale: stopped\n")
 
 
-def test_a_closed_pipe_ends_quietly():
-    script = f"{shlex.quote(sys.executable)} -m batchscale list | head -c 1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stderr == ""
+@pytest.mark.parametrize("line", ["list", "--help"])
+def test_a_closed_pipe_ends_quietly(line):
+    script = f"{shlex.quote(sys.executable)} -m batchscale {line} | head -c 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
+def test_a_full_disk_behind_the_output_is_one_line():
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "batchscale", "--help"]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

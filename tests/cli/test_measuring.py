@@ -1,4 +1,4 @@
-"""The verbs that measure, in one process: a tiny sweep really run, verified, joined and stopped."""
+"""The commands that measure, in one process: a tiny experiment is run, verified, joined and stopped."""
 
 from __future__ import annotations
 
@@ -159,10 +159,10 @@ def test_unlike_convergence_is_refused_before_the_first_round(swept, tmp_path, c
     path.write_bytes(results_folder.to_toml(other))
     line = ["run", str(path), "--results", str(results), "--convergence-from", str(swept), *minutes]
     assert command_line.run(line) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert "another protocol than lenet_digits" in told
-    assert told.count(" there, ") == 3
-    assert re.search(r" here, and \d+ more\); convergence cannot be joined$", told)
+    (shown,) = capsys.readouterr().err.splitlines()
+    assert "another protocol than lenet_digits" in shown
+    assert shown.count(" there, ") == 3
+    assert re.search(r" here, and \d+ more\); convergence cannot be joined$", shown)
     assert not results.exists()
 
 
@@ -182,20 +182,27 @@ def test_only_the_stages_that_are_named_are_run(sweep, tmp_path):
 
 @pytest.mark.parametrize("how", [interrupts.Stopped, KeyboardInterrupt])
 @pytest.mark.parametrize(
-    ("found", "program"), [("/bin/batchscale", "batchscale"), (None, f"{shlex.quote(sys.executable)} -m batchscale")]
+    ("found", "modules", "program"),
+    [
+        ("/bin/batchscale", "bench", "batchscale"),
+        (None, "", f"{shlex.quote(sys.executable)} -m batchscale"),
+        (None, "a b", f"env 'PYTHONPATH=a b' {shlex.quote(sys.executable)} -m batchscale"),
+    ],
 )
-def test_a_stopped_run_says_how_to_go_on(tmp_path, capsys, monkeypatch, how, found, program):
+def test_a_stopped_run_prints_the_command_that_continues_it(
+    tmp_path, capsys, monkeypatch, how, found, modules, program
+):
     monkeypatch.setattr(measuring.shutil, "which", lambda _: found)
+    monkeypatch.setenv("PYTHONPATH", modules)
     monkeypatch.chdir(tmp_path)
 
     def stopped(*_):
         raise how
 
     monkeypatch.setattr(suite, "measure", stopped)
-    line = ["run", "lenet_digits", "--budget", "2.5", "--results", str(tmp_path / "a b"), "--stages", "throughput"]
-    assert command_line.run(line) == 130
-    again = f"{program} run lenet_digits --budget 2.5 --results '{tmp_path / 'a b'}' --stages throughput"
-    assert capsys.readouterr().err.endswith(f"To continue: {again}\n")
+    typed = f"run lenet_digits --price-per-hour=2.50 --results '{tmp_path / 'a b'}' --stages throughput --budget 30.0"
+    assert command_line.run(shlex.split(typed)) == 130
+    assert capsys.readouterr().err.endswith(f"To continue: {program} {typed}\n")
 
 
 def test_pages_are_finished_at_the_first_signal_and_left_at_the_second(tmp_path, capfd, monkeypatch):
@@ -276,4 +283,4 @@ def test_a_folder_made_of_tables_has_nothing_to_train(tmp_path, capsys):
     assert command_line.run(["analyze", *paths, "--train-examples", "100", "--out", str(out)]) == 0
     capsys.readouterr()
     assert command_line.run(["verify", str(out)]) == 2
-    assert "made of tables" in capsys.readouterr().err
+    assert "made from tables" in capsys.readouterr().err

@@ -79,7 +79,7 @@ def test_reading_a_results_folder_never_loads_jax(tmp_path):
 
 
 def test_the_command_line_alone_loads_neither_half():
-    loaded = loaded_by("import batchscale.cli.command_line; batchscale.cli.command_line.parser()")
+    loaded = loaded_by("from batchscale.cli import command_line; command_line.run(['run', '--help'])")
     assert not loaded & {"jax", "flax", "optax", "pandas", "matplotlib", "seaborn", "numpy"}
 
 

@@ -26,7 +26,7 @@ examples:
 class Commands(click.Group):
     """The commands, listed in the order in which a user needs them."""
 
-    def list_commands(self, _: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands."""
         return [*self.commands]
 
@@ -39,7 +39,7 @@ class Commands(click.Group):
         with_value = {name for one in options if not one.is_flag for name in one.opts}
         for option, value in pairwise(rest):
             if option in with_value and value.startswith("--"):
-                raise click.UsageError(f"{name}: Option {option!r} requires an argument, found {value!r}.", ctx)
+                raise click.BadOptionUsage(option, f"Option {option!r} requires an argument, found {value!r}.")
         return name, command, rest
 
 
@@ -79,12 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (default: the arguments of this process) and return its exit code."""
-    typed = sys.argv[1:] if arguments is None else [*arguments]
     try:
-        with APP.make_context("batchscale", [*typed], obj=typed) as context:
-            return APP.invoke(context) or 0
-    except click.exceptions.Exit as ended:
-        return ended.exit_code
+        code = _call(sys.argv[1:] if arguments is None else [*arguments])
+        sys.stdout.flush()  # here a closed pipe ends quietly; when Python shuts down it would print a traceback
+        return code
     except click.UsageError as error:
         command = f"{error.ctx.info_name}: " if error.ctx and error.ctx.parent else ""
         warn(f"{command}{error.format_message()}")
@@ -100,3 +98,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("\nbatchscale: stopped\n")
         return measuring.INTERRUPTED
     return 2
+
+
+def _call(typed: list[str]) -> int:
+    try:
+        with APP.make_context("batchscale", [*typed], obj=typed) as context:
+            return APP.invoke(context) or 0
+    except click.exceptions.Exit as ended:
+        return ended.exit_code

@@ -64,7 +64,9 @@ def site(*, published: Path, out: Path) -> None:
 
 @click.command(epilog=example("batchscale submit results/local/lenet_mnist/MACHINE"))
 @FOLDER
-@click.option("--published", type=PATH, default=PUBLISHED, show_default=True, metavar="DIR", help="Folder to place it in.")
+@click.option(
+    "--published", type=PATH, default=PUBLISHED, show_default=True, metavar="DIR", help="Folder to place it in."
+)
 @AS_JSON
 def submit(*, folder: Path, published: Path, as_json: bool) -> int:
     """Check a results folder and place it with the published ones.

@@ -96,9 +96,7 @@ def figures(
     from batchscale.analysis.summary.build import summarize
 
     measured = frames.load(folder)
-    for path in write_figures(
-        measured, summarize(measured), out or folder / "figures", only, formats, width, style
-    ):
+    for path in write_figures(measured, summarize(measured), out or folder / "figures", only, formats, width, style):
         print(visible(str(path)))
 
 
