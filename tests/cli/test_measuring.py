@@ -19,11 +19,13 @@ from batchscale.cli import command_line, measuring
 from batchscale.config import experiment as experiments
 from batchscale.config.vocabulary import STAGES
 from batchscale.measure.control import signals as interrupts
+from batchscale.measure.convergence.lane_programs import LanePrograms
+from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.data import datasets
 from batchscale.measure.device import xla_options
 from batchscale.measure.device.host import Host
-from batchscale.measure.run import lowerings, suite, verify
 from batchscale.measure.run import stages as runner
+from batchscale.measure.run import suite, verify
 from batchscale.measure.training.learner import Learner
 from batchscale.records import results_folder, row_files
 from batchscale.records.row_types import Curve, Round, Stage, Trial, Verification
@@ -101,15 +103,16 @@ def scheduled(request, tmp_path_factory):
     rate = {"anchor": 0.01, "span": 0, "extend": 0}
     rate |= {"schedule": request.param, "warmup_epochs": WARMUP_EPOCHS[request.param]}
     made = session(tmp_path_factory.mktemp(request.param), learning_rate=rate, **EVALUATED_OFTEN)
-    runner.run(made, ["convergence"])
-    (trial,) = (one for one in made.trials().values() if (one.phase, one.batch_size) == ("confirm", 20))
+    stage = Convergence(made)
+    stage.run()
+    (trial,) = (one for one in stage.study.trials.values() if (one.phase, one.batch_size) == ("confirm", 20))
     assert trial.microbatch_size == 10
     return made, trial
 
 
 @pytest.fixture
 def _measures_nothing(monkeypatch):
-    for module, name in ((lowerings, "of_tier"), (suite, "announce"), (suite, "run")):
+    for module, name in ((LanePrograms, "tuned"), (suite, "planned")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("measured"))
 
 

@@ -135,7 +135,11 @@ def test_batch_sizes_have_exactly_one_form(table, says):
             "accumulator_dtype: not an option of sgd, expected one of momentum, nesterov",
         ),
         ("workload.optimizer_options", {"nesterov": 3.0}, "optimizer_options.nesterov: 3.0, expected true or false"),
-        ("workload.optimizer_options", {"nesterov": math.inf}, "optimizer_options.nesterov: inf, expected true or false"),
+        (
+            "workload.optimizer_options",
+            {"nesterov": math.inf},
+            "optimizer_options.nesterov: inf, expected true or false",
+        ),
         ("workload.optimizer_options", {"momentum": False}, "optimizer_options.momentum: False, expected a number"),
         ("workload.optimizer_options", {"speed": 3}, "workload.optimizer_options.speed: not an option of sgd"),
         ("workload.optimizer_options", {"\x1b[31m" + "d" * 500: 3}, "not an option of sgd"),

@@ -7,7 +7,7 @@ from batchscale.config import plan, time_budget
 from batchscale.errors import InputError
 from batchscale.measure.control import costs
 from batchscale.measure.convergence import tuning
-from batchscale.measure.convergence.tuning import Tuned
+from batchscale.measure.device.tuning_file import Tuned
 from batchscale.measure.run import time_estimate
 from batchscale.records import results_folder
 from hypothesis import given

@@ -11,7 +11,7 @@ import jax
 import msgspec
 import pytest
 from batchscale.measure.device import machine as device
-from batchscale.measure.run.session import Session
+from batchscale.measure.session import Session
 from batchscale.records import row_files
 from standard_study import open_session
 

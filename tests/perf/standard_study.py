@@ -12,13 +12,13 @@ from batchscale.config import experiment, plan
 from batchscale.config.vocabulary import Loop
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.convergence import train_wave, wave
-from batchscale.measure.convergence.tier_search import TierStudy, search_grid
-from batchscale.measure.convergence.wave import Wave
+from batchscale.measure.convergence.stage import Convergence
+from batchscale.measure.convergence.tier_search import TierStudy
+from batchscale.measure.convergence.wave import Wave, search_grid
 from batchscale.measure.data.datasets import Dataset
 from batchscale.measure.device.host import Host
 from batchscale.measure.device.timing import Work
-from batchscale.measure.run import stages
-from batchscale.measure.run.session import Session
+from batchscale.measure.session import Session
 from batchscale.measure.throughput.timed_loops import CellKey, build
 from batchscale.measure.training.learner import Learner
 from races import Contestant
@@ -55,7 +55,7 @@ def _random_mnist() -> Dataset:
 
 def tiers(session: Session) -> list[TierStudy]:
     """The tiers of the study as the engine groups and tunes them."""
-    return stages.tier_studies(session, stages.make_study(session, lambda _: None))
+    return Convergence(session).tiers
 
 
 def as_lanes(session: Session, tier: TierStudy) -> Contestant:

@@ -7,7 +7,7 @@ from statistics import harmonic_mean
 
 import standard_study
 from batchscale.measure.convergence.tier_search import TierStudy
-from batchscale.measure.run.session import Session
+from batchscale.measure.session import Session
 from plain_lenet import plain_learner
 from races import Speed, race
 

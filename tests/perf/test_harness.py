@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import msgspec
 from batchscale.measure.data import example_order
 from batchscale.measure.device.timing import Work, timed
-from batchscale.measure.run.session import Session
+from batchscale.measure.session import Session
 from batchscale.measure.throughput import rounds
 from batchscale.measure.throughput.context import Laboratory
 from batchscale.measure.throughput.timed_loops import BATCHES_AT_HAND, LEARNING_RATE, CellKey

@@ -22,6 +22,7 @@ from batchscale.cli import command_line
 from batchscale.config.vocabulary import STAGES
 from batchscale.errors import InputError
 from batchscale.measure.convergence import train_wave
+from batchscale.measure.convergence.lane_programs import LanePrograms
 from batchscale.measure.run import lowerings, stages
 from batchscale.measure.throughput import peak_rates, rounds
 from batchscale.records import results_folder, row_files
@@ -210,6 +211,10 @@ def begun(folder):
     return folder
 
 
+def with_compiled_programs(self, session):
+    self.session, self.programs = session, PROGRAMS
+
+
 def continued(folder):
     """The refusal of a run that goes on in a folder and measures nothing, None where it went on."""
     with pytest.MonkeyPatch.context() as patch, refused() as refusals:
@@ -218,10 +223,10 @@ def continued(folder):
         patch.setattr(lowerings, "of_cells", lambda *_: lambda _: None)
         patch.setattr(train_wave, "run", lambda *_: None)
         made = session(folder)
-        made.programs = PROGRAMS
+        patch.setattr(LanePrograms, "__init__", with_compiled_programs)
         made.prepare_folder()
-        stages.announce(made, STAGES)
-        stages.run(made, STAGES)
+        for stage in stages.planned(made, STAGES):
+            stage.run()
     return refusals[0] if refusals else None
 
 

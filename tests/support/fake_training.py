@@ -7,8 +7,8 @@ from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence import train_wave, wave
 from batchscale.measure.convergence.lanes import Lanes, Programs
 from batchscale.measure.convergence.memory_fit import LARGEST_SHARE_OF_MEMORY, SHARE_OF_LANES
+from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.device.host import Host
-from batchscale.measure.run import stages
 from batchscale.measure.training.learner import TrainState
 from batchscale.records.row_types import Curve
 from tiny_workload import session, trials
@@ -55,7 +55,7 @@ def study(folder, monkeypatch, worth, stop_after=None, trained=None, **tables):
     without_training(monkeypatch, pretend(worth, stop_after, trained))
     made = session(folder, **tables)
     made.prepare_folder()
-    stages.measure_convergence(made)
+    Convergence(made).run()
     return trials(folder)
 
 

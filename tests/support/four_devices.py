@@ -82,8 +82,8 @@ def studied(folder: Path) -> dict:
     session = tiny_workload.session(folder, **TABLES)
     machine = msgspec.structs.replace(session.host.machine, device_count=len(jax.devices()), virtual_devices=True)
     session.host = replace(session.host, machine=machine)
-    stages.announce(session, ("throughput", "convergence"))
-    stages.run(session, ("throughput", "convergence"))
+    for stage in stages.planned(session, ("throughput", "convergence")):
+        stage.run()
     rounds = [row for row in row_files.read(folder / "throughput.jsonl") if isinstance(row, Round)]
     trials = [row for row in row_files.read(folder / "convergence.jsonl") if isinstance(row, Trial)]
     return {

@@ -23,13 +23,14 @@ from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence import train_wave, wave
 from batchscale.measure.convergence.checkpoint import Checkpoint, trials_of
 from batchscale.measure.convergence.early_stopping import Race
+from batchscale.measure.convergence.lane_programs import LanePrograms
 from batchscale.measure.convergence.lanes import Lanes, Programs, Settings
-from batchscale.measure.convergence.tuning import Tuned
 from batchscale.measure.convergence.wave import LaneRecord, Setting, Wave
 from batchscale.measure.data import datasets, example_order
 from batchscale.measure.data.datasets import Dataset
 from batchscale.measure.device.host import Host
-from batchscale.measure.run.session import Session
+from batchscale.measure.device.tuning_file import Tuned
+from batchscale.measure.session import Session
 from batchscale.measure.training.learner import Examples, Learner, TrainState, make_learner, on_device
 from batchscale.measure.training.optimizers import Schedule
 from batchscale.records import results_folder, row_files
@@ -271,7 +272,7 @@ def tiny_dataset() -> Dataset:
 def session(folder: Path, workers: int = 1, **tables: Any) -> Session:
     """The tiny experiment in a results folder, with its tuning done."""
     made = Session(experiment(**tables), tiny_dataset(), host(workers), folder, Progress(quiet=True))
-    for tier in made.tiers:
+    for tier in LanePrograms(made).tiers:
         made.tuning.get(f"convergence {tier.microbatch_size} {tier.batch_sizes}", lambda: Tuned(None, 1e6))
     return made
 

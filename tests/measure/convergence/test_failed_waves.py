@@ -7,8 +7,8 @@ import pytest
 from batchscale.errors import DeviceError
 from batchscale.measure.convergence import wave
 from batchscale.measure.convergence.lanes import Programs
-from batchscale.measure.convergence.tuning import TuningFile
-from batchscale.measure.run import stages
+from batchscale.measure.convergence.stage import Convergence
+from batchscale.measure.device.tuning_file import TuningFile
 from batchscale.records import row_files
 from batchscale.records.row_types import Curve, Trial
 from fake_training import best_at, hold, pretend, study, without_training
@@ -56,7 +56,7 @@ def unlucky(folder, monkeypatch, run, retries_failed=False, workers=1, **tables)
     made = session(folder, workers, **tables)
     made.retries_failed = retries_failed
     made.prepare_folder()
-    stages.measure_convergence(made)
+    Convergence(made).run()
     return [row for row in row_files.read(folder / "convergence.jsonl") if isinstance(row, Trial)]
 
 
@@ -112,10 +112,11 @@ def test_a_tier_whose_compilation_fails_becomes_rows(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Programs, "program", refuse)
     made = session(tmp_path, seeds={"confirm": 1})
-    monkeypatch.setattr(TuningFile, "get", lambda _, __, measure: measure())
+    made.tuning = TuningFile(tmp_path / "untried", made.lowerings)
     made.prepare_folder()
-    stages.announce(made, ["convergence"])
-    stages.measure_convergence(made)
+    stage = Convergence(made)
+    stage.plan()
+    stage.run()
     rows = [row for row in row_files.read(tmp_path / "convergence.jsonl") if isinstance(row, Trial)]
     assert {(row.status, row.reason) for row in rows} == {("failed", "INTERNAL: cannot compile")}
     assert {row.batch_size for row in rows} == {10, 50}

@@ -6,7 +6,7 @@ from batchscale.config.vocabulary import Point
 from batchscale.errors import InputError
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence import wave
-from batchscale.measure.run import stages
+from batchscale.measure.convergence.stage import Convergence
 from fake_training import best_at, study
 from tiny_workload import experiment, session, trials
 
@@ -94,7 +94,7 @@ def test_a_wave_races_against_all_other_points_and_none_is_taken_for_another(tmp
     momenta = {"momentum": [0.0, 0.5]}
     study(tmp_path, monkeypatch, with_momentum(0.5), search=momenta)
     made = session(tmp_path, search=momenta)
-    tier, *_ = stages.tier_studies(made, stages.make_study(made, pytest.fail))
+    tier, *_ = Convergence(made).tiers
     one = Point(0.01, (("momentum", 0.0),))
     (size, found), *others = tier.study.rivals({(wave.Setting("search", 10, one), seed) for seed in (1, 2)}).items()
     assert (size, others) == (10, [])

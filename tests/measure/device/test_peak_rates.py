@@ -89,8 +89,8 @@ def timed(folder, environment="0123456789abcdef"):
     made.host = replace(made.host, environment_hash=environment)
     made.progress = Progress(output=io.StringIO())
     made.prepare_folder()
-    stages.announce(made, ["throughput"])
-    stages.measure_throughput(made)
+    (stage,) = stages.planned(made, ["throughput"])
+    stage.run()
     rows = [row for row in made.rows("throughput.jsonl") if isinstance(row, Calibration)]
     return made.progress, rows
 
@@ -111,6 +111,6 @@ def test_a_stage_calibrates_once_for_an_environment_and_goes_on_where_the_device
 
 def test_the_time_left_counts_the_calibration(tmp_path, parts):
     made = session(tmp_path)
-    stages.announce(made, ["throughput"])
+    stages.planned(made, ["throughput"])
     planned = made.progress.items[made.progress.prefix, "calibration"]
     assert planned.remaining_seconds() == len(parts) * costs.SECONDS_PER_CALIBRATION

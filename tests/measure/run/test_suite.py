@@ -10,9 +10,10 @@ from batchscale.errors import InputError
 from batchscale.measure.control import costs
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopper
-from batchscale.measure.convergence.tuning import Tuned
+from batchscale.measure.convergence.lane_programs import LanePrograms
 from batchscale.measure.data import datasets
-from batchscale.measure.run import lowerings, suite
+from batchscale.measure.device.tuning_file import Tuned
+from batchscale.measure.run import suite
 from batchscale.records import results_folder, row_files
 from filled_folders import filled
 from tiny_workload import digits, experiment, host
@@ -34,8 +35,7 @@ def offline(monkeypatch):
 def runs(monkeypatch):
     """Sessions that would have been run, in order."""
     seen = []
-    monkeypatch.setattr(suite, "announce", lambda *_: None)
-    monkeypatch.setattr(suite, "run", lambda session, stages: seen.append((session, tuple(stages))))
+    monkeypatch.setattr(suite, "planned", lambda session, stages: seen.append((session, tuple(stages))) or [])
     return seen
 
 
@@ -90,7 +90,7 @@ def test_a_folder_of_another_protocol_is_refused_with_the_difference_before_anyt
     results_folder.prepare(folder, experiment(), host().machine, {})
     (folder / results_folder.CONVERGENCE).write_text("a row\n")
     path.write_bytes(results_folder.to_toml(experiment(target={"accuracy": 0.5})))
-    monkeypatch.setattr(suite, "announce", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(suite, "planned", lambda *_: pytest.fail("measured"))
     with pytest.raises(InputError, match=r"target\.accuracy: 0\.75 there, 0\.5 here"):
         suite.measure(request(tmp_path, names=[str(path)]), host(), Stopper())
 
@@ -100,7 +100,7 @@ def test_a_refused_second_run_leaves_the_first_one_s_folder_as_it_is(tmp_path, o
     results_folder.prepare(folder, experiment(), host().machine, {})
     before = {one.name: one.read_bytes() for one in folder.iterdir()}
     path.write_bytes(results_folder.to_toml(experiment(seeds={"confirm": 5})))
-    monkeypatch.setattr(lowerings, "of_tier", lambda *_: pytest.fail("tried"))
+    monkeypatch.setattr(LanePrograms, "tuned", lambda *_: pytest.fail("tried"))
     for minutes in (None, 3.0):
         named = folder if minutes is None else folder.parent.with_name("tiny_3min") / folder.name
         with row_files.claimed(named), pytest.raises(InputError, match="another run is writing here"):
@@ -167,7 +167,7 @@ def test_convergence_without_training_data_is_joined_with_the_digits_of_the_fall
 
 @pytest.mark.parametrize("rung", [time_budget.LADDER[0], time_budget.LADDER[-1]])
 def test_a_scaled_study_is_joined_at_the_rung_of_its_source(tmp_path, offline, runs, monkeypatch, rung):
-    monkeypatch.setattr(lowerings, "of_tier", lambda *_: pytest.fail("the speed of training was tried"))
+    monkeypatch.setattr(LanePrograms, "tuned", lambda *_: pytest.fail("the speed of training was tried"))
     scaled = time_budget.climb(experiment(), rung)
     source = filled(tmp_path / "there", scaled)
     path = tmp_path / "tiny.toml"
@@ -180,20 +180,20 @@ def test_a_scaled_study_is_joined_at_the_rung_of_its_source(tmp_path, offline, r
 
 
 def test_minutes_are_shared_and_a_second_run_repeats_the_first_choice(tmp_path, offline, runs, monkeypatch):
-    monkeypatch.setattr(lowerings, "of_tier", lambda *_: Tuned(None, 1e5))
+    monkeypatch.setattr(LanePrograms, "tuned", lambda *_: Tuned(None, 1e5))
     asked = request(tmp_path, names=["lenet_digits"], minutes=3.0)
     suite.measure(asked, host(), Stopper())
     session, _ = runs[0]
     assert session.experiment.name == "lenet_digits_3min"
     assert "about" in asked.progress.output.getvalue()
     results_folder.prepare(session.folder, session.experiment, host().machine, {})
-    monkeypatch.setattr(lowerings, "of_tier", lambda *_: pytest.fail("the trial was repeated"))
+    monkeypatch.setattr(LanePrograms, "tuned", lambda *_: pytest.fail("the trial was repeated"))
     suite.measure(asked, host(), Stopper())
     assert runs[1][0].experiment == session.experiment
 
 
 def test_a_scaled_study_of_an_edited_file_is_refused(tmp_path, offline, runs, monkeypatch):
-    monkeypatch.setattr(lowerings, "of_tier", lambda *_: Tuned(None, 1e5))
+    monkeypatch.setattr(LanePrograms, "tuned", lambda *_: Tuned(None, 1e5))
     path = tmp_path / "tiny.toml"
     path.write_bytes(results_folder.to_toml(experiment()))
     asked = request(tmp_path, names=[str(path)], minutes=3.0)
@@ -209,7 +209,7 @@ def test_an_edited_file_is_refused_before_the_speed_of_another_is_tried(tmp_path
     path.write_bytes(results_folder.to_toml(experiment(target={"accuracy": 0.5})))
     scaled = time_budget.named(time_budget.climb(experiment(), time_budget.LADDER[0]), 3.0)
     results_folder.prepare(results_folder.folder_of(tmp_path, scaled, host().machine), scaled, host().machine, {})
-    monkeypatch.setattr(lowerings, "of_tier", lambda *_: pytest.fail("tried"))
+    monkeypatch.setattr(LanePrograms, "tuned", lambda *_: pytest.fail("tried"))
     asked = request(tmp_path, names=["lenet_digits", str(path)], minutes=6.0)
     with pytest.raises(InputError, match="tiny_3min: was scaled from tiny before that was edited"):
         suite.measure(asked, host(), Stopper())

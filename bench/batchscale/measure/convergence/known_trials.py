@@ -16,7 +16,7 @@ from batchscale.measure.convergence.checkpoint import TrialOf
 from batchscale.measure.convergence.early_stopping import Race
 from batchscale.measure.convergence.wave import Setting
 from batchscale.records import rate_choice
-from batchscale.records.row_types import Curve, Origin, Trial, TrialKey
+from batchscale.records.row_types import AnyRow, Curve, Origin, Trial, TrialKey
 
 
 @dataclass
@@ -36,6 +36,15 @@ class Study:
     trials: dict[TrialKey, Trial] = field(default_factory=dict)
     trained_examples: int = 0
     streak: Streak = field(default_factory=Streak)
+
+    def see(self, row: AnyRow) -> None:
+        """Take in a row of the stage, old or new."""
+        if isinstance(row, Trial) and (row.key not in self.trials or row.supersedes(self.trials[row.key])):
+            self.trials[row.key] = row
+
+    def forget_failed(self) -> None:
+        """Let the trials that failed be trained again."""
+        self.trials = {key: trial for key, trial in self.trials.items() if trial.status != "failed"}
 
     def of(self, phase: Phase, batch_size: int) -> list[Trial]:
         """Trials of one phase and batch size, failures left out."""

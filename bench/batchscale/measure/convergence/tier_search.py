@@ -13,7 +13,6 @@ from itertools import product
 import msgspec
 
 from batchscale.config import plan
-from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import Point
 from batchscale.measure.control import costs
 from batchscale.measure.control.failures import FAILURES, failure_of
@@ -22,8 +21,8 @@ from batchscale.measure.convergence.checkpoint import Checkpoint, trials_of
 from batchscale.measure.convergence.known_trials import Study, key_of
 from batchscale.measure.convergence.lanes import Programs
 from batchscale.measure.convergence.memory_fit import fitting_shape, portions
-from batchscale.measure.convergence.tuning import Tuned
-from batchscale.measure.convergence.wave import LaneRecord, Setting
+from batchscale.measure.convergence.wave import LaneRecord, Setting, search_grid
+from batchscale.measure.device.tuning_file import Tuned
 from batchscale.measure.training.optimizers import usual_options
 from batchscale.records import rate_choice
 from batchscale.records.row_types import Trial
@@ -242,9 +241,3 @@ class TierStudy:
             noise=record.noise if record.noise and record.noise.examples else None,
         )
         self.study.append(trial)
-        self.study.trials[key] = trial
-
-
-def search_grid(experiment: Experiment, tier: plan.Tier) -> list[Setting]:
-    """Every batch size of a tier at every point of its grid."""
-    return [Setting("search", size, point) for size in tier.batch_sizes for point in plan.points(experiment, size)]

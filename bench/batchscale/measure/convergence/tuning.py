@@ -3,80 +3,21 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
 import jax
-import msgspec
 import numpy as np
-from msgspec import Meta
 
 from batchscale.config import plan
-from batchscale.errors import InputError
-from batchscale.measure.control.failures import FAILURES
 from batchscale.measure.convergence.lanes import Programs
 from batchscale.measure.convergence.wave import Layout, Setting, Shard, first_lanes
 from batchscale.measure.device.timing import calibrate, timed
-from batchscale.records import row_files
-from batchscale.safe_files import read_json
+from batchscale.measure.device.tuning_file import Tuned
 
 TRIAL_SECONDS = 0.4
 EVALUATION_TRIALS = 3
-LARGEST_FILE_BYTES = 1 << 20
-
-
-class Tuned(msgspec.Struct, frozen=True):
-    """The fastest way to run a tier, the lane-examples per second it trains, and what evaluating one lane takes."""
-
-    lowering: str | None
-    examples_per_second: Annotated[float, Meta(ge=1e-6, le=1e30)]
-    seconds_per_evaluation: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
-
-
-class TuningFile:
-    """`tuning.json` in a results folder: resumed runs repeat the same choices, so their numbers stay the same.
-
-    A file that cannot be read, or a choice that is none of `lowerings`, is as if it were not there: that is measured
-    again.
-    """
-
-    def __init__(self, folder: Path, lowerings: Collection[str | None]) -> None:
-        self._path = folder / "tuning.json"
-        self._known: dict[str, Tuned] = {}
-        with suppress(InputError):
-            kept = read_json(self._path, dict[str, Tuned], LARGEST_FILE_BYTES)
-            self._known = {key: one for key, one in kept.items() if one.lowering in lowerings}
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._known
-
-    def get(self, key: str, measure: Callable[[], Tuned]) -> Tuned:
-        """The choice made for `key`, measured and kept at the first asking."""
-        if key not in self._known:
-            self._known[key] = measure()
-            row_files.write_json(self._path, self._known)
-        return self._known[key]
-
-
-def fastest(lowerings: Sequence[str | None], speed: Callable[[str | None], float]) -> Tuned:
-    """Try every lowering on the tier's own program; ties go to the first, failures lose.
-
-    Raises:
-        JaxRuntimeError: the first one, when every lowering fails.
-    """
-    tried, failures = [], []
-    for lowering in lowerings:
-        try:
-            tried.append(Tuned(lowering, speed(lowering)))
-        except FAILURES as error:
-            failures.append(error)
-    if not tried:
-        raise failures[0]
-    return max(tried, key=lambda one: one.examples_per_second)
 
 
 @dataclass

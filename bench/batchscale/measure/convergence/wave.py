@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 from jaxtyping import Float
 
+from batchscale.config import plan
+from batchscale.config.experiment import Experiment
 from batchscale.config.plan import Duration
 from batchscale.config.vocabulary import Phase, Point
 from batchscale.measure.convergence.early_stopping import Race
@@ -30,6 +32,11 @@ class Setting(msgspec.Struct, frozen=True):
     phase: Phase
     batch_size: int
     point: Point
+
+
+def search_grid(experiment: Experiment, tier: plan.Tier) -> list[Setting]:
+    """Every batch size of a tier at every point of its grid."""
+    return [Setting("search", size, point) for size in tier.batch_sizes for point in plan.points(experiment, size)]
 
 
 Grid = tuple[Sequence[int], Sequence[Setting]]

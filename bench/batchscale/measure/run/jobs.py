@@ -11,7 +11,7 @@ import msgspec
 
 from batchscale.measure.control import costs
 from batchscale.measure.control.failures import Failure
-from batchscale.measure.run.session import Session
+from batchscale.measure.session import Session
 from batchscale.measure.throughput import max_batch_size
 from batchscale.measure.throughput.child_process import Child, Job
 from batchscale.measure.throughput.context import Laboratory, Open

@@ -6,22 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 
-import msgspec
-
 from batchscale.config import plan
 from batchscale.config.vocabulary import Precision
 from batchscale.measure.control import costs
-from batchscale.measure.control.failures import FAILURES
-from batchscale.measure.convergence import tuning
-from batchscale.measure.convergence.memory_fit import fitting_shape
-from batchscale.measure.convergence.tier_search import search_grid
-from batchscale.measure.run.session import Session
+from batchscale.measure.device import tuning_file
+from batchscale.measure.session import Session
 from batchscale.measure.throughput import rounds
 from batchscale.measure.throughput.context import Laboratory
 from batchscale.measure.throughput.timed_loops import CellKey
 
-NOMINAL_EXAMPLES_PER_SECOND = 10_000.0
-"""Only plans, where a device that fails shows no speed."""
 TRIALS = "choosing lowerings"
 """How the progress line names the trials of cells."""
 
@@ -56,8 +49,8 @@ def of_cells(session: Session, laboratory: Laboratory, missing: Sequence[CellKey
     @cache
     def fastest(choice: Choice) -> str | None:
         laboratory.tried.clear()
-        measure = partial(tuning.fastest, session.lowerings, partial(speed, choice))
-        return _kept(session, _name(session, choice), measure).lowering
+        measure = partial(tuning_file.fastest, session.lowerings, partial(speed, choice))
+        return session.tuning.get(_name(session, choice), measure).lowering
 
     def lowering_of(key: CellKey) -> str | None:
         return fastest(_choice(session, key)) if len(session.lowerings) > 1 else session.lowerings[0]
@@ -76,35 +69,3 @@ def _name(session: Session, choice: Choice) -> str:
     batch_size, precision = choice
     other = "" if precision == session.experiment.workload.precision else f" {precision}"
     return f"throughput {batch_size}{other}"
-
-
-def of_tier(session: Session, tier: plan.Tier) -> tuning.Tuned:
-    """The fastest lowering of a tier and its speed."""
-    workers = session.host.workers
-    seeds, grid = plan.search_seeds(session.experiment), search_grid(session.experiment, tier)
-
-    def trial(lowering: str | None) -> tuning.SpeedTrial:
-        session.stopper.check()
-        of = session.tier_programs(tier, lowering)
-        width = session.shard_width(tier)
-        rows, columns = fitting_shape(of, (seeds, grid), session.lanes_memory_bytes, workers, width)
-        return tuning.SpeedTrial(of, seeds[:rows], grid[:columns], workers)
-
-    def measure() -> tuning.Tuned:
-        session.progress.show(f"trying how fast B={tier.batch_sizes[0]}..{tier.batch_sizes[-1]} trains", planned=False)
-        found = tuning.fastest(session.lowerings, lambda lowering: trial(lowering).examples_per_second())
-        evaluation = trial(found.lowering).seconds_per_evaluation()
-        return msgspec.structs.replace(found, seconds_per_evaluation=evaluation)
-
-    return _kept(session, f"convergence {tier.microbatch_size} {tier.batch_sizes}", measure)
-
-
-def _kept(session: Session, key: str, measure: Callable[[], tuning.Tuned]) -> tuning.Tuned:
-    """What is known for `key`, measured at the first asking.
-
-    Where no lowering runs now the first is taken and nothing is kept: whatever fails with it becomes rows.
-    """
-    try:
-        return session.tuning.get(key, measure)
-    except FAILURES:
-        return tuning.Tuned(session.lowerings[0], NOMINAL_EXAMPLES_PER_SECOND)

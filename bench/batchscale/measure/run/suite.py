@@ -20,12 +20,13 @@ from batchscale.errors import InputError
 from batchscale.measure.control import costs
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopper
+from batchscale.measure.convergence.lane_programs import LanePrograms
 from batchscale.measure.data import datasets
 from batchscale.measure.data.datasets import Dataset
 from batchscale.measure.device.host import Host
-from batchscale.measure.run import lowerings, time_estimate
-from batchscale.measure.run.session import Session
-from batchscale.measure.run.stages import announce, run
+from batchscale.measure.run import time_estimate
+from batchscale.measure.run.stages import planned
+from batchscale.measure.session import Session
 from batchscale.measure.training import optimizers
 from batchscale.measure.training.learner import make_learner, model_named
 from batchscale.records import results_folder, row_files
@@ -122,12 +123,13 @@ def _scaled(request: Request, host: Host, one: Planned, minutes: float, stopper:
     request.progress.begin(experiment.name)
     trial = Session(experiment, one.dataset, host, one.folder, request.progress, stopper)
     start = time.monotonic()
-    tuned = [lowerings.of_tier(trial, tier) for tier in trial.tiers]
+    programs = LanePrograms(trial)
+    tuned = [programs.tuned(tier) for tier in programs.tiers]
     spent = time.monotonic() - start
     devices, ways = plan.device_counts(experiment, host.machine.device_count), len(trial.lowerings)
 
     def seconds(scaled: Experiment) -> float:
-        return spent + time_estimate.seconds(scaled, trial.train_examples, trial.tiers, tuned, devices, ways)
+        return spent + time_estimate.seconds(scaled, trial.train_examples, programs.tiers, tuned, devices, ways)
 
     scaled = time_budget.fit(experiment, minutes, seconds)
     choice = f"{time_budget.described(scaled)}; about {round(seconds(scaled) / 60, 1):g} of {minutes:g} minutes"
@@ -226,19 +228,21 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
     """
     source = request.convergence_from
     stages = request.stages if source is None else ["throughput"]
-    planned = _plan(request, host)
+    wanted = _plan(request, host)
     with ExitStack() as claims:
-        for folder in dict.fromkeys(one.folder for one in planned):
+        for folder in dict.fromkeys(one.folder for one in wanted):
             claims.enter_context(row_files.claimed(folder))
-        sessions = _sessions(request, host, planned, stopper)
+        sessions = _sessions(request, host, wanted, stopper)
+        staged = []
         for one in sessions:
-            announce(one, stages)
+            staged.append(planned(one, stages))
             request.progress.plan("page", costs.SECONDS_PER_PAGE, 1.0)
-        for one in sessions:
+        for one, made in zip(sessions, staged, strict=True):
             request.progress.begin(one.experiment.name)
-            run(one, stages)
+            for stage in made:
+                stage.run()
         request.progress.end()
         if source is not None:
-            for one in planned:
+            for one in wanted:
                 results_folder.join_convergence(one.folder, source)
-    return [one.folder for one in planned]
+    return [one.folder for one in wanted]

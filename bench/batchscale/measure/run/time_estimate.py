@@ -20,7 +20,8 @@ from batchscale.measure.control.costs import (
     search_trials,
     timing_seconds,
 )
-from batchscale.measure.convergence.tuning import Tuned, trial_seconds
+from batchscale.measure.convergence.tuning import trial_seconds
+from batchscale.measure.device.tuning_file import Tuned
 from batchscale.measure.throughput.timed_loops import cell_keys, parallel_keys
 
 

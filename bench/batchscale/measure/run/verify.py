@@ -20,10 +20,11 @@ from batchscale.config import experiment as experiments
 from batchscale.config.vocabulary import Loop
 from batchscale.errors import InputError
 from batchscale.measure.convergence.lanes import evaluate_lanes
+from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.data import datasets, example_order
 from batchscale.measure.device import xla_options
 from batchscale.measure.device.host import Host
-from batchscale.measure.run.session import Session
+from batchscale.measure.session import Session
 from batchscale.measure.training.learner import Examples, Learner, TrainState
 from batchscale.measure.training.optimizers import Scalar, Schedule
 from batchscale.records import rate_choice, results_folder
@@ -71,7 +72,7 @@ def verify(folder: Path, recommended: int, reported: Mapping[int, Reported]) -> 
     experiment = experiments.read(folder / "experiment.toml")
     session = Session(experiment, datasets.load(experiment.workload.dataset), Host.describe(), folder)
     session.prepare_folder()
-    trials = session.trials().values()
+    trials = Convergence(session).study.trials.values()
     found = {size: find_case(session, trials, size, one) for size, one in reported.items()}
     cases = {size: case for size, case in found.items() if case is not None}
     if recommended not in cases:

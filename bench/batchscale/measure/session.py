@@ -1,0 +1,203 @@
+"""One experiment on one machine with one results folder: what every stage needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batchscale.config import plan
+from batchscale.config.experiment import Experiment
+from batchscale.config.vocabulary import Precision, StageName
+from batchscale.measure.control.progress import Progress
+from batchscale.measure.control.signals import Stopper
+from batchscale.measure.data.datasets import Dataset
+from batchscale.measure.device.host import Host
+from batchscale.measure.device.tuning_file import TuningFile
+from batchscale.measure.training.learner import Examples, Learner, has_lowering, make_learner, on_device
+from batchscale.measure.training.optimizers import Schedule
+from batchscale.records import results_folder
+from batchscale.records.row_files import Writer
+from batchscale.records.row_types import AnyRow, Origin, Stage
+
+# XLA's convolution misses its fast path inside a loop on a CPU (jax issue 12868), so it is not tried there.
+LOWERINGS = {"cpu": ("patches", "banded"), "gpu": ("xla", "patches", "banded"), "tpu": ("xla", "patches", "banded")}
+
+
+@dataclass
+class Session:
+    """An experiment with its data, the host, and the folder for its rows.
+
+    Attributes:
+        experiment: The experiment as it is run, so after scaling to a budget of minutes.
+        dataset: Train, validation and test split in host memory.
+        host: Machine, environment and code version.
+        folder: The results folder.
+        progress: The line that shows what is done and how long the rest takes.
+        stopper: Holds a request to stop; its `check` raises where a stop loses nothing.
+        retries_failed: True if whatever failed in an earlier run is tried again.
+        batch_sizes: The batch sizes of the experiment, ascending.
+        duration: Where trials stop and are evaluated, in examples.
+    """
+
+    experiment: Experiment
+    dataset: Dataset
+    host: Host
+    folder: Path
+    progress: Progress = field(default_factory=Progress)
+    stopper: Stopper = field(default_factory=Stopper)
+    retries_failed: bool = False
+    _learners: dict[tuple[Precision, str | None], Learner] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.batch_sizes = plan.batch_sizes(self.experiment, self.train_examples)
+        self.duration = plan.duration(self.experiment, self.train_examples)
+
+    def prepare_folder(self) -> None:
+        """Write experiment, machine and environment into the folder.
+
+        Raises:
+            InputError: When the folder holds rows of another protocol or machine.
+        """
+        environments = {self.host.environment_hash: self.host.environment}
+        results_folder.prepare(self.folder, self.experiment, self.host.machine, environments)
+
+    @property
+    def train_examples(self) -> int:
+        """Size of the train split."""
+        return len(self.dataset.train_labels)
+
+    @property
+    def schedule(self) -> Schedule:
+        """How the learning rate of every trial moves; a decay ends with the budget of epochs."""
+        table = self.experiment.learning_rate
+        warmup_examples = table.warmup_epochs * self.train_examples
+        return Schedule(table.schedule, warmup_examples, float(self.duration.budget_examples))
+
+    @cached_property
+    def splits(self) -> tuple[Examples, Examples, Examples]:
+        """Train, validation and test split on the device."""
+        data = self.dataset
+        return (
+            on_device(data.train_inputs, data.train_labels),
+            on_device(data.validation_inputs, data.validation_labels),
+            on_device(data.test_inputs, data.test_labels),
+        )
+
+    @property
+    def lowerings(self) -> Sequence[str | None]:
+        """Lowerings of the model worth a trial on this platform."""
+        return LOWERINGS[self.host.machine.platform] if self.convolves else (None,)
+
+    @property
+    def convolves(self) -> bool:
+        """True if the model has convolutions that can be lowered in several ways."""
+        return has_lowering(self.experiment.workload.model)
+
+    @cached_property
+    def tuning(self) -> TuningFile:
+        """Lowerings chosen by an earlier or by this run in this folder."""
+        return TuningFile(self.folder, self.lowerings)
+
+    def learner(self, precision: Precision, lowering: str | None) -> Learner:
+        """Return the workload's learner, made once for each precision and lowering."""
+        key = (precision, lowering)
+        if key not in self._learners:
+            workload = msgspec.structs.replace(self.experiment.workload, precision=precision)
+            shape, classes = self.dataset.input_shape, self.dataset.classes
+            self._learners[key] = make_learner(workload, shape, classes, lowering, self.experiment.searched)
+        return self._learners[key]
+
+    def origin(self) -> Origin:
+        """Return the provenance of a row that is written now."""
+        return Origin(
+            experiment=self.experiment.name,
+            fingerprint=self.experiment.fingerprint,
+            machine=self.host.machine.name,
+            environment=self.host.environment_hash,
+            code=self.host.code,
+            dirty=self.host.dirty,
+            recorded=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def rows(self, name: str) -> Iterator[AnyRow]:
+        """Decode the rows of one file of the folder.
+
+        Raises:
+            InputError: On a row of another protocol, or one that is not valid.
+        """
+        return results_folder.rows(self.folder, name, self.experiment)
+
+
+class StageRows:
+    """The rows file of one stage: decoded once, when it is made, and appended to while it is open.
+
+    Args:
+        session: The session whose folder holds the file.
+        stage: Which stage.
+        see: Called with every row of the file in order, and then with every row that this run appends.
+    """
+
+    def __init__(self, session: Session, stage: StageName, see: Callable[[AnyRow], None]) -> None:
+        self._session, self._see = session, see
+        self._stage: StageName = stage
+        self._writer: Writer | None = None
+        self.finished = False
+        """True if the last run of the stage came to its end."""
+        for row in session.rows(results_folder.ROWS_OF[stage]):
+            self._take(row)
+
+    def append(self, row: AnyRow) -> None:
+        """Write one row and wait until the disk has it.
+
+        Raises:
+            InputError: When the disk refuses.
+        """
+        if self._writer is None:
+            raise RuntimeError(f"rows of the {self._stage} stage are written while it runs")
+        self._writer.append(row)
+        self._take(row)
+
+    @contextmanager
+    def open(self, cost: Callable[[], dict[str, Any]]) -> Iterator[None]:
+        """Allow rows to be appended, and close the run of the stage with a row of what it cost.
+
+        A run that found nothing left to measure adds no row.
+
+        Args:
+            cost: Returns what the stage counted: fields of `Stage`.
+
+        Raises:
+            InputError: When the file cannot be written, or another run writes it.
+        """
+        session, start, ended = self._session, time.monotonic(), False
+        with Writer(session.folder / results_folder.ROWS_OF[self._stage]) as writer:
+            self._writer = writer
+            self._report_torn_line(writer)
+            try:
+                yield
+                ended = True
+            finally:
+                if writer.appended or not (ended and self.finished):
+                    origin, seconds = msgspec.structs.asdict(session.origin()), time.monotonic() - start
+                    self.append(Stage(**origin, stage=self._stage, finished=ended, seconds=seconds, **cost()))
+                self._writer = None
+
+    def _take(self, row: AnyRow) -> None:
+        if isinstance(row, Stage) and row.stage == self._stage:
+            self.finished = row.finished
+        self._see(row)
+
+    def _report_torn_line(self, writer: Writer) -> None:
+        if writer.torn_bytes:
+            aside = writer.path.with_suffix(".torn").name
+            self._session.progress.say(
+                f"{writer.path}: its last line was torn and is now in {aside}; that row is measured again"
+            )
