@@ -147,7 +147,7 @@ def test_a_tpu_which_serves_one_process_is_not_asked_by_another(tmp_path, monkey
     one.prepare_folder()
     monkeypatch.setattr(jobs, "Child", lambda *_: pytest.fail("a process was opened"))
     monkeypatch.setattr(stages, "_missing", lambda _: [])
-    stages.measure_throughput(one)
+    stages.Throughput(one).run()
     (found,) = (row for row in row_files.read(tmp_path / "throughput.jsonl") if isinstance(row, Limit))
     assert (found.batch_size, found.confirmed) == (None, False)
     assert "one process at a time" in found.message
@@ -173,7 +173,7 @@ def test_a_stage_finds_it_once_and_tries_again_when_it_was_not_confirmed(tmp_pat
     monkeypatch.setattr(jobs, "Child", lambda job: given.append(job) or children.pop(0))
     monkeypatch.setattr(stages, "_missing", lambda _: [])
     for retries_failed, known in [(False, [False]), (False, [False]), (True, [False, True]), (True, [False, True])]:
-        stages.measure_throughput(made(retries_failed=retries_failed))
+        stages.Throughput(made(retries_failed=retries_failed)).run()
         assert limits() == known
     assert [(job.task, job.key.batch_size) for job in given] == [("max_batch_size", 100)] * 2
     assert msgspec.json.decode(msgspec.json.encode(given[0]), type=type(given[0])) == given[0]

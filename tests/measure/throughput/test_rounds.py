@@ -135,12 +135,12 @@ def test_a_real_stage_fills_its_folder_once(tmp_path):
     made.prepare_folder()
     made.progress.begin("tiny")
     made.progress.plan("timing", 2, 1.0)
-    stages.measure_throughput(made)
+    stages.Throughput(made).run()
     rows = list(row_files.read(tmp_path / "throughput.jsonl"))
     assert sum(isinstance(row, Round) for row in rows) == 10
     assert all(row.predicted_bytes > 0 for row in rows if isinstance(row, Compilation))
     before = (tmp_path / "throughput.jsonl").read_bytes()
-    stages.measure_throughput(made)
+    stages.Throughput(made).run()
     assert (tmp_path / "throughput.jsonl").read_bytes() == before
 
 
