@@ -73,7 +73,7 @@ def test_bad_input_is_one_line_and_code_2(tmp_path, capsys, line, message):
 def test_an_unknown_name_is_refused_with_its_file_its_key_and_the_known_names(
     tmp_path, capsys, monkeypatch, field, known
 ):
-    monkeypatch.setattr("batchscale.measure.data.datasets.load", lambda _: pytest.fail("data was fetched"))
+    monkeypatch.setattr("batchscale.measure.data.datasets.load", lambda *_: pytest.fail("data was fetched"))
     wrong = experiment(workload={**TINY["workload"], field: "unheard"})
     (tmp_path / "odd.toml").write_bytes(results_folder.to_toml(msgspec.structs.replace(wrong, name="odd")))
     assert command_line.run(["run", str(tmp_path / "odd.toml"), "--results", str(tmp_path)]) == 2
@@ -83,7 +83,7 @@ def test_an_unknown_name_is_refused_with_its_file_its_key_and_the_known_names(
 
 
 def test_convergence_that_cannot_be_read_is_refused_before_data_is_fetched(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("batchscale.measure.data.datasets.load", lambda _: pytest.fail("data was fetched"))
+    monkeypatch.setattr("batchscale.measure.data.datasets.load", lambda *_: pytest.fail("data was fetched"))
     assert command_line.run(["run", "--results", str(tmp_path), "--convergence-from", str(tmp_path / "typo")]) == 2
     (shown,) = capsys.readouterr().err.splitlines()
     assert "experiment.toml: cannot be read" in shown

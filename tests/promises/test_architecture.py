@@ -86,7 +86,7 @@ def test_the_command_line_alone_loads_neither_half():
 def test_measuring_never_loads_what_reads():
     loaded = loaded_by("from batchscale.measure.run import doctor, suite; suite.datasets.load('digits')")
     assert "jax" in loaded
-    assert not loaded & {"pandas", "matplotlib", "seaborn", "sklearn"}
+    assert not loaded & {"pandas", "matplotlib", "seaborn"}
 
 
 def functions():

@@ -33,7 +33,7 @@ def page(tmp_path, monkeypatch):
     monkeypatch.setattr(Host, "describe", staticmethod(host))
 
     def run(data=corner, **tables):
-        monkeypatch.setattr(datasets, "load", lambda _: data)
+        monkeypatch.setattr(datasets, "load", lambda *_: data)
         made = experiment(**{name: {**QUICK.get(name, {}), **tables.get(name, {})} for name in {**QUICK, **tables}})
         (tmp_path / "strange.toml").write_bytes(results_folder.to_toml(msgspec.structs.replace(made, name="strange")))
         assert command_line.run(["run", str(tmp_path / "strange.toml"), "--results", str(tmp_path / "results")]) == 0

@@ -4,7 +4,7 @@ import hashlib
 import io
 import tarfile
 
-from batchscale.measure.data.obtain import DataFile
+from batchscale.measure.data.datasets import DataFile
 
 CONTENT = {"images": b"i" * 5000, "labels": b"l" * 100}
 FILES = [DataFile(name, hashlib.sha256(data).hexdigest(), len(data)) for name, data in CONTENT.items()]

@@ -117,12 +117,12 @@ def _program() -> list[str]:
 @AS_JSON
 def list_names(*, as_json: bool) -> None:
     """List experiments, models, datasets and optimizers."""
-    from batchscale.measure.data.datasets import DATASETS
+    from batchscale.measure.data.datasets import dataset_names
     from batchscale.measure.training.learner import model_names
     from batchscale.measure.training.optimizers import OPTIMIZERS
 
     titles = {name: experiment.find(name).title for name in experiment.shipped()}
-    kinds = {"models": model_names(), "datasets": [*DATASETS], "optimizers": [*OPTIMIZERS]}
+    kinds = {"models": model_names(), "datasets": dataset_names(), "optimizers": [*OPTIMIZERS]}
     if as_json:
         return print_json({"experiments": titles, **kinds})
     lines = ["experiments", *(f"  {name:24}{title}" for name, title in titles.items())]

@@ -1,18 +1,26 @@
 """Datasets: splits that leak nothing and never change, and bytes that become standardised inputs."""
 
 import hashlib
+import re
+from importlib import resources
 
 import numpy as np
 import pytest
 from batchscale.errors import InputError
-from batchscale.measure.data import datasets
-from batchscale.measure.data.datasets import available, load, split_digits
-from batchscale.measure.data.splits import Examples, held_out_order, hold_out, moments, standardised_bytes
+from batchscale.measure.data import datasets, recipes
+from batchscale.measure.data.datasets import (
+    Examples,
+    available,
+    dataset_names,
+    hold_out,
+    load,
+    moments,
+    recipe_named,
+    standardised_bytes,
+)
+from batchscale.measure.data.recipes.digits import split_digits
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
-
-label_arrays = st.lists(st.integers(0, 9), min_size=1, max_size=300).map(lambda values: np.array(values, np.uint8))
 
 
 @pytest.fixture(autouse=True)
@@ -20,35 +28,6 @@ def _nothing_of_this_machine(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("BATCHSCALE_OFFLINE", "1")
     monkeypatch.delenv("BATCHSCALE_DATA", raising=False)
-
-
-@given(label_arrays)
-def test_the_held_out_order_visits_every_example_once(labels):
-    np.testing.assert_array_equal(np.sort(held_out_order(labels)), np.arange(len(labels)))
-
-
-@given(label_arrays, st.integers(0, 300))
-def test_every_beginning_holds_each_class_in_proportion(labels, size):
-    size = min(size, len(labels))
-    beginning = labels[held_out_order(labels)[:size]]
-    share = np.bincount(labels, minlength=10) * size / len(labels)
-    assert np.all(np.abs(np.bincount(beginning, minlength=10) - share) <= 10 / 2 + 1)
-    balanced = np.repeat(np.arange(10, dtype=np.uint8), 30)
-    dealt = np.bincount(balanced[held_out_order(balanced)[:size]], minlength=10)
-    assert dealt.max() - dealt.min() <= 1
-
-
-def test_the_order_is_random_within_a_class_and_depends_on_the_key():
-    labels = np.zeros(1000, np.uint8)
-    order = held_out_order(labels)
-    assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
-    assert not np.array_equal(order, held_out_order(labels, key=1))
-
-
-def test_the_order_is_pinned_so_that_published_accuracies_stay_comparable():
-    order = held_out_order((np.arange(60_000) % 7).astype(np.uint8))
-    digest = hashlib.sha256(order.astype("<i8").tobytes()).hexdigest()[:12]
-    assert digest == "1e1db0026097"
 
 
 def test_parts_are_disjoint_and_keep_the_published_order():
@@ -79,7 +58,7 @@ def test_images_without_any_contrast_are_refused():
 
 def test_digits_need_no_network():
     digits = load("digits")
-    assert digits.source == "scikit-learn"
+    assert digits.source == "batchscale's copy of scikit-learn's file"
     assert digits.input_shape == (8, 8, 1)
     assert [len(digits.train_inputs), len(digits.validation_inputs), len(digits.test_inputs)] == [1297, 200, 300]
     assert digits.train_inputs.dtype == np.float32
@@ -90,15 +69,28 @@ def test_digits_need_no_network():
     assert np.all(np.abs(np.bincount(digits.validation_labels) - 20) <= 1)
 
 
-def test_digits_are_the_table_scikit_learn_publishes():
-    published = load_digits()
+def test_digits_are_pinned_bit_for_bit():
     digits = load("digits")
-    inputs = np.concatenate([digits.train_inputs, digits.validation_inputs, digits.test_inputs])
-    pixels = np.rint(inputs[..., 0] * digits.standard_deviation + digits.mean).astype(int)
-    labels = np.concatenate([digits.train_labels, digits.validation_labels, digits.test_labels])
-    ours = sorted((image.tobytes(), label) for image, label in zip(pixels, labels, strict=True))
-    theirs = sorted((i.astype(int).tobytes(), t) for i, t in zip(published.images, published.target, strict=True))
-    assert ours == theirs
+    digest = hashlib.sha256()
+    for split in ("train", "validation", "test"):
+        digest.update(getattr(digits, f"{split}_inputs").tobytes())
+        digest.update(getattr(digits, f"{split}_labels").tobytes())
+    assert digest.hexdigest()[:12] == "ad9a825a05bb"
+
+
+def test_a_dataset_is_a_file():
+    assert dataset_names() == ["digits", "fashion_mnist", "mnist"]
+    for name in dataset_names():
+        recipe = recipe_named(name)
+        assert recipe.classes == 10
+        assert all(re.fullmatch("[0-9a-f]{64}", file.sha256) for file in recipe.files)
+
+
+def test_the_digits_come_with_their_licence():
+    """Both licences ask that their notice stays with the data."""
+    licence = resources.files(recipes).joinpath("digits.LICENSE").read_text()
+    assert "The scikit-learn developers" in licence
+    assert "CC BY 4.0" in licence
 
 
 def test_a_table_of_one_line_is_one_digit():
@@ -109,7 +101,7 @@ def test_a_table_of_one_line_is_one_digit():
 
 
 def test_an_unknown_dataset_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match=r"'mnits\\x1b' is not one of mnist, fashion_mnist, digits"):
+    with pytest.raises(InputError, match=r"'mnits\\x1b' is not one of digits, fashion_mnist, mnist"):
         load("mnits\x1b")
 
 

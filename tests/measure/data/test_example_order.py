@@ -1,15 +1,17 @@
-"""The example stream: every example once per epoch, addressed and never consumed, the same for ever."""
+"""The example stream: every example once per epoch, addressed and never consumed; a held-out order: fixed and fair."""
 
 import hashlib
 
 import numpy as np
 import pytest
 from batchscale.measure.data import example_order
+from batchscale.measure.data.example_order import held_out_order
 from hypothesis import given
 from hypothesis import strategies as st
 
 seeds = st.integers(0, 2**63)
 sizes = st.integers(1, 100)
+label_arrays = st.lists(st.integers(0, 9), min_size=1, max_size=300).map(lambda values: np.array(values, np.uint8))
 
 
 @given(seeds, st.integers(0, 10**6), sizes)
@@ -57,3 +59,32 @@ def test_first_positions_are_uniform_over_examples():
 def test_the_order_is_pinned_so_that_published_curves_can_be_continued():
     drawn = np.concatenate([example_order.indices(seed, 12_345, 30_000, 1297) for seed in (0, 1, 1000)])
     assert hashlib.sha256(drawn.astype("<i4").tobytes()).hexdigest()[:12] == "36f5a9aa2c38"
+
+
+@given(label_arrays)
+def test_the_held_out_order_visits_every_example_once(labels):
+    np.testing.assert_array_equal(np.sort(held_out_order(labels)), np.arange(len(labels)))
+
+
+@given(label_arrays, st.integers(0, 300))
+def test_every_beginning_holds_each_class_in_proportion(labels, size):
+    size = min(size, len(labels))
+    beginning = labels[held_out_order(labels)[:size]]
+    share = np.bincount(labels, minlength=10) * size / len(labels)
+    assert np.all(np.abs(np.bincount(beginning, minlength=10) - share) <= 10 / 2 + 1)
+    balanced = np.repeat(np.arange(10, dtype=np.uint8), 30)
+    dealt = np.bincount(balanced[held_out_order(balanced)[:size]], minlength=10)
+    assert dealt.max() - dealt.min() <= 1
+
+
+def test_the_order_is_random_within_a_class_and_depends_on_the_key():
+    labels = np.zeros(1000, np.uint8)
+    order = held_out_order(labels)
+    assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
+    assert not np.array_equal(order, held_out_order(labels, key=1))
+
+
+def test_the_order_is_pinned_so_that_published_accuracies_stay_comparable():
+    order = held_out_order((np.arange(60_000) % 7).astype(np.uint8))
+    digest = hashlib.sha256(order.astype("<i8").tobytes()).hexdigest()[:12]
+    assert digest == "1e1db0026097"

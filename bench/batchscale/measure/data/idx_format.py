@@ -1,4 +1,4 @@
-"""The IDX format of the MNIST family: a magic number, big-endian sizes, then one byte per value."""
+"""The MNIST family: four files in the IDX format (a magic number, big-endian sizes, then one byte per value)."""
 
 from __future__ import annotations
 
@@ -9,28 +9,46 @@ import numpy as np
 from jaxtyping import UInt8
 
 from batchscale.errors import InputError
+from batchscale.measure.data.datasets import DataFile, Examples, Files, Splits, hold_out
 
 UNSIGNED_BYTE = 0x08
 MOST_DIMENSIONS = 4
 
 
+def idx_files(train_images: str, train_labels: str, test_images: str, test_labels: str) -> tuple[DataFile, ...]:
+    """Return the four files of the MNIST family, given the SHA-256 of their uncompressed content."""
+    return (
+        DataFile("train-images-idx3-ubyte", train_images, 47_040_016),
+        DataFile("train-labels-idx1-ubyte", train_labels, 60_008),
+        DataFile("t10k-images-idx3-ubyte", test_images, 7_840_016),
+        DataFile("t10k-labels-idx1-ubyte", test_labels, 10_008),
+    )
+
+
+def split_idx(files: Files, validation_size: int) -> Splits:
+    """Split four IDX files in the order of `idx_files`; validation is held out of the published train set."""
+    train_images, train_labels, test_images, test_labels = (parse(data, name) for name, data in files.items())
+    validation, train = hold_out(Examples(train_images, train_labels), validation_size)
+    return Splits(train, validation, Examples(test_images, test_labels))
+
+
 def parse(data: bytes, name: str) -> UInt8[np.ndarray, " *sizes"]:
-    """The array of an IDX file of unsigned bytes, as a read-only view of `data`; nothing is allocated for it.
+    """Return the array of an IDX file of unsigned bytes, as a read-only view of `data`; nothing is allocated for it.
 
     Raises:
         InputError: when `data` is not exactly such a file; `name` is the file named in the message.
     """
     if len(data) < 4 or data[:2] != b"\0\0":
-        raise InputError(f"{name}: magic number: does not begin as an IDX file, with two zero bytes")
+        raise InputError(f"{name}: magic number: does not begin as an IDX file, expected two zero bytes")
     kind, dimensions = data[2], data[3]
     if kind != UNSIGNED_BYTE:
-        raise InputError(f"{name}: value type: expected 0x08 (unsigned bytes), found {kind:#04x}")
+        raise InputError(f"{name}: value type: found {kind:#04x}, expected 0x08 (unsigned bytes)")
     if not 1 <= dimensions <= MOST_DIMENSIONS:
-        raise InputError(f"{name}: dimensions: expected 1 to {MOST_DIMENSIONS}, found {dimensions}")
+        raise InputError(f"{name}: dimensions: found {dimensions}, expected 1 to {MOST_DIMENSIONS}")
     start = 4 + 4 * dimensions
     if len(data) < start:
-        raise InputError(f"{name}: header: cut off after {len(data)} of {start} bytes")
+        raise InputError(f"{name}: header: cut off after {len(data)} bytes, expected {start}")
     shape = struct.unpack(f">{dimensions}I", data[4:start])
     if math.prod(shape) != len(data) - start:
-        raise InputError(f"{name}: length: shape {shape} needs {math.prod(shape)} bytes, found {len(data) - start}")
+        raise InputError(f"{name}: length: found {len(data) - start} bytes, expected {math.prod(shape)} for {shape}")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

@@ -7,8 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from batchscale.measure.data.datasets import DATASETS, available, folder_fault
-from batchscale.measure.data.obtain import Answer
+from batchscale.measure.data.datasets import Answer, available, dataset_names, folder_fault
 from batchscale.measure.device import machine as device
 from batchscale.measure.device import sensors, timing
 from batchscale.records.row_types import Environment, Machine
@@ -32,7 +31,7 @@ def diagnose(results: Path) -> list[Finding]:
     findings = [*_machine(machine), *_software(environment), _timer(), _energy(machine), _results(results)]
     if fault := folder_fault():
         findings.append(Finding("data folder", fault, ok=False))
-    for dataset in DATASETS:
+    for dataset in dataset_names():
         findings += _sources(dataset, available(dataset))
     return findings
 

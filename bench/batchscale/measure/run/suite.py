@@ -74,7 +74,7 @@ def with_data(wanted: Sequence[Experiment], *, named: bool, progress: Progress) 
     found = []
     for experiment in wanted:
         try:
-            found.append((experiment, datasets.load(experiment.workload.dataset)))
+            found.append((experiment, datasets.load(experiment.workload.dataset, progress.say)))
         except InputError as error:
             if named:
                 raise

@@ -1,11 +1,10 @@
-"""The source chain believes no one: only content that matches its hash is used or kept."""
+"""Sources of data are untrusted: only content that matches its hash is used or kept."""
 
 import gzip
 
 import pytest
 from archives import CONTENT, FILES
-from batchscale.measure.data.archives import Unavailable
-from batchscale.measure.data.obtain import Folder, NoSourceError, obtain, probe_all
+from batchscale.measure.data.datasets import Folder, NoSourceError, Unavailable, obtain, probe_all
 
 WRONG = {"images": b"x" * 5000, "labels": b"l" * 100}
 
@@ -42,8 +41,10 @@ def write(folder, content):
 
 def test_the_first_source_that_matches_wins_and_is_kept(tmp_path):
     silent, good, never = Remote("a", Unavailable("down")), Remote("b", CONTENT), Remote("c", CONTENT)
-    obtained = obtain("toy", FILES, [silent, good, never], tmp_path)
+    announced = []
+    obtained = obtain("toy", FILES, [silent, good, never], tmp_path, announced.append)
     assert (obtained.files, obtained.source) == (CONTENT, "b")
+    assert announced == ["toy: fetching from a", "toy: fetching from b"]
     assert never.asked == 0
     assert {path.name for path in tmp_path.iterdir()} == CONTENT.keys()
     assert obtain("toy", FILES, [Folder(tmp_path, "cache"), good], tmp_path).source == "cache"
@@ -76,7 +77,7 @@ def test_offline_asks_no_network_source(tmp_path, monkeypatch):
     monkeypatch.setenv("BATCHSCALE_OFFLINE", "1")
     remote = Remote("b", CONTENT)
     with pytest.raises(NoSourceError, match="BATCHSCALE_OFFLINE is set"):
-        obtain("toy", FILES, [remote], tmp_path)
+        obtain("toy", FILES, [remote], tmp_path, pytest.fail)
     assert [answer.answers for answer in probe_all(FILES, [remote])] == [False]
     assert remote.asked == 0
 
