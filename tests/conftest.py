@@ -18,6 +18,7 @@ import pytest
 import simulated_folder
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import Frames
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import report
 from batchscale.analysis.summary import summary_file
 from batchscale.analysis.summary.build import summarize
@@ -93,7 +94,7 @@ def measured(recorded: Path) -> Frames:
 @pytest.fixture(scope="session")
 def summarized(recorded: Path, measured: Frames) -> Summary:
     """As a page finds it: written and read again."""
-    summary_file.write(recorded, summarize(measured))
+    summary_file.write(recorded, summarize(Sweep.of(measured)))
     return summary_file.read(recorded)
 
 

@@ -16,6 +16,7 @@ import simulated_folder
 import tomli_w
 from batchscale.analysis import figures
 from batchscale.analysis.frames import frames
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import terminal
 from batchscale.analysis.summary.build import summarize
 from batchscale.cli import command_line
@@ -90,7 +91,7 @@ def whole(tmp_path_factory):
 def answered(folder):
     """The refusal of a folder, None where it is answered; an answer has no number that JSON does not know."""
     with refused() as refusals:
-        found = summarize(frames.load(folder))
+        found = summarize(Sweep.of(frames.load(folder)))
         json.loads(msgspec.json.encode(found), parse_constant=pytest.fail)
         terminal.render(found, io.StringIO())
     return refusals[0] if refusals else None

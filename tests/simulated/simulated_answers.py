@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import simulated_folder
 from batchscale.analysis.frames import frames
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.build import summarize
 
 TRUTH = simulated_folder.Truth(rate_penalty=1.0, watts=50.0, gradient_noise_scale=300.0)
@@ -15,7 +16,9 @@ def answered(truth=TRUTH, rows=None, seed=0, **changes):
     """The summary of `rows`, or of those drawn from `truth` with `changes` made to it."""
     truth = replace(truth, **changes)
     rows = simulated_folder.rows(truth, seed) if rows is None else rows
-    return summarize(frames.from_rows(simulated_folder.experiment(truth), simulated_folder.machine_file(), rows))
+    return summarize(
+        Sweep.of(frames.from_rows(simulated_folder.experiment(truth), simulated_folder.machine_file(), rows))
+    )
 
 
 def cell(found, batch_size):

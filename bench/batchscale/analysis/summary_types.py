@@ -50,7 +50,6 @@ class Optimum(Part, frozen=True, kw_only=True):
 
     batch_size: int
     interval: Interval
-    batch_size_interval: tuple[int, int]
     tied: list[int]
     at_edge: bool
     edge: Literal["smallest", "largest", "memory", "only"] | None = None
@@ -102,13 +101,6 @@ class EnergyOptimal(Optimum, frozen=True, kw_only=True):
     joules: float
 
 
-class EnergyTimeOptimal(Optimum, frozen=True, kw_only=True):
-    """The least eta x energy + (1 - eta) x greatest power x time, in joules (Zeus, NSDI 2023)."""
-
-    joules: float
-    eta: float
-
-
 class CostOptimal(Optimum, frozen=True, kw_only=True):
     """The least `cost` to the target, in the currency of `price_per_hour`: time to the target at that price."""
 
@@ -119,8 +111,7 @@ class CostOptimal(Optimum, frozen=True, kw_only=True):
 class CriticalBatchSize(Part, frozen=True, kw_only=True):
     """B_crit = `value` of S(B) = S_min (1 + B_crit / B) and, the same fit, E(B) = E_min (1 + B / B_crit).
 
-    `fit_error` is the root mean square of the relative residuals. `overhead_20_batch_size` is where an example is
-    used 20% less well than by the smallest batch sizes, `overhead_50_batch_size` where 50%.
+    `fit_error` is the root mean square of the relative residuals.
     """
 
     value: float
@@ -128,8 +119,6 @@ class CriticalBatchSize(Part, frozen=True, kw_only=True):
     fit_error: float
     steps_min: float
     examples_min: float
-    overhead_20_batch_size: float
-    overhead_50_batch_size: float
     batch_sizes: list[int]
     outliers: list[int]
 
@@ -161,8 +150,6 @@ class LearningRates(Part, frozen=True, kw_only=True):
     """
 
     overall: Exponent | None
-    below_critical: Exponent | None = None
-    above_critical: Exponent | None = None
     rule: Rule
     at_grid_edge: list[int]
     effective: bool = False
@@ -279,29 +266,13 @@ class Totals(Part, frozen=True, kw_only=True):
     trained_examples: int
 
 
-class ReferenceRow(Part, frozen=True, kw_only=True):
-    """A row of the reference experiment's own table beside ours, in units that do not depend on the machine."""
-
-    batch_size: int
-    reference_epoch_seconds_ratio: float | None
-    epoch_seconds_ratio: float | None
-    reference_epochs_to_target: float | None
-    epochs_to_target: float | None
-    reference_time_to_target_ratio: float | None
-    time_to_target_ratio: float | None
-    reference_best_error: float | None
-    best_error: float | None
-    reference_test_error: float | None
-    test_error: float | None
-
-
 SCHEMA = 1
 
 
-CellStatus = Literal["ok", "diverged", "out_of_memory", "not_reached", "failed", "not_measured"]
+Status = Literal["ok", "diverged", "out_of_memory", "not_reached", "failed", "not_measured"]
 
 
-class CellSummary(Part, frozen=True, kw_only=True):
+class BatchSizeSummary(Part, frozen=True, kw_only=True):
     """One batch size. What was not measured or not reached is null, and `status` says why.
 
     `limit_share` is how much of a step's time the nearest limit of the machine explains, and `limited_by` that limit
@@ -310,7 +281,7 @@ class CellSummary(Part, frozen=True, kw_only=True):
     """
 
     batch_size: int
-    status: CellStatus
+    status: Status
     message: str | None = None
     loop: Loop | None
     accumulation: int | None = None
@@ -380,8 +351,6 @@ class Summary(Part, frozen=True, kw_only=True):
     max_batch_size_reason: str | None = None
     energy_optimal: EnergyOptimal | None = None
     energy_optimal_reason: str | None = None
-    energy_time_optimal: EnergyTimeOptimal | None = None
-    energy_time_optimal_reason: str | None = None
     price_per_hour: float | None = None
     cost_optimal: CostOptimal | None = None
     cost_optimal_reason: str | None = None
@@ -397,10 +366,14 @@ class Summary(Part, frozen=True, kw_only=True):
     ceilings_reason: str | None = None
     drift: Drift | None = None
     drift_reason: str | None = None
-    cells: list[CellSummary]
+    cells: list[BatchSizeSummary]
     data_parallel: list[ParallelPoint] = msgspec.field(default_factory=list)
     virtual_devices: bool = False
     further_targets: list[FurtherTarget] = msgspec.field(default_factory=list)
     verdicts: list[Verdict] = msgspec.field(default_factory=list)
-    reference: list[ReferenceRow] = msgspec.field(default_factory=list)
     totals: Totals
+
+    def known(self, quantity: str) -> list[BatchSizeSummary]:
+        """The batch sizes whose `quantity` has a finite median, smallest first."""
+        found = [cell for cell in self.cells if (estimate := getattr(cell, quantity)) and estimate.median is not None]
+        return sorted(found, key=lambda cell: cell.batch_size)

@@ -154,6 +154,7 @@ def verify(*, folder: Path, as_json: bool) -> None:
     These are the recommended batch size and two others; their measured times become part of the report.
     """
     from batchscale.analysis.frames.frames import load
+    from batchscale.analysis.metrics.sweep import Sweep
     from batchscale.analysis.summary.build import summarize
     from batchscale.measure.run.verify import Reported
     from batchscale.measure.run.verify import verify as train_alone
@@ -162,7 +163,7 @@ def verify(*, folder: Path, as_json: bool) -> None:
     measured = load(folder)
     if measured.imported:
         raise InputError(f"{folder}: made from tables, so there is nothing to train, expected a measured folder")
-    found = summarize(measured)
+    found = summarize(Sweep.of(measured))
     if found.time_optimal is None:
         raise InputError(f"{folder}: no batch size reached the target, so there is no time to verify")
     reported = {

@@ -93,10 +93,13 @@ def figures(
     """Draw only the figures that a paper needs."""
     from batchscale.analysis.figures import write_figures
     from batchscale.analysis.frames import frames
+    from batchscale.analysis.metrics.sweep import Sweep
     from batchscale.analysis.summary.build import summarize
 
     measured = frames.load(folder)
-    for path in write_figures(measured, summarize(measured), out or folder / "figures", only, formats, width, style):
+    for path in write_figures(
+        measured, summarize(Sweep.of(measured)), out or folder / "figures", only, formats, width, style
+    ):
         print(visible(str(path)))
 
 

@@ -13,7 +13,7 @@ import simulated_folder
 import tomli_w
 from batchscale.analysis.compare.compare import LEAST_DIFFERENCE, Side, compare, ratios
 from batchscale.analysis.frames import frames
-from batchscale.analysis.metrics.sweep import sweep
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import comparison as pages
 from batchscale.analysis.pages import terminal
 from batchscale.analysis.summary.build import summarize
@@ -121,7 +121,7 @@ def test_intervals_hold_for_all_batch_sizes_together(tmp_path):
             folder = tmp_path / f"{number}-{at}"
             simulated_folder.write(folder, truth, seed=1000 + 2 * number + at)
             one = frames.load(folder)
-            sides.append(Side(str(at), sweep(one), summarize(one)))
+            sides.append(Side(str(at), Sweep.of(one), summarize(Sweep.of(one))))
         found = [one.interval for one in ratios(*sides, "time_to_target")]
         whole += all(low <= 1 <= high for low, high in found)
     assert whole >= tries * 0.95 - 3 * np.sqrt(tries * 0.95 * 0.05)

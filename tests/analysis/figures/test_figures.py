@@ -17,6 +17,7 @@ from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.figures.registry import PLOTS
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.schema import COLUMNS, only
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Estimate
 from batchscale.errors import InputError
@@ -88,7 +89,7 @@ def test_batches_in_microbatches_are_drawn_apart(tmp_path, name):
     found = frames.load(tmp_path)
     with style.applied():
         (plot,) = [plot for plot in PLOTS if plot.name == name]
-        axes = plot.draw(found, summarize(found)).axes[0]
+        axes = plot.draw(found, summarize(Sweep.of(found))).axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}
     assert list(lines["scan, in microbatches"].get_xdata()) == [1024]
     assert 1024 not in lines["scan: many steps per call"].get_xdata()
@@ -115,7 +116,7 @@ def test_a_perfect_accuracy_has_no_place_on_an_axis_of_errors(measured, summariz
 def test_a_joined_figure_says_from_where(measured):
     joined = dataclasses.replace(measured, convergence_from="far-away-gpu")
     with style.applied():
-        figure = PLOTS[0].draw(joined, summarize(joined))
+        figure = PLOTS[0].draw(joined, summarize(Sweep.of(joined)))
     assert "convergence joined from far-away-gpu" in figure._supxlabel.get_text()
 
 
@@ -124,14 +125,14 @@ def test_without_rows_there_is_a_reason_and_no_figure(measured, plot):
     empty = {name: only(getattr(measured, name), np.zeros(len(getattr(measured, name)), bool)) for name in COLUMNS}
     nothing = dataclasses.replace(measured, **empty, searched=(), train_examples=None)
     with style.applied(), pytest.raises(NothingToDrawError, match=r"\w+ \w+"):
-        plot.draw(nothing, summarize(nothing))
+        plot.draw(nothing, summarize(Sweep.of(nothing)))
 
 
 def test_energy_is_never_invented(measured):
     unmetered = dataclasses.replace(measured, rounds=measured.rounds.assign(joules=np.nan))
     (energy,) = figures.choose(["energy"])
     with style.applied(), pytest.raises(NothingToDrawError, match="energy"):
-        energy.draw(unmetered, summarize(unmetered))
+        energy.draw(unmetered, summarize(Sweep.of(unmetered)))
 
 
 def test_findings_name_the_optimum(measured, summarized):

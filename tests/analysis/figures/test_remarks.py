@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import simulated_folder
 from batchscale.analysis.frames import frames
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.text import remarks
 from batchscale.records.row_types import Trial
@@ -29,5 +30,5 @@ def test_the_batch_sizes_without_gradient_noise_are_named_with_the_reason():
     experiment = simulated_folder.experiment(TRUTH)
     unasked = change(experiment, evaluation=change(experiment.evaluation, noise=False))
     rows = without_noise_at(TRUTH.batch_sizes, TRUTH)
-    told = summarize(frames.from_rows(unasked, simulated_folder.machine_file(), rows))
+    told = summarize(Sweep.of(frames.from_rows(unasked, simulated_folder.machine_file(), rows)))
     assert told.gradient_noise_reason == "it was not measured"

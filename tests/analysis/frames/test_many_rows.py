@@ -48,6 +48,7 @@ MEASURED = r"""
 import json, re, sys, time
 from pathlib import Path
 from batchscale.analysis import frames
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.build import summarize
 def parse():
     start = time.process_time()
@@ -58,7 +59,7 @@ def parse():
 before = parse()
 start = time.process_time()
 loaded = frames.load(Path(sys.argv[1]))
-found = summarize(loaded)
+found = summarize(Sweep.of(loaded))
 spent = time.process_time() - start
 # Not `ru_maxrss`: a child begins with the peak of the process that started it.
 peak = 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])

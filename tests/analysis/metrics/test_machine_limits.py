@@ -8,7 +8,7 @@ import pytest
 import simulated_answers
 import simulated_folder
 from batchscale.analysis.figures import resources, style
-from batchscale.analysis.metrics import machine_limits
+from batchscale.analysis.metrics import hardware
 from batchscale.analysis.pages import batch_size_table, report
 from batchscale.analysis.text import remarks
 from batchscale.records.row_types import Calibration, Compilation
@@ -90,7 +90,7 @@ def test_the_table_and_the_remark_say_it():
 
 
 def test_nothing_explains_more_than_all():
-    assert machine_limits._binding({"arithmetic": 3.0, "copying": 2.0, "fixed_cost": float("nan")}) == (None, None)
+    assert hardware._binding({"arithmetic": 3.0, "copying": 2.0, "fixed_cost": float("nan")}) == (None, None)
 
 
 def test_the_roofline_shows_both_roofs_and_what_binds(measured, summarized):

@@ -10,6 +10,7 @@ from batchscale.analysis import figures
 from batchscale.analysis.figures import style
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.schema import only
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import sections
 from batchscale.analysis.summary.build import summarize
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,7 +30,7 @@ def measured():
 
 @pytest.fixture(scope="module")
 def found(measured):
-    return summarize(measured)
+    return summarize(Sweep.of(measured))
 
 
 def virtual(measured):
@@ -74,7 +75,7 @@ def test_updates_and_epochs_are_joined_in(found):
 
 def test_one_device_is_answered_as_if_there_were_no_others(measured, found):
     rounds = only(measured.rounds, measured.rounds["devices"] == 1)
-    alone = summarize(dataclasses.replace(measured, rounds=rounds))
+    alone = summarize(Sweep.of(dataclasses.replace(measured, rounds=rounds)))
     assert alone.data_parallel == []
     same = {"data_parallel": [], "verdicts": [], "drift": None}  # rounds on several devices drift with the others
     assert msgspec.structs.replace(found, **same) == msgspec.structs.replace(alone, **same)
@@ -102,7 +103,7 @@ def test_a_long_foot_stays_on_the_page(measured, width):
     posing = virtual(measured)
     (plot,) = figures.choose(["data_parallel"])
     with style.applied(width):
-        figure = plot.draw(posing, summarize(posing))
+        figure = plot.draw(posing, summarize(Sweep.of(posing)))
         renderer = FigureCanvasAgg(figure).get_renderer()
         assert figure._supxlabel.get_window_extent(renderer).x1 <= figure.bbox.x1
 
@@ -126,7 +127,7 @@ def test_the_figure_draws_both_kinds_of_scaling(measured, found):
 def test_virtual_devices_are_called_no_speed_result(measured, found):
     posing = virtual(measured)
     (plot,) = figures.choose(["data_parallel"])
-    for frame, summary, said in ((measured, found, False), (posing, summarize(posing), True)):
+    for frame, summary, said in ((measured, found, False), (posing, summarize(Sweep.of(posing)), True)):
         with style.applied():
             foot = plot.draw(frame, summary)._supxlabel.get_text()
         texts = [foot.replace("\n", " "), plot.finding(frame, summary), sections.several_devices(summary).caption]

@@ -17,7 +17,7 @@ from batchscale.analysis.figures.registry import PLOTS
 from batchscale.analysis.frames import frames
 from batchscale.analysis.pages import batch_size_table, inline_svg, report, sections, text_table
 from batchscale.analysis.summary import summary_file
-from batchscale.analysis.summary_types import FurtherTarget, ReferenceRow, Verdict
+from batchscale.analysis.summary_types import FurtherTarget, Verdict
 from batchscale.analysis.text import answer
 from batchscale.records.row_types import Verification
 
@@ -200,15 +200,6 @@ def test_what_is_not_shipped_is_measured_again_from_the_file_beside_the_page(sum
     assert sections.reproduce(measured, summarized).startswith("batchscale run experiment.toml\n")
     shipped = msgspec.structs.replace(summarized, experiment="lenet_mnist")
     assert sections.reproduce(measured, shipped).startswith("batchscale run lenet_mnist\n")
-
-
-def test_the_reference_table_is_shown_where_ratios_can_be_compared(summarized):
-    fields = ReferenceRow.__struct_fields__
-    gone = [ReferenceRow(**dict.fromkeys(fields) | {"batch_size": size}) for size in (256, 100, 50)]
-    here = [msgspec.structs.replace(row, epoch_seconds_ratio=1.0) for row in gone]
-    for some, shown in ((here, True), (here[:1] + gone[1:], False), ([], False)):
-        table = sections.reference(msgspec.structs.replace(summarized, reference=some))
-        assert (table is not None) == shown
 
 
 def test_verdicts_and_further_targets_become_tables(summarized):

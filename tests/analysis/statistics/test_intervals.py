@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from batchscale.analysis.statistics import intervals
+from batchscale.analysis.statistics.comparison import tied_with_least
 from batchscale.analysis.statistics.intervals import Repetitions, estimate, interval, locate
-from batchscale.analysis.statistics.ties import tied_with_least
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

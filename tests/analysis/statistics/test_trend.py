@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import simulated_folder
 from batchscale.analysis.frames import frames
-from batchscale.analysis.frames.row_frames import round_frame
+from batchscale.analysis.frames.frames import round_frame
 from batchscale.analysis.frames.schema import tidy
-from batchscale.analysis.metrics import drift
+from batchscale.analysis.metrics import hardware
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import CellTrend
 from batchscale.analysis.text import remarks
@@ -47,26 +48,26 @@ def test_a_clock_that_slows_down_is_flagged_end_to_end(monkeypatch):
     made = Pretended(monkeypatch)
     timed = made.measure
     made.seconds_per_step = lambda key: (1e-3 + 1e-6 * key.batch_size) * (1 + 0.03 * made.now)
-    found = drift.drift(round_frame(timed()))
+    found = hardware.drift(round_frame(timed()))
     assert found.drifts
     assert found.together.change == pytest.approx(0.03 * 4 * len(KEYS) * 0.1, rel=0.3)
     steady = Pretended(monkeypatch)
-    assert not drift.drift(round_frame(steady.measure())).drifts
+    assert not hardware.drift(round_frame(steady.measure())).drifts
 
 
 @pytest.mark.parametrize("rounds", [5, 7, 12])
 def test_noise_is_flagged_no_more_often_than_stated(rounds):
     random, worlds = np.random.default_rng(rounds), 150
-    found = [drift.drift(rounds_of(noise(random, rounds))) for _ in range(worlds)]
+    found = [hardware.drift(rounds_of(noise(random, rounds))) for _ in range(worlds)]
     alarms = sum(one.drifts or bool(one.cells) for one in found)
-    assert alarms <= worlds * drift.FALSE_ALARM_RATE + 2 * math.sqrt(worlds * drift.FALSE_ALARM_RATE)
+    assert alarms <= worlds * hardware.FALSE_ALARM_RATE + 2 * math.sqrt(worlds * hardware.FALSE_ALARM_RATE)
 
 
 @pytest.mark.parametrize("rounds", [5, 7])
 @pytest.mark.parametrize("change", [0.15, -0.15])
 def test_a_drift_of_all_cells_is_seen_through_noise(rounds, change):
     random, worlds = np.random.default_rng(1), 20
-    found = [drift.drift(rounds_of(noise(random, rounds, common=0.0) + ramp(rounds, change))) for _ in range(worlds)]
+    found = [hardware.drift(rounds_of(noise(random, rounds, common=0.0) + ramp(rounds, change))) for _ in range(worlds)]
     assert sum(one.drifts for one in found) >= worlds - 1
     assert np.median([one.together.change for one in found]) == pytest.approx(change, abs=0.02)
 
@@ -74,14 +75,14 @@ def test_a_drift_of_all_cells_is_seen_through_noise(rounds, change):
 def test_one_cell_that_drifts_is_named_alone():
     logarithms = 0.001 * noise(np.random.default_rng(2), 7)
     logarithms[3] += ramp(7, 0.3)
-    found = drift.drift(rounds_of(logarithms))
+    found = hardware.drift(rounds_of(logarithms))
     assert not found.drifts
     assert [(one.batch_size, one.loop) for one in found.cells] == [(2, "dispatch")]
     assert found.cells[0].change == pytest.approx(0.3, rel=0.02)
 
 
 def test_a_trend_of_half_a_percent_is_no_alarm_however_sure():
-    found = drift.drift(rounds_of(np.tile(ramp(9, 0.005), (CELLS, 1))))
+    found = hardware.drift(rounds_of(np.tile(ramp(9, 0.005), (CELLS, 1))))
     assert found.together.p_value < 1e-4
     assert found.together.change == pytest.approx(0.005)
     assert not found.drifts
@@ -90,33 +91,33 @@ def test_a_trend_of_half_a_percent_is_no_alarm_however_sure():
 
 @pytest.mark.parametrize(("count", "expected"), [(5, 2 / 120), (7, 2 / 5040)])
 def test_a_series_that_only_rises_has_the_probability_of_two_orders_out_of_all(count, expected):
-    assert drift.trend(np.arange(count, dtype=float)).p_value == pytest.approx(expected)
-    assert drift.trend(-np.arange(count, dtype=float)).p_value == pytest.approx(expected)
+    assert hardware.trend(np.arange(count, dtype=float)).p_value == pytest.approx(expected)
+    assert hardware.trend(-np.arange(count, dtype=float)).p_value == pytest.approx(expected)
 
 
 @given(st.lists(st.integers(-20, 20), min_size=2, max_size=9))
 def test_the_test_is_fair_to_both_directions_and_never_surer_than_one(values):
-    rising, falling = (drift.trend(sign * np.array(values, dtype=float)) for sign in (1, -1))
+    rising, falling = (hardware.trend(sign * np.array(values, dtype=float)) for sign in (1, -1))
     assert 0 < rising.p_value <= 1
     assert rising.p_value == pytest.approx(falling.p_value)
 
 
 def test_exact_and_normal_probabilities_meet(monkeypatch):
-    series = np.random.default_rng(3).standard_normal(drift.MOST_EXACT) + np.linspace(0, 0.3, drift.MOST_EXACT)
-    exact = drift.trend(series).p_value
-    monkeypatch.setattr(drift, "MOST_EXACT", 1)
-    assert drift.trend(series).p_value == pytest.approx(exact, abs=0.01)
+    series = np.random.default_rng(3).standard_normal(hardware.MOST_EXACT) + np.linspace(0, 0.3, hardware.MOST_EXACT)
+    exact = hardware.trend(series).p_value
+    monkeypatch.setattr(hardware, "MOST_EXACT", 1)
+    assert hardware.trend(series).p_value == pytest.approx(exact, abs=0.01)
 
 
 def test_too_few_rounds_are_not_judged():
-    assert drift.drift(rounds_of(noise(np.random.default_rng(4), drift.FEWEST_ROUNDS - 1))) is None
-    assert drift.drift(tidy("rounds", [])) is None
+    assert hardware.drift(rounds_of(noise(np.random.default_rng(4), hardware.FEWEST_ROUNDS - 1))) is None
+    assert hardware.drift(tidy("rounds", [])) is None
 
 
 def test_a_cell_that_lost_rounds_does_not_spoil_the_others():
     frame = rounds_of(np.tile(ramp(7, 0.2), (CELLS, 1)))
     lost = (frame["batch_size"] == 1) & (frame["round"] > 2)
-    found = drift.drift(pd.DataFrame(frame[~lost]))
+    found = hardware.drift(pd.DataFrame(frame[~lost]))
     assert found.drifts
     assert found.rounds == 7
 
@@ -125,14 +126,14 @@ def test_throttling_is_named_where_the_platform_tells():
     random = np.random.default_rng(5)
     slower = noise(random, 7, common=0.0) + ramp(7, 0.25)
     clock, heat = 1980 * np.exp(-ramp(7, 0.25)), np.linspace(61, 84, 7)
-    found = drift.drift(rounds_of(slower, clock_mhz=clock, celsius=heat))
+    found = hardware.drift(rounds_of(slower, clock_mhz=clock, celsius=heat))
     assert found.throttled
     assert found.clock_mhz == pytest.approx((1980, 1584))
     assert found.celsius == pytest.approx((61, 84))
-    steady = drift.drift(rounds_of(noise(random, 7), clock_mhz=np.full(7, 1980.0)))
+    steady = hardware.drift(rounds_of(noise(random, 7), clock_mhz=np.full(7, 1980.0)))
     assert not steady.throttled
     assert steady.celsius is None
-    assert not drift.drift(rounds_of(noise(random, 7), clock_mhz=1980 * np.exp(ramp(7, 0.25)))).throttled
+    assert not hardware.drift(rounds_of(noise(random, 7), clock_mhz=1980 * np.exp(ramp(7, 0.25)))).throttled
 
 
 def said_of(logarithms, **sensors):
@@ -140,7 +141,7 @@ def said_of(logarithms, **sensors):
         simulated_folder.experiment(simulated_folder.Truth()), simulated_folder.machine_file(), []
     )
     measured.__dict__["rounds"] = rounds_of(logarithms, **sensors)
-    return remarks.drift(summarize(measured))
+    return remarks.drift(summarize(Sweep.of(measured)))
 
 
 def test_the_page_says_what_drifted_and_what_did_not():

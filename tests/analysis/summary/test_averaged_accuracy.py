@@ -10,7 +10,7 @@ import pytest
 import simulated_folder
 from batchscale.analysis.figures import choose, style
 from batchscale.analysis.frames import frames
-from batchscale.analysis.metrics import claim_trials
+from batchscale.analysis.metrics import trials
 from batchscale.analysis.pages import batch_size_table, report
 from batchscale.analysis.summary import summary_file
 from batchscale.analysis.text import method, remarks
@@ -69,10 +69,10 @@ def test_averages_count_within_the_budget_alone_and_are_unknown_where_nothing_wa
         loss=[None] * 3,
         ema_accuracy=[0.1, 0.75, 0.99],
     )
-    trials = made([trained([], seed=1), change(trained(seed=2), curve=late), trained([0.8], seed=3)]).trials
-    assert trials["best_ema_accuracy"].tolist() == pytest.approx([float("nan"), 0.75, float("nan")], nan_ok=True)
-    assert sorted(claim_trials.best_ema_accuracies(trials).high) == [-0.75]
-    assert sorted(claim_trials.ema_accuracy_gains(trials).high) == pytest.approx([-0.05])
+    runs = made([trained([], seed=1), change(trained(seed=2), curve=late), trained([0.8], seed=3)]).trials
+    assert runs["best_ema_accuracy"].tolist() == pytest.approx([float("nan"), 0.75, float("nan")], nan_ok=True)
+    assert sorted(trials.best_ema_accuracies(runs).high) == [-0.75]
+    assert sorted(trials.ema_accuracy_gains(runs).high) == pytest.approx([-0.05])
     assert made([trained([], seed=1), trained([0.8], seed=3)]).trials["best_ema_accuracy"].isna().all()
 
 

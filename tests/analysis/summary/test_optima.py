@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from batchscale.analysis.statistics import comparison
 from batchscale.analysis.statistics.comparison import Contest
-from batchscale.analysis.statistics.curve_fit import Knee, best_between_knees
 from batchscale.analysis.statistics.intervals import DRAWS, LEVEL, Locations, Repetitions, interval, locate
 from batchscale.analysis.summary import optima
-from batchscale.analysis.summary_types import Interval
+from batchscale.analysis.summary_types import AccuracyOptimal, CostOptimal, TimeOptimal
 from hypothesis import given
 from hypothesis import strategies as st
+from simulated_answers import answered
 
 SIZES = np.array([8, 16, 32, 64])
 
@@ -57,7 +57,6 @@ def test_a_clear_winner_is_described_in_full():
     assert contest(locations).found(1) == {
         "batch_size": 16,
         "interval": interval(np.exp(locations.draws[:, 1])),
-        "batch_size_interval": (16, 16),
         "tied": [16],
         "at_edge": False,
         "edge": None,
@@ -72,7 +71,6 @@ def test_a_clear_winner_is_described_in_full():
 def test_ties_span_from_the_smallest_to_the_largest_and_hold_the_best_itself():
     found = contest(repeated([1.0, 9.0, 1.001, 1.0005], spread=0.1)).found(0)
     assert found["tied"] == [8, 32, 64]
-    assert found["batch_size_interval"] == (8, 64)
     assert contest(repeated([1.0, 5.0, 9.0, 9.0])).found(2)["tied"] == [8, 32]
 
 
@@ -120,12 +118,9 @@ def test_without_a_second_there_is_no_margin(values):
 @pytest.mark.parametrize(
     "answer",
     [
-        lambda one: optima.time_optimal(one, None, None),
-        lambda one: optima.accuracy_optimal(one, "10 epochs"),
-        optima.throughput_optimal,
-        optima.energy_optimal,
-        lambda one: optima.cost_optimal(one, 0.5),
-        lambda one: optima.energy_time_optimal(one, 0.5),
+        lambda one: optima.optimum(TimeOptimal, one, seconds=one.value),
+        lambda one: optima.optimum(AccuracyOptimal, one, accuracy=one.value, budget="10 epochs"),
+        optima.most_examples_per_second,
     ],
 )
 def test_where_nothing_arrived_there_is_no_optimum(answer):
@@ -135,73 +130,41 @@ def test_where_nothing_arrived_there_is_no_optimum(answer):
 
 def test_each_answer_is_in_its_own_unit():
     times = contest(repeated(np.log([9.0, 5.0, 7.0, 8.0])))
-    assert optima.time_optimal(times, None, None).seconds == pytest.approx(5)
-    assert optima.energy_optimal(times).joules == pytest.approx(5)
-    weighed = optima.energy_time_optimal(times, 0.25)
-    assert (weighed.joules, weighed.eta) == (pytest.approx(5), 0.25)
-    priced = optima.cost_optimal(times, 2.5)
+    priced = optima.optimum(CostOptimal, times, cost=times.value, price_per_hour=2.5)
     assert (priced.cost, priced.price_per_hour) == (pytest.approx(5), 2.5)
     low, high = priced.interval
     assert low < 5 < high
+    assert np.isnan(contest(certain([np.inf] * 4)).value)
 
 
-def test_an_accuracy_keeps_its_sign_its_budget_and_its_bounds():
-    best = optima.accuracy_optimal(contest(repeated([-0.9, -0.99, -0.5, -0.1], 0.03), logarithmic=False), "10 epochs")
-    assert (best.batch_size, best.accuracy, best.budget) == (16, pytest.approx(0.99), "10 epochs")
+def test_an_accuracy_keeps_its_sign_and_its_bounds():
+    most = contest(repeated([-0.9, -0.99, -0.5, -0.1], 0.03), logarithmic=False)
+    best = optima.optimum(AccuracyOptimal, most, accuracy=most.value, budget="10 epochs")
+    assert (best.batch_size, best.accuracy) == (16, pytest.approx(0.99))
     low, high = best.interval
     assert 0.9 < low < 0.99 < high == 1.0
-    worst = optima.accuracy_optimal(contest(repeated([-0.02, -0.01, -0.01, 0.0], 0.03), logarithmic=False), "1 epoch")
-    assert worst.interval[0] == 0
+    worst = contest(repeated([-0.02, -0.01, -0.01, 0.0], 0.03), logarithmic=False)
+    assert worst.interval(worst.best)[0] == 0
 
 
 def test_throughput_is_the_inverse_of_seconds_per_example_and_nearly_is_five_percent():
     locations = repeated(-np.log([100.0, 189.9, 190.1, 200.0]), 0.001)
-    best = optima.throughput_optimal(contest(locations))
+    best = optima.most_examples_per_second(contest(locations))
     assert best.examples_per_second == pytest.approx(200)
     assert best.smallest_within_5_percent == 32
     low, high = best.interval
     assert 199 < low < 200 < high < 201
     unknown = Locations(locations.medians, locations.centres, locations.errors, locations.draws * np.nan)
-    assert optima.throughput_optimal(contest(unknown)).interval == (None, None)
+    assert optima.most_examples_per_second(contest(unknown)).interval == (None, None)
 
 
-def test_the_fitted_optimum_stands_beside_the_measured_one_where_both_curves_are_there():
-    none: Interval = (None, None)
-    needs, step = (
-        Knee(1.0, knee, np.geomspace(knee / 2, knee * 2, DRAWS), none, 0.0, [], []) for knee in (400.0, 25.0)
-    )
-    one = contest(repeated(np.log([4.0, 1.0, 2.0, 8.0])))
-    fitted = optima.time_optimal(one, needs, step)
-    assert (fitted.fitted_batch_size, fitted.fitted_interval) == best_between_knees(needs, step)
-    assert fitted.fitted_batch_size == pytest.approx(100)
-    for pair in ((None, step), (needs, None)):
-        alone = optima.time_optimal(one, *pair)
-        assert (alone.fitted_batch_size, alone.fitted_interval) == (None, None)
-
-
-joules = st.lists(st.floats(0.1, 1e6), min_size=3, max_size=3)
-
-
-@given(joules, joules, st.floats(1, 1000), st.floats(0.01, 0.99))
-def test_energy_and_time_are_weighed_by_the_energy_of_full_power(energy, seconds, watts, eta):
-    found = optima.log_energy_time(repeated(np.log(energy)), repeated(np.log(seconds)), watts, eta)
-    expected = eta * np.array(energy) + (1 - eta) * watts * np.array(seconds)
-    np.testing.assert_allclose(np.exp(found.medians), expected, rtol=1e-9)
-    np.testing.assert_allclose(np.exp(found.centres), expected, rtol=1e-9)
-
-
-def test_energy_and_time_take_their_spread_from_both_and_keeps_what_never_arrives():
-    energy, seconds = repeated(np.log([5.0, 7.0, 2.0])), repeated(np.log([3.0, 1.0, 4.0]))
-    found = optima.log_energy_time(energy, seconds, 100.0, 0.5)
-    np.testing.assert_allclose(
-        np.exp(found.draws), 0.5 * np.exp(energy.draws) + 0.5 * 100 * np.exp(seconds.draws), rtol=1e-9
-    )
-    np.testing.assert_allclose(found.draws, found.centres + found.errors, rtol=1e-9)
-    missed = optima.log_energy_time(certain([np.inf, 1.0]), certain([np.inf, 1.0]), 100.0, 0.5)
-    assert missed.medians[0] == missed.centres[0] == np.inf
-    assert (missed.errors == 0).all()
-    assert np.isinf(missed.draws[:, 0]).all()
-    assert np.isfinite(missed.draws[:, 1]).all()
-    unknown = optima.log_energy_time(certain([np.nan, 1.0]), certain([0.0, 1.0]), 100.0, 0.5)
-    assert np.isnan(unknown.medians).tolist() == [True, False]
-    assert (unknown.errors == 0).all()
+def test_the_fitted_optimum_is_given_where_both_curves_are_there():
+    both, timed_once = answered(), answered(batch_sizes=(16, 32))
+    alpha_over_beta = both.affine_step_time.knee_batch_size
+    predicted = np.sqrt(alpha_over_beta * both.critical_batch_size.value)
+    best = both.time_optimal
+    assert best.fitted_batch_size == pytest.approx(predicted)
+    low, high = best.fitted_interval
+    assert low < predicted < high
+    assert timed_once.critical_batch_size is None
+    assert (timed_once.time_optimal.fitted_batch_size, timed_once.time_optimal.fitted_interval) == (None, None)

@@ -8,6 +8,7 @@ import pytest
 import simulated_folder
 from batchscale.analysis.exchange.predict import predict
 from batchscale.analysis.frames import frames
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import report
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.text import answer
@@ -39,7 +40,7 @@ def reported(folder, capsys, *options):
 
 
 def test_cost_is_time_at_the_price_of_an_hour(measured):
-    found = summarize(replace(measured, price_per_hour=PRICE))
+    found = summarize(Sweep.of(replace(measured, price_per_hour=PRICE)))
     for cell in found.cells:
         times = [cell.time_to_target.median, *cell.time_to_target.interval]
         costs = [cell.cost_to_target.median, *cell.cost_to_target.interval]
@@ -53,7 +54,7 @@ def test_cost_is_time_at_the_price_of_an_hour(measured):
 
 
 def test_without_a_price_nothing_is_priced(measured):
-    found = summarize(measured)
+    found = summarize(Sweep.of(measured))
     assert (found.cost_optimal, found.cost_optimal_reason) == ABSENT
     assert all(cell.cost_to_target is None for cell in found.cells)
     assert "cost" not in answer.answer(found)[0]
@@ -61,8 +62,8 @@ def test_without_a_price_nothing_is_priced(measured):
 
 
 def test_a_price_changes_nothing_else(measured):
-    plain = msgspec.to_builtins(summarize(measured))
-    priced = msgspec.to_builtins(summarize(replace(measured, price_per_hour=PRICE)))
+    plain = msgspec.to_builtins(summarize(Sweep.of(measured)))
+    priced = msgspec.to_builtins(summarize(Sweep.of(replace(measured, price_per_hour=PRICE))))
     for one in (plain, priced, *plain["cells"], *priced["cells"]):
         for field in ("price_per_hour", "cost_optimal", "cost_optimal_reason", "cost_to_target"):
             one.pop(field, None)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import simulated_folder
 from batchscale.analysis import number_format
-from batchscale.analysis.metrics import claim_trials, rate_scaling
+from batchscale.analysis.metrics import scaling, trials
 from batchscale.analysis.metrics.sweep import Fit
 from batchscale.analysis.pages import batch_size_table
 from batchscale.analysis.summary import summary_file
@@ -239,7 +239,7 @@ def test_the_edges_of_the_rate_for_the_target_and_of_that_for_accuracy_are_told_
     rates = [Point(rate) for rate in (0.1, 0.2, 0.4)]
     choice = Choice(for_target=rates[1], for_accuracy=rates[2], tied=[], tried=rates)
     assert [choice.is_at_edge(point) for point in rates] == [True, False, True]
-    made = claim_trials.claims
+    made = trials.claims
 
     def claims(*of):
         return {
@@ -247,7 +247,7 @@ def test_the_edges_of_the_rate_for_the_target_and_of_that_for_accuracy_are_told_
             for size, claim in made(*of).items()
         }
 
-    monkeypatch.setattr(claim_trials, "claims", claims)
+    monkeypatch.setattr(trials, "claims", claims)
     found = answered()
     assert {(one.at_grid_edge, one.at_grid_edge_for_accuracy) for one in found.cells} == {(False, True)}
     told = {fact.name: fact.more for fact in answer.facts(found)}
@@ -279,6 +279,6 @@ def test_without_a_fit_a_batch_size_is_held_against_the_smaller_ones():
         examples_fit=Fit(None, "for a test"),
     )
     regimes = ["perfect_scaling", "perfect_scaling", None, "perfect_scaling", "diminishing_returns"]
-    assert rate_scaling.regimes(sweep) == regimes
+    assert scaling.regimes(sweep) == regimes
     below = SimpleNamespace(**{**vars(sweep), "below_useful_range": np.arange(5) == 0})
-    assert rate_scaling.regimes(below) == ["below_useful_range", *regimes[1:]]
+    assert scaling.regimes(below) == ["below_useful_range", *regimes[1:]]

@@ -10,7 +10,8 @@ import pytest
 import simulated_folder
 from batchscale.analysis.figures import choose, style
 from batchscale.analysis.frames import frames
-from batchscale.analysis.metrics import claim_trials
+from batchscale.analysis.metrics import trials
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import batch_size_table, text_table
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.text import answer
@@ -79,13 +80,13 @@ def test_it_is_in_no_figure_of_accuracies(found):
 
 
 def test_an_accuracy_that_was_first_looked_at_after_the_budget_is_unknown_and_the_target_is_not():
-    found = summarize(within(0.3))
+    found = summarize(Sweep.of(within(0.3)))
     late = [one for one in found.cells if one.batch_size > 512]
     assert [one.best_accuracy.median for one in late] == [None, None]
     assert all(one.status == "ok" and one.time_to_target.median for one in late)
     assert max(found.accuracy_optimal.tied) <= 512
     assert found.accuracy_optimal_by_steps_reason == "no training run was evaluated within the budget"
-    nowhere = summarize(within(0.1))
+    nowhere = summarize(Sweep.of(within(0.1)))
     assert nowhere.accuracy_optimal_reason == "no training run was evaluated within the budget"
 
 
@@ -93,7 +94,7 @@ def test_an_evaluation_at_the_end_of_the_budget_is_within_it():
     """A budget of 40000.6 examples is trained and evaluated as 40001."""
     last = Curve(examples=[40_001], steps=[40_001], accuracy=[0.7], loss=[None])
     rows = [change(trained(), batch_size=1, curve=last)]
-    assert claim_trials.best_accuracies(within(4.00006, rows, SMALL).trials).high.tolist() == [-0.7]
+    assert trials.best_accuracies(within(4.00006, rows, SMALL).trials).high.tolist() == [-0.7]
 
 
 def test_an_accuracy_of_zero_has_no_sign():

@@ -13,8 +13,9 @@ from batchscale.analysis.figures import options
 from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.schema import only, values
-from batchscale.analysis.metrics import claim_trials, rate_scaling, search_points, sweep
-from batchscale.analysis.metrics.search_points import searched_points, together
+from batchscale.analysis.metrics import scaling, trials
+from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.metrics.trials import searched_points, together
 from batchscale.analysis.pages import batch_size_table
 from batchscale.analysis.summary import build
 from batchscale.analysis.text import answer
@@ -35,7 +36,7 @@ def replaced(summary, **cell):
 
 
 def test_a_value_is_worth_what_its_best_rate_makes_of_it(measured):
-    best, points = search_points.at_best(searched_points(measured), MOMENTUM), searched_points(measured)
+    best, points = trials.at_best(searched_points(measured), MOMENTUM), searched_points(measured)
     assert len(best) == len(RICH.batch_sizes) * len(RICH.momenta)
     for size, value, epochs in zip(best["batch_size"], best["value"], best["epochs"], strict=True):
         own = only(points, (points["batch_size"] == size) & (points["options"] == ((MOMENTUM, value),)))
@@ -79,13 +80,13 @@ def test_a_line_for_each_value_and_none_without_a_sweep(measured, summarized, tm
     simulated_folder.write(tmp_path, simulated_folder.Truth())
     plain = frames.load(tmp_path)
     with pytest.raises(NothingToDrawError, match="no optimizer options were searched"):
-        options.searched_options(plain, build.summarize(plain))
+        options.searched_options(plain, build.summarize(Sweep.of(plain)))
 
 
 def test_a_value_that_never_reaches_the_target_has_no_line(tmp_path):
     simulated_folder.write(tmp_path, simulated_folder.Truth(momenta={0.0: 1e6, 0.9: 1.0}))
     found = frames.load(tmp_path)
-    missed, reached = options.searched_options(found, build.summarize(found)).axes[0].lines
+    missed, reached = options.searched_options(found, build.summarize(Sweep.of(found))).axes[0].lines
     assert np.isnan(missed.get_ydata()).all()
     assert np.isfinite(reached.get_ydata()).all()
 
@@ -102,10 +103,10 @@ def test_rates_of_different_momenta_are_compared_by_what_a_long_run_makes_of_the
         points = [Point(rate, (("momentum", momentum),)) for rate in rates]
         return Choice(for_target=points[1], for_accuracy=points[1], tied=[], tried=points)
 
-    claims = claim_trials.claims(measured, truth.target)
+    claims = trials.claims(measured, truth.target)
     chosen = {size: replace(claim, choice=choice(size)) for size, claim in claims.items()}
-    monkeypatch.setattr(claim_trials, "claims", lambda *_: chosen)
-    found = rate_scaling.learning_rates(sweep.sweep(measured))
+    monkeypatch.setattr(trials, "claims", lambda *_: chosen)
+    found = scaling.learning_rates(Sweep.of(measured))
     assert found.effective
     assert found.overall.value == pytest.approx(truth.rate_exponent)
 
@@ -129,7 +130,7 @@ def test_every_option_has_a_panel_that_names_it_and_colours_of_its_own(tmp_path)
     )
     search = {**one.experiment.search, "weight_decay": list(decays)}
     both = replace(one, trials=trials, experiment=msgspec.structs.replace(one.experiment, search=search))
-    panels = options.searched_options(both, build.summarize(one)).axes
+    panels = options.searched_options(both, build.summarize(Sweep.of(one))).axes
     assert [axes.get_title(loc="left") for axes in panels] == ["momentum", "weight decay"]
     colours = {line.get_color() for axes in panels for line in axes.lines if line.get_label().startswith(("m", "w"))}
     assert len(colours) == 4

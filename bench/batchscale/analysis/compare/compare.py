@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
 
 from batchscale.analysis.compare import compatibility
-from batchscale.analysis.compare.ratios import QUANTITIES, Against, Comparison, Fleet, Outcome, Quantity, Ratio
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import Frames
-from batchscale.analysis.metrics.sweep import Sweep, sweep
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.statistics.intervals import LEVEL, SEED, Array, Locations, exp, finite
 from batchscale.analysis.summary.build import summarize
-from batchscale.analysis.summary_types import Summary
+from batchscale.analysis.summary_types import Interval, Summary
 from batchscale.errors import InputError
 
 LEAST_DIFFERENCE = 0.03
@@ -56,7 +56,7 @@ def compare(folders: Sequence[Path], *, throughput_only: bool = False) -> Compar
     read = [frames.load(folder) for folder in folders]
     compatibility.refuse_unlike([str(folder) for folder in folders], read, throughput_only=throughput_only)
     named = zip(compatibility.labels(read), read, strict=True)
-    sides = [Side(label, sweep(one), summarize(one)) for label, one in named]
+    sides = [Side(label, Sweep.of(one), summarize(Sweep.of(one))) for label, one in named]
     return Comparison(
         labels=[side.label for side in sides],
         summaries=[side.summary for side in sides],
@@ -158,3 +158,62 @@ def _fleet(sides: Sequence[Side]) -> Fleet | None:
     best = min(shared, key=lambda size: max(losses[size]))
     named = dict(zip([side.label for side in sides], losses[best], strict=True))
     return Fleet(batch_size=best, greatest_loss=max(losses[best]), losses=named)
+
+
+Quantity = Literal["examples_per_second", "time_to_target", "joules_to_target"]
+
+
+Outcome = Literal["faster", "slower", "less", "more", "same", "not comparable"]
+
+
+QUANTITIES: tuple[Quantity, ...] = ("examples_per_second", "time_to_target", "joules_to_target")
+
+
+class Ratio(msgspec.Struct, frozen=True, kw_only=True):
+    """Another side's value over the first side's, with an interval that holds for all batch sizes together."""
+
+    quantity: Quantity
+    batch_size: int
+    value: float | None
+    interval: Interval
+    outcome: Outcome
+
+
+class Against(msgspec.Struct, frozen=True, kw_only=True):
+    """One side held against the first."""
+
+    label: str
+    ratios: list[Ratio]
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    """The batch size whose greatest loss on any side, against that side's own best, is least."""
+
+    batch_size: int
+    greatest_loss: float
+    losses: dict[str, float]
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a comparison says."""
+
+    schema: Literal[1] = 1
+    labels: list[str]
+    summaries: list[Summary]
+    differences: list[str]
+    throughput_only: bool
+    against: list[Against]
+    fleet: Fleet | None
+    level: float = LEVEL
+
+    def slower_than(self, fraction: float) -> list[str]:
+        """One line for each batch size at which a side trains fewer examples per second by more than `fraction`."""
+        return [
+            f"{side.label}: batch size {ratio.batch_size}: {ratio.value:.3f} times the examples per second"
+            for side in self.against
+            for ratio in side.ratios
+            if ratio.quantity == "examples_per_second"
+            and ratio.outcome == "slower"
+            and ratio.value is not None
+            and ratio.value < 1 - fraction
+        ]

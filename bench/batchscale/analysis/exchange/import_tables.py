@@ -7,17 +7,19 @@ from pathlib import Path
 import msgspec
 
 from batchscale.analysis.frames import frames
-from batchscale.analysis.frames.csv_tables import read_needs, read_timings
 from batchscale.analysis.frames.frames import Imported
-from batchscale.analysis.frames.imported_rows import (
+from batchscale.analysis.frames.imported_tables import (
     LARGEST_EXAMPLES,
     experiment_of,
     machines_of,
+    read_needs,
+    read_timings,
     round_rows,
     slug,
     trial_rows,
     unknown_machine,
 )
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary import summary_file
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Summary
@@ -68,7 +70,7 @@ def analyze(
         _write(folder, experiment, name, imported, trials=list(trials), rounds=list(rounds))
         if price_per_hour is not None:
             set_price(folder, price_per_hour)
-    answers = {name: summarize(frames.load(folder)) for name, folder in folders.items()}
+    answers = {name: summarize(Sweep.of(frames.load(folder))) for name, folder in folders.items()}
     for name, folder in folders.items():
         summary_file.write(folder, answers[name])
     if len(answers) > 1:

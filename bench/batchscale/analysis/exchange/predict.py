@@ -7,9 +7,9 @@ from pathlib import Path
 
 from batchscale.analysis.compare.compatibility import ABSENT, MAY_DIFFER, flattened, sets_speed
 from batchscale.analysis.frames import frames
-from batchscale.analysis.frames.csv_tables import read_timings
 from batchscale.analysis.frames.frames import Frames, from_rows
-from batchscale.analysis.frames.imported_rows import machines_of, round_rows, slug, unknown_machine
+from batchscale.analysis.frames.imported_tables import machines_of, read_timings, round_rows, slug, unknown_machine
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Summary
 from batchscale.errors import InputError
@@ -32,7 +32,7 @@ def predict(folder: Path, seconds_per_step: Path) -> dict[str, Summary]:
     others = (
         _from_folder(trained, seconds_per_step) if seconds_per_step.is_dir() else _from_table(trained, seconds_per_step)
     )
-    return {name: summarize(joined) for name, joined in others.items()}
+    return {name: summarize(Sweep.of(joined)) for name, joined in others.items()}
 
 
 def _from_folder(trained: Frames, folder: Path) -> dict[str, Frames]:

@@ -13,6 +13,7 @@ import msgspec
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import ROW_FILES, Frames
 from batchscale.analysis.frames.schema import only
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages.report import write_report
 from batchscale.analysis.summary.build import summarize
 from batchscale.config.experiment import expand_batch_sizes
@@ -83,7 +84,7 @@ def check(folder: Path) -> Iterator[str]:
 def _incomplete(measured: Frames) -> Iterator[str]:
     """Batch sizes without a result, and stages that did not end."""
     wanted = expand_batch_sizes(measured.experiment.batch_sizes, "experiment.toml")
-    summary = summarize(measured)
+    summary = summarize(Sweep.of(measured))
     known = {cell.batch_size: cell.status for cell in summary.cells}
     left = [size for size in wanted if known.get(size, "not_measured") in ("not_measured", "failed")]
     if left:

@@ -11,10 +11,9 @@ from matplotlib.ticker import FuncFormatter
 
 from batchscale.analysis import number_format
 from batchscale.analysis.figures import drawing, style
-from batchscale.analysis.figures.drawing import NothingToDrawError
+from batchscale.analysis.figures.drawing import NothingToDrawError, medians, open_ends
 from batchscale.analysis.frames.frames import Frames
-from batchscale.analysis.metrics.series import known, medians, open_ends
-from batchscale.analysis.summary_types import AccuracyOptimal, CellSummary, Optimum, Summary
+from batchscale.analysis.summary_types import AccuracyOptimal, BatchSizeSummary, Optimum, Summary
 from batchscale.analysis.text.provenance import origin, target_words
 
 AVERAGED = "best_ema_accuracy"
@@ -22,7 +21,7 @@ AVERAGED = "best_ema_accuracy"
 
 def time_to_target(frames: Frames, summary: Summary) -> Figure:
     """Seconds to the target with interval, the optimum, what is tied with it, and the fitted B*."""
-    cells = known(summary.cells, "time_to_target")
+    cells = summary.known("time_to_target")
     if not cells:
         raise NothingToDrawError(summary.time_optimal_reason or "no batch size reached the target")
     figure, (axes,) = drawing.sheet()
@@ -50,7 +49,7 @@ def best_accuracy(frames: Frames, summary: Summary) -> Figure:
         ("best_accuracy", summary.accuracy_optimal, style.BLUE, "o", 0.97),
         ("best_accuracy_by_steps", summary.accuracy_optimal_by_steps, style.ORANGE, "s", 1.03),
     )
-    if not any(known(summary.cells, quantity) for quantity, *_ in budgets):
+    if not any(summary.known(quantity) for quantity, *_ in budgets):
         raise NothingToDrawError(summary.accuracy_optimal_reason or "no accuracies were recorded")
     if not any(_erring(summary, quantity) for quantity, *_ in budgets):
         raise NothingToDrawError("every batch size classified all validation examples correctly")
@@ -67,14 +66,14 @@ def best_accuracy(frames: Frames, summary: Summary) -> Figure:
     return drawing.finished(figure, origin(frames, summary))
 
 
-def _erring(summary: Summary, quantity: str) -> list[CellSummary]:
+def _erring(summary: Summary, quantity: str) -> list[BatchSizeSummary]:
     """Cells whose accuracy has a place on an axis of errors that never gets to 0."""
-    return [cell for cell in known(summary.cells, quantity) if getattr(cell, quantity).median < 1]
+    return [cell for cell in summary.known(quantity) if getattr(cell, quantity).median < 1]
 
 
 def _draw_accuracies(
     axes: Axes,
-    cells: Sequence[CellSummary],
+    cells: Sequence[BatchSizeSummary],
     quantity: str,
     optimum: AccuracyOptimal,
     color: str,
@@ -92,7 +91,7 @@ def _draw_accuracies(
     drawing.hover(axes, sizes, list(errors), across=list(beside))
 
 
-def _draw_averaged(axes: Axes, cells: Sequence[CellSummary], label: str) -> None:
+def _draw_averaged(axes: Axes, cells: Sequence[BatchSizeSummary], label: str) -> None:
     """What averaged parameters reach, where an average was kept."""
     sizes, errors = [cell.batch_size for cell in cells], 100 * (1 - medians(cells, AVERAGED))
     low, high = np.clip(100 * (1 - open_ends(cells, AVERAGED)), 0.001, 100)
@@ -104,7 +103,7 @@ def _draw_averaged(axes: Axes, cells: Sequence[CellSummary], label: str) -> None
 def _limit_errors(axes: Axes, summary: Summary) -> None:
     """Largest error at the foot, and half the least at the top: an interval up to 100% would reach to infinity."""
     quantities = ("best_accuracy", "best_accuracy_by_steps", AVERAGED)
-    seen = np.concatenate([medians(known(summary.cells, quantity), quantity) for quantity in quantities])
+    seen = np.concatenate([medians(summary.known(quantity), quantity) for quantity in quantities])
     errors = 100 * (1 - seen[seen < 1])
     if len(errors):
         axes.set_ylim(min(errors.max() * 1.3, 110), errors.min() / 2)

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from batchscale.analysis.compare.ratios import Quantity, Ratio
+from batchscale.analysis.compare.compare import Quantity, Ratio
 from batchscale.analysis.figures import drawing, style
-from batchscale.analysis.figures.drawing import NothingToDrawError
-from batchscale.analysis.metrics.series import known, medians, open_ends
+from batchscale.analysis.figures.drawing import NothingToDrawError, medians, open_ends
 from batchscale.analysis.summary_types import Summary
 from batchscale.analysis.text.provenance import convergence_source, seeds, target_words
 
@@ -45,7 +44,7 @@ def times(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
     figure, (axes,) = drawing.sheet()
     sizes: set[int] = set()
     for at, (label, summary) in enumerate(zip(labels, summaries, strict=True)):
-        cells = known(summary.cells, "time_to_target")
+        cells = summary.known("time_to_target")
         if not cells:
             continue
         batch_sizes, values = [cell.batch_size for cell in cells], medians(cells, "time_to_target")

@@ -21,6 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from batchscale.analysis import number_format
 from batchscale.analysis.figures import style
 from batchscale.analysis.statistics.intervals import Array
+from batchscale.analysis.summary_types import BatchSizeSummary
 
 CHARACTERS_PER_INCH = 20
 LABEL_INCHES_PER_CHARACTER = 0.062
@@ -217,3 +218,14 @@ def finished(figure: Figure, text: str) -> Figure:
     lines = textwrap.fill(text.replace("$", r"\$"), width)
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=mpl.rcParams["font.size"] - 1.5, color=style.MUTED)
     return figure
+
+
+def medians(cells: Sequence[BatchSizeSummary], quantity: str) -> Array:
+    """Medians of known cells, shape (n,)."""
+    return np.array([getattr(cell, quantity).median for cell in cells], dtype=np.float64)
+
+
+def open_ends(cells: Sequence[BatchSizeSummary], quantity: str) -> Array:
+    """Low and high ends of the intervals, shape (2, n); an end that is null is infinite."""
+    pairs = [[np.inf if end is None else end for end in getattr(cell, quantity).interval] for cell in cells]
+    return np.array(pairs, dtype=np.float64).T

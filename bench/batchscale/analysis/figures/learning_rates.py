@@ -17,11 +17,10 @@ from batchscale.analysis import number_format
 from batchscale.analysis.figures import drawing, style
 from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.frames.frames import Frames
-from batchscale.analysis.frames.schema import values
-from batchscale.analysis.metrics.search_points import search_seeds, searched_points
-from batchscale.analysis.metrics.series import aggregated, batch_sizes, by_batch_size
+from batchscale.analysis.frames.schema import aggregated, batch_sizes, by_batch_size, values
+from batchscale.analysis.metrics.trials import search_seeds, searched_points
 from batchscale.analysis.statistics.intervals import Array
-from batchscale.analysis.summary_types import CellSummary, Summary
+from batchscale.analysis.summary_types import BatchSizeSummary, Summary
 from batchscale.analysis.text.provenance import origin, target_words
 from batchscale.config.plan import effective_rate
 from batchscale.config.vocabulary import Point
@@ -76,7 +75,7 @@ def rate_map(frames: Frames, summary: Summary) -> Figure:
     )
 
 
-def _chosen(cell: CellSummary) -> float:
+def _chosen(cell: BatchSizeSummary) -> float:
     return effective_rate(Point(cell.best_learning_rate or np.nan, tuple(cell.best_options.items())))
 
 

@@ -10,10 +10,10 @@ from batchscale.analysis import number_format
 from batchscale.analysis.figures import drawing, style
 from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.frames.frames import Frames
-from batchscale.analysis.frames.schema import only, values
-from batchscale.analysis.metrics.claim_trials import claim_trials
-from batchscale.analysis.metrics.gradient_variance import gradient_variances
-from batchscale.analysis.metrics.series import aggregated, batch_sizes, by_batch_size
+from batchscale.analysis.frames.schema import aggregated, batch_sizes, by_batch_size, only, values
+from batchscale.analysis.metrics.scaling import gradient_variances
+from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.metrics.trials import claim_trials
 from batchscale.analysis.summary_types import Summary
 from batchscale.analysis.text.provenance import origin
 
@@ -42,7 +42,7 @@ def gradient_noise_scale(frames: Frames, summary: Summary) -> Figure:
 
 def gradient_variance(frames: Frames, summary: Summary) -> Figure:
     """The variance of the mean gradient over a batch, half of it, a quarter, beside one over the number of examples."""
-    found = gradient_variances(frames)
+    found = gradient_variances(Sweep.of(frames))
     found = only(found, (values(found, "variance") > 0) & np.isfinite(values(found, "variance")))
     if found.empty:
         raise NothingToDrawError(summary.gradient_noise_reason or "no batch was cut into parts with usable gradients")

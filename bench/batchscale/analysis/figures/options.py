@@ -14,9 +14,8 @@ from batchscale.analysis import number_format
 from batchscale.analysis.figures import drawing, style
 from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.frames.frames import Frames
-from batchscale.analysis.frames.schema import only, values
-from batchscale.analysis.metrics.search_points import at_best, search_seeds, searched_points
-from batchscale.analysis.metrics.series import batch_sizes, by_batch_size
+from batchscale.analysis.frames.schema import batch_sizes, by_batch_size, only, values
+from batchscale.analysis.metrics.trials import at_best, search_seeds, searched_points
 from batchscale.analysis.statistics.intervals import Array
 from batchscale.analysis.summary_types import Summary
 from batchscale.analysis.text.provenance import origin, target_words

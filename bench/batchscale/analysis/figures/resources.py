@@ -9,15 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from batchscale.analysis.figures import drawing, style
-from batchscale.analysis.figures.drawing import NothingToDrawError
+from batchscale.analysis.figures.drawing import NothingToDrawError, medians, open_ends
 from batchscale.analysis.figures.speed import draw_loops
 from batchscale.analysis.frames.frames import Frames
-from batchscale.analysis.frames.schema import only, values
-from batchscale.analysis.metrics.claim_trials import whole_batches
-from batchscale.analysis.metrics.machine_limits import roofline_cells
-from batchscale.analysis.metrics.series import batch_sizes, by_batch_size, known, medians, open_ends
+from batchscale.analysis.frames.schema import batch_sizes, by_batch_size, only, values
+from batchscale.analysis.metrics.hardware import roofline_cells
+from batchscale.analysis.metrics.speeds import whole_batches
 from batchscale.analysis.statistics.intervals import Array
-from batchscale.analysis.summary_types import CellSummary, Limit, Summary
+from batchscale.analysis.summary_types import BatchSizeSummary, Limit, Summary
 from batchscale.analysis.text.provenance import origin, target_words
 from batchscale.analysis.text.remarks import LIMITS
 
@@ -88,7 +87,7 @@ def energy(frames: Frames, summary: Summary) -> Figure:
     if rounds.empty:
         raise NothingToDrawError("no energy was measured on this machine")
     per_example = values(rounds, "joules") / (values(rounds, "steps") * values(rounds, "batch_size"))
-    cells = known(summary.cells, "joules_to_target")
+    cells = summary.known("joules_to_target")
     figure, panels = drawing.sheet(2 if cells else 1)
     rounds = rounds.assign(millijoules=1e3 * per_example)
     draw_loops(panels[0], rounds, "millijoules", imported=frames.imported is not None)
@@ -100,7 +99,7 @@ def energy(frames: Frames, summary: Summary) -> Figure:
     return drawing.finished(figure, origin(frames, summary))
 
 
-def _energy_to_target(axes: Axes, summary: Summary, cells: Sequence[CellSummary]) -> None:
+def _energy_to_target(axes: Axes, summary: Summary, cells: Sequence[BatchSizeSummary]) -> None:
     sizes, joules = [cell.batch_size for cell in cells], medians(cells, "joules_to_target")
     drawing.band(axes, sizes, open_ends(cells, "joules_to_target"), style.GREEN)
     axes.plot(sizes, joules, "o-", color=style.GREEN, label="to the target: median, 95% interval", zorder=4)
@@ -110,7 +109,7 @@ def _energy_to_target(axes: Axes, summary: Summary, cells: Sequence[CellSummary]
     drawing.log_axis(axes, f"joules to {target_words(summary)}")
 
 
-def _mark_limits(axes: Axes, cells: Sequence[CellSummary], across: Array, up: Array) -> None:
+def _mark_limits(axes: Axes, cells: Sequence[BatchSizeSummary], across: Array, up: Array) -> None:
     """Each batch size in the colour of the limit that binds it; the ends and the highest are named."""
     for limit, color in LIMIT_COLORS.items():
         which = [at for at, cell in enumerate(cells) if cell.limited_by == limit]
@@ -124,5 +123,5 @@ def _mark_limits(axes: Axes, cells: Sequence[CellSummary], across: Array, up: Ar
         )
 
 
-def _field(cells: Sequence[CellSummary], name: str) -> Array:
+def _field(cells: Sequence[BatchSizeSummary], name: str) -> Array:
     return np.array([getattr(cell, name) for cell in cells], dtype=np.float64)

@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from batchscale.analysis.figures import drawing, style
 from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.frames.frames import Frames
-from batchscale.analysis.frames.schema import only, values
-from batchscale.analysis.metrics.claim_trials import in_microbatches, whole_batches
-from batchscale.analysis.metrics.series import batch_sizes, by_batch_size
+from batchscale.analysis.frames.schema import batch_sizes, by_batch_size, only, values
+from batchscale.analysis.metrics.speeds import in_microbatches, whole_batches
 from batchscale.analysis.statistics.intervals import Array
 from batchscale.analysis.summary_types import AffineStepTime, Summary
 from batchscale.analysis.text.provenance import origin

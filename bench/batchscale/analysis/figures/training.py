@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 
 from batchscale.analysis import number_format
 from batchscale.analysis.figures import drawing, style
-from batchscale.analysis.figures.drawing import NothingToDrawError
+from batchscale.analysis.figures.drawing import NothingToDrawError, medians, open_ends
 from batchscale.analysis.frames.frames import Frames
-from batchscale.analysis.frames.schema import only, values
-from batchscale.analysis.metrics.claim_trials import claim_trials
-from batchscale.analysis.metrics.series import aggregated, batch_sizes, by_batch_size, known, medians, open_ends
+from batchscale.analysis.frames.schema import aggregated, batch_sizes, by_batch_size, only, values
+from batchscale.analysis.metrics.trials import claim_trials
 from batchscale.analysis.statistics.intervals import Array
 from batchscale.analysis.summary_types import CriticalBatchSize, Summary
 from batchscale.analysis.text.provenance import origin, target_words
@@ -27,7 +26,7 @@ ToTarget = Literal["steps_to_target", "epochs_to_target"]
 def steps_to_target(frames: Frames, summary: Summary) -> Figure:
     """Optimizer steps to the target on log2-log2, with perfect scaling from the smallest batch and the fit."""
     figure, axes, sizes = _to_target(frames, summary, "steps_to_target")
-    cells = known(summary.cells, "steps_to_target")
+    cells = summary.known("steps_to_target")
     along = np.geomspace(sizes[0], sizes[-1], 100)
     perfect = medians(cells, "steps_to_target")[0] * cells[0].batch_size / along
     axes.plot(along, perfect, **drawing.GUIDE, label="perfect scaling")
@@ -47,7 +46,7 @@ def epochs_to_target(frames: Frames, summary: Summary) -> Figure:
 
 def frontier(frames: Frames, summary: Summary) -> Figure:
     """Steps against examples to the target: what more compute buys in serial time, batch size by batch size."""
-    cells = known(summary.cells, "steps_to_target")
+    cells = summary.known("steps_to_target")
     if len(cells) < 2:
         raise NothingToDrawError("fewer than two batch sizes reached the target")
     sizes = [cell.batch_size for cell in cells]
@@ -87,7 +86,7 @@ def learning_curves(frames: Frames, summary: Summary) -> Figure:
 
 def _to_target(frames: Frames, summary: Summary, quantity: ToTarget) -> tuple[Figure, Axes, list[int]]:
     """Every seed and the medians with intervals, misses marked; returns the batch sizes that were trained."""
-    cells = known(summary.cells, quantity)
+    cells = summary.known(quantity)
     if not cells:
         trained = any(cell.seeds for cell in summary.cells)
         raise NothingToDrawError("no batch size reached the target" if trained else "no training runs were made")

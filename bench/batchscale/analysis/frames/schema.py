@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias, cast
 
 import numpy as np
 import pandas as pd
@@ -164,3 +164,22 @@ def stacked(name: str, trials: Sequence[Mapping[str, object]], series: Sequence[
             parts = [one[column] for one in series]
             columns[column] = np.concatenate(parts).astype(dtype, copy=False) if parts else np.array([], dtype)
     return pd.DataFrame(columns)
+
+
+def batch_sizes(rows: pd.DataFrame) -> list[int]:
+    """The batch sizes of a frame, sorted."""
+    return np.unique(values(rows, "batch_size")).astype(int).tolist()
+
+
+def by_batch_size(
+    rows: pd.DataFrame, column: str, reduce: Callable[[NDArray[np.float64]], float] = np.median
+) -> tuple[list[int], NDArray[np.float64]]:
+    """The known values of a column reduced at each batch size; batch sizes without any are left out."""
+    known_rows = only(rows, ~np.isnan(values(rows, column)))
+    sizes, at_each, found = batch_sizes(known_rows), values(known_rows, "batch_size"), values(known_rows, column)
+    return sizes, np.array([reduce(found[at_each == size]) for size in sizes], dtype=np.float64)
+
+
+def aggregated(rows: pd.DataFrame, keys: Sequence[str], **reduced: tuple[str, str]) -> pd.DataFrame:
+    """One row for each combination of `keys`; `name=(column, reduction)` adds a column."""
+    return cast(pd.DataFrame, rows.groupby(list(keys), as_index=False).agg(**reduced))  # type: ignore[call-overload]

@@ -11,13 +11,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from batchscale.analysis.frames.frames import Frames
-from batchscale.analysis.frames.schema import only
-from batchscale.analysis.metrics import claim_trials
-from batchscale.analysis.metrics.claim_trials import Claim, Speed
-from batchscale.analysis.statistics.comparison import Contest
+from batchscale.analysis.frames.schema import only, values
+from batchscale.analysis.metrics import speeds, trials
+from batchscale.analysis.metrics.speeds import Speed, comparable, fastest_loops
+from batchscale.analysis.metrics.trials import Claim
+from batchscale.analysis.statistics.comparison import Contest, above_a_later_one
 from batchscale.analysis.statistics.curve_fit import Knee, Refusal, fit_knee
 from batchscale.analysis.statistics.intervals import Array, Locations, Repetitions, locate
-from batchscale.analysis.statistics.ties import above_a_later_one
 
 # Each quantity of a cell has random numbers of its own, so that they err independently.
 EXAMPLES, STEP_SECONDS, STEP_JOULES, ACCURACY, ACCURACY_BY_STEPS, EMA_ACCURACY_GAIN = range(6)
@@ -43,29 +43,79 @@ class Sweep:
     target: float
     speeds: dict[int, Speed]
 
+    @classmethod
+    def of(cls, frames: Frames, target: float | None = None) -> Sweep:
+        """Return the sweep of a folder under the accuracy `target` (the experiment's own when None)."""
+        return cls(frames, frames.experiment.target.accuracy if target is None else target, fastest_loops(frames))
+
+    def towards(self, target: float) -> Sweep:
+        """Return the same sweep under another target accuracy."""
+        return replace(self, target=target)
+
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
-        """The batch sizes."""
-        return claim_trials.batch_sizes(self.frames)
+        """Every batch size that was trained or timed on one device, sorted (cells,)."""
+        frames = self.frames
+        timed = [only(rows, rows["devices"] == 1) for rows in (frames.rounds, frames.compilations)]
+        found = [values(rows, "batch_size") for rows in (*timed, frames.trials)]
+        return np.unique(np.concatenate(found)).astype(np.int64)
+
+    @cached_property
+    def rounds(self) -> pd.DataFrame:
+        """The rounds that the answer is made from, on one device, the whole batch in one piece."""
+        timed = comparable(self.frames, self.frames.rounds)
+        return only(timed, timed["accumulation"] == 1)
+
+    @cached_property
+    def rounds_in_microbatches(self) -> pd.DataFrame:
+        """The rounds of batches that do not fit whole: gradients of microbatches are averaged, one update a batch."""
+        timed = comparable(self.frames, self.frames.rounds)
+        return only(timed, timed["accumulation"] > 1)
+
+    @cached_property
+    def compilations(self) -> pd.DataFrame:
+        """The compilations of steps on one device, in the precision that was trained in, whole or in microbatches."""
+        return comparable(self.frames, self.frames.compilations)
+
+    @cached_property
+    def whole_compilations(self) -> pd.DataFrame:
+        """Of `compilations` those of the whole batch in one piece."""
+        return only(self.compilations, self.compilations["accumulation"] == 1)
 
     @cached_property
     def claims(self) -> dict[int, Claim]:
         """The trials each batch size rests on."""
-        return claim_trials.claims(self.frames, self.target)
+        return trials.claims(self.frames, self.target)
+
+    @cached_property
+    def claim_trials(self) -> pd.DataFrame:
+        """The trials that the claims on every batch size's way to the target rest on."""
+        rested_on = [claim.for_target for claim in self.claims.values()]
+        return pd.concat([self.frames.trials.iloc[:0], *rested_on])
+
+    @cached_property
+    def searched_trials(self) -> pd.DataFrame:
+        """The search trials that were run; one that failed says nothing of its rate."""
+        return trials.searched_trials(self.frames)
+
+    @cached_property
+    def searched_points(self) -> pd.DataFrame:
+        """One row per batch size, rate and options that were searched: see `trials.searched_points`."""
+        return trials.searched_points(self.frames)
 
     @cached_property
     def crossed(self) -> pd.DataFrame:
         """Where every trial crossed the target."""
-        return claim_trials.crossings(self.frames, self.target)
+        return trials.crossings(self.frames, self.target)
 
     @cached_property
     def needs(self) -> list[Repetitions]:
         """Logarithms of examples to the target."""
-        limit = claim_trials.horizon(self.frames, self.target)
+        limit = trials.horizon(self.frames, self.target)
         return [
-            claim_trials.log_examples_to_target(self.claims[size].for_target, self.crossed, limit)
+            trials.log_examples_to_target(self.claims[size].for_target, self.crossed, limit)
             if size in self.claims
-            else claim_trials.NOTHING
+            else speeds.NOTHING
             for size in self.sizes.tolist()
         ]
 
@@ -78,19 +128,21 @@ class Sweep:
     def median_examples(self) -> Array:
         """Median examples to the target as the rows have it; a logarithm and back makes 129 into 128.99999999999997."""
         needed = self.crossed["examples_to_target"]
-        trials = [self.claims[size].for_target["trial"] if size in self.claims else [] for size in self.sizes.tolist()]
-        return np.array([needed.loc[numbers].median() for numbers in trials], dtype=np.float64)
+        rested_on = [
+            self.claims[size].for_target["trial"] if size in self.claims else [] for size in self.sizes.tolist()
+        ]
+        return np.array([needed.loc[numbers].median() for numbers in rested_on], dtype=np.float64)
 
     @cached_property
     def step_seconds(self) -> Locations:
         """Seconds per step of the faster loop."""
-        timed = [claim_trials.log_seconds_per_step(self.speeds.get(size)) for size in self.sizes.tolist()]
+        timed = [speeds.log_seconds_per_step(self.speeds.get(size)) for size in self.sizes.tolist()]
         return self._locate(timed, STEP_SECONDS)
 
     @cached_property
     def step_joules(self) -> Locations:
         """Joules per step."""
-        measured = [claim_trials.log_joules_per_step(self.speeds.get(size)) for size in self.sizes.tolist()]
+        measured = [speeds.log_joules_per_step(self.speeds.get(size)) for size in self.sizes.tolist()]
         return self._locate(measured, STEP_JOULES)
 
     @cached_property
@@ -112,17 +164,17 @@ class Sweep:
     @cached_property
     def accuracy(self) -> Locations:
         """Best accuracies within the budget of epochs, negated."""
-        return self._locate(self._accuracies(claim_trials.best_accuracies), ACCURACY)
+        return self._locate(self._accuracies(trials.best_accuracies), ACCURACY)
 
     @cached_property
     def ema_accuracy(self) -> Locations:
         """The same of the averaged parameters; of the same runs, so that equal accuracies have equal intervals."""
-        return self._locate(self._accuracies(claim_trials.best_ema_accuracies), ACCURACY)
+        return self._locate(self._accuracies(trials.best_ema_accuracies), ACCURACY)
 
     @cached_property
     def ema_accuracy_gain(self) -> Locations:
         """What averaging the parameters adds to them, seed by seed, negated."""
-        return self._locate(self._accuracies(claim_trials.ema_accuracy_gains), EMA_ACCURACY_GAIN)
+        return self._locate(self._accuracies(trials.ema_accuracy_gains), EMA_ACCURACY_GAIN)
 
     @cached_property
     def step_budget(self) -> int:
@@ -136,8 +188,8 @@ class Sweep:
         """Best accuracies within the budget of steps, negated."""
         steps = self.step_budget
         if self.frames.imported:
-            return self._locate([claim_trials.NOTHING] * len(self.sizes), ACCURACY_BY_STEPS)
-        seen = self._accuracies(lambda trials: claim_trials.best_accuracies_by_steps(self.frames, trials, steps))
+            return self._locate([speeds.NOTHING] * len(self.sizes), ACCURACY_BY_STEPS)
+        seen = self._accuracies(lambda claimed: trials.best_accuracies_by_steps(self.frames, claimed, steps))
         return self._locate(seen, ACCURACY_BY_STEPS)
 
     @cached_property
@@ -172,14 +224,13 @@ class Sweep:
     @cached_property
     def out_of_memory(self) -> NDArray[np.bool_]:
         """Cells that were compiled or timed in no way because they do not fit."""
-        compiled = claim_trials.comparable(self.frames, self.frames.compilations)
-        full = set(only(compiled, compiled["status"] == "out_of_memory")["batch_size"])
+        full = set(only(self.compilations, self.compilations["status"] == "out_of_memory")["batch_size"])
         return np.array([size in full and size not in self.speeds for size in self.sizes.tolist()], dtype=bool)
 
     def _accuracies(self, observe: Callable[[pd.DataFrame], Repetitions]) -> list[Repetitions]:
         """Of shares of examples, which seeds change by one example at the least."""
         seen = [
-            observe(self.claims[size].for_accuracy) if size in self.claims else claim_trials.NOTHING
+            observe(self.claims[size].for_accuracy) if size in self.claims else speeds.NOTHING
             for size in self.sizes.tolist()
         ]
         examples = self.frames.validation_examples
@@ -193,9 +244,3 @@ class Sweep:
             return Fit(fit_knee(self.sizes, values, errors, stream))
         except Refusal as refusal:
             return Fit(None, str(refusal))
-
-
-def sweep(frames: Frames, target: float | None = None) -> Sweep:
-    """The sweep of a folder under `target` (the experiment's own when None)."""
-    accuracy = frames.experiment.target.accuracy if target is None else target
-    return Sweep(frames, accuracy, claim_trials.speeds(frames))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchscale.analysis import number_format
 from batchscale.analysis.pages.text_table import Column, Entry, Grid, Line, Scalar, said
-from batchscale.analysis.summary_types import CellSummary, Estimate, Summary
+from batchscale.analysis.summary_types import BatchSizeSummary, Estimate, Summary
 
 COLUMNS = (
     Column("Batch size"),
@@ -66,14 +66,14 @@ def described(summary: Summary) -> dict[int, str]:
     return shown
 
 
-def status(cell: CellSummary) -> str:
+def status(cell: BatchSizeSummary) -> str:
     """What became of a cell, in words."""
     told = STATUS.get(cell.status, cell.status)
     some_missed = cell.status in ("ok", "not_reached") and 0 < cell.seeds_reached < cell.seeds
     return f"{told}, {cell.seeds_reached} of {cell.seeds} seeds" if some_missed else told
 
 
-def loop(cell: CellSummary) -> str:
+def loop(cell: BatchSizeSummary) -> str:
     """How a cell was timed, in words."""
     pieces = f", {cell.accumulation} microbatches a step" if (cell.accumulation or 1) > 1 else ""
     return f"{cell.loop}{pieces}" if cell.loop else "—"
@@ -87,7 +87,7 @@ def flat(summary: Summary) -> tuple[list[str], list[list[Scalar]]]:
     names: list[str] = []
     rows: list[list[Scalar]] = []
     averaged = any(getattr(cell, name) for cell in summary.cells for name in OF_AVERAGES)
-    fields = [name for name in CellSummary.__struct_fields__ if averaged or name not in OF_AVERAGES]
+    fields = [name for name in BatchSizeSummary.__struct_fields__ if averaged or name not in OF_AVERAGES]
     for cell in summary.cells:
         pairs = [pair for name in fields for pair in _spread(name, getattr(cell, name))]
         names = [name for name, _ in pairs]
@@ -95,7 +95,7 @@ def flat(summary: Summary) -> tuple[list[str], list[list[Scalar]]]:
     return names, rows
 
 
-def _entries(cell: CellSummary) -> list[Entry]:
+def _entries(cell: BatchSizeSummary) -> list[Entry]:
     rate = said(cell.best_learning_rate, number_format.number)
     at_edge = " (edge)" if cell.at_grid_edge else ""
     return [
@@ -117,7 +117,7 @@ def _entries(cell: CellSummary) -> list[Entry]:
     ]
 
 
-def _arithmetic(cell: CellSummary) -> Entry:
+def _arithmetic(cell: BatchSizeSummary) -> Entry:
     """What the model's arithmetic comes to per second, and the share of the measured matrix-multiply rate."""
     rate = said(cell.achieved_flops_per_second, number_format.flops_per_second)
     share = cell.fraction_of_peak

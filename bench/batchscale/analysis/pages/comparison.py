@@ -10,8 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from batchscale.analysis import number_format
-from batchscale.analysis.compare.compare import LEAST_DIFFERENCE
-from batchscale.analysis.compare.ratios import QUANTITIES, Comparison, Quantity, Ratio
+from batchscale.analysis.compare.compare import LEAST_DIFFERENCE, QUANTITIES, Comparison, Quantity, Ratio
 from batchscale.analysis.figures import comparison as figures
 from batchscale.analysis.figures import encode, style
 from batchscale.analysis.figures.drawing import NothingToDrawError

@@ -15,6 +15,7 @@ from batchscale.analysis.figures import draw, encode, style, write_figures
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import ROW_FILES, Frames
 from batchscale.analysis.frames.schema import values
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import (
     batch_size_table,
     inline_svg,
@@ -63,7 +64,7 @@ def write_report(folder: Path) -> Summary:
         InputError: when the folder's files are missing or not valid, or the disk refuses.
     """
     measured = frames.load(folder)
-    summary = summarize(measured)
+    summary = summarize(Sweep.of(measured))
     summaries.write(folder, summary)
     write_page(folder, measured, summary)
     return summary
@@ -92,7 +93,6 @@ def write_page(folder: Path, measured: Frames, summary: Summary, home: str | Non
         several_devices=sections.several_devices(summary),
         verdicts=sections.verdicts(summary),
         verified=sections.verifications(measured),
-        reference=sections.reference(summary),
         method=method.paragraphs(measured, summary),
         machine_table=sections.machine(measured),
         reproduce=sections.reproduce(measured, summary),

@@ -12,7 +12,7 @@ from batchscale.analysis import number_format
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import values
 from batchscale.analysis.pages.text_table import Column, Entry, Grid, Line, said
-from batchscale.analysis.summary_types import FurtherTarget, Optimum, ParallelPoint, ReferenceRow, Summary
+from batchscale.analysis.summary_types import FurtherTarget, Optimum, ParallelPoint, Summary
 from batchscale.analysis.text.provenance import VIRTUAL, origin
 from batchscale.config.experiment import shipped
 
@@ -82,34 +82,6 @@ def _verified(run: Mapping[str, Any]) -> list[Entry]:
 
 def _off(share: float) -> str:
     return f"{100 * share:+.1f}%"
-
-
-def reference(summary: Summary) -> Grid | None:
-    """The reference experiment's own table beside this one, where both have two batch sizes: times are ratios."""
-    if sum(row.epoch_seconds_ratio is not None or row.epochs_to_target is not None for row in summary.reference) < 2:
-        return None
-    titles = ("Batch size", "Time of an epoch", "Epochs to 0.99", "Time to 0.99", "Best error", "Test error")
-    columns = [Column("Batch size")]
-    columns += [Column(f"{title}: {whose}") for title in titles[1:] for whose in ("reference", "here")]
-    caption = "Times are ratios: of an epoch to the largest batch size's, to the target to the fastest's."
-    rows = [Line(_reference_cells(row)) for row in summary.reference]
-    return Grid(caption, columns, rows)
-
-
-def _reference_cells(row: ReferenceRow) -> list[Entry]:
-    return [
-        Entry(str(row.batch_size), row.batch_size),
-        said(row.reference_epoch_seconds_ratio, number_format.number),
-        said(row.epoch_seconds_ratio, number_format.number),
-        said(row.reference_epochs_to_target, number_format.number),
-        said(row.epochs_to_target, number_format.number),
-        said(row.reference_time_to_target_ratio, number_format.number),
-        said(row.time_to_target_ratio, number_format.number),
-        said(row.reference_best_error, number_format.accuracy),
-        said(row.best_error, number_format.accuracy),
-        said(row.reference_test_error, number_format.accuracy),
-        said(row.test_error, number_format.accuracy),
-    ]
 
 
 def further_targets(summary: Summary) -> Grid | None:

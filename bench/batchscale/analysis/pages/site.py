@@ -10,6 +10,7 @@ from batchscale.analysis import number_format
 from batchscale.analysis.compare.compare import compare
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import Frames
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import page_templates, report
 from batchscale.analysis.pages.comparison import NAME as COMPARISON
 from batchscale.analysis.pages.comparison import write_comparison
@@ -86,7 +87,7 @@ def published_folders(published: Path) -> list[Path]:
 
 def _read(folder: Path) -> Shelf:
     measured = frames.load(folder)
-    return Shelf(folder, measured, summarize(measured))
+    return Shelf(folder, measured, summarize(Sweep.of(measured)))
 
 
 def _refuse_twins(shelves: Sequence[Shelf]) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from batchscale.analysis import number_format
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import CELL, values
-from batchscale.analysis.metrics import machine_limits
+from batchscale.analysis.metrics import hardware
 from batchscale.analysis.pages.text_table import Column, Entry, Grid, Line, said
 from batchscale.analysis.statistics.intervals import finite
 
@@ -80,7 +80,7 @@ def _facts(frames: Frames, way: Mapping[Hashable, Any], speeds: np.ndarray) -> l
 def _arithmetic(frames: Frames, way: Mapping[Hashable, Any], per_second: float | None) -> Entry:
     """The rate, and its share of what so many devices could do; virtual ones share one processor."""
     rate = finite(way["flops_per_example"] * per_second) if per_second else None
-    alone = machine_limits.peak(frames, way["precision"])
+    alone = hardware.peak(frames, way["precision"])
     if rate is None or alone is None:
         return said(rate, number_format.flops_per_second)
     devices = 1 if frames.machine.machine.virtual_devices else way["devices"]

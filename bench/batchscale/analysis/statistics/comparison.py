@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchscale.analysis.statistics.intervals import LEVEL, Array, Locations, estimate, exp
-from batchscale.analysis.statistics.ties import tied_with_least
 from batchscale.analysis.summary_types import (
     Interval,
 )
@@ -31,7 +30,6 @@ class Found(TypedDict):
 
     batch_size: int
     interval: Interval
-    batch_size_interval: tuple[int, int]
     tied: list[int]
     at_edge: bool
     edge: Edge | None
@@ -65,6 +63,15 @@ class Contest:
         finite = np.where(np.isfinite(medians), medians, np.inf)
         return int(np.argmin(finite)) if np.isfinite(medians).any() else None
 
+    @property
+    def value(self) -> float:
+        """The quantity of the best batch size in its own unit; NaN where there is none."""
+        best = self.best
+        if best is None:
+            return np.nan
+        median = float(self.locations.medians[best])
+        return float(np.exp(median)) if self.logarithmic else -median
+
     def found(self, best: int) -> Found:
         """What there is to say of the best cell under any metric."""
         tied = tied_with_least(self.locations)
@@ -74,8 +81,7 @@ class Contest:
         sizes = [int(size) for size in self.sizes[tied]]
         return {
             "batch_size": int(self.sizes[best]),
-            "interval": self._interval(best),
-            "batch_size_interval": (sizes[0], sizes[-1]),
+            "interval": self.interval(best),
             "tied": sizes,
             "at_edge": edge not in (None, "memory"),
             "edge": edge,
@@ -86,7 +92,7 @@ class Contest:
             "level": LEVEL,
         }
 
-    def _interval(self, best: int) -> Interval:
+    def interval(self, best: int) -> Interval:
         """Of the quantity at the best cell, as logarithms or negated accuracies were made from it."""
         quantity = exp if self.logarithmic else _accuracies
         return estimate(self.locations.medians[best], self.locations.draws[:, best], quantity).interval
@@ -112,3 +118,47 @@ class Contest:
 
 def _accuracies(negated: Array) -> Array:
     return np.clip(-negated, 0, 1)
+
+
+def tied_with_least(locations: Locations) -> NDArray[np.bool_]:
+    """Which cells (cells,) cannot be told from the least: they hold the truly least one with 95% confidence.
+
+    Multiple comparisons with the best (Hsu, 1981): a cell is left out when it lies above some other by more than the
+    95% quantile of the largest of its errors relative to all others, each in units of its own spread.
+    """
+    centres, errors = locations.centres, locations.errors
+    usable = np.flatnonzero(np.isfinite(centres) & _possible(locations))
+    tied = np.zeros(len(centres), dtype=bool)
+    for cell in usable:
+        others = usable[usable != cell]
+        excess = errors[:, [cell]] - errors[:, others]
+        tied[cell] = not _above_some(centres[cell] - centres[others], excess)
+    return tied
+
+
+def _above_some(differences: Array, excess: Array) -> bool:
+    """Whether a cell lies above one of others: `differences` (others,) beyond what `excess` (draws, others) allows."""
+    if not len(differences):
+        return False
+    if np.isnan(excess).any():
+        return False
+    scale = np.maximum(np.sqrt(np.mean(excess**2, axis=0)), 1e-12)
+    critical = np.quantile(np.max(excess / scale, axis=1), LEVEL)
+    return bool(np.max(differences / scale) > critical)
+
+
+def _possible(locations: Locations) -> NDArray[np.bool_]:
+    """Cells whose true median is finite with more than 5% probability."""
+    return np.mean(np.isfinite(locations.draws) | np.isnan(locations.draws), axis=0) > 1 - LEVEL
+
+
+def above_a_later_one(locations: Locations, least: float) -> NDArray[np.bool_]:
+    """Cells (cells,) that lie above some cell after them by more than `least` and more than noise explains."""
+    centres, errors = locations.centres, locations.errors
+    usable = np.flatnonzero(np.isfinite(centres) & np.isfinite(locations.medians))
+    above = np.zeros(len(centres), dtype=bool)
+    for cell in usable:
+        later = usable[usable > cell]
+        differences = centres[cell] - centres[later]
+        above[cell] = np.any(differences > least) and _above_some(differences, errors[:, [cell]] - errors[:, later])
+    return above

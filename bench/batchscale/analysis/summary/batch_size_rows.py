@@ -8,31 +8,32 @@ import numpy as np
 import pandas as pd
 
 from batchscale.analysis.frames.schema import only, values
-from batchscale.analysis.metrics import claim_trials, machine_limits
-from batchscale.analysis.metrics.claim_trials import Claim, Speed
-from batchscale.analysis.metrics.machine_limits import Use
-from batchscale.analysis.metrics.rate_scaling import regimes
+from batchscale.analysis.metrics import hardware, speeds
+from batchscale.analysis.metrics.hardware import Use
+from batchscale.analysis.metrics.scaling import regimes
+from batchscale.analysis.metrics.speeds import Speed
 from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.metrics.trials import Claim
 from batchscale.analysis.statistics.intervals import Locations, estimate, exp, interval
-from batchscale.analysis.summary_types import CellStatus, CellSummary, Estimate, Regime
+from batchscale.analysis.summary_types import BatchSizeSummary, Estimate, Regime, Status
 from batchscale.config.vocabulary import Point
 
 LOWEST, HIGHEST = 0.0, 1.0
 
 
-def cells(sweep: Sweep) -> list[CellSummary]:
+def cells(sweep: Sweep) -> list[BatchSizeSummary]:
     """Every batch size of the sweep, sorted."""
-    each = zip(regimes(sweep), machine_limits.uses(sweep), strict=True)
+    each = zip(regimes(sweep), hardware.uses(sweep), strict=True)
     return [_cell(sweep, at, regime, use) for at, (regime, use) in enumerate(each)]
 
 
-def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> CellSummary:
+def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> BatchSizeSummary:
     size = int(sweep.sizes[at])
     claim, speed = sweep.claims.get(size), sweep.speeds.get(size)
-    compiled = claim_trials.compiled(sweep.frames, size, speed)
+    compiled = speeds.compiled(sweep.frames, size, speed)
     status, message = _status(sweep, at, claim)
     choice = claim.choice if claim else None
-    return CellSummary(
+    return BatchSizeSummary(
         batch_size=size,
         status=status,
         message=message,
@@ -74,15 +75,15 @@ def _speed(sweep: Sweep, at: int, speed: Speed | None) -> dict[str, Any]:
         "accumulation": speed.accumulation if speed else None,
         "examples_per_second": _exp(-per_second.medians[at]),
         "examples_per_second_interval": interval(exp(-per_second.draws[:, at])),
-        "seconds_per_step": _number(claim_trials.seconds_per_step(speed)),
+        "seconds_per_step": _number(speeds.seconds_per_step(speed)),
     }
 
 
-def _status(sweep: Sweep, at: int, claim: Claim | None) -> tuple[CellStatus, str | None]:
+def _status(sweep: Sweep, at: int, claim: Claim | None) -> tuple[Status, str | None]:
     """What became of a cell; what the convergence says comes first, as it says more."""
     size = int(sweep.sizes[at])
     trials = only(sweep.frames.trials, sweep.frames.trials["batch_size"] == size)
-    compiled = claim_trials.comparable(sweep.frames, sweep.frames.compilations)
+    compiled = speeds.comparable(sweep.frames, sweep.frames.compilations)
     compiled = only(compiled, compiled["batch_size"] == size)
     failures = only(compiled, compiled["status"] == "failed")
     if sweep.out_of_memory[at]:

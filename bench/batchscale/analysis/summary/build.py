@@ -7,68 +7,54 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from batchscale.analysis import number_format
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import only, values
-from batchscale.analysis.metrics import machine_limits, rate_scaling, several_devices
-from batchscale.analysis.metrics.claim_trials import log_watts
-from batchscale.analysis.metrics.drift import FEWEST_ROUNDS, drift
-from batchscale.analysis.metrics.sweep import Sweep, sweep
+from batchscale.analysis.metrics import hardware, scaling
+from batchscale.analysis.metrics.hardware import FEWEST_ROUNDS, drift
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.statistics.intervals import Locations
 from batchscale.analysis.summary import optima
 from batchscale.analysis.summary.batch_size_rows import cells
 from batchscale.analysis.summary.classic_claims import Evidence, verdicts
-from batchscale.analysis.summary.reference_experiment import reference_table
 from batchscale.analysis.summary_types import (
-    AccuracyOptimal,
-    AffineStepTime,
-    CostOptimal,
-    CriticalBatchSize,
-    EnergyOptimal,
-    EnergyTimeOptimal,
     FurtherTarget,
     MaxBatchSize,
     Part,
     Phase,
     Summary,
-    ThroughputOptimal,
-    TimeOptimal,
     Totals,
     Workload,
 )
 
-ETA = 0.5
-"""Energy and time weigh the same in the cost, as in the paper it is from."""
 
-
-def summarize(frames: Frames) -> Summary:
+def summarize(of: Sweep) -> Summary:
     """Everything the rows of a results folder support."""
-    of = sweep(frames)
-    per_size, time, accuracy, throughput = cells(of), _time(of), _accuracy(of), _throughput(of)
-    noise, rates, shared = rate_scaling.gradient_noise(of), rate_scaling.learning_rates(of), several_devices.points(of)
+    frames = of.frames
+    per_size = cells(of)
+    time, accuracy, throughput = optima.time_optimal(of), optima.accuracy_optimal(of), optima.throughput_optimal(of)
+    by_steps, cost = optima.accuracy_optimal_by_steps(of), optima.cost_optimal(of)
+    noise, rates, shared = scaling.gradient_noise(of), scaling.learning_rates(of), hardware.points(of)
     return Summary(
         **_identity(of),
         **_reasoned("time_optimal", time, _why_no_time(of)),
         **_reasoned("accuracy_optimal", accuracy, _why_no_accuracy(of, of.accuracy)),
-        **_reasoned("accuracy_optimal_by_steps", _accuracy_by_steps(of), _why_no_accuracy(of, of.accuracy_by_steps)),
+        **_reasoned("accuracy_optimal_by_steps", by_steps, _why_no_accuracy(of, of.accuracy_by_steps)),
         **_reasoned("throughput_optimal", throughput, "no batch size has timed rounds"),
         **_reasoned("max_batch_size", max_batch_size(frames), _why_no_max_batch_size(frames)),
-        **_reasoned("energy_optimal", _energy(of), _why_no_energy(of)),
-        **_reasoned("energy_time_optimal", _energy_time(of), _why_no_energy(of)),
-        **_reasoned("cost_optimal", _cost(of), _why_no_cost(of)),
+        **_reasoned("energy_optimal", optima.energy_optimal(of), _why_no_energy(of)),
+        **_reasoned("cost_optimal", cost, _why_no_cost(of)),
         price_per_hour=frames.price_per_hour,
-        **_reasoned("critical_batch_size", _critical(of), of.examples_fit.reason),
-        **_reasoned("affine_step_time", _affine(of), of.step_seconds_fit.reason),
-        **_reasoned("learning_rates", rates, rate_scaling.WHY_NO_RATES),
-        **_reasoned("gradient_noise", noise, rate_scaling.why_no_gradient_noise(of)),
-        **_reasoned("ceilings", machine_limits.ceilings(frames), "the machine was not calibrated"),
+        **_reasoned("critical_batch_size", scaling.critical_batch_size(of), of.examples_fit.reason),
+        **_reasoned("affine_step_time", scaling.affine_step_time(of), of.step_seconds_fit.reason),
+        **_reasoned("learning_rates", rates, scaling.WHY_NO_RATES),
+        **_reasoned("gradient_noise", noise, scaling.why_no_gradient_noise(of)),
+        **_reasoned("ceilings", hardware.ceilings(frames), "the machine was not calibrated"),
         **_reasoned("drift", None if frames.imported else drift(frames.rounds), _why_no_drift(frames)),
         cells=per_size,
         data_parallel=shared,
         virtual_devices=frames.machine.machine.virtual_devices,
-        further_targets=[further_target(frames, target) for target in frames.experiment.target.also],
+        further_targets=[further_target(of.towards(target)) for target in frames.experiment.target.also],
         verdicts=verdicts(Evidence(of, per_size, time, accuracy, throughput, noise, rates, shared)),
-        reference=reference_table(frames, per_size),
         totals=_totals(frames),
     )
 
@@ -98,17 +84,17 @@ def _identity(of: Sweep) -> dict[str, Any]:
     }
 
 
-def further_target(frames: Frames, accuracy: float) -> FurtherTarget:
+def further_target(of: Sweep) -> FurtherTarget:
     """The answer for another target, from the same curves: a harder one than the own within the budget of epochs."""
-    of = sweep(frames, accuracy)
+    frames, accuracy = of.frames, of.target
     reached = of.sizes[np.isfinite(of.examples.medians)].tolist()
     return FurtherTarget(
         accuracy=accuracy,
         within_epochs=frames.experiment.epochs_to_reach(accuracy),
         reached=reached,
         unconfirmed=[] if frames.imported else [size for size in reached if of.claims[size].phase != "confirm"],
-        **_reasoned("time_optimal", _time(of), _why_no_time(of)),
-        **_reasoned("critical_batch_size", _critical(of), of.examples_fit.reason),
+        **_reasoned("time_optimal", optima.time_optimal(of), _why_no_time(of)),
+        **_reasoned("critical_batch_size", scaling.critical_batch_size(of), of.examples_fit.reason),
     )
 
 
@@ -128,70 +114,12 @@ def max_batch_size(frames: Frames) -> MaxBatchSize | None:
 
 
 def _why_no_max_batch_size(frames: Frames) -> str:
-    machine_limits = _limits(frames)
-    return str(machine_limits["message"].iloc[-1]) if len(machine_limits) else "it was not looked for"
+    hardware = _limits(frames)
+    return str(hardware["message"].iloc[-1]) if len(hardware) else "it was not looked for"
 
 
 def _limits(frames: Frames) -> pd.DataFrame:
     return only(frames.limits, frames.limits["precision"] == frames.experiment.workload.precision)
-
-
-def _critical(of: Sweep) -> CriticalBatchSize | None:
-    fit = of.examples_fit.knee
-    return rate_scaling.critical_batch_size(fit) if fit else None
-
-
-def _affine(of: Sweep) -> AffineStepTime | None:
-    fit = of.step_seconds_fit.knee
-    return rate_scaling.affine_step_time(fit) if fit else None
-
-
-def _time(of: Sweep) -> TimeOptimal | None:
-    contest = of.contest(of.time, "median over seeds of seconds to the target: steps to it times seconds per step")
-    return optima.time_optimal(contest, of.examples_fit.knee, of.step_seconds_fit.knee)
-
-
-def _throughput(of: Sweep) -> ThroughputOptimal | None:
-    per_example = of.step_seconds.shifted(-of.log_sizes)
-    return optima.throughput_optimal(of.contest(per_example, "median over rounds of examples per second"))
-
-
-def _accuracy(of: Sweep) -> AccuracyOptimal | None:
-    contest = of.contest(
-        of.accuracy, "median over seeds of the best validation accuracy within the budget", logarithmic=False
-    )
-    best = contest.best
-    if best is None or contest.locations.medians[best] >= 0:
-        return None
-    return optima.accuracy_optimal(contest, number_format.epochs(of.frames.experiment.budget.epochs))
-
-
-def _accuracy_by_steps(of: Sweep) -> AccuracyOptimal | None:
-    contest = of.contest(
-        of.accuracy_by_steps,
-        "median over seeds of the best validation accuracy within the step budget",
-        logarithmic=False,
-    )
-    return optima.accuracy_optimal(contest, f"{of.step_budget:,} steps")
-
-
-def _energy(of: Sweep) -> EnergyOptimal | None:
-    return optima.energy_optimal(of.contest(of.energy, "median over seeds of joules to the target"))
-
-
-def _cost(of: Sweep) -> CostOptimal | None:
-    price = of.frames.price_per_hour
-    if price is None or of.cost is None:
-        return None
-    return optima.cost_optimal(of.contest(of.cost, "median over seeds of seconds to the target times the price"), price)
-
-
-def _energy_time(of: Sweep) -> EnergyTimeOptimal | None:
-    watts = [log_watts(speed).median for speed in of.speeds.values()]
-    if not np.isfinite(watts).any():
-        return None
-    cost: Locations = optima.log_energy_time(of.energy, of.time, float(np.exp(np.nanmax(watts))), ETA)
-    return optima.energy_time_optimal(of.contest(cost, "energy and time to the target, weighed alike"), ETA)
 
 
 def _claims_on(of: Sweep) -> Phase | None:

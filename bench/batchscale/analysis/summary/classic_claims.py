@@ -12,11 +12,18 @@ from numpy.typing import NDArray
 
 from batchscale.analysis import number_format
 from batchscale.analysis.frames.schema import only, values
-from batchscale.analysis.metrics.claim_trials import SAME_RATE
-from batchscale.analysis.metrics.gradient_variance import exponent, gradient_variances
+from batchscale.analysis.metrics.scaling import exponent, gradient_variances
 from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.metrics.trials import SAME_RATE
 from batchscale.analysis.statistics.intervals import Array, Locations, exp, interval
-from batchscale.analysis.summary_types import CellSummary, GradientNoise, LearningRates, Optimum, ParallelPoint, Verdict
+from batchscale.analysis.summary_types import (
+    BatchSizeSummary,
+    GradientNoise,
+    LearningRates,
+    Optimum,
+    ParallelPoint,
+    Verdict,
+)
 
 Finding = Literal["supported", "contradicted", "undecided"]
 
@@ -37,7 +44,7 @@ class Evidence(NamedTuple):
     """What claims are judged by."""
 
     sweep: Sweep
-    cells: Sequence[CellSummary]
+    cells: Sequence[BatchSizeSummary]
     time: Optimum | None
     accuracy: Optimum | None
     throughput: Optimum | None
@@ -157,7 +164,7 @@ def _inside(sizes: NDArray[np.int64], best: Optimum | None, what: str, behind: s
 
 def gradient_variance_falls(evidence: Evidence) -> Said:
     """The variance of the mean gradient over a batch, half of it, a quarter: all at the same parameters."""
-    noise, power = evidence.noise, exponent(gradient_variances(evidence.sweep.frames))
+    noise, power = evidence.noise, exponent(gradient_variances(evidence.sweep))
     if power is None:
         return Said("undecided", "Gradient noise was not estimated over enough parts of the batches.")
     low, high = power.interval

@@ -9,12 +9,11 @@ import pandas as pd
 
 from batchscale.analysis import number_format
 from batchscale.analysis.frames.frames import Frames
-from batchscale.analysis.frames.schema import only, values
-from batchscale.analysis.metrics.claim_trials import whole_batches
-from batchscale.analysis.metrics.machine_limits import roofline_cells
-from batchscale.analysis.metrics.search_points import at_best, searched_points, searched_trials
-from batchscale.analysis.metrics.series import batch_sizes, by_batch_size, known
-from batchscale.analysis.summary_types import AccuracyOptimal, CellSummary, Optimum, Summary
+from batchscale.analysis.frames.schema import batch_sizes, by_batch_size, only, values
+from batchscale.analysis.metrics.hardware import roofline_cells
+from batchscale.analysis.metrics.speeds import whole_batches
+from batchscale.analysis.metrics.trials import at_best, searched_points, searched_trials
+from batchscale.analysis.summary_types import AccuracyOptimal, BatchSizeSummary, Optimum, Summary
 from batchscale.analysis.text.provenance import VIRTUAL, target_words
 from batchscale.analysis.text.remarks import averaging, binding
 
@@ -90,7 +89,7 @@ def learning_curves(_: Frames, summary: Summary) -> str:
     leaders = {
         name: min(cells, key=lambda cell: getattr(cell, quantity).median).batch_size
         for name, quantity in (("epochs", "epochs_to_target"), ("seconds", "time_to_target"))
-        if (cells := known(summary.cells, quantity))
+        if (cells := summary.known(quantity))
     }
     said = [f"batch size {size} is first in {name}" for name, size in leaders.items()]
     return (
@@ -241,7 +240,7 @@ def _accurate(best: AccuracyOptimal, summary: Summary) -> str:
 
 
 def _fall(summary: Summary, quantity: str, unit: str) -> str:
-    cells = known(summary.cells, quantity)
+    cells = summary.known(quantity)
     if not cells:
         return f"None reached {target_words(summary)}."
     said = [
@@ -251,7 +250,7 @@ def _fall(summary: Summary, quantity: str, unit: str) -> str:
 
 
 def _short_of(summary: Summary) -> str:
-    def missed(cell: CellSummary) -> bool:
+    def missed(cell: BatchSizeSummary) -> bool:
         return cell.seeds_reached < cell.seeds
 
     sizes = [cell.batch_size for cell in summary.cells if missed(cell)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from batchscale.analysis import number_format
-from batchscale.analysis.summary_types import CellSummary, CostOptimal, Summary
+from batchscale.analysis.summary_types import BatchSizeSummary, CostOptimal, Summary
 from batchscale.analysis.text.alt_text import edge, tied
 
 
@@ -84,7 +84,7 @@ def _time(summary: Summary) -> Fact | None:
     return Fact("Fastest to the target", str(best.batch_size), more)
 
 
-def _cell(summary: Summary, batch_size: int) -> CellSummary:
+def _cell(summary: Summary, batch_size: int) -> BatchSizeSummary:
     return next(cell for cell in summary.cells if cell.batch_size == batch_size)
 
 

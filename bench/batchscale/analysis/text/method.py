@@ -9,9 +9,8 @@ import pandas as pd
 
 from batchscale.analysis import number_format
 from batchscale.analysis.frames.frames import Frames
-from batchscale.analysis.frames.schema import CELL, one_before, only, values
-from batchscale.analysis.metrics import claim_trials
-from batchscale.analysis.metrics.series import batch_sizes
+from batchscale.analysis.frames.schema import CELL, batch_sizes, one_before, only, values
+from batchscale.analysis.metrics import speeds
 from batchscale.analysis.summary_types import Summary
 from batchscale.analysis.text.provenance import seeds
 from batchscale.config.schema import LearningRate, Option
@@ -102,9 +101,7 @@ def _limits(measured: Frames, summary: Summary) -> str:
 
 def _beyond_memory(measured: Frames) -> str:
     """What was timed in another way, because it did not fit or might not have."""
-    compilations, rounds = (
-        claim_trials.comparable(measured, rows) for rows in (measured.compilations, measured.rounds)
-    )
+    compilations, rounds = (speeds.comparable(measured, rows) for rows in (measured.compilations, measured.rounds))
     alone = only(compilations, compilations["isolated"])
     pieces = only(rounds, rounds["accumulation"] > 1)
     said = ""

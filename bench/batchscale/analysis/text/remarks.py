@@ -5,9 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 
 from batchscale.analysis import number_format
-from batchscale.analysis.metrics.drift import LEAST_CHANGE
-from batchscale.analysis.metrics.machine_limits import LEAST_SHARE
-from batchscale.analysis.summary_types import CellSummary, CellTrend, Drift, Limit, Summary
+from batchscale.analysis.metrics.hardware import LEAST_CHANGE, LEAST_SHARE
+from batchscale.analysis.summary_types import BatchSizeSummary, CellTrend, Drift, Limit, Summary
 
 LIMITS: dict[Limit, str] = {
     "arithmetic": "arithmetic",
@@ -29,11 +28,11 @@ def binding(summary: Summary) -> str:
     return f"What holds a step back: {'; '.join(said)}." if said else ""
 
 
-def _limit(cell: CellSummary) -> Limit | None:
+def _limit(cell: BatchSizeSummary) -> Limit | None:
     return cell.limited_by
 
 
-def _bound(limit: Limit | None, cells: list[CellSummary]) -> str:
+def _bound(limit: Limit | None, cells: list[BatchSizeSummary]) -> str:
     sizes = [cell.batch_size for cell in cells]
     where = f"at B = {sizes[0]}" + (f" to {sizes[-1]}" if len(sizes) > 1 else "")
     if limit is None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from batchscale.analysis.frames.schema import one_before, only, values
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.statistics.curve_fit import Knee
 from batchscale.analysis.statistics.intervals import DRAWS, SEED, Array, interval
 from batchscale.analysis.summary_types import (
     AffineStepTime,
@@ -27,23 +28,27 @@ OVERHEAD = 0.2
 WHY_NO_RATES = "fewer than three batch sizes have a best rate inside their grid"
 
 
-def critical_batch_size(fit: Knee) -> CriticalBatchSize:
-    """The hyperbola's knee and what follows from it."""
+def critical_batch_size(sweep: Sweep) -> CriticalBatchSize | None:
+    """Return the knee of the examples to the target; None where no curve could be fitted."""
+    fit = sweep.examples_fit.knee
+    if fit is None:
+        return None
     return CriticalBatchSize(
         value=fit.knee,
         interval=fit.interval,
         fit_error=fit.fit_error,
         steps_min=fit.scale / fit.knee,
         examples_min=fit.scale,
-        overhead_20_batch_size=0.2 * fit.knee,
-        overhead_50_batch_size=0.5 * fit.knee,
         batch_sizes=fit.batch_sizes,
         outliers=fit.outliers,
     )
 
 
-def affine_step_time(fit: Knee) -> AffineStepTime:
-    """The fixed and the growing cost of a step."""
+def affine_step_time(sweep: Sweep) -> AffineStepTime | None:
+    """Return the fixed and the growing cost of a step; None where no curve could be fitted."""
+    fit = sweep.step_seconds_fit.knee
+    if fit is None:
+        return None
     return AffineStepTime(
         alpha_seconds=fit.scale,
         beta_seconds=fit.scale / fit.knee,
@@ -90,12 +95,8 @@ def learning_rates(sweep: Sweep) -> LearningRates | None:
         return None
     width = np.log(sweep.frames.experiment.learning_rate.factor)
     overall = _exponent(rates, width)
-    fit = sweep.examples_fit.knee
-    knee = fit.knee if fit else np.nan
     return LearningRates(
         overall=overall,
-        below_critical=_exponent({size: rate for size, rate in rates.items() if size <= knee}, width),
-        above_critical=_exponent({size: rate for size, rate in rates.items() if size > knee}, width),
         rule=_rule(overall),
         at_grid_edge=sorted(edges),
         effective="momentum" in sweep.frames.experiment.search,
@@ -167,10 +168,8 @@ def why_no_gradient_noise(sweep: Sweep) -> str:
 
 
 def _claimed(sweep: Sweep) -> pd.DataFrame:
-    rested_on = [claim.for_target["trial"] for claim in sweep.claims.values()]
-    trials = pd.concat(rested_on) if rested_on else pd.Series(dtype="int64")
     noise = sweep.frames.noise
-    return only(noise, noise["trial"].isin(trials))
+    return only(noise, noise["trial"].isin(sweep.claim_trials["trial"]))
 
 
 def _over_training(noise: pd.DataFrame, column: str) -> Array:
@@ -187,3 +186,52 @@ def _stretch(noise: pd.DataFrame) -> float | None:
 def _ratio(trace: float, squared: float) -> float | None:
     """tr(Sigma) / |G|^2; None where the estimate of |G|^2 is not positive, as noise can make it."""
     return float(trace / squared) if squared > 0 and trace > 0 else None
+
+
+def gradient_variances(sweep: Sweep) -> pd.DataFrame:
+    """One row for each batch size and part of the batch: `examples`, `variance` of the mean gradient, `noise_trace`.
+
+    Means over seeds. `noise_trace` is what the step to the next smaller part says of tr(Sigma), NaN at the smallest;
+    it is free of |G|^2, which `variance` subtracts as the two largest parts estimate it.
+    """
+    norms = sweep.frames.gradient_norms
+    norms = only(norms, norms["trial"].isin(sweep.claim_trials["trial"]))
+    records = []
+    for batch_size, of_size in norms.groupby("batch_size"):
+        examples, norms_of_size = values(of_size, "examples"), values(of_size, "squared_norm")
+        sizes = np.unique(examples)[::-1]
+        squared = np.array([norms_of_size[examples == size].mean() for size in sizes])
+        traces = np.append(np.diff(squared) / np.diff(1 / sizes), np.nan)
+        variances = squared - (squared[0] - traces[0] / sizes[0])
+        columns = {"examples": sizes, "variance": variances, "noise_trace": traces}
+        records.append(pd.DataFrame({"batch_size": batch_size, **columns}))
+    if not records:
+        return pd.DataFrame(columns=["batch_size", "examples", "variance", "noise_trace"], dtype="float64")
+    return pd.concat(records, ignore_index=True)
+
+
+def exponent(variances: pd.DataFrame) -> Exponent | None:
+    """The power of the number of examples that the variance goes with, -1 by the law; None with too few to judge.
+
+    One slope within batch sizes: between them the parameters differ, and tr(Sigma) with them.
+    """
+    lines = list(_logarithms(variances))
+    where, what = (
+        np.concatenate([np.empty(0), *(line[axis] - line[axis].mean() for line in lines)]) for axis in (0, 1)
+    )
+    freedom = len(where) - len(lines) - 1
+    if freedom < 1:
+        return None
+    slope = float(where @ what / (where @ where))
+    residuals = what - slope * where
+    reach = float(stats.t.ppf(0.975, freedom) * np.sqrt(residuals @ residuals / freedom / (where @ where)))
+    sizes = sorted({int(size) for size in values(variances, "batch_size")})
+    return Exponent(value=slope - 1, interval=(slope - 1 - reach, slope - 1 + reach), batch_sizes=sizes)
+
+
+def _logarithms(variances: pd.DataFrame) -> Iterator[tuple[Array, Array]]:
+    """Logarithms of examples and of tr(Sigma) of each batch size that has two of them."""
+    known = only(variances, values(variances, "noise_trace") > 0)
+    for _, of_size in known.groupby("batch_size"):
+        if len(of_size) > 1:
+            yield np.log(values(of_size, "examples")), np.log(values(of_size, "noise_trace"))

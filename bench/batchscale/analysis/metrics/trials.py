@@ -1,36 +1,26 @@
-"""What was observed of every batch size, one function per metric: speeds from rounds, needs from trials."""
+"""Which training runs the claims on each batch size rest on, what they needed and reached, and what was searched."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from batchscale.analysis.frames.frames import Frames
-from batchscale.analysis.frames.row_frames import up_to
-from batchscale.analysis.frames.schema import CELL, one_before, only, values
+from batchscale.analysis.frames.frames import Frames, up_to
+from batchscale.analysis.frames.schema import aggregated, one_before, only, values
+from batchscale.analysis.metrics.speeds import NOTHING
 from batchscale.analysis.statistics.intervals import Array, Repetitions
 from batchscale.analysis.summary_types import Phase
-from batchscale.config.vocabulary import Loop, Point
+from batchscale.config.plan import effective_rate
+from batchscale.config.vocabulary import Point
 from batchscale.records.rate_choice import Choice, choose
 from batchscale.records.row_types import Trial
 
-NOTHING = Repetitions.exact([])
 SAME_RATE = 1e-9
 """Relative difference within which two learning rates are the same one."""
-
-OF_PROGRAM = (
-    "compile_seconds",
-    "peak_bytes",
-    "predicted_bytes",
-    "flops_per_example",
-    "compiler_bytes_per_example",
-)
 
 
 @dataclass(frozen=True)
@@ -41,85 +31,6 @@ class Claim:
     phase: Phase | None
     for_target: pd.DataFrame
     for_accuracy: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class Speed:
-    """The rounds of the faster loop at one batch size, and how it was run."""
-
-    loop: Loop
-    accumulation: int
-    rounds: pd.DataFrame
-
-
-def batch_sizes(frames: Frames) -> NDArray[np.int64]:
-    """Every batch size that was trained or timed on one device, sorted (cells,)."""
-    alone = [only(rows, rows["devices"] == 1) for rows in (frames.rounds, frames.compilations)]
-    return np.unique(np.concatenate([values(rows, "batch_size") for rows in (*alone, frames.trials)])).astype(np.int64)
-
-
-def comparable(frames: Frames, cells: pd.DataFrame, devices: int = 1) -> pd.DataFrame:
-    """The rounds or compilations that the join may use: data on the device, in the precision that was trained in."""
-    plain = (cells["input"] == "device") & (cells["devices"] == devices)
-    return only(cells, plain & (cells["precision"] == frames.experiment.workload.precision))
-
-
-def speeds(frames: Frames, devices: int = 1) -> dict[int, Speed]:
-    """The faster loop at each batch size; an accumulated batch only where no whole one was timed to the end."""
-    found: dict[int, Speed] = {}
-    full = only(frames.compilations, frames.compilations["status"] == "out_of_memory")
-    ways = [pd.MultiIndex.from_frame(rows.loc[:, list(CELL)]) for rows in (frames.rounds, full)]
-    fitting = only(frames.rounds, ~ways[0].isin(ways[1]))
-    rounds = comparable(frames, fitting, devices).sort_values("accumulation", kind="stable")
-    for key, group in rounds.groupby(["batch_size", "accumulation", "loop"], sort=False):
-        batch_size, accumulation, loop = cast(tuple[int, int, Loop], key)
-        known = found.get(batch_size)
-        if known is None or (known.accumulation == accumulation and _median(group) < _median(known.rounds)):
-            found[batch_size] = Speed(loop, int(accumulation), group)
-    return found
-
-
-def _median(rounds: pd.DataFrame) -> float:
-    return float(np.median(values(rounds, "seconds_per_step")))
-
-
-def compiled(frames: Frames, batch_size: int, speed: Speed | None) -> dict[str, float]:
-    """What was said of the program whose times are used, or of any loop's where none was timed; NaN where nothing."""
-    rows = comparable(frames, frames.compilations)
-    rows = only(rows, rows["batch_size"] == batch_size)
-    if speed:
-        rows = only(rows, (rows["loop"] == speed.loop) & (rows["accumulation"] == speed.accumulation))
-    return {name: float(values(rows, name)[0]) if len(rows) else np.nan for name in OF_PROGRAM}
-
-
-def seconds_per_step(speed: Speed | None) -> float:
-    """The median of the rounds as they have it; NaN where none took any time."""
-    measured = values(speed.rounds, "seconds_per_step") if speed else np.array([])
-    return float(np.median(positive)) if len(positive := measured[measured > 0]) else np.nan
-
-
-def log_seconds_per_step(speed: Speed | None) -> Repetitions:
-    """Logarithms of the rounds' seconds per step."""
-    return _logarithms(values(speed.rounds, "seconds_per_step")) if speed else NOTHING
-
-
-def log_joules_per_step(speed: Speed | None) -> Repetitions:
-    """Logarithms of the rounds' joules per step, where energy was measured."""
-    if speed is None:
-        return NOTHING
-    return _logarithms(values(speed.rounds, "joules") / values(speed.rounds, "steps"))
-
-
-def log_watts(speed: Speed | None) -> Repetitions:
-    """Logarithms of the rounds' mean power."""
-    if speed is None:
-        return NOTHING
-    return _logarithms(values(speed.rounds, "joules") / values(speed.rounds, "seconds"))
-
-
-def _logarithms(measured: Array) -> Repetitions:
-    """Of the values that are positive numbers, which is what was measured."""
-    return Repetitions.exact(np.log(measured[measured > 0]), logarithmic=True)
 
 
 def horizon(frames: Frames, target: float) -> float:
@@ -246,13 +157,49 @@ def best_accuracies_by_steps(frames: Frames, trials: pd.DataFrame, steps: float)
     return Repetitions.exact(-np.asarray(pd.Series(rising).groupby(own["trial"].to_numpy()).max(), dtype=np.float64))
 
 
-def whole_batches(frames: Frames, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rounds or compilations the answer is made from, the whole batch in one piece."""
-    timed = comparable(frames, rows)
-    return only(timed, timed["accumulation"] == 1)
+SAME_ROW = 1e-4
 
 
-def in_microbatches(frames: Frames) -> pd.DataFrame:
-    """The rounds of batches that do not fit whole and were timed piece by piece, one update a batch."""
-    timed = comparable(frames, frames.rounds)
-    return only(timed, timed["accumulation"] > 1)
+def searched_points(frames: Frames) -> pd.DataFrame:
+    """One row per batch size, rate and options: median `epochs`, infinite where missed, and the `diverged` share.
+
+    `rate` is the effective one, the same number for the grids of all options.
+    """
+    trials = searched_trials(frames)
+    points = zip(values(trials, "learning_rate").tolist(), trials["options"], strict=True)
+    rates = together([effective_rate(Point(rate, options)) for rate, options in points])
+    trials = trials.assign(rate=rates, diverged=trials["status"] == "diverged")
+    wanted = {"epochs": ("epochs_to_target", "median"), "diverged": ("diverged", "mean")}
+    return aggregated(trials, ["batch_size", "rate", "options"], **wanted)
+
+
+def searched_trials(frames: Frames) -> pd.DataFrame:
+    """The search trials that were run; one that failed says nothing of its rate."""
+    return only(frames.trials, (frames.trials["phase"] == "search") & (frames.trials["status"] != "failed"))
+
+
+def search_seeds(frames: Frames) -> str:
+    """Which runs rates are chosen by."""
+    count = len(np.unique(values(searched_trials(frames), "seed")))
+    return f"medians of {count} search seeds" if count > 1 else f"{count} search seed"
+
+
+def together(rates: Sequence[float]) -> Array:
+    """Rates that differ by rounding alone, which a file's six digits and 1 - momentum do, as the lowest of them."""
+    different, places = np.unique(rates, return_inverse=True)
+    starts = np.diff(np.log(different), prepend=-np.inf) > SAME_ROW
+    return different[starts][np.cumsum(starts) - 1][places]
+
+
+def at_best(points: pd.DataFrame, option: str) -> pd.DataFrame:
+    """One row per batch size and `value` of an option: the point with it that has the fewest median `epochs`.
+
+    It is `at_edge` where its rate is the lowest or the highest of several that were tried with its options.
+    """
+    grids = points.groupby(["batch_size", "options"])["rate"]
+    low, high = (np.asarray(grids.transform(end), dtype=np.float64) for end in ("min", "max"))
+    rates = values(points, "rate")
+    at_edge = (low < high) & ((rates == low) | (rates == high))
+    value = [dict(options)[option] for options in points["options"]]
+    best = points.assign(value=value, at_edge=at_edge).sort_values("epochs", kind="stable")
+    return best.drop_duplicates(["batch_size", "value"]).sort_values(["value", "batch_size"])

@@ -1,0 +1,246 @@
+"""How much of the machine each batch size uses, and which of its measured limits explains the time of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from batchscale.analysis.frames.frames import Frames
+from batchscale.analysis.frames.schema import CELL, only, values
+from batchscale.analysis.metrics import speeds
+from batchscale.analysis.metrics.speeds import Speed
+from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.statistics.intervals import Array, finite
+from batchscale.analysis.summary_types import (
+    BatchSizeSummary,
+    Ceilings,
+    CellTrend,
+    Drift,
+    Limit,
+    ParallelPoint,
+    Summary,
+    Trend,
+)
+
+LEAST_SHARE = 0.5
+"""A limit binds where it explains this share of a step's time."""
+MOST_SHARE = 1.1
+"""Where a limit would take longer than the step did, it is none: caches served what was not copied from memory."""
+
+
+class Use(NamedTuple):
+    """What one batch size makes of the machine; None where it was not measured."""
+
+    flops_per_second: float | None = None
+    fraction_of_peak: float | None = None
+    flops_per_byte: float | None = None
+    limited_by: Limit | None = None
+    limit_share: float | None = None
+
+
+def ceilings(frames: Frames) -> Ceilings | None:
+    """The best rounds of the calibration, products in the precision that was trained in; None without any."""
+    if not len(frames.calibrations):
+        return None
+    return Ceilings(
+        matmul_flops_per_second=peak(frames, frames.experiment.workload.precision),
+        copy_bytes_per_second=_largest(frames, "copy_bytes_per_second"),
+        timer_resolution_seconds=_largest(frames, "timer_resolution_seconds"),
+    )
+
+
+def peak(frames: Frames, precision: str) -> float | None:
+    """FLOP/s of large matrix products in a precision; None where that was not calibrated."""
+    return _largest(frames, "matmul_flops_per_second", precision)
+
+
+def uses(sweep: Sweep) -> list[Use]:
+    """What every batch size of the sweep makes of the machine."""
+    top = ceilings(sweep.frames) or Ceilings()
+    fit = sweep.step_seconds_fit.knee
+    fixed_seconds = fit.scale if fit else np.nan
+    found = []
+    for size, seconds in zip(sweep.sizes.tolist(), np.exp(sweep.step_seconds.medians).tolist(), strict=True):
+        compiled = speeds.compiled(sweep.frames, size, sweep.speeds.get(size))
+        flops, moved = (size * compiled[name] for name in ("flops_per_example", "compiler_bytes_per_example"))
+        least: dict[Limit, float] = {
+            "arithmetic": flops / (top.matmul_flops_per_second or np.nan),
+            "copying": moved / (top.copy_bytes_per_second or np.nan),
+            "fixed_cost": fixed_seconds,
+        }
+        found.append(_use(flops, moved, seconds, least))
+    return found
+
+
+def _use(flops: float, moved: float, seconds: float, least: Mapping[Limit, float]) -> Use:
+    """Of a step that takes `seconds`, where each limit alone would take the `least` seconds."""
+    shares: dict[Limit, float] = {limit: alone / seconds for limit, alone in least.items()}
+    share = shares["arithmetic"]
+    limit, most = _binding(shares)
+    return Use(finite(flops / seconds), finite(share), finite(flops / moved) if moved else None, limit, most)
+
+
+def _binding(shares: Mapping[Limit, float]) -> tuple[Limit | None, float | None]:
+    """The limit that explains most of a step, where it explains enough; both roofs must be known to tell."""
+    if not np.isfinite([shares["arithmetic"], shares["copying"]]).all():
+        return None, None
+    possible: dict[Limit, float] = {limit: share for limit, share in shares.items() if share <= MOST_SHARE}
+    if not possible:
+        return None, None
+    limit: Limit = max(possible, key=lambda one: possible[one])
+    return (limit if possible[limit] >= LEAST_SHARE else None), possible[limit]
+
+
+def _largest(frames: Frames, quantity: str, precision: str | None = None) -> float | None:
+    rows = only(frames.calibrations, frames.calibrations["quantity"] == quantity)
+    rows = only(rows, rows["precision"] == precision) if precision else rows
+    return float(values(rows, "value").max()) if len(rows) else None
+
+
+def roofline_cells(summary: Summary) -> list[BatchSizeSummary]:
+    """The batch sizes that the roofline shows: those whose share of the peak and bytes moved are known."""
+    return [cell for cell in summary.cells if cell.fraction_of_peak and cell.flops_per_byte]
+
+
+def points(of: Sweep) -> list[ParallelPoint]:
+    """Every batch size timed on several devices, by the number of devices."""
+    alone = {size: _examples_per_second(size, speed) for size, speed in of.speeds.items()}
+    epochs = _epochs_to_target(of)
+    return [
+        _point(of.frames, size, devices, _examples_per_second(size, speed), alone, epochs)
+        for devices in device_counts(of.frames)
+        for size, speed in sorted(speeds.fastest_loops(of.frames, devices).items())
+    ]
+
+
+def device_counts(frames: Frames) -> list[int]:
+    """The numbers of devices above one that rounds were timed on."""
+    return [count for count in np.unique(values(frames.rounds, "devices")).astype(int).tolist() if count > 1]
+
+
+def _examples_per_second(batch_size: int, speed: Speed) -> float:
+    return batch_size / float(np.exp(speeds.log_seconds_per_step(speed).median))
+
+
+def _epochs_to_target(of: Sweep) -> dict[int, float]:
+    """Medians of the batch sizes that reached the target."""
+    medians = of.examples.medians
+    reached = np.isfinite(medians)
+    return dict(zip(of.sizes[reached].tolist(), (np.exp(medians[reached]) / of.frames.epoch).tolist(), strict=True))
+
+
+def _point(
+    frames: Frames, batch_size: int, devices: int, speed: float, alone: dict[int, float], epochs: dict[int, float]
+) -> ParallelPoint:
+    same, part = alone.get(batch_size), alone.get(batch_size // devices)
+    needed, before = epochs.get(batch_size), epochs.get(batch_size // devices)
+    return ParallelPoint(
+        devices=devices,
+        batch_size=batch_size,
+        examples_per_second=speed,
+        strong_efficiency=speed / (devices * same) if same else None,
+        weak_efficiency=speed / (devices * part) if part else None,
+        updates_per_epoch=frames.train_examples / batch_size if frames.train_examples else None,
+        epochs_to_target=needed,
+        epochs_ratio=needed / before if needed and before else None,
+        time_to_target=needed * frames.epoch / speed if needed else None,
+    )
+
+
+FALSE_ALARM_RATE = 0.05
+
+
+LEAST_CHANGE = 0.02
+"""From the first round to the last; a smaller trend changes no answer, however sure it is."""
+
+
+FEWEST_ROUNDS = 5
+
+
+MOST_EXACT = 30
+"""Rounds up to which the distribution of the trend's score is computed and not taken as normal."""
+
+
+def drift(rounds: pd.DataFrame) -> Drift | None:
+    """The trend of a folder's rounds; None where no cell has FEWEST_ROUNDS of them."""
+    seconds = _by_sweep(rounds, "seconds_per_step")
+    if seconds.empty:
+        return None
+    together = trend(_median_of_cells(seconds))
+    clock = _by_sweep(rounds, "clock_mhz")
+    slowing = trend(_median_of_cells(clock)) if len(clock) else None
+    return Drift(
+        rounds=len(seconds),
+        together=together,
+        drifts=_matters(together, FALSE_ALARM_RATE / 2),
+        cells=_drifting_cells(seconds),
+        throttled=slowing is not None and slowing.change < 0 and _matters(slowing, FALSE_ALARM_RATE),
+        clock_mhz=_first_and_last(rounds, "clock_mhz"),
+        celsius=_first_and_last(rounds, "celsius"),
+    )
+
+
+def trend(logarithms: Array) -> Trend:
+    """The trend of a series (rounds,): Theil and Sen's slope over its length, and the Mann-Kendall test of it."""
+    earlier, later = np.triu_indices(len(logarithms), 1)
+    differences = logarithms[later] - logarithms[earlier]
+    change = np.expm1(np.median(differences / (later - earlier)) * (len(logarithms) - 1))
+    return Trend(change=float(change), p_value=_p_value(float(np.sign(differences).sum()), len(logarithms)))
+
+
+def _p_value(score: float, count: int) -> float:
+    """How often a series without trend has a score (rising pairs less falling ones) so far from zero."""
+    pairs = count * (count - 1) // 2
+    if count > MOST_EXACT:
+        deviation = np.sqrt(pairs * (2 * count + 5) / 9)
+        return float(min(1.0, 2 * special.ndtr(-(abs(score) - 1) / deviation)))
+    ways = np.ones(1)
+    for length in range(2, count + 1):  # a further value may fall below any number of those before it
+        ways = np.convolve(ways, np.ones(length)) / length
+    scores = pairs - 2 * np.arange(pairs + 1)
+    return float(min(1.0, ways[np.abs(scores) >= abs(score)].sum()))
+
+
+def _matters(found: Trend, rate: float) -> bool:
+    return found.p_value <= rate and abs(found.change) >= LEAST_CHANGE
+
+
+def _by_sweep(rounds: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Logarithms of a column, one row per round and one column per cell that has FEWEST_ROUNDS of them."""
+    known = only(rounds, values(rounds, column) > 0)
+    known = known.assign(logarithm=np.log(values(known, column)))
+    table = known.pivot_table(index="round", columns=list(CELL), values="logarithm", aggfunc="last")
+    return table.loc[:, table.count() >= FEWEST_ROUNDS].dropna(how="all")
+
+
+def _median_of_cells(table: pd.DataFrame) -> Array:
+    """In each round, the median over cells of how far each lies from its own median."""
+    relative = table.to_numpy() - np.nanmedian(table.to_numpy(), axis=0)
+    return np.nanmedian(relative, axis=1)
+
+
+def _drifting_cells(table: pd.DataFrame) -> list[CellTrend]:
+    """The cells whose trend matters once it is held against how many were tested, the surest first."""
+    found = [(cell, trend(column.dropna().to_numpy())) for cell, column in table.items()]
+    found.sort(key=lambda one: one[1].p_value)
+    kept = []
+    for tested, (cell, one) in enumerate(found):
+        if one.p_value > FALSE_ALARM_RATE / 2 / (len(found) - tested):
+            break
+        if abs(one.change) >= LEAST_CHANGE:
+            which = dict(zip(CELL, cast(tuple, cell), strict=True))
+            kept.append(CellTrend(**which, change=one.change, p_value=one.p_value))
+    return kept
+
+
+def _first_and_last(rounds: pd.DataFrame, column: str) -> tuple[float, float] | None:
+    """The medians over cells of what a sensor read in the first and in the last round that it was read in."""
+    read = only(rounds, rounds[column].notna())
+    if read.empty:
+        return None
+    by_round = read.groupby("round")[column].median()
+    return float(by_round.iloc[0]), float(by_round.iloc[-1])

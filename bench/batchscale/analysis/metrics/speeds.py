@@ -1,0 +1,102 @@
+"""How fast each batch size trains: the timed rounds that the answer is made from, and the faster loop of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import pandas as pd
+
+from batchscale.analysis.frames.frames import Frames
+from batchscale.analysis.frames.schema import CELL, only, values
+from batchscale.analysis.statistics.intervals import Array, Repetitions
+from batchscale.config.vocabulary import Loop
+
+NOTHING = Repetitions.exact([])
+
+OF_PROGRAM = (
+    "compile_seconds",
+    "peak_bytes",
+    "predicted_bytes",
+    "flops_per_example",
+    "compiler_bytes_per_example",
+)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The rounds of the faster loop at one batch size, and how it was run."""
+
+    loop: Loop
+    accumulation: int
+    rounds: pd.DataFrame
+
+
+def comparable(frames: Frames, cells: pd.DataFrame, devices: int = 1) -> pd.DataFrame:
+    """The rounds or compilations that the join may use: data on the device, in the precision that was trained in."""
+    plain = (cells["input"] == "device") & (cells["devices"] == devices)
+    return only(cells, plain & (cells["precision"] == frames.experiment.workload.precision))
+
+
+def fastest_loops(frames: Frames, devices: int = 1) -> dict[int, Speed]:
+    """The faster loop at each batch size; an accumulated batch only where no whole one was timed to the end."""
+    found: dict[int, Speed] = {}
+    full = only(frames.compilations, frames.compilations["status"] == "out_of_memory")
+    ways = [pd.MultiIndex.from_frame(rows.loc[:, list(CELL)]) for rows in (frames.rounds, full)]
+    fitting = only(frames.rounds, ~ways[0].isin(ways[1]))
+    rounds = comparable(frames, fitting, devices).sort_values("accumulation", kind="stable")
+    for key, group in rounds.groupby(["batch_size", "accumulation", "loop"], sort=False):
+        batch_size, accumulation, loop = cast(tuple[int, int, Loop], key)
+        known = found.get(batch_size)
+        if known is None or (known.accumulation == accumulation and _median(group) < _median(known.rounds)):
+            found[batch_size] = Speed(loop, int(accumulation), group)
+    return found
+
+
+def _median(rounds: pd.DataFrame) -> float:
+    return float(np.median(values(rounds, "seconds_per_step")))
+
+
+def compiled(frames: Frames, batch_size: int, speed: Speed | None) -> dict[str, float]:
+    """What was said of the program whose times are used, or of any loop's where none was timed; NaN where nothing."""
+    rows = comparable(frames, frames.compilations)
+    rows = only(rows, rows["batch_size"] == batch_size)
+    if speed:
+        rows = only(rows, (rows["loop"] == speed.loop) & (rows["accumulation"] == speed.accumulation))
+    return {name: float(values(rows, name)[0]) if len(rows) else np.nan for name in OF_PROGRAM}
+
+
+def seconds_per_step(speed: Speed | None) -> float:
+    """The median of the rounds as they have it; NaN where none took any time."""
+    measured = values(speed.rounds, "seconds_per_step") if speed else np.array([])
+    return float(np.median(positive)) if len(positive := measured[measured > 0]) else np.nan
+
+
+def log_seconds_per_step(speed: Speed | None) -> Repetitions:
+    """Logarithms of the rounds' seconds per step."""
+    return _logarithms(values(speed.rounds, "seconds_per_step")) if speed else NOTHING
+
+
+def log_joules_per_step(speed: Speed | None) -> Repetitions:
+    """Logarithms of the rounds' joules per step, where energy was measured."""
+    if speed is None:
+        return NOTHING
+    return _logarithms(values(speed.rounds, "joules") / values(speed.rounds, "steps"))
+
+
+def _logarithms(measured: Array) -> Repetitions:
+    """Of the values that are positive numbers, which is what was measured."""
+    return Repetitions.exact(np.log(measured[measured > 0]), logarithmic=True)
+
+
+def whole_batches(frames: Frames, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rounds or compilations the answer is made from, the whole batch in one piece."""
+    timed = comparable(frames, rows)
+    return only(timed, timed["accumulation"] == 1)
+
+
+def in_microbatches(frames: Frames) -> pd.DataFrame:
+    """The rounds of batches that do not fit whole and were timed piece by piece, one update a batch."""
+    timed = comparable(frames, frames.rounds)
+    return only(timed, timed["accumulation"] > 1)
