@@ -23,7 +23,7 @@ from batchscale.measure.convergence.lane_programs import LanePrograms
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.data import datasets
 from batchscale.measure.device import xla_options
-from batchscale.measure.device.host import Host
+from batchscale.measure.device.machine import Host
 from batchscale.measure.run import stages as runner
 from batchscale.measure.run import suite, verify
 from batchscale.measure.training.learner import Learner

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from batchscale.errors import InputError
-from batchscale.measure.device.host import Host
+from batchscale.measure.device.machine import Host
 from batchscale.records import results_folder
 from fake_training import best_at, study
 from tiny_workload import experiment, host, session

@@ -9,7 +9,7 @@ from statistics import median
 from typing import NamedTuple, Self
 
 import numpy as np
-from batchscale.measure.device.timing import Work, calibrate
+from batchscale.measure.device.timing import Work, steps_to_fill
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Contestant:
     @classmethod
     def slices(cls, work: Work, examples_per_step: int, seconds: float) -> Self:
         """Slices of about `seconds`."""
-        return cls(work, calibrate(work, seconds), examples_per_step)
+        return cls(work, steps_to_fill(seconds, work), examples_per_step)
 
 
 class Speed(NamedTuple):

@@ -16,7 +16,7 @@ from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.convergence.tier_search import TierStudy
 from batchscale.measure.convergence.wave import Wave, search_grid
 from batchscale.measure.data.datasets import Dataset
-from batchscale.measure.device.host import Host
+from batchscale.measure.device.machine import Host
 from batchscale.measure.device.timing import Work
 from batchscale.measure.session import Session
 from batchscale.measure.throughput.timed_loops import CellKey, build

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 from batchscale.analysis.pages import report
-from batchscale.measure.device.timing import calibrate
+from batchscale.measure.device.timing import steps_to_fill
 from batchscale.measure.throughput.timed_loops import CellKey, build
 from batchscale.measure.training.learner import make_learner
 
@@ -19,7 +19,7 @@ def test_train_step(benchmark, session, model, batch_size):
     workload = msgspec.structs.replace(session.experiment.workload, model=model)
     learner = make_learner(workload, session.dataset.input_shape, session.dataset.classes)
     work, _, seconds = build(learner, session.splits[0], CellKey(batch_size, "dispatch"))
-    steps = calibrate(work, ROUND_SECONDS)
+    steps = steps_to_fill(ROUND_SECONDS, work)
     benchmark.group = f"{model}, {batch_size} examples a step"
     benchmark.pedantic(work, args=(steps,), rounds=ROUNDS)
     rate = batch_size * steps / benchmark.stats.stats.median

@@ -11,7 +11,7 @@ import pytest
 from batchscale.analysis.frames import frames
 from batchscale.cli import command_line
 from batchscale.measure.data import datasets
-from batchscale.measure.device.host import Host
+from batchscale.measure.device.machine import Host
 from batchscale.measure.throughput import rounds
 from batchscale.records import results_folder
 from tiny_workload import TRAIN_EXAMPLES, experiment, host, tiny_dataset

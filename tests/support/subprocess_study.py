@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from batchscale.measure.control.signals import Stopper
 from batchscale.measure.convergence import train_wave
-from batchscale.measure.device.host import Host
+from batchscale.measure.device.machine import Host
 from batchscale.measure.run import suite
 assert train_wave.CHECKPOINT_SECONDS > 1
 train_wave.CHECKPOINT_SECONDS = 0.05

@@ -28,7 +28,7 @@ from batchscale.measure.convergence.lanes import Lanes, Programs, Settings
 from batchscale.measure.convergence.wave import LaneRecord, Setting, Wave
 from batchscale.measure.data import datasets, example_order
 from batchscale.measure.data.datasets import Dataset
-from batchscale.measure.device.host import Host
+from batchscale.measure.device.machine import Host
 from batchscale.measure.device.tuning_file import Tuned
 from batchscale.measure.session import Session
 from batchscale.measure.training.learner import Examples, Learner, TrainState, make_learner, on_device

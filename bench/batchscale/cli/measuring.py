@@ -85,7 +85,7 @@ def run(
     """
     from batchscale.measure.control import signals
     from batchscale.measure.data import datasets
-    from batchscale.measure.device.host import Host
+    from batchscale.measure.device.machine import Host
     from batchscale.measure.run import suite
 
     _share_device()

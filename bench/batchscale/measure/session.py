@@ -19,7 +19,7 @@ from batchscale.config.vocabulary import Precision, StageName
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopper
 from batchscale.measure.data.datasets import Dataset
-from batchscale.measure.device.host import Host
+from batchscale.measure.device.machine import Host
 from batchscale.measure.device.tuning_file import TuningFile
 from batchscale.measure.training.learner import Examples, Learner, has_lowering, make_learner, on_device
 from batchscale.measure.training.optimizers import Schedule

@@ -12,11 +12,12 @@ import jax
 import msgspec
 import pytest
 from batchscale.measure.device import machine as device
-from batchscale.measure.device import operating_system
-from batchscale.measure.device.machine import code_version, describe, environment_hash
-from batchscale.measure.device.operating_system import (
+from batchscale.measure.device.machine import (
     available_memory_bytes,
+    code_version,
     cpu_model,
+    describe,
+    environment_hash,
     host_memory_bytes,
     nvidia_driver,
     short_cpu_name,
@@ -159,9 +160,9 @@ def test_the_driver_tells_its_version_and_the_smallest_memory(tmp_path, monkeypa
     monkeypatch.setenv("PATH", str(tmp_path))
     assert nvidia_driver() is None
     program(tmp_path, "nvidia-smi", 'echo "580.95.05, 81559"; echo "580.95.05, 40960"')
-    assert nvidia_driver() == operating_system.Nvidia("580.95.05", 40960 << 20)
+    assert nvidia_driver() == device.Nvidia("580.95.05", 40960 << 20)
     program(tmp_path, "nvidia-smi", 'echo "580.95.05, [N/A]"')
-    assert nvidia_driver() == operating_system.Nvidia("580.95.05", None)
+    assert nvidia_driver() == device.Nvidia("580.95.05", None)
     program(tmp_path, "nvidia-smi", 'echo "could not talk to the driver"; exit 9')
     assert nvidia_driver() is None
 

@@ -18,7 +18,7 @@ def test_a_timed_region_lasts_as_long_as_its_work(per_step, steps):
 @given(st.floats(1e-6, 10), st.floats(1e-3, 10))
 def test_calibrated_steps_fill_the_wanted_time(per_step, seconds):
     fake = Pretended(per_step)
-    steps = timing.calibrate(fake.work, seconds, fake)
+    steps = timing.steps_to_fill(seconds, fake.work, fake)
     assert seconds <= steps * per_step * (1 + 1e-9)
     assert (steps - 1) * per_step <= seconds * (1 + 1e-9) or steps == 2, "two calls tell what either costs once"
     assert fake.calls[0] == 1, "the first call warms up and is not read"
@@ -28,7 +28,7 @@ def test_calibrated_steps_fill_the_wanted_time(per_step, seconds):
 @example(1e-5, 0.05, 0.375)
 def test_rounds_are_long_against_what_a_call_costs_once(per_step, starts, seconds):
     fake = Pretended(per_step, start=starts * seconds)
-    steps = timing.calibrate(fake.work, seconds, fake)
+    steps = timing.steps_to_fill(seconds, fake.work, fake)
     took = timing.timed(fake.work, steps, fake)
     longest = timing.LONGEST_ROUND * seconds
     assert took >= (1 - timing.FIXED_SHARE) * seconds * (1 - 1e-6)
@@ -44,13 +44,13 @@ def test_a_call_that_something_delays_makes_no_round_shorter(per_step, delayed, 
         fake.work(steps)
         fake.now += (factor - 1) * steps * per_step if len(fake.calls) == 1 + delayed else 0.0
 
-    steps = timing.calibrate(work, 0.1, fake)
+    steps = timing.steps_to_fill(0.1, work, fake)
     assert steps * per_step >= 0.1 * (1 - 1e-6) or delayed == 1
 
 
 def test_work_that_takes_no_time_ends():
     fake = Pretended(0.0)
-    assert timing.calibrate(fake.work, 0.1, fake) == timing.MOST_STEPS
+    assert timing.steps_to_fill(0.1, fake.work, fake) == timing.MOST_STEPS
 
 
 def test_a_clock_that_ticks_coarsely_is_known():

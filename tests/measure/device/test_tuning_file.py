@@ -68,7 +68,7 @@ def test_what_fails_loses_and_where_all_fail_the_first_reason_is_given():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_lane_examples_and_evaluations_are_counted_over_seeds_settings_and_workers(monkeypatch, workers):
-    monkeypatch.setattr(tuning, "calibrate", lambda work, _: work(1) or 10)
+    monkeypatch.setattr(tuning, "steps_to_fill", lambda _, work: work(1) or 10)
     monkeypatch.setattr(tuning, "timed", lambda work, ticks: work(ticks) and 2.0)
     trial = tuning.SpeedTrial(programs(learner("linear", "momentum"), 5), [1, 2], grid_of(), workers)
     assert trial.examples_per_second() == workers * 2 * 6 * 10 * 5 / 2.0

@@ -13,7 +13,7 @@ import numpy as np
 from batchscale.config import plan
 from batchscale.measure.convergence.lanes import Programs
 from batchscale.measure.convergence.wave import Layout, Setting, Shard, first_lanes
-from batchscale.measure.device.timing import calibrate, timed
+from batchscale.measure.device.timing import steps_to_fill, timed
 from batchscale.measure.device.tuning_file import Tuned
 
 TRIAL_SECONDS = 0.4
@@ -36,7 +36,7 @@ class SpeedTrial:
 
     def examples_per_second(self) -> float:
         """Lane-examples per second of training, compile time apart."""
-        ticks = calibrate(lambda count: self._train(self.shards[0], count), TRIAL_SECONDS)
+        ticks = steps_to_fill(TRIAL_SECONDS, lambda count: self._train(self.shards[0], count))
         seconds = min(self._together(self._train, ticks) for _ in range(2))
         return self.lanes * self.programs.microbatch_size * ticks / seconds
 

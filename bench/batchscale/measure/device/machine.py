@@ -1,35 +1,26 @@
-"""What a row was measured on and with: the machine, the software and the code; nothing names their owner."""
+"""Describe this machine: its hardware, the software in use and the version of the code; nothing names their owner."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import re
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import jax
 import msgspec
 
 import batchscale
 from batchscale.measure.device import xla_options
-from batchscale.measure.device.operating_system import (
-    COMMAND_SECONDS,
-    Nvidia,
-    cpu_model,
-    host_memory_bytes,
-    nvidia_driver,
-    operating_system,
-    short_cpu_name,
-    slug,
-    usable_cores,
-    without_paths,
-)
 from batchscale.records.row_types import Environment, Machine
 from batchscale.subprocesses import CommandError, run
 
+COMMAND_SECONDS = 10.0
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "libtpu")
 ACCELERATOR_PACKAGES = re.compile(r"jax-cuda\d+-(plugin|pjrt)|nvidia-(cudnn|cublas|cuda-runtime)(-cu\d+)?")
 SETTINGS = (
@@ -46,6 +37,10 @@ VARIABLES = (
     "OMP_NUM_THREADS",
     "NVIDIA_TF32_OVERRIDE",
 )
+LARGEST_SHARE_OF_HOST_MEMORY = 0.8
+"""Share of the free host memory that one program may use."""
+SHARE_OF_HOST_MEMORY = 0.6
+"""Share of that which lanes may use: on a CPU they are held in host memory, which other processes use too."""
 
 
 class Code(NamedTuple):
@@ -55,14 +50,68 @@ class Code(NamedTuple):
     dirty: bool
 
 
+class Nvidia(NamedTuple):
+    """Version of the NVIDIA driver, and the memory in bytes of its smallest device."""
+
+    driver: str
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Host:
+    """The machine, environment and code that every row of this process names; described once per process.
+
+    Attributes:
+        machine: the hardware.
+        environment: versions and settings.
+        environment_hash: short hash of `environment`.
+        code: commit or release of this package.
+        dirty: True if the code may differ from that version.
+    """
+
+    machine: Machine
+    environment: Environment
+    environment_hash: str
+    code: str
+    dirty: bool
+
+    @classmethod
+    def describe(cls) -> Self:
+        """Describe the host of this process."""
+        machine, environment = describe()
+        code, dirty = code_version()
+        return cls(machine, environment, environment_hash(environment), code, dirty)
+
+    @property
+    def workers(self) -> int:
+        """Programs to run at once: one XLA program of many small products does not fill the cores of a CPU."""
+        return self.machine.cpu_cores if self.machine.platform == "cpu" else 1
+
+    def free_memory_bytes(self) -> int:
+        """Return the bytes that lanes may use: fewer than one program on a CPU, where they are in host memory."""
+        return int(self.program_memory_bytes() * (1 if self._allocator() else SHARE_OF_HOST_MEMORY))
+
+    def program_memory_bytes(self) -> int:
+        """Return the bytes that one program may use: all that the device has left, or most of the free host memory."""
+        if stats := self._allocator():
+            return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+        return int(available_memory_bytes() * LARGEST_SHARE_OF_HOST_MEMORY)
+
+    @staticmethod
+    def _allocator() -> dict[str, int]:
+        """Return the statistics of the device's allocator; empty on a CPU."""
+        stats = jax.local_devices()[0].memory_stats() or {}
+        return stats if "bytes_limit" in stats else {}
+
+
 def describe() -> tuple[Machine, Environment]:
-    """The machine JAX runs on and the software in use."""
+    """Describe the machine JAX runs on and the software in use."""
     nvidia = nvidia_driver() if jax.default_backend() == "gpu" else None
     return describe_machine(nvidia), describe_environment(nvidia)
 
 
 def describe_machine(nvidia: Nvidia | None) -> Machine:
-    """The hardware JAX sees. `virtual_devices` marks one CPU that was told to pose as several devices."""
+    """Describe the hardware JAX sees; `virtual_devices` marks a CPU that is set to appear as several devices."""
     devices = jax.devices()
     allocator = devices[0].memory_stats() or {}  # none are kept on CPU
     kind, cores = devices[0].device_kind, usable_cores()
@@ -83,7 +132,7 @@ def describe_machine(nvidia: Nvidia | None) -> Machine:
 
 
 def describe_environment(nvidia: Nvidia | None) -> Environment:
-    """Versions and settings that may change a measurement; values that are paths are left out."""
+    """Describe versions and settings that may change a measurement; values that are paths are left out."""
     compiling_with = {name: without_paths(str(value))[:200] for name, value in xla_options.options().items()}
     variables = {name: without_paths(os.environ[name])[:200] for name in VARIABLES if name in os.environ}
     return Environment(
@@ -97,23 +146,23 @@ def describe_environment(nvidia: Nvidia | None) -> Environment:
 
 
 def environment_hash(environment: Environment) -> str:
-    """A short SHA-256 of everything in it; every row carries it."""
+    """Return a short SHA-256 of the whole environment; every row carries it."""
     canonical = msgspec.json.encode(environment, order="deterministic")
     return hashlib.sha256(canonical).hexdigest()[:16]
 
 
 def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that compute."""
+    """Return the installed versions of the packages that compute."""
     names = {(found.metadata["Name"] or "").lower() for found in metadata.distributions()}
     chosen = [name for name in names if name in PACKAGES or ACCELERATOR_PACKAGES.fullmatch(name)]
     return {name: metadata.version(name) for name in sorted(chosen)}
 
 
 def code_version(root: Path | None = None) -> Code:
-    """The commit of this package's own checkout, or its release when it is installed without one.
+    """Return the commit of this package's own checkout, or its release when it is installed without one.
 
-    Results do not make a tree dirty: they change with every run. A checkout that git cannot read counts as dirty,
-    because nothing shows that it is not.
+    Results do not make a checkout dirty: they change with every run. A checkout that git cannot read counts as dirty,
+    because nothing shows that it is clean.
     """
     root = root or Path(batchscale.__file__).resolve().parents[2]
     if not (root / ".git").exists():
@@ -129,7 +178,102 @@ def code_version(root: Path | None = None) -> Code:
 
 
 def _platform(name: str) -> Literal["cpu", "gpu", "tpu"]:
-    """Any accelerator that is not a TPU counts as a GPU, whatever its plugin calls itself."""
+    """Return "gpu" for every accelerator that is not a TPU, whatever its plugin calls itself."""
     if name in ("cpu", "tpu"):
         return name
     return "gpu"
+
+
+def nvidia_driver() -> Nvidia | None:
+    """Ask `nvidia-smi`; None if it does not answer."""
+    query = ["nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        rows = [line.split(", ") for line in run(query, COMMAND_SECONDS).splitlines() if line.strip()]
+    except CommandError:
+        return None
+    mebibytes = [int(row[1]) for row in rows if len(row) == 2 and row[1].isdecimal()]
+    return Nvidia(rows[0][0][:200], min(mebibytes) << 20 if mebibytes else None) if rows else None
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's own name, or its architecture where the system has no name.
+
+    If the name has no model number (common on virtual machines), family and model are appended: generations of one
+    series differ several-fold in speed.
+    """
+    try:
+        text = cpuinfo.read_text(errors="replace")
+    except OSError:
+        text = ""
+    found = dict(re.findall(r"^(model name|cpu family|model)\s*:\s*(.+?)\s*$", text, re.MULTILINE))
+    if (name := found.get("model name")) is None:
+        return platform.machine()
+    if re.search(r"\d", short_cpu_name(name)) or not {"cpu family", "model"} <= found.keys():
+        return name
+    return f"{name} (family {found['cpu family']}, model {found['model']})"
+
+
+def short_cpu_name(model: str) -> str:
+    """Return maker and series of a processor, without trademarks, clock, core count and filling words."""
+    kept = re.sub(r"\([^)]*\)|@.*|\bwith\b.*|\b\d+-core\b|\b(cpu|processor)\b", " ", model, flags=re.IGNORECASE)
+    return " ".join(kept.split())
+
+
+def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Return the cores this process may run on, or fewer where a control group (cgroup v2) limits its time."""
+    cores = len(os.sched_getaffinity(0))
+    limit, _, period = _first_line(quota).partition(" ")
+    return min(cores, math.ceil(int(limit) / int(period))) if limit.isdecimal() and period.isdecimal() else cores
+
+
+def host_memory_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """Return the memory of the host in bytes, or the limit of its control group if that is lower."""
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    allowed = _first_line(limit)
+    return min(installed, int(allowed)) if allowed.isdecimal() else installed
+
+
+def available_memory_bytes(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes of host memory that can still be allocated, within the limit of a control group."""
+    try:
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", meminfo.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    free = int(found[1]) << 10 if found else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit, used = _first_line(group / "memory.max"), _first_line(group / "memory.current")
+    if not (limit.isdecimal() and used.isdecimal()):
+        return free
+    return min(free, max(0, int(limit) - int(used) + _reclaimable_bytes(group / "memory.stat")))
+
+
+def _reclaimable_bytes(statistics: Path) -> int:
+    """Return the bytes of cached files that a control group counts as used, but drops first when memory runs short."""
+    try:
+        found = re.search(r"^inactive_file (\d+)$", statistics.read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
+
+
+def operating_system() -> str:
+    """Return system, kernel series, architecture and C library; a kernel's full name may name its owner."""
+    series = ".".join(platform.release().split(".")[:2])
+    return " ".join(part for part in (platform.system(), series, platform.machine(), *platform.libc_ver()) if part)
+
+
+def slug(text: str, ending: str = "") -> str:
+    """Return lower-case words joined by dashes, at most 80 characters with `ending` kept whole: a valid folder name."""
+    words = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
+    return (words[: 80 - len(ending)].rstrip("-.") or "unknown") + ending
+
+
+def without_paths(text: str) -> str:
+    """Replace every absolute path, since paths name users and hosts."""
+    return re.sub(r"(?<![\w.])[~/][^\s,;]*", "<path>", text)
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text().partition("\n")[0].strip()
+    except OSError:
+        return ""

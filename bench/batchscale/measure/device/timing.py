@@ -7,47 +7,50 @@ import time
 from collections.abc import Callable
 
 Clock = Callable[[], float]
+"""Returns seconds since some moment."""
 Work = Callable[[int], object]
 """Does its work `steps` times and returns once the device has finished."""
 
 WALL: Clock = time.perf_counter
 MOST_STEPS = 1 << 24
 FIXED_SHARE = 0.05
+"""Largest share of a round that the fixed cost of a call may have."""
 LONGEST_ROUND = 10
-"""Times the seconds asked for."""
+"""Longest round, as a multiple of the seconds asked for."""
 
 
 def timed(work: Work, steps: int, clock: Clock = WALL) -> float:
-    """Seconds that `steps` steps take."""
+    """Return the seconds that `steps` steps take."""
     start = clock()
     work(steps)
     return clock() - start
 
 
-def calibrate(work: Work, seconds: float, clock: Clock = WALL) -> int:
-    """Steps that fill about `seconds`, and more where what a call costs once is above `FIXED_SHARE` of its time.
+def steps_to_fill(seconds: float, work: Work, clock: Clock = WALL) -> int:
+    """Return the number of steps that takes about `seconds`.
 
-    A call may first have to get its memory from the system; a run to the target pays that once in many steps. The
-    steps are doubled until they are enough, which warms the work up; two calls of which one is twice as long tell
-    what either costs once. Rounds end at `LONGEST_ROUND` times `seconds` all the same. The fastest call tells how many
-    steps fill a round, as one that something else delayed would make every round too short.
+    If the fixed cost of a call exceeds `FIXED_SHARE` of the round, more steps are used, up to `LONGEST_ROUND` times
+    `seconds`: a run to the target pays that cost once in many steps, for example to get memory from the system.
     """
     steps, before, fastest = 1, math.inf, math.inf
     work(steps)
+    # Doubling the steps until they are enough warms the work up.
     while steps < MOST_STEPS:
         elapsed = timed(work, steps, clock)
         fastest = min(fastest, elapsed / steps)
+        # A call of n steps compared with one of 2n gives the fixed cost: 2 t(n) - t(2n).
         fixed = 2 * before - elapsed
         if elapsed >= LONGEST_ROUND * seconds / 2:
             break
         if elapsed >= seconds / 2 and fixed <= FIXED_SHARE * max(elapsed, seconds):
             break
         steps, before = steps * 2, elapsed
+    # The fastest call counts: a call that something else delayed would make every round too short.
     return min(MOST_STEPS, max(steps, math.ceil(seconds / max(fastest, 1e-12))))
 
 
 def resolution(clock: Clock = WALL, ticks: int = 100) -> float:
-    """The smallest step seen between two readings of the clock, in seconds."""
+    """Return the smallest step seen between two readings of the clock, in seconds."""
     smallest = math.inf
     for _ in range(ticks):
         start = clock()

@@ -1,4 +1,8 @@
-"""How programs are compiled: as XLA would, but for options on a CPU that were measured."""
+"""How programs are compiled and in which precision they compute.
+
+Compile options are XLA's own, but for a few on a CPU that were measured to be faster (2 cores of an AMD EPYC, JAX
+0.10, November 2026, lanes of the convergence stage).
+"""
 
 from __future__ import annotations
 
@@ -6,34 +10,42 @@ import os
 import re
 
 import jax
+import jax.numpy as jnp
+
+from batchscale.config.vocabulary import Precision
 
 DROPPING_BARRIERS = "cse_barrier_expander"
-"""The pass by which XLA of JAX 0.10 drops barriers before it fuses: what they hold back is computed several times.
+"""XLA pass (JAX 0.10) that removes optimization barriers before fusion, so protected values are recomputed.
 
-LeNet's small batches train 1.1 to 1.6 times as fast without the pass.
+Disabled: small batches of LeNet train 1.1 to 1.6 times as fast.
 """
 SHARING_LOOPS = "cpu-parallel-task-assigner"
-"""The pass by which programs hand parts of small loops to other cores, where cores have programs of their own.
+"""XLA pass that hands parts of small loops to other cores, which are busy with programs of their own.
 
-They only wait for them: microbatches of 1 train 1.25 times as fast without the pass.
+Disabled for programs on one core: microbatches of 1 train 1.25 times as fast.
 """
 FOR_ONE_CORE: dict[str, str | bool] = {
+    # Updates parameters in place instead of copying them at every tick: LeNet trains 1.02 to 1.08 times as fast, an
+    # MLP in microbatches of 16 1.3 times.
     "xla_cpu_copy_insertion_use_region_analysis": True,
+    # Uses vectors as wide as the processor has: 1.00 to 1.05 times as fast.
     "xla_cpu_prefer_vector_width": "512",
 }
-"""Parameters are updated in place instead of copied at every tick, in vectors as wide as the processor has.
-
-The first trains LeNet 1.02 to 1.08 times as fast, an MLP in microbatches of 16 1.3 times; the second 1.00 to 1.05.
-"""
+"""Further options for programs that run on one core."""
 
 
 def compiled(lowered: jax.stages.Lowered, *, for_one_core: bool = False) -> jax.stages.Compiled:
-    """A program for the default device; `for_one_core` says that on a CPU others run beside it."""
+    """Compile a program for the default device.
+
+    Args:
+        lowered: the program.
+        for_one_core: True if, on a CPU, other programs run at the same time on the other cores.
+    """
     return lowered.compile(compiler_options=options(for_one_core=for_one_core))
 
 
 def options(*, for_one_core: bool = False) -> dict[str, str | bool]:
-    """What programs are compiled with: those that are timed as the environment says, others as this code does."""
+    """Return the compile options; those without `for_one_core` apply to timed programs and are in every row."""
     if jax.default_backend() != "cpu":
         return {}
     # An option of one compilation replaces the user's flag of that name.
@@ -43,9 +55,19 @@ def options(*, for_one_core: bool = False) -> dict[str, str | bool]:
 
 
 def predicted_bytes(compiled: jax.stages.Compiled) -> int | None:
-    """Device memory the compiler says a program needs; None where it does not say."""
+    """Return the device memory that a program needs according to the compiler; None if it does not say."""
     analysis = compiled.memory_analysis()
     if analysis is None:
         return None
     total = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
     return total - analysis.alias_size_in_bytes
+
+
+def compute_dtype(precision: Precision) -> jnp.dtype:
+    """Return the type that a model computes in; its parameters stay float32."""
+    return jnp.dtype(jnp.bfloat16 if precision == "bfloat16" else jnp.float32)
+
+
+def matmul_precision(precision: Precision) -> str | None:
+    """Return JAX's name for the precision of matrix products: all bits of float32, or the platform's default (None)."""
+    return "highest" if precision == "float32" else None

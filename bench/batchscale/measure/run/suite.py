@@ -23,7 +23,7 @@ from batchscale.measure.control.signals import Stopper
 from batchscale.measure.convergence.lane_programs import LanePrograms
 from batchscale.measure.data import datasets
 from batchscale.measure.data.datasets import Dataset
-from batchscale.measure.device.host import Host
+from batchscale.measure.device.machine import Host
 from batchscale.measure.run import time_estimate
 from batchscale.measure.run.stages import planned
 from batchscale.measure.session import Session

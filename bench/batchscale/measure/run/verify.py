@@ -23,7 +23,7 @@ from batchscale.measure.convergence.lanes import evaluate_lanes
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.data import datasets, example_order
 from batchscale.measure.device import xla_options
-from batchscale.measure.device.host import Host
+from batchscale.measure.device.machine import Host
 from batchscale.measure.session import Session
 from batchscale.measure.training.learner import Examples, Learner, TrainState
 from batchscale.measure.training.optimizers import Scalar, Schedule

@@ -20,7 +20,7 @@ from batchscale.config.vocabulary import Precision
 from batchscale.measure.control.failures import FAILURES, failure_of
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.device import sensors
-from batchscale.measure.device.operating_system import available_memory_bytes
+from batchscale.measure.device.machine import available_memory_bytes
 from batchscale.measure.throughput import max_batch_size, rounds
 from batchscale.measure.throughput.child_process import Job
 from batchscale.measure.throughput.context import Laboratory

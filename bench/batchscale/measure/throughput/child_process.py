@@ -19,7 +19,7 @@ import batchscale
 from batchscale.config.experiment import Experiment
 from batchscale.errors import InputError
 from batchscale.measure.control.failures import LONGEST_MESSAGE, Failure, failure_saying
-from batchscale.measure.device.operating_system import without_paths
+from batchscale.measure.device.machine import without_paths
 from batchscale.measure.throughput.timed_loops import CellKey
 from batchscale.printable import bare
 from batchscale.records import row_files

@@ -18,9 +18,9 @@ from jaxtyping import Array, Float
 
 from batchscale.config.vocabulary import Precision
 from batchscale.measure.control.costs import SECONDS_PER_CALIBRATION
-from batchscale.measure.device.timing import Clock, Work, calibrate, resolution, timed
+from batchscale.measure.device.timing import Clock, Work, resolution, steps_to_fill, timed
+from batchscale.measure.device.xla_options import compute_dtype, matmul_precision
 from batchscale.measure.throughput.context import Laboratory
-from batchscale.measure.training.learner import compute_dtype, matmul_precision
 from batchscale.printable import reason
 from batchscale.records.row_types import Calibration, CalibrationQuantity
 
@@ -70,7 +70,7 @@ def measure(laboratory: Laboratory, parts: Sequence[Part], memory_bytes: int) ->
 
 def rates(work: Work, amount_per_step: float, clock: Clock) -> list[float]:
     """Amount per second in each of ROUNDS rounds."""
-    steps = calibrate(work, ROUND_SECONDS, clock)
+    steps = steps_to_fill(ROUND_SECONDS, work, clock)
     return [amount_per_step * steps / max(timed(work, steps, clock), 1e-9) for _ in range(ROUNDS)]
 
 

@@ -12,7 +12,7 @@ import jax
 import msgspec
 
 from batchscale.measure.control.failures import FAILURES, Failure, failure_of
-from batchscale.measure.device.timing import Work, calibrate, timed
+from batchscale.measure.device.timing import Work, steps_to_fill, timed
 from batchscale.measure.device.xla_options import predicted_bytes
 from batchscale.measure.throughput.child_process import ChildError
 from batchscale.measure.throughput.context import Laboratory, Open, named
@@ -71,7 +71,7 @@ def prepare(laboratory: Laboratory, key: CellKey, lowering: str | None) -> Timed
         return _time_isolated(laboratory, child, key, lowering)
     try:
         laboratory.confine()
-        steps = calibrate(work, laboratory.round_seconds(key), laboratory.clock)
+        steps = steps_to_fill(laboratory.round_seconds(key), work, laboratory.clock)
     except FAILURES as error:
         return laboratory.record(msgspec.structs.replace(row, **failure_of(error)._asdict()))
     row = msgspec.structs.replace(row, peak_bytes=_raised(peak_before, _peak_bytes()))
@@ -179,7 +179,7 @@ def examples_per_second(laboratory: Laboratory, key: CellKey, lowering: str | No
     needed = predicted_bytes(compiled)
     if laboratory.may_not_fit(needed):
         raise MemoryError(f"a program that needs {needed} bytes may not fit")
-    steps = calibrate(work, laboratory.experiment.throughput.round_seconds / 2, laboratory.clock)
+    steps = steps_to_fill(laboratory.experiment.throughput.round_seconds / 2, work, laboratory.clock)
     seconds = min(timed(work, steps, laboratory.clock) for _ in range(3))
     laboratory.tried[key, lowering] = built
     return key.batch_size * steps / seconds

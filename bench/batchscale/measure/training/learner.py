@@ -25,6 +25,7 @@ from batchscale.config.schema import Workload
 from batchscale.config.validation import explain
 from batchscale.config.vocabulary import Precision
 from batchscale.errors import InputError
+from batchscale.measure.device.xla_options import compute_dtype, matmul_precision
 from batchscale.measure.training.optimizers import NONE_GIVEN, BatchSize, Given, Optimizer, Scalar, optimizer_named
 from batchscale.printable import bare, reason
 
@@ -169,16 +170,6 @@ class Learner:
         # argmax of NaNs is class 0, which would count as correct for every example of that class.
         finite = jnp.isfinite(logits).all(axis=-1)
         return ((logits.argmax(-1) == labels) & finite).sum(), losses.sum()
-
-
-def compute_dtype(precision: Precision) -> jnp.dtype:
-    """Return the type that a model computes in; its parameters stay float32."""
-    return jnp.dtype(jnp.bfloat16 if precision == "bfloat16" else jnp.float32)
-
-
-def matmul_precision(precision: Precision) -> str | None:
-    """Return JAX's name for the precision of matrix products: all bits of float32, or the platform's default (None)."""
-    return "highest" if precision == "float32" else None
 
 
 def _compile_quickly(function: Callable[[Array], PyTree]) -> jax.stages.Compiled:
