@@ -4,32 +4,36 @@ import pytest
 from batchscale.config.experiment import parse, refuse_contradictions
 from refusals import altered, refusal
 
-DECAYED = "budget.max_epochs: 3.0 is above epochs = 2.0, where"
+DECAYED = "budget.max_epochs: 3.0, expected at most epochs = 2.0, where"
 
 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("target", {"accuracy": 0.5, "also": [0.5]}, "target.also: [0.5] holds accuracy = 0.5 itself"),
+        (
+            "target",
+            {"accuracy": 0.5, "also": [0.5]},
+            "target.also: [0.5] holds accuracy = 0.5 itself, expected other targets",
+        ),
         (
             "batch_sizes",
             {"values": [8, 16], "factor": 3},
-            "batch_sizes.factor: 3 goes with start and stop, not with values",
+            "batch_sizes.factor: 3 with values, expected a factor only with start and stop",
         ),
         (
             "learning_rate",
             {"anchor": 0.1, "span": 0, "extend": 3},
-            "learning_rate.extend: 3 goes with a span of 1 or more; span is 0",
+            "learning_rate.extend: 3 with span = 0, expected a span of 1 or more",
         ),
         (
             "learning_rate",
             {"anchor": 0.1, "schedule": "linear_decay"},
-            f"{DECAYED} 'linear_decay' has brought the rate to 0; leave it out",
+            f"{DECAYED} 'linear_decay' has brought the rate to 0",
         ),
         (
             "learning_rate",
             {"anchor": 0.1, "schedule": "warmup_cosine", "warmup_epochs": 1},
-            f"{DECAYED} 'warmup_cosine' has brought the rate to 0; leave it out",
+            f"{DECAYED} 'warmup_cosine' has brought the rate to 0",
         ),
     ],
 )

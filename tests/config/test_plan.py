@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 from batchscale.config import plan
-from batchscale.config.schema import LearningRate
+from batchscale.config.experiment import LearningRate
 from batchscale.config.vocabulary import Point
 from batchscale.errors import InputError
 from hypothesis import given

@@ -90,7 +90,7 @@ def test_limits_are_refused_before_memory_is_spent(tmp_path, monkeypatch):
     monkeypatch.setattr(row_files, "LARGEST_FILE_BYTES", 0)
     assert list(row_files.read(path)) == []
     path.write_bytes(b" ")
-    with pytest.raises(InputError, match="larger than 0 bytes"):
+    with pytest.raises(InputError, match="expected at most 0"):
         list(row_files.read(path))
 
 

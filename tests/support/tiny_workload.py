@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 from batchscale.config import experiment as experiments
-from batchscale.config.experiment import Experiment
+from batchscale.config.experiment import Experiment, Workload
 from batchscale.config.goal import Goal
 from batchscale.config.plan import Duration
-from batchscale.config.schema import Workload
 from batchscale.config.vocabulary import Phase, Point
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopped

@@ -6,12 +6,11 @@ from typing import Literal
 
 import msgspec
 
-from batchscale.config.vocabulary import Loop
+from batchscale.config.vocabulary import Loop, Phase
 
 Interval = tuple[float | None, float | None]
 """A 95% interval; an end that is infinite, or not known, is null."""
 
-Phase = Literal["confirm", "search", "fixed"]
 Regime = Literal["below_useful_range", "perfect_scaling", "diminishing_returns", "saturated"]
 
 Limit = Literal["arithmetic", "copying", "fixed_cost"]

@@ -15,29 +15,23 @@ import msgspec
 from msgspec import Meta
 
 from batchscale.config.goal import Goal
-from batchscale.config.schema import (
-    NAME,
-    NAME_PATTERN,
-    BatchSizes,
-    Budget,
-    Evaluation,
-    LearningRate,
-    Name,
-    Seeds,
-    Table,
-    Target,
-    Throughput,
-    Values,
-    Workload,
-)
-from batchscale.config.validation import convert
+from batchscale.config.vocabulary import NAME_PATTERN, NAME_RULE, Input, Loop, Name, Precision
 from batchscale.errors import InputError
 from batchscale.printable import LONGEST_REASON, bare, printable
-from batchscale.safe_files import read_small
+from batchscale.untrusted_input import convert, read_small
+
+BatchSize = Annotated[int, Meta(ge=1, le=10**9)]
+Devices = Annotated[int, Meta(ge=1, le=4096)]
+Rate = Annotated[float, Meta(gt=0, le=1e3)]
+Fraction = Annotated[float, Meta(gt=0, lt=1)]
+Values = Annotated[list[Annotated[float, Meta(ge=-1e3, le=1e3)]], Meta(min_length=2, max_length=16)]
+Option = bool | int | float | str | list[int]
 
 LARGEST_FILE_BYTES = 1 << 20
 MOST_COMBINATIONS = 64
-"""Of options searched beside the learning rate."""
+"""Of options that are searched together with the learning rate."""
+MOST_FACTORS = 256
+"""The most batch sizes that a range may have."""
 LARGEST_FLOAT32 = 3.4e38
 OPTION_RANGES = {
     **dict.fromkeys(("momentum", "b1", "b2", "decay", "eta_minus"), (0.0, 1.0)),
@@ -45,15 +39,161 @@ OPTION_RANGES = {
     **dict.fromkeys(("min_step_size", "max_step_size"), (0.0, LARGEST_FLOAT32)),
     "eta_plus": (1.0, LARGEST_FLOAT32),
 }
-"""Of optimizers: from the first number to below the second."""
-MOST_FACTORS = 256
-"""A range of batch sizes may take this many factors from `start` to `stop`."""
+"""Allowed values of optimizer options: from the first number, included, to the second, excluded."""
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A TOML table; unknown keys are refused."""
+
+
+class Workload(Table, frozen=True, kw_only=True):
+    """What is trained, and in which arithmetic.
+
+    Attributes:
+        model_options: Arguments of the model's constructor.
+        optimizer_options: Arguments of the optimizer, such as momentum.
+    """
+
+    dataset: Name
+    model: Name
+    optimizer: Name
+    model_options: dict[str, Option] = {}
+    optimizer_options: dict[str, float | bool] = {}
+    precision: Precision = "float32"
+
+
+class Target(Table, frozen=True, kw_only=True):
+    """The validation accuracy that trials are timed to.
+
+    Attributes:
+        accuracy: Training is timed to the first evaluation at or above it.
+        also: Further targets, judged on the same curves. Targets above `accuracy` are evaluated only up to
+            `budget.epochs`, because trials that reach `accuracy` stop there.
+    """
+
+    accuracy: Fraction
+    also: Annotated[list[Fraction], Meta(max_length=16)] = []
+
+
+class BatchSizes(Table, frozen=True, kw_only=True):
+    """Either `values`, or the sizes from `start` to `stop`, both included, each `factor` times the one before."""
+
+    values: Annotated[list[BatchSize], Meta(min_length=1, max_length=64)] | None = None
+    start: BatchSize | None = None
+    stop: BatchSize | None = None
+    factor: Annotated[float, Meta(gt=1, le=1024)] = 2.0
+
+
+class LearningRate(Table, frozen=True, kw_only=True):
+    """The rates that are tried at every batch size: a geometric grid around an anchor.
+
+    If momentum is searched, all rates but `fixed` are effective rates, rate / (1 - momentum), so that every momentum
+    is tried over its own range of rates.
+
+    Attributes:
+        anchor: The middle of the grid at `anchor_batch_size`.
+        rule: How the anchor moves with the batch size: with its square root, in proportion, or not at all.
+        factor: Ratio of neighbouring rates.
+        span: Number of rates on either side of the anchor.
+        extend: Number of rates by which the grid may grow on a side where its best rate lies at the edge.
+        fixed: One more rate, tried unchanged at every batch size.
+        warmup_epochs: Length of the linear warm-up, if the schedule has one.
+    """
+
+    anchor: Rate
+    anchor_batch_size: BatchSize = 128
+    rule: Literal["none", "sqrt", "linear"] = "sqrt"
+    factor: Annotated[float, Meta(gt=1, le=100)] = 2.0
+    span: Annotated[int, Meta(ge=0, le=20)] = 2
+    extend: Annotated[int, Meta(ge=0, le=10)] = 2
+    fixed: Rate | None = None
+    schedule: Literal["constant", "warmup", "warmup_cosine", "linear_decay"] = "constant"
+    warmup_epochs: Annotated[float, Meta(ge=0, le=1000)] = 0.0
+
+    @property
+    def grid_size(self) -> int:
+        """Number of rates in the grid, before it grows."""
+        return 2 * self.span + 1
+
+    @property
+    def decays(self) -> bool:
+        """True if the schedule brings the rate to 0 at the end of the epoch budget."""
+        return self.schedule in ("warmup_cosine", "linear_decay")
+
+
+class Seeds(Table, frozen=True, kw_only=True):
+    """Number of seeds that choose the rate (`search`), and of fresh seeds that claims rest on (`confirm`)."""
+
+    search: Annotated[int, Meta(ge=1, le=1000)] = 1
+    confirm: Annotated[int, Meta(ge=1, le=1000)] = 3
+
+
+class Budget(Table, frozen=True, kw_only=True):
+    """How long trials train.
+
+    Attributes:
+        epochs: Every trial trains so long; accuracies are compared within it.
+        max_epochs: A trial that has not reached the target by `epochs` goes on to here.
+    """
+
+    epochs: Annotated[float, Meta(gt=0, le=1e5)]
+    max_epochs: Annotated[float, Meta(gt=0, le=1e5)] | None = None
+
+
+class Evaluation(Table, frozen=True, kw_only=True):
+    """When and what trials are evaluated on; the cadence counts examples, so it is the same for every batch size.
+
+    Attributes:
+        first_epoch: Number of evaluations in the first epoch.
+        per_epoch: Number of evaluations in every later epoch.
+        test: Evaluate on the test split at the end of the epoch budget only, or at every evaluation.
+        noise: Estimate the gradient noise between evaluations; this changes no other number.
+        averaging_epochs: Also evaluate an exponential moving average of the parameters with this time constant.
+    """
+
+    first_epoch: Annotated[int, Meta(ge=1, le=1000)] = 8
+    per_epoch: Annotated[int, Meta(ge=1, le=1000)] = 4
+    test: Literal["end", "always"] = "end"
+    noise: bool = True
+    averaging_epochs: Annotated[float, Meta(gt=0, le=100)] | None = None
+
+
+class Throughput(Table, frozen=True, kw_only=True):
+    """What the throughput stage times.
+
+    Attributes:
+        loops: Loops to time.
+        inputs: Sources of the examples to time with.
+        precisions: Precisions to time; by default the one that is trained in.
+        devices: Numbers of local devices that share a batch; "auto" takes every power of two up to the number there is.
+        rounds: Timed repetitions of every configuration.
+        round_seconds: Least duration of a round.
+        memory_limit_bytes: The most that a program may need; by default what is free.
+        isolate: Which configurations run in a child process; "auto" takes those that may not fit into memory.
+        max_batch_size: Look for the largest batch size up to the training set, up to what memory holds, or not at all.
+    """
+
+    loops: Annotated[list[Loop], Meta(min_length=1, max_length=2)] = msgspec.field(
+        default_factory=lambda: ["dispatch", "scan"]
+    )
+    inputs: Annotated[list[Input], Meta(min_length=1, max_length=2)] = msgspec.field(default_factory=lambda: ["device"])
+    precisions: Annotated[list[Precision], Meta(max_length=3)] = []
+    devices: Literal["auto"] | Annotated[list[Devices], Meta(min_length=1, max_length=16)] = "auto"
+    rounds: Annotated[int, Meta(ge=5, le=1000)] = 7
+    round_seconds: Annotated[float, Meta(gt=0, le=60)] = 0.1
+    memory_limit_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 50)] | None = None
+    isolate: Literal["auto", "always", "never"] = "auto"
+    max_batch_size: Literal["training_set", "memory", "skip"] = "training_set"
 
 
 class Experiment(Table, frozen=True, kw_only=True):
-    """One validated experiment file. `name` is the file's stem.
+    """One validated experiment file.
 
-    `search` holds optimizer options, such as momentum, with values that are each tried over the grid of rates.
+    Attributes:
+        name: The file's stem.
+        search: Optimizer options to search together with the learning rate: each value is tried over the grid of rates.
+        notice: A remark that is shown on every page about the experiment.
+        suites: The suites that the experiment is part of: `batchscale suite cpu` runs those that name "cpu".
     """
 
     name: Name = ""
@@ -73,7 +213,7 @@ class Experiment(Table, frozen=True, kw_only=True):
 
     @property
     def searched(self) -> tuple[str, ...]:
-        """The options that are searched beside the learning rate, by name."""
+        """Names of the options that are searched together with the learning rate, sorted."""
         return tuple(sorted(self.search))
 
     @property
@@ -95,12 +235,12 @@ class Experiment(Table, frozen=True, kw_only=True):
         return self.budget.epochs if self.goal.better(accuracy, self.goal.threshold) else self.max_epochs
 
     def budget_examples(self, train_examples: int) -> int:
-        """Examples that every trial trains, and within which accuracies are compared."""
+        """Return the examples that every trial trains, within which accuracies are compared."""
         return round(self.budget.epochs * train_examples)
 
     @property
     def protocol(self) -> dict[str, object]:
-        """All that must agree before two trials may be put side by side; the values that are tried may differ."""
+        """The settings in which two trials must agree to be compared; the values that are tried may differ."""
         rate, evaluation = self.learning_rate, msgspec.to_builtins(self.evaluation)
         del evaluation["noise"]
         if self.evaluation.averaging_epochs is None:
@@ -117,30 +257,33 @@ class Experiment(Table, frozen=True, kw_only=True):
 
     @property
     def fingerprint(self) -> str:
-        """A short SHA-256 of the protocol; every row carries it."""
+        """The first 16 digits of the protocol's SHA-256; every row carries it."""
         canonical = msgspec.json.encode(self.protocol, order="deterministic")
         return hashlib.sha256(canonical).hexdigest()[:16]
 
 
 def expand_batch_sizes(table: BatchSizes, source: str) -> list[int]:
-    """The sorted batch sizes of a table.
+    """Return the batch sizes of a table, sorted.
 
     Raises:
-        InputError: on both or neither form, a repeated value, or `stop` below `start`.
+        InputError: if both forms or neither is given, a value is repeated, or `stop` is below `start`.
     """
     field = f"{source}: batch_sizes"
     if table.values is not None:
         if table.start is not None or table.stop is not None:
-            raise InputError(f"{field}: give either values, or start and stop, not both")
+            raise InputError(f"{field}: has values, and start or stop; expected only one of the two forms")
         _check_each_once(table.values, f"{field}.values")
         return sorted(table.values)
     if table.start is None or table.stop is None:
-        raise InputError(f"{field}: give either values = [16, 64, 256], or start and stop (and factor)")
+        raise InputError(f"{field}: expected values = [16, 64, 256], or start and stop (and factor)")
     if table.stop < table.start:
-        raise InputError(f"{field}.stop: {table.stop} is below start = {table.start}")
+        raise InputError(f"{field}.stop: {table.stop}, expected at least start = {table.start}")
     factors = math.log(table.stop / table.start) / math.log(table.factor)
     if factors > MOST_FACTORS:
-        raise InputError(f"{field}.factor: {table.factor} takes more than {MOST_FACTORS} factors to {table.stop}")
+        raise InputError(
+            f"{field}.factor: {table.factor} gives more than {MOST_FACTORS} batch sizes up to {table.stop},"
+            " expected a larger factor"
+        )
     between = [round(table.start * table.factor**power) for power in range(math.ceil(factors - 1e-9))]
     return sorted({table.start, *between, table.stop})
 
@@ -149,7 +292,7 @@ def parse(data: object, name: str, source: str) -> Experiment:
     """Validate parsed TOML as the experiment `name`.
 
     Raises:
-        InputError: one line with the full path of the first thing wrong.
+        InputError: one line that names the full path of the first field that is wrong.
     """
     if not isinstance(data, dict):
         raise InputError(f"{source}: expected tables such as [workload], found {printable(data)}")
@@ -158,60 +301,60 @@ def parse(data: object, name: str, source: str) -> Experiment:
     for option, value in experiment.workload.optimizer_options.items():
         _check_option(option, value, f"{source}: workload.optimizer_options.{option}")
     _check_search(experiment, source)
-    _check_lists(experiment, source)
+    _check_each_once(experiment.target.also, f"{source}: target.also")
+    for table in ("loops", "inputs", "precisions", "devices"):
+        listed = getattr(experiment.throughput, table)
+        if listed != "auto":
+            _check_each_once(listed, f"{source}: throughput.{table}")
     _check_warmup(experiment, f"{source}: learning_rate.warmup_epochs")
-    budget = experiment.budget
-    if budget.max_epochs is not None and budget.max_epochs < budget.epochs:
-        raise InputError(f"{source}: budget.max_epochs: {budget.max_epochs} is below epochs = {budget.epochs}")
+    least, longest = experiment.budget.epochs, experiment.budget.max_epochs
+    if longest is not None and longest < least:
+        raise InputError(f"{source}: budget.max_epochs: {longest}, expected at least epochs = {least}")
     return experiment
 
 
 def refuse_contradictions(experiment: Experiment, source: str) -> None:
-    """Check before a run that nothing asked for would be ignored or trained in vain; rows of such a run can be read.
+    """Check before a run that no setting would be ignored and no trial trained in vain.
+
+    Reading does not check this, so that rows measured under such an experiment stay readable.
 
     Raises:
         InputError: one line that names the first such setting.
     """
     sizes, target, budget = experiment.batch_sizes, experiment.target, experiment.budget
     if sizes.values is not None and sizes.factor != BatchSizes().factor:
-        raise InputError(f"{source}: batch_sizes.factor: {sizes.factor:g} goes with start and stop, not with values")
+        raise InputError(
+            f"{source}: batch_sizes.factor: {sizes.factor:g} with values, expected a factor only with start and stop"
+        )
     if target.accuracy in target.also:
-        raise InputError(f"{source}: target.also: {printable(target.also)} holds accuracy = {target.accuracy} itself")
+        raise InputError(
+            f"{source}: target.also: {printable(target.also)} holds accuracy = {target.accuracy} itself,"
+            " expected other targets"
+        )
     rate = experiment.learning_rate
     if rate.span == 0 and rate.extend not in (0, LearningRate(anchor=rate.anchor).extend):
-        raise InputError(f"{source}: learning_rate.extend: {rate.extend} goes with a span of 1 or more; span is 0")
+        raise InputError(f"{source}: learning_rate.extend: {rate.extend} with span = 0, expected a span of 1 or more")
     if rate.decays and experiment.max_epochs > budget.epochs:
-        schedule = printable(rate.schedule)
         raise InputError(
-            f"{source}: budget.max_epochs: {budget.max_epochs} is above epochs = {budget.epochs}, where {schedule}"
-            " has brought the rate to 0; leave it out"
+            f"{source}: budget.max_epochs: {budget.max_epochs}, expected at most epochs = {budget.epochs}, where"
+            f" {printable(rate.schedule)} has brought the rate to 0"
         )
-
-
-def _check_lists(experiment: Experiment, source: str) -> None:
-    _check_each_once(experiment.target.also, f"{source}: target.also")
-    for name in ("loops", "inputs", "precisions", "devices"):
-        listed = getattr(experiment.throughput, name)
-        if listed != "auto":
-            _check_each_once(listed, f"{source}: throughput.{name}")
 
 
 def _check_each_once(values: Sequence[object], field: str) -> None:
     for at, value in enumerate(values):
         if value in values[:at]:
-            raise InputError(f"{field}: {printable(values)} holds {printable(value)} twice")
+            raise InputError(f"{field}: {printable(values)} holds {printable(value)} twice, expected it once")
 
 
 def _check_warmup(experiment: Experiment, field: str) -> None:
     rate, epochs = experiment.learning_rate, experiment.budget.epochs
+    found = f"{field}: {rate.warmup_epochs} with schedule = {printable(rate.schedule)}, expected"
     if not rate.schedule.startswith("warmup"):
         if rate.warmup_epochs:
-            right = 'schedule = "warmup" or "warmup_cosine"'
-            raise InputError(f"{field}: {rate.warmup_epochs} needs {right}, found {printable(rate.schedule)}")
-    elif not rate.warmup_epochs:
-        raise InputError(f"{field}: {rate.warmup_epochs} is no warm-up; above 0 is right")
-    elif rate.warmup_epochs >= epochs:
-        raise InputError(f"{field}: {rate.warmup_epochs} leaves nothing of budget.epochs = {epochs}")
+            raise InputError(f"{found} 'warmup' or 'warmup_cosine'")
+    elif not 0 < rate.warmup_epochs < epochs:
+        raise InputError(f"{found} above 0 and below budget.epochs = {epochs}")
 
 
 def _check_option(name: str, value: float, field: str) -> None:
@@ -221,31 +364,29 @@ def _check_option(name: str, value: float, field: str) -> None:
     if not lowest <= value < below:
         only_low = value < lowest and below == LARGEST_FLOAT32
         right = f"{lowest:g} or more" if only_low else f"from {lowest:g} to below {below:g}"
-        raise InputError(f"{field}: {value} is not {right}")
+        raise InputError(f"{field}: {value}, expected {right}")
 
 
 def _check_search(experiment: Experiment, source: str) -> None:
     for option, tried in experiment.search.items():
         field = f"{source}: search.{bare(option)}"
         if not re.match(NAME_PATTERN, option):
-            raise InputError(f"{field}: the name of an option is right: {NAME}")
+            raise InputError(f"{field}: expected the name of an option: {NAME_RULE}")
         _check_each_once(tried, field)
         for value in tried:
             _check_option(option, value, field)
         if option in experiment.workload.optimizer_options:
-            raise InputError(f"{field}: workload.optimizer_options sets it as well; name it once")
+            raise InputError(f"{field}: also set by workload.optimizer_options, expected only one of the two")
     combinations = math.prod(map(len, experiment.search.values()))
     if combinations > MOST_COMBINATIONS:
-        raise InputError(
-            f"{source}: search: {combinations} combinations are above the {MOST_COMBINATIONS} there may be"
-        )
+        raise InputError(f"{source}: search: {combinations} combinations, expected at most {MOST_COMBINATIONS}")
 
 
 def read(path: Path) -> Experiment:
-    """Read one experiment file; its stem is its name.
+    """Read one experiment file; its stem is the experiment's name.
 
     Raises:
-        InputError: when the file is missing, too large, not TOML, or does not validate.
+        InputError: if the file is missing, too large, not TOML, or not a valid experiment.
     """
     try:
         data = tomllib.loads(read_small(path, LARGEST_FILE_BYTES).decode())
@@ -256,28 +397,26 @@ def read(path: Path) -> Experiment:
     if "name" not in data and not re.match(NAME_PATTERN, path.stem):
         raise InputError(
             f"{bare(path.name)}: the file's name is the experiment's name:"
-            f" expected {NAME}, found {printable(path.stem)}"
+            f" expected {NAME_RULE}, found {printable(path.stem)}"
         )
     name = data.get("name", path.stem)
     return parse(data, name if isinstance(name, str) else path.stem, str(path))
 
 
 def shipped() -> list[str]:
-    """Names of the experiments that come with the package."""
+    """List the names of the experiments that come with the package."""
     folder = resources.files("batchscale") / "experiments"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def find(name: str) -> Experiment:
-    """An experiment by shipped name or by path.
+    """Read an experiment by shipped name or by path.
 
     Raises:
-        InputError: when neither exists; lists the shipped names.
+        InputError: if there is neither; lists the shipped names.
     """
     if name in shipped():
         return read(Path(str(resources.files("batchscale") / "experiments" / f"{name}.toml")))
     if name.endswith(".toml"):
         return read(Path(name))
-    raise InputError(
-        f"experiment {printable(name)} is neither a file ending in .toml nor one of {', '.join(shipped())}"
-    )
+    raise InputError(f"experiment {printable(name)}: expected a file ending in .toml, or one of {', '.join(shipped())}")

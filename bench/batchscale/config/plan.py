@@ -8,8 +8,7 @@ from itertools import product
 
 import msgspec
 
-from batchscale.config.experiment import Experiment, expand_batch_sizes
-from batchscale.config.schema import LearningRate
+from batchscale.config.experiment import Experiment, LearningRate, expand_batch_sizes
 from batchscale.config.vocabulary import Options, Point
 from batchscale.errors import InputError
 

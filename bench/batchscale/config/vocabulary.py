@@ -1,4 +1,4 @@
-"""NEW MODULE."""
+"""The words of experiments and rows: the few types that both are written in."""
 
 from __future__ import annotations
 
@@ -7,34 +7,57 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-OptionName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")]
+NAME_RULE = "a lower-case letter, then lower-case letters, digits or _, at most 40 in all"
+NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}\Z"
+Name = Annotated[str, Meta(pattern=NAME_PATTERN, description=NAME_RULE)]
+"""Name of an experiment, a dataset, a model, an optimizer or one of its options."""
 
+Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}\Z")]
+"""Name of a folder: an experiment's or a machine's."""
 
-Options = tuple[tuple[str, float], ...]
-"""Optimizer options by name, sorted; empty where none is searched."""
-
-
-Phase = Literal["search", "confirm", "fixed"]
-
-
-Loop = Literal["dispatch", "scan"]
-
-
-Input = Literal["device", "host"]
-
-
-StageName = Literal["throughput", "convergence"]
-
+Positive = Annotated[int, Meta(ge=1, le=10**15)]
+"""A whole number from 1."""
 
 Precision = Literal["float32", "default", "bfloat16"]
+"""Arithmetic of the training step: full float32, the backend's default for matrix products, or bfloat16."""
 
+Loop = Literal["dispatch", "scan"]
+"""How steps are run: one call from Python per step, or many steps inside one compiled loop."""
 
+Input = Literal["device", "host"]
+"""Where a timed step takes its examples from: already on the device, or copied from the host for each step."""
+
+Phase = Literal["search", "confirm", "fixed"]
+"""What a trial is for: to choose the learning rate, to confirm the chosen one, or to run at the one fixed rate."""
+
+StageName = Literal["throughput", "convergence"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 """In the order in which they are run."""
 
+Options = tuple[tuple[str, float], ...]
+"""Optimizer options by name, sorted; empty if none is searched."""
+
 
 class Point(msgspec.Struct, frozen=True, order=True):
-    """What is tuned at a batch size: the learning rate and the options searched beside it."""
+    """What is tuned at a batch size.
+
+    Attributes:
+        learning_rate: The base rate, before any schedule.
+        options: The optimizer options that are searched together with it.
+    """
 
     learning_rate: float
     options: Options = ()
+
+    @property
+    def momentum(self) -> float:
+        """The searched momentum; 0 if momentum is not searched."""
+        return dict(self.options).get("momentum", 0.0)
+
+    @property
+    def effective_rate(self) -> float:
+        """What steps in one direction add up to, learning rate / (1 - momentum) (Shallue et al., 2019).
+
+        The learning rate itself if momentum is not searched.
+        """
+        return self.learning_rate / (1.0 - self.momentum)

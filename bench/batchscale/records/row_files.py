@@ -17,7 +17,7 @@ import msgspec
 from batchscale.errors import InputError
 from batchscale.printable import reason
 from batchscale.records.row_types import AnyRow, MachineFile
-from batchscale.safe_files import REFUSALS, read_json, refuse_endless
+from batchscale.untrusted_input import REFUSALS, read_json, refuse_endless
 
 LONGEST_LINE_BYTES = 8 << 20
 LARGEST_FILE_BYTES = 4 << 30

@@ -10,12 +10,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from batchscale.config.vocabulary import Input, Loop, OptionName, Phase, Point, Precision, StageName
+from batchscale.config.vocabulary import Input, Loop, Name, Phase, Point, Positive, Precision, Slug, StageName
 
 SCHEMA = 1
 
 Count = Annotated[int, Meta(ge=0, le=10**15)]
-Positive = Annotated[int, Meta(ge=1, le=10**15)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 LARGEST_AMOUNT = 1e30
 Amount = Annotated[float, Meta(ge=0, le=LARGEST_AMOUNT)]
@@ -23,7 +22,6 @@ Accuracy = Annotated[float, Meta(ge=0, le=1)]
 Short = Annotated[str, Meta(max_length=200)]
 Text = Annotated[str, Meta(max_length=2000)]
 Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{4,64}\Z")]
-Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}\Z")]
 
 MeasurementStatus = Literal["ok", "out_of_memory", "failed"]
 TrialStatus = Literal["ok", "diverged", "stopped", "failed"]
@@ -166,7 +164,7 @@ class Run(Row, frozen=True, kw_only=True):
 
     batch_size: Positive
     learning_rate: Annotated[float, Meta(gt=0, le=1e9)]
-    options: Annotated[dict[OptionName, Annotated[float, Meta(ge=-1e3, le=1e3)]], Meta(max_length=3)] = {}
+    options: Annotated[dict[Name, Annotated[float, Meta(ge=-1e3, le=1e3)]], Meta(max_length=3)] = {}
     seed: Count
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from batchscale.analysis.pages import batch_size_table
 from batchscale.analysis.summary import build
 from batchscale.analysis.text import answer
 from batchscale.config import plan
-from batchscale.config.schema import LearningRate
+from batchscale.config.experiment import LearningRate
 from batchscale.config.vocabulary import Point
 from batchscale.records.rate_choice import Choice
 from hypothesis import given

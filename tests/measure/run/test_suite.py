@@ -52,7 +52,7 @@ def test_every_device_has_a_suite_of_shipped_experiments(platform):
 
 def test_names_are_taken_as_they_are():
     assert [one.name for one in suite.chosen(["lenet_digits", "mlp_mnist"], "cpu")] == ["lenet_digits", "mlp_mnist"]
-    with pytest.raises(InputError, match="neither a file"):
+    with pytest.raises(InputError, match="expected a file ending in"):
         suite.chosen(["lenet_digit"], "cpu")
 
 

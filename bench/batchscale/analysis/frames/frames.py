@@ -48,7 +48,7 @@ from batchscale.records.row_types import (
     TrialKey,
     Verification,
 )
-from batchscale.safe_files import read_json
+from batchscale.untrusted_input import read_json
 
 ROW_FILES = (THROUGHPUT, CONVERGENCE, VERIFICATION)
 LARGEST_LABEL_BYTES = 1 << 16

@@ -16,7 +16,7 @@ from batchscale.config.experiment import Experiment
 from batchscale.errors import InputError
 from batchscale.printable import bare, printable, reason
 from batchscale.records.row_types import Curve, Environment, Machine, MachineFile, Round, Trial
-from batchscale.safe_files import refuse_endless
+from batchscale.untrusted_input import refuse_endless
 
 NOT_RECORDED = "not recorded"
 ENVIRONMENT = "0000"

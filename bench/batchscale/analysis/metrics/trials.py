@@ -13,9 +13,8 @@ from batchscale.analysis.frames.frames import Frames, up_to
 from batchscale.analysis.frames.schema import aggregated, one_before, only, values
 from batchscale.analysis.metrics.speeds import NOTHING
 from batchscale.analysis.statistics.intervals import Array, Repetitions
-from batchscale.analysis.summary_types import Phase
 from batchscale.config.plan import effective_rate
-from batchscale.config.vocabulary import Point
+from batchscale.config.vocabulary import Phase, Point
 from batchscale.records.rate_choice import Choice, choose
 from batchscale.records.row_types import Trial
 

@@ -20,11 +20,11 @@ from batchscale.analysis.summary_types import (
     FurtherTarget,
     MaxBatchSize,
     Part,
-    Phase,
     Summary,
     Totals,
     Workload,
 )
+from batchscale.config.vocabulary import Phase
 
 
 def summarize(of: Sweep) -> Summary:

@@ -8,7 +8,7 @@ from batchscale.analysis.summary_types import (
     Summary,
 )
 from batchscale.records import row_files
-from batchscale.safe_files import read_json
+from batchscale.untrusted_input import read_json
 
 LARGEST_FILE_BYTES = 32 << 20
 

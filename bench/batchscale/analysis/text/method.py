@@ -13,7 +13,7 @@ from batchscale.analysis.frames.schema import CELL, batch_sizes, one_before, onl
 from batchscale.analysis.metrics import speeds
 from batchscale.analysis.summary_types import Summary
 from batchscale.analysis.text.provenance import seeds
-from batchscale.config.schema import LearningRate, Option
+from batchscale.config.experiment import LearningRate, Option
 
 LONGEST_OPTIONS = 300
 """Characters of a model's or an optimizer's options that are shown; any file may name as many as it likes."""

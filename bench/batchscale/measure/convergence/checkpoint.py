@@ -18,7 +18,7 @@ import numpy as np
 from batchscale.errors import InputError
 from batchscale.measure.convergence.wave import LaneRecord, Layout, Setting, Shard, Wave
 from batchscale.records import row_files
-from batchscale.safe_files import read_small
+from batchscale.untrusted_input import read_small
 
 LARGEST_CURVES_BYTES = 1 << 30
 """What the curves of a wave may take beside its lanes, which never grow."""

@@ -13,7 +13,7 @@ from msgspec import Meta
 from batchscale.errors import InputError
 from batchscale.measure.control.failures import FAILURES
 from batchscale.records import row_files
-from batchscale.safe_files import read_json
+from batchscale.untrusted_input import read_json
 
 LARGEST_FILE_BYTES = 1 << 20
 NOMINAL_EXAMPLES_PER_SECOND = 10_000.0

@@ -13,8 +13,7 @@ import msgspec
 
 from batchscale.config import experiment as experiments
 from batchscale.config import plan, time_budget
-from batchscale.config.experiment import Experiment
-from batchscale.config.schema import Workload
+from batchscale.config.experiment import Experiment, Workload
 from batchscale.config.vocabulary import STAGES
 from batchscale.errors import InputError
 from batchscale.measure.control import costs

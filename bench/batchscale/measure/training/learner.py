@@ -14,20 +14,19 @@ from typing import Any, NamedTuple, get_type_hints
 
 import jax
 import jax.numpy as jnp
-import msgspec
 import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Int32, PyTree, UInt32
 
 from batchscale import models
-from batchscale.config.schema import Workload
-from batchscale.config.validation import explain
+from batchscale.config.experiment import Workload
 from batchscale.config.vocabulary import Precision
 from batchscale.errors import InputError
 from batchscale.measure.device.xla_options import compute_dtype, matmul_precision
 from batchscale.measure.training.optimizers import NONE_GIVEN, BatchSize, Given, Optimizer, Scalar, optimizer_named
 from batchscale.printable import bare, reason
+from batchscale.untrusted_input import misfit
 
 _RESERVED = {"self", "input_shape", "classes", "rngs", "dtype", "lowering"}
 """Parameters of a model's constructor that the harness passes; the others are the model's options."""
@@ -203,10 +202,8 @@ def _check_types(model: Callable[..., nnx.Module], options: Mapping[str, Any]) -
     """Check options against the annotations of the model's constructor."""
     hints = get_type_hints(model.__init__)
     for option, value in options.items():
-        try:
-            msgspec.convert(value, hints[option])
-        except msgspec.ValidationError as error:
-            raise InputError(explain(str(error), value, hints[option], f"workload.model_options.{option}")) from None
+        if message := misfit(value, hints[option], f"workload.model_options.{option}"):
+            raise InputError(message)
 
 
 def has_lowering(name: str) -> bool:
