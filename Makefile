@@ -5,13 +5,15 @@ EXPERIMENTS ?=
 BUDGET ?=
 TIMES ?= 20
 PYTEST_OPTIONS ?=
+# Targets cannot hold a blank, and `make clean` would remove each of its words.
+$(if $(word 2,$(VENV)),$(error VENV: "$(VENV)" holds a blank, expected a path without one))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help bench test test-rest test-all test-repeat mutate perf lint report compare site clean
 
 ifeq ($(strip $(VENV)),)
-PY := $(PYTHON)
+PY := "$(PYTHON)"
 export PYTHONPATH := $(CURDIR)/bench$(if $(PYTHONPATH),:$(PYTHONPATH))
 else
 PY := $(VENV)/bin/python
@@ -21,8 +23,8 @@ INSTALLED_MUTATE := $(VENV)/.installed-mutate
 $(INSTALLED_TEST): EXTRAS := test
 $(INSTALLED_MUTATE): EXTRAS := test mutate
 $(INSTALLED) $(INSTALLED_TEST) $(INSTALLED_MUTATE): pyproject.toml bench/install.py
-	@command -v $(PYTHON) >/dev/null || { echo "batchscale: $(PYTHON) is not there; install Python 3.11 or newer, or name it: PYTHON=/path/to/python"; exit 1; }
-	@$(PYTHON) bench/install.py $(VENV) $(EXTRAS)
+	@command -v "$(PYTHON)" >/dev/null || { echo "batchscale: $(PYTHON) was not found; install Python 3.11 or newer, or name it: PYTHON=/path/to/python"; exit 1; }
+	@"$(PYTHON)" bench/install.py $(VENV) $(EXTRAS)
 	@touch $(INSTALLED) $@
 endif
 

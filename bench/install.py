@@ -1,4 +1,4 @@
-"""`python bench/install.py VENV [EXTRA...]`: an environment with this package and the JAX that fits this machine.
+"""Make an environment with this package and the JAX that fits this machine: `python bench/install.py VENV [EXTRA...]`.
 
 It runs before anything is installed, so it uses the standard library alone, and parses on a Python too old to go on.
 """
@@ -16,7 +16,7 @@ from batchscale.subprocesses import CommandError, run, show
 OLDEST_PYTHON = (3, 11)
 OTHER_PYTHONS = ("python3.13", "python3.12", "python3.11", "python3.14")
 CUDA_13_COMPUTE_CAPABILITY = 7.5
-"""CUDA 13 dropped the GPUs below it (Volta and older), which CUDA 12 still serves."""
+"""The lowest that CUDA 13 supports; for older GPUs (Volta and before) CUDA 12 is installed."""
 QUICK_SECONDS = 20.0
 CREATE_SECONDS = 180.0
 
@@ -26,7 +26,7 @@ class InstallError(RuntimeError):
 
 
 def main(arguments: list[str]) -> int:
-    """Make or re-use the environment, install the package with `EXTRA...` and what the machine needs; exit status."""
+    """Make or reuse the environment, install the package with its extras and the right JAX; return the exit status."""
     folder, extras = Path(arguments[0]), arguments[1:]
     try:
         python = create_environment(folder, find_python())
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
 
 
 def find_python() -> str:
-    """This interpreter, or a newer one on the path when this one is too old.
+    """Return this interpreter, or a newer one on the path if this one is too old.
 
     Raises:
         InstallError: when there is none.
@@ -48,25 +48,25 @@ def find_python() -> str:
     found = next((path for path in map(shutil.which, OTHER_PYTHONS) if path), None)
     if found is None:
         raise InstallError(
-            f"Python {dotted(OLDEST_PYTHON)} or newer is needed, and python3 is {dotted(sys.version_info[:2])}: "
+            f"python3 is {dotted(sys.version_info[:2])}, expected {dotted(OLDEST_PYTHON)} or newer: "
             "install one, or name it with PYTHON=/path/to/python"
         )
     return found
 
 
 def create_environment(folder: Path, python: str) -> Path:
-    """The interpreter of the environment in `folder`, which is made anew unless it works already.
+    """Return the interpreter of the environment in `folder`, which is made anew unless it works already.
 
-    Debian ships `venv` without what it needs to install pip, so two other makers are tried.
+    Debian ships `venv` without the part that installs pip, so virtualenv and uv are tried too.
 
     Raises:
-        InstallError: when `folder` holds something else, or no maker succeeds.
+        InstallError: when `folder` holds something else, or none of the three succeeds.
     """
     inside = folder / "bin" / "python"
     if _works(inside):
         return inside
     if folder.exists() and not (folder / "pyvenv.cfg").exists():
-        raise InstallError(f"{folder} is there and is no Python environment: remove it, or name another with VENV=")
+        raise InstallError(f"{folder} exists and is no Python environment: remove it, or name another with VENV=")
     for maker in (
         [python, "-m", "venv", str(folder)],
         ["virtualenv", "--quiet", f"--python={python}", str(folder)],
@@ -86,7 +86,7 @@ def install(python: Path, extras: list[str]) -> None:
     """Install this checkout into the environment of `python`, so that edits take effect at once.
 
     Raises:
-        CommandError: when pip fails; it has said why.
+        CommandError: when pip fails; its message is already shown.
     """
     package = f".[{','.join(extras)}]" if extras else "."
     print(f"installing {package} into {python.parent.parent}: one to three minutes, once", flush=True)
@@ -94,7 +94,7 @@ def install(python: Path, extras: list[str]) -> None:
 
 
 def accelerator_extras() -> list[str]:
-    """The extras of `pyproject.toml` for this machine's accelerator: its JAX and its energy counter; none for a CPU."""
+    """Return the extras of `pyproject.toml` for this machine's accelerator: its JAX and its energy counter."""
     try:
         driver = run(["nvidia-smi"], QUICK_SECONDS)
         capabilities = run(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"], QUICK_SECONDS)
@@ -104,7 +104,12 @@ def accelerator_extras() -> list[str]:
 
 
 def cuda_extras(driver: str, capabilities: str) -> list[str]:
-    """The CUDA version for what `nvidia-smi` says: `CUDA Version: 13.0` in `driver`, one `9.0` a line for each GPU."""
+    """Return the extras for the CUDA version that driver and GPUs support.
+
+    Args:
+        driver: output of `nvidia-smi`, with `CUDA Version: 13.0` in it.
+        capabilities: the compute capability of each GPU, such as `9.0`, one a line.
+    """
     version = re.search(r"CUDA (?:UMD )?Version:\s*(\d+)", driver)
     supported = int(version[1]) if version else 0
     oldest = min((float(found) for found in re.findall(r"^\d+\.\d+", capabilities, re.MULTILINE)), default=0.0)
@@ -114,13 +119,13 @@ def cuda_extras(driver: str, capabilities: str) -> list[str]:
 
 
 def tpu_attached(devices: Path) -> bool:
-    """Whether a TPU shows: its own device files, or passed-through ones on a host whose environment speaks of a TPU."""
+    """Return whether there is a TPU: its own device files, or passed-through ones and a variable of its environment."""
     passed_through = any(devices.glob("vfio/[0-9]*")) and any(name.startswith("TPU_") for name in os.environ)
     return any(devices.glob("accel[0-9]*")) or passed_through
 
 
 def dotted(version: tuple[int, ...]) -> str:
-    """A version as it is written."""
+    """Return a version as it is written, such as 3.11."""
     return ".".join(str(part) for part in version)
 
 

@@ -1,4 +1,4 @@
-"""Run another program: no shell, a bound on its time, and one exception whatever goes wrong."""
+"""Run other programs: without a shell, with a limit on their time, and with one exception for every fault."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ class CommandError(RuntimeError):
 
 
 def run(command: list[str], seconds: float, folder: Path | None = None) -> str:
-    """The standard output of `command` as text; see `run_binary`."""
+    """Return the standard output of `command` as text; see `run_binary`."""
     return run_binary(command, seconds, folder).decode(errors="replace")
 
 
 def run_binary(
     command: list[str], seconds: float, folder: Path | None = None, first_file_seconds: float | None = None
 ) -> bytes:
-    """The standard output of `command`, run in `folder` for at most `seconds`.
+    """Return the standard output of a program.
 
-    A download that cannot begin is given up early: after `first_file_seconds` if `folder` is empty then.
+    Args:
+        command: the program and its arguments.
+        seconds: how long it may run.
+        folder: where it runs; by default, here.
+        first_file_seconds: how long it may run while `folder` is empty; a download that cannot begin then ends early.
 
     Raises:
-        CommandError: when the program is not installed, exits with an error, or is still running after `seconds`.
+        CommandError: when the program is not installed, exits with an error, or runs for too long.
     """
     program = shutil.which(command[0])
     if program is None:
@@ -76,7 +80,7 @@ def _wait(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of the program and its children, which share its session."""
+    """End the program if it still runs, and its children, which share its session."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -68,7 +68,7 @@ def test_too_old_a_python_hands_over_to_a_newer_one_or_says_what_to_do(tmp_path,
     assert find_python() == sys.executable
     monkeypatch.setattr(sys, "version_info", (3, 9, 2))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InstallError, match=r"3\.11 or newer is needed, and python3 is 3\.9"):
+    with pytest.raises(InstallError, match=r"python3 is 3\.9, expected 3\.11 or newer"):
         find_python()
     newer = program(tmp_path / "python3.12", "")
     assert find_python() == str(newer)
@@ -161,7 +161,21 @@ def test_the_environment_is_made_once_and_again_when_the_package_changes(tmp_pat
     assert log.read_text().splitlines() == [f"bench/install.py {venv}", "-m batchscale run"]
 
 
-def test_a_missing_python_is_told_in_one_line(tmp_path):
+def test_an_environment_whose_path_holds_a_blank_is_refused_before_anything_is_removed(tmp_path):
+    shown = make("--dry-run", "clean", f"VENV={tmp_path / 'a b'}")
+    assert shown.returncode == 2
+    assert "holds a blank, expected a path without one" in shown.stderr
+    assert "rm" not in shown.stdout
+
+
+def test_an_interpreter_whose_path_holds_a_blank_is_found(tmp_path):
+    python = program(tmp_path / "a b" / "python", f'echo "$@" > "{tmp_path / "log"}"')
+    shown = make("bench", "VENV=", f"PYTHON={python}")
+    assert shown.returncode == 0, shown.stderr
+    assert (tmp_path / "log").read_text() == "-m batchscale run\n"
+
+
+def test_a_missing_python_is_reported_in_one_line(tmp_path):
     shown = make("bench", f"VENV={tmp_path / 'venv'}", "PYTHON=/nowhere/python3")
     assert shown.returncode != 0
     assert "install Python 3.11 or newer" in shown.stdout

@@ -5,7 +5,7 @@ import pytest
 from batchscale.config import experiment as experiments
 from batchscale.config import plan, time_budget
 from batchscale.errors import InputError
-from batchscale.measure.control import costs
+from batchscale.measure.control.progress import SECONDS_PER_LOWERING, lowering_seconds, timing_seconds
 from batchscale.measure.convergence import tuning
 from batchscale.measure.device.tuning_file import Tuned
 from batchscale.measure.run import time_estimate
@@ -60,8 +60,8 @@ def test_every_way_that_a_step_is_timed_counts(table, devices, cells):
     """Four batch sizes in two loops; larger ones on devices; one loop alone takes host input."""
     rates = [1e4] * len(TIERS)
     planned = experiment(throughput=table)
-    timing = seconds(rates, devices)(planned) - seconds(rates)(experiment()) + costs.timing_seconds(planned, 8)
-    assert timing == pytest.approx(costs.timing_seconds(planned, cells))
+    timing = seconds(rates, devices)(planned) - seconds(rates)(experiment()) + timing_seconds(planned, 8)
+    assert timing == pytest.approx(timing_seconds(planned, cells))
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_every_way_that_a_step_is_timed_counts(table, devices, cells):
 )
 def test_lowerings_are_tried_at_sizes_a_factor_of_4_apart(precisions, lowerings, trials):
     planned = experiment(throughput={"precisions": precisions})
-    tried = costs.lowering_seconds(planned, [1, 2, 4, 8, 16], lowerings)
-    assert tried == trials * costs.SECONDS_PER_LOWERING
+    tried = lowering_seconds(planned, [1, 2, 4, 8, 16], lowerings)
+    assert tried == trials * SECONDS_PER_LOWERING
 
 
 def test_evaluations_to_the_epoch_budget_count_as_often_as_the_plan_has_them():

@@ -7,8 +7,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from batchscale.measure.control import costs
-from batchscale.measure.control.progress import Progress
+from batchscale.measure.control.progress import CALIBRATIONS, SECONDS_PER_CALIBRATION, Progress
 from batchscale.measure.device import timing
 from batchscale.measure.run import stages
 from batchscale.measure.throughput import peak_rates, rounds
@@ -41,7 +40,7 @@ def test_products_grow_until_one_is_long_or_the_widest_is_reached(fixed, expecte
 
 def test_every_precision_and_the_copy_are_measured_for_real():
     found = {part[:2]: part.measure(SMALL_BYTES, timing.WALL) for part in peak_rates.PARTS}
-    assert len(found) == costs.CALIBRATIONS == len(peak_rates.PARTS)
+    assert len(found) == CALIBRATIONS == len(peak_rates.PARTS)
     for (quantity, _), values in found.items():
         assert len(values) == (1 if quantity == "timer_resolution_seconds" else peak_rates.ROUNDS)
         assert all(value > 0 for value in values)
@@ -113,4 +112,4 @@ def test_the_time_left_counts_the_calibration(tmp_path, parts):
     made = session(tmp_path)
     stages.planned(made, ["throughput"])
     planned = made.progress.items[made.progress.prefix, "calibration"]
-    assert planned.remaining_seconds() == len(parts) * costs.SECONDS_PER_CALIBRATION
+    assert planned.remaining_seconds() == len(parts) * SECONDS_PER_CALIBRATION

@@ -7,8 +7,7 @@ import pytest
 from batchscale.config import experiment as experiments
 from batchscale.config import time_budget
 from batchscale.errors import InputError
-from batchscale.measure.control import costs
-from batchscale.measure.control.progress import Progress
+from batchscale.measure.control.progress import SECONDS_PER_PAGE, Progress
 from batchscale.measure.control.signals import Stopper
 from batchscale.measure.convergence.lane_programs import LanePrograms
 from batchscale.measure.data import datasets
@@ -155,7 +154,7 @@ def test_stages_and_folders_are_those_asked_for(tmp_path, offline, runs):
     found = suite.measure(asked, host(), Stopper())
     assert found == [tmp_path / "lenet_digits" / host().machine.name]
     assert runs[0][1] == ("throughput",)
-    assert asked.progress.remaining_seconds() == costs.SECONDS_PER_PAGE
+    assert asked.progress.remaining_seconds() == SECONDS_PER_PAGE
 
 
 def test_convergence_without_training_data_is_joined_with_the_digits_of_the_fall_back(tmp_path, offline, runs):

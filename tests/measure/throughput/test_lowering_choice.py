@@ -1,7 +1,7 @@
 """Which lowering a batch size is timed under: the fastest of those tried at a size near it, if that fits."""
 
 import pytest
-from batchscale.measure.control import costs
+from batchscale.measure.control.progress import SECONDS_PER_LOWERING
 from batchscale.measure.run import lowerings
 from batchscale.measure.throughput import rounds
 from batchscale.measure.throughput.timed_loops import CellKey
@@ -33,7 +33,7 @@ def test_the_time_left_counts_the_trials_that_are_still_to_make(tmp_path, monkey
     monkeypatch.setattr(rounds, "examples_per_second", lambda *_: 1.0)
     keys = [CellKey(size, "scan") for size in (4, 8, 16)]
     lowering_of = lowerings.of_cells(made, Pretended(monkeypatch).laboratory, keys)
-    assert made.progress.remaining_seconds() == pytest.approx(4 * costs.SECONDS_PER_LOWERING)
+    assert made.progress.remaining_seconds() == pytest.approx(4 * SECONDS_PER_LOWERING)
     for key in keys:
         lowering_of(key)
     assert made.progress.remaining_seconds() == 0

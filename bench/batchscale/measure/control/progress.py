@@ -1,22 +1,96 @@
-"""How far a run is and when it will end, from the work still planned and the speed measured so far."""
+"""How far a run is and when it will end.
+
+The time left is the work still planned times its cost: a guess at first (the constants below), then the speed measured.
+"""
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from batchscale.config import plan
+from batchscale.config.experiment import Experiment
 from batchscale.printable import visible
 
 LINE_SECONDS = 10.0
-"""Seconds between progress lines when nobody watches a terminal."""
+"""Seconds between progress lines where the output is no terminal."""
+LIVE_SECONDS = 0.2
+"""Seconds between changes of the live line of a terminal."""
+KNOWN_SHARE = 0.03
+"""Share of an item that must be done before its measured speed replaces the guess."""
+CLEARED = "\r\x1b[2K"
+"""Moves a terminal's cursor to the start of its line and clears the line."""
+
+# Guessed costs on a slow CPU with two cores; measured speeds replace those of training and timing.
+SECONDS_PER_CELL = 1.2
+"""Compiling one timed cell and finding how many steps fill a round."""
+SECONDS_PER_LOWERING = 2.5
+"""Compiling and trying a lowering at one batch size."""
+LOWERINGS_APART = 4
+"""Factor between the batch sizes at which lowerings are tried."""
+SECONDS_PER_TIER = 8.0
+"""Compiling a tier's programs: for its search, its compacted and its confirmed lanes, and for evaluation."""
+SECONDS_PER_PAGE = 10.0
+"""Analysing rows and drawing the page."""
+CALIBRATIONS = 5
+"""Number of peak rates that are measured."""
+SECONDS_PER_CALIBRATION = 0.5
+"""Measuring one peak rate."""
+MAX_BATCH_SIZE_SECONDS = 20.0
+"""Starting a process, compiling a step of the whole training set and running it once."""
+SHARE_OF_SEARCH = 0.85
+"""Share of a full search to the epoch budget that is trained; losing rates are stopped early."""
+RATES_CONFIRMED = 1.6
+"""Rates confirmed per batch size, on average."""
+BEYOND_BUDGET = 1.2
+"""Examples of all trials over those of the epoch budget: some go on towards the target."""
+
+
+def timing_seconds(experiment: Experiment, cells: int) -> float:
+    """Guess the seconds that the rounds of so many timed cells take."""
+    table = experiment.throughput
+    return cells * (table.rounds * table.round_seconds + SECONDS_PER_CELL)
+
+
+def lowering_seconds(experiment: Experiment, batch_sizes: Sequence[int], lowerings: int) -> float:
+    """Guess the seconds to try so many lowerings in every precision; a single lowering needs no trial."""
+    precisions = max(1, len(experiment.throughput.precisions))
+    trials = len(plan.spaced(batch_sizes, LOWERINGS_APART)) * precisions * lowerings
+    return trials * SECONDS_PER_LOWERING if lowerings > 1 else 0.0
+
+
+def max_batch_size_seconds(experiment: Experiment) -> float:
+    """Guess the seconds to find the largest batch size."""
+    return MAX_BATCH_SIZE_SECONDS if experiment.throughput.max_batch_size != "skip" else 0.0
+
+
+def search_trials(experiment: Experiment, tier: plan.Tier) -> float:
+    """Guess a tier's search, as a number of trials to the epoch budget."""
+    points = sum(len(plan.points(experiment, size)) for size in tier.batch_sizes)
+    return points * experiment.seeds.search * SHARE_OF_SEARCH
+
+
+def confirm_trials(experiment: Experiment, tier: plan.Tier) -> float:
+    """Guess a tier's confirmation, the fixed rate included, as a number of trials to the epoch budget."""
+    rates = RATES_CONFIRMED + (experiment.learning_rate.fixed is not None)
+    return len(tier.batch_sizes) * rates * experiment.seeds.confirm * BEYOND_BUDGET
 
 
 @dataclass
 class Item:
-    """One piece of planned work: its amount in any unit, what is done, and seconds per unit as guessed at first."""
+    """One piece of planned work.
+
+    Attributes:
+        expected: all of the work, in any unit.
+        guessed_rate: units per second, until a rate is measured.
+        done: work done so far.
+        seconds: time that work took.
+        closed: True once nothing is left of it, whatever was expected.
+    """
 
     expected: float
     guessed_rate: float
@@ -25,16 +99,28 @@ class Item:
     closed: bool = False
 
     def remaining_seconds(self) -> float:
-        """Seconds still needed, at the measured rate once a few percent are done."""
+        """Return the seconds still needed, at the measured rate once `KNOWN_SHARE` is done."""
         if self.closed:
             return 0.0
-        rate = self.done / self.seconds if self.done > 0.03 * self.expected and self.seconds > 0 else self.guessed_rate
+        measured = self.done > KNOWN_SHARE * self.expected and self.seconds > 0
+        rate = self.done / self.seconds if measured else self.guessed_rate
         return max(self.expected - self.done, 0.0) / rate
 
 
 @dataclass
 class Progress:
-    """The work of a run; writes one live line on a terminal, and a plain line now and then elsewhere."""
+    """The work of a run, shown as one live line on a terminal, and as a plain line now and then elsewhere.
+
+    The line is written by hand, as rich hides the cursor while its own is live: a run that is killed would leave it so.
+
+    Attributes:
+        output: where lines are written.
+        clock: returns seconds since some moment.
+        quiet: True if nothing is written.
+        items: planned work by experiment and name.
+        prefix: the experiment that work is planned and done for.
+        last_line: when the last line was written, by `clock`.
+    """
 
     output: TextIO = field(default_factory=lambda: sys.stderr)
     clock: Callable[[], float] = time.monotonic
@@ -44,16 +130,16 @@ class Progress:
     last_line: float = -1e9
 
     def begin(self, experiment: str) -> None:
-        """What is planned and done from now on belongs to this experiment."""
+        """Plan and count work for this experiment from now on."""
         self.prefix = experiment
 
     def plan(self, name: str, expected: float, rate: float) -> None:
-        """Announce work, or revise how much of it there will be; `rate` is units per second until measured."""
+        """Plan work, or revise how much there is; `rate` is units per second until one is measured."""
         item = self.items.setdefault((self.prefix, name), Item(expected, rate))
         item.expected, item.guessed_rate = max(expected, item.done), rate
 
     def advance(self, name: str, amount: float, seconds: float, doing: str = "") -> None:
-        """Book work done and show the line."""
+        """Count work done and show the line."""
         item = self.items[self.prefix, name]
         item.done += amount
         item.seconds += seconds
@@ -61,42 +147,50 @@ class Progress:
         self.show(f"{name} {doing}".strip())
 
     def close(self, name: str) -> None:
-        """Nothing is left of this item, whatever was expected."""
+        """Leave nothing of an item, whatever was expected; an item that was never planned is no error."""
         if (self.prefix, name) in self.items:
             self.items[self.prefix, name].closed = True
 
     def remaining_seconds(self) -> float:
-        """Seconds until everything planned is done."""
+        """Return the seconds until everything planned is done."""
         return sum(item.remaining_seconds() for item in self.items.values())
 
     def show(self, doing: str, *, force: bool = False, planned: bool = True) -> None:
-        """One line: experiment, what is being done, and the time left once all of it is planned."""
-        if self.quiet:
-            return
-        live, now = self.output.isatty(), self.clock()
-        if not force and now - self.last_line < (0.2 if live else LINE_SECONDS):
+        """Show one line: the experiment, what is being done, and the time left.
+
+        Args:
+            doing: what is being done.
+            force: True to show it even if the last line is recent.
+            planned: False while work is still being planned, so that the time left is not known.
+        """
+        live, now = self._live(), self.clock()
+        if self.quiet or (not force and now - self.last_line < (LIVE_SECONDS if live else LINE_SECONDS)):
             return
         self.last_line = now
         left = f" | {readable(self.remaining_seconds())} left" if planned else ""
         line = f"{self.prefix} | {doing}{left}"
-        self.output.write(f"\r\x1b[2K{line[:150]}" if live else f"{line}\n")
+        # A live line that wraps could not be cleared.
+        self.output.write(f"{CLEARED}{line[: shutil.get_terminal_size().columns - 1]}" if live else f"{line}\n")
         self.output.flush()
 
     def end(self) -> None:
         """Clear the live line."""
-        if not self.quiet and self.output.isatty():
-            self.output.write("\r\x1b[2K")
+        if not self.quiet and self._live():
+            self.output.write(CLEARED)
 
     def say(self, line: str) -> None:
-        """A line that stays, or several, in which only their ends act on the terminal."""
+        """Write a line that stays, or several; control characters in them are written as escapes."""
         if not self.quiet:
             shown = "\n".join(map(visible, line.split("\n")))
-            self.output.write(("\r\x1b[2K" if self.output.isatty() else "") + shown + "\n")
+            self.output.write((CLEARED if self._live() else "") + shown + "\n")
             self.output.flush()
+
+    def _live(self) -> bool:
+        return self.output.isatty()
 
 
 def readable(seconds: float) -> str:
-    """Seconds as `41 s`, `3 min 20 s` or `2 h 5 min`."""
+    """Return seconds as `41 s`, `3 min 20 s` or `2 h 5 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

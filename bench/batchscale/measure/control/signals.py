@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks to finish the round and save, the second stops now."""
+"""Ctrl-C and SIGTERM: the first asks the run to finish its round and save, the second stops it at once."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from typing import Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 10.0
-"""For the second signal to get through: Python hears none while a library computes."""
+"""How long the second signal may take to have an effect: Python handles none while a library computes."""
 ASKED = b"\nstopping after this round; once more stops now\n"
 FORCED = b"stopped in mid-work: every row written is whole; the same command again continues\n"
 
 
 class Stopped(Exception):  # noqa: N818 - what the user asked for is no error
-    """The user or the scheduler asked to stop, and what was measured is saved."""
+    """The user or the scheduler asked to stop, and everything measured is saved."""
 
 
 class Stopper:
     """While entered, turns the first signal into a request and the second into KeyboardInterrupt.
 
-    A thread hears signals even while the main one computes in a library: it answers the first at once, and ends the
-    process where the second has no effect.
+    A thread receives signals even while the main thread computes in a library. It answers the first signal at once, and
+    ends the process if the second has no effect within `GRACE_SECONDS`.
+
+    Attributes:
+        requested: True after the first signal.
     """
 
     def __init__(self) -> None:
@@ -48,7 +51,7 @@ class Stopper:
         signal.set_wakeup_fd(self._wakeup_before)
         self._left.set()
         os.close(self._writer)
-        self._listener.join(GRACE_SECONDS)  # what it says comes before whatever is said next
+        self._listener.join(GRACE_SECONDS)  # its message must come before the next one
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self.requested:
@@ -67,7 +70,7 @@ class Stopper:
                     os._exit(130)
 
     def check(self) -> None:
-        """Stop here if that was asked for; call it where everything measured is on disk.
+        """Stop here if a signal asked for it; call it where everything measured is on disk.
 
         Raises:
             Stopped: after a signal.

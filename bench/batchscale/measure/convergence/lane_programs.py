@@ -9,7 +9,7 @@ from itertools import pairwise
 import msgspec
 
 from batchscale.config import plan
-from batchscale.measure.control import costs
+from batchscale.measure.control.progress import confirm_trials, search_trials
 from batchscale.measure.convergence.lanes import EVALUATION_BATCH_SIZE, Programs
 from batchscale.measure.convergence.memory_fit import fitting_shape, steady_bytes
 from batchscale.measure.convergence.tuning import SpeedTrial
@@ -115,7 +115,7 @@ class LanePrograms:
         experiment = self.session.experiment
         if self.on_cpu:
             return EVALUATED_CONVOLUTION_ON_CPU if self.session.convolves else EVALUATION_BATCH_SIZE
-        lanes = max(trials(experiment, tier) for trials in (costs.search_trials, costs.confirm_trials))
+        lanes = max(trials(experiment, tier) for trials in (search_trials, confirm_trials))
         return max(1, min(EVALUATION_BATCH_SIZE, int(EVALUATED_AT_ONCE / lanes)))
 
     def _noise_parts(self, tier: plan.Tier) -> int:

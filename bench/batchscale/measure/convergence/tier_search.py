@@ -14,8 +14,8 @@ import msgspec
 
 from batchscale.config import plan
 from batchscale.config.vocabulary import Point
-from batchscale.measure.control import costs
 from batchscale.measure.control.failures import FAILURES, failure_of
+from batchscale.measure.control.progress import SECONDS_PER_TIER, confirm_trials, search_trials
 from batchscale.measure.convergence import train_wave, tuning, wave
 from batchscale.measure.convergence.checkpoint import Checkpoint, trials_of
 from batchscale.measure.convergence.known_trials import Study, key_of
@@ -42,11 +42,11 @@ class TierStudy:
         """Tell the progress line what is to come: the trials that are missing, as far as that is known."""
         experiment, sizes = self.study.experiment, self.tier.batch_sizes
         searched = sum(len(self.study.of("search", size)) for size in sizes)
-        self.plan("search", max(0.0, costs.search_trials(experiment, self.tier) - searched))
+        self.plan("search", max(0.0, search_trials(experiment, self.tier) - searched))
         left = [size for size in sizes if not self.study.of("confirm", size)]
-        self.plan("confirm", costs.confirm_trials(experiment, self.tier) * len(left) / len(sizes))
+        self.plan("confirm", confirm_trials(experiment, self.tier) * len(left) / len(sizes))
         if left:
-            self.study.progress.plan(self.item("compile"), costs.SECONDS_PER_TIER, 1.0)
+            self.study.progress.plan(self.item("compile"), SECONDS_PER_TIER, 1.0)
 
     def plan(self, name: str, trials: float) -> None:
         """Tell the progress line of a phase of so many trials to the epoch budget."""
@@ -159,7 +159,7 @@ class TierStudy:
         start = time.monotonic()
         shapes = shapes_of()
         seconds, item = time.monotonic() - start, self.item("compile")
-        self.study.progress.plan(item, costs.SECONDS_PER_TIER, 1.0)
+        self.study.progress.plan(item, SECONDS_PER_TIER, 1.0)
         self.study.progress.advance(item, seconds, seconds)
         return shapes
 

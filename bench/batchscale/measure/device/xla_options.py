@@ -1,7 +1,7 @@
 """How programs are compiled and in which precision they compute.
 
-Compile options are XLA's own, but for a few on a CPU that were measured to be faster (2 cores of an AMD EPYC, JAX
-0.10, November 2026, lanes of the convergence stage).
+Compile options are XLA's own, but for a few on a CPU that were measured to be faster (2 x86 cores, JAX 0.10,
+November 2026, lanes of the convergence stage).
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import msgspec
 
-from batchscale.measure.control import costs
 from batchscale.measure.control.failures import Failure
+from batchscale.measure.control.progress import MAX_BATCH_SIZE_SECONDS
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import max_batch_size
 from batchscale.measure.throughput.child_process import Child, Job
@@ -50,7 +50,7 @@ def lacks_max_batch_size(session: Session) -> bool:
 def announce_max_batch_size(session: Session) -> None:
     """Plan the progress line for the search, where it is still to do."""
     if lacks_max_batch_size(session):
-        session.progress.plan(MAX_BATCH_SIZE, 1, 1 / costs.MAX_BATCH_SIZE_SECONDS)
+        session.progress.plan(MAX_BATCH_SIZE, 1, 1 / MAX_BATCH_SIZE_SECONDS)
 
 
 def find_max_batch_size(session: Session, laboratory: Laboratory, lowering_of: Callable[[CellKey], str | None]) -> None:

@@ -8,7 +8,7 @@ from functools import cache, partial
 
 from batchscale.config import plan
 from batchscale.config.vocabulary import Precision
-from batchscale.measure.control import costs
+from batchscale.measure.control.progress import LOWERINGS_APART, SECONDS_PER_LOWERING
 from batchscale.measure.device import tuning_file
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import rounds
@@ -27,7 +27,7 @@ def announce_of_cells(session: Session, keys: Sequence[CellKey]) -> None:
     if len(session.lowerings) > 1:
         untried = {one for one in (_choice(session, key) for key in keys) if _name(session, one) not in session.tuning}
         trials = len(untried) * len(session.lowerings)
-        session.progress.plan(TRIALS, trials, 1 / costs.SECONDS_PER_LOWERING)
+        session.progress.plan(TRIALS, trials, 1 / SECONDS_PER_LOWERING)
 
 
 def of_cells(session: Session, laboratory: Laboratory, missing: Sequence[CellKey]) -> Callable[[CellKey], str | None]:
@@ -60,7 +60,7 @@ def of_cells(session: Session, laboratory: Laboratory, missing: Sequence[CellKey
 
 
 def _choice(session: Session, key: CellKey) -> Choice:
-    tried = plan.spaced(session.batch_sizes, costs.LOWERINGS_APART)
+    tried = plan.spaced(session.batch_sizes, LOWERINGS_APART)
     reached = [size for size in tried if size <= key.examples_at_once]
     return max(reached, default=tried[0]), key.precision
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 from batchscale.config import plan
-from batchscale.measure.control import costs
+from batchscale.measure.control.progress import SECONDS_PER_CALIBRATION, timing_seconds
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.device import sensors
 from batchscale.measure.run import jobs, lowerings
@@ -48,9 +48,9 @@ class Throughput:
         """Plan the progress line for all that is missing."""
         session, missing = self.session, _missing(self.session)
         lowerings.announce_of_cells(session, missing)
-        session.progress.plan("timing", len(missing), 1 / costs.timing_seconds(session.experiment, 1))
+        session.progress.plan("timing", len(missing), 1 / timing_seconds(session.experiment, 1))
         jobs.announce_max_batch_size(session)
-        calibrating = len(_uncalibrated(session)) * costs.SECONDS_PER_CALIBRATION
+        calibrating = len(_uncalibrated(session)) * SECONDS_PER_CALIBRATION
         session.progress.plan("calibration", calibrating if missing else 0, 1.0)
 
     def run(self) -> None:

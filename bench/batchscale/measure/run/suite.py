@@ -16,8 +16,7 @@ from batchscale.config import plan, time_budget
 from batchscale.config.experiment import Experiment, Workload
 from batchscale.config.vocabulary import STAGES
 from batchscale.errors import InputError
-from batchscale.measure.control import costs
-from batchscale.measure.control.progress import Progress
+from batchscale.measure.control.progress import SECONDS_PER_PAGE, Progress
 from batchscale.measure.control.signals import Stopper
 from batchscale.measure.convergence.lane_programs import LanePrograms
 from batchscale.measure.data import datasets
@@ -235,7 +234,7 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
         staged = []
         for one in sessions:
             staged.append(planned(one, stages))
-            request.progress.plan("page", costs.SECONDS_PER_PAGE, 1.0)
+            request.progress.plan("page", SECONDS_PER_PAGE, 1.0)
         for one, made in zip(sessions, staged, strict=True):
             request.progress.begin(one.experiment.name)
             for stage in made:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from batchscale.config import plan
 from batchscale.config.experiment import Experiment
-from batchscale.measure.control.costs import (
+from batchscale.measure.control.progress import (
     CALIBRATIONS,
     SECONDS_PER_CALIBRATION,
     SECONDS_PER_PAGE,

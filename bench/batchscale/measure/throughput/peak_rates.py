@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from batchscale.config.vocabulary import Precision
-from batchscale.measure.control.costs import SECONDS_PER_CALIBRATION
+from batchscale.measure.control.progress import SECONDS_PER_CALIBRATION
 from batchscale.measure.device.timing import Clock, Work, resolution, steps_to_fill, timed
 from batchscale.measure.device.xla_options import compute_dtype, matmul_precision
 from batchscale.measure.throughput.context import Laboratory

@@ -23,7 +23,7 @@ def test_time_left_is_guessed_then_measured():
     made.plan("search", 1000, 10.0)
     assert made.remaining_seconds() == 100
     made.advance("search", 10, 0.5)
-    assert made.remaining_seconds() == 99, "one percent says nothing of the rest"
+    assert made.remaining_seconds() == 99, "one percent is too little to measure the rest by"
     made.advance("search", 490, 9.5)
     assert made.remaining_seconds() == pytest.approx(500 / 50)
 
@@ -68,7 +68,7 @@ def test_lines_come_now_and_then_where_nobody_watches():
     assert lines[0] == "tiny | search B=4 | 1 min 39 s left"
 
 
-def test_no_time_is_left_to_tell_before_all_work_is_planned():
+def test_the_time_left_is_not_shown_before_all_work_is_planned():
     output = io.StringIO()
     made, now = progress(output)
     made.plan("search", 100, 1.0)
@@ -86,6 +86,14 @@ def test_a_terminal_has_one_live_line_and_lines_that_stay():
     made.say("done")
     assert output.getvalue().count("\r\x1b[2K") == 2
     assert output.getvalue().endswith("done\n")
+
+
+def test_a_live_line_is_no_wider_than_the_terminal_which_could_not_clear_it(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    output = Terminal()
+    made, _ = progress(output)
+    made.show("training very many things at once")
+    assert output.getvalue() == "\r\x1b[2Ktiny | training ver"
 
 
 def test_no_name_of_a_folder_acts_on_the_terminal():
@@ -108,5 +116,5 @@ def test_quiet_is_quiet():
     ("seconds", "text"),
     [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (3600, "1 h 0 min"), (7500, "2 h 5 min")],
 )
-def test_seconds_read_as_people_say_them(seconds, text):
+def test_seconds_are_readable(seconds, text):
     assert readable(seconds) == text
