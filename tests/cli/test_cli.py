@@ -92,7 +92,7 @@ def test_convergence_that_cannot_be_read_is_refused_before_data_is_fetched(tmp_p
 @pytest.mark.parametrize(
     ("line", "refusal"),
     [
-        ("", "Missing command."),
+        ("", "Missing command; `batchscale --help` lists the commands."),
         ("walk", "No such command 'walk'."),
         ("figure DIR", "No such command 'figure'. Did you mean 'figures'?"),
         ("run --budgt 5", "run: No such option '--budgt'. Did you mean '--budget'?"),

@@ -30,13 +30,19 @@ class Commands(click.Group):
         """Return the names of the commands."""
         return [*self.commands]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse an empty line with a hint, which click would not give."""
+        if not args:
+            ctx.fail("Missing command; `batchscale --help` lists the commands.")
+        return super().parse_args(ctx, args)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Refuse `--results --json`, where click would name a folder `--json`."""
         name, command, rest = super().resolve_command(ctx, args)
         options = (one for one in (command.params if command else ()) if isinstance(one, click.Option))
-        with_value = {name for one in options if not one.is_flag for name in one.opts}
+        with_value = {flag for one in options if not one.is_flag for flag in one.opts}
         for option, value in pairwise(rest):
             if option in with_value and value.startswith("--"):
                 raise click.BadOptionUsage(option, f"Option {option!r} requires an argument, found {value!r}.")
@@ -46,7 +52,6 @@ class Commands(click.Group):
 APP = Commands(
     help="Which batch size should I train with, on this hardware? Measure it.",
     epilog=EXAMPLES,
-    no_args_is_help=False,
     commands=[
         measuring.run,
         measuring.list_names,
