@@ -9,7 +9,7 @@ from threading import Event
 
 import numpy as np
 from batchscale.config import experiment, plan
-from batchscale.config.vocabulary import Loop
+from batchscale.config.vocabulary import CellKey, Loop
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.convergence import train_wave, wave
 from batchscale.measure.convergence.stage import Convergence
@@ -19,7 +19,7 @@ from batchscale.measure.data.datasets import Dataset
 from batchscale.measure.device.machine import Host
 from batchscale.measure.device.timing import Work
 from batchscale.measure.session import Session
-from batchscale.measure.throughput.timed_loops import CellKey, build
+from batchscale.measure.throughput.timed_loops import build
 from batchscale.measure.training.learner import Learner
 from races import Contestant
 

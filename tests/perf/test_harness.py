@@ -9,12 +9,13 @@ from statistics import median
 import jax
 import jax.numpy as jnp
 import msgspec
+from batchscale.config.vocabulary import CellKey
 from batchscale.measure.data import example_order
 from batchscale.measure.device.timing import Work, timed
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import rounds
 from batchscale.measure.throughput.context import Laboratory
-from batchscale.measure.throughput.timed_loops import BATCHES_AT_HAND, LEARNING_RATE, CellKey
+from batchscale.measure.throughput.timed_loops import BATCHES_AT_HAND, LEARNING_RATE
 from batchscale.measure.training.learner import Examples, Learner
 from batchscale.records.row_types import AnyRow, Round
 

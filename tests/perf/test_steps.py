@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 from batchscale.analysis.pages import report
+from batchscale.config.vocabulary import CellKey
 from batchscale.measure.device.timing import steps_to_fill
-from batchscale.measure.throughput.timed_loops import CellKey, build
+from batchscale.measure.throughput.timed_loops import build
 from batchscale.measure.training.learner import make_learner
 
 ROUNDS = 10

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import jax
 import msgspec
+from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.throughput import rounds as throughput
 from batchscale.measure.throughput.child_process import ChildError
 from batchscale.measure.throughput.context import Laboratory
 from batchscale.measure.throughput.history import Attempts
-from batchscale.measure.throughput.timed_loops import CellKey
 from batchscale.records.row_types import Compilation, Origin, Round
 from sample_rows import ORIGIN
 from tiny_workload import experiment, learner, train_split

@@ -11,9 +11,9 @@ import jax
 import msgspec
 import numpy as np
 import tiny_workload
+from batchscale.config.vocabulary import CellKey
 from batchscale.measure.run import stages
 from batchscale.measure.throughput import timed_loops
-from batchscale.measure.throughput.timed_loops import CellKey
 from batchscale.records import row_files
 from batchscale.records.row_types import Compilation, Round, Trial
 from jax.sharding import SingleDeviceSharding

@@ -9,7 +9,7 @@ from itertools import product
 import msgspec
 
 from batchscale.config.experiment import Experiment, LearningRate, expand_batch_sizes
-from batchscale.config.vocabulary import Options, Point
+from batchscale.config.vocabulary import CellKey, Options, Point
 from batchscale.errors import InputError
 
 FIRST_CONFIRMATION_SEED = 1000
@@ -80,6 +80,35 @@ def parallel_batch_sizes(sizes: Iterable[int], devices: int, train_examples: int
     kept = set(sizes)
     together = {size * devices for size in kept if size * devices <= train_examples}
     return sorted(together | {size for size in kept if size % devices == 0})
+
+
+def cells(experiment: Experiment, sizes: Sequence[int], devices: Sequence[int], train_examples: int) -> list[CellKey]:
+    """Return every cell to time: each batch size on one device, then on several in the precision that is trained in.
+
+    A loop inside a program cannot take batches from host memory, so those are only dispatched.
+
+    Args:
+        experiment: Names the loops, inputs and precisions.
+        sizes: Batch sizes of one device.
+        devices: Numbers of devices above 1, as `device_counts` returns them.
+        train_examples: Size of the train split; no batch is larger.
+    """
+    table, trained_in = experiment.throughput, experiment.workload.precision
+    alone = [
+        CellKey(size, loop, source, precision)
+        for precision in table.precisions or [trained_in]
+        for source in table.inputs
+        for size in sizes
+        for loop in table.loops
+        if (loop, source) != ("scan", "host")
+    ]
+    shared = [
+        CellKey(size, loop, "device", trained_in, count)
+        for count in devices
+        for size in parallel_batch_sizes(sizes, count, train_examples)
+        for loop in table.loops
+    ]
+    return alone + shared
 
 
 def anchor_rate(table: LearningRate, batch_size: int) -> float:

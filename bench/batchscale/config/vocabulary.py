@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
 import msgspec
 from msgspec import Meta
@@ -61,3 +61,56 @@ class Point(msgspec.Struct, frozen=True, order=True):
         The learning rate itself if momentum is not searched.
         """
         return self.learning_rate / (1.0 - self.momentum)
+
+
+class CellKey(msgspec.Struct, frozen=True, order=True):
+    """What distinguishes one timed cell from every other of an experiment.
+
+    Attributes:
+        batch_size: Examples of one training step, over all devices.
+        loop: How steps are run.
+        input: Where the examples of a step come from.
+        precision: Arithmetic of the step.
+        devices: How many devices share a batch.
+        accumulation: How many microbatches a batch is split into, whose gradients are averaged before the update.
+    """
+
+    batch_size: int
+    loop: Loop
+    input: Input = "device"
+    precision: Precision = "float32"
+    devices: int = 1
+    accumulation: int = 1
+
+    @classmethod
+    def of(cls, cell: object) -> Self:
+        """Return the key of a row, or of anything else that has these attributes."""
+        return cls(*(getattr(cell, name) for name in cls.__struct_fields__))
+
+    @property
+    def examples_at_once(self) -> int:
+        """A device's part of a microbatch, which is what one turn of a compiled loop computes on one device."""
+        return self.batch_size // (self.devices * self.accumulation)
+
+    @property
+    def variant(self) -> str:
+        """In words, how the cell differs from float32 steps of whole batches on one device; empty for those."""
+        phrases = {
+            f" in {self.precision}": self.precision != "float32",
+            " from host memory": self.input == "host",
+            f" on {self.devices} devices": self.devices > 1,
+            f" in {self.accumulation} microbatches": self.accumulation > 1,
+        }
+        return "".join(phrase for phrase, differs in phrases.items() if differs)
+
+    def __str__(self) -> str:
+        return f"B={self.batch_size} {self.loop}{self.variant}"
+
+    def narrower(self) -> Self | None:
+        """Return the same batch in at least twice as many equal microbatches.
+
+        None once each device has one example of each microbatch.
+        """
+        whole = self.batch_size // self.devices
+        count = next((count for count in range(2 * self.accumulation, whole + 1) if whole % count == 0), None)
+        return None if count is None else msgspec.structs.replace(self, accumulation=count)

@@ -9,9 +9,9 @@ import time
 import jax
 import msgspec
 import pytest
+from batchscale.config.vocabulary import CellKey
 from batchscale.measure.throughput import child_main, child_process
 from batchscale.measure.throughput.child_process import COMMAND, Child, ChildError, Job
-from batchscale.measure.throughput.timed_loops import CellKey
 from batchscale.records.row_files import encode
 from batchscale.records.row_types import Compilation, Origin, Round
 from repository import ROOT

@@ -8,7 +8,6 @@ import sys
 import pytest
 from batchscale.config import plan
 from batchscale.errors import InputError
-from batchscale.measure.throughput.timed_loops import parallel_keys
 from repository import ROOT
 from tiny_workload import experiment
 
@@ -99,7 +98,7 @@ def test_a_misspelt_number_of_devices_is_refused(devices):
 
 
 def test_parts_are_equal_and_no_batch_is_above_the_training_set():
-    keys = parallel_keys(experiment(), [6, 8, 50], [2, 4], 100)
+    keys = [key for key in plan.cells(experiment(), [6, 8, 50], [2, 4], 100) if key.devices > 1]
     assert {key.devices for key in keys} == {2, 4}
     assert all(key.batch_size % key.devices == 0 and key.batch_size <= 100 for key in keys)
     assert {key.batch_size for key in keys if key.devices == 4} == {8, 24, 32}

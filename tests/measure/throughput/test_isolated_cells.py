@@ -2,10 +2,10 @@
 
 import msgspec
 import pytest
+from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.failures import Failure
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.throughput.context import SAFE_SHARE_OF_MEMORY
-from batchscale.measure.throughput.timed_loops import key_of
 from batchscale.records.row_types import Compilation, Round
 from fake_laboratory import KEYS, Pretended, Scripted, cell_rows
 from sample_rows import ORIGIN
@@ -30,7 +30,7 @@ def test_cells_that_may_not_fit_run_in_a_process_of_their_own(monkeypatch, isola
     made.laboratory.isolated = opened
     assert len(made.measure()) == 5 * len(KEYS) - 2
     assert asked == [(key, 2 if key == KEYS[4] else 0) for key in KEYS if key in isolated]
-    assert {key_of(row) for row in made.rows if isinstance(row, Compilation) and row.isolated} == set(isolated)
+    assert {CellKey.of(row) for row in made.rows if isinstance(row, Compilation) and row.isolated} == set(isolated)
     assert isolate != "always" or made.built == []
 
 
@@ -50,10 +50,10 @@ def test_a_process_that_fails_is_a_row_and_its_rounds_are_kept(monkeypatch, give
     made.laboratory.experiment = experiment(throughput={"rounds": 5, "isolate": "always"})
     made.measure(keys=KEYS[:1])
     assert child.ended
-    assert (made.rows[-1].status, key_of(made.rows[-1])) == (status, KEYS[0])
+    assert (made.rows[-1].status, CellKey.of(made.rows[-1])) == (status, KEYS[0])
     assert says in made.rows[-1].message
     assert sum(isinstance(row, Round) for row in made.rows) == sum(
-        isinstance(row, Round) and key_of(row) == KEYS[0] for row in given
+        isinstance(row, Round) and CellKey.of(row) == KEYS[0] for row in given
     )
 
 

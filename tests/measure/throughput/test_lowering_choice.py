@@ -1,10 +1,10 @@
 """Which lowering a batch size is timed under: the fastest of those tried at a size near it, if that fits."""
 
 import pytest
+from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.progress import SECONDS_PER_LOWERING
 from batchscale.measure.run import lowerings
 from batchscale.measure.throughput import rounds
-from batchscale.measure.throughput.timed_loops import CellKey
 from batchscale.records.row_types import Compilation
 from fake_laboratory import Pretended
 from tiny_workload import session

@@ -5,11 +5,11 @@ from dataclasses import replace
 import jax
 import msgspec
 import pytest
+from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.failures import Failure
 from batchscale.measure.run import jobs, stages
 from batchscale.measure.throughput import max_batch_size
 from batchscale.measure.throughput.max_batch_size import MOST_COMPILATIONS, RESOLUTION, find, largest_that_fits
-from batchscale.measure.throughput.timed_loops import CellKey
 from batchscale.records import row_files
 from batchscale.records.row_types import Limit
 from fake_laboratory import Pretended, Scripted

@@ -5,13 +5,12 @@ import time
 
 import jax
 import pytest
+from batchscale.config.vocabulary import CellKey
 from batchscale.errors import DeviceError
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.device.sensors import Counter, Sensors
 from batchscale.measure.run import stages
 from batchscale.measure.throughput import rounds
-from batchscale.measure.throughput.context import named
-from batchscale.measure.throughput.timed_loops import CellKey, key_of
 from batchscale.records import row_files
 from batchscale.records.row_types import Compilation, Round
 from fake_laboratory import KEYS, Pretended
@@ -42,16 +41,16 @@ def test_rounds_are_interleaved_over_cells_in_shuffled_order(monkeypatch):
     assert len(found) == 5 * len(KEYS)
     sweeps = [found[first : first + len(KEYS)] for first in range(0, len(found), len(KEYS))]
     for number, sweep in enumerate(sweeps):
-        assert {key_of(row) for row in sweep} == set(KEYS)
+        assert {CellKey.of(row) for row in sweep} == set(KEYS)
         assert {row.round for row in sweep} == {number}
-    assert len({tuple(key_of(row) for row in sweep) for sweep in sweeps}) > 1
+    assert len({tuple(CellKey.of(row) for row in sweep) for sweep in sweeps}) > 1
 
 
 def test_every_cell_is_compiled_once_and_its_compile_time_is_a_row_of_its_own(monkeypatch):
     made = Pretended(monkeypatch)
     made.measure()
     compiled = [row for row in made.rows if isinstance(row, Compilation)]
-    assert [key_of(row) for row in compiled] == made.built == KEYS
+    assert [CellKey.of(row) for row in compiled] == made.built == KEYS
     assert {(row.status, row.compile_seconds, row.isolated) for row in compiled} == {("ok", 0.25, False)}
     assert all(row.predicted_bytes == made.predicted_bytes(row) for row in compiled)
 
@@ -69,8 +68,8 @@ def test_only_what_is_missing_is_measured(monkeypatch):
     made.laboratory.attempts.rounds.update({**dict.fromkeys(KEYS, 5), KEYS[0]: 0, KEYS[3]: 2})
     found = made.measure()
     assert made.built == [KEYS[0], KEYS[3]]
-    assert sorted(row.round for row in found if key_of(row) == KEYS[0]) == [0, 1, 2, 3, 4]
-    assert sorted(row.round for row in found if key_of(row) == KEYS[3]) == [2, 3, 4]
+    assert sorted(row.round for row in found if CellKey.of(row) == KEYS[0]) == [0, 1, 2, 3, 4]
+    assert sorted(row.round for row in found if CellKey.of(row) == KEYS[3]) == [2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -83,10 +82,10 @@ def test_a_cell_that_fails_is_a_row_and_the_sweep_goes_on(monkeypatch, message, 
     made = Pretended(monkeypatch, fails={bad: (calls, message)})
     found = made.measure()
     (row,) = [row for row in made.rows if isinstance(row, Compilation) and row.status != "ok"]
-    assert (key_of(row), row.status, row.message) == (bad, status, message)
+    assert (CellKey.of(row), row.status, row.message) == (bad, status, message)
     for key in KEYS:
-        assert key == bad or sum(key_of(one) == key for one in found) == 5
-    assert sum(key_of(one) == bad for one in found) < 5
+        assert key == bad or sum(CellKey.of(one) == key for one in found) == 5
+    assert sum(CellKey.of(one) == bad for one in found) < 5
 
 
 def test_a_stop_keeps_whole_rounds(monkeypatch):
@@ -105,7 +104,7 @@ def test_what_failed_is_done_until_it_is_to_be_tried_again(monkeypatch):
     again = Pretended(monkeypatch).again(made.rows)
     assert again.measure() == again.built == []
     retried = Pretended(monkeypatch).again(made.rows, retries_failed=True)
-    assert [key_of(row) for row in retried.measure()] == [bad] * 5
+    assert [CellKey.of(row) for row in retried.measure()] == [bad] * 5
     assert Pretended(monkeypatch).again([*made.rows, *retried.rows]).measure() == []
 
 
@@ -126,7 +125,7 @@ def test_failures_apart_or_for_want_of_memory_stop_nothing(monkeypatch):
 
 def test_ways_to_run_a_step_have_different_names():
     ways = [{}, {"precision": "bfloat16"}, {"input": "host"}, {"devices": 2}, {"accumulation": 2}]
-    names = {named(CellKey(8, "dispatch", **{**one, **other})) for one in ways for other in ways}
+    names = {str(CellKey(8, "dispatch", **{**one, **other})) for one in ways for other in ways}
     assert len(names) == 1 + 4 + 6
 
 

@@ -6,9 +6,11 @@ import jax
 import msgspec
 import numpy as np
 import pytest
+from batchscale.config import plan
+from batchscale.config.vocabulary import CellKey
 from batchscale.measure.throughput import timed_loops
 from batchscale.measure.throughput.data_parallel import Placement
-from batchscale.measure.throughput.timed_loops import LEARNING_RATE, CellKey, cell_keys
+from batchscale.measure.throughput.timed_loops import LEARNING_RATE
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_workload import assert_same, experiment, learner, train_split
@@ -57,7 +59,7 @@ def test_no_batch_is_fetched_that_no_step_takes(monkeypatch, steps):
 
 def test_what_comes_from_host_memory_is_dispatched_only():
     asked = experiment(throughput={"inputs": ["device", "host"], "precisions": ["float32", "bfloat16"]})
-    keys = cell_keys(asked, [4, 8])
+    keys = plan.cells(asked, [4, 8], [], 100)
     assert len(keys) == len(set(keys)) == 2 * 2 * (2 + 1)
     assert {key.loop for key in keys if key.input == "host"} == {"dispatch"}
 
@@ -76,7 +78,7 @@ def test_a_whole_training_set_in_microbatches_is_the_step_of_the_whole_batch(opt
 @given(st.integers(1, 60_000), st.sampled_from([1, 2, 8]))
 def test_a_batch_is_cut_finer_and_finer_into_equal_pieces_down_to_an_example_for_each_device(share, devices):
     key, counts = CellKey(share * devices, "scan", devices=devices), [1]
-    while (key := timed_loops.narrower(key)) is not None:
+    while (key := key.narrower()) is not None:
         counts.append(key.accumulation)
     assert counts[-1] == share
     assert all(share % count == 0 for count in counts)

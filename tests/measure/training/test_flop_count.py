@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batchscale.config.vocabulary import CellKey
 from batchscale.measure.throughput import rounds
-from batchscale.measure.throughput.timed_loops import CellKey, build
+from batchscale.measure.throughput.timed_loops import build
 from batchscale.measure.training import flop_count
 from batchscale.records.row_types import Compilation
 from fake_laboratory import KEYS, Pretended

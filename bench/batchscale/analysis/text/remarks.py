@@ -7,6 +7,7 @@ from itertools import groupby
 from batchscale.analysis import number_format
 from batchscale.analysis.metrics.hardware import LEAST_CHANGE, LEAST_SHARE
 from batchscale.analysis.summary_types import BatchSizeSummary, CellTrend, Drift, Limit, Summary
+from batchscale.config.vocabulary import CellKey
 
 LIMITS: dict[Limit, str] = {
     "arithmetic": "arithmetic",
@@ -91,14 +92,7 @@ def _apart(found: Drift) -> str:
 
 
 def _cell(one: CellTrend) -> str:
-    known = {
-        f" in {one.precision}": one.precision != "float32",
-        " from host memory": one.input == "host",
-        f" on {one.devices} devices": one.devices > 1,
-        f" in {one.accumulation} microbatches": one.accumulation > 1,
-    }
-    way = "".join(said for said, so in known.items() if so)
-    return f"B = {one.batch_size} {one.loop}{way} grew {_moved(one.change)}"
+    return f"B = {one.batch_size} {one.loop}{CellKey.of(one).variant} grew {_moved(one.change)}"
 
 
 def _moved(change: float) -> str:

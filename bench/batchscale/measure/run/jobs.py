@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import msgspec
 
+from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.failures import Failure
 from batchscale.measure.control.progress import MAX_BATCH_SIZE_SECONDS
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import max_batch_size
 from batchscale.measure.throughput.child_process import Child, Job
 from batchscale.measure.throughput.context import Laboratory, Open
-from batchscale.measure.throughput.timed_loops import CellKey
 from batchscale.records import results_folder
 from batchscale.records.row_types import Limit
 

@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 from batchscale.config import plan
-from batchscale.config.vocabulary import Precision
+from batchscale.config.vocabulary import CellKey, Precision
 from batchscale.measure.control.progress import LOWERINGS_APART, SECONDS_PER_LOWERING
 from batchscale.measure.device import tuning_file
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import rounds
 from batchscale.measure.throughput.context import Laboratory
-from batchscale.measure.throughput.timed_loops import CellKey
 
 TRIALS = "choosing lowerings"
 """How the progress line names the trials of cells."""

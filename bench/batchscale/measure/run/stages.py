@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 from batchscale.config import plan
+from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.progress import SECONDS_PER_CALIBRATION, timing_seconds
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.device import sensors
@@ -16,7 +17,6 @@ from batchscale.measure.throughput import rounds as throughput
 from batchscale.measure.throughput.context import Laboratory
 from batchscale.measure.throughput.history import Attempts
 from batchscale.measure.throughput.peak_rates import Part
-from batchscale.measure.throughput.timed_loops import CellKey, cell_keys, parallel_keys
 from batchscale.records import results_folder
 from batchscale.records.row_types import AnyRow, Calibration
 
@@ -98,7 +98,7 @@ def _laboratory(session: Session, append: Callable[[AnyRow], None]) -> Laborator
 def _keys(session: Session) -> list[CellKey]:
     experiment, sizes = session.experiment, session.batch_sizes
     devices = plan.device_counts(experiment, session.host.machine.device_count)
-    return cell_keys(experiment, sizes) + parallel_keys(experiment, sizes, devices, session.train_examples)
+    return plan.cells(experiment, sizes, devices, session.train_examples)
 
 
 def _attempts(session: Session) -> Attempts:

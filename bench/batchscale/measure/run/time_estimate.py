@@ -22,7 +22,6 @@ from batchscale.measure.control.progress import (
 )
 from batchscale.measure.convergence.tuning import trial_seconds
 from batchscale.measure.device.tuning_file import Tuned
-from batchscale.measure.throughput.timed_loops import cell_keys, parallel_keys
 
 
 def seconds(
@@ -43,7 +42,7 @@ def seconds(
         for tier, speed in zip(tiers, tuned, strict=True)
     )
     sizes = [size for tier in tiers for size in tier.batch_sizes]
-    cells = [*cell_keys(experiment, sizes), *parallel_keys(experiment, sizes, devices, train_examples)]
+    cells = plan.cells(experiment, sizes, devices, train_examples)
     compiling = len(tiers) * SECONDS_PER_TIER + lowering_seconds(experiment, sizes, lowerings)
     ends = CALIBRATIONS * SECONDS_PER_CALIBRATION + max_batch_size_seconds(experiment) + SECONDS_PER_PAGE
     return ends + compiling + timing_seconds(experiment, len(cells)) + training

@@ -17,10 +17,10 @@ from msgspec import Meta
 
 import batchscale
 from batchscale.config.experiment import Experiment
+from batchscale.config.vocabulary import CellKey
 from batchscale.errors import InputError
 from batchscale.measure.control.failures import LONGEST_MESSAGE, Failure, failure_saying
 from batchscale.measure.device.machine import without_paths
-from batchscale.measure.throughput.timed_loops import CellKey
 from batchscale.printable import bare
 from batchscale.records import row_files
 from batchscale.records.row_types import AnyRow, Compilation, Count, Origin, Positive

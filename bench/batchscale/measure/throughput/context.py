@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 
 from batchscale.config.experiment import Experiment
-from batchscale.config.vocabulary import Precision
+from batchscale.config.vocabulary import CellKey, Precision
 from batchscale.measure.control.failures import Failure, Streak
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.device.sensors import NONE, Sensors
 from batchscale.measure.device.timing import WALL, Clock
 from batchscale.measure.throughput.child_process import Child
 from batchscale.measure.throughput.history import Attempts
-from batchscale.measure.throughput.timed_loops import Built, CellKey, key_of
+from batchscale.measure.throughput.timed_loops import Built
 from batchscale.measure.training.learner import Examples, Learner
 from batchscale.records.row_types import AnyRow, Compilation, Origin, Round
 
@@ -81,7 +81,7 @@ class Laboratory:
         if isinstance(row, Round) or row.status == "ok":
             self.streak.broken()
         else:
-            self.streak.grown(named(key_of(row)), Failure(row.status, row.message or ""))
+            self.streak.grown(str(CellKey.of(row)), Failure(row.status, row.message or ""))
 
     def record_failure(self, key: CellKey, lowering: str | None, failure: Failure) -> None:
         """Write the row of a cell that failed.
@@ -108,14 +108,3 @@ class Laboratory:
             return None
         words = f"the program needs {predicted_bytes} bytes, and {self.memory_bytes} are to be had"
         return Failure("out_of_memory", f"out of memory before it was run: {words}")
-
-
-def named(key: CellKey) -> str:
-    """A cell as the progress line names it; what most cells share goes without saying."""
-    known = {
-        f" in {key.precision}": key.precision != "float32",
-        " from host memory": key.input == "host",
-        f" on {key.devices} devices": key.devices > 1,
-        f" in {key.accumulation} microbatches": key.accumulation > 1,
-    }
-    return f"B={key.batch_size} {key.loop}{''.join(said for said, so in known.items() if so)}"

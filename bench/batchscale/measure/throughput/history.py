@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from batchscale.measure.throughput.timed_loops import CellKey, key_of, narrower
+from batchscale.config.vocabulary import CellKey
 from batchscale.records.row_types import AnyRow, Compilation, MeasurementStatus, Round
 
 
@@ -29,11 +29,11 @@ class Attempts:
     def see(self, row: AnyRow) -> None:
         """Take in a row, old or new."""
         if isinstance(row, Round):
-            self.rounds[key_of(row)] += 1
+            self.rounds[CellKey.of(row)] += 1
         elif isinstance(row, Compilation) and row.status == "ok":
-            self.failures.pop(key_of(row), None)
+            self.failures.pop(CellKey.of(row), None)
         elif isinstance(row, Compilation):
-            self.failures[key_of(row)] = row.status
+            self.failures[CellKey.of(row)] = row.status
 
     def next(self, key: CellKey, rounds: int) -> CellKey | None:
         """The form of a cell that is still to be timed: whole or, where that is out of memory, in microbatches.
@@ -42,5 +42,5 @@ class Attempts:
         """
         form: CellKey | None = key
         while form is not None and self.failures.get(form) == "out_of_memory":
-            form = narrower(form)
+            form = form.narrower()
         return None if form is None or form in self.failures or self.rounds[form] >= rounds else form

@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import msgspec
 
+from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.failures import Failure
 from batchscale.measure.device.timing import Work
 from batchscale.measure.device.xla_options import predicted_bytes
 from batchscale.measure.throughput.child_process import Child, ChildError
 from batchscale.measure.throughput.context import Laboratory
-from batchscale.measure.throughput.timed_loops import CellKey, build
+from batchscale.measure.throughput.timed_loops import build
 from batchscale.records.row_types import Limit
 
 LARGEST = 1 << 24

@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import msgspec
 
+from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.failures import FAILURES, Failure, failure_of
 from batchscale.measure.device.timing import Work, steps_to_fill, timed
 from batchscale.measure.device.xla_options import predicted_bytes
 from batchscale.measure.throughput.child_process import ChildError
-from batchscale.measure.throughput.context import Laboratory, Open, named
-from batchscale.measure.throughput.timed_loops import Built, CellKey, build, key_of
+from batchscale.measure.throughput.context import Laboratory, Open
+from batchscale.measure.throughput.timed_loops import Built, build
 from batchscale.measure.training import flop_count
 from batchscale.records.row_types import Compilation, Round
 
@@ -76,7 +77,7 @@ def prepare(laboratory: Laboratory, key: CellKey, lowering: str | None) -> Timed
         return laboratory.record(msgspec.structs.replace(row, **failure_of(error)._asdict()))
     row = msgspec.structs.replace(row, peak_bytes=_raised(peak_before, _peak_bytes()))
     laboratory.record(row)
-    laboratory.book(0.5, time.perf_counter() - start, f"compile {named(key)}")
+    laboratory.book(0.5, time.perf_counter() - start, f"compile {key}")
     return TimedCell(key, work, steps, row)
 
 
@@ -121,7 +122,7 @@ def _time_isolated(laboratory: Laboratory, child: Open, key: CellKey, lowering: 
     try:
         with child(key, lowering, laboratory.attempts.rounds[key]) as opened:
             for row in opened.rows():
-                if not isinstance(row, Compilation | Round) or key_of(row) != key:
+                if not isinstance(row, Compilation | Round) or CellKey.of(row) != key:
                     raise ChildError(Failure("failed", "its process gave rows of something else"))
                 laboratory.record(msgspec.structs.replace(row, isolated=True) if isinstance(row, Compilation) else row)
                 laboratory.check()
@@ -130,7 +131,7 @@ def _time_isolated(laboratory: Laboratory, child: Open, key: CellKey, lowering: 
     except ChildError as error:
         if key not in laboratory.attempts.failures:
             laboratory.record_failure(key, lowering, error.failure)
-    laboratory.book(1.0, time.perf_counter() - start, f"in a process of its own {named(key)}")
+    laboratory.book(1.0, time.perf_counter() - start, f"in a process of its own {key}")
 
 
 def time_rounds(laboratory: Laboratory, cells: Sequence[TimedCell]) -> None:
@@ -165,7 +166,7 @@ def _time_round(laboratory: Laboratory, cell: TimedCell, number: int) -> None:
             **sensed._asdict(),
         )
     )
-    laboratory.book(0.5 / laboratory.rounds, seconds, f"round {number + 1} {named(cell.key)}")
+    laboratory.book(0.5 / laboratory.rounds, seconds, f"round {number + 1} {cell.key}")
 
 
 def examples_per_second(laboratory: Laboratory, key: CellKey, lowering: str | None) -> float:

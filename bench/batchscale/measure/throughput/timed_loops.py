@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import msgspec
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from batchscale.config import plan
-from batchscale.config.experiment import Experiment
-from batchscale.config.vocabulary import Input, Loop, Precision
+from batchscale.config.vocabulary import CellKey
 from batchscale.measure.data import example_order
 from batchscale.measure.device import xla_options
 from batchscale.measure.device.timing import Work
 from batchscale.measure.throughput.data_parallel import Placement
 from batchscale.measure.training.learner import Examples, Learner, TrainState
-from batchscale.records.row_types import Cell
 
 LEARNING_RATE = 1e-3
 """Small, so that timed training stays finite; speed does not depend on it."""
@@ -29,59 +25,6 @@ BATCHES_AT_HAND = 64
 
 Built = tuple[Work, jax.stages.Compiled, float]
 """The work of a cell, its compiled program and the seconds that compiling took."""
-
-
-class CellKey(msgspec.Struct, frozen=True, order=True):
-    """What tells one timed cell from another."""
-
-    batch_size: int
-    loop: Loop
-    input: Input = "device"
-    precision: Precision = "float32"
-    devices: int = 1
-    accumulation: int = 1
-
-    @property
-    def examples_at_once(self) -> int:
-        """A device's part of a microbatch; the compiler counts the cost of one turn of the loop, on one device."""
-        return self.batch_size // (self.devices * self.accumulation)
-
-
-def cell_keys(experiment: Experiment, batch_sizes: Sequence[int]) -> list[CellKey]:
-    """Every cell the experiment asks for; what comes from host memory cannot be looped over inside a program."""
-    table = experiment.throughput
-    return [
-        CellKey(size, loop, source, precision)
-        for precision in table.precisions or [experiment.workload.precision]
-        for source in table.inputs
-        for size in batch_sizes
-        for loop in table.loops
-        if (loop, source) in LOOPS
-    ]
-
-
-def parallel_keys(
-    experiment: Experiment, batch_sizes: Sequence[int], devices: Sequence[int], train_examples: int
-) -> list[CellKey]:
-    """The cells on several devices, in the precision that is trained in."""
-    return [
-        CellKey(size, loop, "device", experiment.workload.precision, count)
-        for count in devices
-        for size in plan.parallel_batch_sizes(batch_sizes, count, train_examples)
-        for loop in experiment.throughput.loops
-    ]
-
-
-def key_of(row: Cell) -> CellKey:
-    """The cell that a row is of."""
-    return CellKey(*(getattr(row, name) for name in CellKey.__struct_fields__))
-
-
-def narrower(key: CellKey) -> CellKey | None:
-    """The same batch in at least twice as many equal microbatches; None once each device has one example of each."""
-    whole = key.batch_size // key.devices
-    count = next((count for count in range(2 * key.accumulation, whole + 1) if whole % count == 0), None)
-    return None if count is None else msgspec.structs.replace(key, accumulation=count)
 
 
 def build(learner: Learner, split: Examples, key: CellKey) -> Built:
