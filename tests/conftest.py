@@ -92,9 +92,14 @@ def measured(recorded: Path) -> Frames:
 
 
 @pytest.fixture(scope="session")
-def summarized(recorded: Path, measured: Frames) -> Summary:
-    """As a page finds it: written and read again."""
-    summary_file.write(recorded, summarize(Sweep.of(measured)))
+def sweep(measured: Frames) -> Sweep:
+    return Sweep.of(measured)
+
+
+@pytest.fixture(scope="session")
+def summarized(recorded: Path, sweep: Sweep) -> Summary:
+    """The summary, written and read again."""
+    summary_file.write(recorded, summarize(sweep))
     return summary_file.read(recorded)
 
 

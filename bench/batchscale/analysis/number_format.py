@@ -1,4 +1,4 @@
-"""Numbers and lists as a person would write them; one home for every unit shown on a page, a figure or a terminal."""
+"""Numbers and lists as a person would write them: every unit shown on a page, in a figure or on a terminal."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ Interval = Sequence[float | None]
 Form = Callable[[float], str]
 
 NEVER = "not reached"
+"""An infinite duration, or an end of an interval that is null."""
 UNKNOWN_INTERVAL = "interval unknown"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A plain number with `digits` significant digits, thousands separated, never in exponent form below 10^15."""
+    """Return a plain number with `digits` significant digits, thousands separated, without an exponent below 10^15."""
     if not math.isfinite(value):
         return "infinite" if value > 0 else "unknown"
     if value == 0:
@@ -26,37 +27,43 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def whole(value: float) -> str:
-    """A batch size."""
+    """Return a whole number, such as a batch size."""
     return f"{value:.0f}"
 
 
+def batch_sizes(sizes: Iterable[int]) -> str:
+    """Return `batch size 4`, or `batch sizes 4, 16 and 64`."""
+    found = list(sizes)
+    return f"batch size{'s' * (len(found) != 1)} {listed(found)}"
+
+
 def option(name: str) -> str:
-    """An optimizer's option."""
+    """Return the name of an optimizer option in words."""
     return name.replace("_", " ")
 
 
 def options(values: Mapping[str, float]) -> list[str]:
-    """Optimizer options, each with its value."""
+    """Return each optimizer option with its value, in words."""
     return [f"{option(name)} {value:g}" for name, value in sorted(values.items())]
 
 
 def assignments(values: Mapping[str, float]) -> str:
-    """Optimizer options for programs to read, each with its whole value."""
+    """Return optimizer options for programs to read, each with its value in full precision."""
     return ";".join(f"{name}={value!r}" for name, value in sorted(values.items()))
 
 
-def point(learning_rate: float, options_beside: Mapping[str, float]) -> str:
-    """A learning rate and the options searched beside it."""
-    return ", ".join([number(learning_rate), *options(options_beside)])
+def point(learning_rate: float, searched: Mapping[str, float]) -> str:
+    """Return a learning rate and the options that were searched with it."""
+    return ", ".join([number(learning_rate), *options(searched)])
 
 
 def best_rate(*, effective: bool) -> str:
-    """What an exponent of learning rates is of, at the head of a sentence."""
+    """Return the subject of a sentence on how the best rate grows with the batch size."""
     return "The best effective rate, rate / (1 - momentum)," if effective else "The best rate"
 
 
 def short(value: float) -> str:
-    """A number for an axis or a crowded table: 950, 12.3k, 4.1M, 2G."""
+    """Return a number for an axis or a crowded table: 950, 12.3k, 4.1M, 2G."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             unit = 1e3 if letter == "k" else size
@@ -65,12 +72,12 @@ def short(value: float) -> str:
 
 
 def tick(value: float, base: int = 10) -> str:
-    """A number for an axis; powers of two are written out."""
+    """Return a number for an axis; powers of two are written out."""
     return f"{value:.0f}" if base == 2 and 1 <= value < 1e6 else short(value)
 
 
 def seconds(value: float) -> str:
-    """A duration in the unit a person would use, three significant digits."""
+    """Return a duration in the unit a person would use, with three significant digits."""
     if not math.isfinite(value):
         return NEVER
     scale, unit = _time_unit(value)
@@ -78,7 +85,7 @@ def seconds(value: float) -> str:
 
 
 def seconds_between(interval: Interval, around: float) -> str:
-    """An interval of durations, both ends in the unit of `around`, which is named once."""
+    """Return an interval of durations, both ends in the unit that suits `around`, which is named once."""
     scale, unit = _time_unit(around)
     ends = between(interval, lambda end: number(end / scale))
     return ends if ends.endswith((NEVER, UNKNOWN_INTERVAL)) else f"{ends} {unit}"
@@ -90,17 +97,17 @@ def _time_unit(value: float) -> tuple[float, str]:
 
 
 def examples_per_second(value: float) -> str:
-    """A throughput."""
+    """Return a throughput."""
     return f"{short(value)} examples/s"
 
 
 def flops_per_second(value: float) -> str:
-    """A rate of floating-point operations."""
+    """Return a rate of floating-point operations."""
     return f"{_with_prefix(value)}FLOP/s"
 
 
 def bytes_per_second(value: float) -> str:
-    """A bandwidth, in powers of 1000 as memory's is stated."""
+    """Return a bandwidth, in powers of 1000 as for memory."""
     return f"{_with_prefix(value)}B/s"
 
 
@@ -111,32 +118,32 @@ def _with_prefix(value: float) -> str:
 
 
 def accuracy(value: float) -> str:
-    """A measured share of 1 in percent, to hundredths."""
+    """Return a measured accuracy in percent, to hundredths."""
     return f"{100 * value + 0.0:.2f}%"  # zero has a sign, and an accuracy is minimised as its negative
 
 
 def points(value: float) -> str:
-    """A difference of accuracies in points, with its sign."""
+    """Return a difference of accuracies in percentage points, with its sign."""
     return f"{100 * value:+z.2f}"
 
 
 def target(value: float) -> str:
-    """An accuracy that someone chose, in percent without trailing zeros."""
+    """Return a chosen accuracy or threshold in percent, without trailing zeros."""
     return f"{100 * value:.2f}".rstrip("0").rstrip(".") + "%"
 
 
 def percent(fraction: float) -> str:
-    """A fraction in percent, two significant digits."""
+    """Return a fraction in percent, with two significant digits."""
     return f"{number(100 * fraction, 2)}%"
 
 
 def joules(value: float) -> str:
-    """An energy."""
+    """Return an energy."""
     return f"{number(value / 1e3)} kJ" if value >= 1e4 else f"{number(value)} J"
 
 
 def mebibytes(value: float) -> str:
-    """A size in memory."""
+    """Return a size in memory, in powers of 1024."""
     for size, unit in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if value >= size:
             return f"{number(value / size)} {unit}"
@@ -144,13 +151,13 @@ def mebibytes(value: float) -> str:
 
 
 def listed(items: Iterable[object]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Return `a`, `a and b`, or `a, b and c`."""
     words = [str(item) for item in items]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def between(interval: Interval, form: Form = number, unreached: str = NEVER) -> str:
-    """An interval as `low to high`; one end that is null was not reached, two say that there is no interval."""
+    """Return an interval as `low to high`; one end that is null was not reached, two mean that there is no interval."""
     if all(end is None for end in interval):
         return UNKNOWN_INTERVAL
     low, high = (unreached if end is None else form(end) for end in interval)
@@ -158,16 +165,16 @@ def between(interval: Interval, form: Form = number, unreached: str = NEVER) -> 
 
 
 def with_level(interval: str) -> str:
-    """An interval in words, with the level that all have."""
+    """Return an interval in words, with its level of 95%."""
     return f"95% {interval}" if interval == UNKNOWN_INTERVAL else f"95% interval {interval}"
 
 
 def epochs(count: float) -> str:
-    """A length of training that someone chose."""
+    """Return a chosen length of training."""
     return f"{count:g} epoch{'s' * (count != 1)}"
 
 
 def seeds(fewest: int, most: int) -> str:
-    """How many seeds a claim rests on."""
+    """Return how many seeds the claims rest on."""
     count = f"{most}" if fewest == most else f"{fewest} to {most}"
     return f"{count} seed{'' if fewest == most == 1 else 's'}"

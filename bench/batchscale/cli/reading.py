@@ -96,10 +96,8 @@ def figures(
     from batchscale.analysis.metrics.sweep import Sweep
     from batchscale.analysis.summary.build import summarize
 
-    measured = frames.load(folder)
-    for path in write_figures(
-        measured, summarize(Sweep.of(measured)), out or folder / "figures", only, formats, width, style
-    ):
+    sweep = Sweep.of(frames.load(folder))
+    for path in write_figures(sweep, summarize(sweep), out or folder / "figures", only, formats, width, style):
         print(visible(str(path)))
 
 

@@ -1,5 +1,5 @@
 "use strict";
-// Everything here is an extra: the page says all it has to say without it.
+// Everything here is optional: the page is complete without scripts.
 
 function sortValue(cell) {
   const text = cell.dataset.value ?? cell.textContent.trim();

@@ -1,4 +1,4 @@
-"""Figures: drawn where there are rows, readable, and honest about where they come from."""
+"""Figures: drawn where there are rows, readable, and marked with where they come from."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import simulated_folder
 from batchscale.analysis import figures
-from batchscale.analysis.figures import drawing, style
+from batchscale.analysis.figures import PLOTS, drawing, style
 from batchscale.analysis.figures.drawing import NothingToDrawError
-from batchscale.analysis.figures.registry import PLOTS
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.schema import COLUMNS, only
 from batchscale.analysis.metrics.sweep import Sweep
@@ -26,16 +25,17 @@ from hypothesis import strategies as st
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-WIDTHS = (style.ONE_COLUMN_INCHES, style.TWO_COLUMNS_INCHES)
+ONE_COLUMN_INCHES, TWO_COLUMNS_INCHES = 3.3, 6.9
+WIDTHS = (ONE_COLUMN_INCHES, style.PAGE_INCHES, TWO_COLUMNS_INCHES)
 
 
 @pytest.fixture(scope="module")
-def drawn(measured, summarized):
+def drawn(sweep, summarized):
     found = {}
     for width in WIDTHS:
         with style.applied(width):
             for plot in PLOTS:
-                figure = plot.draw(measured, summarized)
+                figure = plot.draw(sweep, summarized)
                 FigureCanvasAgg(figure).draw()
                 found[plot.name, width] = figure
     return found
@@ -67,36 +67,36 @@ def test_no_text_is_cut_off_or_overlaps(drawn, plot, width):
 
 @pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.name)
 def test_every_figure_says_machine_workload_seeds_and_source(drawn, plot):
-    foot = drawn[plot.name, style.TWO_COLUMNS_INCHES]._supxlabel.get_text().replace("\n", " ")
+    foot = drawn[plot.name, style.PAGE_INCHES]._supxlabel.get_text().replace("\n", " ")
     seeds = "1 search seed" if plot.name in ("best_learning_rate", "rate_map", "searched_options") else "4 seeds"
-    for said in ("simulated-cpu", "hyperbola on simulated", "momentum", seeds, "convergence measured here"):
-        assert said in foot
+    for words in ("simulated-cpu", "hyperbola on simulated", "momentum", seeds, "convergence measured here"):
+        assert words in foot
 
 
-def test_memory_shows_the_largest_that_fits_and_what_there_is(drawn, measured, summarized):
-    axes = drawn["memory", style.TWO_COLUMNS_INCHES].axes[0]
+def test_memory_shows_the_largest_that_fits_and_what_there_is(drawn, sweep, summarized):
+    axes = drawn["memory", style.PAGE_INCHES].axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}
     largest = summarized.max_batch_size
     assert lines["largest that fits: 3000"].get_ydata()[0] == largest.predicted_bytes / 2**20
-    assert lines["memory that was free"].get_ydata()[0] == largest.memory_bytes / 2**20
+    assert lines["free memory"].get_ydata()[0] == largest.memory_bytes / 2**20
     (plot,) = [plot for plot in PLOTS if plot.name == "memory"]
-    assert "3000 is the largest that fits" in plot.finding(measured, summarized)
+    assert "3000 is the largest that fits" in plot.alt_text(sweep, summarized)
 
 
 @pytest.mark.parametrize("name", ["throughput", "step_time"])
 def test_batches_in_microbatches_are_drawn_apart(tmp_path, name):
     simulated_folder.write(tmp_path, batch_sizes=(16, 64, 256, 1024), out_of_memory=(1024,), microbatches=4)
-    found = frames.load(tmp_path)
+    found = Sweep.of(frames.load(tmp_path))
     with style.applied():
         (plot,) = [plot for plot in PLOTS if plot.name == name]
-        axes = plot.draw(found, summarize(Sweep.of(found))).axes[0]
+        axes = plot.draw(found, summarize(found)).axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}
     assert list(lines["scan, in microbatches"].get_xdata()) == [1024]
     assert 1024 not in lines["scan: many steps per call"].get_xdata()
     assert axes.get_xlim()[1] > 1024
 
 
-def test_a_perfect_accuracy_has_no_place_on_an_axis_of_errors(measured, summarized):
+def test_a_perfect_accuracy_has_no_place_on_an_axis_of_errors(sweep, summarized):
     (plot,) = [plot for plot in PLOTS if plot.name == "best_accuracy"]
     perfect = Estimate(median=1.0, interval=(1.0, 1.0))
 
@@ -105,58 +105,67 @@ def test_a_perfect_accuracy_has_no_place_on_an_axis_of_errors(measured, summariz
         return msgspec.structs.replace(summarized, cells=cells)
 
     with style.applied():
-        (axes,) = plot.draw(measured, all_with(best_accuracy=perfect)).axes
+        (axes,) = plot.draw(sweep, all_with(best_accuracy=perfect)).axes
         labels = {line.get_label() for line in axes.get_lines()}
         assert f"within {summarized.accuracy_optimal_by_steps.budget}" in labels
         assert f"within {summarized.accuracy_optimal.budget}" not in labels
         with pytest.raises(NothingToDrawError, match="classified all validation examples correctly"):
-            plot.draw(measured, all_with(best_accuracy=perfect, best_accuracy_by_steps=perfect))
+            plot.draw(sweep, all_with(best_accuracy=perfect, best_accuracy_by_steps=perfect))
 
 
 def test_a_joined_figure_says_from_where(measured):
-    joined = dataclasses.replace(measured, convergence_from="far-away-gpu")
+    joined = Sweep.of(dataclasses.replace(measured, convergence_from="far-away-gpu"))
     with style.applied():
-        figure = PLOTS[0].draw(joined, summarize(Sweep.of(joined)))
-    assert "convergence joined from far-away-gpu" in figure._supxlabel.get_text()
+        figure = PLOTS[0].draw(joined, summarize(joined))
+    assert "convergence joined from far-away-gpu" in figure._supxlabel.get_text().replace("\n", " ")
 
 
 @pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.name)
 def test_without_rows_there_is_a_reason_and_no_figure(measured, plot):
     empty = {name: only(getattr(measured, name), np.zeros(len(getattr(measured, name)), bool)) for name in COLUMNS}
-    nothing = dataclasses.replace(measured, **empty, searched=(), train_examples=None)
+    nothing = Sweep.of(dataclasses.replace(measured, **empty, searched=(), train_examples=None))
     with style.applied(), pytest.raises(NothingToDrawError, match=r"\w+ \w+"):
-        plot.draw(nothing, summarize(Sweep.of(nothing)))
+        plot.draw(nothing, summarize(nothing))
 
 
 def test_energy_is_never_invented(measured):
-    unmetered = dataclasses.replace(measured, rounds=measured.rounds.assign(joules=np.nan))
+    unmetered = Sweep.of(dataclasses.replace(measured, rounds=measured.rounds.assign(joules=np.nan)))
     (energy,) = figures.choose(["energy"])
     with style.applied(), pytest.raises(NothingToDrawError, match="energy"):
-        energy.draw(unmetered, summarize(Sweep.of(unmetered)))
+        energy.draw(unmetered, summarize(unmetered))
 
 
-def test_findings_name_the_optimum(measured, summarized):
-    finding = PLOTS[0].finding(measured, summarized)
-    assert finding.startswith(f"Batch size {summarized.time_optimal.batch_size}:")
+def test_alternative_texts_name_the_optimum(sweep, summarized):
+    alt_text = PLOTS[0].alt_text(sweep, summarized)
+    assert alt_text.startswith(f"Batch size {summarized.time_optimal.batch_size} is the fastest:")
 
 
-def test_nothing_is_left_in_pyplot_or_in_the_settings(measured, summarized, tmp_path):
+def test_nothing_is_left_in_pyplot_or_in_the_settings(sweep, summarized, tmp_path):
     before = dict(mpl.rcParams)
-    figures.write_figures(measured, summarized, tmp_path, only=["time_to_target"], formats=["svg", "pdf"], width=3.3)
+    figures.write_figures(sweep, summarized, tmp_path, only=["time_to_target"], formats=["svg", "pdf"], width=3.3)
     assert pyplot.get_fignums() == []
     assert dict(mpl.rcParams) == before
     assert {path.name for path in tmp_path.iterdir()} == {"time_to_target.svg", "time_to_target.pdf"}
 
 
-def test_the_same_rows_give_the_same_bytes(measured, summarized, tmp_path):
+def test_the_same_rows_give_the_same_bytes(sweep, summarized, tmp_path):
     written = [
-        figures.write_figures(measured, summarized, tmp_path / name, only=["steps_to_target"], formats=["svg", "png"])
+        figures.write_figures(sweep, summarized, tmp_path / name, only=["steps_to_target"], formats=["svg", "png"])
         for name in ("one", "two")
     ]
     assert [path.read_bytes() for path in written[0]] == [path.read_bytes() for path in written[1]]
 
 
-def test_a_style_file_has_the_last_word(measured, summarized, tmp_path):
+def test_the_user_s_own_settings_change_no_figure(sweep, summarized, tmp_path):
+    """A matplotlibrc may ask for LaTeX, which is not there, or for another layout."""
+    (path,) = figures.write_figures(sweep, summarized, tmp_path / "one", only=["steps_to_target"], formats=["svg"])
+    own = {"text.usetex": True, "figure.autolayout": True, "savefig.bbox": "tight", "lines.linestyle": ":"}
+    with mpl.rc_context(own):
+        (other,) = figures.write_figures(sweep, summarized, tmp_path / "two", only=["steps_to_target"], formats=["svg"])
+    assert path.read_bytes() == other.read_bytes()
+
+
+def test_a_style_file_has_the_last_word(tmp_path):
     chosen = tmp_path / "paper.mplstyle"
     chosen.write_text("font.size: 5\n")
     with style.applied(style=chosen):
@@ -164,7 +173,7 @@ def test_a_style_file_has_the_last_word(measured, summarized, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "words"),
     [
         ("font.size: 5\nfont.colour: red\n", "Bad key font.colour, line 2"),
         ("lines.linewidth: thick\n", "lines.linewidth: Could not convert 'thick' to float"),
@@ -172,36 +181,36 @@ def test_a_style_file_has_the_last_word(measured, summarized, tmp_path):
         ("backend: nonsense\n", "backend"),
     ],
 )
-def test_a_wrong_style_file_is_one_line_that_names_it(tmp_path, caplog, text, said):
+def test_a_wrong_style_file_is_one_line_that_names_it(tmp_path, caplog, text, words):
     chosen = tmp_path / "paper.mplstyle"
     chosen.write_text(text)
     with pytest.raises(InputError, match=re.escape(f"{chosen}: not a matplotlib style file (")) as caught:
         style.applied(style=chosen).__enter__()
-    assert said in str(caught.value).replace("\\'", "'")
+    assert words in str(caught.value).replace("\\'", "'")
     assert "\n" not in str(caught.value)
     assert not caplog.records
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "words"),
     [
-        ({"only": ["nonsense\x1b[31m"]}, r"figure 'nonsense\\x1b\[31m' is none of time_to_target"),
-        ({"formats": ["bmp"]}, "format 'bmp' is none of png, svg, pdf"),
-        ({"width": 0.1}, "width: 0.1 inches is not within"),
+        ({"only": ["nonsense\x1b[31m"]}, r"figure: 'nonsense\\x1b\[31m' is unknown, expected one of time_to_target"),
+        ({"formats": ["bmp"]}, "format: 'bmp' is unknown, expected one of png, svg, pdf"),
+        ({"width": 0.1}, "width: 0.1 inches, expected 2 to 20"),
         ({"width": float("nan")}, "width: nan"),
         ({"only": ["data_parallel"]}, "cannot be drawn, only one device"),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line(measured, summarized, tmp_path, options, said):
+def test_what_cannot_be_drawn_is_one_line(sweep, summarized, tmp_path, options, words):
     alone = msgspec.structs.replace(summarized, data_parallel=[])
-    with pytest.raises(InputError, match=said) as caught:
-        figures.write_figures(measured, alone, tmp_path, **options)
+    with pytest.raises(InputError, match=words) as caught:
+        figures.write_figures(sweep, alone, tmp_path, **options)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_style_file_is_named(measured, summarized, tmp_path):
+def test_a_missing_style_file_is_named(sweep, summarized, tmp_path):
     with pytest.raises(InputError, match=r"absent\.mplstyle"):
-        figures.write_figures(measured, summarized, tmp_path, style_file=tmp_path / "absent.mplstyle")
+        figures.write_figures(sweep, summarized, tmp_path, style_file=tmp_path / "absent.mplstyle")
 
 
 @given(st.lists(st.integers(1, 2**20), min_size=1, max_size=40, unique=True), st.floats(1, 12))
@@ -221,11 +230,11 @@ def test_powers_of_two_keep_an_even_stride():
     assert len({right / left for left, right in itertools.pairwise(kept)}) == 1
 
 
-def test_needs_that_only_rounding_tells_apart_make_a_level_frontier_and_no_warning(measured, summarized):
+def test_needs_that_only_rounding_tells_apart_make_a_level_frontier_and_no_warning(sweep, summarized):
     cells = [cell for cell in summarized.cells if cell.batch_size in (32, 128)]
     steps = [Estimate(median=40.0, interval=(None, None)), Estimate(median=10.000000000000002, interval=(None, None))]
     level = [msgspec.structs.replace(cell, steps_to_target=need) for cell, need in zip(cells, steps, strict=True)]
-    told = msgspec.structs.replace(summarized, cells=level, critical_batch_size=None)
+    changed = msgspec.structs.replace(summarized, cells=level, critical_batch_size=None)
     (plot,) = figures.choose(["frontier"])
-    low, high = plot.draw(measured, told).axes[0].get_ylim()
+    low, high = plot.draw(sweep, changed).axes[0].get_ylim()
     assert low < 1280 < high

@@ -9,8 +9,8 @@ import simulated_answers
 import simulated_folder
 from batchscale.analysis.figures import resources, style
 from batchscale.analysis.metrics import hardware
-from batchscale.analysis.pages import batch_size_table, report
-from batchscale.analysis.text import remarks
+from batchscale.analysis.pages import report, tables
+from batchscale.analysis.text import captions
 from batchscale.records.row_types import Calibration, Compilation
 
 TRUTH = simulated_folder.Truth(batch_sizes=(16, 64, 256, 1024), round_noise=1e-6, confirm_seeds=2, also=())
@@ -75,38 +75,38 @@ def test_rows_of_before_flops_were_counted_stay_readable():
     rows = [as_before(row) for row in simulated_folder.rows(TRUTH) if not isinstance(row, Calibration)]
     found = simulated_answers.answered(TRUTH, rows)
     assert {cell.achieved_flops_per_second for cell in found.cells} == {None}
-    assert remarks.binding(found) == ""
-    assert {line.cells[-1].text for line in batch_size_table.table(found).rows} == {"—"}
+    assert captions.step_limits(found) == ""
+    assert {row.entries[-1].text for row in tables.batch_size_table(found).rows} == {"—"}
 
 
-def test_the_table_and_the_remark_say_it():
+def test_the_limits_of_a_step_are_in_the_table_and_in_the_remark():
     found = answered(bytes_per_example=1.6e-5 * 8e9)
-    last = batch_size_table.table(found).rows[-1].cells[-1]
+    last = tables.batch_size_table(found).rows[-1].entries[-1]
     assert last.text == "47.7 GFLOP/s, 48%"
-    said = remarks.binding(found)
-    assert "at B = 16, the fixed cost of a step (76% of its time)" in said
-    assert "at B = 64, no single limit (none explains 50% of its time)" in said
-    assert "at B = 256 to 1024, copying memory (67% to 76% of its time)" in said
+    said = captions.step_limits(found)
+    assert "The fixed cost of a step explains 76% of a step at B = 16." in said
+    assert "No single limit explains 50% of a step at B = 64." in said
+    assert "Copying memory explains 67% to 76% of a step at B = 256 to 1024." in said
 
 
 def test_nothing_explains_more_than_all():
     assert hardware._binding({"arithmetic": 3.0, "copying": 2.0, "fixed_cost": float("nan")}) == (None, None)
 
 
-def test_the_roofline_shows_both_roofs_and_what_binds(measured, summarized):
+def test_the_roofline_shows_both_limits_and_which_one_binds(sweep, summarized):
     with style.applied():
-        (axes,) = resources.roofline(measured, summarized).axes
-    roof = next(line for line in axes.lines if line.get_label() == "measured ceiling")
+        (axes,) = resources.roofline(sweep, summarized).axes
+    roof = next(line for line in axes.lines if line.get_label() == "measured limit of the machine")
     across, up = roof.get_xdata(), roof.get_ydata()
     assert up[-1] == pytest.approx(100)
     assert up[0] == pytest.approx(8 * across[0])
     drawn = {line.get_label() for line in axes.lines}
-    assert {f"bound by {remarks.LIMITS[cell.limited_by]}" for cell in summarized.cells if cell.limited_by} <= drawn
+    assert {f"limited by {captions.LIMITS[cell.limited_by]}" for cell in summarized.cells if cell.limited_by} <= drawn
 
 
-def test_remarks_stand_beside_their_figures(reported, summarized):
+def test_remarks_are_in_the_captions_of_their_figures(reported, summarized):
     text = html.unescape((reported / report.NAME).read_text(encoding="utf-8"))
-    for remark, figure in ((remarks.drift(summarized), "throughput"), (remarks.binding(summarized), "roofline")):
+    for remark, figure in ((captions.drift(summarized), "throughput"), (captions.step_limits(summarized), "roofline")):
         caption = text[text.index(f'id="figure-{figure}"') :].partition("</figcaption>")[0]
         assert remark
         assert remark in caption

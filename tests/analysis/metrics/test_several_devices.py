@@ -98,12 +98,12 @@ def test_the_claim_about_workers_names_those_that_were_used(found):
     assert "4 devices with 128 examples each: 1/4 of the updates in an epoch" in said
 
 
-@pytest.mark.parametrize("width", [style.ONE_COLUMN_INCHES, style.TWO_COLUMNS_INCHES])
+@pytest.mark.parametrize("width", [3.3, style.PAGE_INCHES])
 def test_a_long_foot_stays_on_the_page(measured, width):
     posing = virtual(measured)
     (plot,) = figures.choose(["data_parallel"])
     with style.applied(width):
-        figure = plot.draw(posing, summarize(Sweep.of(posing)))
+        figure = plot.draw(Sweep.of(posing), summarize(Sweep.of(posing)))
         renderer = FigureCanvasAgg(figure).get_renderer()
         assert figure._supxlabel.get_window_extent(renderer).x1 <= figure.bbox.x1
 
@@ -117,20 +117,24 @@ def test_what_did_not_reach_the_target_is_named_beside_the_claim():
 def test_the_figure_draws_both_kinds_of_scaling(measured, found):
     (plot,) = figures.choose(["data_parallel"])
     with style.applied():
-        strong, weak, *_ = plot.draw(measured, found).axes
+        strong, weak, *_ = plot.draw(Sweep.of(measured), found).axes
     for axes, kind in ((strong, "strong_efficiency"), (weak, "weak_efficiency")):
         drawn = sorted(y for line in axes.lines if line.get_marker() == "o" for y in line.get_ydata() if y != 1)
         known = [one.devices * getattr(one, kind) for one in found.data_parallel if getattr(one, kind)]
         assert np.allclose(drawn, sorted(known))
 
 
-def test_virtual_devices_are_called_no_speed_result(measured, found):
+def test_speeds_of_virtual_devices_are_said_to_mean_nothing(measured, found):
     posing = virtual(measured)
     (plot,) = figures.choose(["data_parallel"])
     for frame, summary, said in ((measured, found, False), (posing, summarize(Sweep.of(posing)), True)):
         with style.applied():
-            foot = plot.draw(frame, summary)._supxlabel.get_text()
-        texts = [foot.replace("\n", " "), plot.finding(frame, summary), sections.several_devices(summary).caption]
-        assert ["no speed result" in text for text in texts] == [said] * 3
+            foot = plot.draw(Sweep.of(frame), summary)._supxlabel.get_text()
+        texts = [
+            foot.replace("\n", " "),
+            plot.alt_text(Sweep.of(frame), summary),
+            sections.several_devices(summary).caption,
+        ]
+        assert ["speeds mean nothing" in text for text in texts] == [said] * 3
         assert summary.virtual_devices == said
         assert ("times the examples per second" in summary.verdicts[8].numbers) != said

@@ -153,25 +153,25 @@ def test_the_accessibility_checker_finds_nothing(opened, name, width, scheme):
 def test_drawn_text_keeps_its_contrast(opened, scheme):
     page = opened("report", scheme=scheme)
     colors = page.evaluate(
-        """() => [...document.querySelectorAll('.wide svg text')].map(text =>
+        """() => [...document.querySelectorAll('figure svg text')].map(text =>
             [getComputedStyle(text).fill, getComputedStyle(text.closest('.drawing')).backgroundColor, text.textContent])
-            .filter(([, , said]) => isNaN(said))"""
+            .filter(([, , words]) => isNaN(words))"""
     )
     assert colors
-    assert [said for ink, paper, said in colors if contrast(ink, paper) < 4.5] == []
+    assert [words for ink, paper, words in colors if contrast(ink, paper) < 4.5] == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["report", "compare", "index"])
 def test_text_in_frames_keeps_its_contrast(opened, name, scheme):
-    """A checker cannot tell the ground of a text from gradients that lie on it."""
+    """A checker cannot separate the background of a text from gradients over it."""
     colors = opened(name, scheme=scheme).evaluate(
         """() => [...document.querySelectorAll('.scroll :is(th, td, a, button), pre code')].map(text =>
             [getComputedStyle(text).color, getComputedStyle(text.closest('.scroll, pre')).backgroundColor,
              text.textContent])"""
     )
     assert colors
-    assert [said for ink, paper, said in colors if contrast(ink, paper) < 4.5] == []
+    assert [words for ink, paper, words in colors if contrast(ink, paper) < 4.5] == []
 
 
 def contrast(*colors):
@@ -202,7 +202,7 @@ def test_tables_sort_by_value_both_ways(opened):
 def test_pointing_at_a_figure_shows_its_row(opened, summarized):
     page = opened("report")
     best = summarized.time_optimal.batch_size
-    page.locator(f"#figure-time_to_target .wide .point[data-batch-size='{best}']").hover()
+    page.locator(f"#figure-time_to_target .point[data-batch-size='{best}']").hover()
     assert page.locator(".tip").inner_text().startswith(f"Batch size {best}:")
     assert page.locator(f"#cell-{best}").get_attribute("class").split() == ["best", "shown"]
     page.mouse.move(5, 5)

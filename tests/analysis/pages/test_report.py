@@ -1,4 +1,4 @@
-"""The page: whole, self-contained, and safe whatever the names in the files are."""
+"""The page: complete, self-contained, and safe whatever the names in the files are."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import msgspec
 import pytest
 import simulated_folder
 from batchscale.analysis.exchange.import_tables import analyze
-from batchscale.analysis.figures.registry import PLOTS
+from batchscale.analysis.figures import PLOTS
 from batchscale.analysis.frames import frames
-from batchscale.analysis.pages import batch_size_table, inline_svg, report, sections, text_table
+from batchscale.analysis.pages import html, report, sections, tables
 from batchscale.analysis.summary import summary_file
 from batchscale.analysis.summary_types import FurtherTarget, Verdict
 from batchscale.analysis.text import answer
@@ -65,18 +65,18 @@ def test_the_page_is_self_contained_and_light(text, page):
 
 
 def test_the_answer_comes_first_with_interval_and_ties(text, summarized):
-    told = answer.answer(summarized)
-    assert len(told) == 2
+    shown = answer.answer(summarized)
+    assert len(shown) == 2
     best = summarized.time_optimal
-    assert f"batch size {best.batch_size}" in told[0]
-    assert "95% interval" in told[0]
+    assert f"batch size {best.batch_size}" in shown[0]
+    assert "95% interval" in shown[0]
     assert text.index("The answer") < text.index("<svg")
 
 
-def test_every_figure_is_described_by_its_finding(page, measured, summarized):
+def test_every_figure_has_its_alternative_text(page, sweep, summarized):
     for plot in PLOTS:
         if plot.name != "data_parallel":
-            assert plot.finding(measured, summarized) in page.figures
+            assert plot.alt_text(sweep, summarized) in page.figures
 
 
 def test_ids_are_unique_and_references_resolve(text, page):
@@ -92,7 +92,7 @@ def test_pointing_at_a_figure_finds_the_row(page, summarized):
     assert {f"cell-{cell.batch_size}" for cell in summarized.cells} <= set(page.ids)
 
 
-def test_downloads_are_the_files_beside_the_page(page, reported, summarized):
+def test_downloads_are_the_files_next_to_the_page(page, reported, summarized):
     found = [value for tag, key, value in page.attributes if tag == "a" and value.startswith("data:text/csv")]
     inside = base64.b64decode(found[0].split(",")[1])
     assert inside == (reported / "cells.csv").read_bytes()
@@ -104,7 +104,7 @@ def test_downloads_are_the_files_beside_the_page(page, reported, summarized):
         assert len((reported / name).read_text().splitlines()) > 10
 
 
-def test_files_are_written_beside_the_page(reported):
+def test_files_are_written_next_to_the_page(reported):
     drawn = {path.name for path in (reported / "figures").iterdir()}
     assert {"time_to_target.png", "time_to_target.svg", "throughput.png"} <= drawn
     assert (reported / "summary.json").is_file()
@@ -140,10 +140,10 @@ def test_half_a_folder_gives_half_an_answer(tmp_path, left):
     report.write_report(tmp_path)
     text = (tmp_path / report.NAME).read_text(encoding="utf-8")
     assert "is not known" in text
-    assert "Figures that these measurements do not support" in text
+    assert "Figures that these measurements have no data for" in text
 
 
-def test_nothing_reached_is_said(tmp_path):
+def test_that_nothing_reached_the_target_is_reported(tmp_path):
     simulated_folder.write(tmp_path, batch_sizes=(16, 64, 256), confirm_seeds=2, least_examples=1e8)
     written = report.write_report(tmp_path)
     assert written == summary_file.read(tmp_path)
@@ -154,7 +154,7 @@ def test_nothing_reached_is_said(tmp_path):
 def test_an_optimum_at_the_edge_says_so(summarized):
     best = msgspec.structs.replace(summarized.time_optimal, at_edge=True, edge="largest")
     sentence = answer.answer(msgspec.structs.replace(summarized, time_optimal=best))[0]
-    assert "the largest of the sweep, so the true best may lie beyond it" in sentence
+    assert "is the largest one tried, so a larger one may be better." in sentence
 
 
 def test_a_notice_and_a_join_are_loud(summarized):
@@ -167,7 +167,7 @@ def test_long_runs_of_ties_are_named_by_their_ends(summarized):
     tied = [cell.batch_size for cell in summarized.cells][:8]
     best = msgspec.structs.replace(summarized.time_optimal, batch_size=tied[3], tied=tied)
     sentence = answer.answer(msgspec.structs.replace(summarized, time_optimal=best))[0]
-    assert f"no other from {tied[0]} to {tied[-1]} can be told from it" in sentence
+    assert f"Tied with it (no significant difference): all others from {tied[0]} to {tied[-1]}." in sentence
 
 
 def test_verified_runs_show_how_far_the_prediction_was_off(tmp_path, measured):
@@ -187,23 +187,23 @@ def test_verified_runs_show_how_far_the_prediction_was_off(tmp_path, measured):
     verified = tmp_path / "verification.jsonl"
     verified.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in runs))
     table = sections.verifications(frames.load(tmp_path))
-    assert "this short" not in table.caption
+    assert "as short as these" not in table.caption
     assert len(table.rows) == 1
-    assert table.rows[0].cells[4].text == "3"
-    assert [entry.text for entry in table.rows[0].cells][-5:] == ["110", "1.00 s", "1.10 s", "+10.0%", "+0.0%"]
+    assert table.rows[0].entries[4].text == "3"
+    assert [entry.text for entry in table.rows[0].entries][-5:] == ["110", "1.00 s", "1.10 s", "+10.0%", "+0.0%"]
     assert sections.verifications(measured) is None
     verified.write_bytes(msgspec.json.encode(msgspec.structs.replace(run, predicted_seconds=0.001)) + b"\n")
-    assert "this short" in sections.verifications(frames.load(tmp_path)).caption
+    assert "as short as these" in sections.verifications(frames.load(tmp_path)).caption
 
 
-def test_what_is_not_shipped_is_measured_again_from_the_file_beside_the_page(summarized, measured):
+def test_what_is_not_shipped_is_measured_again_from_the_file_next_to_the_page(summarized, measured):
     assert sections.reproduce(measured, summarized).startswith("batchscale run experiment.toml\n")
     shipped = msgspec.structs.replace(summarized, experiment="lenet_mnist")
     assert sections.reproduce(measured, shipped).startswith("batchscale run lenet_mnist\n")
 
 
 def test_verdicts_and_further_targets_become_tables(summarized):
-    told = Verdict(claim=2, statement="larger is faster", verdict="supported", numbers="1 against 2")
+    shown = Verdict(claim=2, statement="larger is faster", verdict="supported", numbers="1 against 2")
     target = FurtherTarget(
         accuracy=0.9,
         within_epochs=60.0,
@@ -213,44 +213,44 @@ def test_verdicts_and_further_targets_become_tables(summarized):
         critical_batch_size=None,
         critical_batch_size_reason="none",
     )
-    changed = msgspec.structs.replace(summarized, verdicts=[told], further_targets=[target])
-    assert [entry.text for entry in sections.verdicts(changed).rows[0].cells][2] == "supported"
+    changed = msgspec.structs.replace(summarized, verdicts=[shown], further_targets=[target])
+    assert [entry.text for entry in sections.verdicts(changed).rows[0].entries][2] == "supported"
     table = sections.further_targets(changed)
-    assert table.rows[0].cells[-1].text == "16 and 32"
+    assert table.rows[0].entries[-1].text == "16 and 32"
     assert "†" not in table.caption
     searched = msgspec.structs.replace(target, unconfirmed=[32])
     table = sections.further_targets(msgspec.structs.replace(changed, further_targets=[target, searched]))
-    assert [row.cells[-1].text for row in table.rows] == ["16 and 32", "16 and 32†"]
+    assert [row.entries[-1].text for row in table.rows] == ["16 and 32", "16 and 32†"]
     assert "† not confirmed" in table.caption
-    assert "within" not in table.caption
+    assert "judged within" not in table.caption
     harder = msgspec.structs.replace(target, accuracy=0.97, within_epochs=20.0)
     table = sections.further_targets(msgspec.structs.replace(changed, further_targets=[target, harder]))
-    assert "Above 95%, within 20 epochs: runs that have 95% by then end there." in table.caption
+    assert "Targets above 95% are judged within 20 epochs, because runs that reach 95% may end there." in table.caption
 
 
-def test_the_largest_batch_size_that_fits_is_told_with_what_ends_there(summarized):
+def test_the_largest_batch_size_that_fits_is_given_with_its_limit(summarized):
     facts = {fact.name: fact for fact in answer.facts(summarized)}
     assert facts["Largest that fits"].value == "3000"
-    assert "memory ends there" in facts["Largest that fits"].more
+    assert "limited by memory; needs" in facts["Largest that fits"].more
 
 
 def test_cells_say_how_many_seeds_missed(summarized):
     cell = msgspec.structs.replace(summarized.cells[0], status="not_reached", seeds=5, seeds_reached=2)
-    assert batch_size_table.status(cell) == "not reached, 2 of 5 seeds"
+    assert tables.status(cell) == "not reached, 2 of 5 seeds"
 
 
 def test_an_empty_text_is_an_empty_field():
-    assert text_table.as_csv(["options", "status"], [["", "ok"]]) == b"options,status\n,ok\n"
+    assert tables.as_csv(["options", "status"], [["", "ok"]]) == b"options,status\n,ok\n"
 
 
 def test_csv_fields_cannot_start_a_formula():
-    content = text_table.as_csv(["a"], [["=1+1"], ["@SUM(A1)"], [-1.5], [None], [float("inf")]])
+    content = tables.as_csv(["a"], [["=1+1"], ["@SUM(A1)"], [-1.5], [None], [float("inf")]])
     assert content.decode().splitlines() == ["a", "'=1+1", "'@SUM(A1)", "-1.5", '""', '""']
 
 
 def test_inline_figures_take_the_colours_of_the_page(reported):
     svg = (reported / "figures" / "throughput.svg").read_bytes()
-    inline = inline_svg.inline(svg, "x", 'a "label" <b>', {})
+    inline = html.inline(svg, "x", 'a "label" <b>', {})
     assert "currentColor" in inline
     assert 'aria-label="a &quot;label&quot; &lt;b&gt;"' in inline
 

@@ -48,7 +48,7 @@ def test_the_index_offers_each_machine(index):
     assert text.count("data-entry ") == 2
 
 
-def test_experiments_of_one_title_are_told_apart_by_name(published, index, tmp_path):
+def test_experiments_of_one_title_are_distinguished_by_name(published, index, tmp_path):
     assert "A simulated sweep</a>" in index.read_text(encoding="utf-8")
     other = shutil.copytree(published, tmp_path / "published") / "simulated" / "laptop"
     for name in ("experiment.toml", "throughput.jsonl", "convergence.jsonl"):
@@ -78,6 +78,6 @@ def test_a_site_is_not_written_among_what_is_published(published, tmp_path):
     assert {path: path.read_bytes() for path in published.rglob("*") if path.is_file()} == before
 
 
-def test_nothing_published_is_said(tmp_path):
+def test_that_nothing_is_published_is_one_line(tmp_path):
     with pytest.raises(InputError, match="no published results"):
         site(tmp_path, tmp_path / "site")

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from batchscale.analysis.pages import batch_size_table, terminal
-from batchscale.analysis.pages.text_table import Column, Entry, Grid, Line
+from batchscale.analysis.pages import tables, terminal
+from batchscale.analysis.pages.tables import Column, Entry, Table, TableRow
 from rich.console import Console
 
 
@@ -68,9 +68,11 @@ def on_screen(monkeypatch):
 
 def missing(summary, lines, *titles):
     """Words of these columns, headings included, that the lines do not hold whole."""
-    grid, shown = batch_size_table.table(summary), " ".join(lines).split()
-    columns = [at for at, column in enumerate(grid.columns) if column.title in titles]
-    texts = [text for at in columns for text in (grid.columns[at].title, *(line.cells[at].text for line in grid.rows))]
+    table, shown = tables.batch_size_table(summary), " ".join(lines).split()
+    columns = [at for at, column in enumerate(table.columns) if column.title in titles]
+    texts = [
+        text for at in columns for text in (table.columns[at].title, *(row.entries[at].text for row in table.rows))
+    ]
     return [word for text in texts for word in text.split() if word not in shown]
 
 
@@ -89,13 +91,13 @@ def test_a_terminal_of_80_columns_tells_what_became_of_each_batch_size_and_what_
     assert missing(summarized, lines, "Status", "Learning rate", "Best accuracy") == []
     assert "No room for Examples/s and Epochs to target." in " ".join(" ".join(lines).split())
     wide = on_screen(summarized, 240)
-    assert missing(summarized, wide, *(batch_size_table.COLUMNS[at].title for at in batch_size_table.CORE)) == []
+    assert missing(summarized, wide, *(tables.COLUMNS[at].title for at in tables.CORE)) == []
     assert "No room" not in " ".join(wide)
 
 
 def test_other_tables_do_without_their_last_columns():
-    made = Grid("Rates.", [Column("Side", text=True), Column("Speed"), Column("Need")])
-    made = replace(made, rows=[Line([Entry("here"), Entry("1234567 (1 to 2)"), Entry("7654321 (3 to 4)")])])
+    made = Table("Rates.", [Column("Side", text=True), Column("Speed"), Column("Need")])
+    made = replace(made, rows=[TableRow([Entry("here"), Entry("1234567 (1 to 2)"), Entry("7654321 (3 to 4)")])])
     for columns, shown in ((80, "Speed Need"), (22, "Speed")):
         file = io.StringIO()
         Console(file=file, width=columns).print(terminal.table(made))

@@ -13,7 +13,7 @@ from batchscale.analysis.metrics import hardware
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import CellTrend
-from batchscale.analysis.text import remarks
+from batchscale.analysis.text import captions
 from fake_laboratory import KEYS, Pretended
 from hypothesis import given
 from hypothesis import strategies as st
@@ -141,20 +141,18 @@ def said_of(logarithms, **sensors):
         simulated_folder.experiment(simulated_folder.Truth()), simulated_folder.machine_file(), []
     )
     measured.__dict__["rounds"] = rounds_of(logarithms, **sensors)
-    return remarks.drift(summarize(Sweep.of(measured)))
+    return captions.drift(summarize(Sweep.of(measured)))
 
 
 def test_the_page_says_what_drifted_and_what_did_not():
     random = np.random.default_rng(6)
-    assert said_of(noise(random, 7)).startswith(
-        "Drift over 7 rounds: in all cells together none of 2% or more beyond noise ("
-    )
+    assert said_of(noise(random, 7)).startswith("No significant drift over 7 rounds (")
     told = said_of(
         0.1 * noise(random, 7, common=0.0) + ramp(7, 0.25), clock_mhz=1980 * np.exp(-ramp(7, 0.25)), celsius=[70.0] * 7
     )
-    assert "all cells together grew 25% slower" in told
-    assert "13 more" in told
-    assert "the clock went from 1,980 to 1,584 MHz, so the device throttled" in told
+    assert "Drift over 7 rounds: all timings together grew 25% slower" in told
+    assert "13 more drifted" in told
+    assert "The clock went from 1,980 to 1,584 MHz (throttled)" in told
     assert "the temperature from 70.0 to 70.0 °C" in told
 
 
@@ -162,5 +160,5 @@ def test_a_drifting_cell_is_named_in_full():
     one = {"batch_size": 8, "loop": "dispatch", "change": 0.1, "p_value": 0.0}
     plain = {"input": "device", "precision": "float32", "devices": 1, "accumulation": 1}
     others = [{"input": "host"}, {"precision": "bfloat16"}, {"devices": 2}, {"accumulation": 2}]
-    said = {remarks._cell(CellTrend(**one, **{**plain, **other})) for other in [{}, *others]}
+    said = {captions._variant(CellTrend(**one, **{**plain, **other})) for other in [{}, *others]}
     assert len(said) == 5

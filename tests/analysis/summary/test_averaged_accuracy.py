@@ -11,9 +11,10 @@ import simulated_folder
 from batchscale.analysis.figures import choose, style
 from batchscale.analysis.frames import frames
 from batchscale.analysis.metrics import trials
-from batchscale.analysis.pages import batch_size_table, report
+from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.pages import report, tables
 from batchscale.analysis.summary import summary_file
-from batchscale.analysis.text import method, remarks
+from batchscale.analysis.text import captions, method
 from batchscale.records.row_types import Curve
 from simulated_answers import answered, cell
 from simulated_rows import change, made, trained
@@ -26,7 +27,7 @@ SMALL = {"batch_sizes": (16, 64, 256), "confirm_seeds": 3}
 def drawn(measured, summarized):
     """The figure's series by their names in the legend."""
     with style.applied():
-        axes = PLOT.draw(measured, summarized).axes[0]
+        axes = PLOT.draw(Sweep.of(measured), summarized).axes[0]
     return {line.get_label(): line for line in axes.get_lines()}
 
 
@@ -43,9 +44,11 @@ def test_a_gain_of_every_seed_is_found_however_much_seeds_differ(gain, said):
         assert one.ema_accuracy_gain.median == pytest.approx(gain, abs=1e-12)
         assert one.ema_accuracy_gain.interval == pytest.approx((gain, gain), abs=1e-5)
     best = found.accuracy_optimal.batch_size
-    told = remarks.averaging(found)
-    assert told.startswith(f"Averaging the parameters {said} at batch size {best}: {100 * gain:+.2f} points (")
-    assert PLOT.finding(None, found).endswith(told)
+    told = captions.averaging(found)
+    assert told.startswith(
+        f"Averaging the parameters {said} at batch size {best}: {100 * gain:+.2f} percentage points ("
+    )
+    assert PLOT.alt_text(None, found).endswith(told)
     assert PLOT.remark(found) == told
 
 
@@ -95,7 +98,7 @@ def test_averages_are_drawn_where_they_were_measured(measured, summarized):
 def test_averages_are_on_the_page_and_in_its_tables(reported, summarized):
     page = (reported / report.NAME).read_text(encoding="utf-8")
     assert f">{COLUMN}</th>" in page
-    assert remarks.averaging(summarized) in page
+    assert captions.averaging(summarized) in page
     assert "ema_accuracy" in (reported / "trials.csv").read_text().splitlines()[0]
     with (reported / "cells.csv").open(newline="") as file:
         for row, one in zip(csv.DictReader(file), summarized.cells, strict=True):
@@ -129,7 +132,7 @@ def test_one_example_more_or_less_is_never_beyond_what_seeds_do(seeds):
     low, high = best.best_accuracy.interval
     assert low < 0.9 - 1 / 200
     assert high > 0.9 + 1 / 200
-    said = remarks.averaging(found)
+    said = captions.averaging(found)
     assert ("no clear effect" in said) == (seeds > 1)
     assert ("on one seed" in said) == (seeds == 1)
 
@@ -138,10 +141,10 @@ def test_without_averages_nothing_of_them_appears(tmp_path):
     simulated_folder.write(tmp_path, batch_sizes=(16, 64, 256), confirm_seeds=3)
     found = report.write_report(tmp_path)
     page = (tmp_path / report.NAME).read_text(encoding="utf-8")
-    assert remarks.averaging(found) == ""
+    assert captions.averaging(found) == ""
     for name in ("cells.csv", "trials.csv"):
         assert "ema_" not in (tmp_path / name).read_text().splitlines()[0]
-    for said in (COLUMN, "averaged parameters", "Averaging", "forgets exponentially"):
+    for said in (COLUMN, "averaged parameters", "Averaging", "moving average"):
         assert said not in page
     assert not [label for label in drawn(frames.load(tmp_path), found) if "averaged" in label]
 
@@ -154,23 +157,23 @@ def test_a_batch_size_without_an_average_is_left_blank_beside_one_with_it():
     ]
     found = answered(averaging_gain=0.002, rows=rows)
     assert {one.batch_size for one in found.cells if one.best_ema_accuracy} == {64}
-    table = batch_size_table.table(found)
+    table = tables.batch_size_table(found)
     titles = [column.title for column in table.columns]
-    texts = {line.anchor: line.cells[titles.index(COLUMN)].text for line in table.rows}
+    texts = {row.anchor: row.entries[titles.index(COLUMN)].text for row in table.rows}
     assert {anchor for anchor, text in texts.items() if text != "—"} == {"64"}
-    assert {len(line.cells) for line in table.rows} == {len(titles)}
+    assert {len(row.entries) for row in table.rows} == {len(titles)}
 
 
 @pytest.mark.parametrize(("epochs", "said"), [(1.0, "over 1 epoch was"), (0.25, "over 0.25 epochs was")])
 def test_the_method_says_over_how_many_epochs_and_that_nothing_rests_on_it(measured, summarized, epochs, said):
     evaluation = change(measured.experiment.evaluation, averaging_epochs=epochs)
     kept = replace(measured, experiment=change(measured.experiment, evaluation=evaluation))
-    told = " ".join(method.paragraphs(kept, summarized))
-    assert f"An average of the parameters that forgets exponentially {said} evaluated beside them" in told
+    told = " ".join(method.paragraphs(Sweep.of(kept), summarized))
+    assert f"An exponential moving average of the parameters {said} evaluated too" in told
     assert "claims rest on the parameters themselves" in told
 
 
 def test_the_only_seed_has_no_interval_and_no_verdict():
     found = answered(averaging_gain=0.004, confirm_seeds=1, batch_sizes=(16, 64))
     assert found.cells[0].ema_accuracy_gain.interval == (None, None)
-    assert "+0.40 points on one seed, which tells nothing of others" in remarks.averaging(found)
+    assert "+0.40 percentage points on one seed, which may be noise" in captions.averaging(found)

@@ -49,7 +49,7 @@ def test_cost_is_time_at_the_price_of_an_hour(measured):
     assert (best.batch_size, best.tied, best.edge) == (fastest.batch_size, fastest.tied, fastest.edge)
     assert best.cost == pytest.approx(fastest.seconds * PRICE / 3600)
     assert best.price_per_hour == found.price_per_hour == PRICE
-    assert f"that costs {best.cost:.3g} at 2.5 an hour" in answer.answer(found)[0]
+    assert f"The training costs {best.cost:.3g} at 2.5 an hour." in answer.answer(found)[0]
     assert "Cheapest to the target" in [fact.name for fact in answer.facts(found)]
 
 

@@ -12,7 +12,7 @@ import simulated_folder
 from batchscale.analysis import number_format
 from batchscale.analysis.metrics import scaling, trials
 from batchscale.analysis.metrics.sweep import Fit
-from batchscale.analysis.pages import batch_size_table
+from batchscale.analysis.pages import tables
 from batchscale.analysis.summary import summary_file
 from batchscale.analysis.text import answer
 from batchscale.config.vocabulary import Point
@@ -111,7 +111,7 @@ def test_a_batch_that_does_not_fit_is_answered_in_microbatches_and_marked():
     beyond = cell(found, 2048)
     assert (beyond.status, beyond.accumulation, cell(found, 512).accumulation) == ("ok", 4, 1)
     assert beyond.time_to_target.median is not None
-    assert batch_size_table.loop(beyond).endswith(", 4 microbatches a step")
+    assert tables.loop(beyond).endswith(", 4 microbatches a step")
     assert not {1024, 2048} & set(found.affine_step_time.batch_sizes)
     assert "1,024, 2,048 did not fit" in found.verdicts[7].numbers
     assert verdict(found, 8) == "supported"
@@ -183,12 +183,12 @@ def test_claims_rest_on_fresh_seeds_or_say_that_they_do_not(found):
     assert found.seeds == TRUTH.confirm_seeds
     assert answer.notices(found) == []
     (said,) = answer.notices(searched)
-    assert said.startswith("These claims rest on the runs that also chose")
+    assert said.startswith("The claims rest on the runs that also chose")
 
 
 def test_the_only_batch_size_is_no_end_of_a_sweep():
     (fastest, _) = answer.answer(answered(batch_sizes=(64,)))
-    assert ", the only one tried, so the true best may lie elsewhere" in fastest
+    assert "Batch size 64 is the only one tried, so another may be better." in fastest
 
 
 def test_runs_that_learned_nothing_have_no_best_accuracy():
@@ -212,7 +212,9 @@ def test_batch_sizes_that_were_not_confirmed_yet_are_named():
     ]
     (said,) = answer.notices(answered(rows=rows))
     left = [str(size) for size in TRUTH.batch_sizes if size >= 1024]
-    assert said.startswith(f"Claims on batch sizes {', '.join(left[:-1])} and {left[-1]} rest on the runs that also")
+    assert said.startswith(
+        f"The claims on batch sizes {', '.join(left[:-1])} and {left[-1]} rest on the runs that also"
+    )
 
 
 def test_a_failed_run_is_no_miss():

@@ -12,7 +12,7 @@ from batchscale.analysis.figures import choose, style
 from batchscale.analysis.frames import frames
 from batchscale.analysis.metrics import trials
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.pages import batch_size_table, text_table
+from batchscale.analysis.pages import tables
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.text import answer
 from batchscale.records.row_types import Curve, Trial
@@ -62,19 +62,19 @@ def test_it_is_neither_best_nor_tied_and_leaves_the_other_answers_alone(found):
 
 
 def test_it_is_left_blank_in_every_table(found):
-    table = batch_size_table.table(found)
-    texts = {column.title: entry.text for column, entry in zip(table.columns, table.rows[-1].cells, strict=True)}
+    table = tables.batch_size_table(found)
+    texts = {column.title: entry.text for column, entry in zip(table.columns, table.rows[-1].entries, strict=True)}
     blank = ("Learning rate", "Epochs to target", "Time to target", "Best accuracy", "Test accuracy")
     assert {texts[title] for title in blank} == {"—"}
     assert texts["Status"] == "not measured"
-    *_, row = csv.DictReader(io.StringIO(text_table.as_csv(*batch_size_table.flat(found)).decode()))
+    *_, row = csv.DictReader(io.StringIO(tables.as_csv(*tables.flat(found)).decode()))
     assert {row[f"best_accuracy{end}"] for end in ("", "_low", "_high")} == {""}
 
 
 def test_it_is_in_no_figure_of_accuracies(found):
     (plot,) = choose(["best_accuracy"])
     with style.applied():
-        axes = plot.draw(within(TRUTH.epochs), found).axes[0]
+        axes = plot.draw(Sweep.of(within(TRUTH.epochs)), found).axes[0]
     drawn = {round(size) for line in axes.get_lines() for size in line.get_xdata()}
     assert max(drawn) < UNTRAINED / 1.5
 

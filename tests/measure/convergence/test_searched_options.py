@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 import simulated_folder
 from batchscale.analysis import figures, number_format
-from batchscale.analysis.figures import options
+from batchscale.analysis.figures import learning_rates
 from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics import scaling, trials
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.metrics.trials import searched_points, together
-from batchscale.analysis.pages import batch_size_table
+from batchscale.analysis.pages import tables
 from batchscale.analysis.summary import build
 from batchscale.analysis.text import answer
 from batchscale.config import plan
@@ -49,19 +49,19 @@ def test_a_value_is_worth_what_its_best_rate_makes_of_it(measured):
     assert np.median(slow / fast) == pytest.approx(RICH.momenta[0.5], rel=0.15)
 
 
-def test_the_best_value_is_told_in_summary_table_csv_and_beside_the_figure(measured, summarized):
+def test_the_best_value_is_in_the_summary_the_table_the_csv_and_the_alternative_text(sweep, summarized):
     searched = [cell for cell in summarized.cells if cell.best_learning_rate is not None]
     assert len(searched) == len(RICH.batch_sizes)
     assert all(cell.best_options == RICH.best_options for cell in searched)
     (plot,) = figures.choose(["searched_options"])
-    assert plot.finding(measured, summarized).startswith("Chosen momentum: 0.9 (the largest tried) at 4, 8, ")
+    assert plot.alt_text(sweep, summarized).startswith("Best momentum: 0.9 (the largest tried) at batch sizes 4, 8, ")
     least = replaced(summarized, best_options={MOMENTUM: 0.5})
-    assert plot.finding(measured, least).startswith("Chosen momentum: 0.5 (the smallest tried) at 4, 8, ")
-    column = [column.title for column in batch_size_table.COLUMNS].index("Learning rate")
-    assert all("momentum 0.9" in line.cells[column].text for line in batch_size_table.table(summarized).rows)
+    assert plot.alt_text(sweep, least).startswith("Best momentum: 0.5 (the smallest tried) at batch sizes 4, 8, ")
+    column = [column.title for column in tables.COLUMNS].index("Learning rate")
+    assert all("momentum 0.9" in row.entries[column].text for row in tables.batch_size_table(summarized).rows)
     at_edge = replaced(summarized, at_grid_edge=True)
-    assert all("(edge), momentum 0.9" in line.cells[column].text for line in batch_size_table.table(at_edge).rows)
-    names, rows = batch_size_table.flat(summarized)
+    assert all("(edge), momentum 0.9" in row.entries[column].text for row in tables.batch_size_table(at_edge).rows)
+    names, rows = tables.flat(summarized)
     assert {row[names.index("best_options")] for row in rows} == {"momentum=0.9"}
     assert {row[names.index("best_options_for_accuracy")] for row in rows} <= {"momentum=0.9", "momentum=0.5"}
 
@@ -73,20 +73,20 @@ def test_the_table_of_trials_names_the_options_of_each(measured, reported):
     assert set(told) == {"momentum=0.5", "momentum=0.9"}
 
 
-def test_a_line_for_each_value_and_none_without_a_sweep(measured, summarized, tmp_path):
-    figure = options.searched_options(measured, summarized)
+def test_a_line_for_each_value_and_none_without_a_sweep(sweep, summarized, tmp_path):
+    figure = learning_rates.searched_options(sweep, summarized)
     labels = [line.get_label() for line in figure.axes[0].lines]
     assert labels == ["momentum 0.5", "momentum 0.9"]
     simulated_folder.write(tmp_path, simulated_folder.Truth())
-    plain = frames.load(tmp_path)
+    plain = Sweep.of(frames.load(tmp_path))
     with pytest.raises(NothingToDrawError, match="no optimizer options were searched"):
-        options.searched_options(plain, build.summarize(Sweep.of(plain)))
+        learning_rates.searched_options(plain, build.summarize(plain))
 
 
 def test_a_value_that_never_reaches_the_target_has_no_line(tmp_path):
     simulated_folder.write(tmp_path, simulated_folder.Truth(momenta={0.0: 1e6, 0.9: 1.0}))
-    found = frames.load(tmp_path)
-    missed, reached = options.searched_options(found, build.summarize(Sweep.of(found))).axes[0].lines
+    found = Sweep.of(frames.load(tmp_path))
+    missed, reached = learning_rates.searched_options(found, build.summarize(found)).axes[0].lines
     assert np.isnan(missed.get_ydata()).all()
     assert np.isfinite(reached.get_ydata()).all()
 
@@ -130,7 +130,7 @@ def test_every_option_has_a_panel_that_names_it_and_colours_of_its_own(tmp_path)
     )
     search = {**one.experiment.search, "weight_decay": list(decays)}
     both = replace(one, trials=trials, experiment=msgspec.structs.replace(one.experiment, search=search))
-    panels = options.searched_options(both, build.summarize(Sweep.of(one))).axes
+    panels = learning_rates.searched_options(Sweep.of(both), build.summarize(Sweep.of(one))).axes
     assert [axes.get_title(loc="left") for axes in panels] == ["momentum", "weight decay"]
     colours = {line.get_color() for axes in panels for line in axes.lines if line.get_label().startswith(("m", "w"))}
     assert len(colours) == 4

@@ -1,20 +1,20 @@
-"""Every figure of a results folder: one function each, one table that names them, one call that writes them."""
+"""Every figure of a results folder: the table that names them, and how they are drawn and written."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from matplotlib.figure import Figure
 
-from batchscale.analysis.figures import style
+from batchscale.analysis.figures import answer, learning_rates, resources, speed, style, training
 from batchscale.analysis.figures.drawing import NothingToDrawError
-from batchscale.analysis.figures.registry import PLOTS, Plot
-from batchscale.analysis.frames.frames import Frames
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_types import Summary
+from batchscale.analysis.text import captions
 from batchscale.errors import InputError
 from batchscale.printable import printable
 from batchscale.records import row_files
@@ -31,45 +31,198 @@ _METADATA: dict[Format, dict[str, str | None]] = {
 
 
 @dataclass(frozen=True)
+class Plot:
+    """One figure of the table.
+
+    Attributes:
+        title: above the figure on a page.
+        draw: raises NothingToDrawError where the rows that it needs were not measured.
+        alt_text: states in words what is drawn.
+        caption: how to read the figure.
+        remark: what these measurements in particular show; may be empty.
+    """
+
+    title: str
+    draw: Callable[[Sweep, Summary], Figure]
+    alt_text: Callable[[Sweep, Summary], str]
+    caption: str
+    remark: Callable[[Summary], str] = captions.no_remark
+
+    @property
+    def name(self) -> str:
+        """The stem of its files, and its name for `--only`."""
+        return self.draw.__name__
+
+
+PLOTS = (
+    Plot(
+        "Time to the target",
+        answer.time_to_target,
+        captions.time_to_target,
+        "Lower is faster. Ringed batch sizes are tied with the fastest: they are not significantly slower.",
+    ),
+    Plot(
+        "Best accuracy",
+        answer.best_accuracy,
+        captions.best_accuracy,
+        "Higher is better; the axis is stretched towards 100%. Ringed are the best batch size of each budget and those"
+        " tied with it.",
+        captions.averaging,
+    ),
+    Plot(
+        "Throughput",
+        speed.throughput,
+        captions.throughput,
+        "Higher is faster. Where the line levels off, the hardware is fully used. Small dots are single rounds.",
+        captions.drift,
+    ),
+    Plot(
+        "Step time",
+        speed.step_time,
+        captions.step_time,
+        "The flat part on the left is the fixed cost of a step, the rising part the cost of its examples.",
+    ),
+    Plot(
+        "Steps to the target",
+        training.steps_to_target,
+        captions.steps_to_target,
+        "Where the points leave the line of perfect scaling, a larger batch no longer saves steps in proportion.",
+    ),
+    Plot(
+        "Epochs to the target",
+        training.epochs_to_target,
+        captions.epochs_to_target,
+        "Where the line is flat, each example counts in full. Where it rises, a larger batch wastes examples.",
+    ),
+    Plot(
+        "Steps against examples",
+        training.frontier,
+        captions.frontier,
+        "Further left are fewer steps one after another, further down fewer examples. No batch size has the least of"
+        " both.",
+    ),
+    Plot(
+        "Learning curves",
+        training.learning_curves,
+        captions.learning_curves,
+        "The same runs over epochs and over seconds: the order may change. Lines are medians over seeds, shades span"
+        " all seeds.",
+    ),
+    Plot(
+        "Best learning rate",
+        learning_rates.best_learning_rate,
+        captions.best_learning_rate,
+        "Compare the slope with the two rules. Beyond a ringed rate, at the edge of those tried, a better one may lie.",
+    ),
+    Plot(
+        "Every learning rate",
+        learning_rates.rate_map,
+        captions.rate_map,
+        "Bright boxes need the fewest epochs, each with the options that are best for it. In grey boxes the median run"
+        " did not reach the target.",
+    ),
+    Plot(
+        "Other optimizer options",
+        learning_rates.searched_options,
+        captions.searched_options,
+        "Each point has the learning rate that is best with its value. Where the lines differ, the option matters. A"
+        " line ends where no run with its value reached the target, or all were stopped early because they could not"
+        " win.",
+    ),
+    Plot(
+        "Gradient noise scale",
+        training.gradient_noise_scale,
+        captions.gradient_noise_scale,
+        "It predicts the critical batch size within an order of magnitude, and grows during training.",
+        captions.without_gradient_noise,
+    ),
+    Plot(
+        "Gradient variance",
+        training.gradient_variance,
+        captions.gradient_variance,
+        "Each line is one batch size, divided into parts at the same parameters. The law predicts lines parallel to the"
+        " dashed one.",
+    ),
+    Plot(
+        "Memory",
+        resources.memory,
+        captions.memory,
+        "What a training step needs at each batch size, up to the largest that fits.",
+    ),
+    Plot(
+        "Roofline",
+        resources.roofline,
+        captions.roofline,
+        "The distance below the limit is arithmetic that the machine could do and this program does not. Points above"
+        " the slope read from caches what would otherwise be copied from memory.",
+        captions.step_limits,
+    ),
+    Plot(
+        "Energy",
+        resources.energy,
+        captions.energy,
+        "The least energy per example and the least energy to the target may be at different batch sizes.",
+    ),
+    Plot(
+        "Several devices",
+        speed.data_parallel,
+        captions.data_parallel,
+        "The distance below the dashed line is the cost of dividing the work and adding the gradients.",
+    ),
+)
+
+
+@dataclass(frozen=True)
 class Drawing:
-    """What became of one plot: a figure, or the reason why there is none."""
+    """One plot drawn and encoded, or the reason why it cannot be.
+
+    Attributes:
+        files: its bytes by format; empty where it cannot be drawn.
+        reason: why not.
+    """
 
     plot: Plot
-    figure: Figure | None
+    files: dict[Format, bytes]
     reason: str = ""
 
 
-def draw(frames: Frames, summary: Summary, plots: Iterable[Plot] | None = None) -> Iterator[Drawing]:
-    """Draw these plots (all of them when None) in the style in force; call inside `style.applied`."""
-    for plot in PLOTS if plots is None else plots:
+def draw(sweep: Sweep, summary: Summary, plots: Sequence[Plot], formats: Sequence[Format]) -> Iterator[Drawing]:
+    """Draw each plot once and encode it in every format, in the style in force; call inside `style.applied`."""
+    for plot in plots:
         try:
-            yield Drawing(plot, plot.draw(frames, summary))
+            figure = plot.draw(sweep, summary)
         except NothingToDrawError as missing:
-            yield Drawing(plot, None, str(missing))
+            yield Drawing(plot, {}, str(missing))
+        else:
+            yield Drawing(plot, encode(figure, formats))
 
 
-def encode(figure: Figure, form: Format) -> bytes:
-    """The figure as a file's bytes: PNG at 200 dots per inch, SVG with its text as text, or PDF."""
-    file = io.BytesIO()
-    figure.savefig(file, format=form, metadata=_METADATA[form])
-    return file.getvalue()
+def encode(figure: Figure, formats: Sequence[Format]) -> dict[Format, bytes]:
+    """Return a figure as the bytes of files: PNG, SVG with its text as text, or PDF."""
+    files: dict[Format, bytes] = {}
+    for form in formats:
+        file = io.BytesIO()
+        figure.savefig(file, format=form, metadata=_METADATA[form])
+        figure.set_layout_engine("none")  # the same layout in every format, computed once
+        files[form] = file.getvalue()
+    return files
 
 
 def choose(only: Sequence[str] | None) -> list[Plot]:
-    """The plots named, all without names.
+    """Return the plots named, or all if none is named.
 
     Raises:
-        InputError: on a name that is none; lists those there are.
+        InputError: on an unknown name; lists the known ones.
     """
     named = {plot.name: plot for plot in PLOTS}
     for name in only or ():
         if name not in named:
-            raise InputError(f"figure {printable(name)} is none of {', '.join(named)}")
+            raise InputError(f"figure: {printable(name)} is unknown, expected one of {', '.join(named)}")
     return [named[name] for name in only] if only else list(PLOTS)
 
 
 def write_figures(
-    frames: Frames,
+    sweep: Sweep,
     summary: Summary,
     folder: Path,
     only: Sequence[str] | None = None,
@@ -77,7 +230,16 @@ def write_figures(
     width: float | None = None,
     style_file: Path | None = None,
 ) -> list[Path]:
-    """Write figures into `folder`, `width` inches wide; returns the files. A plot without data writes none.
+    """Write figures into `folder` and return the files. A plot without data writes none.
+
+    Args:
+        sweep: of the results folder.
+        summary: of the same sweep.
+        folder: created if it is missing.
+        only: names of plots; all when None.
+        formats: names out of FORMATS.
+        width: in inches.
+        style_file: a matplotlib style file.
 
     Raises:
         InputError: on an unknown figure or format, an unusable width or style, or a figure named in `only` that the
@@ -86,21 +248,24 @@ def write_figures(
     plots, written = choose(only), []
     forms: list[Format] = [_known(form) for form in formats]
     with style.applied(width, style_file):
-        for drawing in draw(frames, summary, plots):
-            if drawing.figure is None and only:
+        for drawing in draw(sweep, summary, plots, forms):
+            if not drawing.files and only:
                 raise InputError(f"figure {drawing.plot.name}: cannot be drawn, {drawing.reason}")
-            if drawing.figure:
-                written += [_write(drawing.figure, folder / f"{drawing.plot.name}.{form}", form) for form in forms]
+            written += write(drawing, folder)
     return written
 
 
-def _write(figure: Figure, path: Path, form: Format) -> Path:
-    row_files.write_whole(path, encode(figure, form))
-    return path
+def write(drawing: Drawing, folder: Path) -> list[Path]:
+    """Write the files of one drawing and return them."""
+    written = []
+    for form, content in drawing.files.items():
+        written.append(folder / f"{drawing.plot.name}.{form}")
+        row_files.write_whole(written[-1], content)
+    return written
 
 
 def _known(form: str) -> Format:
     for known in FORMATS:
         if form == known:
             return known
-    raise InputError(f"format {printable(form)} is none of {', '.join(FORMATS)}")
+    raise InputError(f"format: {printable(form)} is unknown, expected one of {', '.join(FORMATS)}")

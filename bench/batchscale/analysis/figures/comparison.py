@@ -1,4 +1,4 @@
-"""Figures with several results side by side."""
+"""Figures with several results next to each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from batchscale.analysis.compare.compare import Quantity, Ratio
 from batchscale.analysis.figures import drawing, style
 from batchscale.analysis.figures.drawing import NothingToDrawError, medians, open_ends
 from batchscale.analysis.summary_types import Summary
-from batchscale.analysis.text.provenance import convergence_source, seeds, target_words
+from batchscale.analysis.text.answer import target
+from batchscale.analysis.text.captions import convergence_source, seeds
 
 MARKERS = "osD^vP"
 RATIO_LABELS: dict[Quantity, str] = {
@@ -22,7 +23,7 @@ RATIO_LABELS: dict[Quantity, str] = {
 
 
 def throughputs(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
-    """Examples per second of every side."""
+    """Draw the examples per second of every result."""
     figure, (axes,) = drawing.sheet()
     sizes: set[int] = set()
     for at, (label, summary) in enumerate(zip(labels, summaries, strict=True)):
@@ -40,7 +41,7 @@ def throughputs(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
 
 
 def times(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
-    """Seconds to the target of every side, each optimum marked."""
+    """Draw the seconds to the target of every result, each optimum marked."""
     figure, (axes,) = drawing.sheet()
     sizes: set[int] = set()
     for at, (label, summary) in enumerate(zip(labels, summaries, strict=True)):
@@ -56,13 +57,13 @@ def times(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
             drawing.ring(axes, [best.batch_size], [best.seconds], "fastest of its line", style.BEST)
     if not sizes:
         raise NothingToDrawError("no batch size reached the target")
-    drawing.log_axis(axes, f"seconds to {target_words(summaries[0])}")
+    drawing.log_axis(axes, f"seconds to {target(summaries[0])}")
     drawing.log2_axis(axes, sorted(sizes))
     return drawing.finished(figure, _workload(summaries))
 
 
 def ratios(first: str, against: Sequence[tuple[str, Sequence[Ratio]]], quantity: Quantity) -> Figure:
-    """A quantity of every other side over the first side's, with intervals, about 1."""
+    """Draw a quantity of every other result over that of the `first`, with intervals, about 1."""
     figure, (axes,) = drawing.sheet()
     sizes: set[int] = set()
     for at, (label, found) in enumerate(against, start=1):
@@ -70,24 +71,24 @@ def ratios(first: str, against: Sequence[tuple[str, Sequence[Ratio]]], quantity:
         batch_sizes = np.array([ratio.batch_size for ratio in one])
         values = np.array([ratio.value for ratio in one], dtype=np.float64)
         low, high = np.array([ratio.interval for ratio in one], dtype=np.float64).reshape(-1, 2).T
-        beside = batch_sizes * 2 ** (0.08 * (at - 1))
-        axes.vlines(beside, low, high, color=_color(at), linewidth=1, alpha=0.8)
-        axes.plot(beside, values, f"{_marker(at)}-", color=_color(at), label=label)
-        drawing.hover(axes, list(batch_sizes), list(values), across=list(beside))
+        shifted = batch_sizes * 2 ** (0.08 * (at - 1))
+        axes.vlines(shifted, low, high, color=_color(at), linewidth=1, alpha=0.8)
+        axes.plot(shifted, values, f"{_marker(at)}-", color=_color(at), label=label)
+        drawing.hover(axes, list(batch_sizes), list(values), across=list(shifted))
         sizes |= set(batch_sizes.tolist())
     if not sizes:
-        raise NothingToDrawError(f"no batch size has the {RATIO_LABELS[quantity]} of two sides")
+        raise NothingToDrawError(f"no batch size has the {RATIO_LABELS[quantity]} of two results")
     axes.axhline(1, color=style.MUTED, linewidth=1, linestyle="--", label=f"{first} = 1")
     drawing.log_axis(axes, f"ratio of {RATIO_LABELS[quantity]}")
     drawing.log2_axis(axes, sorted(sizes))
-    return drawing.finished(figure, "95% intervals that hold for all batch sizes together")
+    return drawing.finished(figure, "simultaneous 95% intervals for all batch sizes")
 
 
 def _workload(summaries: Sequence[Summary]) -> str:
     workload = summaries[0].workload
     sources = dict.fromkeys(f"{one.machine}: {convergence_source(one)}" for one in summaries)
-    told = [f"{workload.model} on {workload.dataset}, {workload.optimizer}", *dict.fromkeys(map(seeds, summaries))]
-    return " · ".join([*told, *sources])
+    counts = dict.fromkeys(map(seeds, summaries))
+    return " · ".join([f"{workload.model} on {workload.dataset}, {workload.optimizer}", *counts, *sources])
 
 
 def _color(at: int) -> str:

@@ -1,4 +1,4 @@
-"""What figures share: paper, axes with plain numbers, marks for ties and misses, and the line that says whence."""
+"""What figures share: the sheet, axes with plain numbers, marks for ties and misses, and the line on their origin."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -23,12 +25,14 @@ from batchscale.analysis.figures import style
 from batchscale.analysis.statistics.intervals import Array
 from batchscale.analysis.summary_types import BatchSizeSummary
 
-CHARACTERS_PER_INCH = 20
+LEAST_PANEL_INCHES = 2.2
+CHARACTERS_PER_INCH = 19
 LABEL_INCHES_PER_CHARACTER = 0.062
-LEGEND_MARGIN_INCHES = 0.4
-ACROSS_INCHES, UP_INCHES = 0.5, 0.33
+LEGEND_MARGIN_INCHES = 0.3
+ACROSS_INCHES, UP_INCHES = 0.42, 0.3
 """Room for one label of an axis."""
-CELL_ID = "cell-"
+BATCH_SIZE_ID = "cell-"
+"""Prefix of the SVG id of a point that belongs to a batch size."""
 
 GUIDE: dict[str, Any] = {"color": style.MUTED, "linestyle": "--", "linewidth": 1}
 """A line to compare with: perfect scaling, a limit."""
@@ -37,39 +41,71 @@ FITTED: dict[str, Any] = {"color": style.GREEN, "linestyle": "--", "linewidth": 
 
 
 class NothingToDrawError(Exception):
-    """The rows a figure needs were not measured; the message says which."""
+    """The rows that a figure needs were not measured; the message says which."""
+
+
+def medians(cells: Sequence[BatchSizeSummary], quantity: str) -> Array:
+    """Return the medians of cells whose `quantity` is known, shape (n,)."""
+    return np.array([getattr(cell, quantity).median for cell in cells], dtype=np.float64)
+
+
+def open_ends(cells: Sequence[BatchSizeSummary], quantity: str) -> Array:
+    """Return the low and high ends of the intervals, shape (2, n); an end that is null is infinite."""
+    pairs = [[np.inf if end is None else end for end in getattr(cell, quantity).interval] for cell in cells]
+    return np.array(pairs, dtype=np.float64).T
 
 
 def sheet(panels: int = 1, height_factor: float = 1.0) -> tuple[Figure, list[Axes]]:
-    """A figure of the current width with `panels` side by side, or one below the other where it is narrow."""
+    """Return a figure of the current width and its panels: side by side if each has room, else stacked."""
     width, height = mpl.rcParams["figure.figsize"]
-    rows, columns = (panels, 1) if is_narrow() else (1, panels)
-    stretch = height_factor * (0.8 * panels if is_narrow() and panels > 1 else 1)
+    columns = panels if width >= panels * LEAST_PANEL_INCHES else 1
+    rows = panels // columns
+    stretch = height_factor * (0.8 * rows if rows > 1 else 1)
     figure = Figure(figsize=(width, height * stretch), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def is_narrow() -> bool:
-    """Whether the current figure is one column of a paper wide."""
-    return mpl.rcParams["figure.figsize"][0] < style.NARROW_BELOW_INCHES
+class BatchSizeLocator(FixedLocator):
+    """Ticks at batch sizes (or numbers of devices), as many as the axis has room for when it is drawn.
+
+    Attributes:
+        labelled: the axis.
+        sizes: the sorted batch sizes.
+        room: the length of the axis is multiplied by this; labels of a vertical axis need less room.
+    """
+
+    def __init__(self, axis: Axis, sizes: Sequence[int], room: float) -> None:
+        super().__init__(sizes)
+        self.labelled, self.sizes, self.room = axis, sizes, room
+
+    def __call__(self) -> Sequence[float]:
+        """Return the batch sizes that get a label."""
+        axes = self.labelled.axes
+        figure = axes.get_figure(root=True)
+        length = axes.bbox.width if self.labelled is axes.xaxis else axes.bbox.height
+        return spaced(self.sizes, self.room * length / figure.dpi) if figure else list(self.sizes)
 
 
-def log2_axis(axes: Axes, values: Sequence[int], label: str = "batch size", room: float = 1.0) -> None:
-    """Batch sizes (or devices) on a log2 horizontal axis, as many plain numbers as `room` of the width can hold."""
+def label_batch_sizes(axis: Axis, sizes: Sequence[int], room: float = 1.0) -> None:
+    """Label a log2 axis with the batch sizes as plain numbers."""
+    axis.set_major_locator(BatchSizeLocator(axis, sizes, room))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def log2_axis(axes: Axes, values: Sequence[int], label: str = "batch size") -> None:
+    """Make the horizontal axis logarithmic to base 2, labelled with batch sizes (or numbers of devices)."""
     sizes = sorted({int(value) for value in values})
     axes.set_xscale("log", base=2)
-    axes.set_xlim(sizes[0] / 1.4, sizes[-1] * 1.4)
-    width_inches = (mpl.rcParams["figure.figsize"][0] - 0.7) * room
-    axes.xaxis.set_major_locator(FixedLocator(spaced(sizes, width_inches)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(sizes[0] / 1.45, sizes[-1] * 1.45)
+    label_batch_sizes(axes.xaxis, sizes)
     axes.set_xlabel(label)
 
 
-def spaced(sizes: Sequence[int], width_inches: float) -> list[int]:
-    """The sorted batch sizes whose labels fit on a log2 axis: every k-th of a geometric list, else each with room."""
+def spaced(sizes: Sequence[int], inches: float) -> list[int]:
+    """Return those of the sorted batch sizes whose labels fit on a log2 axis, every k-th of a geometric list."""
     octaves = math.log2(sizes[-1] / sizes[0]) + 1.0
-    inches_per_octave = width_inches / octaves
+    inches_per_octave = inches / octaves
 
     def fits(left: int, right: int) -> bool:
         characters = (len(str(left)) + len(str(right))) / 2 + 1
@@ -87,25 +123,25 @@ def spaced(sizes: Sequence[int], width_inches: float) -> list[int]:
 
 
 def log_axis(axes: Axes, label: str, base: int = 10) -> None:
-    """A logarithmic vertical axis with plain numbers."""
+    """Make the vertical axis logarithmic, labelled with plain numbers."""
     axes.set_yscale("log", base=base)
-    axes.set_ylabel(textwrap.fill(label, 30) if is_narrow() else label)
+    axes.set_ylabel(textwrap.fill(label, max(16, int(14 * _inches(axes.yaxis)))))
     plain_ticks(axes.yaxis, base)
 
 
 def log_axis_across(axes: Axes, label: str) -> None:
-    """A logarithmic horizontal axis with plain numbers, for anything but batch sizes."""
+    """Make the horizontal axis logarithmic, labelled with plain numbers, for anything but batch sizes."""
     axes.set_xscale("log")
     axes.set_xlabel(label)
     plain_ticks(axes.xaxis)
 
 
 def plain_ticks(axis: Axis, base: int = 10) -> None:
-    """Plain numbers on a logarithmic axis, its decades split as finely as there is room for."""
+    """Label a logarithmic axis with plain numbers, its decades split as finely as there is room for."""
     low, high = sorted(axis.get_view_interval())
     decades = math.log10(high / low) if low > 0 else 1.0
-    most = _labels_that_fit(axis)
-    splits = [subs for subs in ((1, 2, 5), (1, 3), (1,)) if decades * len(subs) <= most]
+    most = max(3, int(_inches(axis) / (ACROSS_INCHES if axis is axis.axes.xaxis else UP_INCHES)))
+    splits = [subs for subs in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)) if decades * len(subs) <= most]
     if base == 2:
         ticks = LogLocator(base=2, numticks=most + 2)
     elif decades < 0.7:
@@ -117,18 +153,20 @@ def plain_ticks(axis: Axis, base: int = 10) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: number_format.tick(value, base)))
 
 
-def _labels_that_fit(axis: Axis) -> int:
-    """How many labels an axis has room for, before the layout has moved it a little."""
+def _inches(axis: Axis) -> float:
+    """Return the length of an axis, before the layout has moved its ends a little."""
     axes = axis.axes
     box, figure = axes.get_position(), axes.get_figure(root=True)
     if figure is None:
-        return 5
-    inches = box.width * figure.get_figwidth() if axis is axes.xaxis else box.height * figure.get_figheight()
-    return max(3, int(inches / (ACROSS_INCHES if axis is axes.xaxis else UP_INCHES)))
+        return 2.0
+    return box.width * figure.get_figwidth() if axis is axes.xaxis else box.height * figure.get_figheight()
 
 
 def band(axes: Axes, sizes: Sequence[int], ends: Array, color: str) -> None:
-    """The intervals of a line of points: `ends` has shape (2, n); an open end runs off the top of the axes."""
+    """Draw the intervals of a line of points.
+
+    `ends` are the low and the high ends, shape (2, n); an infinite end runs off the top of the axes.
+    """
     roof = 4 * ends[np.isfinite(ends)].max(initial=0)
     low, high = np.clip(ends, None, roof or None)
     axes.fill_between(sizes, low, high, color=color, alpha=0.16, linewidth=0, zorder=2)
@@ -136,7 +174,7 @@ def band(axes: Axes, sizes: Sequence[int], ends: Array, color: str) -> None:
 
 
 def ring(axes: Axes, sizes: Sequence[float] | Array, values: Sequence[float] | Array, label: str, color: str) -> None:
-    """Circle points that are to be seen together."""
+    """Circle points that belong together."""
     if len(sizes):
         look: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "markeredgecolor": color}
         axes.plot(list(sizes), list(values), "o", linestyle="none", label=label, zorder=5, **look)
@@ -169,25 +207,56 @@ def missed(axes: Axes, sizes: Sequence[int], label: str) -> None:
 def hover(
     axes: Axes, sizes: Sequence[int], values: Sequence[float] | Array, across: Sequence[float] | Array | None = None
 ) -> None:
-    """Lay an invisible target over each finite point; on a page it shows the row of that batch size."""
+    """Lay an invisible target over each finite point; on a page it shows the row of that batch size.
+
+    `across` are the horizontal positions, where they are not the batch sizes.
+    """
     for size, right, value in zip(sizes, sizes if across is None else across, values, strict=True):
         if np.isfinite(value):
-            axes.plot([right], [value], "o", markersize=11, alpha=0, gid=f"{CELL_ID}{int(size)}", zorder=9)
+            axes.plot([right], [value], "o", markersize=11, alpha=0, gid=f"{BATCH_SIZE_ID}{int(size)}", zorder=9)
 
 
-def batch_size_colors(sizes: Sequence[int]) -> dict[int, tuple[float, ...]]:
-    """A colour for each of the sorted batch sizes, dark for small and light for large, even in log2."""
-    scale = _batch_size_scale(sizes)
-    return dict(zip(sizes, map(tuple, scale.to_rgba(np.array(sizes))), strict=True))
+def lines_by_batch_size(
+    axes: Axes, rows: pd.DataFrame, across: str, up: str, sizes: Sequence[int], marker: str | None = None
+) -> None:
+    """Draw one line for each batch size: the median over seeds, with a shade from the lowest to the highest.
+
+    Args:
+        axes: to draw on.
+        rows: with the column `batch_size`.
+        across: the column of the horizontal axis.
+        up: the column of the vertical axis.
+        sizes: the batch sizes of the whole figure, sorted; each has its colour.
+        marker: at each point; none when None.
+    """
+    sns.lineplot(
+        data=rows,
+        x=across,
+        y=up,
+        hue="batch_size",
+        palette=batch_size_colors(sizes),
+        estimator="median",
+        errorbar=("pi", 100),
+        err_kws={"alpha": 0.2, "linewidth": 0},
+        marker=marker,
+        markersize=3,
+        markeredgewidth=0,
+        linewidth=1.1,
+        legend=False,
+        ax=axes,
+    )
+
+
+def batch_size_colors(sizes: Sequence[int]) -> dict[int, tuple[float, float, float, float]]:
+    """Return a colour for each of the sorted batch sizes, dark for small and light for large, even in log2."""
+    shades = _batch_size_scale(sizes).to_rgba(np.array(sizes)).tolist()
+    return {size: (red, green, blue, alpha) for size, (red, green, blue, alpha) in zip(sizes, shades, strict=True)}
 
 
 def batch_size_bar(figure: Figure, panels: Sequence[Axes], sizes: Sequence[int]) -> None:
-    """The key to `batch_size_colors`, beside the panels."""
+    """Draw the key to `batch_size_colors` at the right of the panels."""
     bar = figure.colorbar(_batch_size_scale(sizes), ax=list(panels), pad=0.015, aspect=32, label="batch size")
-    height_inches = figure.get_size_inches()[1] * 0.6
-    bar.ax.yaxis.set_major_locator(FixedLocator(spaced(sizes, 2 * height_inches)))
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
-    bar.ax.yaxis.set_minor_locator(NullLocator())
+    label_batch_sizes(bar.ax.yaxis, sizes, room=2.0)
     bar.outline.set_visible(False)  # type: ignore[operator] - the stub has a Spine as a plain artist
 
 
@@ -211,21 +280,10 @@ def legend(figure: Figure) -> None:
             drawn.remove()
 
 
-def finished(figure: Figure, text: str) -> Figure:
-    """Add the legend, and at the foot what was measured, where and how often; returns the figure."""
+def finished(figure: Figure, origin: str) -> Figure:
+    """Add the legend, and at the foot what was measured, where and how often; return the figure."""
     legend(figure)
     width = int(figure.get_figwidth() * CHARACTERS_PER_INCH)
-    lines = textwrap.fill(text.replace("$", r"\$"), width)
+    lines = textwrap.fill(origin.replace("$", r"\$"), width, break_on_hyphens=False)
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=mpl.rcParams["font.size"] - 1.5, color=style.MUTED)
     return figure
-
-
-def medians(cells: Sequence[BatchSizeSummary], quantity: str) -> Array:
-    """Medians of known cells, shape (n,)."""
-    return np.array([getattr(cell, quantity).median for cell in cells], dtype=np.float64)
-
-
-def open_ends(cells: Sequence[BatchSizeSummary], quantity: str) -> Array:
-    """Low and high ends of the intervals, shape (2, n); an end that is null is infinite."""
-    pairs = [[np.inf if end is None else end for end in getattr(cell, quantity).interval] for cell in cells]
-    return np.array(pairs, dtype=np.float64).T

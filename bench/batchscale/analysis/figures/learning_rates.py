@@ -1,9 +1,11 @@
-"""Learning rates: the best one at each batch size, and the whole map of what each rate led to."""
+"""Learning rates and other optimizer options: the best at each batch size, and what every one tried led to."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,65 +19,69 @@ from batchscale.analysis import number_format
 from batchscale.analysis.figures import drawing, style
 from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.frames.frames import Frames
-from batchscale.analysis.frames.schema import aggregated, batch_sizes, by_batch_size, values
-from batchscale.analysis.metrics.trials import search_seeds, searched_points
+from batchscale.analysis.frames.schema import aggregated, batch_sizes, by_batch_size, only, values
+from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.metrics.trials import at_best, search_seeds
 from batchscale.analysis.statistics.intervals import Array
 from batchscale.analysis.summary_types import BatchSizeSummary, Summary
-from batchscale.analysis.text.provenance import origin, target_words
+from batchscale.analysis.text.answer import target
+from batchscale.analysis.text.captions import origin
 from batchscale.config.plan import effective_rate
 from batchscale.config.vocabulary import Point
 
-LABELLED_CELLS = 150
+LABEL_INCHES = 0.28
+"""A box of the map of rates that is narrower than this holds no number."""
 
 
-def best_learning_rate(frames: Frames, summary: Summary) -> Figure:
-    """The chosen rate against batch size within the rates tried, beside the square-root and linear rules."""
+def best_learning_rate(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw the best rate against the batch size within the rates tried, with the square-root and linear rules."""
     cells = [cell for cell in summary.cells if cell.best_learning_rate is not None]
     if len(cells) < 2:
         raise NothingToDrawError("learning rates were not tuned at two or more batch sizes")
     figure, (axes,) = drawing.sheet()
     sizes = np.array([cell.batch_size for cell in cells])
-    rates = np.array([_chosen(cell) for cell in cells])
-    _draw_tried(axes, frames, rates)
+    rates = np.array([_best_effective_rate(cell) for cell in cells])
+    _draw_tried(axes, sweep.searched_points, rates)
     _draw_rules(axes, sizes, rates)
     axes.plot(sizes, rates, "o-", color=style.BLUE, label="fewest epochs to the target")
     edges = np.array([bool(cell.at_grid_edge) for cell in cells])
-    drawing.ring(axes, sizes[edges], rates[edges], "at the edge of those tried", style.BEST)
-    drawing.log_axis(axes, _rate_words(frames))
+    drawing.ring(axes, sizes[edges], rates[edges], "at the edge of the rates tried", style.BEST)
+    drawing.log_axis(axes, _rate_words(sweep.frames))
     drawing.log2_axis(axes, sizes.tolist())
     drawing.hover(axes, sizes.tolist(), rates)
-    return drawing.finished(figure, origin(frames, summary, search_seeds(frames)))
+    return drawing.finished(figure, origin(sweep.frames, summary, search_seeds(sweep.frames)))
 
 
-def rate_map(frames: Frames, summary: Summary) -> Figure:
-    """Epochs to the target for each batch size and rate; missed and diverged trials are named, not coloured.
+def rate_map(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw the epochs to the target for each batch size and rate; trials that missed it are grey.
 
-    Where options were searched beside the rate, each cell has those that are best for it.
+    Where other options were searched too, each box has the options that are best for its batch size and rate.
     """
     wanted = {"epochs": ("epochs", "min"), "diverged": ("diverged", "min")}
-    cells = aggregated(searched_points(frames), ["batch_size", "rate"], **wanted)
-    epochs, rates = values(cells, "epochs"), values(cells, "rate")
+    tried = aggregated(sweep.searched_points, ["batch_size", "rate"], **wanted)
+    epochs, rates = values(tried, "epochs"), values(tried, "rate")
     reached = epochs[np.isfinite(epochs)]
     if not len(reached) or len(np.unique(rates)) < 2:
         raise NothingToDrawError("no grid of learning rates reached the target")
     figure, (axes,) = drawing.sheet(height_factor=1.15)
     shades = ScalarMappable(LogNorm(reached.min(), max(reached.max(), 1.01 * reached.min())), f"{style.SEQUENCE}_r")
-    boxes = _boxes(values(cells, "batch_size"), rates, frames.experiment.learning_rate.factor)
+    boxes = _boxes(values(tried, "batch_size"), rates, sweep.frames.experiment.learning_rate.factor)
     faces = [shades.to_rgba(np.array(need)) if np.isfinite(need) else style.GRID for need in epochs]
     axes.add_collection(PatchCollection(boxes, facecolors=faces, edgecolors=style.PAPER, linewidths=0.8))
-    _label(axes, cells, shades)
+    _label(axes, tried, shades)
     axes.set(yscale="log", ylim=(rates.min() / 2, rates.max() * 2))
     axes.grid(visible=False)
-    drawing.log_axis(axes, _rate_words(frames))
-    drawing.log2_axis(axes, batch_sizes(cells), room=0.82)
-    bar = figure.colorbar(shades, ax=axes, pad=0.01, aspect=30, label=f"epochs to {target_words(summary)}")
+    drawing.log_axis(axes, _rate_words(sweep.frames))
+    drawing.log2_axis(axes, batch_sizes(tried))
+    bar = figure.colorbar(shades, ax=axes, pad=0.01, aspect=30, label=f"epochs to {target(summary)}")
     drawing.plain_ticks(bar.ax.yaxis)
     return drawing.finished(
-        figure, f"{origin(frames, summary, search_seeds(frames))} · grey: - not reached, x diverged"
+        figure,
+        f"{origin(sweep.frames, summary, search_seeds(sweep.frames))} · grey: target not reached (x: diverged)",
     )
 
 
-def _chosen(cell: BatchSizeSummary) -> float:
+def _best_effective_rate(cell: BatchSizeSummary) -> float:
     return effective_rate(Point(cell.best_learning_rate or np.nan, tuple(cell.best_options.items())))
 
 
@@ -83,10 +89,10 @@ def _rate_words(frames: Frames) -> str:
     return "learning rate / (1 - momentum)" if "momentum" in frames.experiment.search else "learning rate"
 
 
-def _draw_tried(axes: Axes, frames: Frames, rates: Array) -> None:
-    """The rates tried, which also set how far the axis goes."""
-    sizes, low = by_batch_size(searched_points(frames), "rate", np.min)
-    _, high = by_batch_size(searched_points(frames), "rate", np.max)
+def _draw_tried(axes: Axes, points: pd.DataFrame, rates: Array) -> None:
+    """Draw the range of rates tried, which also sets the limits of the axis."""
+    sizes, low = by_batch_size(points, "rate", np.min)
+    _, high = by_batch_size(points, "rate", np.max)
     axes.vlines(sizes, low, high, color=style.GRID, linewidth=5, label="rates tried")
     axes.set_ylim(min([*low, *rates]) / 1.5, max([*high, *rates]) * 1.5)
 
@@ -99,25 +105,65 @@ def _draw_rules(axes: Axes, sizes: Array, rates: Array) -> None:
 
 
 def _boxes(sizes: Array, rates: Array, factor: float) -> list[Rectangle]:
-    """A rectangle around each (batch size, rate), half a grid step to every side on logarithmic axes."""
-    different = np.unique(sizes)
-    across = np.sqrt((different[1:] / different[:-1]).min(initial=2.0))
-    up = np.sqrt(factor)
+    """Return a rectangle around each (batch size, rate), half a grid step to every side on logarithmic axes."""
+    across, up = np.sqrt(_least_ratio(sizes)), np.sqrt(factor)
     return [
         Rectangle((size / across, rate / up), size * (across - 1 / across), rate * (up - 1 / up))
         for size, rate in zip(sizes, rates, strict=True)
     ]
 
 
-def _label(axes: Axes, cells: pd.DataFrame, shades: ScalarMappable) -> None:
+def _least_ratio(sizes: Array) -> float:
+    """Return the least ratio of neighbouring batch sizes, at most 2."""
+    different = np.unique(sizes)
+    return float((different[1:] / different[:-1]).min(initial=2.0))
+
+
+def _label(axes: Axes, tried: pd.DataFrame, shades: ScalarMappable) -> None:
+    """Write the epochs into the boxes where there is room, and mark those that missed the target."""
     middle = np.sqrt(np.prod(np.array(shades.get_clim(), dtype=np.float64)))
-    crowded = len(cells) > LABELLED_CELLS or drawing.is_narrow()
-    columns = (values(cells, name) for name in ("batch_size", "rate", "epochs", "diverged"))
-    for size, rate, epochs, diverged in zip(*columns, strict=True):
+    sizes = values(tried, "batch_size")
+    boxes_across = np.log(sizes.max() / sizes.min()) / np.log(_least_ratio(sizes)) + 1
+    crowded = mpl.rcParams["figure.figsize"][0] * 0.8 / boxes_across < LABEL_INCHES
+    columns = (values(tried, name) for name in ("rate", "epochs", "diverged"))
+    for size, rate, epochs, diverged in zip(sizes, *columns, strict=True):
         look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6}
         if not np.isfinite(epochs):
-            axes.text(size, rate, "x" if diverged > 0.5 else "-", color=style.MUTED, **look)
+            axes.text(size, rate, "x" if diverged > 0.5 else "", color=style.MUTED, **look)
         elif not crowded:
             axes.text(
                 size, rate, number_format.number(epochs, 2), color="#ffffff" if epochs > middle else "#000000", **look
             )
+
+
+def searched_options(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw the epochs to the target with each value of an option, all else at its best; a panel for each option."""
+    options, points = sweep.frames.experiment.searched, sweep.searched_points
+    if not options:
+        raise NothingToDrawError("no optimizer options were searched in addition to the learning rate")
+    if not np.isfinite(values(points, "epochs")).any():
+        raise NothingToDrawError("no searched run reached the target")
+    figure, panels = drawing.sheet(len(options))
+    found = [at_best(points, option) for option in options]
+    shades = iter(mpl.colormaps[style.SEQUENCE](np.linspace(0.15, 0.85, sum(len(_tried(best)) for best in found))))
+    for axes, option, best in zip(panels, options, found, strict=True):
+        _draw_values(axes, best, option, [next(shades) for _ in _tried(best)])
+        axes.set_title(number_format.option(option) if len(options) > 1 else "", loc="left")
+        drawing.log_axis(axes, f"epochs to {target(summary)}")
+        drawing.log2_axis(axes, batch_sizes(points))
+    return drawing.finished(figure, origin(sweep.frames, summary, search_seeds(sweep.frames)))
+
+
+def _tried(best: pd.DataFrame) -> list[float]:
+    return np.unique(values(best, "value")).tolist()
+
+
+def _draw_values(axes: Axes, best: pd.DataFrame, option: str, shades: Sequence[Array]) -> None:
+    """Draw a line for each value, broken where no run with it reached the target."""
+    for value, shade in zip(_tried(best), shades, strict=True):
+        sizes, epochs = by_batch_size(only(best, best["value"] == value), "epochs")
+        label = " ".join(number_format.options({option: value}))
+        axes.plot(sizes, np.where(np.isfinite(epochs), epochs, np.nan), "o-", color=tuple(shade), label=label)
+    edges = only(best, best["at_edge"] & np.isfinite(values(best, "epochs")))
+    at = edges["batch_size"].tolist()
+    drawing.ring(axes, at, values(edges, "epochs"), "best rate at the edge of the rates tried", style.BEST)

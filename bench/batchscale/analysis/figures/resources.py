@@ -1,4 +1,4 @@
-"""What training costs besides time: memory, the share of the machine's arithmetic, energy."""
+"""What training costs in addition to time: memory, the share of the machine's arithmetic, energy."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from matplotlib.figure import Figure
 from batchscale.analysis.figures import drawing, style
 from batchscale.analysis.figures.drawing import NothingToDrawError, medians, open_ends
 from batchscale.analysis.figures.speed import draw_loops
-from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import batch_sizes, by_batch_size, only, values
 from batchscale.analysis.metrics.hardware import roofline_cells
-from batchscale.analysis.metrics.speeds import whole_batches
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.statistics.intervals import Array
 from batchscale.analysis.summary_types import BatchSizeSummary, Limit, Summary
-from batchscale.analysis.text.provenance import origin, target_words
-from batchscale.analysis.text.remarks import LIMITS
+from batchscale.analysis.text.answer import target
+from batchscale.analysis.text.captions import LIMITS, origin
 
 MEMORY = (
     ("predicted_bytes", "predicted by the compiler", style.BLUE),
@@ -34,9 +33,9 @@ LIMIT_COLORS: dict[Limit | None, str] = {
 }
 
 
-def memory(frames: Frames, summary: Summary) -> Figure:
-    """What the compiler asked for and what was used at most, up to where it no longer fits."""
-    cells = whole_batches(frames, frames.compilations)
+def memory(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw the memory that the compiler predicts and the peak in use, up to where a batch no longer fits."""
+    cells = sweep.whole_compilations
     needs = {label: (by_batch_size(cells, column, np.max), color) for column, label, color in MEMORY}
     if not any(sizes for (sizes, _), _ in needs.values()):
         raise NothingToDrawError("no memory was recorded")
@@ -46,30 +45,30 @@ def memory(frames: Frames, summary: Summary) -> Figure:
             axes.plot(sizes, need / MEBIBYTE, "o-", color=color, label=label)
             drawing.hover(axes, sizes, need / MEBIBYTE)
     largest = summary.max_batch_size
-    if limit := frames.machine.machine.device_memory_bytes:
+    if limit := sweep.frames.machine.machine.device_memory_bytes:
         axes.axhline(limit / MEBIBYTE, **drawing.GUIDE, label="memory of the device")
     elif largest:
-        axes.axhline(largest.memory_bytes / MEBIBYTE, **drawing.GUIDE, label="memory that was free")
+        axes.axhline(largest.memory_bytes / MEBIBYTE, **drawing.GUIDE, label="free memory")
     if largest and largest.predicted_bytes:
         drawing.star(axes, largest.batch_size, largest.predicted_bytes / MEBIBYTE, "largest that fits")
     full = batch_sizes(only(cells, cells["status"] == "out_of_memory"))
     drawing.missed(axes, full, "out of memory")
     drawing.log_axis(axes, "memory (MiB)")
     drawing.log2_axis(axes, [*batch_sizes(cells), *([largest.batch_size] if largest else [])])
-    return drawing.finished(figure, origin(frames, summary))
+    return drawing.finished(figure, origin(sweep.frames, summary))
 
 
-def roofline(frames: Frames, summary: Summary) -> Figure:
-    """Arithmetic done per second against arithmetic per byte moved, under this machine's measured ceilings."""
+def roofline(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw FLOPs per second against FLOPs per byte moved, under the measured ceilings of this machine."""
     cells, top = roofline_cells(summary), summary.ceilings
     if not cells or top is None or top.matmul_flops_per_second is None:
-        raise NothingToDrawError("FLOPs, bytes moved and the machine's matrix-multiply rate were not all recorded")
+        raise NothingToDrawError("FLOPs, bytes moved or the matrix-multiply rate of the machine were not recorded")
     across, up = (_field(cells, name) for name in ("flops_per_byte", "achieved_flops_per_second"))
     figure, (axes,) = drawing.sheet()
     slope = top.copy_bytes_per_second or np.inf
     along = np.geomspace(across.min() / 3, 3 * max(across.max(), top.matmul_flops_per_second / slope), 200)
     ceiling = np.minimum(top.matmul_flops_per_second, along * slope)
-    axes.plot(along, ceiling / GIGA, color=style.MUTED, linewidth=1.2, label="measured ceiling")
+    axes.plot(along, ceiling / GIGA, color=style.MUTED, linewidth=1.2, label="measured limit of the machine")
     axes.plot(across, up / GIGA, color=style.BLUE, linewidth=0.8)
     _mark_limits(axes, cells, across, up / GIGA)
     axes.set(xscale="log", yscale="log")
@@ -77,26 +76,25 @@ def roofline(frames: Frames, summary: Summary) -> Figure:
     drawing.log_axis_across(axes, "training FLOPs per byte read or written")
     drawing.log_axis(axes, "GFLOP per second")
     drawing.hover(axes, [cell.batch_size for cell in cells], up / GIGA, across=across)
-    return drawing.finished(figure, origin(frames, summary))
+    return drawing.finished(figure, origin(sweep.frames, summary))
 
 
-def energy(frames: Frames, summary: Summary) -> Figure:
-    """Energy per example and energy to the target, where the device reports it."""
-    rounds = whole_batches(frames, frames.rounds)
-    rounds = only(rounds, rounds["joules"].notna())
+def energy(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw energy per example and energy to the target, where the device reports its energy."""
+    rounds = only(sweep.rounds, sweep.rounds["joules"].notna())
     if rounds.empty:
         raise NothingToDrawError("no energy was measured on this machine")
     per_example = values(rounds, "joules") / (values(rounds, "steps") * values(rounds, "batch_size"))
     cells = summary.known("joules_to_target")
     figure, panels = drawing.sheet(2 if cells else 1)
     rounds = rounds.assign(millijoules=1e3 * per_example)
-    draw_loops(panels[0], rounds, "millijoules", imported=frames.imported is not None)
+    draw_loops(panels[0], rounds, "millijoules", imported=bool(sweep.frames.imported))
     drawing.log_axis(panels[0], "millijoules per example")
     for axes in panels[1:]:
         _energy_to_target(axes, summary, cells)
     for axes in panels:
-        drawing.log2_axis(axes, batch_sizes(rounds), room=1 if drawing.is_narrow() else 1 / len(panels))
-    return drawing.finished(figure, origin(frames, summary))
+        drawing.log2_axis(axes, batch_sizes(rounds))
+    return drawing.finished(figure, origin(sweep.frames, summary))
 
 
 def _energy_to_target(axes: Axes, summary: Summary, cells: Sequence[BatchSizeSummary]) -> None:
@@ -106,15 +104,15 @@ def _energy_to_target(axes: Axes, summary: Summary, cells: Sequence[BatchSizeSum
     drawing.hover(axes, sizes, joules)
     if best := summary.energy_optimal:
         drawing.star(axes, best.batch_size, best.joules, "least energy")
-    drawing.log_axis(axes, f"joules to {target_words(summary)}")
+    drawing.log_axis(axes, f"joules to {target(summary)}")
 
 
 def _mark_limits(axes: Axes, cells: Sequence[BatchSizeSummary], across: Array, up: Array) -> None:
-    """Each batch size in the colour of the limit that binds it; the ends and the highest are named."""
+    """Draw each batch size in the colour of the limit that binds it; name the ends and the highest."""
     for limit, color in LIMIT_COLORS.items():
         which = [at for at, cell in enumerate(cells) if cell.limited_by == limit]
         if which:
-            label = f"bound by {LIMITS[limit]}" if limit else "bound by no single limit"
+            label = f"limited by {LIMITS[limit]}" if limit else "no single limit"
             axes.plot(across[which], up[which], "o", color=color, label=label)
     for at in sorted({0, int(np.argmax(up)), len(cells) - 1}):
         spot = (across[at], up[at])

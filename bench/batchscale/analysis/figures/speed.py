@@ -1,7 +1,8 @@
-"""How fast the machine trains at each batch size."""
+"""How fast the machine trains at each batch size, on one device and on several."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypedDict
 
 import numpy as np
@@ -11,16 +12,18 @@ from matplotlib.figure import Figure
 
 from batchscale.analysis.figures import drawing, style
 from batchscale.analysis.figures.drawing import NothingToDrawError
-from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import batch_sizes, by_batch_size, only, values
-from batchscale.analysis.metrics.speeds import in_microbatches, whole_batches
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.statistics.intervals import Array
-from batchscale.analysis.summary_types import AffineStepTime, Summary
-from batchscale.analysis.text.provenance import origin
+from batchscale.analysis.summary_types import AffineStepTime, ParallelPoint, Summary
+from batchscale.analysis.text.captions import VIRTUAL, origin
+
+Key = Callable[[ParallelPoint], int]
+Value = Callable[[ParallelPoint], float | None]
 
 
 class Look(TypedDict):
-    """How a loop is drawn."""
+    """How a loop is drawn: keyword arguments of `Axes.plot`."""
 
     color: str
     marker: str
@@ -33,51 +36,56 @@ LOOP_LOOKS: dict[str, Look] = {
 }
 
 
-def throughput(frames: Frames, summary: Summary) -> Figure:
-    """Examples per second, every round of both loops, with the affine fit and the peak."""
-    rounds = timed(frames)
+def throughput(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw examples per second, every round of both loops, with the affine fit and the peak."""
     figure, (axes,) = drawing.sheet()
-    draw_loops(axes, rounds, "examples_per_second", imported=frames.imported is not None)
-    beyond = _draw_beyond_memory(axes, frames, "examples_per_second")
+    rounds = _draw_timed(axes, sweep, "examples_per_second")
     if fit := summary.affine_step_time:
-        along = np.geomspace(*_ends(rounds), 200)
+        along = _along(rounds)
         axes.plot(along, along / _step_seconds(fit, along), **drawing.FITTED, label="affine fit")
     if best := summary.throughput_optimal:
         drawing.star(axes, best.batch_size, best.examples_per_second, "fastest")
     drawing.log_axis(axes, "examples per second")
-    drawing.log2_axis(axes, [*batch_sizes(rounds), *beyond])
-    return drawing.finished(figure, origin(frames, summary))
+    return drawing.finished(figure, origin(sweep.frames, summary))
 
 
-def step_time(frames: Frames, summary: Summary) -> Figure:
-    """Milliseconds per optimizer step, with its fixed cost and its cost per example."""
-    rounds = timed(frames)
+def step_time(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw milliseconds per optimizer step, with the fit of a fixed cost and a cost per example."""
     figure, (axes,) = drawing.sheet()
-    rounds = rounds.assign(milliseconds=1e3 * values(rounds, "seconds_per_step"))
-    draw_loops(axes, rounds, "milliseconds", imported=frames.imported is not None)
-    beyond = _draw_beyond_memory(axes, frames, "seconds_per_step", 1e3)
+    rounds = _draw_timed(axes, sweep, "seconds_per_step", scale=1e3)
     if fit := summary.affine_step_time:
-        along = np.geomspace(*_ends(rounds), 200)
+        along = _along(rounds)
         axes.plot(along, 1e3 * _step_seconds(fit, along), **drawing.FITTED, label="affine fit")
     drawing.log_axis(axes, "milliseconds per step")
-    drawing.log2_axis(axes, [*batch_sizes(rounds), *beyond])
-    return drawing.finished(figure, origin(frames, summary))
+    return drawing.finished(figure, origin(sweep.frames, summary))
 
 
-def timed(frames: Frames) -> pd.DataFrame:
-    """The rounds to draw.
+def _draw_timed(axes: Axes, sweep: Sweep, column: str, scale: float = 1.0) -> pd.DataFrame:
+    """Draw the rounds of whole batches, and hollow the medians of batches in microbatches; return the former.
 
     Raises:
-        NothingToDrawError: when there are none.
+        NothingToDrawError: when no whole batch was timed.
     """
-    rounds = whole_batches(frames, frames.rounds)
+    rounds, split = sweep.rounds, sweep.rounds_in_microbatches
     if rounds.empty:
         raise NothingToDrawError("no rounds were timed")
+    draw_loops(axes, rounds.assign(**{column: scale * rounds[column]}), column, imported=bool(sweep.frames.imported))
+    for loop, look in LOOP_LOOKS.items():
+        sizes, middles = by_batch_size(only(split, split["loop"] == loop), column)
+        if sizes:
+            hollow: dict[str, Any] = {"markerfacecolor": style.PAPER, "linestyle": "none"}
+            hollow |= {"color": look["color"], "marker": look["marker"], "label": f"{loop}, in microbatches"}
+            axes.plot(sizes, scale * middles, **hollow)
+            drawing.hover(axes, sizes, scale * middles)
+    drawing.log2_axis(axes, [*batch_sizes(rounds), *batch_sizes(split)])
     return rounds
 
 
 def draw_loops(axes: Axes, rounds: pd.DataFrame, column: str, *, imported: bool) -> None:
-    """Every round as a dot and the median as a line, loop by loop; imported tables do not tell the loop."""
+    """Draw every round as a dot and the medians as a line, loop by loop.
+
+    `imported` rounds come from a table, which does not say which loop was timed.
+    """
     for loop, look in LOOP_LOOKS.items():
         one = only(rounds, rounds["loop"] == loop)
         sizes, middles = by_batch_size(one, column)
@@ -89,26 +97,41 @@ def draw_loops(axes: Axes, rounds: pd.DataFrame, column: str, *, imported: bool)
             drawing.hover(axes, sizes, middles)
 
 
-def _draw_beyond_memory(axes: Axes, frames: Frames, column: str, scale: float = 1.0) -> list[int]:
-    """Medians of batches in microbatches, hollow, loop by loop; their batch sizes."""
-    beyond = in_microbatches(frames)
-    for loop, look in LOOP_LOOKS.items():
-        sizes, middles = by_batch_size(only(beyond, beyond["loop"] == loop), column)
-        if sizes:
-            hollow: dict[str, Any] = {
-                "markerfacecolor": style.PAPER,
-                "linestyle": "none",
-                "label": f"{loop}, in microbatches",
-            }
-            axes.plot(sizes, scale * middles, color=look["color"], marker=look["marker"], **hollow)
-            drawing.hover(axes, sizes, scale * middles)
-    return batch_sizes(beyond)
-
-
-def _ends(rounds: pd.DataFrame) -> tuple[int, int]:
+def _along(rounds: pd.DataFrame) -> Array:
     sizes = batch_sizes(rounds)
-    return sizes[0], sizes[-1]
+    return np.geomspace(sizes[0], sizes[-1], 200)
 
 
 def _step_seconds(fit: AffineStepTime, sizes: Array) -> Array:
     return fit.alpha_seconds + fit.beta_seconds * sizes
+
+
+def data_parallel(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw the speed-up over one device: of the same batch divided among devices, and of one batch per device."""
+    points = summary.data_parallel
+    if not any(one.strong_efficiency or one.weak_efficiency for one in points):
+        raise NothingToDrawError("only one device was used, or the same steps were not timed on one device")
+    figure, panels = drawing.sheet(2)
+    sizes = sorted(
+        {one.batch_size for one in points if one.strong_efficiency}
+        | {one.batch_size // one.devices for one in points if one.weak_efficiency}
+    )
+    _speed_up(panels[0], points, sizes, lambda one: one.batch_size, lambda one: one.strong_efficiency)
+    _speed_up(panels[1], points, sizes, lambda one: one.batch_size // one.devices, lambda one: one.weak_efficiency)
+    panels[0].set_title("same batch, divided")
+    panels[1].set_title("one batch per device")
+    drawing.batch_size_bar(figure, panels, sizes)
+    virtual = f" · {VIRTUAL}" if sweep.frames.machine.machine.virtual_devices else ""
+    return drawing.finished(figure, origin(sweep.frames, summary) + virtual)
+
+
+def _speed_up(axes: Axes, points: list[ParallelPoint], sizes: list[int], key: Key, efficiency: Value) -> None:
+    """Draw one line for each batch size that one device trains."""
+    counts = [1, *sorted({one.devices for one in points})]
+    for size, color in drawing.batch_size_colors(sizes).items():
+        found = {one.devices: one.devices * value for one in points if key(one) == size and (value := efficiency(one))}
+        if found:
+            axes.plot([1, *found], [1.0, *found.values()], "o-", color=color)
+    axes.plot(counts, counts, **drawing.GUIDE, label="perfect scaling")
+    drawing.log2_axis(axes, counts, "devices")
+    drawing.log_axis(axes, "speed-up over one device", base=2)

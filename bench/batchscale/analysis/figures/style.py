@@ -1,4 +1,4 @@
-"""How every figure looks: colours that survive colour blindness and print, line widths, type sizes."""
+"""The look of every figure: colours that survive colour blindness and print, line widths, type sizes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ import seaborn as sns
 from batchscale.errors import InputError
 from batchscale.printable import bare
 
-TWO_COLUMNS_INCHES = 6.9
-ONE_COLUMN_INCHES = 3.3
+PAGE_INCHES = 5.2
+"""Width of the figures on a page: at 360 CSS pixels, a phone's width, text of 8 points is 8 pixels high."""
 NARROWEST_INCHES, WIDEST_INCHES = 2.0, 20.0
-NARROW_BELOW_INCHES = 5.0
-DOTS_PER_INCH = 200
+DOTS_PER_INCH = 260
 
-# The page swaps these four for its own light and dark colours, so nothing else may be drawn in exactly them.
+# A page replaces these four by its own light and dark colours, so nothing else may be drawn in exactly these.
 INK, MUTED, GRID, PAPER = "#1c2024", "#5f6872", "#e3e6ea", "#fefefe"
 
-# Okabe and Ito's palette, safe for every common kind of colour blindness.
+# The palette of Okabe and Ito, safe for every common kind of colour blindness.
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = (
     "#0072b2",
     "#e69f00",
@@ -69,8 +68,8 @@ _BASE: dict[str, Any] = {
     "ytick.major.size": 3,
     "xtick.minor.size": 0,
     "ytick.minor.size": 0,
-    "lines.linewidth": 1.5,
-    "lines.markersize": 4,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 3.8,
     "figure.facecolor": PAPER,
     "savefig.facecolor": "auto",
     "savefig.dpi": DOTS_PER_INCH,
@@ -82,24 +81,25 @@ _BASE: dict[str, Any] = {
 
 @contextmanager
 def applied(width_inches: float | None = None, style: Path | None = None) -> Iterator[None]:
-    """Draw inside this context in the house style at `width_inches`; a matplotlib style file has the last word.
+    """Draw inside this context in the style of this module, whatever the user's own matplotlib settings are.
+
+    Args:
+        width_inches: of a figure; `PAGE_INCHES` when None.
+        style: a matplotlib style file, whose settings override all others.
 
     Raises:
-        InputError: on a width outside 2 to 20 inches, or a style file matplotlib cannot use.
+        InputError: on a width outside 2 to 20 inches, or a style file that matplotlib cannot use.
     """
-    width = TWO_COLUMNS_INCHES if width_inches is None else width_inches
+    width = PAGE_INCHES if width_inches is None else width_inches
     if not NARROWEST_INCHES <= width <= WIDEST_INCHES:
-        raise InputError(f"width: {width} inches is not within {NARROWEST_INCHES:g} to {WIDEST_INCHES:g}")
-    settings: Any = {**sns.axes_style("ticks"), **_BASE, **_sizes(width), **_read(style)}
-    with mpl.rc_context(settings):
+        raise InputError(f"width: {width} inches, expected {NARROWEST_INCHES:g} to {WIDEST_INCHES:g}")
+    # Legend, axis labels and the foot need the same height at any width, the data a share of it.
+    size = {"figure.figsize": (width, 1.6 + 0.33 * width)}
+    settings: Any = {**sns.axes_style("ticks"), **_BASE, **size, **_read(style)}
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(settings)
         yield
-
-
-def _sizes(width_inches: float) -> dict[str, Any]:
-    narrow = {"font.size": 7, "axes.labelsize": 7, "xtick.labelsize": 6.5, "ytick.labelsize": 6.5}
-    narrow |= {"legend.fontsize": 6.5, "lines.linewidth": 1.2, "lines.markersize": 3.2, "axes.titlesize": 7}
-    height = width_inches * (0.56 if width_inches >= NARROW_BELOW_INCHES else 0.85)
-    return (narrow if width_inches < NARROW_BELOW_INCHES else {}) | {"figure.figsize": (width_inches, height)}
 
 
 def _read(style: Path | None) -> Mapping[Any, Any]:
@@ -107,28 +107,28 @@ def _read(style: Path | None) -> Mapping[Any, Any]:
         return {}
     settings: Mapping[Any, Any] = {}
     try:
-        with _overheard() as complaints:
+        with _intercepted_log() as complaints:
             settings = dict(mpl.rc_params_from_file(style, fail_on_error=True, use_default_template=False))
     except (OSError, ValueError) as error:
         complaints = [str(error)]
     if complaints:
-        said = bare(complaints[0].replace(f" in file {style}", ""), 120)
-        raise InputError(f"{style}: not a matplotlib style file ({said})")
+        complaint = bare(complaints[0].replace(f" in file {style}", ""), 120)
+        raise InputError(f"{style}: not a matplotlib style file ({complaint})")
     return settings
 
 
 @contextmanager
-def _overheard() -> Iterator[list[str]]:
-    """What matplotlib only logs, such as unknown keys; the first line of each complaint, none of it printed."""
+def _intercepted_log() -> Iterator[list[str]]:
+    """Collect the first line of what matplotlib logs, such as unknown keys, instead of printing it."""
     complaints: list[str] = []
     log = logging.getLogger("matplotlib")
 
-    def overhear(record: logging.LogRecord) -> bool:
+    def intercept(record: logging.LogRecord) -> bool:
         complaints.append(record.getMessage().strip().partition("\n")[0])
         return False
 
-    log.addFilter(overhear)
+    log.addFilter(intercept)
     try:
         yield complaints
     finally:
-        log.removeFilter(overhear)
+        log.removeFilter(intercept)

@@ -1,4 +1,4 @@
-"""What the optimizer needs at each batch size: steps, epochs, the frontier between them, and the curves themselves."""
+"""What training needs at each batch size: steps, epochs, the frontier between them, learning curves, gradient noise."""
 
 from __future__ import annotations
 
@@ -13,45 +13,46 @@ from matplotlib.figure import Figure
 from batchscale.analysis import number_format
 from batchscale.analysis.figures import drawing, style
 from batchscale.analysis.figures.drawing import NothingToDrawError, medians, open_ends
-from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import aggregated, batch_sizes, by_batch_size, only, values
-from batchscale.analysis.metrics.trials import claim_trials
+from batchscale.analysis.metrics.scaling import gradient_variances
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.statistics.intervals import Array
 from batchscale.analysis.summary_types import CriticalBatchSize, Summary
-from batchscale.analysis.text.provenance import origin, target_words
+from batchscale.analysis.text.answer import target
+from batchscale.analysis.text.captions import origin
 
 ToTarget = Literal["steps_to_target", "epochs_to_target"]
 
 
-def steps_to_target(frames: Frames, summary: Summary) -> Figure:
-    """Optimizer steps to the target on log2-log2, with perfect scaling from the smallest batch and the fit."""
-    figure, axes, sizes = _to_target(frames, summary, "steps_to_target")
+def steps_to_target(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw optimizer steps to the target on log2-log2, with perfect scaling from the smallest batch and the fit."""
+    figure, axes, sizes = _to_target(sweep, summary, "steps_to_target")
     cells = summary.known("steps_to_target")
     along = np.geomspace(sizes[0], sizes[-1], 100)
     perfect = medians(cells, "steps_to_target")[0] * cells[0].batch_size / along
     axes.plot(along, perfect, **drawing.GUIDE, label="perfect scaling")
     _draw_fit(axes, summary, along, lambda fit, size: fit.steps_min * (1 + fit.value / size))
-    drawing.log_axis(axes, f"steps to {target_words(summary)}", base=2)
-    return drawing.finished(figure, origin(frames, summary))
+    drawing.log_axis(axes, f"steps to {target(summary)}", base=2)
+    return drawing.finished(figure, origin(sweep.frames, summary))
 
 
-def epochs_to_target(frames: Frames, summary: Summary) -> Figure:
-    """Epochs to the target with the fitted hyperbola."""
-    figure, axes, sizes = _to_target(frames, summary, "epochs_to_target")
-    along = np.geomspace(sizes[0], sizes[-1], 100)
-    _draw_fit(axes, summary, along, lambda fit, size: fit.examples_min * (1 + size / fit.value) / frames.epoch)
-    drawing.log_axis(axes, f"epochs to {target_words(summary)}")
-    return drawing.finished(figure, origin(frames, summary))
+def epochs_to_target(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw epochs to the target with the fitted hyperbola."""
+    figure, axes, sizes = _to_target(sweep, summary, "epochs_to_target")
+    along, epoch = np.geomspace(sizes[0], sizes[-1], 100), sweep.frames.epoch
+    _draw_fit(axes, summary, along, lambda fit, size: fit.examples_min * (1 + size / fit.value) / epoch)
+    drawing.log_axis(axes, f"epochs to {target(summary)}")
+    return drawing.finished(figure, origin(sweep.frames, summary))
 
 
-def frontier(frames: Frames, summary: Summary) -> Figure:
-    """Steps against examples to the target: what more compute buys in serial time, batch size by batch size."""
+def frontier(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw steps against examples to the target: how much compute a shorter training takes."""
     cells = summary.known("steps_to_target")
     if len(cells) < 2:
         raise NothingToDrawError("fewer than two batch sizes reached the target")
     sizes = [cell.batch_size for cell in cells]
     steps = medians(cells, "steps_to_target")
-    examples = np.round(steps * np.array(sizes), 3)  # equal where only rounding tells them apart
+    examples = np.round(steps * np.array(sizes), 3)  # equal where they differ by rounding alone
     figure, (axes,) = drawing.sheet()
     if fit := summary.critical_batch_size:
         along = np.geomspace(sizes[0], sizes[-1], 200)
@@ -61,46 +62,44 @@ def frontier(frames: Frames, summary: Summary) -> Figure:
     _label_points(axes, sizes, steps, examples)
     axes.set(xscale="log", yscale="log")
     axes.margins(0.1)
-    drawing.log_axis_across(axes, f"steps to {target_words(summary)} (serial time)")
+    drawing.log_axis_across(axes, f"steps to {target(summary)} (serial time)")
     drawing.log_axis(axes, "examples until then (compute)")
     drawing.hover(axes, sizes, examples, across=steps)
-    return drawing.finished(figure, origin(frames, summary))
+    return drawing.finished(figure, origin(sweep.frames, summary))
 
 
-def learning_curves(frames: Frames, summary: Summary) -> Figure:
-    """Validation error while training, at each batch size's chosen rate, over epochs and over seconds."""
-    curves = _claimed_curves(frames, summary)
+def learning_curves(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw the validation error during training at each batch size's best rate, over epochs and over seconds."""
+    curves = _claimed_curves(sweep, summary)
     panels = ["epochs", "seconds"] if np.isfinite(values(curves, "seconds")).any() else ["epochs"]
     figure, axes_list = drawing.sheet(len(panels))
-    sizes = batch_sizes(curves)
+    sizes, accuracy = batch_sizes(curves), sweep.frames.target_accuracy
     for axes, column in zip(axes_list, panels, strict=True):
-        _draw_curves(axes, curves.dropna(subset=[column]), column, sizes)
-        if frames.target_accuracy is not None:
-            missing = 100 * (1 - frames.target_accuracy)
-            axes.axhline(missing, color=style.BEST, linestyle="--", linewidth=1, label="target")
+        drawing.lines_by_batch_size(axes, curves.dropna(subset=[column]), column, "error", sizes)
+        if accuracy is not None:
+            axes.axhline(100 * (1 - accuracy), color=style.BEST, linestyle="--", linewidth=1, label="target")
         drawing.log_axis_across(axes, "epochs" if column == "epochs" else "seconds of training")
         drawing.log_axis(axes, "validation error (%)")
     drawing.batch_size_bar(figure, axes_list, sizes)
-    return drawing.finished(figure, origin(frames, summary))
+    return drawing.finished(figure, origin(sweep.frames, summary))
 
 
-def _to_target(frames: Frames, summary: Summary, quantity: ToTarget) -> tuple[Figure, Axes, list[int]]:
-    """Every seed and the medians with intervals, misses marked; returns the batch sizes that were trained."""
+def _to_target(sweep: Sweep, summary: Summary, quantity: ToTarget) -> tuple[Figure, Axes, list[int]]:
+    """Draw every seed and the medians with intervals, misses marked; return the batch sizes that reached the target."""
     cells = summary.known(quantity)
     if not cells:
         trained = any(cell.seeds for cell in summary.cells)
         raise NothingToDrawError("no batch size reached the target" if trained else "no training runs were made")
     figure, (axes,) = drawing.sheet()
-    trials = claim_trials(frames)
-    trials = only(trials, np.isfinite(values(trials, quantity)))
+    trials = only(sweep.claim_trials, np.isfinite(values(sweep.claim_trials, quantity)))
     dots: dict[str, Any] = {"color": style.BLUE, "markersize": 2.5, "alpha": 0.35, "zorder": 2}
     axes.plot(values(trials, "batch_size"), values(trials, quantity), "o", label="each seed", **dots)
     sizes, middles = [cell.batch_size for cell in cells], medians(cells, quantity)
     drawing.band(axes, sizes, open_ends(cells, quantity), style.BLUE)
     axes.plot(sizes, middles, "o-", color=style.BLUE, label="median, 95% interval", zorder=4)
     drawing.hover(axes, sizes, middles)
-    short = [cell.batch_size for cell in summary.cells if cell.seeds_reached < cell.seeds]
-    drawing.missed(axes, short, "some or all seeds missed")
+    missed = [cell.batch_size for cell in summary.cells if cell.seeds_reached < cell.seeds]
+    drawing.missed(axes, missed, "missed by some or all seeds")
     trained = [cell.batch_size for cell in summary.cells if cell.seeds]
     drawing.log2_axis(axes, trained or sizes)
     return figure, axes, sizes
@@ -118,9 +117,10 @@ def _label_points(axes: Axes, sizes: Sequence[int], across: Array, up: Array) ->
         axes.annotate(str(size), (right, high), (5, 4), textcoords="offset points", fontsize="small", bbox=halo)
 
 
-def _claimed_curves(frames: Frames, summary: Summary) -> pd.DataFrame:
-    """Curves of the claim trials, each batch size as far as all its seeds went, with `error` and `seconds`."""
-    curves = only(frames.curves, frames.curves["trial"].isin(claim_trials(frames)["trial"]))
+def _claimed_curves(sweep: Sweep, summary: Summary) -> pd.DataFrame:
+    """Return the curves that claims rest on, as far as all seeds went, with the columns `error` (%) and `seconds`."""
+    frames = sweep.frames
+    curves = only(frames.curves, frames.curves["trial"].isin(sweep.claim_trials["trial"]))
     if curves.empty or np.isnan(frames.epoch) or frames.imported:
         raise NothingToDrawError("no learning curves were recorded")
     ended = aggregated(curves, ["batch_size", "trial"], last=("examples", "max"))
@@ -134,12 +134,51 @@ def _claimed_curves(frames: Frames, summary: Summary) -> pd.DataFrame:
     return only(curves, (examples <= limits) & (examples > 0) & (error > 0))
 
 
-def _draw_curves(axes: Axes, curves: pd.DataFrame, column: str, sizes: Sequence[int]) -> None:
-    """The median over seeds, and a shade over their whole span."""
-    reduced = {"middle": ("error", "median"), "low": ("error", "min"), "high": ("error", "max")}
-    over_seeds = aggregated(curves, ["batch_size", column], **reduced)
-    for size, color in drawing.batch_size_colors(sizes).items():
-        one = only(over_seeds, over_seeds["batch_size"] == size)
-        along = values(one, column)
-        axes.fill_between(along, values(one, "low"), values(one, "high"), color=color, alpha=0.2, linewidth=0)
-        axes.plot(along, values(one, "middle"), color=color, linewidth=1.1)
+def gradient_noise_scale(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw tr(Sigma) / |G|^2 over training, each averaged over seeds before the division (McCandlish et al., 2018)."""
+    means = _means_over_seeds(sweep)
+    if means.empty:
+        raise NothingToDrawError(summary.gradient_noise_reason or "no stretch of training was measured on every seed")
+    figure, (axes,) = drawing.sheet()
+    sizes = batch_sizes(means)
+    drawing.lines_by_batch_size(axes, means, "epochs", "scale", sizes, marker="o")
+    if critical := summary.critical_batch_size:
+        low, high = (np.nan if end is None else end for end in critical.interval)
+        if np.isfinite([low, high]).all():
+            axes.axhspan(low, high, color=style.BEST, alpha=0.12, linewidth=0)
+        label = f"critical batch size {number_format.number(critical.value)}, 95% interval"
+        axes.axhline(critical.value, color=style.BEST, linestyle="--", linewidth=1, label=label)
+    drawing.log_axis(axes, "gradient noise scale (examples)")
+    drawing.log_axis_across(axes, "epochs trained")
+    drawing.batch_size_bar(figure, [axes], sizes)
+    return drawing.finished(figure, origin(sweep.frames, summary))
+
+
+def _means_over_seeds(sweep: Sweep) -> pd.DataFrame:
+    """Return one row per batch size and stretch of training that every seed went through: `epochs` and `scale`."""
+    noise = only(sweep.frames.noise, sweep.frames.noise["trial"].isin(sweep.claim_trials["trial"]))
+    noise = noise.assign(stretch=noise.groupby("trial").cumcount())
+    wanted = {name: (name, "mean") for name in ("epochs", "noise_trace", "gradient_squared")}
+    means = aggregated(noise, ["batch_size", "stretch"], **wanted, seeds=("trial", "nunique"))
+    everyone = dict(zip(*by_batch_size(means, "seeds", np.max), strict=True))
+    complete = values(means, "seeds") == [everyone[int(size)] for size in values(means, "batch_size")]
+    means = only(means, complete & (means["gradient_squared"] > 0) & (means["noise_trace"] > 0))
+    return means.assign(scale=values(means, "noise_trace") / values(means, "gradient_squared"))
+
+
+def gradient_variance(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw the variance of the mean gradient over a batch, half of it, a quarter, with the law one over the number."""
+    found = gradient_variances(sweep)
+    found = only(found, (values(found, "variance") > 0) & np.isfinite(values(found, "variance")))
+    if found.empty:
+        raise NothingToDrawError(summary.gradient_noise_reason or "no batch was divided into parts to compare")
+    figure, (axes,) = drawing.sheet()
+    sizes = batch_sizes(found)
+    drawing.lines_by_batch_size(axes, found, "examples", "variance", sizes, marker="o")
+    ends = np.array([found["examples"].min(), found["examples"].max()], dtype=np.float64)
+    trace = np.exp(np.mean(np.log(values(found, "variance") * values(found, "examples"))))
+    axes.plot(ends, trace / ends, **drawing.GUIDE, label="one over the number of examples")
+    drawing.log_axis(axes, "variance of the gradient")
+    drawing.log2_axis(axes, found["examples"].tolist(), "examples in the gradient")
+    drawing.batch_size_bar(figure, [axes], sizes)
+    return drawing.finished(figure, origin(sweep.frames, summary))

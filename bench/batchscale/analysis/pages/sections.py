@@ -1,4 +1,4 @@
-"""The parts of a report below its figures: claims, checks, machine, how to run it again."""
+"""The parts of a report below its figures: claims, checks, machine, and how to run it again."""
 
 from __future__ import annotations
 
@@ -11,55 +11,59 @@ import numpy as np
 from batchscale.analysis import number_format
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import values
-from batchscale.analysis.pages.text_table import Column, Entry, Grid, Line, said
+from batchscale.analysis.pages.tables import UNKNOWN, Column, Entry, Table, TableRow, entry
 from batchscale.analysis.summary_types import FurtherTarget, Optimum, ParallelPoint, Summary
-from batchscale.analysis.text.provenance import VIRTUAL, origin
+from batchscale.analysis.text.captions import VIRTUAL, origin
 from batchscale.config.experiment import shipped
 
 SHORT_RUN_SECONDS = 0.02
-"""A call costs some 0.1 ms, and a run is one for each evaluation."""
+"""Shorter runs are mostly overhead: a call costs about 0.1 ms, and a run makes one for each evaluation."""
 UNCONFIRMED = "†"
-"""After a batch size of a further target whose learning rate was not confirmed."""
+"""Follows a batch size of a further target whose learning rate was not confirmed."""
 
 
 def subtitle(measured: Frames, summary: Summary) -> str:
-    """Machine, workload, seeds and source of convergence in one line."""
+    """Return machine, workload, seeds and source of convergence in one line."""
     described = measured.machine.machine
     device = "" if described.device_kind in described.name else f" ({described.device_kind})"
     return origin(measured, summary).replace(summary.machine, f"{summary.machine}{device}", 1)
 
 
-def verdicts(summary: Summary) -> Grid | None:
-    """Each claim with what these rows say of it."""
+def verdicts(summary: Summary) -> Table | None:
+    """Return each claim of the 2015 experiment with the verdict of these measurements; None without verdicts."""
     rows = [
-        Line([Entry(str(one.claim)), Entry(one.statement), Entry(one.verdict), Entry(one.numbers)])
+        TableRow([Entry(str(one.claim)), Entry(one.statement), Entry(one.verdict), Entry(one.numbers)])
         for one in summary.verdicts
     ]
-    columns = (Column("Claim"), Column("It says", prose=True), Column("Here", text=True), Column("Because", prose=True))
-    caption = "Claims of a widely read 2015 experiment with LeNet on MNIST, each judged from the rows of this folder."
-    return Grid(caption, columns, rows) if rows else None
+    columns = (
+        Column("Claim"),
+        Column("Statement", prose=True),
+        Column("Verdict", text=True),
+        Column("Because", prose=True),
+    )
+    caption = (
+        "Claims of a widely read 2015 experiment with LeNet on MNIST, each judged by the measurements of this page."
+    )
+    return Table(caption, columns, rows) if rows else None
 
 
-def verifications(measured: Frames) -> Grid | None:
-    """Runs made alone to the target beside the steps and the time that were predicted for them."""
+def verifications(measured: Frames) -> Table | None:
+    """Return the runs that were trained alone to the target, with the steps and the time predicted for them."""
     same = ["batch_size", "learning_rate", "options", "seed", "status", "predicted_steps", "steps"]
     runs = measured.verifications.groupby(same, dropna=False, as_index=False)
     timed = runs.agg(runs=("seconds", "size"), seconds=("seconds", "median"), predicted=("predicted_seconds", "median"))
-    rows = [Line(_verified(run)) for run in timed.to_dict("records")]
+    rows = [TableRow(_verified(run)) for run in timed.to_dict("records")]
     titles = ("Batch size", "Learning rate", "Seed", "Status", "Runs", "Steps predicted", "Steps measured")
-    titles += ("Time predicted", "Time measured", "Difference", "Difference of a step")
+    titles += ("Time predicted", "Time measured", "Difference", "Difference per step")
     columns = [Column(title, text=title == "Status") for title in titles]
     caption = (
-        "Single, unmapped runs to the target beside the mapped run of the same seed times the seconds of a step; of "
-        "several runs the median. Both round differently, so one may pass the target an evaluation later; the last "
-        "column compares speed alone."
+        "Each run was trained to the target again, alone. Predicted time = steps of the mapped run x measured seconds "
+        "per step. The time of a repeated run is the median. Mapped and single runs round differently, so one may "
+        "reach the target an evaluation later than the other. The last column compares the speed alone."
     )
     if np.any(values(timed, "predicted") < SHORT_RUN_SECONDS):
-        caption += (
-            " A run this short is mostly the calls that lead from one evaluation to the next, which cost more than "
-            "its steps do."
-        )
-    return Grid(caption, columns, rows) if rows else None
+        caption += " In runs as short as these, starting a call for each evaluation takes longer than the steps do."
+    return Table(caption, columns, rows) if rows else None
 
 
 def _verified(run: Mapping[str, Any]) -> list[Entry]:
@@ -71,12 +75,12 @@ def _verified(run: Mapping[str, Any]) -> list[Entry]:
         Entry(number_format.whole(run["seed"])),
         Entry(run["status"].replace("_", " ")),
         Entry(number_format.whole(run["runs"]), run["runs"]),
-        said(run["predicted_steps"], number_format.whole),
-        said(run["steps"], number_format.whole),
-        said(run["predicted"], number_format.seconds),
-        said(run["seconds"], number_format.seconds),
-        said(off, _off),
-        said(None if off is None else (1 + off) * steps - 1, _off),
+        entry(run["predicted_steps"], number_format.whole),
+        entry(run["steps"], number_format.whole),
+        entry(run["predicted"], number_format.seconds),
+        entry(run["seconds"], number_format.seconds),
+        entry(off, _off),
+        entry(None if off is None else (1 + off) * steps - 1, _off),
     ]
 
 
@@ -84,29 +88,29 @@ def _off(share: float) -> str:
     return f"{100 * share:+.1f}%"
 
 
-def further_targets(summary: Summary) -> Grid | None:
-    """The same question for other accuracies, from the same curves."""
-    rows = [Line(_further_cells(one)) for one in summary.further_targets]
+def further_targets(summary: Summary) -> Table | None:
+    """Return the answers for other targets, from the same learning curves; None without any."""
+    rows = [TableRow(_further_cells(one)) for one in summary.further_targets]
     columns = [Column("Target"), Column("Fastest"), Column("Time"), Column("Tied", text=True)]
     columns += [Column("Critical batch size"), Column("Reached by", text=True)]
     caption = "Other targets, read from the same learning curves."
     own = summary.target_accuracy or 1.0
     if ends := [one.within_epochs for one in summary.further_targets if one.accuracy > own and one.within_epochs]:
-        said = number_format.target(own)
-        caption += f" Above {said}, within {number_format.epochs(ends[0])}: runs that have {said} by then end there."
+        within, goal = number_format.epochs(ends[0]), number_format.target(own)
+        caption += f" Targets above {goal} are judged within {within}, because runs that reach {goal} may end there."
     if any(one.unconfirmed for one in summary.further_targets):
-        caption += f" {UNCONFIRMED} not confirmed: on the seeds that chose its learning rate."
-    return Grid(caption, columns, rows) if rows else None
+        caption += f" {UNCONFIRMED} not confirmed: judged by the seeds that also chose the learning rate."
+    return Table(caption, columns, rows) if rows else None
 
 
 def _further_cells(one: FurtherTarget) -> list[Entry]:
     best, critical = one.time_optimal, one.critical_batch_size
     return [
         Entry(number_format.target(one.accuracy), one.accuracy),
-        Entry(str(best.batch_size), best.batch_size) if best else Entry("—"),
-        said(best.seconds if best else None, number_format.seconds),
+        Entry(str(best.batch_size), best.batch_size) if best else Entry(UNKNOWN),
+        entry(best.seconds if best else None, number_format.seconds),
         Entry(_tied_list(best)),
-        said(critical.value if critical else None, lambda value: number_format.number(value, 2)),
+        entry(critical.value if critical else None, lambda value: number_format.number(value, 2)),
         Entry(
             number_format.listed(f"{size}{UNCONFIRMED * (size in one.unconfirmed)}" for size in one.reached) or "none"
         ),
@@ -114,42 +118,44 @@ def _further_cells(one: FurtherTarget) -> list[Entry]:
 
 
 def _tied_list(best: Optimum | None) -> str:
-    return number_format.listed(size for size in best.tied if size != best.batch_size) or "none" if best else "—"
+    return number_format.listed(size for size in best.tied if size != best.batch_size) or "none" if best else UNKNOWN
 
 
-def several_devices(summary: Summary) -> Grid | None:
-    """Speed, updates and epochs of every batch that was shared by several devices."""
-    titles = ("Devices", "Batch size", "Examples/s", "Efficiency: same batch", "Efficiency: batch for each")
-    joined = ("Updates per epoch", "Epochs to target", "Times those of one device's part", "Time to target")
+def several_devices(summary: Summary) -> Table | None:
+    """Return speed, updates and epochs of every batch that was divided among several devices; None without any."""
+    titles = ("Devices", "Batch size", "Examples/s", "Efficiency: same batch", "Efficiency: one batch per device")
+    joined = ("Updates per epoch", "Epochs to target", "Ratio to epochs at one part", "Time to target")
     caption = (
-        "A batch in equal parts on several devices. Efficiency is speed over so many times that of one device, at the"
-        " same batch or at one device's part of it; epochs are those of the training runs at that batch size."
+        "A batch is divided into equal parts, one per device. Efficiency is the speed divided by the number of devices"
+        " and by the speed of one device, which trains the same batch or one part of it. Epochs are those of the"
+        " training runs at that batch size; their ratio is to the epochs at the size of one part."
     )
     note = f" Here {VIRTUAL}." if summary.virtual_devices else ""
-    rows = [Line(_parallel_cells(one)) for one in summary.data_parallel]
-    return Grid(caption + note, [Column(title) for title in (*titles, *joined)], rows) if rows else None
+    rows = [TableRow(_parallel_cells(one)) for one in summary.data_parallel]
+    return Table(caption + note, [Column(title) for title in (*titles, *joined)], rows) if rows else None
 
 
 def _parallel_cells(one: ParallelPoint) -> list[Entry]:
     return [
         Entry(str(one.devices), one.devices),
         Entry(str(one.batch_size), one.batch_size),
-        said(one.examples_per_second, number_format.short),
-        said(one.strong_efficiency, number_format.percent),
-        said(one.weak_efficiency, number_format.percent),
-        said(one.updates_per_epoch, number_format.number),
-        said(one.epochs_to_target, number_format.number),
-        said(one.epochs_ratio, number_format.number),
-        said(one.time_to_target, number_format.seconds),
+        entry(one.examples_per_second, number_format.short),
+        entry(one.strong_efficiency, number_format.percent),
+        entry(one.weak_efficiency, number_format.percent),
+        entry(one.updates_per_epoch, number_format.number),
+        entry(one.epochs_to_target, number_format.number),
+        entry(one.epochs_ratio, number_format.number),
+        entry(one.time_to_target, number_format.seconds),
     ]
 
 
-def machine(measured: Frames) -> Grid:
-    """The machine and every environment its rows name."""
+def machine(measured: Frames) -> Table:
+    """Return the machine and every software environment that the rows name."""
     described = measured.machine.machine
-    columns, caption = (Column("Part", text=True), Column("Here", prose=True)), "What the rows were measured on."
+    columns = Column("Item", text=True), Column("Value", prose=True)
+    caption = "The rows were measured on this machine with this software."
     if measured.imported:
-        return Grid(caption, columns, [Line([Entry("Device"), Entry(described.device_kind)])])
+        return Table(caption, columns, [TableRow([Entry("Device"), Entry(described.device_kind)])])
     memory = described.device_memory_bytes
     pairs = [
         ("Device", f"{described.device_count} x {described.device_kind} ({described.platform})"),
@@ -163,12 +169,12 @@ def machine(measured: Frames) -> Grid:
         extras = {"driver": software.driver or "", "XLA flags": software.xla_flags, **software.settings}
         set_here = "; ".join(f"{key} {value}" for key, value in extras.items() if value)
         pairs += [("Settings", set_here)] if set_here else []
-    rows = [Line([Entry(name), Entry(text)]) for name, text in pairs]
-    return Grid(caption, columns, rows)
+    rows = [TableRow([Entry(name), Entry(text)]) for name, text in pairs]
+    return Table(caption, columns, rows)
 
 
 def reproduce(measured: Frames, summary: Summary) -> str:
-    """The commands that measure this again."""
+    """Return the commands that measure this again."""
     if measured.imported:
         return "batchscale analyze --convergence CSV --throughput CSV --out DIR"
     joined = " --convergence-from FOLDER" if summary.convergence_from else ""

@@ -1,4 +1,4 @@
-"""The gallery: a static site over everything published."""
+"""The gallery: a static site of all published results."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from pathlib import Path
 from batchscale.analysis import number_format
 from batchscale.analysis.compare.compare import compare
 from batchscale.analysis.frames import frames
-from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.pages import page_templates, report
+from batchscale.analysis.pages import html, report
 from batchscale.analysis.pages.comparison import NAME as COMPARISON
 from batchscale.analysis.pages.comparison import write_comparison
-from batchscale.analysis.summary import summary_file as summaries
+from batchscale.analysis.summary import summary_file
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Summary
 from batchscale.errors import InputError
@@ -25,22 +24,22 @@ FACETS = ("dataset", "model", "machine")
 
 
 @dataclass(frozen=True)
-class Shelf:
+class PublishedResult:
     """One published folder, read."""
 
     folder: Path
-    measured: Frames
+    sweep: Sweep
     summary: Summary
 
     @property
     def address(self) -> str:
-        """Its folder on the site; both names are validated slugs, so it cannot leave the site."""
+        """Its folder on the site. Both names are validated slugs, so it cannot lie outside the site."""
         return f"{self.summary.experiment}/{self.summary.machine}"
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A line of the index."""
+class IndexRow:
+    """One row of the index: a published result with its answer."""
 
     title: str
     experiment: str
@@ -56,83 +55,85 @@ class Entry:
 
 
 def site(published: Path, out: Path) -> Path:
-    """Write an index, a page for each published folder, and a comparison for each experiment; returns the index.
+    """Write an index, a page for each published folder, and a comparison for each experiment; return the index.
 
     Raises:
         InputError: when nothing is published, a folder is not valid, two are of one experiment and machine, or the
             site would be written among the published folders.
     """
-    shelves = [_read(folder) for folder in published_folders(published)]
-    if not shelves:
+    results = [_read(folder) for folder in published_folders(published)]
+    if not results:
         raise InputError(f"{published}: no published results (folders <experiment>/<machine> with an experiment.toml)")
-    _refuse_twins(shelves)
-    _refuse_inside(published, [out, *(out / shelf.address for shelf in shelves)])
-    for shelf in shelves:
-        _write_result(shelf, out / shelf.address)
-    entries = _told_apart([_entry(shelf) for shelf in shelves])
-    page = page_templates.render(
+    _refuse_twins(results)
+    _refuse_inside(published, [out, *(out / result.address for result in results)])
+    for result in results:
+        _write_result(result, out / result.address)
+    entries = _with_unique_titles([_index_row(result) for result in results])
+    page = html.render(
         "index.html.jinja",
         entries=entries,
         facets={facet: sorted({getattr(entry, facet) for entry in entries}) for facet in FACETS},
-        comparisons=_write_comparisons(shelves, out),
+        comparisons=_write_comparisons(results, out),
     )
     row_files.write_whole(out / "index.html", page)
     return out / "index.html"
 
 
 def published_folders(published: Path) -> list[Path]:
-    """The results folders under `published`, sorted."""
+    """Return the results folders under `published`, sorted."""
     return sorted(path.parent for path in published.glob("*/*/experiment.toml"))
 
 
-def _read(folder: Path) -> Shelf:
-    measured = frames.load(folder)
-    return Shelf(folder, measured, summarize(Sweep.of(measured)))
+def _read(folder: Path) -> PublishedResult:
+    sweep = Sweep.of(frames.load(folder))
+    return PublishedResult(folder, sweep, summarize(sweep))
 
 
-def _refuse_twins(shelves: Sequence[Shelf]) -> None:
+def _refuse_twins(results: Sequence[PublishedResult]) -> None:
     known: dict[str, Path] = {}
-    for shelf in shelves:
-        twin = known.setdefault(shelf.address, shelf.folder)
-        if twin != shelf.folder:
-            raise InputError(f"{shelf.folder}: is of the same experiment and machine as {twin}: {shelf.address}")
-
-
-def _refuse_inside(published: Path, places: Sequence[Path]) -> None:
-    """What is published is evidence: no page of the site may replace or join it."""
-    for place in places:
-        if place.resolve().is_relative_to(published.resolve()):
+    for result in results:
+        twin = known.setdefault(result.address, result.folder)
+        if twin != result.folder:
             raise InputError(
-                f"{place}: is, or lies in, {published}, whose results the site only reads; give another --out"
+                f"{result.folder}: holds the same experiment and machine as {twin}, expected one folder of each"
             )
 
 
-def _write_result(shelf: Shelf, out: Path) -> None:
+def _refuse_inside(published: Path, places: Sequence[Path]) -> None:
+    """Refuse to write among published results, which are evidence."""
+    for place in places:
+        if place.resolve().is_relative_to(published.resolve()):
+            raise InputError(
+                f"{place}: is inside {published}, whose results the site only reads, expected another --out"
+            )
+
+
+def _write_result(result: PublishedResult, out: Path) -> None:
     for name in (*report.FILES, "convergence_from.json"):
-        if (shelf.folder / name).is_file():
-            row_files.write_whole(out / name, (shelf.folder / name).read_bytes())
-    summaries.write(out, shelf.summary)
-    report.write_page(out, shelf.measured, shelf.summary, home=HOME_FROM_RESULT)
+        if (result.folder / name).is_file():
+            row_files.write_whole(out / name, (result.folder / name).read_bytes())
+    summary_file.write(out, result.summary)
+    report.write_page(out, result.sweep, result.summary, home=HOME_FROM_RESULT)
 
 
-def _write_comparisons(shelves: Sequence[Shelf], out: Path) -> list[dict[str, str]]:
-    """A comparison for each experiment that several machines ran under one protocol."""
-    groups: dict[str, list[Shelf]] = {}
-    for shelf in shelves:
-        groups.setdefault(shelf.summary.experiment, []).append(shelf)
+def _write_comparisons(results: Sequence[PublishedResult], out: Path) -> list[dict[str, str]]:
+    """Write a comparison for each experiment that several machines ran under one protocol; return their links."""
+    groups: dict[str, list[PublishedResult]] = {}
+    for result in results:
+        groups.setdefault(result.summary.experiment, []).append(result)
     written = []
     for experiment, group in groups.items():
-        fingerprints = {shelf.measured.experiment.fingerprint for shelf in group}
+        fingerprints = {result.sweep.frames.experiment.fingerprint for result in group}
         if len(group) > 1 and len(fingerprints) == 1:
-            comparison = compare([shelf.folder for shelf in group])
+            comparison = compare([result.folder for result in group])
             write_comparison(comparison, out / experiment, home=HOME_FROM_COMPARISON)
             title = f"{group[0].summary.title}: {number_format.listed(comparison.labels)}"
             written.append({"title": title, "address": f"{experiment}/{COMPARISON}"})
     return written
 
 
-def _told_apart(entries: Sequence[Entry]) -> list[Entry]:
-    """Titles that several experiments have, with the experiment's name."""
+def _with_unique_titles(entries: Sequence[IndexRow]) -> list[IndexRow]:
+    """Add the experiment's name to titles that several experiments have."""
     named: dict[str, set[str]] = {}
     for entry in entries:
         named.setdefault(entry.title, set()).add(entry.experiment)
@@ -142,9 +143,9 @@ def _told_apart(entries: Sequence[Entry]) -> list[Entry]:
     ]
 
 
-def _entry(shelf: Shelf) -> Entry:
-    of = shelf.summary
-    return Entry(
+def _index_row(result: PublishedResult) -> IndexRow:
+    of = result.summary
+    return IndexRow(
         title=of.title,
         experiment=of.experiment,
         dataset=of.workload.dataset,
@@ -155,5 +156,5 @@ def _entry(shelf: Shelf) -> Entry:
         seconds=number_format.seconds(of.time_optimal.seconds) if of.time_optimal else "—",
         seconds_value=of.time_optimal.seconds if of.time_optimal else None,
         accurate=str(of.accuracy_optimal.batch_size) if of.accuracy_optimal else "—",
-        address=f"{shelf.address}/{report.NAME}",
+        address=f"{result.address}/{report.NAME}",
     )

@@ -1,4 +1,4 @@
-"""The answer on a terminal: a table with the winner marked, plain text when piped."""
+"""The answer on a terminal: a table with the fastest batch size marked, plain text when piped."""
 
 from __future__ import annotations
 
@@ -11,75 +11,82 @@ from typing import TextIO
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from batchscale.analysis import number_format
-from batchscale.analysis.pages import batch_size_table
-from batchscale.analysis.pages.text_table import Grid
+from batchscale.analysis.pages import tables
+from batchscale.analysis.pages.tables import Table
 from batchscale.analysis.summary_types import Summary
 from batchscale.analysis.text import answer
 from batchscale.printable import visible
 
 PIPED_WIDTH = 240
-"""Wide enough for rates with three options beside them."""
+"""Wide enough for learning rates with three other options."""
 UNBOUNDED = 10_000
 
 
 def render(summary: Summary, file: TextIO | None = None) -> None:
-    """Print the answer in two sentences and the table of batch sizes.
+    """Print the notices, the table of batch sizes and the answer.
 
-    What comes from files is printed as `Text`, in which neither markup nor an escape sequence means anything.
+    They go to `file`, or to standard output when it is None. Words from files are printed as `Text`, in which neither
+    markup nor an escape sequence has a meaning.
     """
     console = console_for(file)
     for line in answer.notices(summary):
         console.print(plain(line), style="bold yellow")
-    console.print(table(batch_size_table.table(summary), batch_size_table.CORE, batch_size_table.FIRST_OUT))
-    for sentence in answer.answer(summary):
-        console.print(plain(sentence), style="bold")
+    console.print(table(tables.batch_size_table(summary), tables.CORE, tables.FIRST_OUT))
+    for paragraph in answer.answer(summary):
+        console.print(plain(paragraph), style="bold")
 
 
 def console_for(file: TextIO | None = None) -> Console:
-    """A console on `file` (standard output); one that is not a terminal gets no colour and is not cut to 80 columns."""
+    """Return a console on `file` (standard output when None); if it is no terminal, without colour and not cut."""
     to = file or sys.stdout
     return Console(file=to, highlight=False, soft_wrap=not to.isatty(), width=None if to.isatty() else PIPED_WIDTH)
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """Columns of a grid, of which nothing is cut: where there is no room, rows become taller, then `first_out` go."""
+class FittedTable:
+    """A table that fits the terminal without cutting a text: rows become taller, then columns are left out.
 
-    grid: Grid
+    Attributes:
+        table: the whole table.
+        columns: indices of the columns to print.
+        first_out: the columns to leave out where there is no room, in this order.
+    """
+
+    table: Table
     columns: Sequence[int]
     first_out: Sequence[int]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The first layout that has room, else the narrowest."""
+        """Render the first layout that has room, else the narrowest."""
         unbounded, layouts = options.update(width=UNBOUNDED), list(self._layouts())
         needed = [Measurement.get(console, unbounded, shown).minimum for shown in layouts]
         fitting = (shown for shown, width in zip(layouts, needed, strict=True) if width <= options.max_width)
         yield next(fitting, layouts[-1])
 
-    def _layouts(self) -> Iterator[Table]:
+    def _layouts(self) -> Iterator[RichTable]:
         yield self._table(self.columns, folded=False)
         for count in range(len(self.first_out) + 1):
             yield self._table([at for at in self.columns if at not in self.first_out[:count]], folded=True)
 
-    def _table(self, columns: Sequence[int], *, folded: bool) -> Table:
-        absent = [self.grid.columns[at].title for at in self.columns if at not in columns]
-        caption = f"{self.grid.caption} No room for {number_format.listed(absent)}." if absent else self.grid.caption
-        shown = Table(box=None, pad_edge=False, header_style="bold", caption=plain(caption), caption_justify="left")
+    def _table(self, columns: Sequence[int], *, folded: bool) -> RichTable:
+        absent = [self.table.columns[at].title for at in self.columns if at not in columns]
+        caption = f"{self.table.caption} No room for {number_format.listed(absent)}." if absent else self.table.caption
+        shown = RichTable(box=None, pad_edge=False, header_style="bold", caption=plain(caption), caption_justify="left")
         shown.add_column("", min_width=1)
         columns_of_texts = [self._add_column(shown, at, folded=folded) for at in columns]
-        for line, *texts in zip(self.grid.rows, *columns_of_texts, strict=True):
-            shown.add_row("*" if line.best else "", *texts, style="bold green" if line.best else "")
+        for row, *texts in zip(self.table.rows, *columns_of_texts, strict=True):
+            shown.add_row("*" if row.best else "", *texts, style="bold green" if row.best else "")
         return shown
 
-    def _add_column(self, shown: Table, at: int, *, folded: bool) -> list[Text]:
-        """Add a column whose numbers stay whole; returns its cells."""
-        column = self.grid.columns[at]
+    def _add_column(self, shown: RichTable, at: int, *, folded: bool) -> list[Text]:
+        """Add a column whose numbers stay whole; return its texts."""
+        column = self.table.columns[at]
         wraps = column.text or column.prose
-        texts, title = [visible(line.cells[at].text) for line in self.grid.rows], visible(column.title)
+        texts, title = [visible(row.entries[at].text) for row in self.table.rows], visible(column.title)
         if folded and not wraps:
             texts = [text.replace(" (", "\n(").replace(", ", ",\n") for text in texts]
             title = "\n".join(textwrap.wrap(title, max([1, *map(_width, texts)]), break_long_words=False))
@@ -89,13 +96,16 @@ class Fitted:
         return [Text(text) for text in texts]
 
 
-def table(grid: Grid, columns: Sequence[int] | None = None, first_out: Sequence[int] = ()) -> Fitted:
-    """A grid, or some of its columns, the best row marked with a star.
+def table(whole: Table, columns: Sequence[int] | None = None, first_out: Sequence[int] = ()) -> FittedTable:
+    """Return a table, or some of its columns, to print on a console, the best row marked with a star.
 
-    A narrow terminal does without `first_out`, in that order; unless given, without the last ones.
+    Args:
+        whole: the table with all its columns.
+        columns: indices of the columns; all when None.
+        first_out: the columns that a narrow terminal leaves out, in this order; the last ones first if empty.
     """
-    chosen = columns or range(len(grid.columns))
-    return Fitted(grid, chosen, first_out or chosen[:0:-1])
+    chosen = columns or range(len(whole.columns))
+    return FittedTable(whole, chosen, first_out or chosen[:0:-1])
 
 
 def _width(text: str) -> int:
@@ -103,5 +113,5 @@ def _width(text: str) -> int:
 
 
 def plain(text: str) -> Text:
-    """Text in which neither markup nor a control character of a file means anything to the terminal."""
+    """Return text in which neither markup nor a control character of a file has a meaning to the terminal."""
     return Text(visible(text))

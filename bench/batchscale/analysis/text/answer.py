@@ -1,4 +1,4 @@
-"""The answer in two sentences, with its interval, its ties and its caveats."""
+"""The answer in words: the fastest and the most accurate batch size with interval, ties and caveats, and the optima."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from batchscale.analysis import number_format
-from batchscale.analysis.summary_types import BatchSizeSummary, CostOptimal, Summary
-from batchscale.analysis.text.alt_text import edge, tied
+from batchscale.analysis.summary_types import BatchSizeSummary, CostOptimal, Optimum, Summary
+
+LISTED_TIES = 3
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One number of the answer and what to know about it."""
+    """One number of the answer.
+
+    Attributes:
+        name: of the optimum, such as "Most accurate".
+        value: the batch size, or a dash where it is not known.
+        more: the value reached there and how, or why it is not known.
+    """
 
     name: str
     value: str
@@ -20,64 +27,89 @@ class Fact:
 
 
 def answer(summary: Summary) -> list[str]:
-    """What to train with for speed, and what for accuracy."""
+    """Return two paragraphs: the batch size to train with for speed, and the one for accuracy."""
     return [_fastest(summary), _most_accurate(summary)]
 
 
 def notices(summary: Summary) -> list[str]:
-    """What a reader must know before believing the answer."""
+    """Return what a reader must know before believing the answer."""
     found = [summary.notice] if summary.notice else []
     if summary.convergence_from:
         speeds = f"from {summary.speeds_from}" if summary.speeds_from else "measured here"
-        found.append(f"The training runs were made on {summary.convergence_from} and joined with speeds {speeds}.")
-    chosen_by = "the runs that also chose the learning rates, so they flatter a little."
+        found.append(f"The training runs were made on {summary.convergence_from} and are joined with speeds {speeds}.")
+    optimistic = "the runs that also chose the learning rates, so they are slightly optimistic."
     if summary.claims_on == "search":
-        found.append(f"These claims rest on {chosen_by}")
+        found.append(f"The claims rest on {optimistic}")
     elif sizes := [cell.batch_size for cell in summary.cells if cell.claims_on == "search"]:
-        found.append(f"Claims on batch size{'s' * (len(sizes) > 1)} {number_format.listed(sizes)} rest on {chosen_by}")
+        found.append(f"The claims on {number_format.batch_sizes(sizes)} rest on {optimistic}")
     return found
 
 
 def facts(summary: Summary) -> list[Fact]:
-    """The optima side by side."""
+    """Return the optima, one fact each."""
     known = [_time, _cost, _accuracy, _throughput, _largest, _energy, _critical]
     return [fact for fact in (one(summary) for one in known) if fact]
 
 
 def target(summary: Summary) -> str:
-    """The target with its article."""
+    """Return the target as the end of "epochs to ...", such as "97% validation accuracy"."""
     reached = summary.target_accuracy
     return "the target" if reached is None else f"{number_format.target(reached)} validation accuracy"
+
+
+def tied(best: Optimum, summary: Summary) -> str:
+    """Return a sentence on the batch sizes tied with the best; a long unbroken run is named by its ends."""
+    others = [size for size in best.tied if size != best.batch_size]
+    if not others:
+        return "No other batch size is tied with it."
+    low, high = min(best.tied), max(best.tied)
+    run = {cell.batch_size for cell in summary.cells if low <= cell.batch_size <= high}
+    every = len(others) > LISTED_TIES and run == {*others, best.batch_size}
+    named = f"all others from {low} to {high}" if every else number_format.listed(others)
+    return f"Tied with it (no significant difference): {named}."
+
+
+def edge(best: Optimum) -> str:
+    """Return a warning, after a space, where the best is at an end of the batch sizes tried; else nothing."""
+    size = f" Batch size {best.batch_size} is the"
+    if best.edge == "memory":
+        return f"{size} largest that fits in memory."
+    if best.edge == "only":
+        return f"{size} only one tried, so another may be better."
+    if not best.at_edge:
+        return ""
+    beyond = {"smallest": "a smaller one", "largest": "a larger one"}.get(best.edge or "", "one beyond it")
+    return f"{size} {best.edge or 'last'} one tried, so {beyond} may be better."
 
 
 def _fastest(summary: Summary) -> str:
     best = summary.time_optimal
     if best is None:
-        reason = summary.time_optimal_reason or "the rows do not say"
-        return f"Which batch size reaches {target(summary)} fastest on {summary.machine} is not known: {reason}."
-    reached = (
-        f"batch size {best.batch_size} reaches {target(summary)} fastest, in {number_format.seconds(best.seconds)}"
-    )
+        reason = summary.time_optimal_reason or "the rows do not show it"
+        return f"The batch size that reaches {target(summary)} fastest on {summary.machine} is not known: {reason}."
+    seconds = number_format.seconds(best.seconds)
     interval = number_format.with_level(number_format.seconds_between(best.interval, best.seconds))
-    cost = f"; that costs {_price(summary.cost_optimal)}" if summary.cost_optimal else ""
-    return f"On {summary.machine}, {reached} ({interval}){edge(best)}; {tied(best, summary)}{cost}."
+    reached = f"batch size {best.batch_size} reaches {target(summary)} fastest, in {seconds} ({interval})."
+    cost = f" The training costs {_price(summary.cost_optimal)}." if summary.cost_optimal else ""
+    return f"On {summary.machine}, {reached}{cost}{edge(best)} {tied(best, summary)}"
 
 
 def _most_accurate(summary: Summary) -> str:
     best = summary.accuracy_optimal
     if best is None:
-        reason = summary.accuracy_optimal_reason or "the rows do not say"
-        return f"Which batch size gives the best accuracy is not known: {reason}."
+        reason = summary.accuracy_optimal_reason or "the rows do not show it"
+        return f"The batch size with the best validation accuracy is not known: {reason}."
+    accuracy = number_format.accuracy(best.accuracy)
     interval = number_format.with_level(number_format.between(best.interval, number_format.accuracy))
-    reached = f"{best.batch_size} gives the best accuracy, {number_format.accuracy(best.accuracy)} ({interval})"
-    return f"Within {best.budget}, {reached}{edge(best)}; {tied(best, summary)}."
+    reached = f"batch size {best.batch_size} reaches the best validation accuracy, {accuracy} ({interval})."
+    return f"Within {best.budget}, {reached}{edge(best)} {tied(best, summary)}"
 
 
 def _time(summary: Summary) -> Fact | None:
     best = summary.time_optimal
     if best is None:
         return Fact("Fastest to the target", "—", f"{summary.time_optimal_reason or 'not measured'}")
-    fitted = f"; the fits say {number_format.number(best.fitted_batch_size, 2)}" if best.fitted_batch_size else ""
+    fitted = f"; the fits put it at {number_format.number(best.fitted_batch_size, 2)}" if best.fitted_batch_size else ""
     cell = _cell(summary, best.batch_size)
     recipe = _recipe(cell.best_learning_rate, cell.best_options, cell.at_grid_edge)
     more = f"{number_format.seconds(best.seconds)}{recipe}{fitted}"
@@ -89,7 +121,7 @@ def _cell(summary: Summary, batch_size: int) -> BatchSizeSummary:
 
 
 def _recipe(learning_rate: float | None, options: Mapping[str, float], at_edge: bool | None) -> str:
-    """What the best runs were trained with; the fastest and the most accurate may differ in it."""
+    """Return what the best runs were trained with, which may differ between the fastest and the most accurate."""
     if learning_rate is None:
         return ""
     beyond = ", at the edge of the rates tried" if at_edge else ""
@@ -102,7 +134,7 @@ def _cost(summary: Summary) -> Fact | None:
 
 
 def _price(best: CostOptimal) -> str:
-    """The cost in the currency of the price, which has no name here."""
+    """Return the cost in the currency of the price, whose name is not known."""
     return f"{number_format.number(best.cost)} at {best.price_per_hour:g} an hour"
 
 
@@ -122,9 +154,8 @@ def _throughput(summary: Summary) -> Fact | None:
     best = summary.throughput_optimal
     if best is None:
         return None
-    near = (
-        f"; {best.smallest_within_5_percent} is within 5%" if best.smallest_within_5_percent != best.batch_size else ""
-    )
+    smallest = best.smallest_within_5_percent
+    near = f"; {smallest} is the smallest within 5% of it" if smallest != best.batch_size else ""
     more = f"{number_format.examples_per_second(best.examples_per_second)}{near}"
     return Fact("Most examples per second", str(best.batch_size), more)
 
@@ -133,11 +164,11 @@ def _largest(summary: Summary) -> Fact | None:
     found = summary.max_batch_size
     if found is None:
         return None
-    ends = "the whole training set" if found.bound == "training_set" else "memory ends there"
-    needs = f"{number_format.mebibytes(found.predicted_bytes)} of " if found.predicted_bytes else ""
+    bound = "the whole training set" if found.bound == "training_set" else "limited by memory"
+    memory = number_format.mebibytes(found.memory_bytes)
+    needs = f"needs {number_format.mebibytes(found.predicted_bytes)} of {memory}" if found.predicted_bytes else memory
     doubt = "" if found.confirmed else "; predicted, not confirmed by a step"
-    more = f"{ends}, {needs}{number_format.mebibytes(found.memory_bytes)}{doubt}"
-    return Fact("Largest that fits", str(found.batch_size), more)
+    return Fact("Largest that fits", str(found.batch_size), f"{bound}; {needs}{doubt}")
 
 
 def _energy(summary: Summary) -> Fact | None:
@@ -152,5 +183,5 @@ def _critical(summary: Summary) -> Fact | None:
     interval = number_format.with_level(
         number_format.between(fit.interval, lambda value: number_format.number(value, 2))
     )
-    more = f"{interval}; twice the examples of a small batch"
+    more = f"{interval}; needs twice the examples of a small batch"
     return Fact("Critical batch size", number_format.number(fit.value, 2), more)

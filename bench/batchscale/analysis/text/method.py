@@ -10,39 +10,40 @@ import pandas as pd
 from batchscale.analysis import number_format
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import CELL, batch_sizes, one_before, only, values
-from batchscale.analysis.metrics import speeds
+from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_types import Summary
-from batchscale.analysis.text.provenance import seeds
+from batchscale.analysis.text.captions import seeds
 from batchscale.config.experiment import LearningRate, Option
 
 LONGEST_OPTIONS = 300
-"""Characters of a model's or an optimizer's options that are shown; any file may name as many as it likes."""
+"""Characters of the options of a model or an optimizer that are shown; any file may name as many as it likes."""
 
 
-def paragraphs(measured: Frames, summary: Summary) -> list[str]:
-    """Workload, speed, limits of the machine, training and claims; one without anything to tell is left out."""
+def paragraphs(sweep: Sweep, summary: Summary) -> list[str]:
+    """Return a paragraph each on workload, speed, limits of the machine, training and claims, where there is one."""
+    measured = sweep.frames
     if measured.imported:
-        elsewhere = "The rows were made from tables measured elsewhere; how they were measured is not known here."
+        elsewhere = "The rows were made from tables measured elsewhere; how these were measured is not known here."
         return [elsewhere, _claims(summary)]
-    speed, limits = _speed(measured), _limits(measured, summary)
-    told = [_workload(measured), speed, limits, _training(measured, summary), _claims(summary)]
-    return [paragraph for paragraph in told if paragraph]
+    speed, limits = _speed(sweep), _limits(measured, summary)
+    found = [_workload(measured), speed, limits, _training(measured, summary), _claims(summary)]
+    return [paragraph for paragraph in found if paragraph]
 
 
 def _workload(measured: Frames) -> str:
-    """What a reader needs to train the same elsewhere."""
+    """Return what a reader needs to train the same elsewhere."""
     workload, rates = measured.experiment.workload, measured.experiment.learning_rate
     model, optimizer = workload.model, workload.optimizer
     return (
-        f"Workload: {_with(model, workload.model_options)} on {workload.dataset}, trained in {workload.precision} by"
-        f" {_with(optimizer, workload.optimizer_options)}. Learning rates lie a factor of {rates.factor:g} apart;"
-        f" {_schedule(rates)}."
+        f"Workload: {_with(model, workload.model_options)} on {workload.dataset}, trained in {workload.precision} with"
+        f" {_with(optimizer, workload.optimizer_options)}. The learning rates tried are a factor of {rates.factor:g}"
+        f" apart; {_schedule(rates)}."
     )
 
 
 def _with(name: str, options: Mapping[str, Option]) -> str:
-    said = ", ".join(f"{number_format.option(option)} {_value(value)}" for option, value in sorted(options.items()))
-    return f"{name} ({textwrap.shorten(said, LONGEST_OPTIONS, placeholder=' ...')})" if said else name
+    listed = ", ".join(f"{number_format.option(option)} {_value(value)}" for option, value in sorted(options.items()))
+    return f"{name} ({textwrap.shorten(listed, LONGEST_OPTIONS, placeholder=' ...')})" if listed else name
 
 
 def _value(value: Option) -> str:
@@ -54,98 +55,103 @@ def _value(value: Option) -> str:
 
 
 def _schedule(rates: LearningRate) -> str:
-    """How a rate moves within a run."""
+    """Return how a rate changes within a run."""
     warmed = f"each warms up over {number_format.epochs(rates.warmup_epochs)}"
     return {
         "constant": "each is held constant",
         "warmup": f"{warmed} and is then held constant",
-        "warmup_cosine": f"{warmed} and then falls along a cosine to 0 at the budget",
-        "linear_decay": "each falls linearly to 0 at the budget",
+        "warmup_cosine": f"{warmed} and then falls along a cosine to 0 at the end of the budget",
+        "linear_decay": "each falls linearly to 0 at the end of the budget",
     }[rates.schedule]
 
 
-def _speed(measured: Frames) -> str:
-    rounds = measured.rounds.groupby(list(CELL)).size()
+def _speed(sweep: Sweep) -> str:
+    rounds = sweep.frames.rounds.groupby(list(CELL)).size()
     if rounds.empty:
         return "Speed: not measured here."
     return (
-        f"Speed: {rounds.min()} timed rounds or more of every way to run a step, interleaved in shuffled order, each"
-        " ending when the device has finished; compilation is not in them. Times use the faster loop at each size."
-        + _beyond_memory(measured)
+        f"Speed: every variant of a training step was timed in at least {rounds.min()} rounds, in shuffled order. A"
+        " round ends when the device has finished, and does not include compilation. Times use the faster loop at each"
+        f" batch size.{_beyond_memory(sweep)}"
     )
 
 
+def _beyond_memory(sweep: Sweep) -> str:
+    """Return what was timed in another way, because it did not fit or might not have."""
+    alone = batch_sizes(only(sweep.compilations, sweep.compilations["isolated"]))
+    split = batch_sizes(sweep.rounds_in_microbatches)
+    found = ""
+    if alone:
+        might = f"{number_format.batch_sizes(alone).capitalize()} might not fit in memory"
+        found += f" {might}, so all rounds were timed in a row in a separate process."
+    if split:
+        doubt = f"{number_format.batch_sizes(split).capitalize()} did not fit in memory"
+        found += f" {doubt}, so a step averages the gradients of several microbatches and updates once."
+    return found
+
+
 def _limits(measured: Frames, summary: Summary) -> str:
-    """What the machine did at best, and how a model's share of it is counted; empty where it was not calibrated."""
+    """Return the best that the machine did, and how a model's share of it is counted; empty if not calibrated."""
     top, precision = summary.ceilings, measured.experiment.workload.precision
     if top is None:
         return ""
     known = [
         (
             top.matmul_flops_per_second,
-            lambda rate: f"multiplies large {precision} matrices at {number_format.flops_per_second(rate)}",
+            lambda rate: f"multiplied large {precision} matrices at {number_format.flops_per_second(rate)}",
         ),
         (
             top.copy_bytes_per_second,
-            lambda rate: f"copies memory at {number_format.bytes_per_second(rate)} (read and written)",
+            lambda rate: f"copied memory at {number_format.bytes_per_second(rate)} (read plus written)",
         ),
-        (top.timer_resolution_seconds, lambda tick: f"tells the time to {number_format.seconds(tick)}"),
+        (top.timer_resolution_seconds, lambda tick: f"resolved times of {number_format.seconds(tick)}"),
     ]
     best = number_format.listed(say(value) for value, say in known if value)
     return (
-        f"Limits: in a short calibration this machine {best}, at best. FLOPs are counted from the model, two for each"
-        " multiply-add of its products and convolutions, forwards and backwards, whatever the program really does;"
-        " bytes are those that the compiler says its program reads and writes."
+        f"Limits: in a short calibration, this machine {best}, at best. FLOPs are counted from the model: two for each"
+        " multiply-add of its matrix products and convolutions, forwards and backwards. Bytes are those that the"
+        " compiler reports its program to read and write."
     )
-
-
-def _beyond_memory(measured: Frames) -> str:
-    """What was timed in another way, because it did not fit or might not have."""
-    compilations, rounds = (speeds.comparable(measured, rows) for rows in (measured.compilations, measured.rounds))
-    alone = only(compilations, compilations["isolated"])
-    pieces = only(rounds, rounds["accumulation"] > 1)
-    said = ""
-    if len(alone):
-        sizes = number_format.listed(batch_sizes(alone))
-        said += f" Batch size {sizes} was timed in a process of its own, all its rounds in a row, as it might not fit."
-    if len(pieces):
-        sizes = number_format.listed(batch_sizes(pieces))
-        said += f" Batch size {sizes} does not fit: its step averages the gradients of microbatches and updates once."
-    return said
 
 
 def _training(measured: Frames, summary: Summary) -> str:
     experiment = measured.experiment
     longest = number_format.epochs(experiment.max_epochs)
-    beside = [number_format.option(name) for name in experiment.searched]
-    tuned = " and ".join([", ".join(["The learning rate", *beside[:-1]]), *beside[-1:]]) + (" are" if beside else " is")
+    tuned = number_format.listed(["learning rate", *map(number_format.option, experiment.searched)])
+    verb = "were" if experiment.searched else "was"
     return (
-        f"Training: at most {longest}{_cadence(measured.curves)}, on a validation split held out of"
-        f" the training set; test accuracy is reported and steered nothing. {tuned} tuned at every batch size on search"
-        f" seeds; claims rest on {seeds(summary)} at what was best.{_averaging(experiment.evaluation.averaging_epochs)}"
+        f"Training: at most {longest}{_cadence(measured.curves)} on a validation split that was held out of the"
+        " training set. Test accuracy is reported, but nothing was chosen by it."
+        f" The {tuned} {verb} tuned at every batch size on search seeds. The claims rest on"
+        f" {seeds(summary)} with the best values.{_averaging(experiment.evaluation.averaging_epochs)}"
     )
 
 
 def _cadence(curves: pd.DataFrame) -> str:
-    """The longest that any run trained before it was evaluated, first or again."""
+    """Return the longest that any run trained before it was evaluated, first or again."""
     gaps = values(curves, "epochs") - one_before(curves, "epochs")
     return f", evaluated every {number_format.number(float(gaps.max()), 2)} epochs or more often" if len(gaps) else ""
 
 
 def _averaging(epochs: float | None) -> str:
-    """What an average of the parameters is, and that nothing rests on it."""
+    """Return how an average of the parameters was made, and that nothing rests on it."""
     if epochs is None:
         return ""
     return (
-        f" An average of the parameters that forgets exponentially over {number_format.epochs(epochs)} was"
-        " evaluated beside them; it steered nothing, and claims rest on the parameters themselves."
+        f" An exponential moving average of the parameters over {number_format.epochs(epochs)} was evaluated too;"
+        " nothing was chosen by it, and the claims rest on the parameters themselves."
     )
 
 
 def _claims(summary: Summary) -> str:
     best = summary.time_optimal or summary.throughput_optimal
-    test = f" Ties: {best.metric}, {best.test}, at {number_format.percent(best.level)}." if best else ""
+    level = number_format.percent(best.level) if best else ""
+    test = (
+        f" Ties are decided at the {level} level by {best.test}. The quantity compared is the {best.metric}."
+        if best
+        else ""
+    )
     return (
         "Claims: time to the target is steps to the target times seconds per step. A run that never reaches the target"
-        " counts as infinite, never as missing. Medians carry 95% intervals over seeds and rounds." + test
+        " counts as infinitely long; it is not left out. Medians have 95% intervals over seeds and rounds." + test
     )

@@ -1,4 +1,4 @@
-"""What is said beside figures: batch sizes without an estimate of gradient noise are named, with the reason."""
+"""The remarks of figures: batch sizes without an estimate of gradient noise are named, with the reason."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import simulated_folder
 from batchscale.analysis.frames import frames
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.build import summarize
-from batchscale.analysis.text import remarks
+from batchscale.analysis.text import captions
 from batchscale.records.row_types import Trial
 from simulated_answers import TRUTH, answered
 from simulated_rows import change
@@ -20,15 +20,17 @@ def without_noise_at(sizes, truth):
 
 
 def test_the_batch_sizes_without_gradient_noise_are_named_with_the_reason():
-    assert remarks.without_gradient_noise(answered()) == ""
+    assert captions.without_gradient_noise(answered()) == ""
     some = answered(rows=without_noise_at((16, 32), TRUTH))
     assert some.gradient_noise.batch_sizes == list(TRUTH.batch_sizes[2:])
-    assert remarks.without_gradient_noise(some).startswith("Not known at 16 and 32: it takes a batch of several")
+    assert captions.without_gradient_noise(some).startswith(
+        "Not known at batch sizes 16 and 32, because it can only be measured in batches of several microbatches"
+    )
     none = answered(rows=without_noise_at(TRUTH.batch_sizes, TRUTH))
     assert none.gradient_noise_reason.endswith("which take batches of several microbatches")
-    assert remarks.without_gradient_noise(none) == ""
+    assert captions.without_gradient_noise(none) == ""
     experiment = simulated_folder.experiment(TRUTH)
     unasked = change(experiment, evaluation=change(experiment.evaluation, noise=False))
     rows = without_noise_at(TRUTH.batch_sizes, TRUTH)
-    told = summarize(Sweep.of(frames.from_rows(unasked, simulated_folder.machine_file(), rows)))
-    assert told.gradient_noise_reason == "it was not measured"
+    summary = summarize(Sweep.of(frames.from_rows(unasked, simulated_folder.machine_file(), rows)))
+    assert summary.gradient_noise_reason == "it was not measured"

@@ -1,0 +1,313 @@
+"""Tables as data, for the terminal, the pages and CSV files; the table of batch sizes and that of timed variants."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from batchscale.analysis import number_format
+from batchscale.analysis.frames.frames import Frames
+from batchscale.analysis.frames.schema import CELL, values
+from batchscale.analysis.metrics import hardware
+from batchscale.analysis.statistics.intervals import finite
+from batchscale.analysis.summary_types import BatchSizeSummary, Estimate, Summary
+
+Scalar = str | float | int | bool | None
+UNKNOWN = "—"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading.
+
+    Attributes:
+        text: align the column left.
+        prose: align it left and let it wrap.
+    """
+
+    title: str
+    text: bool = False
+    prose: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a table: the text to read, and the plain value (SI units) for sorting and CSV."""
+
+    text: str
+    value: Scalar = None
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of a table.
+
+    Attributes:
+        anchor: the batch size that figures find it by.
+        best: mark it.
+    """
+
+    entries: Sequence[Entry]
+    anchor: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption."""
+
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[TableRow] = field(default_factory=list)
+
+
+def entry(value: float | None, form: Callable[[float], str], otherwise: str = UNKNOWN) -> Entry:
+    """Return a number as an entry; `otherwise` where there is none."""
+    if value is None or math.isnan(value):
+        return Entry(otherwise)
+    return Entry(form(value), value if math.isfinite(value) else None)
+
+
+def as_csv(names: Sequence[str], rows: Sequence[Sequence[Scalar]]) -> bytes:
+    """Return UTF-8 CSV with one heading line; null is an empty field, and no field can start a spreadsheet formula."""
+    sheet = io.StringIO()
+    writer = csv.writer(sheet, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([_safe(value) for value in row] for row in rows)
+    return sheet.getvalue().encode()
+
+
+FORMULA_STARTS = tuple("=+-@\t\r")
+
+
+def _safe(value: Scalar) -> Scalar:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+
+
+COLUMNS = (
+    Column("Batch size"),
+    Column("Status", text=True),
+    Column("Examples/s"),
+    Column("Loop", text=True),
+    Column("Step"),
+    Column("Learning rate"),
+    Column("Epochs to target"),
+    Column("Time to target"),
+    Column("Best accuracy"),
+    Column("Averaged parameters"),
+    Column("Test accuracy"),
+    Column("Regime", text=True),
+    Column("Compile"),
+    Column("Memory"),
+    Column("FLOP/s, of peak"),
+)
+"""The columns of the table of batch sizes."""
+CORE = (0, 1, 2, 5, 6, 7, 8)
+"""The columns that a terminal has room for."""
+FIRST_OUT = (2, 6, 5, 8, 1)
+"""The columns that a narrow terminal leaves out, in this order."""
+POINTED_AT = (2, 6, 7, 8)
+"""The columns shown while a reader points at a batch size in a figure."""
+WHERE_MEASURED = (9,)
+"""The columns left out where no batch size has a value; every index above is smaller."""
+
+STATUS = {
+    "ok": "reached",
+    "not_reached": "not reached",
+    "out_of_memory": "out of memory",
+    "not_measured": "not measured",
+}
+OF_AVERAGES = ("best_ema_accuracy", "ema_accuracy_gain")
+ACCURACIES = ("best_accuracy", "best_accuracy_by_steps", *OF_AVERAGES)
+NO_ESTIMATE = Estimate(median=None, interval=(None, None))
+
+
+def batch_size_table(summary: Summary) -> Table:
+    """Return the table with one row for each batch size, the fastest to the target marked."""
+    best = summary.time_optimal.batch_size if summary.time_optimal else None
+    lines = [_of_batch_size(cell) for cell in summary.cells]
+    empty = {at for at in WHERE_MEASURED if all(line[at].value is None for line in lines)}
+    shown = [at for at in range(len(COLUMNS)) if at not in empty]
+    rows = [
+        TableRow([line[at] for at in shown], str(cell.batch_size), cell.batch_size == best)
+        for cell, line in zip(summary.cells, lines, strict=True)
+    ]
+    caption = "Medians over seeds with 95% intervals. The batch size that reaches the target fastest is marked."
+    return Table(caption, [COLUMNS[at] for at in shown], rows)
+
+
+def described(summary: Summary) -> dict[int, str]:
+    """Return by batch size its most important numbers, one a line."""
+    shown = {}
+    for row in batch_size_table(summary).rows:
+        facts = [f"{COLUMNS[at].title}: {row.entries[at].text}" for at in POINTED_AT]
+        shown[int(row.anchor)] = "\n".join([f"Batch size {row.anchor}: {row.entries[1].text}", *facts])
+    return shown
+
+
+def status(cell: BatchSizeSummary) -> str:
+    """Return in words whether a batch size reached the target, and with how many seeds if not with all."""
+    words = STATUS.get(cell.status, cell.status)
+    some_missed = cell.status in ("ok", "not_reached") and 0 < cell.seeds_reached < cell.seeds
+    return f"{words}, {cell.seeds_reached} of {cell.seeds} seeds" if some_missed else words
+
+
+def loop(cell: BatchSizeSummary) -> str:
+    """Return in words the loop that the speed of a batch size was measured with."""
+    split = f", {cell.accumulation} microbatches a step" if (cell.accumulation or 1) > 1 else ""
+    return f"{cell.loop}{split}" if cell.loop else UNKNOWN
+
+
+def flat(summary: Summary) -> tuple[list[str], list[list[Scalar]]]:
+    """Return column names and rows for CSV: every field of every batch size in SI units.
+
+    An estimate becomes three columns: median, low and high. Fields of averaged parameters are left out where no batch
+    size has them.
+    """
+    names: list[str] = []
+    rows: list[list[Scalar]] = []
+    averaged = any(getattr(cell, name) for cell in summary.cells for name in OF_AVERAGES)
+    fields = [name for name in BatchSizeSummary.__struct_fields__ if averaged or name not in OF_AVERAGES]
+    for cell in summary.cells:
+        pairs = [pair for name in fields for pair in _spread(name, getattr(cell, name))]
+        names = [name for name, _ in pairs]
+        rows.append([value for _, value in pairs])
+    return names, rows
+
+
+def _of_batch_size(cell: BatchSizeSummary) -> list[Entry]:
+    rate = entry(cell.best_learning_rate, number_format.number)
+    at_edge = " (edge)" if cell.at_grid_edge else ""
+    return [
+        Entry(str(cell.batch_size), cell.batch_size),
+        Entry(status(cell)),
+        entry(cell.examples_per_second, number_format.short),
+        Entry(loop(cell)),
+        entry(cell.seconds_per_step, number_format.seconds),
+        Entry(", ".join([f"{rate.text}{at_edge}", *number_format.options(cell.best_options)]), rate.value),
+        _estimate(cell.epochs_to_target, number_format.number),
+        _duration(cell.time_to_target),
+        _estimate(cell.best_accuracy, number_format.accuracy),
+        _estimate(cell.best_ema_accuracy or NO_ESTIMATE, number_format.accuracy),
+        entry(cell.test_accuracy, number_format.accuracy),
+        Entry((cell.regime or UNKNOWN).replace("_", " ")),
+        entry(cell.compile_seconds, number_format.seconds),
+        entry(cell.memory_bytes, number_format.mebibytes),
+        _flops(cell.achieved_flops_per_second, cell.fraction_of_peak),
+    ]
+
+
+def _flops(rate: float | None, share: float | None) -> Entry:
+    """Return FLOP/s, counted from the model, and their share of the measured matrix-multiply rate."""
+    of_peak = "" if rate is None or share is None else f", {number_format.percent(share)}"
+    return entry(rate, lambda value: f"{number_format.flops_per_second(value)}{of_peak}")
+
+
+def _estimate(estimate: Estimate, form: number_format.Form) -> Entry:
+    if estimate.median is None:
+        return Entry(UNKNOWN)
+    return Entry(f"{form(estimate.median)} ({number_format.between(estimate.interval, form)})", estimate.median)
+
+
+def _duration(estimate: Estimate) -> Entry:
+    if estimate.median is None:
+        return Entry(UNKNOWN)
+    interval = number_format.seconds_between(estimate.interval, estimate.median)
+    return Entry(f"{number_format.seconds(estimate.median)} ({interval})", estimate.median)
+
+
+def _spread(name: str, value: object) -> list[tuple[str, Scalar]]:
+    """Return a field as one column or, for estimates and intervals, as several; the same columns whatever the value."""
+    if name.endswith("_to_target") or name in ACCURACIES:
+        estimate = value if isinstance(value, Estimate) else NO_ESTIMATE
+        return [(name, estimate.median), *_ends(name, estimate.interval)]
+    if isinstance(value, tuple):
+        return _ends(name, value)
+    if isinstance(value, dict):
+        return [(name, number_format.assignments(value) or None)]
+    return [(name, value if isinstance(value, str | int | float) else None)]
+
+
+def _ends(name: str, interval: number_format.Interval) -> list[tuple[str, Scalar]]:
+    low, high = interval
+    return [(f"{name}_low", low), (f"{name}_high", high)]
+
+
+ALWAYS = ("batch_size", "loop")
+"""The columns of CELL that every table of timed variants has; others are shown where they differ."""
+VARIANT_TITLES = {
+    "batch_size": "Batch size",
+    "loop": "Loop",
+    "input": "Input from",
+    "precision": "Precision",
+    "devices": "Devices",
+    "accumulation": "Microbatches a step",
+}
+VARIANT_FACTS = (
+    Column("Status", text=True),
+    Column("Examples/s"),
+    Column("Slowest to fastest round"),
+    Column("FLOP/s, of peak"),
+    Column("Memory"),
+    Column("Message", prose=True),
+)
+
+
+def timed_variants_table(frames: Frames) -> Table | None:
+    """Return one row for each variant of a step that was compiled, failures included; None where none was."""
+    if frames.compilations.empty:
+        return None
+    rounds = {key: values(rows, "examples_per_second") for key, rows in frames.rounds.groupby(list(CELL))}
+    known = frames.compilations.sort_values(list(CELL), kind="stable")
+    shown = [name for name in CELL if name in ALWAYS or len(known[name].unique()) > 1]
+    columns = [Column(VARIANT_TITLES[name], text=CELL[name] == "object") for name in shown]
+    facts = VARIANT_FACTS if any(isinstance(message, str) for message in known["message"]) else VARIANT_FACTS[:-1]
+    rows = [TableRow(line[: len(columns) + len(facts)]) for line in _of_variants(frames, known, rounds, shown)]
+    caption = (
+        "Medians over rounds. The answer uses the faster loop at each batch size, on one device that holds the data, in"
+        " the precision of the training runs. The peak is the matrix-multiply rate in the precision of each row."
+    )
+    return Table(caption, [*columns, *facts], rows)
+
+
+def _of_variants(
+    frames: Frames, known: pd.DataFrame, rounds: Mapping[Hashable, np.ndarray], shown: Sequence[str]
+) -> Iterator[list[Entry]]:
+    for variant in known.to_dict("records"):
+        speeds = rounds.get(tuple(variant[name] for name in CELL), np.array([]))
+        keys = [variant[name] for name in shown]
+        named = [Entry(key) if isinstance(key, str) else Entry(number_format.whole(key), key) for key in keys]
+        yield [*named, *_of_variant(frames, variant, speeds)]
+
+
+def _of_variant(frames: Frames, variant: Mapping[Hashable, Any], speeds: np.ndarray) -> list[Entry]:
+    median = float(np.median(speeds)) if len(speeds) else None
+    needed = variant["predicted_bytes"] if np.isfinite(variant["predicted_bytes"]) else variant["peak_bytes"]
+    return [
+        Entry(variant["status"].replace("_", " ")),
+        entry(median, number_format.short),
+        Entry(number_format.between([speeds.min(), speeds.max()], number_format.short) if len(speeds) else UNKNOWN),
+        flops_of_variant(frames, variant, median),
+        entry(needed, number_format.mebibytes),
+        Entry(variant["message"] or ""),
+    ]
+
+
+def flops_of_variant(frames: Frames, variant: Mapping[Hashable, Any], per_second: float | None) -> Entry:
+    """Return the FLOP/s at so many examples per second, and their share of the peak of all devices together.
+
+    Virtual devices share one processor, and so one peak.
+    """
+    rate = finite(variant["flops_per_example"] * per_second) if per_second else None
+    alone = hardware.peak(frames, variant["precision"])
+    devices = 1 if frames.machine.machine.virtual_devices else variant["devices"]
+    return _flops(rate, rate / (devices * alone) if rate is not None and alone else None)
