@@ -20,15 +20,13 @@ from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopper
 from batchscale.measure.data.datasets import Dataset
 from batchscale.measure.device.machine import Host
+from batchscale.measure.device.platform_policy import LanePolicy
 from batchscale.measure.device.tuning_file import TuningFile
 from batchscale.measure.training.learner import Examples, Learner, has_lowering, make_learner, on_device
 from batchscale.measure.training.optimizers import Schedule
 from batchscale.records import results_folder
 from batchscale.records.row_files import Writer
 from batchscale.records.row_types import AnyRow, Origin, Stage
-
-# XLA's convolution misses its fast path inside a loop on a CPU (jax issue 12868), so it is not tried there.
-LOWERINGS = {"cpu": ("patches", "banded"), "gpu": ("xla", "patches", "banded"), "tpu": ("xla", "patches", "banded")}
 
 
 @dataclass
@@ -94,7 +92,13 @@ class Session:
     @property
     def lowerings(self) -> Sequence[str | None]:
         """Lowerings of the model worth a trial on this platform."""
-        return LOWERINGS[self.host.machine.platform] if self.convolves else (None,)
+        return self.lane_policy.lowerings
+
+    @property
+    def lane_policy(self) -> LanePolicy:
+        """How lanes of this model are trained and evaluated on this platform."""
+        policy = self.host.policy
+        return policy.convolutional if self.convolves else policy.other
 
     @property
     def convolves(self) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 
 from batchscale.config import plan
 from batchscale.measure.control.progress import confirm_trials, search_trials
-from batchscale.measure.convergence.lanes import EVALUATION_BATCH_SIZE, Programs
+from batchscale.measure.convergence.lanes import Programs
 from batchscale.measure.convergence.memory_fit import fitting_shape, steady_bytes
 from batchscale.measure.convergence.tuning import SpeedTrial
 from batchscale.measure.convergence.wave import search_grid
@@ -19,23 +19,8 @@ from batchscale.measure.device.tuning_file import Tuned
 from batchscale.measure.session import Session
 from batchscale.measure.training import gradient_noise
 
-WIDEST_CONVOLUTION_ON_CPU = 16
-"""Windows then stay in a core's cache: LeNet's lanes train 1.2 to 1.5 times as fast as in microbatches of 64."""
-MOST_SPLITTING_ON_CPU = 2
-"""In microbatches of 4 they take 1.12 to 1.17 times as long as in 16: worth another program in a study of minutes."""
-EVALUATED_CONVOLUTION_ON_CPU = 20
-"""Of 10 to 500 examples at once, where two or five lanes of LeNet are evaluated fastest: twice as fast as with 500."""
-EVALUATED_AT_ONCE = 1 << 14
-"""Examples of all lanes of a tier together, about, on an accelerator: 500 of each take LeNet gigabytes as patches."""
 LONGEST_SEGMENT_TICKS = 4096
 """Ticks in a call of a program at most, so that a signal is heard soon."""
-
-SHARD_EXAMPLES_ON_CPU = 32
-"""Where a core trains LeNet fastest: five settings at microbatches of 1 and 4, four at 8, two at 16.
-
-A rule and not a trial, since rounding depends on it. A perceptron trains with one setting: two take three times as
-long at single examples, and 1.17 times at microbatches of 64.
-"""
 
 
 @dataclass
@@ -45,11 +30,6 @@ class LanePrograms:
     session: Session
     programs: dict[tuple[int, str | None], Programs] = field(default_factory=dict)
 
-    @property
-    def on_cpu(self) -> bool:
-        """True on a CPU."""
-        return self.session.host.machine.platform == "cpu"
-
     @cached_property
     def memory_bytes(self) -> int:
         """What the lanes of its trials and their programs may take together."""
@@ -58,18 +38,16 @@ class LanePrograms:
     @property
     def tiers(self) -> list[plan.Tier]:
         """The batch sizes, grouped into programs."""
-        if self.session.convolves and self.on_cpu:
-            return plan.tiers(self.session.batch_sizes, WIDEST_CONVOLUTION_ON_CPU, MOST_SPLITTING_ON_CPU)
-        return plan.tiers(self.session.batch_sizes)
+        policy = self.session.lane_policy
+        return plan.tiers(self.session.batch_sizes, policy.widest_microbatch, policy.most_splitting)
 
     def shard_width(self, tier: plan.Tier) -> int | None:
         """At most how many settings share a program call; None where one holds all lanes, as an accelerator's does."""
-        if not self.on_cpu:
+        examples = self.session.lane_policy.shard_examples
+        if examples is None:
             return None
-        if not self.session.convolves:
-            return 1
         grid_size = self.session.experiment.learning_rate.grid_size
-        return max(1, min(SHARD_EXAMPLES_ON_CPU // tier.microbatch_size, grid_size))
+        return max(1, min(examples // tier.microbatch_size, grid_size))
 
     def of(self, tier: plan.Tier, lowering: str | None) -> Programs:
         """The programs of a tier under a lowering, made once."""
@@ -112,11 +90,11 @@ class LanePrograms:
 
     def _evaluation_batch_size(self, tier: plan.Tier) -> int:
         """The same for every wave of a tier, since the rounding of losses depends on it."""
-        experiment = self.session.experiment
-        if self.on_cpu:
-            return EVALUATED_CONVOLUTION_ON_CPU if self.session.convolves else EVALUATION_BATCH_SIZE
+        experiment, policy = self.session.experiment, self.session.lane_policy
+        if policy.evaluated_at_once is None:
+            return policy.evaluation_batch_size
         lanes = max(trials(experiment, tier) for trials in (search_trials, confirm_trials))
-        return max(1, min(EVALUATION_BATCH_SIZE, int(EVALUATED_AT_ONCE / lanes)))
+        return max(1, min(policy.evaluation_batch_size, int(policy.evaluated_at_once / lanes)))
 
     def _noise_parts(self, tier: plan.Tier) -> int:
         """Into how many sizes the largest batch is halved to estimate the gradient noise; 0 where nobody asks."""

@@ -21,13 +21,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, PyTree, Shaped
 
 from batchscale.measure.device import xla_options
+from batchscale.measure.device.platform_policy import EVALUATION_BATCH_SIZE
 from batchscale.measure.device.xla_options import predicted_bytes
 from batchscale.measure.training import gradient_noise
 from batchscale.measure.training.gradient_noise import Norms
 from batchscale.measure.training.learner import Examples, Learner, TrainState
 from batchscale.measure.training.optimizers import Schedule, averaged_parameters
-
-EVALUATION_BATCH_SIZE = 500
 
 
 class Lanes(NamedTuple):

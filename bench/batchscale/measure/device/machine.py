@@ -17,6 +17,7 @@ import msgspec
 
 import batchscale
 from batchscale.measure.device import xla_options
+from batchscale.measure.device.platform_policy import POLICIES, PlatformPolicy
 from batchscale.records.row_types import Environment, Machine
 from batchscale.subprocesses import CommandError, run
 
@@ -84,8 +85,13 @@ class Host:
 
     @property
     def workers(self) -> int:
-        """Programs to run at once: one XLA program of many small products does not fill the cores of a CPU."""
-        return self.machine.cpu_cores if self.machine.platform == "cpu" else 1
+        """Programs that run at once."""
+        return self.machine.cpu_cores if self.policy.program_per_core else 1
+
+    @property
+    def policy(self) -> PlatformPolicy:
+        """How work is scheduled on this platform."""
+        return POLICIES[self.machine.platform]
 
     def free_memory_bytes(self) -> int:
         """Return the bytes that lanes may use: fewer than one program on a CPU, where they are in host memory."""
@@ -120,7 +126,7 @@ def describe_machine(nvidia: Nvidia | None) -> Machine:
     several = f"-x{len(devices)}" if len(devices) > 1 else ""
     return Machine(
         name=slug(hardware, several),
-        platform=_platform(devices[0].platform),
+        platform=platform_name(devices[0].platform),
         device_kind=kind[:200],
         device_count=len(devices),
         device_memory_bytes=(nvidia.memory_bytes if nvidia else None) or allocator.get("bytes_limit"),
@@ -177,7 +183,7 @@ def code_version(root: Path | None = None) -> Code:
     return Code(commit, dirty=bool(changes.strip()))
 
 
-def _platform(name: str) -> Literal["cpu", "gpu", "tpu"]:
+def platform_name(name: str) -> Literal["cpu", "gpu", "tpu"]:
     """Return "gpu" for every accelerator that is not a TPU, whatever its plugin calls itself."""
     if name in ("cpu", "tpu"):
         return name

@@ -36,7 +36,7 @@ def isolated(session: Session, memory_bytes: int) -> Open | None:
 
 
 def _serves_one_process(session: Session) -> bool:
-    return session.host.machine.platform == "tpu"
+    return session.host.policy.single_process
 
 
 def lacks_max_batch_size(session: Session) -> bool:

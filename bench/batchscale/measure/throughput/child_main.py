@@ -20,7 +20,8 @@ from batchscale.config.vocabulary import Precision
 from batchscale.measure.control.failures import FAILURES, failure_of
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.device import sensors
-from batchscale.measure.device.machine import available_memory_bytes
+from batchscale.measure.device.machine import available_memory_bytes, platform_name
+from batchscale.measure.device.platform_policy import POLICIES
 from batchscale.measure.throughput import max_batch_size, rounds
 from batchscale.measure.throughput.child_process import Job
 from batchscale.measure.throughput.context import Laboratory
@@ -58,7 +59,7 @@ def do(job: Job, append: Callable[[AnyRow], None]) -> None:
 
 def furnish(job: Job, append: Callable[[AnyRow], None]) -> Laboratory:
     """A laboratory with made-up examples, whose programs run under the job's limit on memory."""
-    on_cpu = job.platform == "cpu"
+    confined = POLICIES[platform_name(job.platform)].in_host_memory
 
     def learner(precision: Precision, lowering: str | None) -> Learner:
         workload = msgspec.structs.replace(job.experiment.workload, precision=precision)
@@ -78,8 +79,8 @@ def furnish(job: Job, append: Callable[[AnyRow], None]) -> Laboratory:
         progress=progress,
         check=lambda: None,
         sensors=cache(partial(sensors.find, job.platform)),
-        memory_bytes=None if on_cpu else job.memory_bytes,
-        confine=(lambda: limit_memory(job.memory_bytes + RUNTIME_BYTES - _live_bytes())) if on_cpu else lambda: None,
+        memory_bytes=None if confined else job.memory_bytes,
+        confine=(lambda: limit_memory(job.memory_bytes + RUNTIME_BYTES - _live_bytes())) if confined else lambda: None,
     )
     laboratory.attempts.rounds[job.key] = job.first_round
     return laboratory

@@ -10,6 +10,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree, Shaped
 
+from batchscale.measure.device.machine import platform_name
+from batchscale.measure.device.platform_policy import POLICIES
+
 AXIS = "data"
 
 
@@ -43,8 +46,8 @@ class Placement:
         return self._held(tree, PartitionSpec())
 
     def pace(self, tree: PyTree) -> None:
-        """Wait for it on the devices that a CPU poses as: they share threads, and steps in flight block each other."""
-        if self.devices > 1 and jax.default_backend() == "cpu":
+        """Wait for a step on virtual devices: they share threads, and steps in flight block each other."""
+        if self.devices > 1 and POLICIES[platform_name(jax.default_backend())].virtual_devices:
             jax.block_until_ready(tree)
 
     def _held(self, tree: PyTree, spec: PartitionSpec) -> PyTree:

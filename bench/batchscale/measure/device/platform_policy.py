@@ -1,0 +1,95 @@
+"""Everything that depends on the platform and is no compile option: how work is scheduled on a CPU, a GPU and a TPU.
+
+The numbers for a CPU were measured with LeNet and a perceptron on 2 x86 cores, JAX 0.10, November 2026. They are fixed
+and not tried at the start of a run, since the rounding of results depends on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from batchscale.config.plan import MOST_SPLITTING, WIDEST_MICROBATCH
+
+EVALUATION_BATCH_SIZE = 500
+"""Examples of a lane that are evaluated at once, where nothing smaller is needed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanePolicy:
+    """How lanes of one kind of model are trained and evaluated.
+
+    Attributes:
+        lowerings: implementations of the model's convolutions worth a trial; None means the model's only one.
+        widest_microbatch: examples of a microbatch, at most.
+        most_splitting: how many times smaller than alone a batch size's microbatch may become in a shared program.
+        shard_examples: examples of a microbatch, summed over the settings of a program call; None: it holds all lanes.
+        evaluation_batch_size: examples of a lane evaluated at once, at most.
+        evaluated_at_once: examples evaluated at once, summed over the lanes of a tier, about; None for no bound.
+    """
+
+    lowerings: tuple[str | None, ...] = (None,)
+    widest_microbatch: int = WIDEST_MICROBATCH
+    most_splitting: int = MOST_SPLITTING
+    shard_examples: int | None = None
+    evaluation_batch_size: int = EVALUATION_BATCH_SIZE
+    evaluated_at_once: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlatformPolicy:
+    """How work is scheduled on a platform.
+
+    Attributes:
+        convolutional: for models whose convolutions have several lowerings.
+        other: for all other models.
+        program_per_core: True if every core runs a program of its own, False if one program has the whole device.
+        single_process: True if the device serves one process at a time.
+        in_host_memory: True if arrays are held in host memory, whose use an operating system can limit by process.
+        virtual_devices: True if several devices are threads of one processor. Then steps in flight block each other.
+    """
+
+    convolutional: LanePolicy
+    other: LanePolicy
+    program_per_core: bool = False
+    single_process: bool = False
+    in_host_memory: bool = False
+    virtual_devices: bool = False
+
+
+_CPU_CONVOLUTIONAL = LanePolicy(
+    # XLA's own convolution ("xla") misses its fast path inside a loop on a CPU (jax issue 12868), so it is not tried.
+    lowerings=("patches", "banded"),
+    # The patches of 16 examples stay in a core's cache: LeNet's lanes train 1.2 to 1.5 times as fast as with 64.
+    widest_microbatch=16,
+    # Lanes run 12-17% slower at microbatch 4 than at 16, so a second program is compiled instead of splitting further.
+    most_splitting=2,
+    # Where a core trains LeNet fastest: five settings at microbatches of 1 and 4, four at 8, two at 16.
+    shard_examples=32,
+    # The fastest of 10 to 500 for two or five lanes of LeNet: twice as fast as 500.
+    evaluation_batch_size=20,
+)
+# A perceptron trains fastest with one setting a call: two take three times as long at single examples, and 1.17 times
+# at microbatches of 64.
+_CPU_OTHER = LanePolicy(shard_examples=1)
+# Approximate: 500 examples per lane would need gigabytes for LeNet's patches.
+_ACCELERATOR_OTHER = LanePolicy(evaluated_at_once=1 << 14)
+_ACCELERATOR_CONVOLUTIONAL = LanePolicy(lowerings=("xla", "patches", "banded"), evaluated_at_once=1 << 14)
+
+POLICIES: Mapping[str, PlatformPolicy] = {
+    "cpu": PlatformPolicy(
+        convolutional=_CPU_CONVOLUTIONAL,
+        other=_CPU_OTHER,
+        # One XLA program of many small products does not fill the cores of a CPU.
+        program_per_core=True,
+        in_host_memory=True,
+        virtual_devices=True,
+    ),
+    "gpu": PlatformPolicy(convolutional=_ACCELERATOR_CONVOLUTIONAL, other=_ACCELERATOR_OTHER),
+    "tpu": PlatformPolicy(
+        convolutional=_ACCELERATOR_CONVOLUTIONAL,
+        other=_ACCELERATOR_OTHER,
+        single_process=True,
+    ),
+}
+"""The policy of each platform, by the names that rows give them."""

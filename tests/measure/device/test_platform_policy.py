@@ -1,0 +1,32 @@
+"""One table of what depends on the platform: every platform has an entry, whose numbers fit together."""
+
+from typing import get_args, get_type_hints
+
+import pytest
+from batchscale.measure.device.machine import platform_name
+from batchscale.measure.device.platform_policy import POLICIES
+from batchscale.models import _convolution_lowerings
+
+
+def test_every_platform_that_a_machine_may_have_is_in_the_table():
+    assert set(POLICIES) == set(get_args(get_type_hints(platform_name)["return"]))
+    assert [platform_name(name) for name in ("cpu", "tpu", "gpu", "cuda", "rocm", "metal")] == [
+        "cpu",
+        "tpu",
+        *["gpu"] * 4,
+    ]
+
+
+@pytest.mark.parametrize("platform", POLICIES)
+def test_only_lowerings_that_exist_are_tried(platform):
+    policy = POLICIES[platform]
+    assert set(policy.convolutional.lowerings) <= set(_convolution_lowerings.LOWERINGS)
+    assert policy.other.lowerings == (None,)
+
+
+@pytest.mark.parametrize("platform", POLICIES)
+def test_lanes_are_bounded_by_core_or_by_evaluation(platform):
+    """A core of a CPU holds a few settings; an accelerator holds all lanes, and so bounds what it evaluates at once."""
+    for lanes in (POLICIES[platform].convolutional, POLICIES[platform].other):
+        assert (lanes.shard_examples is None) == (lanes.evaluated_at_once is not None)
+        assert (lanes.shard_examples is not None) == POLICIES[platform].program_per_core
