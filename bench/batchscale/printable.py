@@ -1,11 +1,11 @@
-"""Text from strangers, made safe to print: no control character and no terminal escape survives."""
+"""Make untrusted text safe to print: no control character and no terminal escape survives."""
 
 from __future__ import annotations
 
 LONGEST_REASON = 160
-"""Most characters quoted from another program's message."""
+"""The most characters to quote of another program's message."""
 LONGEST_VALUE = 60
-"""Most characters quoted of a value."""
+"""The most characters to quote of a value."""
 
 
 def printable(text: object, longest: int = LONGEST_VALUE) -> str:
@@ -18,17 +18,17 @@ def printable(text: object, longest: int = LONGEST_VALUE) -> str:
 
 
 def bare(text: str, longest: int = LONGEST_VALUE) -> str:
-    """Like `printable`, without the quotes: for names and for other programs' messages."""
+    """Quote as `printable` does, but without quotation marks: for names and other programs' messages."""
     return _cut(ascii(text)[1:-1], longest)
 
 
 def reason(error: Exception) -> str:
-    """Return the message of a decoder's error, as a part of one line."""
+    """Return the message of a decoder's error, short and safe enough to be part of one line."""
     return bare(str(error), LONGEST_REASON)
 
 
 def visible(line: str) -> str:
-    """Spell out control characters, line ends and undecodable bytes, as `ascii` does; keep all other letters."""
+    """Escape control characters, line ends and undecodable bytes as `ascii` does; keep all other characters."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 

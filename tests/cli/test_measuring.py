@@ -163,7 +163,7 @@ def test_unlike_convergence_is_refused_before_the_first_round(swept, tmp_path, c
     line = ["run", str(path), "--results", str(results), "--convergence-from", str(swept), *minutes]
     assert command_line.run(line) == 2
     (shown,) = capsys.readouterr().err.splitlines()
-    assert "another protocol than lenet_digits" in shown
+    assert "its protocol is not that of lenet_digits" in shown
     assert shown.count(" there, ") == 3
     assert re.search(r" here, and \d+ more\); convergence cannot be joined$", shown)
     assert not results.exists()
@@ -173,7 +173,7 @@ def test_unlike_convergence_is_refused_before_the_first_round(swept, tmp_path, c
 def test_convergence_is_not_joined_where_trials_lie(swept, sweep, capsys):
     line = ["run", sweep, "--results", str(swept.parent.parent), "--convergence-from", str(swept)]
     assert command_line.run(line) == 2
-    assert "has convergence rows of its own" in capsys.readouterr().err
+    assert "already holds convergence rows measured here" in capsys.readouterr().err
 
 
 def test_only_the_stages_that_are_named_are_run(sweep, tmp_path):

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_workload import experiment
 
+TOO_OFTEN = "with evaluation.per_epoch = 1000 that is 100000 evaluations of each trial"
 batch_sizes = st.lists(st.integers(1, 4096), min_size=1, max_size=16, unique=True)
 
 
@@ -114,7 +115,9 @@ def test_every_combination_of_options_is_tried_over_a_grid_of_effective_rates():
 def test_a_batch_above_the_training_set_is_refused_once_the_dataset_is_known():
     one = experiment(batch_sizes={"values": [2000]})
     assert plan.batch_sizes(one, 2000) == [2000]
-    with pytest.raises(InputError, match=r"^tiny: batch_sizes: 2000 is above the 1999 training examples of digits$"):
+    with pytest.raises(
+        InputError, match=r"^tiny: batch_sizes: 2000, expected at most the 1999 training examples of digits$"
+    ):
         plan.batch_sizes(one, 1999)
 
 
@@ -128,19 +131,21 @@ def test_a_batch_above_the_training_set_is_refused_once_the_dataset_is_known():
 )
 def test_a_grid_that_would_grow_beyond_what_a_row_can_hold_is_refused(table, rate):
     plan.check_rates(experiment(), [1, 1024])
-    with pytest.raises(InputError, match=re.escape(f"leads over span and extend to the rate {rate} at batch size 8;")):
+    with pytest.raises(
+        InputError, match=re.escape(f"gives, with span and extend, the rate {rate} at batch size 8, expected")
+    ):
         plan.check_rates(experiment(learning_rate={"rule": "none", **table}), [8])
 
 
 @pytest.mark.parametrize(
     ("epochs", "field", "says"),
     [
-        (1e-9, "epochs", "is less than one example"),
-        (1.0, "max_epochs", "100000 evaluations of each trial; at evaluation.per_epoch = 1000 at most 100 is right"),
-        (1e5, "epochs", "100000 evaluations of each trial; at evaluation.per_epoch = 1000 at most 100 is right"),
+        (1e-9, "epochs", "1e-09, expected at least 1 of 55000 examples"),
+        (1.0, "max_epochs", f"expected at most 100: {TOO_OFTEN}"),
+        (1e5, "epochs", f"expected at most 100: {TOO_OFTEN}"),
     ],
 )
 def test_a_budget_without_one_example_and_one_with_endless_evaluations_are_refused(epochs, field, says):
     endless = experiment(budget={"epochs": epochs, "max_epochs": 1e5}, evaluation={"per_epoch": 1000})
-    with pytest.raises(InputError, match=f"^tiny: budget.{field}: .* {says}$"):
+    with pytest.raises(InputError, match=f"^tiny: budget.{field}: .*{says}$"):
         plan.duration(endless, 55_000)

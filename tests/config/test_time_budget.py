@@ -122,7 +122,7 @@ def test_what_was_scaled_before_is_found_again_and_an_edit_is_noticed(minutes, r
     assert time_budget.scaled_before(experiment(), known) == known
     wider = experiment(batch_sizes={"values": [10, 50, 100]})
     assert time_budget.scaled_before(wider, known).batch_sizes == wider.batch_sizes
-    with pytest.raises(InputError, match="was scaled from tiny before that was edited"):
+    with pytest.raises(InputError, match="was scaled from tiny, which has been edited since"):
         time_budget.scaled_before(experiment(target={"accuracy": 0.5}), known)
 
 

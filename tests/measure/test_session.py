@@ -21,7 +21,7 @@ def test_a_folder_of_another_machine_or_protocol_is_refused_and_left_as_it_is(tm
 
 
 def test_a_batch_size_above_the_training_set_is_refused_at_once(tmp_path):
-    with pytest.raises(InputError, match="101 is above the 100 training examples of digits"):
+    with pytest.raises(InputError, match="101, expected at most the 100 training examples of digits"):
         session(tmp_path, batch_sizes={"values": [101]})
 
 

@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 from sample_rows import trial
 from tiny_workload import experiment, session
 
-READ = ["experiment.toml", "machine.json", *frames.ROW_FILES, results_folder.JOINED_FROM, "imported.json"]
+READ = ["experiment.toml", "machine.json", *results_folder.ROW_FILES, results_folder.JOINED_FROM, "imported.json"]
 MEASURED_INTO = [*READ[:4], "tuning.json", "checkpoint"]
 JUNK = [b"", b"\0", b"\xff\xfe", b"{", b"null", b"[" * 50_000, b'{"a":' * 20_000, b"\x1b[2J", b"1" * 10_000, b"NaN"]
 PROGRAMS = {}
@@ -281,7 +281,7 @@ def test_a_machine_cannot_be_named_so_that_its_name_leaves_its_place(tmp_path, n
     machine["machine"]["name"] = name
     (tmp_path / "machine.json").write_bytes(msgspec.json.encode(machine))
     with pytest.raises(InputError, match="not valid"):
-        row_files.read_machine(tmp_path)
+        results_folder.read_machine(tmp_path)
 
 
 def test_numbers_of_a_stranger_stay_numbers(whole, tmp_path):

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import simulated_folder
 from batchscale.errors import InputError
-from batchscale.records import row_files
+from batchscale.records import results_folder, row_files
 from batchscale.records.row_types import AnyRow
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,7 +82,7 @@ def test_limits_are_refused_before_memory_is_spent(tmp_path, monkeypatch):
     monkeypatch.setattr(row_files, "LONGEST_LINE_BYTES", 100)
     path.write_bytes(b" " * (4 << 20))
     tracemalloc.start()
-    with pytest.raises(InputError, match="longer than 100 bytes"):
+    with pytest.raises(InputError, match="a line of more than 100 bytes"):
         list(row_files.read(path))
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
@@ -119,14 +119,14 @@ def test_a_folder_or_an_unreadable_place_is_refused(tmp_path):
 
 def test_a_machine_file_is_what_was_written(tmp_path):
     (tmp_path / "machine.json").write_bytes(msgspec.json.encode(simulated_folder.machine_file()))
-    assert row_files.read_machine(tmp_path) == simulated_folder.machine_file()
+    assert results_folder.read_machine(tmp_path) == simulated_folder.machine_file()
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[[" * 10_000, b"\xff", b'{"schema": 1, "machine": {"name": "../x"}}'])
 def test_a_machine_file_that_is_none_is_refused(tmp_path, data):
     with pytest.raises(InputError, match="cannot be read"):
-        row_files.read_machine(tmp_path)
+        results_folder.read_machine(tmp_path)
     (tmp_path / "machine.json").write_bytes(data)
     with pytest.raises(InputError, match="not valid") as error:
-        row_files.read_machine(tmp_path)
+        results_folder.read_machine(tmp_path)
     one_line(error)

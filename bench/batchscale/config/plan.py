@@ -1,4 +1,4 @@
-"""An experiment to what is run: batch sizes, learning rates, seeds, durations and tiers, each decided in one place."""
+"""Decide what an experiment runs: its batch sizes, learning rates, seeds, durations and tiers."""
 
 from __future__ import annotations
 
@@ -13,29 +13,36 @@ from batchscale.config.vocabulary import CellKey, Options, Point
 from batchscale.errors import InputError
 
 FIRST_CONFIRMATION_SEED = 1000
-"""Confirmation seeds start here, so that more search seeds never become seeds of a claim."""
+"""Confirmation seeds start here, so that adding search seeds never makes one of them a seed of a claim."""
 
 LOWEST_RATE, HIGHEST_RATE = 1e-30, 1e9
-"""What float32 and a row can hold."""
+"""Rates that float32 and a row can hold."""
 MOST_EVALUATIONS = 100_000
-"""Of one trial; its curve must fit into one row."""
+"""The most evaluations of a trial: its curve must fit into one row."""
 
 WIDEST_MICROBATCH = 256
+"""The largest microbatch that a tier chooses, unless a batch size has no divisor near it."""
 MOST_SPLITTING = 4
-"""A batch size may train in microbatches this many times smaller than its own best, to share a program."""
+"""To share a program, a batch size may train in microbatches so many times smaller than it would use alone."""
 NARROWEST_SHARE = 8
-"""A microbatch this many times narrower than it might be is worth avoiding."""
+"""A microbatch so many times smaller than `WIDEST_MICROBATCH` is avoided."""
 
 
 class Tier(msgspec.Struct, frozen=True):
-    """Batch sizes that are all multiples of one microbatch size and train in one program."""
+    """Batch sizes that are all multiples of one microbatch size, so that one program trains them."""
 
     microbatch_size: int
     batch_sizes: list[int]
 
 
 class Duration(msgspec.Struct, frozen=True):
-    """Where trials stop and are evaluated, in examples."""
+    """How long trials train, in examples.
+
+    Attributes:
+        budget_examples: Every trial trains so many; accuracies are compared within them.
+        max_examples: A trial that has not reached the target by then is given up.
+        evaluations: Examples after which every trial is evaluated, ascending.
+    """
 
     budget_examples: int
     max_examples: int
@@ -43,39 +50,41 @@ class Duration(msgspec.Struct, frozen=True):
 
 
 def batch_sizes(experiment: Experiment, train_examples: int) -> list[int]:
-    """The experiment's batch sizes.
+    """Return the experiment's batch sizes, sorted.
 
     Raises:
-        InputError: when one is larger than the training set.
+        InputError: if one is larger than the training set.
     """
     sizes = expand_batch_sizes(experiment.batch_sizes, experiment.name)
     if sizes[-1] > train_examples:
         dataset = experiment.workload.dataset
         raise InputError(
-            f"{experiment.name}: batch_sizes: {sizes[-1]} is above the {train_examples} training examples of {dataset}"
+            f"{experiment.name}: batch_sizes: {sizes[-1]}, expected at most the {train_examples} training examples"
+            f" of {dataset}"
         )
     return sizes
 
 
 def device_counts(experiment: Experiment, available: int) -> list[int]:
-    """Numbers of devices to train on at once, besides one alone.
+    """Return the numbers of devices to share a batch among, each above 1.
 
     Raises:
-        InputError: when the experiment asks for more than the `available` ones.
+        InputError: if the experiment asks for more devices than are `available`.
     """
     asked = experiment.throughput.devices
     if asked == "auto":
         return [1 << power for power in range(1, available.bit_length())]
     if max(asked) > available:
-        found = f"{max(asked)} is above the {available} local device{'s' if available > 1 else ''}"
+        found = f"{max(asked)}, expected at most the {available} local device{'s' if available > 1 else ''}"
         raise InputError(f"{experiment.name}: throughput.devices: {found}")
     return sorted({count for count in asked if count > 1})
 
 
 def parallel_batch_sizes(sizes: Iterable[int], devices: int, train_examples: int) -> list[int]:
-    """Batches to split over several devices: those of one device, and as many times larger ones.
+    """Return the batch sizes to split over several devices.
 
-    The first are strong scaling (the same work in less time), the others weak scaling (more work in the same time).
+    The batch sizes of one device show strong scaling (the same work in less time); batches `devices` times as large
+    show weak scaling (more work in the same time).
     """
     kept = set(sizes)
     together = {size * devices for size in kept if size * devices <= train_examples}
@@ -112,39 +121,42 @@ def cells(experiment: Experiment, sizes: Sequence[int], devices: Sequence[int], 
 
 
 def anchor_rate(table: LearningRate, batch_size: int) -> float:
-    """The anchor moved to `batch_size` by the rule."""
+    """Return the anchor rate, moved to `batch_size` by the rule."""
     ratio = batch_size / table.anchor_batch_size
     return table.anchor * {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[table.rule]
 
 
 def effective_rate(point: Point) -> float:
-    """What steps in one direction add up to, learning rate / (1 - momentum) (Shallue et al., 2019).
+    """Return learning rate / (1 - momentum), the sum of all steps that one gradient causes (Shallue et al., 2019).
 
-    The learning rate itself where momentum is not searched.
+    If momentum is not searched, this is the learning rate itself.
     """
-    return point.learning_rate / _not_carried(point.options)
+    return point.learning_rate / _share_not_carried(point.options)
 
 
-def _not_carried(options: Options) -> float:
+def _share_not_carried(options: Options) -> float:
     return 1.0 - dict(options).get("momentum", 0.0)
 
 
 def grid_rate(table: LearningRate, batch_size: int, position: int, options: Options = ()) -> float:
-    """The rate `position` grid steps above the anchor, at six significant digits so that a file repeats it exactly."""
+    """Return the rate `position` grid steps above the anchor.
+
+    It is rounded to six significant digits, so that reading a file gives exactly the same rate.
+    """
     effective = anchor_rate(table, batch_size) * table.factor**position
-    return float(f"{effective * _not_carried(options):.6g}")
+    return float(f"{effective * _share_not_carried(options):.6g}")
 
 
 def learning_rates(table: LearningRate, batch_size: int, options: Options = ()) -> list[float]:
-    """The grid of one batch size and combination of options, ascending."""
+    """Return the grid of one batch size and one combination of options, ascending."""
     return [grid_rate(table, batch_size, position - table.span, options) for position in range(table.grid_size)]
 
 
 def check_rates(experiment: Experiment, sizes: Sequence[int]) -> None:
-    """Refuse a grid whose ends, once it has grown, no row could hold.
+    """Check that a row can hold the ends of every grid, also after it has grown.
 
     Raises:
-        InputError: names the table, the rate and the batch size.
+        InputError: names the field, the rate and the batch size.
     """
     table = experiment.learning_rate
     reach = table.span + table.extend
@@ -153,19 +165,19 @@ def check_rates(experiment: Experiment, sizes: Sequence[int]) -> None:
         rate = grid_rate(table, size, position, options)
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise InputError(
-                f"{experiment.name}: learning_rate.factor: {table.factor:g} leads over span and extend to"
-                f" the rate {rate:g} at batch size {size}; {LOWEST_RATE:g} to {HIGHEST_RATE:g} is right"
+                f"{experiment.name}: learning_rate.factor: {table.factor:g} gives, with span and extend, the rate"
+                f" {rate:g} at batch size {size}, expected {LOWEST_RATE:g} to {HIGHEST_RATE:g}"
             )
 
 
 def option_combinations(experiment: Experiment) -> list[Options]:
-    """Every combination of the options searched beside the rate; a single empty one where there are none."""
+    """Return every combination of the searched options; a single empty one if none is searched."""
     each = product(*(sorted(experiment.search[name]) for name in experiment.searched))
     return [tuple(zip(experiment.searched, values, strict=True)) for values in each]
 
 
 def points(experiment: Experiment, batch_size: int) -> list[Point]:
-    """Everything that is tried at a batch size: each combination of options over its whole grid of rates."""
+    """Return all points to try at a batch size: each combination of options with its whole grid of rates."""
     return [
         Point(rate, options)
         for options in option_combinations(experiment)
@@ -174,9 +186,13 @@ def points(experiment: Experiment, batch_size: int) -> list[Point]:
 
 
 def extension(table: LearningRate, batch_size: int, tried: Iterable[Point], *, upwards: bool) -> Point | None:
-    """The next rate beyond the edge of those `tried`, which have the same options.
+    """Return the next point beyond the edge of those `tried`; None once the grid has grown by `extend` on that side.
 
-    None once the grid has grown by `extend` on that side.
+    Args:
+        table: The grid of rates.
+        batch_size: The batch size that the points were tried at.
+        tried: Points with the same options.
+        upwards: Grow the grid at its highest rate, rather than at its lowest.
     """
     known = sorted(tried)
     reach, options = table.span + table.extend, known[0].options
@@ -189,32 +205,32 @@ def extension(table: LearningRate, batch_size: int, tried: Iterable[Point], *, u
 
 
 def search_seeds(experiment: Experiment) -> list[int]:
-    """Seeds on which rates are chosen."""
+    """Return the seeds that rates are chosen on."""
     return list(range(1, experiment.seeds.search + 1))
 
 
 def confirmation_seeds(experiment: Experiment) -> list[int]:
-    """Fresh seeds on which claims are made."""
+    """Return the fresh seeds that claims are made on."""
     return list(range(FIRST_CONFIRMATION_SEED, FIRST_CONFIRMATION_SEED + experiment.seeds.confirm))
 
 
 def duration(experiment: Experiment, train_examples: int) -> Duration:
-    """Budgets and evaluation points, the same for every batch size; the first epoch is looked at more often.
+    """Return the budgets and the evaluations, which are the same for every batch size.
 
     Raises:
-        InputError: when the budget is less than one example, or holds more than MOST_EVALUATIONS.
+        InputError: if the budget is less than one example, or asks for more than MOST_EVALUATIONS.
     """
     evaluation, field = experiment.evaluation, f"{experiment.name}: budget.epochs"
     most_epochs = MOST_EVALUATIONS / evaluation.per_epoch
     budget = experiment.budget_examples(train_examples)
     longest = round(experiment.max_epochs * train_examples)
     if budget < 1:
-        raise InputError(f"{field}: {experiment.budget.epochs:g} of {train_examples} examples is less than one example")
+        raise InputError(f"{field}: {experiment.budget.epochs:g}, expected at least 1 of {train_examples} examples")
     if experiment.max_epochs > most_epochs:
         longer = "epochs" if experiment.budget.epochs == experiment.max_epochs else "max_epochs"
         raise InputError(
-            f"{experiment.name}: budget.{longer}: {experiment.max_epochs:g} is more than {MOST_EVALUATIONS} evaluations"
-            f" of each trial; at evaluation.per_epoch = {evaluation.per_epoch} at most {most_epochs:g} is right"
+            f"{experiment.name}: budget.{longer}: {experiment.max_epochs:g}, expected at most {most_epochs:g}: with"
+            f" evaluation.per_epoch = {evaluation.per_epoch} that is {MOST_EVALUATIONS} evaluations of each trial"
         )
     early = [round(train_examples * i / evaluation.first_epoch) for i in range(1, evaluation.first_epoch + 1)]
     later = [
@@ -229,8 +245,8 @@ def tiers(sizes: Sequence[int], widest: int = WIDEST_MICROBATCH, most_splitting:
     """Group batch sizes into few programs, from the largest down.
 
     A tier's microbatch is the largest common divisor of its batch sizes up to `widest`. A batch size joins the first
-    tier in which no member then trains in microbatches more than `most_splitting` times smaller than it would alone,
-    nor one by one: only a tier of single examples can do without sums of gradients.
+    tier whose common microbatch stays at least 1/`most_splitting` of the microbatch that each member would use alone,
+    and is larger than 1: batch size 1 needs no sums of gradients, so it gets its own program.
     """
     groups: list[list[int]] = []
     for size in sorted(sizes, reverse=True):
@@ -247,7 +263,7 @@ def tiers(sizes: Sequence[int], widest: int = WIDEST_MICROBATCH, most_splitting:
 
 
 def spaced(sizes: Sequence[int], factor: int) -> list[int]:
-    """The smallest size, and of the others in order each that is at least `factor` times the one before."""
+    """Return the smallest size and, ascending, every size that is at least `factor` times the last one returned."""
     kept: list[int] = []
     for size in sorted(sizes):
         if not kept or size >= factor * kept[-1]:
@@ -256,10 +272,10 @@ def spaced(sizes: Sequence[int], factor: int) -> list[int]:
 
 
 def _microbatch(sizes: Sequence[int], widest: int) -> int:
-    """The largest common divisor of the batch sizes up to `widest`.
+    """Return the largest common divisor of the batch sizes up to `widest`.
 
-    Where that is far below it, as for a prime, the smallest one above `widest` that is not: such a batch size trains
-    in wider microbatches, which only costs memory.
+    If that is much smaller than `widest` (for example for primes), return the smallest divisor above `widest`; this
+    costs memory but not speed.
     """
     common = math.gcd(*sizes)
     divisors = [divisor for divisor in range(1, common + 1) if common % divisor == 0]

@@ -1,4 +1,4 @@
-"""Minutes to a study: the richest one on a fixed ladder whose estimated cost fits, from speeds just measured."""
+"""Scale an experiment to a number of minutes: take the richest rung of a fixed ladder whose estimated time fits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from batchscale.errors import InputError
 
 
 class Rung(msgspec.Struct, frozen=True):
-    """One level of thoroughness."""
+    """One level of thoroughness.
+
+    Attributes:
+        epochs_factor: Factor of all durations: budget, longest training, warm-up.
+        search: Number of search seeds.
+        confirm: Number of confirmation seeds.
+        span: Number of learning rates on either side of the anchor.
+    """
 
     epochs_factor: float
     search: int
@@ -21,6 +28,7 @@ class Rung(msgspec.Struct, frozen=True):
 
 
 LADDER = [
+    # epochs_factor, search, confirm, span
     Rung(0.25, 1, 2, 1),
     Rung(0.5, 1, 2, 1),
     Rung(1, 1, 2, 1),
@@ -42,7 +50,7 @@ LADDER = [
 
 
 def climb(experiment: Experiment, rung: Rung) -> Experiment:
-    """The experiment at a rung; a learning rate that is given, and not searched, stays so."""
+    """Return the experiment at a rung; if it has a single learning rate (span 0), it keeps that one."""
     replace, rate = msgspec.structs.replace, experiment.learning_rate
     span, warmup_epochs = rung.span if rate.span else 0, rate.warmup_epochs * rung.epochs_factor
     return replace(
@@ -58,9 +66,15 @@ def climb(experiment: Experiment, rung: Rung) -> Experiment:
 
 
 def fit(experiment: Experiment, minutes: float, seconds: Callable[[Experiment], float]) -> Experiment:
-    """The richest rung that fits into `minutes`, the lowest one where none does; named after the minutes.
+    """Return the experiment at the richest rung that fits into `minutes`, named after the minutes.
 
-    A rung that cannot be planned, as its trials would be evaluated too often, fits into none.
+    The lowest rung is returned if none fits. A rung that cannot be planned, because its trials would be evaluated too
+    often, never fits.
+
+    Args:
+        experiment: The experiment to scale.
+        minutes: The time that the study may take.
+        seconds: Estimates how long an experiment takes here.
     """
     chosen = climb(experiment, LADDER[0])
     for rung in LADDER:
@@ -71,13 +85,16 @@ def fit(experiment: Experiment, minutes: float, seconds: Callable[[Experiment], 
 
 
 def named(experiment: Experiment, minutes: float) -> Experiment:
-    """As `lenet_mnist_30min`: a scaled study has its own folder, so it never mixes with the unscaled one."""
+    """Name an experiment after its minutes, as in `lenet_mnist_30min`.
+
+    The name gives it its own results folder, so that its rows never mix with those of the unscaled experiment.
+    """
     shown = f"{minutes:.2f}".rstrip("0").rstrip(".").replace(".", "p")
     return msgspec.structs.replace(experiment, name=f"{experiment.name[:28]}_{shown}min")
 
 
 def scaled_like(experiment: Experiment, known: Experiment) -> Experiment | None:
-    """The experiment at the rung that `known` was scaled to; None where no rung of it is that study."""
+    """Return the experiment at the rung that `known` was scaled to; None if no rung gives the study `known`."""
     for rung in LADDER:
         scaled = climb(experiment, rung)
         same = (scaled.fingerprint, scaled.seeds, scaled.learning_rate.span)
@@ -87,24 +104,24 @@ def scaled_like(experiment: Experiment, known: Experiment) -> Experiment | None:
 
 
 def scaled_before(experiment: Experiment, known: Experiment) -> Experiment:
-    """The experiment as `known`, found in a results folder, was scaled from it.
+    """Scale the experiment as `known`, found in a results folder, was scaled from it.
 
     Raises:
-        InputError: when the experiment was edited since, so that no rung of it is the protocol of `known`.
+        InputError: if the experiment was edited since, so that none of its rungs gives the protocol of `known`.
     """
     if scaled := scaled_like(experiment, known):
         return msgspec.structs.replace(scaled, name=known.name)
     raise InputError(
-        f"{known.name}: was scaled from {experiment.name} before that was edited;"
+        f"{known.name}: was scaled from {experiment.name}, which has been edited since;"
         f" undo the edit, name other minutes, or give another --results"
     )
 
 
 def described(experiment: Experiment) -> str:
-    """What was chosen, in words."""
-    beside = "".join(f" x {len(tried)} of {option}" for option, tried in sorted(experiment.search.items()))
+    """Describe in words how large the study is."""
+    options = "".join(f" x {len(tried)} of {option}" for option, tried in sorted(experiment.search.items()))
     return (
-        f"{experiment.learning_rate.grid_size} learning rates{beside},"
+        f"{experiment.learning_rate.grid_size} learning rates{options},"
         f" {experiment.seeds.search} search and {experiment.seeds.confirm} confirmation seeds,"
         f" {experiment.budget.epochs:g} epochs (up to {experiment.max_epochs:g} for the target)"
     )

@@ -1,4 +1,7 @@
-"""Which rate and options a batch size gets: decided on search trials alone, so that choosing does not flatter."""
+"""Choose the learning rate and options of each batch size.
+
+They are chosen on search trials alone. Claims rest on fresh seeds, so that they do not profit from the choice.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,14 @@ from batchscale.records.row_types import Curve, Trial
 
 
 class Crossing(msgspec.Struct, frozen=True):
-    """The first evaluation at or above a target; the truth lies after `previous_examples` and up to `examples`."""
+    """The first evaluation that reaches the goal.
+
+    Attributes:
+        examples: Examples trained at that evaluation.
+        steps: Optimizer steps taken at that evaluation.
+        previous_examples: Examples trained at the evaluation before it, 0 if there is none: the goal was reached
+            after these and by `examples`.
+    """
 
     examples: int
     steps: int
@@ -23,9 +33,13 @@ class Crossing(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """The points of one batch size. `tied` holds rates beside that of `for_target` that evaluation cannot tell from it.
+    """The points chosen for one batch size.
 
-    `tried` is sorted; edges are those of the rates tried with the same options.
+    Attributes:
+        for_target: The point with the fewest examples to the target.
+        for_accuracy: The point with the best score within the budget.
+        tied: The neighbouring rates that reach the target at the same evaluation as `for_target`.
+        tried: All points, sorted. A rate is at the edge if it is the lowest or highest tried with its options.
     """
 
     for_target: Point
@@ -35,17 +49,17 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def points(self) -> list[Point]:
-        """Every point worth confirming, once."""
+        """The points to confirm, each once."""
         return list(dict.fromkeys([self.for_target, self.for_accuracy, *self.tied]))
 
     @property
     def lower_edges(self) -> list[Options]:
-        """The options with which a best rate is the lowest tried."""
+        """The options whose best rate is the lowest one tried."""
         return self._edges(0)
 
     @property
     def upper_edges(self) -> list[Options]:
-        """The options with which a best rate is the highest tried."""
+        """The options whose best rate is the highest one tried."""
         return self._edges(-1)
 
     def _edges(self, end: int) -> list[Options]:
@@ -53,19 +67,19 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         return list(dict.fromkeys(one.options for one, grid in grids.items() if len(grid) > 1 and one == grid[end]))
 
     def is_at_edge(self, point: Point) -> bool:
-        """Whether a point's rate is the lowest or the highest of several tried with its options."""
+        """Return True if a point's rate is the lowest or the highest of several tried with its options."""
         grid = with_options(self.tried, point.options)
         return len(grid) > 1 and point in (grid[0], grid[-1])
 
     @property
     def is_inside(self) -> bool:
-        """Whether the rate for the target lies between others."""
+        """True if a lower and a higher rate than the one for the target were tried."""
         grid = with_options(self.tried, self.for_target.options)
         return grid[0] < self.for_target < grid[-1]
 
 
 def with_options(points: Iterable[Point], options: Options) -> list[Point]:
-    """The points with these options, by learning rate."""
+    """Return the points with these options, sorted by learning rate."""
     return sorted(point for point in points if point.options == options)
 
 
@@ -92,11 +106,16 @@ def best_score(curve: Curve, goal: Goal, examples: float = math.inf) -> float | 
 
 
 def choose(trials: Iterable[Trial], goal: Goal, budget_examples: float) -> Choice | None:
-    """Choose among the points of one batch size by the median over seeds; None when none was evaluated.
+    """Choose among the points of one batch size; None if none was evaluated.
 
-    The point for the target is the one with the fewest median examples to it, ties broken by accuracy; the point for
-    accuracy is the one with the best mean accuracy within `budget_examples`, ties broken by speed. A trial that was not
-    evaluated within it counts as 0, so that no point gains by it.
+    The point for the target has the fewest examples to it in the median over seeds; ties go to the better score. The
+    point for accuracy has the best mean score within `budget_examples`; ties go to the faster point. A trial that was
+    not evaluated within the budget counts as 0, so that no point gains by missing evaluations.
+
+    Args:
+        trials: Search trials of one batch size.
+        goal: The target, and the score to compare.
+        budget_examples: Examples within which scores are compared.
     """
     by_point: dict[Point, list[Trial]] = defaultdict(list)
     for trial in trials:
@@ -111,12 +130,12 @@ def choose(trials: Iterable[Trial], goal: Goal, budget_examples: float) -> Choic
     points = sorted(by_point)
     fastest = min(points, key=lambda point: (speed[point], -quality[point]))
     best = max(points, key=lambda point: (quality[point], -speed[point]))
-    tied = [one for one in _beside(points, fastest) if math.isfinite(speed[one]) and speed[one] <= speed[fastest]]
+    tied = [one for one in _neighbours(points, fastest) if math.isfinite(speed[one]) and speed[one] <= speed[fastest]]
     return Choice(for_target=fastest, for_accuracy=best, tied=tied, tried=points)
 
 
-def _beside(points: Iterable[Point], point: Point) -> list[Point]:
-    """The next lower and the next higher rate with the same options."""
+def _neighbours(points: Iterable[Point], point: Point) -> list[Point]:
+    """Return the next lower and the next higher rate with the same options."""
     alike = with_options(points, point.options)
     at = alike.index(point)
     return [*alike[max(0, at - 1) : at], *alike[at + 1 : at + 2]]

@@ -1,10 +1,10 @@
-"""Results folders: where they lie, what they hold beside the rows, and when a run may add to one."""
+"""Results folders: the files that they hold, and when a run may add to one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import msgspec
 import tomli_w
@@ -12,45 +12,126 @@ from msgspec import Meta
 
 from batchscale.config import experiment as experiments
 from batchscale.config.experiment import Experiment
-from batchscale.config.vocabulary import StageName
+from batchscale.config.vocabulary import Slug, StageName
 from batchscale.errors import InputError
 from batchscale.printable import bare, printable
 from batchscale.records import row_files
-from batchscale.records.row_types import AnyRow, Environment, Machine, MachineFile, Row, Run, Slug, Text
+from batchscale.records.row_types import AnyRow, Environment, Machine, MachineFile, Row, Run, Text
+from batchscale.untrusted_input import read_json
 
+T = TypeVar("T")
+
+EXPERIMENT, MACHINE = "experiment.toml", "machine.json"
 THROUGHPUT, CONVERGENCE, VERIFICATION = "throughput.jsonl", "convergence.jsonl", "verification.jsonl"
+JOINED_FROM, PRICE, IMPORTED, TUNING = "convergence_from.json", "price.json", "imported.json", "tuning.json"
+SUMMARY, REPORT = "summary.json", "report.html"
+
+
+class ResultsFile(NamedTuple):
+    """A file that a results folder may hold.
+
+    Attributes:
+        name: Its name in the folder.
+        holds: What it holds.
+        largest_bytes: A larger file is not read.
+        published: Whether `submit` copies it; it must then hold nothing that names a person or a private machine.
+        required: Whether results without it are incomplete.
+    """
+
+    name: str
+    holds: str
+    largest_bytes: int
+    published: bool = False
+    required: bool = False
+
+
+_LABEL_BYTES = 1 << 16
+FILES = (
+    ResultsFile(EXPERIMENT, "the experiment, defaults written out", experiments.LARGEST_FILE_BYTES, True, True),
+    ResultsFile(MACHINE, "the machine and the environments that rows name", 1 << 20, True, True),
+    ResultsFile(THROUGHPUT, "rows of the throughput stage", row_files.LARGEST_FILE_BYTES, True, True),
+    ResultsFile(CONVERGENCE, "rows of the convergence stage", row_files.LARGEST_FILE_BYTES, True, True),
+    ResultsFile(VERIFICATION, "rows of single runs that verify the join", row_files.LARGEST_FILE_BYTES, True),
+    ResultsFile(JOINED_FROM, "the results folder that the trials were taken from", _LABEL_BYTES),
+    ResultsFile(PRICE, "the price of an hour of the machine", _LABEL_BYTES),
+    ResultsFile(IMPORTED, "what is not known of results imported from tables", _LABEL_BYTES),
+    ResultsFile(TUNING, "the fastest way to run each program; a resumed run repeats the choices", 1 << 20),
+    ResultsFile(SUMMARY, "the answers in numbers, made from the rows", 32 << 20),
+    ResultsFile(REPORT, "the page, made from the rows", 32 << 20),
+)
+"""Every file of a results folder, except figures/, the CSV tables of the page and a wave's checkpoint."""
+
+ROW_FILES = (THROUGHPUT, CONVERGENCE, VERIFICATION)
 ROWS_OF: dict[StageName, str] = {"throughput": THROUGHPUT, "convergence": CONVERGENCE}
-JOINED_FROM = "convergence_from.json"
-PRICE = "price.json"
+PUBLISHED = tuple(file.name for file in FILES if file.published)
+REQUIRED = tuple(file.name for file in FILES if file.required)
+_LARGEST_BYTES = {file.name: file.largest_bytes for file in FILES}
+
 LOCAL = Path("results/local")
 MOST_PER_HOUR = 1e9
 MOST_SHOWN = 3
-"""Differences named one by one; of more, their number."""
+"""Number of differences that a message names; the others are counted."""
 
 
 def folder_of(results: Path, experiment: Experiment, machine: Machine) -> Path:
-    """`<results>/<experiment>/<machine>`."""
+    """Return `<results>/<experiment>/<machine>`."""
     return results / experiment.name / machine.name
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """Read the `experiment.toml` of a results folder.
+
+    Raises:
+        InputError: if it is missing or not valid.
+    """
+    return experiments.read(folder / EXPERIMENT)
+
+
+def read_machine(folder: Path) -> MachineFile:
+    """Read the `machine.json` of a results folder.
+
+    Raises:
+        InputError: if it is missing or not valid.
+    """
+    return read_file(folder, MACHINE, MachineFile)
+
+
+def read_file(folder: Path, name: str, to: type[T]) -> T:
+    """Read a JSON file of a results folder as the type `to`.
+
+    Args:
+        folder: The results folder.
+        name: One of the names in `FILES`.
+        to: The type that the file must have.
+
+    Raises:
+        InputError: if it is missing, larger than `FILES` allows, or not valid.
+    """
+    return read_json(folder / name, to, _LARGEST_BYTES[name])
+
+
+def read_label(folder: Path, name: str, to: type[T]) -> T | None:
+    """Read a JSON file that a results folder need not have, as `read_file` does; None if it is not there."""
+    return read_file(folder, name, to) if (folder / name).exists() else None
 
 
 def prepare(folder: Path, experiment: Experiment, machine: Machine, environments: dict[str, Environment]) -> None:
     """Make the folder ready for rows of this experiment on this machine.
 
     Raises:
-        InputError: when it holds another protocol or another machine, with the difference named.
+        InputError: if it holds another protocol or another machine; names the difference.
     """
     _accept_experiment(folder, experiment)
-    known = row_files.read_machine(folder) if (folder / "machine.json").exists() else None
+    known = read_machine(folder) if (folder / MACHINE).exists() else None
     if known is not None and known.machine != machine:
         different = _different(msgspec.to_builtins(known.machine), msgspec.to_builtins(machine))
         raise InputError(f"{folder}: its rows are from another machine ({different}); give another --results")
     merged = {**(known.environments if known else {}), **environments}
-    label = MachineFile(machine=machine, environments=merged)
-    row_files.write_json(folder / "machine.json", label)
+    row_files.write_json(folder / MACHINE, MachineFile(machine=machine, environments=merged))
 
 
 def _accept_experiment(folder: Path, experiment: Experiment) -> None:
-    path = folder / "experiment.toml"
+    path = folder / EXPERIMENT
     if path.exists() and any(_has_rows(folder / name) for name in (THROUGHPUT, CONVERGENCE)):
         known = experiments.read(path)
         if known.fingerprint != experiment.fingerprint:
@@ -67,7 +148,7 @@ def _has_rows(path: Path) -> bool:
 
 
 def to_toml(experiment: Experiment) -> bytes:
-    """The experiment as TOML, defaults written out."""
+    """Encode the experiment as TOML, defaults written out."""
     return tomli_w.dumps(_without_none(msgspec.to_builtins(experiment))).encode()
 
 
@@ -95,10 +176,10 @@ def _differences(known: dict, wanted: dict, path: str = "") -> Iterator[str]:
 
 
 def rows(folder: Path, name: str, experiment: Experiment) -> Iterator[AnyRow]:
-    """The rows of one file, all of one experiment.
+    """Read the rows of one file and check that all belong to one experiment.
 
     Raises:
-        InputError: on a row of another protocol, a run with other options than are searched, or one that is not valid.
+        InputError: on a row of another protocol, a run with other options than are searched, or an invalid row.
     """
     for number, row in enumerate(row_files.read(folder / name), start=1):
         where = f"{folder / name}:{number}"
@@ -106,36 +187,41 @@ def rows(folder: Path, name: str, experiment: Experiment) -> Iterator[AnyRow]:
             raise InputError(f"{where}: {_of_another_protocol(row, experiment)}")
         if isinstance(row, Run) and row.options.keys() != experiment.search.keys():
             found, right = printable(sorted(row.options)), printable(list(experiment.searched))
-            raise InputError(f"{where}: options: {found} in a run of an experiment that searches {right}")
+            raise InputError(f"{where}: options: {found}, expected {right}, which the experiment searches")
         yield row
 
 
 def _of_another_protocol(row: Row, experiment: Experiment) -> str:
-    """Rows carry only the protocol's hash, so the sizes of the difference that can be seen are named."""
+    """Name both protocols by their hashes: a row holds no more of its protocol, so no setting can be named."""
     found = f"experiment {row.experiment}, protocol {row.fingerprint}"
     right = f"experiment {experiment.name}, protocol {experiment.fingerprint}"
-    return f"a {type(row).__name__.lower()} row of {found} among those of {right}; one protocol per folder is right"
+    return f"a {type(row).__name__.lower()} row of {found}, expected {right}"
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
-    """`price.json`: what an hour of the machine costs, in whatever currency its user counts."""
+    """`price.json`: what an hour of the machine costs, in the currency of its user."""
 
     schema: Literal[1] = 1
     per_hour: Annotated[float, Meta(gt=0, le=MOST_PER_HOUR)]
 
 
 def set_price(folder: Path, per_hour: float) -> None:
-    """Keep a price beside the rows, so that every later report knows it.
+    """Keep a price in the folder, so that every later report uses it.
 
     Raises:
-        InputError: when it is no results folder, or the disk refuses.
+        InputError: if it is not a results folder, or cannot be written.
     """
-    experiments.read(folder / "experiment.toml")
+    read_experiment(folder)
     row_files.write_json(folder / PRICE, Price(per_hour=per_hour))
 
 
 class JoinedFrom(msgspec.Struct, frozen=True, kw_only=True):
-    """`convergence_from.json`: the trials were measured on another machine and joined with the speeds of this one."""
+    """`convergence_from.json`: the trials were measured on another machine and joined with the speeds of this one.
+
+    Attributes:
+        folder: The other results folder, as `<experiment>/<machine>`.
+        machine: Name of the other machine.
+    """
 
     schema: Literal[1] = 1
     folder: Text
@@ -143,34 +229,43 @@ class JoinedFrom(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def refuse_unlike(experiment: Experiment, folder: Path, source: Path) -> None:
-    """Check that trials in `source` may be joined with the speeds of `experiment` in `folder`, which may not be there.
+    """Check that trials in `source` may be joined with the speeds of `experiment` in `folder`.
+
+    Args:
+        experiment: The experiment whose speeds are measured.
+        folder: Its results folder, which may not exist yet.
+        source: The results folder that holds the trials.
 
     Raises:
-        InputError: when the protocols differ, or `folder` has trials of its own.
+        InputError: if the protocols differ, or `folder` has its own trials.
     """
-    other = experiments.read(source / "experiment.toml")
+    other = read_experiment(source)
     if experiment.fingerprint != other.fingerprint:
         different = _different(other.protocol, experiment.protocol)
         raise InputError(
-            f"{source}: another protocol than {experiment.name} ({different}); convergence cannot be joined"
+            f"{source}: convergence cannot be joined: its protocol is not that of {experiment.name} ({different})"
         )
     if (folder / CONVERGENCE).exists() and not (folder / JOINED_FROM).exists():
-        raise InputError(f"{folder}: has convergence rows of its own; give another --results to join those of {source}")
+        raise InputError(
+            f"{folder}: already holds convergence rows measured here; give another --results to join those of {source}"
+        )
 
 
 def join_convergence(folder: Path, source: Path) -> None:
-    """Take the trials of another results folder beside the throughput measured here; convergence knows no hardware.
+    """Copy the trials of another results folder next to the throughput measured here.
+
+    Steps to the target do not depend on the machine, so both together give the time to the target here.
 
     Raises:
-        InputError: when the protocols differ, or this folder has trials of its own.
+        InputError: if the protocols differ, or this folder has its own trials.
     """
-    other = experiments.read(source / "experiment.toml")
-    refuse_unlike(experiments.read(folder / "experiment.toml"), folder, source)
-    mark = folder / JOINED_FROM
-    joined = JoinedFrom(folder=f"{other.name}/{source.name}", machine=row_files.read_machine(source).machine.name)
+    other = read_experiment(source)
+    refuse_unlike(read_experiment(folder), folder, source)
+    theirs, ours = read_machine(source), read_machine(folder)
     data = b"".join(map(row_files.encode, rows(source, CONVERGENCE, other)))
-    row_files.write_json(mark, joined)
+    row_files.write_json(
+        folder / JOINED_FROM, JoinedFrom(folder=f"{other.name}/{source.name}", machine=theirs.machine.name)
+    )
     row_files.write_whole(folder / CONVERGENCE, data)
-    merged = {**row_files.read_machine(source).environments, **row_files.read_machine(folder).environments}
-    label = MachineFile(machine=row_files.read_machine(folder).machine, environments=merged)
-    row_files.write_json(folder / "machine.json", label)
+    merged = {**theirs.environments, **ours.environments}
+    row_files.write_json(folder / MACHINE, MachineFile(machine=ours.machine, environments=merged))

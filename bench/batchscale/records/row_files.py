@@ -1,4 +1,4 @@
-"""Append-only rows on disk: one writer, whole lines, synced before anyone relies on them."""
+"""Append-only rows on disk: one writer at a time, whole lines, synced before anything relies on them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ import msgspec
 
 from batchscale.errors import InputError
 from batchscale.printable import reason
-from batchscale.records.row_types import AnyRow, MachineFile
-from batchscale.untrusted_input import REFUSALS, read_json, refuse_endless
+from batchscale.records.row_types import AnyRow
+from batchscale.untrusted_input import REFUSALS, refuse_endless
 
 LONGEST_LINE_BYTES = 8 << 20
+"""A longer line is not a row: reading it could fill the memory."""
 LARGEST_FILE_BYTES = 4 << 30
-LARGEST_LABEL_BYTES = 1 << 20
+"""A larger file of rows is not read."""
 BLOCK_BYTES = 1 << 20
+"""The end of a file is searched for its last whole line in blocks of this size."""
 
 _APPENDING = os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-"""A link in a stranger's folder is not followed: what it points to is not ours to append to."""
+"""Do not follow links: in a folder from somebody else, a link may point to a file that is not ours to append to."""
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(AnyRow)
@@ -34,10 +36,13 @@ _decoder = msgspec.json.Decoder(AnyRow)
 class Writer:
     """Appends rows to one file; holds the file's lock, so a second run on the folder is refused.
 
-    `torn_bytes` is how much of a last line without its end was set aside, `appended` how many rows were written since.
+    Attributes:
+        path: The file.
+        appended: Number of rows written so far.
+        torn_bytes: Size of an incomplete last line that was moved to a `.torn` file, 0 if there was none.
 
     Raises:
-        InputError: when the file cannot be written or another process holds it.
+        InputError: if the file cannot be written or another process holds it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,7 +68,7 @@ class Writer:
             raise InputError(f"{path}: cannot be {doing} ({error.strerror})") from None
 
     def _set_torn_line_aside(self) -> int:
-        """A crash can leave a last line without its end: its bytes move to a `.torn` file; how many there were."""
+        """Move an incomplete last line, which a crash can leave, to a `.torn` file; return its size in bytes."""
         size, end = os.fstat(self._file).st_size, self._end_of_whole_lines()
         if end == size:
             return 0
@@ -80,7 +85,7 @@ class Writer:
         return size - end
 
     def _end_of_whole_lines(self) -> int:
-        """Where the last line that has its end stops, looked for from the back."""
+        """Return the offset after the last complete line, searched from the end of the file."""
         stop = os.fstat(self._file).st_size
         while stop > 0:
             start = max(0, stop - BLOCK_BYTES)
@@ -94,13 +99,14 @@ class Writer:
         """Write rows as whole lines and wait until the disk has them.
 
         Raises:
-            InputError: when the disk refuses (full, read-only, gone) or a row is longer than `read` accepts; what was
-                written before stays whole.
+            InputError: if the file cannot be written (disk full, read-only, removed) or a row is longer than `read`
+                accepts. Rows written before stay whole.
         """
         before = os.fstat(self._file).st_size
         lines = [encode(row) for row in rows]
-        if max(map(len, lines), default=0) > LONGEST_LINE_BYTES:
-            raise InputError(f"{self.path}: a row is longer than {LONGEST_LINE_BYTES} bytes; evaluate less often")
+        if (longest := max(map(len, lines), default=0)) > LONGEST_LINE_BYTES:
+            found = f"a row of {longest} bytes, expected at most {LONGEST_LINE_BYTES}"
+            raise InputError(f"{self.path}: {found}; evaluate less often")
         data = b"".join(lines)
         try:
             if os.fstat(self._file).st_nlink == 0:
@@ -128,12 +134,12 @@ class Writer:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Hold a results folder against every other run; one that was not there is made, and removed if it stays empty.
+    """Lock a results folder against every other run. Create it if needed, and remove it again if it stays empty.
 
-    Some network file systems lock files and no folders: there the locks of the rows are what holds.
+    Some network file systems can lock files but not folders; there, only the locks of the row files protect it.
 
     Raises:
-        InputError: when it cannot be made, or another process holds it.
+        InputError: if it cannot be created, or another process has locked it.
     """
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
@@ -160,7 +166,7 @@ def _lock(file: int, path: Path) -> None:
 
 
 def read(path: Path) -> Iterator[AnyRow]:
-    """The rows of one file, in order; none when the file does not exist. A last line without its end is left out.
+    """Read the rows of one file in order; none if it does not exist. An incomplete last line is left out.
 
     Raises:
         InputError: names the file and line that is not a valid row.
@@ -174,7 +180,7 @@ def read(path: Path) -> Iterator[AnyRow]:
             while line := lines.readline(LONGEST_LINE_BYTES + 1):
                 number += 1
                 if len(line) > LONGEST_LINE_BYTES:
-                    raise InputError(f"{path}:{number}: a line longer than {LONGEST_LINE_BYTES} bytes is not a row")
+                    raise InputError(f"{path}:{number}: not a row: a line of more than {LONGEST_LINE_BYTES} bytes")
                 if not line.endswith(b"\n"):
                     return
                 yield decode(line, f"{path}:{number}")
@@ -183,7 +189,7 @@ def read(path: Path) -> Iterator[AnyRow]:
 
 
 def is_torn(path: Path) -> bool:
-    """Whether the last line of a rows file lacks its end, so that `read` leaves it out."""
+    """Return True if the last line of a file of rows is incomplete, so that `read` leaves it out."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
@@ -193,10 +199,10 @@ def is_torn(path: Path) -> bool:
 
 
 def decode(line: bytes, source: str) -> AnyRow:
-    """One line as a row.
+    """Decode one line as a row.
 
     Raises:
-        InputError: names `source` where it is none.
+        InputError: if it is not a valid row; names `source`.
     """
     try:
         return _decoder.decode(line)
@@ -205,15 +211,15 @@ def decode(line: bytes, source: str) -> AnyRow:
 
 
 def encode(row: AnyRow) -> bytes:
-    """A row as one line with its end."""
+    """Encode a row as one line, line end included."""
     return _encoder.encode(row) + b"\n"
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace `path` in one move, so that a reader sees the old file or the new one.
+    """Replace `path` in one move, so that a reader sees either the old file or the new one.
 
     Raises:
-        InputError: when the disk refuses.
+        InputError: if it cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -230,18 +236,13 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Replace `path` by a value of any row or label type as indented JSON, in one move.
+    """Replace `path` in one move by a value encoded as indented JSON.
+
+    Args:
+        path: The file.
+        value: Anything that msgspec can encode.
 
     Raises:
-        InputError: when the disk refuses.
+        InputError: if it cannot be written.
     """
     write_whole(path, msgspec.json.format(msgspec.json.encode(value)) + b"\n")
-
-
-def read_machine(folder: Path) -> MachineFile:
-    """The `machine.json` of a results folder.
-
-    Raises:
-        InputError: when it is missing or not valid.
-    """
-    return read_json(folder / "machine.json", MachineFile, LARGEST_LABEL_BYTES)

@@ -1,6 +1,6 @@
-"""What a results folder holds: the row types every measurement is written as, and nothing else.
+"""The types of rows: every measurement is one JSON object on one line of a results file.
 
-A row is one JSON object on one line, told apart by `kind`. What did not happen is null, never NaN or a made-up number.
+The key `kind` says which type a row has. A value that does not exist is null, never NaN or a made-up number.
 """
 
 from __future__ import annotations
@@ -29,7 +29,17 @@ CalibrationQuantity = Literal["matmul_flops_per_second", "copy_bytes_per_second"
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a row comes from: enough to trace it to a machine, an environment and a commit."""
+    """Where a row comes from.
+
+    Attributes:
+        experiment: Name of the experiment.
+        fingerprint: Hash of the experiment's protocol.
+        machine: Name of the machine, which `machine.json` describes.
+        environment: Hash of the software environment, which `machine.json` describes.
+        code: Version of the suite, with the commit if it is known.
+        dirty: True if the checkout had changes that are in no commit.
+        recorded: When the row was written, in ISO 8601.
+    """
 
     experiment: Slug
     fingerprint: Hash
@@ -47,7 +57,15 @@ class Row(Origin, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class Cell(Row, frozen=True, kw_only=True):
-    """One way of running the training step whose speed is measured."""
+    """One timed configuration of the training step.
+
+    Attributes:
+        batch_size: Examples in a step, over all devices.
+        loop: How steps are run.
+        input: Where examples come from.
+        devices: Number of devices that share a batch.
+        accumulation: Microbatches whose gradients are averaged into one step; above 1 if a whole batch does not fit.
+    """
 
     batch_size: Positive
     loop: Loop
@@ -55,14 +73,20 @@ class Cell(Row, frozen=True, kw_only=True):
     precision: Precision = "float32"
     devices: Positive = 1
     accumulation: Positive = 1
-    """Microbatches whose gradients are averaged into one step; above 1 where the whole batch does not fit."""
 
 
 class Compilation(Cell, frozen=True, kw_only=True, tag="compilation"):
-    """One ahead-of-time compilation of a cell, and what the compiler says the program needs.
+    """One ahead-of-time compilation of a cell.
 
-    `flops_per_example` is counted from the model and the same under every lowering; what the compiler counts, of
-    arithmetic and of bytes read and written, stands beside it where it counts.
+    Attributes:
+        message: Why it failed.
+        lowering: Lowering of the model's convolutions.
+        predicted_bytes: Memory that the compiler predicts.
+        peak_bytes: Most memory in use when the program first ran, if the device reports it.
+        isolated: Compiled and timed in a child process, all rounds in one go.
+        flops_per_example: Floating-point operations counted from the model; the same for every lowering.
+        compiler_flops_per_example: Floating-point operations counted by the compiler, if it counts them.
+        compiler_bytes_per_example: Bytes read and written, counted by the compiler, if it counts them.
     """
 
     status: MeasurementStatus
@@ -72,14 +96,21 @@ class Compilation(Cell, frozen=True, kw_only=True, tag="compilation"):
     predicted_bytes: Count | None = None
     peak_bytes: Count | None = None
     isolated: bool = False
-    """Compiled and timed in a process of its own, all its rounds in a row."""
     flops_per_example: Amount | None = None
     compiler_flops_per_example: Amount | None = None
     compiler_bytes_per_example: Amount | None = None
 
 
 class Round(Cell, frozen=True, kw_only=True, tag="round"):
-    """One timed repetition: `steps` training steps of `batch_size` examples in `seconds`."""
+    """One timed repetition: `steps` training steps of `batch_size` examples in `seconds`.
+
+    Attributes:
+        round: Number of the repetition, from 0.
+        lowering: Lowering of the model's convolutions.
+        joules: Energy that the device used in the round.
+        clock_mhz: Mean clock rate of the device.
+        celsius: Temperature of the device.
+    """
 
     round: Count
     steps: Positive
@@ -91,9 +122,13 @@ class Round(Cell, frozen=True, kw_only=True, tag="round"):
 
 
 class Limit(Row, frozen=True, kw_only=True, tag="limit"):
-    """The largest batch size whose training step fits into `memory_bytes`; where there is none, `message` says why.
+    """The largest batch size whose training step fits into `memory_bytes`.
 
-    `bound` says what ends there: memory, or the training set. `confirmed` where a real step of it was run.
+    Attributes:
+        batch_size: The largest batch size; None if none was found, and `message` says why.
+        bound: What keeps batches from being larger: memory, or the size of the training set.
+        confirmed: True if a step of this batch size was run, rather than only compiled.
+        predicted_bytes: Memory that the compiler predicts for this batch size.
     """
 
     precision: Precision = "float32"
@@ -106,7 +141,7 @@ class Limit(Row, frozen=True, kw_only=True, tag="limit"):
 
 
 class Calibration(Row, frozen=True, kw_only=True, tag="calibration"):
-    """One round of what this device can do at best: matrix-multiply rate in one precision, or copy bandwidth."""
+    """One measurement of a limit of the device: its rate of matrix products or of copies, or its timer's resolution."""
 
     quantity: CalibrationQuantity
     precision: Precision | None = None
@@ -120,9 +155,15 @@ def _equally_long(row: msgspec.Struct, *names: str) -> None:
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
-    """Evaluations of one trial, equally long lists in order; `examples` = `steps` x batch size. Null = not finite.
+    """Evaluations of one trial: equally long lists in the order of training.
 
-    `ema_accuracy` is of the exponential average of the parameters, where one was kept.
+    Attributes:
+        examples: Examples trained before the evaluation.
+        steps: Optimizer steps taken before the evaluation: `examples` // batch size.
+        accuracy: Accuracy on the validation split.
+        loss: Mean loss on the validation split; null if it is not finite.
+        test_accuracy: Accuracy on the test split, if every evaluation tests.
+        ema_accuracy: Validation accuracy of an exponential moving average of the parameters, if one is kept.
     """
 
     examples: list[Count]
@@ -141,10 +182,16 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):
-    """Unbiased |G|^2 and tr(Sigma), averaged over a stretch of training that ends at `examples`.
+    """Gradient noise of one trial, estimated from mean gradients over two batch sizes (McCandlish et al., 2018).
 
-    They come from the mean gradients over two sizes (McCandlish et al., 2018). `squared_norms` are averaged over the
-    whole trial, one for each of the `part_sizes`: the examples in a batch, in its first half, its first quarter, etc.
+    Attributes:
+        examples: Examples trained at the end of each interval that was averaged over.
+        gradient_squared: Unbiased estimate of |G|^2, the squared norm of the true gradient.
+        noise_trace: Unbiased estimate of tr(Sigma), the summed variance of a single example's gradient.
+        small_batch_size: The smaller of the two batch sizes.
+        big_batch_size: The larger of the two batch sizes.
+        part_sizes: Examples in a batch, in its first half, its first quarter, and so on.
+        squared_norms: Squared norm of the mean gradient over each part, averaged over the whole trial.
     """
 
     examples: list[Count]
@@ -160,7 +207,12 @@ class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(Row, frozen=True, kw_only=True):
-    """A run at one point of what is tuned; `options` are those searched beside the learning rate."""
+    """A training run at one point.
+
+    Attributes:
+        options: The optimizer options that are searched together with the learning rate.
+        seed: Seed of the initial parameters and of the order of examples.
+    """
 
     batch_size: Positive
     learning_rate: Annotated[float, Meta(gt=0, le=1e9)]
@@ -169,16 +221,16 @@ class Run(Row, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if (momentum := self.options.get("momentum", 0.0)) >= 1:
-            raise ValueError(f"options.momentum: {momentum:g}; below 1 is right")
+            raise ValueError(f"options.momentum: {momentum:g}, expected below 1")
 
     @property
     def point(self) -> Point:
-        """Where among the learning rates and options that were tried."""
+        """The learning rate and the options, as one value."""
         return Point(self.learning_rate, tuple(sorted(self.options.items())))
 
 
 class TrialKey(msgspec.Struct, frozen=True, order=True):
-    """What tells one trial from another."""
+    """The identity of a trial: no two trials of an experiment have the same."""
 
     phase: Phase
     batch_size: int
@@ -187,7 +239,18 @@ class TrialKey(msgspec.Struct, frozen=True, order=True):
 
 
 class Trial(Run, frozen=True, kw_only=True, tag="trial"):
-    """One training run (batch size, point, seed) with its whole validation curve."""
+    """One training run (batch size, point, seed) with its whole validation curve.
+
+    Attributes:
+        reason: Why it ended early.
+        train_examples: Examples in the training set.
+        validation_examples: Examples in the validation split.
+        steps: Optimizer steps that it took in all.
+        test_accuracy: Accuracy on the test split at the end of the epoch budget.
+        microbatch_size: Examples per forward pass while it was trained together with others.
+        lanes: Number of trials that were trained together.
+        lowering: Lowering of the model's convolutions.
+    """
 
     phase: Phase
     status: TrialStatus
@@ -204,18 +267,25 @@ class Trial(Run, frozen=True, kw_only=True, tag="trial"):
 
     @property
     def key(self) -> TrialKey:
-        """Which trial this is a row of."""
+        """The identity of the trial."""
         return TrialKey(self.phase, self.batch_size, self.point, self.seed)
 
     def supersedes(self, earlier: Trial) -> bool:
-        """Whether this row stands for its trial, not an `earlier` one: the last that ended well does, else the last."""
+        """Return True if this row replaces an `earlier` row of the same trial.
+
+        The latest successful row counts; if none succeeded, the latest row.
+        """
         return self.status == "ok" or earlier.status != "ok"
 
 
 class Stage(Row, frozen=True, kw_only=True, tag="stage"):
-    """What one run of a stage cost: its wall time and how many training programs it compiled.
+    """The cost of one run of a stage.
 
-    `finished` unless a signal or a failure ended it; the next run goes on and has a row of its own.
+    Attributes:
+        finished: False if a signal or a failure ended the run; the next run goes on and writes another row.
+        seconds: Wall time.
+        compilations: Number of training programs that were compiled.
+        trained_examples: Examples trained, summed over trials.
     """
 
     stage: StageName
@@ -226,9 +296,16 @@ class Stage(Row, frozen=True, kw_only=True, tag="stage"):
 
 
 class Verification(Run, frozen=True, kw_only=True, tag="verification"):
-    """One unmapped run to the target, timed, beside the steps of the mapped run and the time the join predicts.
+    """One timed run to the target, trained alone, to verify the predicted time to the target.
 
-    Rounding differs between the two, so the target may be reached at another evaluation.
+    Rounding differs between a run alone and one trained together with others, so the target may be reached at another
+    evaluation.
+
+    Attributes:
+        steps: Steps to the target, alone.
+        seconds: Training time to the target, alone; evaluation is not counted.
+        predicted_steps: Steps to the target of the trial with the same point and seed.
+        predicted_seconds: `predicted_steps` times the measured seconds per step.
     """
 
     status: Literal["ok", "not_reached", "failed"]
@@ -243,7 +320,14 @@ AnyRow = Compilation | Round | Limit | Calibration | Trial | Stage | Verificatio
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """The hardware, without anything that names its owner."""
+    """The hardware, without anything that names its owner.
+
+    Attributes:
+        name: A slug of the device, which names the results folder.
+        device_kind: The device's name, as JAX reports it.
+        cpu: Name of the CPU.
+        virtual_devices: True if XLA was asked to split the host into several devices.
+    """
 
     name: Slug
     platform: Literal["cpu", "gpu", "tpu", "unknown"]
@@ -257,7 +341,14 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """The software a row was measured with."""
+    """The software that a row was measured with.
+
+    Attributes:
+        packages: Version of each package that affects speed or numbers.
+        driver: Version of the accelerator's driver.
+        xla_flags: The XLA_FLAGS variable, without paths.
+        settings: Further settings that affect speed or numbers: JAX's, environment variables and compile options.
+    """
 
     python: Short
     os: Short
@@ -268,7 +359,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MachineFile(msgspec.Struct, frozen=True, kw_only=True):
-    """`machine.json`: the machine and every environment its rows name by hash."""
+    """`machine.json`: the machine, and every environment that rows name by its hash."""
 
     schema: Literal[1] = 1
     machine: Machine

@@ -18,6 +18,7 @@ from batchscale.analysis.pages import comparison as pages
 from batchscale.analysis.pages import terminal
 from batchscale.analysis.summary.build import summarize
 from batchscale.errors import InputError
+from batchscale.records import results_folder
 
 SIZES = (8, 16, 32, 64, 128, 256, 512)
 LAPTOP = simulated_folder.Truth(batch_sizes=SIZES, watts=30.0)
@@ -133,7 +134,7 @@ def rewrite(folder, copy, **changes):
     for key, change in changes.items():
         table[key] = {**table[key], **change}
     (copy / "experiment.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
-    fingerprint = frames.experiments.read(copy / "experiment.toml").fingerprint
+    fingerprint = results_folder.read_experiment(copy).fingerprint
     for name in ("throughput.jsonl", "convergence.jsonl"):
         old = simulated_folder.experiment(LAPTOP).fingerprint.encode()
         (copy / name).write_bytes((copy / name).read_bytes().replace(old, fingerprint.encode()))

@@ -210,5 +210,5 @@ def test_an_edited_file_is_refused_before_the_speed_of_another_is_tried(tmp_path
     results_folder.prepare(results_folder.folder_of(tmp_path, scaled, host().machine), scaled, host().machine, {})
     monkeypatch.setattr(LanePrograms, "tuned", lambda *_: pytest.fail("tried"))
     asked = request(tmp_path, names=["lenet_digits", str(path)], minutes=6.0)
-    with pytest.raises(InputError, match="tiny_3min: was scaled from tiny before that was edited"):
+    with pytest.raises(InputError, match="tiny_3min: was scaled from tiny, which has been edited since"):
         suite.measure(asked, host(), Stopper())

@@ -87,7 +87,7 @@ def test_powers_of_two_of_the_devices_there_are(available, counts):
 def test_asked_for_numbers_are_taken_or_refused_in_one_line():
     asked = experiment(throughput={"devices": [3, 1]})
     assert plan.device_counts(asked, 4) == [3]
-    with pytest.raises(InputError, match=r"tiny: throughput.devices: 3 is above the 2 local devices"):
+    with pytest.raises(InputError, match=r"tiny: throughput.devices: 3, expected at most the 2 local devices"):
         plan.device_counts(asked, 2)
 
 

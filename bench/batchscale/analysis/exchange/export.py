@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from batchscale.config import experiment as experiments
 from batchscale.config.experiment import Experiment
 from batchscale.errors import InputError
 from batchscale.records import results_folder, row_files
@@ -33,7 +32,7 @@ def export(folder: Path, form: str, out: Path | None = None) -> Path:
     Raises:
         InputError: when the folder's files are missing or not valid, it has no timed rounds, or the disk refuses.
     """
-    experiment, machine = experiments.read(folder / "experiment.toml"), row_files.read_machine(folder)
+    experiment, machine = results_folder.read_experiment(folder), results_folder.read_machine(folder)
     cells = _rounds(folder, experiment)
     if not cells:
         raise InputError(

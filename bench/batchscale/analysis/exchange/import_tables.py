@@ -25,7 +25,7 @@ from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Summary
 from batchscale.config.experiment import Experiment
 from batchscale.errors import InputError
-from batchscale.records import row_files
+from batchscale.records import results_folder, row_files
 from batchscale.records.results_folder import set_price, to_toml
 from batchscale.records.row_types import Round, Trial
 
@@ -74,7 +74,7 @@ def analyze(
     for name, folder in folders.items():
         summary_file.write(folder, answers[name])
     if len(answers) > 1:
-        row_files.write_json(out / "summary.json", MachineSummaries(machines=answers))
+        row_files.write_json(out / results_folder.SUMMARY, MachineSummaries(machines=answers))
     return folders
 
 
@@ -88,15 +88,15 @@ def _check_options(train_examples: int | None, target: float | None) -> None:
 def _write(
     folder: Path, experiment: Experiment, name: str, imported: Imported, *, trials: list[Trial], rounds: list[Round]
 ) -> None:
-    row_files.write_whole(folder / "experiment.toml", to_toml(experiment))
-    row_files.write_json(folder / "machine.json", unknown_machine(name))
-    row_files.write_json(folder / "imported.json", imported)
-    row_files.write_whole(folder / "convergence.jsonl", b"".join(map(row_files.encode, trials)))
-    row_files.write_whole(folder / "throughput.jsonl", b"".join(map(row_files.encode, rounds)))
+    row_files.write_whole(folder / results_folder.EXPERIMENT, to_toml(experiment))
+    row_files.write_json(folder / results_folder.MACHINE, unknown_machine(name))
+    row_files.write_json(folder / results_folder.IMPORTED, imported)
+    row_files.write_whole(folder / results_folder.CONVERGENCE, b"".join(map(row_files.encode, trials)))
+    row_files.write_whole(folder / results_folder.THROUGHPUT, b"".join(map(row_files.encode, rounds)))
 
 
 def _refuse_measured(folder: Path) -> None:
     """Measurements made here are never overwritten."""
-    rows = [name for name in frames.ROW_FILES if (folder / name).exists()]
-    if rows and not (folder / "imported.json").exists():
+    rows = [name for name in results_folder.ROW_FILES if (folder / name).exists()]
+    if rows and not (folder / results_folder.IMPORTED).exists():
         raise InputError(f"{folder}: holds {rows[0]}, which was not made from tables; give another --out")

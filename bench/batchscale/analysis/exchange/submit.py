@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from batchscale.analysis.frames import frames
-from batchscale.analysis.frames.frames import ROW_FILES, Frames
+from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import only
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages.report import write_report
@@ -20,11 +20,9 @@ from batchscale.config.experiment import expand_batch_sizes
 from batchscale.config.vocabulary import STAGES
 from batchscale.errors import InputError
 from batchscale.printable import printable
-from batchscale.records import row_files
+from batchscale.records import results_folder, row_files
 from batchscale.records.row_types import AnyRow
 
-REQUIRED = ("experiment.toml", "machine.json", "throughput.jsonl", "convergence.jsonl")
-PUBLISHED = tuple(dict.fromkeys((*REQUIRED, *ROW_FILES)))
 NEEDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 # What tells of a person or a machine: home and scratch folders, Windows users' folders, electronic mail.
@@ -52,7 +50,7 @@ def submit(folder: Path, published: Path) -> Submission:
     place = published / measured.experiment.name / measured.machine.machine.name
     if place.exists():
         return Submission(problems=[f"{place}: already holds results; remove them first to replace them"])
-    for name in PUBLISHED:
+    for name in results_folder.PUBLISHED:
         if (folder / name).is_file():
             row_files.write_whole(place / name, (folder / name).read_bytes())
     write_report(place)
@@ -61,8 +59,10 @@ def submit(folder: Path, published: Path) -> Submission:
 
 def check(folder: Path) -> Iterator[str]:
     """What stands in the way of publishing a folder."""
-    missing = [name for name in REQUIRED if not (folder / name).is_file() or (folder / name).is_symlink()]
-    if (folder / "imported.json").exists():
+    missing = [
+        name for name in results_folder.REQUIRED if not (folder / name).is_file() or (folder / name).is_symlink()
+    ]
+    if (folder / results_folder.IMPORTED).exists():
         yield f"{folder}: made from tables of other people's measurements; cannot be published"
         return
     if missing:
@@ -70,20 +70,20 @@ def check(folder: Path) -> Iterator[str]:
         return
     try:
         measured = frames.load(folder)
-        rows = [row for name in ROW_FILES for row in row_files.read(folder / name)]
+        rows = [row for name in results_folder.ROW_FILES for row in row_files.read(folder / name)]
     except InputError as error:
         yield str(error)
         return
     yield from _incomplete(measured)
     yield from _untraceable(measured, rows)
-    for name in PUBLISHED:
+    for name in results_folder.PUBLISHED:
         if (folder / name).is_file():
             yield from _private(folder / name)
 
 
 def _incomplete(measured: Frames) -> Iterator[str]:
     """Batch sizes without a result, and stages that did not end."""
-    wanted = expand_batch_sizes(measured.experiment.batch_sizes, "experiment.toml")
+    wanted = expand_batch_sizes(measured.experiment.batch_sizes, results_folder.EXPERIMENT)
     summary = summarize(Sweep.of(measured))
     known = {cell.batch_size: cell.status for cell in summary.cells}
     left = [size for size in wanted if known.get(size, "not_measured") in ("not_measured", "failed")]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -14,22 +14,12 @@ import pandas as pd
 
 from batchscale.analysis import number_format
 from batchscale.analysis.frames.schema import CELL, Series, numbers, stacked, tidy
-from batchscale.config import experiment as experiments
 from batchscale.config.experiment import Experiment
 from batchscale.config.goal import Goal
 from batchscale.errors import InputError
-from batchscale.records import row_files
+from batchscale.records import results_folder
 from batchscale.records.rate_choice import best_score, crossing
-from batchscale.records.results_folder import (
-    CONVERGENCE,
-    JOINED_FROM,
-    PRICE,
-    THROUGHPUT,
-    VERIFICATION,
-    JoinedFrom,
-    Price,
-    rows,
-)
+from batchscale.records.results_folder import JoinedFrom, Price
 from batchscale.records.row_types import (
     Accuracy,
     AnyRow,
@@ -48,12 +38,6 @@ from batchscale.records.row_types import (
     TrialKey,
     Verification,
 )
-from batchscale.untrusted_input import read_json
-
-ROW_FILES = (THROUGHPUT, CONVERGENCE, VERIFICATION)
-LARGEST_LABEL_BYTES = 1 << 16
-
-Label = TypeVar("Label", bound=msgspec.Struct)
 
 
 class Imported(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,12 +101,12 @@ def load(folder: Path) -> Frames:
     Raises:
         InputError: when a file is missing or not valid, or holds rows of another protocol than `experiment.toml`.
     """
-    experiment = experiments.read(folder / "experiment.toml")
-    machine = row_files.read_machine(folder)
-    joined = _read_label(folder / JOINED_FROM, JoinedFrom)
-    imported = _read_label(folder / "imported.json", Imported)
-    price = _read_label(folder / PRICE, Price)
-    files = (rows(folder, name, experiment) for name in ROW_FILES)
+    experiment = results_folder.read_experiment(folder)
+    machine = results_folder.read_machine(folder)
+    joined = results_folder.read_label(folder, results_folder.JOINED_FROM, JoinedFrom)
+    imported = results_folder.read_label(folder, results_folder.IMPORTED, Imported)
+    price = results_folder.read_label(folder, results_folder.PRICE, Price)
+    files = (results_folder.rows(folder, name, experiment) for name in results_folder.ROW_FILES)
     measured = from_rows(experiment, machine, chain.from_iterable(files), joined.machine if joined else None, imported)
     return replace(measured, price_per_hour=price.per_hour if price else None)
 
@@ -206,11 +190,6 @@ def _train_examples(trials: Iterable[Trial]) -> int | None:
 
 def _budget_examples(experiment: Experiment, train_examples: int | None) -> float:
     return experiment.budget_examples(train_examples) if train_examples else np.inf
-
-
-def _read_label(path: Path, struct: type[Label]) -> Label | None:
-    """An optional small JSON file beside the rows."""
-    return read_json(path, struct, LARGEST_LABEL_BYTES) if path.exists() else None
 
 
 @dataclass(frozen=True)

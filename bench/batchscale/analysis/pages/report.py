@@ -12,7 +12,7 @@ import pandas as pd
 from batchscale.analysis import figures, number_format
 from batchscale.analysis.figures import style
 from batchscale.analysis.frames import frames
-from batchscale.analysis.frames.frames import ROW_FILES, Frames
+from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import values
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import html, sections, tables
@@ -21,11 +21,11 @@ from batchscale.analysis.summary import summary_file
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Summary
 from batchscale.analysis.text import answer, method
-from batchscale.records import row_files
+from batchscale.records import results_folder, row_files
 
 LARGEST_EMBEDDED_BYTES = 150_000
-NAME = "report.html"
-FILES = ("experiment.toml", "machine.json", *ROW_FILES, "summary.json")
+NAME = results_folder.REPORT
+FILES = (*results_folder.PUBLISHED, results_folder.SUMMARY)
 """The other files of a results folder, to which the page links where they exist."""
 
 

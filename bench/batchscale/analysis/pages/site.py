@@ -17,7 +17,7 @@ from batchscale.analysis.summary import summary_file
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Summary
 from batchscale.errors import InputError
-from batchscale.records import row_files
+from batchscale.records import results_folder, row_files
 
 HOME_FROM_RESULT, HOME_FROM_COMPARISON = "../../index.html", "../index.html"
 FACETS = ("dataset", "model", "machine")
@@ -81,7 +81,7 @@ def site(published: Path, out: Path) -> Path:
 
 def published_folders(published: Path) -> list[Path]:
     """Return the results folders under `published`, sorted."""
-    return sorted(path.parent for path in published.glob("*/*/experiment.toml"))
+    return sorted(path.parent for path in published.glob(f"*/*/{results_folder.EXPERIMENT}"))
 
 
 def _read(folder: Path) -> PublishedResult:
@@ -109,7 +109,7 @@ def _refuse_inside(published: Path, places: Sequence[Path]) -> None:
 
 
 def _write_result(result: PublishedResult, out: Path) -> None:
-    for name in (*report.FILES, "convergence_from.json"):
+    for name in (*report.FILES, results_folder.JOINED_FROM):
         if (result.folder / name).is_file():
             row_files.write_whole(out / name, (result.folder / name).read_bytes())
     summary_file.write(out, result.summary)

@@ -7,10 +7,7 @@ from pathlib import Path
 from batchscale.analysis.summary_types import (
     Summary,
 )
-from batchscale.records import row_files
-from batchscale.untrusted_input import read_json
-
-LARGEST_FILE_BYTES = 32 << 20
+from batchscale.records import results_folder, row_files
 
 
 def write(folder: Path, summary: Summary) -> Path:
@@ -19,7 +16,7 @@ def write(folder: Path, summary: Summary) -> Path:
     Raises:
         InputError: when the disk refuses.
     """
-    path = folder / "summary.json"
+    path = folder / results_folder.SUMMARY
     row_files.write_json(path, summary)
     return path
 
@@ -30,4 +27,4 @@ def read(folder: Path) -> Summary:
     Raises:
         InputError: when it is missing, too large or not valid.
     """
-    return read_json(folder / "summary.json", Summary, LARGEST_FILE_BYTES)
+    return results_folder.read_file(folder, results_folder.SUMMARY, Summary)

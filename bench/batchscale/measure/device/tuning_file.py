@@ -12,10 +12,8 @@ from msgspec import Meta
 
 from batchscale.errors import InputError
 from batchscale.measure.control.failures import FAILURES
-from batchscale.records import row_files
-from batchscale.untrusted_input import read_json
+from batchscale.records import results_folder, row_files
 
-LARGEST_FILE_BYTES = 1 << 20
 NOMINAL_EXAMPLES_PER_SECOND = 10_000.0
 """Plans the time left where the device fails and no speed could be measured."""
 
@@ -42,10 +40,10 @@ class TuningFile:
     """
 
     def __init__(self, folder: Path, lowerings: Sequence[str | None]) -> None:
-        self._path, self._lowerings = folder / "tuning.json", lowerings
+        self._path, self._lowerings = folder / results_folder.TUNING, lowerings
         self._known: dict[str, Tuned] = {}
         with suppress(InputError):
-            kept = read_json(self._path, dict[str, Tuned], LARGEST_FILE_BYTES)
+            kept = results_folder.read_file(folder, results_folder.TUNING, dict[str, Tuned])
             self._known = {key: one for key, one in kept.items() if one.lowering in lowerings}
 
     def __contains__(self, key: str) -> bool:

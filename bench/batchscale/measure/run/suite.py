@@ -108,9 +108,9 @@ def _known_scale(request: Request, one: Planned, minutes: float) -> Experiment |
     """
     if request.convergence_from is not None:
         named = time_budget.named(one.experiment, minutes)
-        return time_budget.scaled_like(named, experiments.read(request.convergence_from / "experiment.toml")) or named
-    if (one.folder / "experiment.toml").exists():
-        return time_budget.scaled_before(one.experiment, experiments.read(one.folder / "experiment.toml"))
+        return time_budget.scaled_like(named, results_folder.read_experiment(request.convergence_from)) or named
+    if (one.folder / results_folder.EXPERIMENT).exists():
+        return time_budget.scaled_before(one.experiment, results_folder.read_experiment(one.folder))
     return None
 
 
@@ -151,7 +151,7 @@ def _plan(request: Request, host: Host) -> list[Planned]:
             _refuse_unknown_names(experiment)
         experiments.refuse_contradictions(experiment, Path(name).name)
     if source is not None:
-        experiments.read(source / "experiment.toml")
+        results_folder.read_experiment(source)
     pairs = with_data(wanted, named=bool(request.names), progress=request.progress)
     for experiment, dataset in pairs:
         _refuse_what_cannot_be_planned(experiment, len(dataset.train_labels), host.machine.device_count)

@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from batchscale.config import experiment as experiments
 from batchscale.config.vocabulary import Loop
 from batchscale.errors import InputError
 from batchscale.measure.convergence.lanes import evaluate_lanes
@@ -69,7 +68,7 @@ def verify(folder: Path, recommended: int, reported: Mapping[int, Reported]) -> 
     Raises:
         InputError: when the folder has no confirmed runs that reach the target, or is from another machine.
     """
-    experiment = experiments.read(folder / "experiment.toml")
+    experiment = results_folder.read_experiment(folder)
     session = Session(experiment, datasets.load(experiment.workload.dataset), Host.describe(), folder)
     session.prepare_folder()
     trials = Convergence(session).study.trials.values()
