@@ -1,7 +1,4 @@
-"""What all tests share: checked array shapes, no network, no GPU proofs without a GPU, and simulated results folders.
-
-Making a folder takes seconds, so each is made once.
-"""
+"""Shared by all tests: check array shapes, cut the network, skip GPU tests without a GPU, make results folders once."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ def pytest_configure() -> None:
 
 
 def modules_with_shapes() -> Iterator[str]:
-    """Every module whose annotations carry array shapes: they are checked in tests, and cost nothing elsewhere."""
+    """Yield every module whose annotations carry array shapes; users do not pay for the checks, only tests do."""
     for folder, package in ((ROOT / "bench" / "batchscale", "batchscale"), (ROOT / "models", "batchscale.models")):
         for path in folder.rglob("*.py"):
             if re.search(r"^(from|import) jaxtyping", path.read_text(), re.MULTILINE):
@@ -47,7 +44,7 @@ def modules_with_shapes() -> Iterator[str]:
 
 
 def _cut_the_network() -> None:
-    """No test reaches beyond this machine, names included, unless it is marked `network`."""
+    """Refuse connections and name look-ups beyond this machine, except in tests marked `network`."""
     find, connect = socket.getaddrinfo, socket.socket.connect
 
     def find_here(host: Any, *place: Any, **options: Any) -> Any:
@@ -80,7 +77,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with everything measured and nothing made of it yet."""
+    """A simulated results folder that holds every kind of row and nothing computed from them."""
     folder = tmp_path_factory.mktemp("recorded")
     simulated_folder.write(folder, RICH)
     return folder
@@ -88,23 +85,25 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def measured(recorded: Path) -> Frames:
+    """The rows of the simulated folder as frames."""
     return frames.load(recorded)
 
 
 @pytest.fixture(scope="session")
 def sweep(measured: Frames) -> Sweep:
+    """The quantities of each batch size, computed as they are asked for."""
     return Sweep.of(measured)
 
 
 @pytest.fixture(scope="session")
 def summarized(recorded: Path, sweep: Sweep) -> Summary:
-    """The summary, written and read again."""
+    """The summary of the simulated folder, written to its file and read back as a page does."""
     summary_file.write(recorded, summarize(sweep))
     return summary_file.read(recorded)
 
 
 @pytest.fixture(scope="session")
 def reported(recorded: Path) -> Path:
-    """The same folder with its page, figures and tables."""
+    """The simulated folder with its page, figures and tables written."""
     report.write_report(recorded)
     return recorded
