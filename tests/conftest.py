@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import re
 import shutil
 import socket
@@ -67,6 +69,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     _network.allowed = item.get_closest_marker("network") is not None
 
 
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from walking the modules and tests again and again, about 4 % of the time."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if shutil.which("nvidia-smi"):
         return
@@ -103,7 +111,13 @@ def summarized(recorded: Path, sweep: Sweep) -> Summary:
 
 
 @pytest.fixture(scope="session")
-def reported(recorded: Path) -> Path:
-    """The simulated folder with its page, figures and tables written."""
-    report.write_report(recorded)
-    return recorded
+def reported(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The simulated folder with its page, figures and tables written: by one worker for all, to be read only."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "reported"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "report.html").exists():
+            simulated_folder.write(folder, RICH)
+            report.write_report(folder)
+    return folder

@@ -61,8 +61,7 @@ def test_rows_hold_the_models_count_under_every_lowering(monkeypatch):
     assert {row.flops_per_example for row in rows} == {BY_HAND["lenet"]}
 
 
-@pytest.mark.parametrize("loop", ["dispatch", "scan"])
-@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize(("loop", "accumulation"), [("dispatch", 1), ("scan", 4)])
 @pytest.mark.parametrize("model", BY_HAND)
 def test_the_compiler_counts_about_as_much(model, accumulation, loop):
     """Its count holds elementwise work and the optimizer's, too, and nothing of the data it gathers from."""
