@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import os
 import re
 import shutil
 import socket
@@ -111,10 +112,10 @@ def summarized(recorded: Path, sweep: Sweep) -> Summary:
 
 
 @pytest.fixture(scope="session")
-def reported(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The simulated folder with its page, figures and tables written: by one worker for all, to be read only."""
     own = tmp_path_factory.getbasetemp()
-    folder = (own if worker_id == "master" else own.parent) / "reported"
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "reported"
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "report.html").exists():
