@@ -6,7 +6,7 @@ from batchscale.config import experiment as experiments
 from batchscale.config import plan, time_budget
 from batchscale.errors import InputError
 from batchscale.measure.control.progress import SECONDS_PER_LOWERING, lowering_seconds, timing_seconds
-from batchscale.measure.convergence import tuning
+from batchscale.measure.convergence.lane_programs import trial_seconds
 from batchscale.measure.device.tuning_file import Tuned
 from batchscale.measure.run import time_estimate
 from batchscale.records import results_folder
@@ -76,7 +76,7 @@ def test_lowerings_are_tried_at_sizes_a_factor_of_4_apart(precisions, lowerings,
 def test_evaluations_to_the_epoch_budget_count_as_often_as_the_plan_has_them():
     planned = experiment(budget={"epochs": 3, "max_epochs": 9}, evaluation={"first_epoch": 10, "per_epoch": 4})
     duration = plan.duration(planned, TRAIN_EXAMPLES)
-    free, dear = (tuning.trial_seconds(duration, Tuned(None, 1e4, cost)) for cost in (0.0, 0.25))
+    free, dear = (trial_seconds(duration, Tuned(None, 1e4, cost)) for cost in (0.0, 0.25))
     assert free == pytest.approx(3 * TRAIN_EXAMPLES / 1e4)
     assert dear - free == pytest.approx((10 + 2 * 4) * 0.25)
 

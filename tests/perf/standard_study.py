@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 from batchscale.config import experiment, plan
 from batchscale.config.vocabulary import CellKey, Loop
 from batchscale.measure.control.progress import Progress
-from batchscale.measure.convergence import train_wave, wave
-from batchscale.measure.convergence.stage import Convergence
-from batchscale.measure.convergence.tier_search import TierStudy
-from batchscale.measure.convergence.wave import Wave, search_grid
+from batchscale.measure.convergence import wave
+from batchscale.measure.convergence.stage import Convergence, TierSearch
+from batchscale.measure.convergence.train_wave import Workers
+from batchscale.measure.convergence.wave import Grid, Wave, search_grid
 from batchscale.measure.data.datasets import Dataset
 from batchscale.measure.device.machine import Host
 from batchscale.measure.device.timing import Work
@@ -53,15 +51,15 @@ def _random_mnist() -> Dataset:
     return Dataset(name="mnist", classes=10, source="random", mean=0.5, standard_deviation=0.3, **splits)
 
 
-def tiers(session: Session) -> list[TierStudy]:
+def tiers(session: Session) -> list[TierSearch]:
     """The tiers of the study as the engine groups and tunes them."""
     return Convergence(session).tiers
 
 
-def as_lanes(session: Session, tier: TierStudy) -> Contestant:
+def as_lanes(session: Session, tier: TierSearch) -> Contestant:
     """All trials of a tier in the engine's programs and shards; lanes that only fill a shard up do not count."""
-    seeds, grid = plan.search_seeds(session.experiment), search_grid(session.experiment, tier.tier)
-    lanes = wave.start(tier.programs, session.duration, tier.study.race, seeds, grid, tier.full)
+    grid = Grid(plan.search_seeds(session.experiment), search_grid(session.experiment, tier.tier))
+    lanes = wave.start(tier.programs, session.duration, tier.stage.race, grid, [tier.full])
     microbatch_size = tier.tier.microbatch_size
     return Contestant.slices(
         _advance(lanes, session.host.workers), microbatch_size * len(lanes.records), 2 * SLICE_SECONDS
@@ -69,10 +67,11 @@ def as_lanes(session: Session, tier: TierStudy) -> Contestant:
 
 
 def _advance(lanes: Wave, workers: int) -> Work:
-    crew = train_wave.Crew(ThreadPoolExecutor(workers), workers, Event())
+    # Never left: a contestant works until the process ends.
+    started = Workers.started(workers).__enter__()
 
     def work(ticks: int) -> None:
-        train_wave.train(lanes, lanes.shards, lanes.tick + ticks, crew)
+        started.train(lanes, lanes.shards, lanes.tick + ticks)
         lanes.tick += ticks
 
     return work

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import harmonic_mean
 
 import standard_study
-from batchscale.measure.convergence.tier_search import TierStudy
+from batchscale.measure.convergence.stage import TierSearch
 from batchscale.measure.session import Session
 from plain_lenet import plain_learner
 from races import Speed, race
@@ -31,7 +31,7 @@ def test_engine_ratios(benchmark, session, record):
     record.details["examples_per_second"] = {name: speed._asdict() for name, speed in speeds.items()}
 
 
-def _race(session: Session, tiers: Sequence[TierStudy]) -> dict[str, Speed]:
+def _race(session: Session, tiers: Sequence[TierSearch]) -> dict[str, Speed]:
     screened = standard_study.every_way_alone(session, WIDE[session.host.machine.platform])
     trial = race(screened, SCREENING_ROUNDS)
     finalists = sorted(screened, key=lambda name: trial[name].wall)[-FINALISTS:]
@@ -43,7 +43,7 @@ def _race(session: Session, tiers: Sequence[TierStudy]) -> dict[str, Speed]:
     return race(contestants, ROUNDS)
 
 
-def ratios(speeds: Mapping[str, float], tiers: Sequence[TierStudy], single: str = OURS) -> dict[str, float]:
+def ratios(speeds: Mapping[str, float], tiers: Sequence[TierSearch], single: str = OURS) -> dict[str, float]:
     """Ratios of examples per second; every batch size of the study has equally many examples to train."""
     by_tier = harmonic_mean([speeds[_name(tier)] for tier in tiers], [len(tier.tier.batch_sizes) for tier in tiers])
     one_by_one = harmonic_mean([speeds[single.format(size)] for size in standard_study.BATCH_SIZES])
@@ -56,6 +56,6 @@ def ratios(speeds: Mapping[str, float], tiers: Sequence[TierStudy], single: str 
     }
 
 
-def _name(tier: TierStudy) -> str:
+def _name(tier: TierSearch) -> str:
     way = f"{tier.tuned.lowering}, {tier.width or 'all'} wide"
     return f"lanes {tier.tier.batch_sizes} microbatch {tier.tier.microbatch_size} {way}"

@@ -1,4 +1,4 @@
-"""Studies whose curves are pretended: `worth` says which rate is best, so the truth is known."""
+"""Studies with made-up curves: `worth` decides which rate is best, so the right choice is known."""
 
 import math
 
@@ -6,30 +6,30 @@ from batchscale.config import plan
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence import train_wave, wave
 from batchscale.measure.convergence.lanes import Lanes, Programs
-from batchscale.measure.convergence.memory_fit import LARGEST_SHARE_OF_MEMORY, SHARE_OF_LANES
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.device.machine import Host
+from batchscale.measure.convergence.wave import SHARE_OF_LANES, SHARE_OF_MEMORY
 from batchscale.measure.training.learner import TrainState
 from batchscale.records.row_types import Curve
 from tiny_workload import session, trials
 
 
 def without_training(monkeypatch, run):
-    """Let `run` take the place of `convergence.run`, and lanes hold nothing."""
+    """Replace `train_wave.run` by `run`, and let lanes hold nothing."""
     monkeypatch.setattr(train_wave, "run", run)
     monkeypatch.setattr(Programs, "fit", lambda _, shape, *given: shape)
     monkeypatch.setattr(wave, "first_lanes", lambda *_: Lanes(TrainState((), ()), ()))
 
 
 def pretend(worth, stop_after=None, trained=None):
-    """A `convergence.run` that trains nothing: a rate reaches the target the sooner, the higher its worth in (0, 1].
+    """A `train_wave.run` that trains nothing: the higher the worth of a rate in (0, 1], the sooner it is at the target.
 
-    `trained` gets the records of all lanes that a real one would have trained.
+    `trained` collects the records of all lanes that would have been trained.
     """
-    told = 0
+    reported = 0
 
     def run(wave, reporter):
-        nonlocal told
+        nonlocal reported
         if trained is not None:
             trained.extend(wave.records)
         for record in wave.records:
@@ -38,9 +38,9 @@ def pretend(worth, stop_after=None, trained=None):
             points = [first - 1, first]
             record.curve = Curve(examples=points, steps=points, accuracy=[0.1, 0.75 + value / 10], loss=[1.0, 1.0])
             record.finish("ok")
-            if told == stop_after:
+            if reported == stop_after:
                 raise Stopped
-            told += 1
+            reported += 1
             reporter.finished(record)
 
     return run
@@ -60,6 +60,6 @@ def study(folder, monkeypatch, worth, stop_after=None, trained=None, **tables):
 
 
 def hold(lanes, monkeypatch):
-    """As on a device whose memory holds so many lanes."""
-    monkeypatch.setattr(Programs, "lane_bytes", int((1 << 30) * LARGEST_SHARE_OF_MEMORY * SHARE_OF_LANES / lanes))
+    """Pretend that memory holds so many lanes."""
+    monkeypatch.setattr(Programs, "lane_bytes", int((1 << 30) * SHARE_OF_MEMORY * SHARE_OF_LANES / lanes))
     monkeypatch.setattr(Host, "free_memory_bytes", lambda _: 3 << 29)

@@ -20,11 +20,11 @@ from batchscale.config.vocabulary import Phase, Point
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence import train_wave, wave
-from batchscale.measure.convergence.checkpoint import Checkpoint, trials_of
+from batchscale.measure.convergence.checkpoint import Checkpoint
 from batchscale.measure.convergence.early_stopping import Race
 from batchscale.measure.convergence.lane_programs import LanePrograms
 from batchscale.measure.convergence.lanes import Lanes, Programs, Settings
-from batchscale.measure.convergence.wave import LaneRecord, Setting, Wave
+from batchscale.measure.convergence.wave import Grid, LaneRecord, Setting, Wave
 from batchscale.measure.data import datasets, example_order
 from batchscale.measure.data.datasets import Dataset
 from batchscale.measure.device.machine import Host
@@ -86,14 +86,14 @@ def programs(
     learner: Learner,
     microbatch_size: int,
     schedule: Schedule = CONSTANT,
-    longest_segment: int = 50,
+    ticks_per_call: int = 50,
     *,
     accumulates: bool = True,
     **measured: Any,
 ) -> Programs:
     split, held_out = train_split(), held_out_split()
     return Programs(
-        learner, split, held_out, held_out, microbatch_size, schedule, accumulates, longest_segment, **measured
+        learner, split, held_out, held_out, microbatch_size, schedule, accumulates, ticks_per_call, **measured
     )
 
 
@@ -106,8 +106,8 @@ def train(of: Programs, seeds: Sequence[int], values: Settings, examples: int) -
     """Fresh lanes trained on the first `examples` of the stream of each seed."""
     lanes = of.initialise(np.asarray(seeds, np.int32), values)
     width, ticks = of.microbatch_size, examples // of.microbatch_size
-    for first in range(0, ticks, of.longest_segment):
-        count = min(of.longest_segment, ticks - first)
+    for first in range(0, ticks, of.ticks_per_call):
+        count = min(of.ticks_per_call, ticks - first)
         rows = [example_order.indices(seed, first * width, count * width, len(of.train_split.labels)) for seed in seeds]
         lanes = of.train(lanes, values, np.stack(rows).reshape(len(seeds), count, width), first)
     return lanes
@@ -126,7 +126,7 @@ def train_alone(
     examples: int,
     schedule: Schedule = CONSTANT,
 ) -> TrainState:
-    """The trial as a plain loop over whole batches of the same stream; nothing of the lanes is used."""
+    """The trial as a plain loop over whole batches of the same stream; no code of the lanes is used."""
     split = train_split()
     state = jax.jit(learner.first_state)(learner.params(seed), jnp.float32(learning_rate))
     for step in range(examples // batch_size):
@@ -162,9 +162,9 @@ def grid_of(phase: Phase = "search", rates: Sequence[float] = (0.0005, 0.01, 0.0
 
 @dataclass
 class Bench:
-    """One wave of tiny lanes and all that was reported of it; `stop_after` asks for a stop at that check.
+    """One wave of tiny lanes and everything that was reported of it; `stop_after` asks for a stop at that check.
 
-    One is made after each evaluation, and after each stretch towards one.
+    A wave checks after each evaluation, and every `check_seconds` in between.
     """
 
     folder: Path
@@ -173,10 +173,10 @@ class Bench:
     workers: int = 1
     tests_always: bool = False
     race: Race = RACE
-    longest_segment: int = 160
+    ticks_per_call: int = 160
     averaging_examples: float | None = None
     searched: tuple[str, ...] = ()
-    stretch_seconds: float = 1e9
+    check_seconds: float = 1e9
     reported: list[LaneRecord] = field(default_factory=list)
     checks: int = 0
 
@@ -188,16 +188,18 @@ class Bench:
         of = programs(
             learner("linear", "momentum", searched=self.searched),
             5,
-            longest_segment=self.longest_segment,
+            ticks_per_call=self.ticks_per_call,
             noise_parts=6,
             averaging_examples=self.averaging_examples,
         )
-        return wave.start(of, DURATION, self.race, SEEDS, self.settings, self.shapes[0])
+        made = wave.start(of, DURATION, self.race, Grid(SEEDS, self.settings), self.shapes)
+        made.tests_always = self.tests_always
+        return made
 
     def run(self, stop_after: int | None = None) -> Wave:
         """Continue from the checkpoint if there is one; raises Stopped where a stop was asked for."""
         lanes = self.fresh()
-        self.checkpoint.restore(lanes, set(trials_of(lanes.records)) - set(trials_of(self.reported)))
+        self.checkpoint.restore(lanes, set(lanes.trials) - {record.trial for record in self.reported})
         self.checks = 0
 
         def check() -> None:
@@ -214,10 +216,8 @@ class Bench:
             advanced=lambda _: None,
             check=check,
             checkpoint=self.checkpoint,
-            shapes=self.shapes,
             workers=self.workers,
-            tests_always=self.tests_always,
-            stretch_seconds=self.stretch_seconds,
+            check_seconds=self.check_seconds,
         )
 
 

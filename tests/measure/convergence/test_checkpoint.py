@@ -6,10 +6,8 @@ import jax
 import msgspec
 import numpy as np
 import pytest
-from batchscale.config.vocabulary import Point
 from batchscale.measure.control.signals import Stopped
-from batchscale.measure.convergence.checkpoint import SEAL_BYTES, Checkpoint, trials_of
-from batchscale.measure.convergence.wave import Layout, Setting
+from batchscale.measure.convergence.checkpoint import SEAL_BYTES, Checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_workload import Bench, assert_same
@@ -36,7 +34,7 @@ def restored(bench, path, data, identity="tiny"):
         [one.layout for one in wave.shards],
     )
     path.write_bytes(data)
-    taken = Checkpoint(path, identity).restore(wave, set(trials_of(wave.records)))
+    taken = Checkpoint(path, identity).restore(wave, set(wave.trials))
     if not taken:
         assert_same(lanes_of(wave), before)
         assert [one.layout for one in wave.shards] == layouts
@@ -48,7 +46,7 @@ def test_what_was_saved_is_restored_whole(tmp_path, saved):
     bench, data = saved
     wave = bench.fresh()
     (tmp_path / "copy").write_bytes(data)
-    needed = set(trials_of(wave.records)) - set(trials_of(bench.reported))
+    needed = set(wave.trials) - {record.trial for record in bench.reported}
     assert Checkpoint(tmp_path / "copy", "tiny").restore(wave, needed)
     assert wave.tick == 80
     assert wave.evaluation == 4
@@ -61,11 +59,11 @@ def test_what_was_left_of_a_wave_is_restored_into_the_whole_unless_more_is_neede
     some = Bench(tmp_path, settings=bench.settings[1:4], shapes=((1, 3),))
     with pytest.raises(Stopped):
         some.run(stop_after=4)
-    whole, needed = bench.fresh(), set(trials_of(some.fresh().records))
-    assert not some.checkpoint.restore(whole, set(trials_of(whole.records)))
+    whole, needed = bench.fresh(), set(some.fresh().trials)
+    assert not some.checkpoint.restore(whole, set(whole.trials))
     assert whole.tick == 0
     assert some.checkpoint.restore(whole, needed)
-    assert set(trials_of(whole.records)) == needed
+    assert set(whole.trials) == needed
     assert whole.tick == 80
     assert not bench.checkpoint.restore(some.fresh(), needed), "trials that nobody asked for"
 
@@ -104,7 +102,7 @@ def test_a_foreign_file_is_ignored(tmp_path, saved, data):
 
 
 def sealed(bench, **changes):
-    """What a stranger who knows the format could write: arrays and labels of their choice under a right seal."""
+    """Return what another version of the code could have written: other arrays or labels under a right seal."""
     data = bench.checkpoint.path.read_bytes()
     with np.load(io.BytesIO(data[SEAL_BYTES:])) as file:
         arrays = {name: file[name] for name in file.files}
@@ -116,9 +114,6 @@ def sealed(bench, **changes):
     return bench.checkpoint._seal(content) + content
 
 
-ANOTHER = msgspec.to_builtins(Layout([1], [Setting("search", 10, Point(0.3))] * 3, [[0, 1, 2]]))
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -128,39 +123,16 @@ ANOTHER = msgspec.to_builtins(Layout([1], [Setting("search", 10, Point(0.3))] * 
         {"leaf0": np.zeros(3)},
         {"leaf0": np.zeros((1, 3, 8, 8), np.float64)},
         {"leaf999": np.zeros(3)},
-        {"tick": -1},
-        {"tick": 79},
-        {"tick": 101},
-        {"tick": 10**30},
-        {"evaluation": -1},
-        {"evaluation": 5},
-        {"evaluation": 10**6},
+        {"tick": "late"},
         {"records": []},
         {"layouts": []},
-        {"layouts": [ANOTHER]},
         {"layouts": "none"},
     ],
     ids=str,
 )
-def test_a_right_seal_on_what_is_not_this_wave_is_ignored(tmp_path, saved, changes):
+def test_a_right_seal_on_arrays_that_are_not_of_this_wave_is_ignored(tmp_path, saved, changes):
     assert restored(saved[0], tmp_path / "c", sealed(saved[0]))
     assert not restored(saved[0], tmp_path / "c", sealed(saved[0], **changes))
-
-
-@pytest.mark.parametrize("number", [-1, 12, 10**6, 1])
-def test_a_lane_that_names_another_trial_is_ignored(tmp_path, saved, number):
-    bench, _ = saved
-    wave = bench.fresh()
-    assert bench.checkpoint.restore(wave, set(trials_of(wave.records)))
-    layouts = msgspec.to_builtins([one.layout for one in wave.shards])
-    (row, column), *_ = [
-        (row, column)
-        for row, line in enumerate(layouts[0]["places"])
-        for column, place in enumerate(line)
-        if place not in (None, number)
-    ]
-    layouts[0]["places"][row][column] = number
-    assert not restored(bench, tmp_path / "c", sealed(bench, layouts=layouts))
 
 
 def test_content_that_is_no_archive_is_ignored_under_any_seal(tmp_path, saved):

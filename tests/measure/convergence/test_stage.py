@@ -15,7 +15,7 @@ from batchscale.config import plan
 from batchscale.errors import InputError
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopped
-from batchscale.measure.convergence import train_wave, tuning
+from batchscale.measure.convergence import lane_programs, train_wave
 from batchscale.measure.convergence.lane_programs import LanePrograms
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.device.tuning_file import TuningFile
@@ -37,7 +37,7 @@ def begun(folder, studied, check=None):
     stage = Convergence(session(folder))
     stage.programs.programs = studied.programs.programs
     if check is not None:
-        stage.study.check = check
+        stage.session.stopper.check = check
     return stage
 
 
@@ -71,7 +71,7 @@ def test_programs_of_a_lowering_that_lost_its_trial_are_counted_as_well(tmp_path
 def test_a_stop_is_heard_before_each_trial_of_speed(tmp_path, monkeypatch):
     made = session(tmp_path)
     made.tuning, made.stopper.requested = TuningFile(tmp_path / "untried", made.lowerings), True
-    monkeypatch.setattr(tuning.SpeedTrial, "examples_per_second", lambda _: pytest.fail("measured"))
+    monkeypatch.setattr(lane_programs.SpeedTrial, "examples_per_second", lambda _: pytest.fail("measured"))
     with pytest.raises(Stopped):
         Convergence(made).plan()
 

@@ -5,8 +5,8 @@ from batchscale.config import plan
 from batchscale.config.vocabulary import Point
 from batchscale.errors import InputError
 from batchscale.measure.control.signals import Stopped
-from batchscale.measure.convergence import wave
 from batchscale.measure.convergence.stage import Convergence
+from batchscale.records.row_types import TrialKey
 from fake_training import best_at, study
 from tiny_workload import experiment, session, trials
 
@@ -94,13 +94,13 @@ def test_a_wave_races_against_all_other_points_and_none_is_taken_for_another(tmp
     momenta = {"momentum": [0.0, 0.5]}
     study(tmp_path, monkeypatch, with_momentum(0.5), search=momenta)
     made = session(tmp_path, search=momenta)
-    tier, *_ = Convergence(made).tiers
+    stage = Convergence(made)
     one = Point(0.01, (("momentum", 0.0),))
-    (size, found), *others = tier.study.rivals({(wave.Setting("search", 10, one), seed) for seed in (1, 2)}).items()
+    (size, found), *others = stage.rivals({TrialKey("search", 10, one, seed) for seed in (1, 2)}).items()
     assert (size, others) == (10, [])
     assert set(found) == set(plan.points(made.experiment, 10)) - {one}
     assert {len(curves) for curves in found.values()} == {2}, "one for each search seed"
-    (size, found), *_ = tier.study.rivals({(wave.Setting("search", 10, one), 2)}).items()
+    (size, found), *_ = stage.rivals({TrialKey("search", 10, one, 2)}).items()
     assert len(found[one]) == 1, "the seed that is not trained again"
 
 

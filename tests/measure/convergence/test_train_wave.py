@@ -3,7 +3,6 @@
 import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
 
 import msgspec
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from batchscale.config.vocabulary import Point
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence import train_wave
-from batchscale.measure.convergence.train_wave import Crew
+from batchscale.measure.convergence.train_wave import Workers
 from batchscale.measure.convergence.wave import Setting
 from batchscale.records.row_types import Curve
 from hypothesis import given
@@ -111,10 +110,10 @@ def test_a_verdict_whose_row_was_lost_after_the_checkpoint_is_reported_again(tmp
 
 @pytest.mark.parametrize("stops", [(9,), (30, 4)])
 def test_a_wave_stops_between_evaluations_and_goes_on_from_there(tmp_path, stops):
-    """A stretch of no time is a single tick, of which there are 20 between evaluations."""
+    """With no time between checks every tick is followed by one; there are 20 ticks between evaluations."""
     shapes = ((2, 6), (2, 3), (1, 3))
     whole = by_lane(Bench(tmp_path / "whole", shapes=shapes).run().records)
-    bench = Bench(tmp_path / "parts", shapes=shapes, stretch_seconds=0.0)
+    bench = Bench(tmp_path / "parts", shapes=shapes, check_seconds=0.0)
     for stop in stops:
         with pytest.raises(Stopped):
             bench.run(stop_after=stop)
@@ -132,7 +131,7 @@ def test_a_wave_stops_between_evaluations_and_goes_on_from_there(tmp_path, stops
         {"shapes": ((2, 2),), "workers": 2},
         {"shapes": ((2, 6), (2, 3), (1, 3))},
         {"settings": grid_of()[::-1]},
-        {"longest_segment": 7},
+        {"ticks_per_call": 7},
     ],
     ids=["shards and workers", "three shards, two workers", "compaction", "lane order", "chunks"],
 )
@@ -144,7 +143,7 @@ def test_how_lanes_are_run_is_not_seen_in_their_curves(tmp_path, plain, how):
 
 
 def test_chunks_and_lane_order_change_no_bit(tmp_path, plain):
-    for how in ({"longest_segment": 7}, {"settings": grid_of()[::-1]}):
+    for how in ({"ticks_per_call": 7}, {"settings": grid_of()[::-1]}):
         for lane, record in by_lane(Bench(tmp_path, **how).run().records).items():
             assert record == plain[lane]
 
@@ -209,23 +208,23 @@ def test_workers_take_every_tick_of_every_shard_once_in_order_and_share_evenly(t
     monkeypatch.setattr(train_wave, "_train", lambda _, shard, first, ticks: taken.append((id(shard), first, ticks)))
     one = Bench(tmp_path, shapes=((1, 2),)).fresh()
     with ThreadPoolExecutor(workers) as pool:
-        train_wave.train(one, one.shards[:shards], 40, Crew(pool, workers, Event()))
+        Workers(pool, workers).train(one, one.shards[:shards], 40)
     for shard in one.shards[:shards]:
-        pieces = [(first, ticks) for name, first, ticks in taken if name == id(shard)]
-        assert [first for first, _ in pieces] == [sum(ticks for _, ticks in pieces[:i]) for i in range(len(pieces))]
-        assert sum(ticks for _, ticks in pieces) == 40
-    assert max(ticks for _, _, ticks in taken) == math.ceil(40 / train_wave.pieces_per_shard(shards, workers))
+        turns = [(first, ticks) for name, first, ticks in taken if name == id(shard)]
+        assert [first for first, _ in turns] == [sum(ticks for _, ticks in turns[:i]) for i in range(len(turns))]
+        assert sum(ticks for _, ticks in turns) == 40
+    assert max(ticks for _, _, ticks in taken) == math.ceil(40 / train_wave.turns_per_shard(shards, workers))
 
 
 @given(st.integers(1, 500), st.integers(1, 16))
 def test_shards_are_cut_no_further_than_keeps_workers_busy(shards, workers):
-    def busy(cuts):
-        pieces = cuts * shards
-        return pieces / (workers * math.ceil(pieces / workers))
+    def busy(turns_each):
+        turns = turns_each * shards
+        return turns / (workers * math.ceil(turns / workers))
 
-    cuts = train_wave.pieces_per_shard(shards, workers)
-    assert busy(cuts) >= train_wave.BUSY_SHARE
-    assert all(busy(fewer) < train_wave.BUSY_SHARE for fewer in range(1, cuts))
+    needed = train_wave.turns_per_shard(shards, workers)
+    assert busy(needed) >= train_wave.BUSY_SHARE
+    assert all(busy(fewer) < train_wave.BUSY_SHARE for fewer in range(1, needed))
 
 
 def test_a_mistake_in_training_is_never_taken_for_the_end_of_the_line(tmp_path, monkeypatch):
@@ -235,7 +234,7 @@ def test_a_mistake_in_training_is_never_taken_for_the_end_of_the_line(tmp_path, 
     monkeypatch.setattr(train_wave, "_train", mistaken)
     one = Bench(tmp_path).fresh()
     with ThreadPoolExecutor(2) as pool, pytest.raises(IndexError, match="too short"):
-        train_wave.train(one, one.shards, 40, Crew(pool, 2, Event()))
+        Workers(pool, 2).train(one, one.shards, 40)
 
 
 def test_a_stop_asked_for_when_every_lane_has_its_verdict_changes_nothing(tmp_path):
@@ -246,11 +245,12 @@ def test_a_stop_asked_for_when_every_lane_has_its_verdict_changes_nothing(tmp_pa
     assert not last.checkpoint.path.exists()
 
 
-def test_a_stopped_crew_trains_no_further(tmp_path):
-    one, stop = Bench(tmp_path).fresh(), Event()
-    stop.set()
-    with ThreadPoolExecutor(2) as pool, pytest.raises(InterruptedError):
-        train_wave.train(one, one.shards, 40, Crew(pool, 2, stop))
+def test_stopped_workers_train_no_further(tmp_path):
+    one = Bench(tmp_path).fresh()
+    with Workers.started(2) as workers:
+        workers.stop.set()
+        with pytest.raises(InterruptedError):
+            workers.train(one, one.shards, 40)
 
 
 def searching(folder, **changes):

@@ -2,10 +2,8 @@
 
 import jax
 import pytest
-from batchscale.measure.convergence import tuning
 from batchscale.measure.device import tuning_file
 from batchscale.measure.device.tuning_file import Tuned, TuningFile
-from tiny_workload import grid_of, learner, programs
 
 
 def test_a_choice_is_measured_once_and_kept(tmp_path):
@@ -64,12 +62,3 @@ def test_what_fails_loses_and_where_all_fail_the_first_reason_is_given():
     assert tuning_file.fastest(["xla", "patches", "banded"], speed) == Tuned("patches", 5.0)
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla"):
         tuning_file.fastest(["xla", "banded"], speed)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_lane_examples_and_evaluations_are_counted_over_seeds_settings_and_workers(monkeypatch, workers):
-    monkeypatch.setattr(tuning, "steps_to_fill", lambda _, work: work(1) or 10)
-    monkeypatch.setattr(tuning, "timed", lambda work, ticks: work(ticks) and 2.0)
-    trial = tuning.SpeedTrial(programs(learner("linear", "momentum"), 5), [1, 2], grid_of(), workers)
-    assert trial.examples_per_second() == workers * 2 * 6 * 10 * 5 / 2.0
-    assert trial.seconds_per_evaluation() == 2.0 / (workers * 2 * 6)

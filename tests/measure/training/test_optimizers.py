@@ -212,7 +212,7 @@ def test_samples_are_no_denser_than_worth_it_and_fall_on_whole_batches(monkeypat
     monkeypatch.setattr(optimizers, "MOST_AVERAGED_SAMPLES", 3)
     one = learner("linear", "momentum")
     lanes = train(
-        programs(one, 5, averaging_examples=HORIZON, longest_segment=40), SEEDS, settings([20, 5], [0.05] * 2), 200
+        programs(one, 5, averaging_examples=HORIZON, ticks_per_call=40), SEEDS, settings([20, 5], [0.05] * 2), 200
     )
     assert_same(lane(lanes.average, 1, 0), average_alone(one, 20, 0.05, 200, 40), ROUNDING)
     assert_same(lane(lanes.average, 1, 1), average_alone(one, 5, 0.05, 200, 50), ROUNDING)
@@ -223,7 +223,7 @@ def test_averaging_changes_no_bit_of_training_and_no_chunk_a_bit_of_averages():
     without = train(programs(one, 5), SEEDS, values, 300)
     averaged = train(programs(one, 5, averaging_examples=HORIZON), SEEDS, values, 300)
     assert_same(averaged.state, without.state)
-    assert_same(train(programs(one, 5, longest_segment=7, averaging_examples=HORIZON), SEEDS, values, 300), averaged)
+    assert_same(train(programs(one, 5, ticks_per_call=7, averaging_examples=HORIZON), SEEDS, values, 300), averaged)
 
 
 def test_a_horizon_of_next_to_nothing_is_the_parameters_themselves():

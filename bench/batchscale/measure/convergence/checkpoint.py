@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +16,26 @@ import msgspec
 import numpy as np
 
 from batchscale.errors import InputError
-from batchscale.measure.convergence.wave import LaneRecord, Layout, Setting, Shard, Wave
+from batchscale.measure.convergence.wave import LaneRecord, Layout, Shard, Wave
 from batchscale.records import row_files
+from batchscale.records.row_types import TrialKey
 from batchscale.untrusted_input import read_small
 
 LARGEST_CURVES_BYTES = 1 << 30
-"""What the curves of a wave may take beside its lanes, which never grow."""
-TrialOf = tuple[Setting, int]
+"""Bytes for the curves of a wave, at most. Its lanes come on top; their size is known."""
 MALFORMED = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, msgspec.DecodeError, RecursionError)
 SEAL_BYTES = hashlib.sha256().digest_size
 
 
 class Saved(msgspec.Struct, kw_only=True):
-    """All of a wave but its arrays."""
+    """Everything in a wave but its arrays.
+
+    Attributes:
+        tick: Ticks trained so far.
+        evaluation: Evaluations made so far.
+        layouts: Of every shard.
+        records: Of every trial.
+    """
 
     tick: int
     evaluation: int
@@ -36,61 +43,23 @@ class Saved(msgspec.Struct, kw_only=True):
     records: list[LaneRecord]
 
 
-def _continues(wave: Wave, needed: Set[TrialOf], saved: Saved, leaves: Sequence[np.ndarray]) -> bool:
-    """Whether what was saved is the wave further on, or what was left of it, and fits."""
-    trials = trials_of(saved.records)
-    return (
-        _is_on_the_way(wave, saved)
-        and len(set(trials)) == len(trials)
-        and needed <= set(trials) <= set(trials_of(wave.records))
-        and all(_places(layout, trials) for layout in saved.layouts)
-        and [(leaf.shape, leaf.dtype) for leaf in leaves] == [*_leaves(wave, saved.layouts)]
-    )
-
-
-def _is_on_the_way(wave: Wave, saved: Saved) -> bool:
-    """Whether the tick lies from the last evaluation to the next."""
-    if not 0 <= saved.evaluation < len(wave.duration.evaluations):
-        return False
-    first = wave.tick_of(saved.evaluation - 1) if saved.evaluation else 0
-    return first <= saved.tick <= wave.tick_of(saved.evaluation)
-
-
-def trials_of(records: Iterable[LaneRecord]) -> list[TrialOf]:
-    """The settings and seeds of lanes."""
-    return [(record.setting, record.seed) for record in records]
-
-
-def _places(layout: Layout, trials: Sequence[tuple[Setting, int]]) -> bool:
-    """Whether every lane of a layout is the trial that its place names."""
-    lanes = [[(setting, seed) for setting in layout.settings] for seed in layout.seeds]
-    return [len(line) for line in layout.places] == [len(line) for line in lanes] and all(
-        number is None or (0 <= number < len(trials) and trials[number] == lane)
-        for line, named in zip(lanes, layout.places, strict=True)
-        for lane, number in zip(line, named, strict=True)
-    )
-
-
-def _leaves(wave: Wave, layouts: Sequence[Layout]) -> Iterator[tuple[tuple[int, ...], np.dtype]]:
-    """Shape and type of every array that lanes of these layouts have."""
-    for layout in layouts:
-        for leaf in jax.tree.leaves(wave.shards[0].lanes):
-            yield (len(layout.seeds), len(layout.settings), *leaf.shape[2:]), leaf.dtype
-
-
 @dataclass(frozen=True)
 class Checkpoint:
-    """One file for the wave in progress; `identity` names what must agree before its lanes may be continued.
+    """One file for the wave in progress.
 
-    A SHA-256 of both stands before the content, so that what is torn, altered or of another wave is never parsed. The
-    hash says nothing of who wrote it, so what is parsed must still be lanes of this wave.
+    The file begins with a SHA-256 of the identity and the content. A file that is torn or belongs to another wave has
+    another hash and is never parsed.
+
+    Attributes:
+        path: The file.
+        identity: Names everything that must be the same when lanes are continued.
     """
 
     path: Path
     identity: str
 
     def save(self, wave: Wave) -> None:
-        """Write the wave in one move."""
+        """Replace the file by the present state of the wave, in one move."""
         saved = Saved(
             tick=wave.tick,
             evaluation=wave.evaluation,
@@ -107,14 +76,14 @@ class Checkpoint:
     def _seal(self, content: bytes) -> bytes:
         return hashlib.sha256(self.identity.encode() + content).digest()
 
-    def restore(self, wave: Wave, needed: Set[TrialOf]) -> bool:
-        """Put a saved wave's state into this freshly started one; False when there is none that fits.
+    def restore(self, wave: Wave, needed: Set[TrialKey]) -> bool:
+        """Put a saved state into this freshly started wave; return False if no saved state fits.
 
-        It may be one of some of the trials alone, if those `needed` are among them. What was reported of these before
-        is lost, and is reported again.
+        A saved wave of some of the trials fits as well, if all `needed` ones are among them. Rows of needed trials were
+        lost after the checkpoint, so these trials are reported again.
         """
         found = self._read(wave)
-        if found is None or not _continues(wave, needed, *found):
+        if found is None or not _fits(wave, needed, *found):
             return False
         saved, leaves = found
         one = jax.tree.structure(wave.shards[0].lanes)
@@ -124,12 +93,12 @@ class Checkpoint:
             for number, layout in enumerate(saved.layouts)
         ]
         wave.records, wave.tick, wave.evaluation = saved.records, saved.tick, saved.evaluation
-        for record, trial in zip(wave.records, trials_of(wave.records), strict=True):
-            record.reported = trial not in needed
+        for record in wave.records:
+            record.reported = record.trial not in needed
         return True
 
     def _read(self, wave: Wave) -> tuple[Saved, list[np.ndarray]] | None:
-        """What the file holds; None when there is none, or its seal or its format is not right."""
+        """Return the content of the file; None if there is no file, or its seal or its format is wrong."""
         lanes_bytes = sum(leaf.nbytes for shard in wave.shards for leaf in jax.tree.leaves(shard.lanes))
         with suppress(InputError, *MALFORMED):
             data = read_small(self.path, lanes_bytes + LARGEST_CURVES_BYTES)
@@ -142,5 +111,22 @@ class Checkpoint:
         return None
 
     def discard(self) -> None:
-        """Remove the file once every lane of the wave is a row."""
+        """Remove the file, once every lane of the wave is a row."""
         self.path.unlink(missing_ok=True)
+
+
+def _fits(wave: Wave, needed: Set[TrialKey], saved: Saved, leaves: Sequence[np.ndarray]) -> bool:
+    """True if the saved trials are of this wave and include the needed ones, with arrays as this code makes them.
+
+    The identity does not name the version of the code, which decides the arrays that a lane consists of.
+    """
+    trials = {record.trial for record in saved.records}
+    shapes = [(leaf.shape, leaf.dtype) for leaf in leaves]
+    return needed <= trials <= set(wave.trials) and shapes == [*_leaf_shapes(wave, saved.layouts)]
+
+
+def _leaf_shapes(wave: Wave, layouts: Sequence[Layout]) -> Iterator[tuple[tuple[int, ...], np.dtype]]:
+    """Yield shape and type of every array in lanes of these layouts."""
+    for layout in layouts:
+        for leaf in jax.tree.leaves(wave.shards[0].lanes):
+            yield (len(layout.seeds), len(layout.settings), *leaf.shape[2:]), leaf.dtype

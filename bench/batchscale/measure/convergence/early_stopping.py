@@ -1,12 +1,14 @@
-"""When a point can no longer win, it is stopped: the rule, as a pure function of the curves so far.
+"""Early stopping of trials that cannot win, as a pure function of the curves so far.
 
-A point (a learning rate with the options beside it) is *slower for certain* when another of its batch size has a
-median time to the target that this one, whose median seed is still short of it, can no longer come below: not even if
-all its seeds reached the target at once.
-It is *beaten* when, after a third of the epoch budget, its validation error exceeds the leader's by more than three
-standard errors of their difference and by a factor (2, and 1.5 once two thirds of the budget are spent). It is stopped
-when it can win neither claim: before the end of the budget when it is beaten and short of the target, after it when it
-is slower for certain or beaten.
+A *point* is a learning rate with the options searched next to it. Points of one batch size race against each other.
+A point is certainly *slower* if another point already has a smaller median time to the target than this one could still
+achieve, even if all its remaining seeds reached the target now. A point is *beaten* if a third of the epoch budget is
+spent and its validation error exceeds the leader's by more than three standard errors of their difference, and by a
+factor: 2, and 1.5 once two thirds of the budget are spent.
+
+Two claims can be won: the shortest time to the target, and the best score within the budget. Before the end of the
+budget a point is stopped if it is beaten and short of the target. After it, a point short of the target is stopped if
+it is certainly slower or beaten.
 """
 
 from __future__ import annotations
@@ -23,11 +25,18 @@ from batchscale.records.rate_choice import best_score, crossing
 from batchscale.records.row_types import Curve
 
 GRACE = 1 / 3
+"""Share of the epoch budget before which nothing is stopped."""
 STANDARD_ERRORS = 3.0
 
 
 class Race(msgspec.Struct, frozen=True, kw_only=True):
-    """What the rule needs to know of an experiment."""
+    """The numbers of an experiment that the rule uses.
+
+    Attributes:
+        goal: The score to reach.
+        budget_examples: Examples in the epoch budget.
+        validation_examples: Size of the validation split, which decides the noise of an error.
+    """
 
     goal: Goal
     budget_examples: int
@@ -35,7 +44,13 @@ class Race(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def losers(race: Race, curves: Mapping[Point, Sequence[Curve]], examples: int) -> dict[Point, str]:
-    """Points to stop after `examples`, each with the reason; `curves` holds one curve per seed for every point."""
+    """Return the points to stop, each with the reason.
+
+    Args:
+        race: Goal and budget.
+        curves: For every point of one batch size, one curve per seed.
+        examples: Examples seen so far; later evaluations in a curve are ignored.
+    """
     if len(curves) < 2 or examples < GRACE * race.budget_examples:
         return {}
     times = {point: [_time(race, curve, examples) for curve in group] for point, group in curves.items()}
@@ -55,6 +70,7 @@ def losers(race: Race, curves: Mapping[Point, Sequence[Curve]], examples: int) -
 def _reason(race: Race, times: Sequence[float], fastest: float, beaten: str | None, examples: int) -> str | None:
     if math.isfinite(median(times)):
         return None
+    # The best median that is still possible: seeds short of the target reach it at this very evaluation.
     least = median(min(time, examples) for time in times)
     if examples >= race.budget_examples and fastest < least:
         return f"another setting reached the target after {fastest:.0f} examples"
@@ -62,7 +78,10 @@ def _reason(race: Race, times: Sequence[float], fastest: float, beaten: str | No
 
 
 def _time(race: Race, curve: Curve, examples: int) -> float:
-    """Examples to the target, of those seen so far: the curve of a finished trial goes on."""
+    """Return the examples to the target, infinity if it was not reached within `examples`.
+
+    The curve of a trial that finished earlier holds later evaluations, which a running trial must not race against.
+    """
     crossed = crossing(curve, race.goal)
     return crossed.examples if crossed and crossed.examples <= examples else math.inf
 
@@ -75,6 +94,7 @@ def _error(goal: Goal, group: Sequence[Curve], examples: int) -> float:
 
 def _beaten(race: Race, error: float, lowest: float, seeds: int, examples: int) -> str | None:
     factor = 1.5 if examples >= 2 * GRACE * race.budget_examples else 2.0
+    # The binomial variance of an error rate over the validation split.
     variance = (error * (1 - error) + lowest * (1 - lowest)) / (race.validation_examples * seeds)
     if error > factor * lowest and error - lowest > STANDARD_ERRORS * math.sqrt(variance):
         return f"its error {error:.4f} stands beside {lowest:.4f} for the leader after {examples} examples"

@@ -1,38 +1,64 @@
-"""The programs that train the lanes of an experiment: how batch sizes share them and which are fastest."""
+"""The programs that train the lanes of an experiment: which batch sizes share one, how wide it is, and which lowering."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 
+import jax
 import msgspec
+import numpy as np
 
 from batchscale.config import plan
 from batchscale.measure.control.progress import confirm_trials, search_trials
 from batchscale.measure.convergence.lanes import Programs
-from batchscale.measure.convergence.memory_fit import fitting_shape, steady_bytes
-from batchscale.measure.convergence.tuning import SpeedTrial
-from batchscale.measure.convergence.wave import search_grid
+from batchscale.measure.convergence.wave import (
+    Grid,
+    Layout,
+    Setting,
+    Shard,
+    first_lanes,
+    fitting_shape,
+    search_grid,
+    steady_bytes,
+)
 from batchscale.measure.device import tuning_file
+from batchscale.measure.device.timing import steps_to_fill, timed
 from batchscale.measure.device.tuning_file import Tuned
 from batchscale.measure.session import Session
 from batchscale.measure.training import gradient_noise
 
-LONGEST_SEGMENT_TICKS = 4096
-"""Ticks in a call of a program at most, so that a signal is heard soon."""
+MOST_TICKS_PER_CALL = 4096
+"""Most ticks of a program call, so that a signal does not wait long."""
+TRIAL_SECONDS = 0.4
+"""Duration of a speed trial."""
+EVALUATION_TRIALS = 3
 
 
 @dataclass
 class LanePrograms:
-    """The tiers of an experiment and their programs, each made once."""
+    """The tiers of an experiment and their programs, each made once.
+
+    Attributes:
+        session: The experiment, its data and the host.
+        programs: The programs made so far, by smallest batch size of the tier and lowering.
+    """
 
     session: Session
     programs: dict[tuple[int, str | None], Programs] = field(default_factory=dict)
 
+    @property
+    def compilations(self) -> int:
+        """Training programs compiled so far, those of rejected lowerings included."""
+        return sum(one.compilations for one in self.programs.values())
+
     @cached_property
     def memory_bytes(self) -> int:
-        """What the lanes of its trials and their programs may take together."""
+        """Memory for the lanes of a wave and their programs."""
         return steady_bytes(self.session.host.free_memory_bytes())
 
     @property
@@ -42,15 +68,14 @@ class LanePrograms:
         return plan.tiers(self.session.batch_sizes, policy.widest_microbatch, policy.most_splitting)
 
     def shard_width(self, tier: plan.Tier) -> int | None:
-        """At most how many settings share a program call; None where one holds all lanes, as an accelerator's does."""
+        """Return the most settings of a shard; None if one shard holds all lanes of a wave, as on accelerators."""
         examples = self.session.lane_policy.shard_examples
         if examples is None:
             return None
-        grid_size = self.session.experiment.learning_rate.grid_size
-        return max(1, min(examples // tier.microbatch_size, grid_size))
+        return max(1, min(examples // tier.microbatch_size, self.session.experiment.learning_rate.grid_size))
 
     def of(self, tier: plan.Tier, lowering: str | None) -> Programs:
-        """The programs of a tier under a lowering, made once."""
+        """Return the programs of a tier under a lowering, made when they are first asked for."""
         key, session = (tier.batch_sizes[0], lowering), self.session
         if key not in self.programs:
             gap = max(after - before for before, after in pairwise([0, *session.duration.evaluations]))
@@ -61,7 +86,7 @@ class LanePrograms:
                 microbatch_size=tier.microbatch_size,
                 schedule=session.schedule,
                 accumulates=any(size != tier.microbatch_size for size in tier.batch_sizes),
-                longest_segment=min(LONGEST_SEGMENT_TICKS, gap // tier.microbatch_size + 1),
+                ticks_per_call=min(MOST_TICKS_PER_CALL, gap // tier.microbatch_size + 1),
                 noise_parts=self._noise_parts(tier),
                 averaging_examples=epochs and epochs * session.train_examples,
                 evaluation_batch_size=self._evaluation_batch_size(tier),
@@ -69,27 +94,34 @@ class LanePrograms:
         return self.programs[key]
 
     def tuned(self, tier: plan.Tier) -> Tuned:
-        """The fastest lowering of a tier and its speed, tried once for a results folder."""
-        session, workers = self.session, self.session.host.workers
-        seeds, grid = plan.search_seeds(session.experiment), search_grid(session.experiment, tier)
+        """Return the fastest lowering of a tier and its speed, measured once for a results folder."""
+        key = f"convergence {tier.microbatch_size} {tier.batch_sizes}"
+        return self.session.tuning.get(key, partial(self._measured, tier))
 
-        def trial(lowering: str | None) -> SpeedTrial:
-            session.stopper.check()
-            of, width = self.of(tier, lowering), self.shard_width(tier)
-            rows, columns = fitting_shape(of, (seeds, grid), self.memory_bytes, workers, width)
-            return SpeedTrial(of, seeds[:rows], grid[:columns], workers)
+    def _measured(self, tier: plan.Tier) -> Tuned:
+        doing = f"trying how fast B={tier.batch_sizes[0]}..{tier.batch_sizes[-1]} trains"
+        self.session.progress.show(doing, planned=False)
+        speed = partial(self._trained_per_second, tier)
+        found = tuning_file.fastest(self.session.lowerings, speed)
+        evaluation = self._speed_trial(tier, found.lowering).seconds_per_evaluation()
+        return msgspec.structs.replace(found, seconds_per_evaluation=evaluation)
 
-        def measure() -> Tuned:
-            doing = f"trying how fast B={tier.batch_sizes[0]}..{tier.batch_sizes[-1]} trains"
-            session.progress.show(doing, planned=False)
-            found = tuning_file.fastest(session.lowerings, lambda lowering: trial(lowering).examples_per_second())
-            evaluation = trial(found.lowering).seconds_per_evaluation()
-            return msgspec.structs.replace(found, seconds_per_evaluation=evaluation)
+    def _trained_per_second(self, tier: plan.Tier, lowering: str | None) -> float:
+        return self._speed_trial(tier, lowering).examples_per_second()
 
-        return session.tuning.get(f"convergence {tier.microbatch_size} {tier.batch_sizes}", measure)
+    def _speed_trial(self, tier: plan.Tier, lowering: str | None) -> SpeedTrial:
+        session = self.session
+        session.stopper.check()
+        of, workers = self.of(tier, lowering), session.host.workers
+        grid = Grid(plan.search_seeds(session.experiment), search_grid(session.experiment, tier))
+        rows, columns = fitting_shape(of, grid, self.memory_bytes, workers, self.shard_width(tier))
+        return SpeedTrial(of, grid.seeds[:rows], grid.settings[:columns], workers)
 
     def _evaluation_batch_size(self, tier: plan.Tier) -> int:
-        """The same for every wave of a tier, since the rounding of losses depends on it."""
+        """Return the examples of a lane that are evaluated at once.
+
+        It is the same for every wave of a tier, since the rounding of losses depends on it.
+        """
         experiment, policy = self.session.experiment, self.session.lane_policy
         if policy.evaluated_at_once is None:
             return policy.evaluation_batch_size
@@ -97,7 +129,66 @@ class LanePrograms:
         return max(1, min(policy.evaluation_batch_size, int(policy.evaluated_at_once / lanes)))
 
     def _noise_parts(self, tier: plan.Tier) -> int:
-        """Into how many sizes the largest batch is halved to estimate the gradient noise; 0 where nobody asks."""
+        """Return the parts of the largest batch whose gradient norms are recorded; 0 if noise is not measured."""
         if not self.session.experiment.evaluation.noise:
             return 0
         return len(gradient_noise.part_sizes(tier.microbatch_size, tier.batch_sizes[-1]))
+
+
+@dataclass
+class SpeedTrial:
+    """As many shards of fresh lanes as workers, advanced next to each other to see how fast they train.
+
+    Attributes:
+        programs: Of a tier under the lowering that is tried.
+        seeds: Of the rows of a shard.
+        settings: Of its columns.
+        workers: How many shards train at the same time.
+    """
+
+    programs: Programs
+    seeds: Sequence[int]
+    settings: Sequence[Setting]
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        layout = Layout(list(self.seeds), list(self.settings), [])
+        self.shards = [Shard(layout, first_lanes(self.programs, layout)) for _ in range(self.workers)]
+        self.lanes = self.workers * layout.size
+
+    def examples_per_second(self) -> float:
+        """Measure the lane-examples per second of training, without compilation."""
+        ticks = steps_to_fill(TRIAL_SECONDS, lambda count: self._train(self.shards[0], count))
+        seconds = min(self._together(self._train, ticks) for _ in range(2))
+        return self.lanes * self.programs.microbatch_size * ticks / seconds
+
+    def seconds_per_evaluation(self) -> float:
+        """Measure the seconds to evaluate a lane, the call of one tick before it included.
+
+        The result serves to predict time and decides nothing, so a few evaluations are enough.
+        """
+        self._evaluate(self.shards[0], 1)
+        return min(self._together(self._evaluate, 1) for _ in range(EVALUATION_TRIALS)) / self.lanes
+
+    def _together(self, work: Callable[[Shard, int], None], steps: int) -> float:
+        with ThreadPoolExecutor(self.workers) as pool:
+            return timed(lambda count: list(pool.map(lambda shard: work(shard, count), self.shards)), steps)
+
+    def _train(self, shard: Shard, ticks: int) -> None:
+        programs, width = self.programs, self.programs.microbatch_size
+        for first in range(0, ticks, programs.ticks_per_call):
+            count = min(ticks - first, programs.ticks_per_call)
+            order = np.arange(len(self.seeds) * count * width, dtype=np.int32) % len(programs.train_split.labels)
+            shard.lanes = programs.train(shard.lanes, shard.values, order.reshape(-1, count, width), first)
+        jax.block_until_ready(shard.lanes)
+
+    def _evaluate(self, shard: Shard, times: int) -> None:
+        for _ in range(times):
+            self._train(shard, 1)
+            self.programs.evaluate(shard.lanes.state.params, self.programs.validation_split)
+
+
+def trial_seconds(duration: plan.Duration, tuned: Tuned) -> float:
+    """Predict one trial's share of the seconds until its tier has reached the epoch budget, evaluations included."""
+    evaluations = bisect_right(duration.evaluations, duration.budget_examples)
+    return duration.budget_examples / tuned.examples_per_second + evaluations * tuned.seconds_per_evaluation

@@ -1,9 +1,9 @@
-"""Many trials in one program: batch size, learning rate, optimizer options and seed are lane values.
+"""Many trials in one program: batch size, learning rate, optimizer options and seed are values of a lane.
 
-Lanes stand as [seed, setting], where a setting is a batch size, a rate and options. Time advances in ticks of one
-microbatch: all settings of a seed see the same examples, each adds its gradient to its sum, and a lane applies its
-optimizer whenever its batch is complete. The mean of microbatch gradients is the gradient of the batch, so a lane is
-the same run as training alone.
+Lanes are arrays with the axes [seed, setting], where a setting is a batch size, a rate and options. Time advances in
+ticks of one microbatch. In a tick all lanes of a seed see the same examples and add their gradient to a sum. A lane
+applies its optimizer in the ticks that complete its batch. The mean of microbatch gradients is the gradient of the
+batch, so a lane is the same run as training alone.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ from batchscale.measure.training.optimizers import Schedule, averaged_parameters
 
 
 class Lanes(NamedTuple):
-    """State of all lanes; every leaf starts with the axes [seed, setting]. `gradient` is a sum over microbatches.
+    """State of all lanes; every leaf begins with the axes [seed, setting].
 
-    `average` is of the parameters, empty where none is kept.
+    Attributes:
+        state: Parameters and optimizer state.
+        gradient: Sum of the microbatch gradients of the batch in progress; empty in tiers that do not accumulate.
+        norms: Squared norms of partial sums, for the gradient noise scale; empty if they are not asked for.
+        average: Moving average of the parameters; empty if none is kept.
     """
 
     state: TrainState
@@ -42,7 +46,7 @@ class Lanes(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What differs between the lanes of a seed."""
+    """The values in which the lanes of one seed differ."""
 
     batch_sizes: Int32[Array, " setting"]
     learning_rates: Float[Array, " setting"]
@@ -54,7 +58,23 @@ Scores = Float[np.ndarray, "seed setting"]
 
 @dataclass(frozen=True)
 class Programs:
-    """Training and evaluation of one tier, compiled once per shape (seeds, settings); safe to call from threads."""
+    """Training and evaluation of one tier, compiled once per shape (seeds, settings); safe to call from threads.
+
+    Attributes:
+        learner: Model, loss and optimizer.
+        train_split: Examples to train on.
+        validation_split: Examples that decide learning rates and the time to the target.
+        test_split: Examples for reported scores only.
+        microbatch_size: Examples per tick; divides every batch size of the tier.
+        schedule: Factor on the learning rates.
+        accumulates: False if every batch is one microbatch, so that no gradient has to be summed.
+        ticks_per_call: Most ticks of one call of the training program.
+        noise_parts: How many parts of a batch have their gradient norms recorded; 0 for none.
+        averaging_examples: Horizon of the moving average of the parameters; None for no average.
+        evaluation_batch_size: Examples of one lane that are evaluated at once.
+        compiled: The programs compiled so far.
+        lock: Held while compiling, so that threads do not compile a program twice.
+    """
 
     learner: Learner
     train_split: Examples
@@ -63,7 +83,7 @@ class Programs:
     microbatch_size: int
     schedule: Schedule
     accumulates: bool
-    longest_segment: int
+    ticks_per_call: int
     noise_parts: int = 0
     averaging_examples: float | None = None
     evaluation_batch_size: int = EVALUATION_BATCH_SIZE
@@ -77,12 +97,18 @@ class Programs:
 
     @property
     def lane_bytes(self) -> int:
-        """What one lane holds for as long as it trains."""
+        """Bytes that the state of one lane takes as long as it trains."""
         lanes, _ = self._abstract((1, 1))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(lanes))
 
     def fit(self, shape: tuple[int, int], memory_bytes: int, lanes: int = 1) -> tuple[int, int]:
-        """The largest halving of `shape` whose compiled programs each fit into memory beside the rest of `lanes`."""
+        """Halve `shape` until each of its programs fits into memory.
+
+        Args:
+            shape: Seeds and settings of a program.
+            memory_bytes: Bytes for the program and the lanes that wait for their turn.
+            lanes: Lanes to be held altogether; those outside the program take memory as well.
+        """
         while shape != (1, 1):
             programs = self.program(shape), self.evaluation(shape, self.validation_split)
             others = max(0, lanes - math.prod(shape)) * self.lane_bytes
@@ -93,11 +119,12 @@ class Programs:
         return shape
 
     def initialise(self, seeds: Int32[np.ndarray, " seed"], settings: Settings) -> Lanes:
-        """Fresh lanes: the parameters of a seed are the same in all its settings."""
+        """Return fresh lanes; the parameters of a seed are the same in all its settings."""
         of_seeds = [self.learner.params(int(seed)) for seed in seeds]
         width = len(settings.batch_sizes)
         stacked = jax.tree.map(lambda *leaves: np.stack([np.stack([leaf] * width) for leaf in leaves]), *of_seeds)
         state = _first_state(self.learner, jax.device_put(stacked), settings)
+        # A copy: the training program is given these buffers to overwrite, and no buffer may be given twice.
         average = jax.tree.map(jnp.copy, state.params) if self.averaging_examples else ()
         if not self.accumulates:
             return Lanes(state, (), average=average)
@@ -105,11 +132,11 @@ class Programs:
         return Lanes(state, jax.tree.map(jnp.zeros_like, state.params), norms, average)
 
     def program(self, shape: tuple[int, int]) -> jax.stages.Compiled:
-        """The training program of a shape, compiled at its first use."""
+        """Return the training program of a shape, compiled when it is first asked for."""
         return self._once(("train", shape), lambda: self._lower(shape))
 
     def evaluation(self, shape: tuple[int, int], split: Examples) -> jax.stages.Compiled:
-        """The program that evaluates lanes of a shape on a split, compiled at its first use."""
+        """Return the program that evaluates lanes of a shape on a split, compiled when it is first asked for."""
         work = partial(evaluate_lanes, self.learner, batch_size=self.evaluation_batch_size)
         key = ("evaluate", shape, len(split.labels))
         return self._once(key, lambda: jax.jit(work).lower(self._abstract(shape)[0].state.params, split))
@@ -122,8 +149,9 @@ class Programs:
 
     def _lower(self, shape: tuple[int, int]) -> jax.stages.Lowered:
         lanes, values = self._abstract(shape)
-        order = jax.ShapeDtypeStruct((shape[0], self.longest_segment, self.microbatch_size), jnp.int32)
+        order = jax.ShapeDtypeStruct((shape[0], self.ticks_per_call, self.microbatch_size), jnp.int32)
         arguments = (lanes, values, self.train_split, order, np.int32(0), np.int32(0))
+        # Donation lets XLA update the lanes in place: without it parameters, optimizer state and sums exist twice.
         return jax.jit(partial(_train, self), donate_argnums=0).lower(*arguments)
 
     def _once(self, key: tuple, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
@@ -135,15 +163,23 @@ class Programs:
     def train(
         self, lanes: Lanes, settings: Settings, order: Int32[np.ndarray, "seed tick microbatch"], first_tick: int
     ) -> Lanes:
-        """Advance all lanes by the ticks in `order`; `lanes` is donated."""
+        """Advance all lanes by the ticks in `order`.
+
+        Args:
+            lanes: The state before; donated, so it must not be used afterwards.
+            settings: The values of the columns.
+            order: Indices of the examples of each tick; at most `ticks_per_call` ticks.
+            first_tick: Ticks since the start of training.
+        """
         seeds, ticks, width = order.shape
-        padded = np.zeros((seeds, self.longest_segment, width), np.int32)
+        # Shapes are part of a program, so a shorter call is padded and the number of ticks is a value.
+        padded = np.zeros((seeds, self.ticks_per_call, width), np.int32)
         padded[:, :ticks] = order
         program = self.program((seeds, len(settings.batch_sizes)))
         return program(lanes, settings, self.train_split, padded, np.int32(first_tick), np.int32(ticks))
 
     def evaluate(self, params: PyTree, split: Examples) -> tuple[Scores, Scores]:
-        """Accuracy and mean loss of every lane's parameters on a whole split."""
+        """Return the accuracy and the mean loss of every lane's parameters on a whole split."""
         size = len(split.labels)
         correct, loss = self.evaluation(jax.tree.leaves(params)[0].shape[:2], split)(params, split)
         return np.asarray(correct, np.float64) / size, np.asarray(loss, np.float64) / size
@@ -164,6 +200,7 @@ def _train(
     ticks: Int32[Array, ""],
 ) -> Lanes:
     learner, width = programs.learner, programs.microbatch_size
+    # All settings of a seed share the examples (None): these are read once, not once per lane.
     over_settings = jax.vmap(learner.gradient, in_axes=(0, None, None))
     microbatches_per_step = settings.batch_sizes // width
 
@@ -171,17 +208,22 @@ def _train(
         chosen = order[:, i]
         _, gradient = jax.vmap(over_settings)(lanes.state.params, split.inputs[chosen], split.labels[chosen])
         now = first_tick + i
+        # A schedule counts the examples seen before the step, as a run alone does when it draws the batch. If the
+        # batch is complete in this tick, that is everything up to this tick less the batch itself.
         before_batch = (now + 1) * width - settings.batch_sizes
         rates = settings.learning_rates * programs.schedule.factor(before_batch.astype(jnp.float32))
         scheduled = settings._replace(learning_rates=rates)
         if not programs.accumulates:
             state = _update(learner, lanes.state, gradient, scheduled)
             return _averaged(programs, settings, now, lanes._replace(state=state))
+        # Ticks count from the start of training, so every lane is due when its batch size divides the examples seen.
         microbatches = now % microbatches_per_step + 1
         due = microbatches == microbatches_per_step
         summed = jax.tree.map(jnp.add, lanes.gradient, gradient)
         update = partial(_update_due, learner, due, scheduled, 1.0 / microbatches_per_step)
         norms = gradient_noise.with_norms_of(lanes.norms, summed, microbatches, microbatches_per_step)
+        # `cond` skips the optimizer in ticks in which no lane is due. Under `vmap` it would become a `where` that
+        # computes both branches, so it is placed outside, for all lanes together.
         stepped = jax.lax.cond(due.any(), update, lambda same: same, lanes._replace(gradient=summed, norms=norms))
         return _averaged(programs, settings, now, stepped)
 
@@ -208,7 +250,17 @@ def _update_due(
     weights: Float[Array, " setting"],
     lanes: Lanes,
 ) -> Lanes:
+    """Apply the optimizer in the lanes that are due, and start their next batch.
+
+    Args:
+        learner: The learner.
+        due: Lanes whose batch is complete.
+        settings: With the learning rates of this step.
+        weights: One over the microbatches of a batch, which makes a mean of the sum.
+        lanes: The lanes with their sums.
+    """
     mean = jax.tree.map(lambda total: total * _along(weights, total), lanes.gradient)
+    # All lanes compute an update, because lanes are an axis of one program; the others discard it.
     updated = _update(learner, lanes.state, mean, settings)
     state = jax.tree.map(lambda new, old: jnp.where(_along(due, new), new, old), updated, lanes.state)
     gradient = jax.tree.map(lambda total: jnp.where(_along(due, total), 0, total), lanes.gradient)
@@ -223,11 +275,12 @@ def _along(values: Shaped[Array, " setting"], leaf: Array) -> Array:
 def evaluate_lanes(
     learner: Learner, params: PyTree, split: Examples, batch_size: int = EVALUATION_BATCH_SIZE
 ) -> tuple[Int32[Array, "seed setting"], Float[Array, "seed setting"]]:
-    """How many examples of a split every lane classifies correctly, and the sum of its losses."""
+    """Return how many examples of a split every lane classifies correctly, and the sum of its losses."""
     evaluate = jax.vmap(jax.vmap(learner.evaluate, in_axes=(0, None, None)), in_axes=(0, None, None))
     size = min(batch_size, len(split.labels))
     whole = len(split.labels) // size * size
     chunks = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, size, *leaf.shape[1:]), split)
+    # Chunks are evaluated one after another: activations of all lanes on the whole split would not fit into memory.
     totals = jax.lax.map(lambda chunk: evaluate(params, *chunk), chunks)
     correct, loss = jax.tree.map(lambda total: total.sum(0), totals)
     if whole < len(split.labels):

@@ -1,52 +1,77 @@
-"""The convergence stage of one experiment: it trains every trial that is missing."""
+"""The convergence stage: search learning rates, extend the search at its edges, and confirm the best on new seeds."""
 
 from __future__ import annotations
 
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence, Set
 from functools import cached_property
+from itertools import product
+
+import msgspec
 
 from batchscale.config import plan
+from batchscale.config.plan import Tier
+from batchscale.config.vocabulary import Phase, Point
+from batchscale.measure.control.failures import FAILURES, Streak, failure_of
+from batchscale.measure.control.progress import SECONDS_PER_TIER, confirm_trials, search_trials
+from batchscale.measure.convergence import train_wave, wave
+from batchscale.measure.convergence.checkpoint import Checkpoint
 from batchscale.measure.convergence.early_stopping import Race
-from batchscale.measure.convergence.known_trials import Study
-from batchscale.measure.convergence.lane_programs import LanePrograms
-from batchscale.measure.convergence.tier_search import TierStudy
+from batchscale.measure.convergence.lane_programs import LanePrograms, trial_seconds
+from batchscale.measure.convergence.train_wave import Reporter
+from batchscale.measure.convergence.wave import (
+    Grid,
+    LaneRecord,
+    Setting,
+    Shape,
+    Wave,
+    fitting_shape,
+    search_grid,
+    waves,
+)
 from batchscale.measure.session import Session, StageRows
-from batchscale.records.row_types import Trial
+from batchscale.measure.training.optimizers import usual_options
+from batchscale.records import rate_choice
+from batchscale.records.row_types import AnyRow, Curve, Trial, TrialKey
 
 
 class Convergence:
-    """The convergence stage of a session: its trials so far, its tiers and its programs."""
+    """The convergence stage of a session.
+
+    Attributes:
+        session: The experiment, its data and its folder.
+        programs: The programs of every tier.
+        race: When losing points are stopped.
+        trials: The trials that have a verdict, each as its latest row; kept current while rows are written.
+        rows: The rows file of the stage.
+        streak: Counts waves that fail one after another.
+        trained_examples: Lane-examples that this run trained.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session, self.programs = session, LanePrograms(session)
-        self.study = Study(
-            experiment=session.experiment,
-            folder=session.folder,
-            origin=session.origin,
-            append=self._append,
-            progress=session.progress,
-            check=session.stopper.check,
-            duration=session.duration,
-            race=Race(
-                goal=session.experiment.goal,
-                budget_examples=session.duration.budget_examples,
-                validation_examples=len(session.dataset.validation_labels),
-            ),
-            memory_bytes=self.programs.memory_bytes,
-            workers=session.host.workers,
+        self.race = Race(
+            goal=session.experiment.goal,
+            budget_examples=session.duration.budget_examples,
+            validation_examples=len(session.dataset.validation_labels),
         )
-        self._rows = StageRows(session, "convergence", self.study.see)
+        self.streak, self.trained_examples = Streak(), 0
+        self.trials: dict[TrialKey, Trial] = {}
+        self.rows = StageRows(session, "convergence", self._see)
         if session.retries_failed:
-            self.study.forget_failed()
+            self.trials = {key: trial for key, trial in self.trials.items() if trial.status != "failed"}
 
     @cached_property
-    def tiers(self) -> list[TierStudy]:
-        """Every tier with its programs under its fastest lowering, which is tried where none is kept."""
-        return [self._tier_study(tier) for tier in self.programs.tiers]
+    def tiers(self) -> list[TierSearch]:
+        """Every tier under its fastest lowering, which is measured if the folder holds no choice yet."""
+        return [TierSearch(self, tier) for tier in self.programs.tiers]
 
     def plan(self) -> None:
-        """Choose lowerings where that is still to do, and plan the progress line for the trials that are missing."""
+        """Choose lowerings that are not chosen yet, and plan the progress line for the trials that are missing."""
         for tier in self.tiers:
-            tier.announce()
+            tier.plan()
 
     def run(self) -> None:
         """Train every trial that is missing.
@@ -56,17 +81,274 @@ class Convergence:
             Stopped: When a signal asked to stop.
             DeviceError: When the device keeps failing.
         """
-        with self._rows.open(self._cost):
+        with self.rows.open(self._cost):
             for tier in self.tiers:
                 tier.run()
 
-    def _append(self, trial: Trial) -> None:
-        self._rows.append(trial)
+    def of(self, phase: Phase, batch_size: int) -> list[Trial]:
+        """Return the trials of one phase and batch size that did not fail."""
+        return [
+            trial
+            for key, trial in self.trials.items()
+            if key.phase == phase and key.batch_size == batch_size and trial.status != "failed"
+        ]
+
+    def choice(self, batch_size: int, among: Set[Point] | None = None) -> rate_choice.Choice | None:
+        """Choose among the points of a batch size by its search trials.
+
+        Args:
+            batch_size: The batch size.
+            among: Points to choose from; None for all.
+
+        Returns:
+            None after a failed search trial: the best point may be the one that was not tried.
+        """
+        keys = [key for key in self.trials if key.phase == "search" and key.batch_size == batch_size]
+        if any(self.trials[key].status == "failed" for key in keys):
+            return None
+        found = [one for one in self.of("search", batch_size) if among is None or one.point in among]
+        return rate_choice.choose(found, self.session.experiment.goal, self.session.duration.budget_examples)
+
+    def missing(self, grid: Grid) -> set[TrialKey]:
+        """Return the trials of a grid that have no verdict."""
+        return {trial for trial in grid.trials if trial not in self.trials}
+
+    def rivals(self, own: Set[TrialKey]) -> dict[int, dict[Point, list[Curve]]]:
+        """Return the search curves outside a wave by batch size and point, at the batch sizes of its `own` trials."""
+        found: dict[int, dict[Point, list[Curve]]] = {}
+        for size in {key.batch_size for key in own}:
+            for trial in self.of("search", size):
+                if trial.key not in own:
+                    found.setdefault(size, {}).setdefault(trial.point, []).append(trial.curve)
+        return found
+
+    def _see(self, row: AnyRow) -> None:
+        if isinstance(row, Trial) and (row.key not in self.trials or row.supersedes(self.trials[row.key])):
+            self.trials[row.key] = row
 
     def _cost(self) -> dict[str, int]:
-        compilations = sum(one.compilations for one in self.programs.programs.values())
-        return {"compilations": compilations, "trained_examples": self.study.trained_examples}
+        return {"compilations": self.programs.compilations, "trained_examples": self.trained_examples}
 
-    def _tier_study(self, tier: plan.Tier) -> TierStudy:
-        tuned, width = self.programs.tuned(tier), self.programs.shard_width(tier)
-        return TierStudy(self.study, tier, self.programs.of(tier, tuned.lowering), tuned, width)
+
+class TierSearch:
+    """The trials of one tier: batch sizes that share programs.
+
+    Attributes:
+        stage: The stage, which knows all trials.
+        tier: Microbatch size and batch sizes.
+        tuned: The fastest lowering and its speed.
+        programs: The tier's programs under this lowering.
+    """
+
+    def __init__(self, stage: Convergence, tier: Tier) -> None:
+        self.stage, self.tier = stage, tier
+        self.tuned = stage.programs.tuned(tier)
+        self.programs = stage.programs.of(tier, self.tuned.lowering)
+        self._experiment, self._duration = stage.session.experiment, stage.session.duration
+
+    def plan(self) -> None:
+        """Plan the progress line for the trials that are missing, as far as they are known."""
+        experiment, sizes = self._experiment, self.tier.batch_sizes
+        searched = sum(len(self.stage.of("search", size)) for size in sizes)
+        self._plan("search", max(0.0, search_trials(experiment, self.tier) - searched))
+        left = [size for size in sizes if not self.stage.of("confirm", size)]
+        self._plan("confirm", confirm_trials(experiment, self.tier) * len(left) / len(sizes))
+        if left:
+            self.stage.session.progress.plan(self._item("compile"), SECONDS_PER_TIER, 1.0)
+
+    def _plan(self, phase: str, trials: float) -> None:
+        """Plan the progress line for so many trials to the epoch budget."""
+        examples = self._duration.budget_examples
+        rate = examples / trial_seconds(self._duration, self.tuned)
+        self.stage.session.progress.plan(self._item(phase), trials * examples, rate)
+
+    def _item(self, phase: str) -> str:
+        """Return the name of a phase of this tier in the progress line."""
+        return f"{phase} B={self.tier.batch_sizes[0]}..{self.tier.batch_sizes[-1]}"
+
+    def run(self) -> None:
+        """Train the missing trials of all phases: search, extensions of the search, and confirmation.
+
+        At most three training programs are compiled: for all rates, for a quarter of them, and for the confirmation.
+        Plus one program for each rejected lowering and for each shape that had to be halved to fit memory.
+        """
+        experiment = self._experiment
+        seeds, searched = plan.search_seeds(experiment), search_grid(experiment, self.tier)
+        self._run_grid("search", Grid(seeds, searched), lambda: [self.full, self.small])
+        for number in range(experiment.learning_rate.extend):
+            beyond = list(self.extensions(searched))
+            if not beyond:
+                break
+            self._run_grid(f"extension {number + 1}", Grid(seeds, beyond), lambda: [self.small])
+            searched = [*searched, *beyond]
+        claims = Grid(plan.confirmation_seeds(experiment), self.confirmations())
+        self._run_grid("confirm", claims, lambda: [self.shape(claims), self.small])
+        self.stage.session.progress.close(self._item("compile"))
+
+    @cached_property
+    def full(self) -> Shape:
+        """The shape of a shard of the search."""
+        return self.shape(Grid(plan.search_seeds(self._experiment), search_grid(self._experiment, self.tier)))
+
+    @property
+    def small(self) -> Shape:
+        """The shape into which the last lanes are compacted, and in which extensions run."""
+        return self.full[0], math.ceil(self.full[1] / 4)
+
+    def shape(self, grid: Grid) -> Shape:
+        """Return the shape of a shard of these trials."""
+        every, workers = self.stage.programs, self.stage.session.host.workers
+        return fitting_shape(self.programs, grid, every.memory_bytes, workers, every.shard_width(self.tier))
+
+    def extensions(self, searched: Sequence[Setting]) -> Iterator[Setting]:
+        """Yield the next rate beyond every edge of the grid at which a best rate is found.
+
+        Only points in `searched` are considered. A resumed run may know trials of a later extension, and so extends in
+        the same order as an uninterrupted one.
+        """
+        table = self._experiment.learning_rate
+        for size in self.tier.batch_sizes:
+            tried = {setting.point for setting in searched if setting.batch_size == size}
+            choice = self.stage.choice(size, tried)
+            if choice is None:
+                continue
+            edges = [*product(choice.upper_edges, [True]), *product(choice.lower_edges, [False])]
+            for options, upwards in edges:
+                beyond = plan.extension(table, size, rate_choice.with_options(tried, options), upwards=upwards)
+                if beyond is not None:
+                    yield Setting("search", size, beyond)
+
+    def confirmations(self) -> list[Setting]:
+        """Return the chosen points, and the fixed rate with the usual options if the experiment names one."""
+        experiment = self._experiment
+        fixed, usual = experiment.learning_rate.fixed, usual_options(experiment.workload.optimizer, experiment.searched)
+        settings = []
+        for size in self.tier.batch_sizes:
+            choice = self.stage.choice(size)
+            settings += [Setting("confirm", size, point) for point in (choice.points if choice else [])]
+            settings += [Setting("fixed", size, Point(fixed, usual))] if fixed else []
+        return settings
+
+    def _run_grid(self, phase: str, grid: Grid, shapes_of: Callable[[], list[Shape]]) -> None:
+        """Train the missing trials of a grid; trials that a failing device leaves undone become failed rows.
+
+        Args:
+            phase: Name for the progress line.
+            grid: The trials.
+            shapes_of: Returns the shapes of shards, which compiles their programs.
+
+        Raises:
+            DeviceError: when the third wave in a row fails.
+        """
+        item, missing = self._item(phase), self.stage.missing(grid)
+        self._plan(phase, len(missing))
+        if missing:
+            try:
+                shapes = self._compiled(shapes_of)
+            except FAILURES as error:
+                self._fail(item, grid, error)
+            else:
+                self._train_waves(item, grid, shapes)
+        self.stage.session.progress.close(item)
+
+    def _compiled(self, shapes_of: Callable[[], list[Shape]]) -> list[Shape]:
+        start, progress, item = time.monotonic(), self.stage.session.progress, self._item("compile")
+        shapes = shapes_of()
+        seconds = time.monotonic() - start
+        progress.plan(item, SECONDS_PER_TIER, 1.0)
+        progress.advance(item, seconds, seconds)
+        return shapes
+
+    def _train_waves(self, item: str, grid: Grid, shapes: Sequence[Shape]) -> None:
+        """Train a grid one wave after another; the trials of a wave that fails become failed rows."""
+        for part in waves(self.programs, grid, self.stage.programs.memory_bytes):
+            if not self.stage.missing(part):
+                continue
+            try:
+                self._train(item, part, shapes)
+                self.stage.streak.broken()
+            except FAILURES as error:
+                self._fail(item, part, error)
+
+    def _fail(self, item: str, grid: Grid, error: Exception) -> None:
+        """Write the missing trials of a grid as failed."""
+        failure = failure_of(error)
+        for setting, seed in product(grid.settings, grid.seeds):
+            self._write(LaneRecord(setting=setting, seed=seed, status="failed", reason=failure.message), lanes=1)
+        self.stage.streak.grown(item, failure)
+
+    def _train(self, item: str, grid: Grid, shapes: Sequence[Shape]) -> None:
+        """Train the missing trials of a wave, from its checkpoint or from the start."""
+        stage, session = self.stage, self.stage.session
+        checkpoint = Checkpoint(session.folder / "checkpoint", self._identity(grid, shapes))
+        lanes = self._started(checkpoint, grid, shapes)
+        clock = time.monotonic()
+
+        def advanced(lane_examples: int) -> None:
+            nonlocal clock
+            now = time.monotonic()
+            stage.trained_examples += lane_examples
+            session.progress.advance(item, lane_examples, now - clock, f"{lanes.alive()} lanes")
+            clock = now
+
+        reporter = Reporter(
+            finished=lambda record: self._write(record, math.prod(shapes[0])),
+            advanced=advanced,
+            check=session.stopper.check,
+            checkpoint=checkpoint,
+            workers=session.host.workers,
+        )
+        train_wave.run(lanes, reporter)
+
+    def _started(self, checkpoint: Checkpoint, grid: Grid, shapes: Sequence[Shape]) -> Wave:
+        """Return a wave as its checkpoint holds it, or a fresh one of the smallest grid with all missing trials."""
+        missing, given = self.stage.missing(grid), (self.programs, self._duration, self.stage.race)
+        lanes = wave.start(*given, grid, shapes)
+        if not checkpoint.restore(lanes, missing) and len(missing) < len(lanes.records):
+            seeds, settings = {one.seed for one in missing}, {(one.phase, one.batch_size, one.point) for one in missing}
+            rest = Grid(
+                [seed for seed in grid.seeds if seed in seeds],
+                [one for one in grid.settings if (one.phase, one.batch_size, one.point) in settings],
+            )
+            del lanes  # Memory may not hold both waves.
+            lanes = wave.start(*given, rest, shapes)
+        lanes.tests_always = self._experiment.evaluation.test == "always"
+        lanes.rivals = self.stage.rivals(set(lanes.trials))
+        return lanes
+
+    def _identity(self, grid: Grid, shapes: Sequence[Shape]) -> str:
+        """Return a hash of everything that must be the same when a checkpoint is continued."""
+        origin = self.stage.session.origin()
+        measured = [origin.fingerprint, origin.environment, self.programs.noise_parts]
+        parts = [*measured, self.tier, self.tuned.lowering, grid.seeds, grid.settings, shapes]
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+    def _write(self, record: LaneRecord, lanes: int) -> None:
+        """Write the row of a finished lane, unless its trial has a verdict.
+
+        A lane may be trained twice, if it shares a row or column of the grid with a trial that is missing.
+        """
+        setting, stage = record.setting, self.stage
+        if record.trial in stage.trials:
+            return
+        stage.rows.append(
+            Trial(
+                **msgspec.structs.asdict(stage.session.origin()),
+                phase=setting.phase,
+                batch_size=setting.batch_size,
+                learning_rate=setting.point.learning_rate,
+                options=dict(setting.point.options),
+                seed=record.seed,
+                status=record.status or "ok",
+                reason=record.reason,
+                train_examples=len(self.programs.train_split.labels),
+                validation_examples=len(self.programs.validation_split.labels),
+                steps=record.steps,
+                curve=record.curve,
+                test_accuracy=record.test_accuracy,
+                microbatch_size=self.tier.microbatch_size,
+                lanes=lanes,
+                lowering=self.tuned.lowering,
+                noise=record.noise if record.noise and record.noise.examples else None,
+            )
+        )

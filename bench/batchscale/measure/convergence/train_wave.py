@@ -1,115 +1,160 @@
-"""A wave of lanes from first step to last row: train, evaluate, retire, compact, checkpoint."""
+"""Train a wave from its first step to its last row: train, evaluate, close lanes, compact shards, save a checkpoint."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event
-from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Int32
 
-from batchscale.config.vocabulary import Point
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence.checkpoint import Checkpoint
 from batchscale.measure.convergence.early_stopping import losers
-from batchscale.measure.convergence.lanes import Programs, Scores
-from batchscale.measure.convergence.wave import LaneRecord, Reading, Shape, Shard, Wave
+from batchscale.measure.convergence.lanes import Programs
+from batchscale.measure.convergence.wave import LaneRecord, Reading, Shard, Wave
 from batchscale.measure.data import example_order
 from batchscale.records.rate_choice import crossing
-from batchscale.records.row_types import LARGEST_AMOUNT, Curve
+from batchscale.records.row_types import LARGEST_AMOUNT
 
 CHECKPOINT_SECONDS = 30.0
-STRETCH_SECONDS = 5.0
-"""A wave trains about so long, or to its next evaluation, before it hears that a stop was asked for."""
-FIRST_STRETCHES_PER_SEGMENT = 8
-"""The first stretch is such a part of a segment: how many seconds a tick takes is not known before it."""
+CHECK_SECONDS = 5.0
+"""A wave trains for about this long, or to its next evaluation, before it looks for a request to stop."""
+FIRST_CHECKS_PER_CALL = 8
+"""Before the speed of a tick is known, a wave trains for this part of a program call."""
 BUSY_SHARE = 0.95
-"""Of the workers' time, at the least."""
+"""Share of the workers' time in which they must have a shard to train."""
 
 
 @dataclass(frozen=True)
 class Reporter:
-    """Where a wave reports, and how it is run: `shapes` are those it may be compacted into.
+    """Callbacks and settings of a training wave that change no curve.
 
-    `rivals` holds, by batch size and point, the curves of earlier waves that its lanes race against.
+    Attributes:
+        finished: Called once for every lane that has its verdict.
+        advanced: Called with the lane-examples trained since the last call.
+        check: Raises Stopped if a stop was asked for.
+        checkpoint: Where the state is saved.
+        workers: Threads that train shards.
+        check_seconds: See CHECK_SECONDS.
     """
 
     finished: Callable[[LaneRecord], None]
     advanced: Callable[[int], None]
     check: Callable[[], None]
     checkpoint: Checkpoint
-    shapes: Sequence[Shape]
     workers: int = 1
-    tests_always: bool = False
-    stretch_seconds: float = STRETCH_SECONDS
-    rivals: Mapping[int, Mapping[Point, Sequence[Curve]]] = field(default_factory=dict)
+    check_seconds: float = CHECK_SECONDS
 
 
-class Readings(NamedTuple):
-    """An evaluation of all lanes of a shard; None is what was not asked for."""
+@dataclass(frozen=True)
+class Workers:
+    """Threads that train and evaluate the shards of a wave.
 
-    accuracy: Scores
-    loss: Scores
-    test_accuracy: Scores | None
-    ema_accuracy: Scores | None
-    norms: Float[np.ndarray, "seed setting part"] | None
+    Shards share nothing. One XLA program of many small products keeps one core busy, so as many programs as cores run
+    next to each other.
 
-    def of(self, row: int, column: int) -> Reading:
-        """What it read of one lane."""
-        place = (row, column)
-        return Reading(
-            float(self.accuracy[place]),
-            float(self.loss[place]),
-            None if self.test_accuracy is None else float(self.test_accuracy[place]),
-            None if self.ema_accuracy is None else float(self.ema_accuracy[place]),
-            None if self.norms is None else self.norms[place],
-        )
+    Attributes:
+        pool: The threads.
+        count: How many there are.
+        stop: Set to end training after the calls in progress.
+    """
+
+    pool: ThreadPoolExecutor
+    count: int
+    stop: Event = field(default_factory=Event)
+
+    @classmethod
+    @contextmanager
+    def started(cls, count: int) -> Iterator[Workers]:
+        """Start threads, which end with the context, however it is left."""
+        with ThreadPoolExecutor(count) as pool:
+            workers = cls(pool, count)
+            try:
+                yield workers
+            finally:
+                workers.stop.set()
+
+    def train(self, wave: Wave, shards: Sequence[Shard], last: int) -> None:
+        """Train shards from the wave's tick to tick `last`.
+
+        Workers take turns with the shards in a queue. If whole shards would leave a worker waiting, a turn is a part of
+        the ticks: of three shards, two workers take halves.
+
+        Raises:
+            InterruptedError: when the workers were stopped.
+        """
+        turns = turns_per_shard(len(shards), self.count)
+        ticks_per_turn = max(1, min(math.ceil((last - wave.tick) / turns), wave.programs.ticks_per_call))
+        queue = deque((shard, wave.tick) for shard in shards if wave.tick < last)
+
+        def take_turns() -> None:
+            while True:
+                # Not `while queue`: another worker may take the last shard in between.
+                try:
+                    shard, first = queue.popleft()
+                except IndexError:
+                    return
+                if self.stop.is_set():
+                    raise InterruptedError
+                ticks = min(last - first, ticks_per_turn)
+                _train(wave, shard, first, ticks)
+                # Back into the queue only when its turn is over: a shard is never with two workers.
+                if first + ticks < last:
+                    queue.append((shard, first + ticks))
+
+        for worker in [self.pool.submit(take_turns) for _ in range(self.count)]:
+            worker.result()
+
+
+def turns_per_shard(shards: int, workers: int) -> int:
+    """Return the fewest equal turns per shard with which workers that take turns are kept busy."""
+    for turns in range(1, workers):
+        if turns * shards >= BUSY_SHARE * workers * math.ceil(turns * shards / workers):
+            return turns
+    return workers
 
 
 def run(wave: Wave, reporter: Reporter) -> None:
-    """Train a wave until every lane has its verdict; each is reported as it falls.
+    """Train a wave until every lane has its verdict; each verdict is reported when it falls.
 
-    Shards share nothing, so `workers` threads advance them side by side: one XLA program of many small products
-    keeps one core busy, and two programs keep two.
+    Raises:
+        Stopped: when a stop was asked for; the checkpoint then holds the wave.
     """
-    saved, stop = time.monotonic(), Event()
-    ticks = math.ceil(wave.programs.longest_segment / FIRST_STRETCHES_PER_SEGMENT)
-    with ThreadPoolExecutor(reporter.workers) as pool:
-        crew = Crew(pool, reporter.workers, stop)
-        try:
-            while wave.evaluation < len(wave.duration.evaluations) and wave.alive():
-                ticks = _stretch(wave, reporter, crew, ticks)
-                if wave.tick == wave.tick_of(wave.evaluation):
-                    _evaluate(wave, reporter, pool)
-                saved = _save(wave, reporter, saved)
-        finally:
-            stop.set()
+    saved = time.monotonic()
+    ticks = math.ceil(wave.programs.ticks_per_call / FIRST_CHECKS_PER_CALL)
+    with Workers.started(reporter.workers) as workers:
+        while wave.evaluation < len(wave.duration.evaluations) and wave.alive():
+            ticks = _advance(wave, reporter, workers, ticks)
+            if wave.tick == wave.tick_of(wave.evaluation):
+                _evaluate(wave, reporter, workers)
+            saved = _save(wave, reporter, saved)
     reporter.checkpoint.discard()
 
 
-def _stretch(wave: Wave, reporter: Reporter, crew: Crew, ticks: int) -> int:
-    """Train so many ticks, or to the next evaluation; how many the next stretch should have, at the speed measured."""
+def _advance(wave: Wave, reporter: Reporter, workers: Workers, ticks: int) -> int:
+    """Train for `ticks`, or to the next evaluation; return the ticks until the next check, at the measured speed."""
     first, start = wave.tick, time.monotonic()
     last = min(first + ticks, wave.tick_of(wave.evaluation))
     if last == first:
         return ticks
-    train(wave, wave.living(), last, crew)
+    workers.train(wave, wave.living(), last)
     wave.tick = last
     reporter.advanced(wave.alive() * (last - first) * wave.programs.microbatch_size)
-    return max(1, int((last - first) * reporter.stretch_seconds / (time.monotonic() - start)))
+    return max(1, int((last - first) * reporter.check_seconds / (time.monotonic() - start)))
 
 
 def _save(wave: Wave, reporter: Reporter, saved: float) -> float:
-    """Checkpoint when it is time or when a stop was asked for; the time of the last one.
+    """Save a checkpoint if it is time or if a stop was asked for; return the time of the last one.
 
-    A wave whose last lane has its verdict is over: nothing is left to save, and nothing to stop.
+    A wave whose last lane has its verdict is over: nothing is left to save or to stop.
     """
     if not wave.alive():
         return saved
@@ -124,87 +169,31 @@ def _save(wave: Wave, reporter: Reporter, saved: float) -> float:
     return time.monotonic()
 
 
-def _evaluate(wave: Wave, reporter: Reporter, pool: ThreadPoolExecutor) -> None:
-    """Read every lane at the evaluation point it has come to, and let go of those that have their verdict."""
-    point, living = wave.duration.evaluations[wave.evaluation], wave.living()
-    tests = _is_tested(wave, point, reporter)
-    readings = list(pool.map(lambda shard: _read(wave.programs, shard, tests=tests), living))
+def _evaluate(wave: Wave, reporter: Reporter, workers: Workers) -> None:
+    """Evaluate every lane, report those that have their verdict, and compact the shards."""
+    examples, living = wave.duration.evaluations[wave.evaluation], wave.living()
+    tests = _is_tested(wave, examples)
+    readings = list(workers.pool.map(lambda shard: _read(wave.programs, shard, tests=tests), living))
     for shard, one in zip(living, readings, strict=True):
-        _record(wave, shard, point, one, always=reporter.tests_always)
+        _record(wave, shard, examples, one)
     wave.evaluation += 1
-    _retire(wave, point)
-    _stop_losers(wave, point, reporter)
+    _retire(wave, examples)
+    _stop_losers(wave, examples)
     _report(wave, reporter)
     for shard in wave.shards:
-        shard.compact(wave.records, reporter.shapes)
+        shard.compact(wave.records, wave.shapes)
 
 
-def _is_tested(wave: Wave, point: int, reporter: Reporter) -> bool:
+def _is_tested(wave: Wave, examples: int) -> bool:
+    """True if the test split is read; search trials only choose, so it is never read for them alone."""
     claims = any(record.setting.phase != "search" for record in wave.records)
-    return claims and (reporter.tests_always or point == wave.duration.budget_examples)
-
-
-class Crew(NamedTuple):
-    """Who trains: `workers` threads of a pool, until `stop` is set."""
-
-    pool: ThreadPoolExecutor
-    workers: int
-    stop: Event
-
-
-def train(wave: Wave, shards: Sequence[Shard], last: int, crew: Crew) -> None:
-    """Train shards from the wave's tick to tick `last`, in pieces that workers take in turn.
-
-    Shards are cut where whole ones would leave a worker waiting: of three, two workers take halves.
-
-    Raises:
-        InterruptedError: when the crew was stopped.
-    """
-    cuts = pieces_per_shard(len(shards), crew.workers)
-    piece = max(1, min(math.ceil((last - wave.tick) / cuts), wave.programs.longest_segment))
-    line = deque((shard, wave.tick) for shard in shards if wave.tick < last)
-
-    def take_turns() -> None:
-        while True:
-            try:
-                shard, first = line.popleft()
-            except IndexError:
-                return
-            if crew.stop.is_set():
-                raise InterruptedError
-            ticks = min(last - first, piece)
-            _train(wave, shard, first, ticks)
-            if first + ticks < last:
-                line.append((shard, first + ticks))
-
-    for turn in [crew.pool.submit(take_turns) for _ in range(crew.workers)]:
-        turn.result()
-
-
-def pieces_per_shard(shards: int, workers: int) -> int:
-    """The fewest equal pieces to cut each shard into, so that workers which take them in turn are kept busy."""
-    for cuts in range(1, workers):
-        pieces = cuts * shards
-        if pieces >= BUSY_SHARE * workers * math.ceil(pieces / workers):
-            return cuts
-    return workers
+    return claims and (wave.tests_always or examples == wave.duration.budget_examples)
 
 
 def _train(wave: Wave, shard: Shard, first: int, ticks: int) -> None:
     order = _order(wave, shard, first, ticks)
+    # Blocked on, so that a worker's turn ends when the work does: time per tick and the queue depend on it.
     shard.lanes = jax.block_until_ready(wave.programs.train(shard.lanes, shard.values, order, first))
-
-
-def _read(programs: Programs, shard: Shard, *, tests: bool) -> Readings:
-    params, averages = shard.lanes.state.params, programs.averaging_examples is not None
-    accuracy, loss = programs.evaluate(params, programs.validation_split)
-    return Readings(
-        accuracy,
-        loss,
-        test_accuracy=programs.evaluate(params, programs.test_split)[0] if tests else None,
-        ema_accuracy=programs.evaluate(shard.lanes.average, programs.validation_split)[0] if averages else None,
-        norms=shard.read_norms(),
-    )
 
 
 def _order(wave: Wave, shard: Shard, tick: int, ticks: int) -> Int32[np.ndarray, "seed tick microbatch"]:
@@ -213,31 +202,43 @@ def _order(wave: Wave, shard: Shard, tick: int, ticks: int) -> Int32[np.ndarray,
     return np.stack(rows).reshape(len(rows), ticks, width)
 
 
-def _record(wave: Wave, shard: Shard, point: int, readings: Readings, *, always: bool) -> None:
+def _read(programs: Programs, shard: Shard, *, tests: bool) -> Reading:
+    params, averages = shard.lanes.state.params, programs.averaging_examples is not None
+    accuracy, loss = programs.evaluate(params, programs.validation_split)
+    return Reading(
+        accuracy,
+        loss,
+        test_accuracy=programs.evaluate(params, programs.test_split)[0] if tests else None,
+        ema_accuracy=programs.evaluate(shard.lanes.average, programs.validation_split)[0] if averages else None,
+        norms=shard.read_norms(),
+    )
+
+
+def _record(wave: Wave, shard: Shard, examples: int, readings: Reading) -> None:
     for row, column, record in shard.alive(wave.records):
-        reading = readings.of(row, column)
-        record.record(point, reading if always else reading._replace(test_accuracy=None))
-        if point == wave.duration.budget_examples and record.steps:
-            record.test_accuracy = reading.test_accuracy
+        reading = readings.lane(row, column)
+        record.record(examples, reading if wave.tests_always else reading._replace(test_accuracy=None))
+        if examples == wave.duration.budget_examples and record.steps:
+            record.test_accuracy = None if reading.test_accuracy is None else float(reading.test_accuracy)
         if not reading.loss <= LARGEST_AMOUNT:
-            record.finish("diverged", f"the validation loss was {reading.loss} after {point} examples")
+            record.finish("diverged", f"the validation loss was {float(reading.loss)} after {examples} examples")
 
 
-def _retire(wave: Wave, point: int) -> None:
-    """Lanes that reached the target train to the epoch budget, the others to the longest one."""
-    if point < wave.duration.budget_examples:
+def _retire(wave: Wave, examples: int) -> None:
+    """Close lanes at their end: the epoch budget if they reached the target by then, else the longest budget."""
+    if examples < wave.duration.budget_examples:
         return
     for record in wave.records:
-        if point >= wave.duration.max_examples or crossing(record.curve, wave.race.goal):
+        if examples >= wave.duration.max_examples or crossing(record.curve, wave.race.goal):
             record.finish("ok")
 
 
-def _stop_losers(wave: Wave, examples: int, reporter: Reporter) -> None:
-    """Stop search lanes that cannot win; lanes of other phases are claims and run to their end."""
+def _stop_losers(wave: Wave, examples: int) -> None:
+    """Stop search lanes that cannot win. Lanes of other phases support claims and train to their end."""
     searching = [record for record in wave.records if record.setting.phase == "search"]
     for batch_size in {record.setting.batch_size for record in searching}:
         group = [record for record in searching if record.setting.batch_size == batch_size]
-        curves = {point: list(known) for point, known in reporter.rivals.get(batch_size, {}).items()}
+        curves = {point: list(known) for point, known in wave.rivals.get(batch_size, {}).items()}
         for record in group:
             curves.setdefault(record.setting.point, []).append(record.curve)
         stopped = losers(wave.race, curves, examples)

@@ -1,4 +1,9 @@
-"""Lanes that advance together, and what is known of each."""
+"""A wave: the trials that train at the same time, cut into shards, and the records of their lanes.
+
+A grid of trials (seeds x settings) is cut twice. Memory decides how many trials form a *wave*; waves train one after
+another. Cores decide how many lanes form a *shard*, which is one call of a program; the shards of a wave train next to
+each other. A shard is a full rectangle [seed, setting]. Where trials do not fill it, lanes are repeated and ignored.
+"""
 
 from __future__ import annotations
 
@@ -20,41 +25,134 @@ from batchscale.config.vocabulary import Phase, Point
 from batchscale.measure.convergence.early_stopping import Race
 from batchscale.measure.convergence.lanes import Lanes, Programs, Settings
 from batchscale.measure.training import gradient_noise
-from batchscale.records.row_types import LARGEST_AMOUNT, Curve, NoiseEstimate, TrialStatus
+from batchscale.records.row_types import LARGEST_AMOUNT, Curve, NoiseEstimate, TrialKey, TrialStatus
 
 Shape = tuple[int, int]
+"""How many seeds and settings a program call holds."""
 WORTH_COMPACTING = 0.7
+"""A shard moves into a smaller shape that has at most this share of its lanes."""
+SHARE_OF_MEMORY = 0.8
+"""Share of the free memory that a wave and its programs may use."""
+SHARE_OF_LANES = 0.5
+"""Share of a wave's memory that its lanes may hold; the rest is for computing."""
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """What the lanes of one column share."""
+    """The part of a trial's identity that the lanes of one column share: everything but the seed."""
 
     phase: Phase
     batch_size: int
     point: Point
 
+    def trial(self, seed: int) -> TrialKey:
+        """Return the trial of this setting with a seed."""
+        return TrialKey(self.phase, self.batch_size, self.point, seed)
+
 
 def search_grid(experiment: Experiment, tier: plan.Tier) -> list[Setting]:
-    """Every batch size of a tier at every point of its grid."""
+    """Return every batch size of a tier at every point of its grid."""
     return [Setting("search", size, point) for size in tier.batch_sizes for point in plan.points(experiment, size)]
 
 
-Grid = tuple[Sequence[int], Sequence[Setting]]
-"""Trials: every seed with every setting."""
+class Grid(NamedTuple):
+    """Trials: every seed with every setting."""
+
+    seeds: Sequence[int]
+    settings: Sequence[Setting]
+
+    @property
+    def trials(self) -> list[TrialKey]:
+        """Every trial of the grid."""
+        return [setting.trial(seed) for setting in self.settings for seed in self.seeds]
+
+    def cut(self, shape: Shape) -> Iterator[Grid]:
+        """Cut the grid into grids of at most `shape` seeds and settings."""
+        rows, columns = shape
+        for row in range(0, len(self.seeds), rows):
+            for column in range(0, len(self.settings), columns):
+                yield Grid(self.seeds[row : row + rows], self.settings[column : column + columns])
+
+
+def steady_bytes(free_bytes: int) -> int:
+    """Round free memory down to a power of two, so that a run and its resumption cut a grid into the same waves.
+
+    The cut decides which trials race against each other in time, and so where losing points stop.
+    """
+    return 1 << (free_bytes.bit_length() - 1) if free_bytes > 0 else 0
+
+
+def waves(programs: Programs, grid: Grid, memory_bytes: int) -> Iterator[Grid]:
+    """Cut a grid into waves of about as many trials as memory can hold at the same time."""
+    most = max(1, int(memory_bytes * SHARE_OF_MEMORY * SHARE_OF_LANES) // programs.lane_bytes)
+    rows = min(len(grid.seeds), most)
+    return grid.cut((rows, max(1, most // rows)))
+
+
+def fitting_shape(programs: Programs, grid: Grid, memory_bytes: int, workers: int, widest: int | None) -> Shape:
+    """Return the shape of a grid's shards: one program per worker must fit next to all other lanes of the wave.
+
+    Args:
+        programs: Of the tier.
+        grid: The trials.
+        memory_bytes: Memory for a wave and its programs.
+        workers: How many programs run at the same time.
+        widest: See `shard_shape`.
+    """
+    seeds, settings = map(len, next(waves(programs, grid, memory_bytes)))
+    each = int(memory_bytes * SHARE_OF_MEMORY / workers)
+    return programs.fit(shard_shape(seeds, settings, workers, widest), each, math.ceil(seeds * settings / workers))
+
+
+def shard_shape(seeds: int, settings: int, workers: int, widest: int | None) -> Shape:
+    """Return how many seeds and settings one program call holds.
+
+    Args:
+        seeds: Seeds of the wave.
+        settings: Settings of the wave.
+        workers: At least so many shards are made, if there are lanes enough.
+        widest: Most settings of a shard, which then has one seed; None for one shard of all lanes.
+    """
+    if widest is None:
+        return seeds, settings
+    widest = max(1, min(widest, settings // math.ceil(workers / seeds)))
+    return 1, math.ceil(settings / math.ceil(settings / widest))
 
 
 class Reading(NamedTuple):
-    """One evaluation of a lane; None is what was not asked for."""
+    """One evaluation, of a single lane or of all lanes of a shard [seed, setting].
 
-    accuracy: float
-    loss: float
-    test_accuracy: float | None = None
-    ema_accuracy: float | None = None
-    norms: Float[np.ndarray, " part"] | None = None
+    Attributes:
+        accuracy: On the validation split.
+        loss: Mean loss on the validation split.
+        test_accuracy: On the test split; None if it was not asked for.
+        ema_accuracy: Validation accuracy of the averaged parameters; None if no average is kept.
+        norms: Squared gradient norms summed since the last reading, by part of the batch; None if not recorded.
+    """
+
+    accuracy: Float[np.ndarray, "*lanes"] | float
+    loss: Float[np.ndarray, "*lanes"] | float
+    test_accuracy: Float[np.ndarray, "*lanes"] | float | None = None
+    ema_accuracy: Float[np.ndarray, "*lanes"] | float | None = None
+    norms: Float[np.ndarray, "*lanes part"] | None = None
+
+    def lane(self, row: int, column: int) -> Reading:
+        """Return the reading of one lane of a shard."""
+        return jax.tree.map(lambda scores: scores[row, column], self)
 
 
 class LaneRecord(msgspec.Struct, kw_only=True):
-    """What is known so far of one lane; `status` is None while it trains."""
+    """The results of one lane so far.
+
+    Attributes:
+        setting: Phase, batch size and point.
+        seed: The seed.
+        status: None as long as the lane trains.
+        reason: Why it ended, unless it simply reached its end.
+        test_accuracy: At the end of the epoch budget.
+        reported: True once the row was written.
+        curve: The evaluations.
+        noise: Gradient noise; None if the batch is one microbatch, which gives no estimate.
+    """
 
     setting: Setting
     seed: int
@@ -68,22 +166,28 @@ class LaneRecord(msgspec.Struct, kw_only=True):
     noise: NoiseEstimate | None = None
 
     @property
+    def trial(self) -> TrialKey:
+        """Which trial the lane is."""
+        return self.setting.trial(self.seed)
+
+    @property
     def steps(self) -> int:
-        """Updates at the last evaluation."""
+        """Optimizer updates at the last evaluation."""
         return self.curve.steps[-1] if self.curve.steps else 0
 
-    def record(self, point: int, reading: Reading) -> None:
-        """Add the evaluation after `point` examples, unless no update came since the last one."""
-        steps = point // self.setting.batch_size
+    def record(self, examples: int, reading: Reading) -> None:
+        """Add the evaluation after `examples` examples, unless there was no update since the last one."""
+        steps = examples // self.setting.batch_size
         if steps == self.steps:
             return
-        curve, examples = self.curve, steps * self.setting.batch_size
+        # The parameters evaluated are those after the last complete batch.
+        curve, updated_at = self.curve, steps * self.setting.batch_size
         if self.noise is not None and reading.norms is not None:
-            self.noise = gradient_noise.extended(self.noise, examples, reading.norms, steps - self.steps)
-        curve.examples.append(examples)
+            self.noise = gradient_noise.extended(self.noise, updated_at, reading.norms, steps - self.steps)
+        curve.examples.append(updated_at)
         curve.steps.append(steps)
-        curve.accuracy.append(reading.accuracy)
-        curve.loss.append(reading.loss if reading.loss <= LARGEST_AMOUNT else None)
+        curve.accuracy.append(float(reading.accuracy))
+        curve.loss.append(float(reading.loss) if reading.loss <= LARGEST_AMOUNT else None)
         self.curve = msgspec.structs.replace(
             curve,
             test_accuracy=_longer(curve.test_accuracy, reading.test_accuracy),
@@ -91,21 +195,27 @@ class LaneRecord(msgspec.Struct, kw_only=True):
         )
 
     def finish(self, status: TrialStatus, reason: str | None = None) -> None:
-        """Close the record; the first verdict stands."""
+        """Close the record; the first verdict stays."""
         if self.status is None:
             self.status, self.reason = status, reason
 
 
-def _longer(known: list[float] | None, value: float | None) -> list[float] | None:
-    return known if value is None else [*(known or []), value]
+def _longer(known: list[float] | None, value: np.ndarray | float | None) -> list[float] | None:
+    return known if value is None else [*(known or []), float(value)]
 
 
 class Layout(msgspec.Struct):
-    """Which lanes a shard holds: `places[row][column]` numbers a record, None is filled and ignored."""
+    """Which trials the lanes of a shard are.
+
+    Attributes:
+        seeds: Seed of each row.
+        settings: Setting of each column.
+        numbers: For every row and column the number of the lane's record; None for a lane that only fills the shard.
+    """
 
     seeds: list[int]
     settings: list[Setting]
-    places: list[list[int | None]]
+    numbers: list[list[int | None]] = msgspec.field(name="places")
 
     @property
     def size(self) -> int:
@@ -115,7 +225,13 @@ class Layout(msgspec.Struct):
 
 @dataclass
 class Shard:
-    """The lanes of one program call, [seed, setting], and the values of their settings as arrays."""
+    """The lanes of one program call.
+
+    Attributes:
+        layout: Which trials they are.
+        lanes: Their state.
+        values: Their settings as arrays.
+    """
 
     layout: Layout
     lanes: Lanes
@@ -125,22 +241,26 @@ class Shard:
         self.values = device_settings(self.layout.settings)
 
     def alive(self, records: Sequence[LaneRecord]) -> list[tuple[int, int, LaneRecord]]:
-        """Row, column and record of every lane that still trains."""
+        """Return row, column and record of every lane that still trains."""
         return [
             (row, column, records[number])
-            for row, line in enumerate(self.layout.places)
+            for row, line in enumerate(self.layout.numbers)
             for column, number in enumerate(line)
             if number is not None and records[number].status is None
         ]
 
     def read_norms(self) -> Float[np.ndarray, "seed setting part"] | None:
-        """Squared gradient norms summed since the last reading; None where they are not."""
+        """Return the squared gradient norms summed since the last reading, and start again; None without norms."""
         found, rest = gradient_noise.read(self.lanes.norms)
         self.lanes = self.lanes._replace(norms=rest)
         return found
 
     def compact(self, records: Sequence[LaneRecord], shapes: Sequence[Shape]) -> None:
-        """Move the lanes that still train into the smallest of `shapes`, where that is much smaller than now."""
+        """Move the lanes that still train into the smallest of `shapes`, if it is much smaller than the shard.
+
+        Only a few shapes are allowed, because each needs a compiled program. Rows and columns are kept whole: a lane
+        that ended goes with its row or column only.
+        """
         alive = self.alive(records)
         rows, columns = sorted({row for row, *_ in alive}), sorted({column for _, column, _ in alive})
         fitting = [shape for shape in shapes if shape[0] >= len(rows) and shape[1] >= len(columns)]
@@ -150,59 +270,73 @@ class Shard:
         all_rows, all_columns = filled(rows, smallest[0]), filled(columns, smallest[1])
         take = jnp.ix_(jnp.asarray(all_rows), jnp.asarray(all_columns))
         self.lanes = jax.tree.map(lambda leaf: leaf[take], self.lanes)
+        # Repeated rows and columns have no number: only the first copy of a lane is recorded.
         self.layout = Layout(
             [self.layout.seeds[row] for row in all_rows],
             [self.layout.settings[column] for column in all_columns],
-            grid(smallest, {(rows.index(i), columns.index(j)): self.layout.places[i][j] for i, j, _ in alive}),
+            rectangle(smallest, {(rows.index(i), columns.index(j)): self.layout.numbers[i][j] for i, j, _ in alive}),
         )
         self.values = device_settings(self.layout.settings)
 
 
 @dataclass
 class Wave:
-    """Shards advanced side by side to the same evaluation points."""
+    """Shards that are trained to the same evaluations, with everything that decides their curves.
+
+    Attributes:
+        programs: Programs of the tier.
+        duration: Where trials are evaluated and end.
+        race: When losing points are stopped.
+        records: One record per trial.
+        shards: The lanes.
+        shapes: Shapes of shards for which programs exist; the first one is the shape at the start.
+        tests_always: True if the test split is read at every evaluation, not only at the end of the epoch budget.
+        rivals: Search curves of trials outside the wave, by batch size and point: lanes race against them as well.
+        tick: Ticks trained so far.
+        evaluation: Evaluations made so far.
+    """
 
     programs: Programs
     duration: Duration
     race: Race
     records: list[LaneRecord]
     shards: list[Shard]
+    shapes: Sequence[Shape]
+    tests_always: bool = False
+    rivals: Mapping[int, Mapping[Point, Sequence[Curve]]] = field(default_factory=dict)
     tick: int = 0
     evaluation: int = 0
 
+    @property
+    def trials(self) -> list[TrialKey]:
+        """The trials of the wave, in the order of their records."""
+        return [record.trial for record in self.records]
+
     def alive(self) -> int:
-        """Lanes that still train."""
+        """Return the number of lanes that still train."""
         return sum(record.status is None for record in self.records)
 
     def living(self) -> list[Shard]:
-        """Shards with lanes that still train."""
+        """Return the shards with lanes that still train."""
         return [shard for shard in self.shards if shard.alive(self.records)]
 
     def tick_of(self, evaluation: int) -> int:
-        """The tick at which an evaluation is due."""
+        """Return the tick after which an evaluation is made."""
         return self.duration.evaluations[evaluation] // self.programs.microbatch_size
 
 
-def cut(trials: Grid, shape: Shape) -> Iterator[Grid]:
-    """A grid of trials in pieces of at most so many seeds and settings."""
-    (seeds, settings), (rows, columns) = trials, shape
-    for row in range(0, len(seeds), rows):
-        for column in range(0, len(settings), columns):
-            yield seeds[row : row + rows], settings[column : column + columns]
-
-
 def filled(items: Sequence, length: int) -> list:
-    """Repeat the first item until there are `length`; the copies are ignored."""
+    """Repeat the first item until there are `length`."""
     return [*items, *[items[0]] * (length - len(items))]
 
 
-def grid(shape: Shape, known: Mapping[tuple[int, int], int | None]) -> list[list[int | None]]:
-    """Record numbers by place, None elsewhere."""
+def rectangle(shape: Shape, known: Mapping[tuple[int, int], int | None]) -> list[list[int | None]]:
+    """Arrange numbers by row and column; None where there is none."""
     return [[known.get((row, column)) for column in range(shape[1])] for row in range(shape[0])]
 
 
 def device_settings(settings: Sequence[Setting]) -> Settings:
-    """The values of settings, which all sweep the same options, as arrays."""
+    """Return the values of settings, all of which search the same options, as arrays."""
     each = [dict(one.point.options) for one in settings]
     return Settings(
         jnp.asarray([one.batch_size for one in settings], jnp.int32),
@@ -211,31 +345,25 @@ def device_settings(settings: Sequence[Setting]) -> Settings:
     )
 
 
-def start(
-    programs: Programs,
-    duration: Duration,
-    race: Race,
-    seeds: Sequence[int],
-    settings: Sequence[Setting],
-    shape: Shape,
-) -> Wave:
-    """A fresh wave over all seeds and settings, cut into shards of `shape`."""
-    records = [LaneRecord(setting=setting, seed=seed) for seed in seeds for setting in settings]
+def start(programs: Programs, duration: Duration, race: Race, grid: Grid, shapes: Sequence[Shape]) -> Wave:
+    """Return a fresh wave of all trials of a grid, cut into shards of the first of `shapes`."""
+    shape = shapes[0]
+    records = [LaneRecord(setting=setting, seed=seed) for seed in grid.seeds for setting in grid.settings]
     for record in records:
         record.noise = gradient_noise.no_estimate(programs.microbatch_size, record.setting.batch_size)
-    numbers = {(record.seed, record.setting): number for number, record in enumerate(records)}
+    numbers = {record.trial: number for number, record in enumerate(records)}
     layouts = []
-    for some_seeds, some in cut((seeds, settings), shape):
-        places = {
-            (row, column): numbers[seed, setting]
-            for row, seed in enumerate(some_seeds)
-            for column, setting in enumerate(some)
+    for part in grid.cut(shape):
+        known = {
+            (row, column): numbers[setting.trial(seed)]
+            for row, seed in enumerate(part.seeds)
+            for column, setting in enumerate(part.settings)
         }
-        layouts.append(Layout(filled(some_seeds, shape[0]), filled(some, shape[1]), grid(shape, places)))
+        layouts.append(Layout(filled(part.seeds, shape[0]), filled(part.settings, shape[1]), rectangle(shape, known)))
     shards = [Shard(one, first_lanes(programs, one)) for one in layouts]
-    return Wave(programs, duration, race, records, shards)
+    return Wave(programs, duration, race, records, shards, shapes)
 
 
 def first_lanes(programs: Programs, layout: Layout) -> Lanes:
-    """Fresh lanes of a layout."""
+    """Return fresh lanes of a layout."""
     return programs.initialise(np.asarray(layout.seeds, np.int32), device_settings(layout.settings))

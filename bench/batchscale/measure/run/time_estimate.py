@@ -20,7 +20,7 @@ from batchscale.measure.control.progress import (
     search_trials,
     timing_seconds,
 )
-from batchscale.measure.convergence.tuning import trial_seconds
+from batchscale.measure.convergence.lane_programs import trial_seconds
 from batchscale.measure.device.tuning_file import Tuned
 
 

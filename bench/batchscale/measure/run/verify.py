@@ -71,7 +71,7 @@ def verify(folder: Path, recommended: int, reported: Mapping[int, Reported]) -> 
     experiment = results_folder.read_experiment(folder)
     session = Session(experiment, datasets.load(experiment.workload.dataset), Host.describe(), folder)
     session.prepare_folder()
-    trials = Convergence(session).study.trials.values()
+    trials = Convergence(session).trials.values()
     found = {size: find_case(session, trials, size, one) for size, one in reported.items()}
     cases = {size: case for size, case in found.items() if case is not None}
     if recommended not in cases:
