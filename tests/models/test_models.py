@@ -1,4 +1,4 @@
-"""Models: every lowering is the same function, no example sees another, and precision is what the row says."""
+"""Models: every lowering is the same function, no example sees another, and precision is as asked for."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def inputs_and_labels():
     return split.inputs[:BATCH], split.labels[:BATCH]
 
 
-def test_the_workbench_knows_every_model():
+def test_every_model_is_tested():
     assert sorted(MODEL_OPTIONS) == model_names()
 
 
@@ -74,7 +74,7 @@ def _products(jaxpr):
 
 @pytest.mark.parametrize("name", LOWERINGS)
 def test_a_pool_of_equal_values_gives_its_gradient_to_the_first(name):
-    """As XLA's own window reduction does; the first place of a window stands at even rows and columns."""
+    """As in XLA's own window reduction; the first place of a window is at an even row and column."""
     lowering, images = LOWERINGS[name], jax.random.uniform(jax.random.key(0), (2, 9, 9, 1))
     gradient = jax.jit(jax.grad(lambda kernel: lowering.pool_images(lowering.enter(images), kernel).sum()))
     found, images = gradient(jnp.zeros((4, 3 * 3))), np.asarray(images)

@@ -21,7 +21,7 @@ def without_training(monkeypatch, run):
     monkeypatch.setattr(wave, "first_lanes", lambda *_: Lanes(TrainState((), ()), ()))
 
 
-def pretend(worth, stop_after=None, trained=None):
+def made_up(worth, stop_after=None, trained=None):
     """A `train_wave.run` that trains nothing: the higher the worth of a rate in (0, 1], the sooner it is at the target.
 
     `trained` collects the records of all lanes that would have been trained.
@@ -52,7 +52,7 @@ def best_at(rate):
 
 
 def study(folder, monkeypatch, worth, stop_after=None, trained=None, **tables):
-    without_training(monkeypatch, pretend(worth, stop_after, trained))
+    without_training(monkeypatch, made_up(worth, stop_after, trained))
     made = session(folder, **tables)
     made.prepare_folder()
     Convergence(made).run()

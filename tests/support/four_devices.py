@@ -1,4 +1,4 @@
-"""Run in a process of its own, whose one CPU poses as four devices: prints as JSON what training on them gave."""
+"""A script for a child process whose CPU is split into four virtual devices: it prints results of training as JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TABLES = {
 
 
 def trained(model: str, key: CellKey) -> dict:
-    """The parameters after some steps of a timed loop, where they lie, and one device's share of the arithmetic."""
+    """Return parameters after some steps of a timed loop, the devices that hold them, and one device's FLOPs."""
     seen, ready, call = [], [], jax.stages.Compiled.__call__
 
     def watched(*arguments):
@@ -54,7 +54,7 @@ def trained(model: str, key: CellKey) -> dict:
 
 
 def compared(model: str, loop: str, source: str) -> dict:
-    """Each number of devices beside one device alone."""
+    """Compare each number of devices with one device alone."""
     alone = trained(model, CellKey(BATCH_SIZE, loop, source))
     found = {"alone": alone["alone"]}
     for devices in (2, 4):
@@ -71,14 +71,14 @@ def compared(model: str, loop: str, source: str) -> dict:
 
 
 def accumulated() -> float:
-    """How far a batch in two microbatches on two devices ends from the whole batch on one, relative."""
+    """Return the relative distance of a batch in two microbatches on two devices from the whole batch on one."""
     alone = trained("mlp", CellKey(BATCH_SIZE, "scan"))["params"]
-    pieces = trained("mlp", CellKey(BATCH_SIZE, "scan", devices=2, accumulation=2))["params"]
-    return float(np.abs(pieces - alone).max() / np.abs(alone).max())
+    parts = trained("mlp", CellKey(BATCH_SIZE, "scan", devices=2, accumulation=2))["params"]
+    return float(np.abs(parts - alone).max() / np.abs(alone).max())
 
 
 def studied(folder: Path) -> dict:
-    """Both stages on all four devices."""
+    """Run both stages on all four devices."""
     session = tiny_workload.session(folder, **TABLES)
     machine = msgspec.structs.replace(session.host.machine, device_count=len(jax.devices()), virtual_devices=True)
     session.host = replace(session.host, machine=machine)
@@ -99,6 +99,6 @@ def studied(folder: Path) -> dict:
 
 
 if __name__ == "__main__":
-    said = {"-".join(way): compared(*way) for way in WAYS}
+    ways = {"-".join(way): compared(*way) for way in WAYS}
     study = studied(Path(sys.argv[1]))
-    print(json.dumps({"devices": len(jax.devices()), "ways": said, "accumulated": accumulated(), "study": study}))
+    print(json.dumps({"devices": len(jax.devices()), "ways": ways, "accumulated": accumulated(), "study": study}))

@@ -1,4 +1,4 @@
-"""Checkpoints: what fits continues bit for bit; what is torn, foreign or hostile is as if it were not there."""
+"""Checkpoints: a fitting file continues bit for bit; a torn, foreign or oversized one is ignored."""
 
 import io
 
@@ -27,7 +27,7 @@ def lanes_of(wave):
 
 
 def restored(bench, path, data, identity="tiny"):
-    """Whether `data` is taken for a checkpoint; if not, the wave must be as it was."""
+    """Return True if `data` is taken for a checkpoint; if not, the wave must be as it was."""
     wave = bench.fresh()
     before, layouts = (
         [[np.asarray(leaf) for leaf in one] for one in lanes_of(wave)],

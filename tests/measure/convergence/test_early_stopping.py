@@ -1,4 +1,4 @@
-"""Racing: the rule stops what cannot win, and on simulated studies it nearly never stops what would have won."""
+"""Early stopping: rates that cannot win are stopped, and in simulated studies hardly ever one that would have won."""
 
 import math
 from bisect import bisect_right
@@ -26,7 +26,7 @@ def race(target=0.9, budget=1000, validation=1000):
 
 
 def simulate(generator, rates=5, seeds=1, validation=1000):
-    """Curves of one batch size: the error falls as a power law to a floor of its own, read with binomial noise."""
+    """Curves of one batch size: the error falls as a power law to a floor, and is read with binomial noise."""
     points = np.arange(1, EVALUATIONS + 1)
     curves = {}
     for rate in range(rates):
@@ -105,7 +105,7 @@ def test_nothing_is_stopped_early_alone_or_at_the_target():
 def test_a_rate_far_behind_is_stopped_with_the_reason():
     good, bad = curve([0.5, 0.6, 0.7, 0.8]), curve([0.1] * 4)
     found = losers(race(), {0.1: [bad], 0.2: [good]}, 400)
-    assert found == {0.1: "its error 0.9000 stands beside 0.2000 for the leader after 400 examples"}
+    assert found == {0.1: "error 0.9000 vs 0.2000 for the best rate after 400 examples"}
 
 
 def test_a_rate_within_the_noise_of_evaluation_goes_on():
@@ -128,7 +128,7 @@ def test_a_seed_at_the_target_keeps_its_point_while_the_mean_with_another_may_st
     assert list(losers(race(), {0.1: ahead, 0.2: [early, late]}, 1900)) == [0.2]
 
 
-def test_what_a_finished_trial_did_later_stops_nothing_now():
+def test_later_evaluations_of_a_finished_trial_stop_nothing_now():
     finished, going = curve([0.89] * 11 + [0.9] * 3), curve([0.89] * 11)
     assert losers(race(), {0.1: [finished, finished], 0.2: [going, going]}, 1100) == {}
     at_once = curve([0.5, 0.5] + [0.9] * 12)

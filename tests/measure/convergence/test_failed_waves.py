@@ -1,4 +1,4 @@
-"""What memory cannot hold trains in several waves, and what a device fails at becomes rows that say so."""
+"""Grids too large for memory train in several waves, and trials at which a device fails become failed rows."""
 
 import math
 
@@ -11,7 +11,7 @@ from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.device.tuning_file import TuningFile
 from batchscale.records import row_files
 from batchscale.records.row_types import Curve, Trial
-from fake_training import best_at, hold, pretend, study, without_training
+from fake_training import best_at, hold, made_up, study, without_training
 from tiny_workload import session
 
 
@@ -35,7 +35,7 @@ def test_lanes_that_are_too_many_for_memory_train_one_wave_after_another(tmp_pat
 def failing(of_phase, message, times=math.inf):
     """A `train_wave.run` on a device that is lost in training waves of a phase, after one lane was finished."""
     left = times
-    well = pretend(best_at(0.01))
+    well = made_up(best_at(0.01))
 
     def run(lanes, reporter):
         nonlocal left

@@ -39,7 +39,7 @@ OPTIONS = {
     "trust_coefficient": 0.003,
     "weight_decay": 0.05,
 }
-"""Far from what optax takes by itself."""
+"""Far from the defaults of optax."""
 OFTEN_SEARCHED = [("momentum", "momentum"), ("momentum", "weight_decay"), ("adamw", "weight_decay")]
 SELDOM_SEARCHED = [
     pair for name in OPTIMIZERS for option in sorted(searchable(name)) if (pair := (name, option)) not in OFTEN_SEARCHED
@@ -50,7 +50,7 @@ SELDOM_SEARCHED = [
     ("optimizer", "option"),
     [*OFTEN_SEARCHED, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SELDOM_SEARCHED)],
 )
-def test_a_lane_with_an_option_of_its_own_is_the_run_alone_with_it(optimizer, option):
+def test_a_lane_with_its_own_option_is_the_run_alone_with_it(optimizer, option):
     one, rate, value = learner("linear", optimizer, searched=(option,)), RATE.get(optimizer, 0.05), OPTIONS[option]
     usual = dict(usual_options(optimizer, [option]))[option]
     lanes = train(programs(one, 10), [3], settings([20, 20], [rate] * 2, **{option: [usual, value]}), 600)
@@ -63,7 +63,7 @@ def test_a_lane_with_an_option_of_its_own_is_the_run_alone_with_it(optimizer, op
 
 
 @pytest.mark.parametrize(("optimizer", "decay"), [("adam", "b2"), ("rmsprop", "decay")])
-def test_a_decay_that_moves_with_the_batch_size_is_that_of_the_run_alone(optimizer, decay):
+def test_a_decay_that_depends_on_the_batch_size_is_the_decay_of_the_run_alone(optimizer, decay):
     one = learner("linear", optimizer, optimizer_options=((f"{decay}_batch_size", 50.0), (decay, 0.8)))
     lanes = train(programs(one, 10), [3], settings([10, 20, 100], [0.01] * 3), 600)
     for column, batch_size in enumerate([10, 20, 100]):
@@ -150,7 +150,7 @@ def test_a_lane_that_leaves_the_numbers_disturbs_no_neighbour():
     assert_same(lane(wild, 0, 1), lane(calm, 0, 1))
 
 
-def test_evaluation_counts_the_whole_split_in_pieces_of_any_size():
+def test_evaluation_counts_the_whole_split_in_chunks_of_any_size():
     one = learner("linear", "sgd")
     of = programs(one, 5)
     lanes = train(of, [1, 2], settings([5, 20], [0.1, 0.1]), 300)
@@ -160,9 +160,9 @@ def test_evaluation_counts_the_whole_split_in_pieces_of_any_size():
         count = len(of.validation_split.labels)
         assert accuracy[row, column] == int(correct) / count
         assert loss[row, column] == pytest.approx(float(total) / count, rel=1e-5)
-    in_pieces = programs(one, 5, evaluation_batch_size=17).evaluate(lanes.state.params, of.validation_split)
-    np.testing.assert_array_equal(in_pieces[0], accuracy)
-    np.testing.assert_allclose(in_pieces[1], loss, rtol=1e-6)
+    in_chunks = programs(one, 5, evaluation_batch_size=17).evaluate(lanes.state.params, of.validation_split)
+    np.testing.assert_array_equal(in_chunks[0], accuracy)
+    np.testing.assert_allclose(in_chunks[1], loss, rtol=1e-6)
 
 
 def test_programs_are_compiled_once_for_a_shape_and_cut_down_to_memory(monkeypatch):
@@ -173,9 +173,9 @@ def test_programs_are_compiled_once_for_a_shape_and_cut_down_to_memory(monkeypat
     assert of.compilations - before <= 1
     assert of.fit((1, 4), 1 << 40) == (1, 4)
     assert of.fit((2, 4), 0) == (1, 1)
-    alone, beside = predicted_bytes(of.program((1, 4))), 3 * of.lane_bytes
+    alone, others = predicted_bytes(of.program((1, 4))), 3 * of.lane_bytes
     assert of.fit((1, 4), alone, lanes=4) == (1, 4)
-    assert of.fit((1, 4), alone + beside - 1, lanes=7) < of.fit((1, 4), alone + beside, lanes=7) == (1, 4)
+    assert of.fit((1, 4), alone + others - 1, lanes=7) < of.fit((1, 4), alone + others, lanes=7) == (1, 4)
     evaluation = of.evaluation((1, 4), of.validation_split)
     monkeypatch.setattr(
         "batchscale.measure.convergence.lanes.predicted_bytes", lambda program: 100 if program is evaluation else 1

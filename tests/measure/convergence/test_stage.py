@@ -1,4 +1,4 @@
-"""A whole small study, really trained: what it compiles, writes and repeats."""
+"""A whole small study, really trained: its compilations, its rows, and its repetition after an interruption."""
 
 import io
 import shutil

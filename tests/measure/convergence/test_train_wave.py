@@ -1,4 +1,4 @@
-"""A wave from first step to last row: nothing but the trial itself decides its curve."""
+"""A wave from first step to last row: only the trial itself decides its curve."""
 
 import itertools
 import math
@@ -40,14 +40,14 @@ def curves_agree(found, expected, tolerance=0.0):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """The wave that the others are held against: one shard, one worker, no compaction, no interruption."""
+    """The wave that the others are compared with: one shard, one worker, no compaction, no interruption."""
     bench = Bench(tmp_path_factory.mktemp("plain"))
     return by_lane(bench.run().records)
 
 
 @pytest.fixture(scope="module")
 def unraced(tmp_path_factory):
-    """The same lanes as claims, which no race stops."""
+    """The same lanes as confirmation trials, which are never stopped early."""
     return by_lane(Bench(tmp_path_factory.mktemp("unraced"), settings=grid_of("confirm")).run().records)
 
 
@@ -187,7 +187,7 @@ def test_a_loss_that_no_row_may_hold_is_null_and_diverged(tmp_path, monkeypatch,
         assert record.curve.loss == [None]
 
 
-def test_test_accuracy_is_read_at_the_budget_or_beside_every_evaluation(tmp_path, unraced):
+def test_test_accuracy_is_read_at_the_budget_or_at_every_evaluation(tmp_path, unraced):
     always = by_lane(Bench(tmp_path, settings=grid_of("confirm"), tests_always=True).run().records)
     for lane, record in always.items():
         assert len(record.curve.test_accuracy) == len(record.curve.accuracy)
@@ -265,7 +265,7 @@ def test_options_race_against_each_other_at_the_same_rate(tmp_path):
     assert (status[0.0], status[0.99]) == ("stopped", "ok")
 
 
-def test_lanes_with_options_of_their_own_continue_as_if_never_stopped(tmp_path):
+def test_lanes_with_searched_options_continue_as_if_never_stopped(tmp_path):
     whole = searching(tmp_path / "whole").run()
     for stop_after in (1, 3):
         with pytest.raises(Stopped):

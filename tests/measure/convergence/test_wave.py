@@ -149,13 +149,13 @@ def test_waves_hold_every_trial_once_and_no_more_than_memory(small_device, seeds
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_shape_is_that_of_a_wave_and_has_a_share_of_memory_beside_the_lanes_of_its_worker(small_device, workers):
+def test_a_shape_is_cut_from_a_wave_and_has_a_share_of_memory_next_to_the_lanes_of_its_worker(small_device, workers):
     shape, bytes_, lanes = fitting_shape(small_device, grid(2, 100), MEMORY_BYTES, workers, 5)
     assert shape == shard_shape(2, LANES_HELD // 2, workers, 5)
     assert bytes_ == int(MEMORY_BYTES * SHARE_OF_MEMORY / workers)
     assert lanes == LANES_HELD // workers
 
 
-def test_a_little_more_or_less_free_memory_is_reckoned_as_the_same():
+def test_a_little_more_or_less_free_memory_counts_as_the_same():
     assert steady_bytes(18 << 30) == steady_bytes(30 << 30) == 16 << 30
     assert [steady_bytes(free) for free in (0, 1, 2, 3)] == [0, 1, 2, 2]

@@ -1,4 +1,4 @@
-"""Model FLOPs: closed forms by hand, whatever is nested in whatever, and none of what a lowering adds."""
+"""Model FLOPs: equal to closed forms, in nested programs as well, and without the arithmetic that a lowering adds."""
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ def test_rows_hold_the_models_count_under_every_lowering(monkeypatch):
 @pytest.mark.parametrize(("loop", "accumulation"), [("dispatch", 1), ("scan", 4)])
 @pytest.mark.parametrize("model", BY_HAND)
 def test_the_compiler_counts_about_as_much(model, accumulation, loop):
-    """Its count holds elementwise work and the optimizer's, too, and nothing of the data it gathers from."""
+    """Its count includes elementwise work and the optimizer, but not the data it gathers from."""
     key = CellKey(80, loop, accumulation=accumulation)
     _, compiled, _ = build(learner(model), train_split(), key)
     counted = flop_count.compiler_count(compiled, "flops", key.examples_at_once)
@@ -155,7 +155,7 @@ def test_a_loop_of_unknown_length_cannot_be_counted():
         counted(until_large, (3, 3))
 
 
-def test_what_cannot_be_counted_is_null(monkeypatch):
+def test_flops_that_cannot_be_counted_are_null(monkeypatch):
     monkeypatch.setattr(flop_count, "OPAQUE", ("log",))
     assert flop_count.flops_per_example(learner("linear"), 4, EXAMPLE) is None
 

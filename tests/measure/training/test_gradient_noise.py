@@ -69,7 +69,7 @@ def train_on(of, seeds, values, examples):
 
 
 def agrees(samples, expected):
-    """Independent samples whose mean lies within four standard errors of what is expected."""
+    """Check that the mean of independent samples is within four standard errors of the expected value."""
     error = np.std(samples, ddof=1) / math.sqrt(len(samples))
     assert abs(np.mean(samples) - expected) < 4 * error + 1e-6
     assert error < 0.2 * abs(expected) + 0.05
@@ -140,7 +140,7 @@ def whole(tmp_path_factory):
     return Bench(tmp_path_factory.mktemp("whole"), settings=CLAIMS, shapes=((2, 8), (2, 4), (2, 2))).run().records
 
 
-def test_every_stretch_ends_where_an_evaluation_with_new_updates_does(whole):
+def test_every_entry_ends_at_an_evaluation_with_new_updates(whole):
     for record in whole:
         if record.setting.batch_size == 5:
             assert record.noise is None
@@ -179,7 +179,7 @@ def test_a_microbatch_that_is_the_batch_gives_no_estimate():
 
 
 @pytest.mark.parametrize("norm", [math.inf, math.nan, 1e32])
-def test_what_is_no_number_is_null_and_can_be_read_back(norm):
+def test_a_norm_that_is_not_a_number_is_null_and_can_be_read_back(norm):
     one = gradient_noise.extended(series(), 16, np.array([1.0, norm, 3.0]), 1)
     one = gradient_noise.extended(one, 32, np.array([1.0, 2.0, 3.0]), 1)
     read = msgspec.json.decode(msgspec.json.encode(one), type=NoiseEstimate)
@@ -189,8 +189,8 @@ def test_what_is_no_number_is_null_and_can_be_read_back(norm):
     assert read.squared_norms == [1.0, None, 3.0]
 
 
-def test_the_stretches_of_a_run_add_up_to_the_run():
-    """Both ingredients are linear in the norms: a stretch counts for the batches it holds."""
+def test_the_entries_of_a_run_add_up_to_the_run():
+    """Both ingredients are linear in the norms: an entry counts by the batches it holds."""
     one, all_at_once = series(), series()
     sums = np.random.default_rng(1).uniform(1, 2, (3, 3))
     batches = np.array([1, 2, 5])

@@ -17,7 +17,7 @@ def test_the_gradient_of_a_batch_is_the_mean_of_its_examples():
     assert float(loss) == pytest.approx(sum(float(value) for value, _ in singles) / 8, rel=1e-6)
 
 
-def test_evaluation_counts_what_is_right_and_sums_cross_entropies():
+def test_evaluation_counts_correct_examples_and_sums_cross_entropies():
     one, split = learner("linear"), held_out_split()
     params = one.params(1)
     correct, loss = one.evaluate(params, *split)
@@ -28,7 +28,7 @@ def test_evaluation_counts_what_is_right_and_sums_cross_entropies():
     assert float(loss) == pytest.approx(expected.sum(), rel=1e-5)
 
 
-def test_what_is_not_finite_is_never_right():
+def test_logits_that_are_not_finite_are_never_correct():
     one, split = learner("linear"), held_out_split()
     broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), one.params(1))
     correct, loss = one.evaluate(broken, *split)

@@ -97,5 +97,5 @@ def _beaten(race: Race, error: float, lowest: float, seeds: int, examples: int) 
     # The binomial variance of an error rate over the validation split.
     variance = (error * (1 - error) + lowest * (1 - lowest)) / (race.validation_examples * seeds)
     if error > factor * lowest and error - lowest > STANDARD_ERRORS * math.sqrt(variance):
-        return f"its error {error:.4f} stands beside {lowest:.4f} for the leader after {examples} examples"
+        return f"error {error:.4f} vs {lowest:.4f} for the best rate after {examples:,} examples"
     return None
