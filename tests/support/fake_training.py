@@ -7,8 +7,8 @@ from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence import train_wave, wave
 from batchscale.measure.convergence.lanes import Lanes, Programs
 from batchscale.measure.convergence.stage import Convergence
-from batchscale.measure.device.machine import Host
 from batchscale.measure.convergence.wave import SHARE_OF_LANES, SHARE_OF_MEMORY
+from batchscale.measure.device.machine import Host
 from batchscale.measure.training.learner import TrainState
 from batchscale.records.row_types import Curve
 from tiny_workload import session, trials
