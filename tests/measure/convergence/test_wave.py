@@ -130,10 +130,10 @@ def test_without_a_width_one_shard_holds_every_lane():
 
 @pytest.fixture
 def small_device(monkeypatch):
-    """Programs of a device that holds `LANES_HELD` lanes; `fit` returns its arguments."""
+    """Programs of a device that holds `LANES_HELD` lanes; every shape fits."""
     lane_bytes = int(MEMORY_BYTES * SHARE_OF_MEMORY * SHARE_OF_LANES / LANES_HELD)
     monkeypatch.setattr(Programs, "lane_bytes", lane_bytes)
-    monkeypatch.setattr(Programs, "fit", lambda _, *asked: asked)
+    monkeypatch.setattr(Programs, "fit", lambda _, shape, *given: shape)
     return object.__new__(Programs)
 
 
@@ -149,8 +149,13 @@ def test_waves_hold_every_trial_once_and_no_more_than_memory(small_device, seeds
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_shape_is_cut_from_a_wave_and_has_a_share_of_memory_next_to_the_lanes_of_its_worker(small_device, workers):
-    shape, bytes_, lanes = fitting_shape(small_device, grid(2, 100), MEMORY_BYTES, workers, 5)
+def test_a_shape_is_cut_from_a_wave_and_has_a_share_of_memory_next_to_the_lanes_of_its_worker(
+    small_device, monkeypatch, workers
+):
+    asked = []
+    monkeypatch.setattr(Programs, "fit", lambda _, *given: asked.append(given) or given[0])
+    fitting_shape(small_device, grid(2, 100), MEMORY_BYTES, workers, 5)
+    ((shape, bytes_, lanes),) = asked
     assert shape == shard_shape(2, LANES_HELD // 2, workers, 5)
     assert bytes_ == int(MEMORY_BYTES * SHARE_OF_MEMORY / workers)
     assert lanes == LANES_HELD // workers
