@@ -1,4 +1,4 @@
-"""The programs that train the lanes of an experiment: which batch sizes share one, how wide it is, and which lowering."""
+"""The programs that train the lanes of an experiment: their batch sizes, their width and their lowering."""
 
 from __future__ import annotations
 
