@@ -1,10 +1,10 @@
 """Many trials in one program: batch size, learning rate, optimizer options and seed are values of a lane.
 
-A *lane* is a trial while it trains mapped with others. Lanes are arrays with the axes [seed, setting], where a *setting*
-is a batch size, a rate and options. A *tier* is the batch sizes that share a microbatch size and so a program. Time
-advances in *ticks* of one microbatch. In a tick all lanes of a seed see the same examples and add their gradient to a sum. A lane
-applies its optimizer in the ticks that complete its batch. The mean of microbatch gradients is the gradient of the
-batch, so a lane is the same run as training alone.
+A *lane* is a trial while it trains mapped with others. Lanes are arrays with the axes [seed, setting], where a
+*setting* is a batch size, a rate and options. A *tier* is the batch sizes that share a microbatch size and so a
+program. Time advances in *ticks* of one microbatch. In a tick all lanes of a seed see the same examples and add their
+gradient to a sum. A lane applies its optimizer in the ticks that complete its batch. The mean of microbatch gradients
+is the gradient of the batch, so a lane is the same run as training alone.
 """
 
 from __future__ import annotations
