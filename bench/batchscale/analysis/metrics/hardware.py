@@ -1,4 +1,11 @@
-"""How much of the machine each batch size uses, and which of its measured limits explains the time of a step."""
+"""What the timed rounds say about the machine: the limits that bind a step, several devices, and drift.
+
+Drift: rounds are interleaved over timed cells, so round k of every cell was timed in one pass over all of them. The
+trend of all cells together is that of their median in each round, which stays a fair test where something slows a whole
+round; each cell is tested alone, too (Mann, 1945; Kendall, 1975). The probability that a folder without drift is called
+drifting is at most FALSE_ALARM_RATE: half of it is spent on all cells together, half on the single cells, corrected for
+their number (Holm, 1979).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +14,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import pandas as pd
-from scipy import special
+from scipy import special, stats
 
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import CELL, only, values
@@ -27,13 +34,21 @@ from batchscale.analysis.summary_types import (
 )
 
 LEAST_SHARE = 0.5
-"""A limit binds where it explains this share of a step's time."""
+"""A limit binds where it explains at least this share of the time of a step."""
 MOST_SHARE = 1.1
-"""Where a limit would take longer than the step did, it is none: caches served what was not copied from memory."""
+"""A limit that would take more than this share of the time of a step is ignored: caches served part of the bytes."""
 
 
 class Use(NamedTuple):
-    """What one batch size makes of the machine; None where it was not measured."""
+    """How much of the machine one batch size uses; None where it was not measured.
+
+    Attributes:
+        flops_per_second: FLOPs of the model per second of training.
+        fraction_of_peak: `flops_per_second` over the calibrated rate of matrix products.
+        flops_per_byte: FLOPs of the model per byte that the compiled program reads or writes.
+        limited_by: the limit that explains most of a step, where it explains at least LEAST_SHARE.
+        limit_share: the share of the time of a step that this limit explains.
+    """
 
     flops_per_second: float | None = None
     fraction_of_peak: float | None = None
@@ -43,7 +58,7 @@ class Use(NamedTuple):
 
 
 def ceilings(frames: Frames) -> Ceilings | None:
-    """The best rounds of the calibration, products in the precision that was trained in; None without any."""
+    """Return the best rounds of the calibration, in the precision that was trained in; None without calibration."""
     if not len(frames.calibrations):
         return None
     return Ceilings(
@@ -54,12 +69,12 @@ def ceilings(frames: Frames) -> Ceilings | None:
 
 
 def peak(frames: Frames, precision: str) -> float | None:
-    """FLOP/s of large matrix products in a precision; None where that was not calibrated."""
+    """Return the FLOP/s of large matrix products in a precision; None where it was not calibrated."""
     return _largest(frames, "matmul_flops_per_second", precision)
 
 
 def uses(sweep: Sweep) -> list[Use]:
-    """What every batch size of the sweep makes of the machine."""
+    """Return how much of the machine every batch size of the sweep uses, in order."""
     top = ceilings(sweep.frames) or Ceilings()
     fit = sweep.step_seconds_fit.knee
     fixed_seconds = fit.scale if fit else np.nan
@@ -77,7 +92,7 @@ def uses(sweep: Sweep) -> list[Use]:
 
 
 def _use(flops: float, moved: float, seconds: float, least: Mapping[Limit, float]) -> Use:
-    """Of a step that takes `seconds`, where each limit alone would take the `least` seconds."""
+    """Describe a step that takes `seconds`, of which each limit alone would take the `least` seconds."""
     shares: dict[Limit, float] = {limit: alone / seconds for limit, alone in least.items()}
     share = shares["arithmetic"]
     limit, most = _binding(shares)
@@ -85,7 +100,7 @@ def _use(flops: float, moved: float, seconds: float, least: Mapping[Limit, float
 
 
 def _binding(shares: Mapping[Limit, float]) -> tuple[Limit | None, float | None]:
-    """The limit that explains most of a step, where it explains enough; both roofs must be known to tell."""
+    """Return the limit that explains most of a step and its share; None unless both roofs were calibrated."""
     if not np.isfinite([shares["arithmetic"], shares["copying"]]).all():
         return None, None
     possible: dict[Limit, float] = {limit: share for limit, share in shares.items() if share <= MOST_SHARE}
@@ -102,12 +117,12 @@ def _largest(frames: Frames, quantity: str, precision: str | None = None) -> flo
 
 
 def roofline_cells(summary: Summary) -> list[BatchSizeSummary]:
-    """The batch sizes that the roofline shows: those whose share of the peak and bytes moved are known."""
+    """Return the batch sizes whose share of the peak and bytes moved are both known."""
     return [cell for cell in summary.cells if cell.fraction_of_peak and cell.flops_per_byte]
 
 
-def points(of: Sweep) -> list[ParallelPoint]:
-    """Every batch size timed on several devices, by the number of devices."""
+def on_several_devices(of: Sweep) -> list[ParallelPoint]:
+    """Return every batch size that was timed on several devices, ordered by the number of devices."""
     alone = {size: _examples_per_second(size, speed) for size, speed in of.speeds.items()}
     epochs = _epochs_to_target(of)
     return [
@@ -118,7 +133,7 @@ def points(of: Sweep) -> list[ParallelPoint]:
 
 
 def device_counts(frames: Frames) -> list[int]:
-    """The numbers of devices above one that rounds were timed on."""
+    """Return the numbers of devices above one that rounds were timed on."""
     return [count for count in np.unique(values(frames.rounds, "devices")).astype(int).tolist() if count > 1]
 
 
@@ -127,7 +142,7 @@ def _examples_per_second(batch_size: int, speed: Speed) -> float:
 
 
 def _epochs_to_target(of: Sweep) -> dict[int, float]:
-    """Medians of the batch sizes that reached the target."""
+    """Return the median epochs of the batch sizes that reached the target."""
     medians = of.examples.medians
     reached = np.isfinite(medians)
     return dict(zip(of.sizes[reached].tolist(), (np.exp(medians[reached]) / of.frames.epoch).tolist(), strict=True))
@@ -155,23 +170,24 @@ FALSE_ALARM_RATE = 0.05
 
 
 LEAST_CHANGE = 0.02
-"""From the first round to the last; a smaller trend changes no answer, however sure it is."""
+"""Relative change from the first round to the last below which a trend is ignored: it would change no answer."""
 
 
 FEWEST_ROUNDS = 5
+"""Rounds that a cell needs for a trend test; with 4, even a strict order has a probability of 2/24."""
 
 
 MOST_EXACT = 30
-"""Rounds up to which the distribution of the trend's score is computed and not taken as normal."""
+"""Rounds up to which the distribution of the score is computed exactly; above, the normal limit is used."""
 
 
 def drift(rounds: pd.DataFrame) -> Drift | None:
-    """The trend of a folder's rounds; None where no cell has FEWEST_ROUNDS of them."""
-    seconds = _by_sweep(rounds, "seconds_per_step")
+    """Test the rounds of a folder for a trend; None where no cell has FEWEST_ROUNDS of them."""
+    seconds = _by_round(rounds, "seconds_per_step")
     if seconds.empty:
         return None
     together = trend(_median_of_cells(seconds))
-    clock = _by_sweep(rounds, "clock_mhz")
+    clock = _by_round(rounds, "clock_mhz")
     slowing = trend(_median_of_cells(clock)) if len(clock) else None
     return Drift(
         rounds=len(seconds),
@@ -185,15 +201,20 @@ def drift(rounds: pd.DataFrame) -> Drift | None:
 
 
 def trend(logarithms: Array) -> Trend:
-    """The trend of a series (rounds,): Theil and Sen's slope over its length, and the Mann-Kendall test of it."""
+    """Return the trend of a series (rounds,): Theil and Sen's slope over its length, and its Mann-Kendall test."""
+    rounds = np.arange(len(logarithms))
+    slope, *_ = stats.theilslopes(logarithms, rounds)
     earlier, later = np.triu_indices(len(logarithms), 1)
-    differences = logarithms[later] - logarithms[earlier]
-    change = np.expm1(np.median(differences / (later - earlier)) * (len(logarithms) - 1))
-    return Trend(change=float(change), p_value=_p_value(float(np.sign(differences).sum()), len(logarithms)))
+    score = float(np.sign(logarithms[later] - logarithms[earlier]).sum())
+    return Trend(change=float(np.expm1(slope * rounds[-1])), p_value=_p_value(score, len(logarithms)))
 
 
 def _p_value(score: float, count: int) -> float:
-    """How often a series without trend has a score (rising pairs less falling ones) so far from zero."""
+    """Return how often a series without trend has a score (rising pairs less falling ones) so far from zero.
+
+    A tied pair counts as neither, which makes the test conservative. Medians over cells tie often, and the exact test
+    of `scipy.stats.kendalltau` refuses ties.
+    """
     pairs = count * (count - 1) // 2
     if count > MOST_EXACT:
         deviation = np.sqrt(pairs * (2 * count + 5) / 9)
@@ -209,8 +230,8 @@ def _matters(found: Trend, rate: float) -> bool:
     return found.p_value <= rate and abs(found.change) >= LEAST_CHANGE
 
 
-def _by_sweep(rounds: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Logarithms of a column, one row per round and one column per cell that has FEWEST_ROUNDS of them."""
+def _by_round(rounds: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return logarithms of a column, one row per round and one column per cell that has FEWEST_ROUNDS of them."""
     known = only(rounds, values(rounds, column) > 0)
     known = known.assign(logarithm=np.log(values(known, column)))
     table = known.pivot_table(index="round", columns=list(CELL), values="logarithm", aggfunc="last")
@@ -218,13 +239,13 @@ def _by_sweep(rounds: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _median_of_cells(table: pd.DataFrame) -> Array:
-    """In each round, the median over cells of how far each lies from its own median."""
+    """Return, for each round, the median over cells of the difference of each cell from its median over rounds."""
     relative = table.to_numpy() - np.nanmedian(table.to_numpy(), axis=0)
     return np.nanmedian(relative, axis=1)
 
 
 def _drifting_cells(table: pd.DataFrame) -> list[CellTrend]:
-    """The cells whose trend matters once it is held against how many were tested, the surest first."""
+    """Return the cells whose trend matters after correction for the number of tests, the surest first."""
     found = [(cell, trend(column.dropna().to_numpy())) for cell, column in table.items()]
     found.sort(key=lambda one: one[1].p_value)
     kept = []
@@ -238,7 +259,7 @@ def _drifting_cells(table: pd.DataFrame) -> list[CellTrend]:
 
 
 def _first_and_last(rounds: pd.DataFrame, column: str) -> tuple[float, float] | None:
-    """The medians over cells of what a sensor read in the first and in the last round that it was read in."""
+    """Return the medians over cells of a sensor's readings in the first and in the last round that has any."""
     read = only(rounds, rounds[column].notna())
     if read.empty:
         return None

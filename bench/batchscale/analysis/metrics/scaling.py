@@ -1,4 +1,4 @@
-"""How needs and rates move with the batch size: fits in a reader's units, regimes, rate exponents, gradient noise."""
+"""How training scales with the batch size: fitted knees, regimes, exponents of rates, gradient noise and variance."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from batchscale.analysis.frames.schema import one_before, only, values
 from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.statistics.curve_fit import fit_slope
 from batchscale.analysis.statistics.intervals import DRAWS, SEED, Array, interval
 from batchscale.analysis.summary_types import (
     AffineStepTime,
@@ -23,7 +23,8 @@ from batchscale.analysis.summary_types import (
 from batchscale.config.plan import effective_rate
 
 OVERHEAD = 0.2
-"""Up to this share more examples, scaling is perfect (Zhang et al., 2024); up to this share more steps, saturated."""
+"""Scaling is perfect up to this share of additional examples (Zhang et al., 2024), saturated below this share of
+additional steps."""
 
 WHY_NO_RATES = "fewer than three batch sizes have a best rate inside their grid"
 
@@ -61,7 +62,11 @@ def affine_step_time(sweep: Sweep) -> AffineStepTime | None:
 
 
 def regimes(sweep: Sweep) -> list[Regime | None]:
-    """The regime of each cell, by the fit; where there is none, by the least examples up to its batch size."""
+    """Return the regime of each batch size, or None for those that did not reach the target.
+
+    The regime follows from the fitted curve. Without a fit, it follows from the fewest examples that any batch size up
+    to this one needed.
+    """
     fit = sweep.examples_fit.knee
     medians = np.where(np.isfinite(sweep.examples.medians), sweep.examples.medians, np.nan)
     least = np.fmin.accumulate(np.where(sweep.below_useful_range, np.nan, medians))
@@ -80,12 +85,15 @@ def regimes(sweep: Sweep) -> list[Regime | None]:
 def _regime(overhead: float, *, fitted: bool) -> Regime:
     if overhead <= OVERHEAD:
         return "perfect_scaling"
-    # Steps above their minimum are the inverse of examples above theirs: (S/S_min - 1)(E/E_min - 1) = 1.
+    # On the hyperbola (S/S_min - 1)(E/E_min - 1) = 1, so the overhead in steps is the inverse of that in examples.
     return "saturated" if fitted and overhead >= 1 / OVERHEAD else "diminishing_returns"
 
 
 def learning_rates(sweep: Sweep) -> LearningRates | None:
-    """Exponents of the best rate for the target; None where fewer than three batch sizes have one inside the grid."""
+    """Fit the power of the batch size that the best rate for the target grows with.
+
+    None where fewer than three batch sizes that reached the target have a best rate inside their grid.
+    """
     chosen = {size: claim.choice for size, claim in sweep.claims.items() if claim.choice}
     reached = dict(zip(sweep.sizes.tolist(), np.isfinite(sweep.examples.medians), strict=True))
     edges = [size for size, choice in chosen.items() if choice.is_at_edge(choice.for_target)]
@@ -104,22 +112,18 @@ def learning_rates(sweep: Sweep) -> LearningRates | None:
 
 
 def _exponent(rates: dict[int, float], grid_width: float) -> Exponent | None:
-    """Slope of log rate on log batch size; the spread is never below what the grid's rounding causes."""
+    """Fit log rate on log batch size; the spread is at least the one that rounding to the grid of rates causes."""
     if len(rates) < 3:
         return None
     sizes = sorted(rates)
-    where = np.log(sizes) - np.mean(np.log(sizes))
-    values = np.log([rates[size] for size in sizes])
-    slope = float(where @ values / (where @ where))
-    residuals = values - values.mean() - slope * where
-    freedom = len(sizes) - 2
-    variance = max(float(residuals @ residuals) / freedom, grid_width**2 / 12)
-    reach = float(stats.t.ppf(0.975, freedom) * np.sqrt(variance / (where @ where)))
-    return Exponent(value=slope, interval=(slope - reach, slope + reach), batch_sizes=sizes)
+    logarithms = np.log(np.array(sizes, dtype=np.float64))
+    where = logarithms - logarithms.mean()
+    slope, interval = fit_slope(where, np.log([rates[size] for size in sizes]), len(sizes) - 2, grid_width**2 / 12)
+    return Exponent(value=slope, interval=interval, batch_sizes=sizes)
 
 
 def _rule(exponent: Exponent | None) -> Rule:
-    """The scaling rules that the interval of the exponent allows."""
+    """Return the scaling rules that the interval of the exponent allows."""
     if exponent is None:
         return "undecided"
     low, high = exponent.interval
@@ -135,7 +139,7 @@ def _rule(exponent: Exponent | None) -> Rule:
 
 
 def gradient_noise(sweep: Sweep) -> GradientNoise | None:
-    """B_simple over the trials that claims rest on, with an interval from resampling the trials."""
+    """Estimate B_simple = tr(Sigma) / |G|^2 over the trials that claims rest on; resampling them gives the interval."""
     noise = _claimed(sweep).dropna(subset=["gradient_squared", "noise_trace"])
     if not len(noise):
         return None
@@ -159,7 +163,7 @@ def gradient_noise(sweep: Sweep) -> GradientNoise | None:
 
 
 def why_no_gradient_noise(sweep: Sweep) -> str:
-    """What kept it from being known."""
+    """Return the reason why the gradient noise scale is not known."""
     if not sweep.frames.experiment.evaluation.noise or sweep.frames.imported:
         return "it was not measured"
     if sweep.claims and not len(_claimed(sweep)):
@@ -173,7 +177,7 @@ def _claimed(sweep: Sweep) -> pd.DataFrame:
 
 
 def _over_training(noise: pd.DataFrame, column: str) -> Array:
-    """The mean of each trial (trials,), every stretch counting for the examples it covers."""
+    """Return the mean of each trial (trials,), every stretch of training weighted by the examples that it covers."""
     covered = values(noise, "examples") - one_before(noise, "examples")
     which, _ = pd.factorize(noise["trial"])
     return np.bincount(which, covered * values(noise, column)) / np.bincount(which, covered)
@@ -184,15 +188,16 @@ def _stretch(noise: pd.DataFrame) -> float | None:
 
 
 def _ratio(trace: float, squared: float) -> float | None:
-    """tr(Sigma) / |G|^2; None where the estimate of |G|^2 is not positive, as noise can make it."""
+    """Return tr(Sigma) / |G|^2; None where noise made an estimate negative."""
     return float(trace / squared) if squared > 0 and trace > 0 else None
 
 
 def gradient_variances(sweep: Sweep) -> pd.DataFrame:
-    """One row for each batch size and part of the batch: `examples`, `variance` of the mean gradient, `noise_trace`.
+    """Return how the variance of the gradient falls with the number of examples in it, at the same parameters.
 
-    Means over seeds. `noise_trace` is what the step to the next smaller part says of tr(Sigma), NaN at the smallest;
-    it is free of |G|^2, which `variance` subtracts as the two largest parts estimate it.
+    One row for each batch size and part of the batch, means over seeds. Columns: `batch_size`, `examples` (in the part),
+    `variance` (of the mean gradient over the part; |G|^2 is subtracted as the two largest parts give it),
+    and `noise_trace` (tr(Sigma) as the squared norms at this and at the next smaller part give it, NaN at the smallest).
     """
     norms = sweep.frames.gradient_norms
     norms = only(norms, norms["trial"].isin(sweep.claim_trials["trial"]))
@@ -211,9 +216,10 @@ def gradient_variances(sweep: Sweep) -> pd.DataFrame:
 
 
 def exponent(variances: pd.DataFrame) -> Exponent | None:
-    """The power of the number of examples that the variance goes with, -1 by the law; None with too few to judge.
+    """Fit the power of the number of examples that the variance of the gradient goes with; the law says -1.
 
-    One slope within batch sizes: between them the parameters differ, and tr(Sigma) with them.
+    None with too few parts to judge. One slope is fitted within all batch sizes, each with its own level: between batch
+    sizes the parameters differ, and tr(Sigma) with them.
     """
     lines = list(_logarithms(variances))
     where, what = (
@@ -222,15 +228,15 @@ def exponent(variances: pd.DataFrame) -> Exponent | None:
     freedom = len(where) - len(lines) - 1
     if freedom < 1:
         return None
-    slope = float(where @ what / (where @ where))
-    residuals = what - slope * where
-    reach = float(stats.t.ppf(0.975, freedom) * np.sqrt(residuals @ residuals / freedom / (where @ where)))
+    # tr(Sigma) is the variance times the number of examples, so its power is one more than that of the variance.
+    slope, ends = fit_slope(where, what, freedom)
+    low, high = (None if end is None else end - 1 for end in ends)
     sizes = sorted({int(size) for size in values(variances, "batch_size")})
-    return Exponent(value=slope - 1, interval=(slope - 1 - reach, slope - 1 + reach), batch_sizes=sizes)
+    return Exponent(value=slope - 1, interval=(low, high), batch_sizes=sizes)
 
 
 def _logarithms(variances: pd.DataFrame) -> Iterator[tuple[Array, Array]]:
-    """Logarithms of examples and of tr(Sigma) of each batch size that has two of them."""
+    """Yield logarithms of examples and of tr(Sigma) for each batch size that has at least two of them."""
     known = only(variances, values(variances, "noise_trace") > 0)
     for _, of_size in known.groupby("batch_size"):
         if len(of_size) > 1:

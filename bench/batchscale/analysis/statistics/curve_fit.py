@@ -1,4 +1,4 @@
-"""One curve serves both halves: y(B) = y_0 (1 + B / knee).
+"""Fit the curve that serves both halves, y(B) = y_0 (1 + B / knee), and straight lines.
 
 Examples to target follow it with knee B_crit (McCandlish et al., 2018: E = E_min (1 + B / B_crit), which is S = S_min
 (1 + B_crit / B) in steps), seconds per step with knee alpha / beta (alpha + beta B). Their product, the time to the
@@ -11,33 +11,42 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from batchscale.analysis.statistics.intervals import SEED, Array, interval
 from batchscale.analysis.summary_types import Interval
 
 FEWEST_CELLS = 4
 LARGEST_ERROR = 0.30
-"""Root-mean-square relative residual above which a fit is refused; the worst published benchmarks come to 25%."""
+"""Root-mean-square relative residual above which a fit is refused. The worst published benchmarks come to 25%."""
 REACH = 100.0
-"""How far beyond the sweep, as a factor, a knee is looked for; an interval that reaches that far is no finding."""
+"""How far beyond the sweep a knee is looked for, as a factor. A fit whose interval reaches that far is refused."""
 GRID = 321
+"""Knees that are tried, evenly spaced on a log scale; the best is then interpolated between them."""
 TUKEY = 4.685
 """Tukey's constant: 95% efficiency when the residuals are normal, no influence beyond this many scales."""
 UNHEARD = 0.1
-"""Below this weight a cell is an outlier."""
+"""Tukey weight below which a batch size is an outlier."""
 SMALLEST_SCALE = 0.05
-"""Residuals of a few percent are the model's own error, never a wild cell's."""
+"""Smallest scale of the residuals of log y: a few percent are the error of the model, not of an outlier."""
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure
-    """Why the data support no fit; the message is the reason a reader is given."""
+    """The data support no fit; the message is the reason that a reader is given."""
 
 
 @dataclass(frozen=True)
 class Knee:
-    """A fitted curve: `scale` is y_0, `knee` in examples, `knee_draws` (draws,) its bootstrap distribution.
+    """A fitted curve y(B) = scale (1 + B / knee).
 
-    `fit_error` is the root mean square of the residuals of log y; `outliers` are the batch sizes without influence.
+    Attributes:
+        scale: y_0, in the unit of y.
+        knee: the batch size at which y is twice y_0.
+        knee_draws: bootstrap distribution of the knee (draws,).
+        interval: 95% interval of the knee.
+        fit_error: root mean square of the residuals of log y.
+        batch_sizes: the batch sizes that were fitted.
+        outliers: those of `batch_sizes` that have no influence on the fit.
     """
 
     scale: float
@@ -49,24 +58,24 @@ class Knee:
     outliers: list[int]
 
     def __call__(self, batch_size: float | Array) -> float | Array:
-        """Y at a batch size."""
+        """Return y at a batch size."""
         return self.scale * (1 + batch_size / self.knee)
 
 
 def fit_knee(batch_sizes: NDArray[np.int64], log_values: Array, errors: Array, stream: int = 0) -> Knee:
-    """Fit by weighted least squares on logarithms, with Tukey's weights so that one wild cell has no say.
+    """Fit the curve by weighted least squares on logarithms, with Tukey's weights against outliers.
 
-    The interval is from a parametric bootstrap: around the fit, each cell is moved by its own errors and by the part of
-    the residuals that those do not explain.
+    The interval is from a parametric bootstrap: each value is moved around the fit by its own errors and by the part of
+    the residuals that these errors do not explain.
 
     Args:
-        batch_sizes: (cells,).
-        log_values: (cells,), not finite where there is no value.
-        errors: (draws, cells) of the log values.
+        batch_sizes: (batch sizes,).
+        log_values: (batch sizes,), not finite where there is no value.
+        errors: (draws, batch sizes), errors of the log values.
         stream: which independent stream of random numbers to use.
 
     Raises:
-        Refusal: fewer than four cells, no bend within the sweep, or residuals too large.
+        Refusal: fewer than four batch sizes, no bend within the sweep, or residuals too large.
     """
     kept = np.isfinite(log_values)
     if kept.sum() < FEWEST_CELLS:
@@ -109,7 +118,7 @@ def _refuse(knee_draws: Array, fit_error: float, outliers: list[int], sizes: Arr
 
 
 def _influence(values: Array, shapes: Array, own: Array) -> Array:
-    """Tukey's weights (cells,) about the curve with the least absolute residuals."""
+    """Return Tukey's weights (batch sizes,) about the curve with the least absolute residuals."""
     residuals = values - shapes
     residuals = residuals - np.median(residuals, axis=1, keepdims=True)
     best = residuals[np.argmin(np.abs(residuals).sum(axis=1))]
@@ -124,9 +133,9 @@ def _influence(values: Array, shapes: Array, own: Array) -> Array:
 
 
 def _unexplained(values: Array, shapes: Array, influence: Array, own: Array) -> tuple[float, float]:
-    """The spread of the residuals beyond the cells' own errors, and the root mean square of all of it."""
+    """Return the spread of the residuals beyond the `own` errors, and the root mean square of the residuals."""
     at, level = _least_squares(values[None], shapes, influence)
-    # Whole, not weighted: the weights shrink large residuals, and the spread with them.
+    # Without Tukey's weights, which would shrink large residuals and with them the spread.
     heard = influence >= UNHEARD
     residuals = (values - level[0] - _shape(shapes, at[0]))[heard]
     mean_square = float(np.mean(residuals**2))
@@ -135,11 +144,11 @@ def _unexplained(values: Array, shapes: Array, influence: Array, own: Array) -> 
 
 
 def _least_squares(values: Array, shapes: Array, weights: Array) -> tuple[Array, Array]:
-    """Best position on the grid (draws,), between points, and level (draws,) for `values` (draws, cells)."""
+    """Return the best position on the grid (draws,), interpolated, and the level (draws,) of each of `values`."""
     share = weights / weights.sum()
     centred_values = values - (values @ share)[:, None]
     centred_shapes = shapes - (shapes @ share)[:, None]
-    # The sum of squares of (values - shapes), without its part that no shape changes.
+    # The sum of squares of (values - shapes), without the part that is the same for all shapes.
     cost = (centred_shapes**2 @ share)[None] - 2 * (centred_values * share) @ centred_shapes.T
     at = np.argmin(cost, axis=1)
     inner = np.clip(at, 1, len(shapes) - 2)
@@ -156,13 +165,13 @@ def _between(grid: Array, position: Array) -> Array:
 
 
 def _shape(shapes: Array, position: float) -> Array:
-    """The shape (cells,) at a position between two of the grid's."""
+    """Interpolate the shape (batch sizes,) at a position between two positions of the grid."""
     before = min(int(position), len(shapes) - 2)
     return shapes[before] + (position - before) * (shapes[before + 1] - shapes[before])
 
 
 def _bootstrap(fitted: Array, noise: Array, unexplained: float, shapes: Array, weights: Array, stream: int) -> Array:
-    """Positions on the grid (draws,) of fits to the fitted curve with errors put back."""
+    """Return positions on the grid (draws,) of fits to the fitted curve plus drawn errors."""
     random = np.random.default_rng([SEED, 7, stream])
     freedom = max(float((weights > weights.max() * 1e-3).sum()) - 2, 1.0)
     student = random.standard_normal(noise.shape) / np.sqrt(random.chisquare(freedom, (len(noise), 1)) / freedom)
@@ -171,6 +180,22 @@ def _bootstrap(fitted: Array, noise: Array, unexplained: float, shapes: Array, w
 
 
 def best_between_knees(one: Knee, other: Knee) -> tuple[float, Interval]:
-    """B* = sqrt(knee x knee), the least of the product of the two curves divided by B, with its interval."""
+    """Return B* = sqrt(knee x knee), where the product of the two curves divided by B is least, with its interval."""
     draws = np.sqrt(one.knee_draws * other.knee_draws)
     return float(np.sqrt(one.knee * other.knee)), interval(draws)
+
+
+def fit_slope(where: Array, values: Array, freedom: int, least_variance: float = 0.0) -> tuple[float, Interval]:
+    """Return the least-squares slope of `values` on `where` with its 95% t interval.
+
+    Args:
+        where: positions (n,), centred on 0.
+        values: (n,).
+        freedom: degrees of freedom of the residuals.
+        least_variance: the least variance of the residuals, such as that of rounding.
+    """
+    slope = float(where @ values / (where @ where))
+    residuals = values - values.mean() - slope * where
+    variance = max(float(residuals @ residuals) / freedom, least_variance)
+    reach = float(stats.t.ppf(0.975, freedom) * np.sqrt(variance / (where @ where)))
+    return slope, (slope - reach, slope + reach)

@@ -33,7 +33,7 @@ def summarize(of: Sweep) -> Summary:
     per_size = cells(of)
     time, accuracy, throughput = optima.time_optimal(of), optima.accuracy_optimal(of), optima.throughput_optimal(of)
     by_steps, cost = optima.accuracy_optimal_by_steps(of), optima.cost_optimal(of)
-    noise, rates, shared = scaling.gradient_noise(of), scaling.learning_rates(of), hardware.points(of)
+    noise, rates, shared = scaling.gradient_noise(of), scaling.learning_rates(of), hardware.on_several_devices(of)
     return Summary(
         **_identity(of),
         **_reasoned("time_optimal", time, _why_no_time(of)),
