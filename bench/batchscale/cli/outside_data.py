@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from batchscale.cli.arguments import AS_JSON, FOLDER, PATH, PRICE, Number, example
-from batchscale.cli.reading import answer, print_json
+from batchscale.cli.reading import answer, print_json, show
 
 
 @click.command(
@@ -41,10 +41,15 @@ def analyze(
     from batchscale.analysis.exchange import import_tables
     from batchscale.analysis.pages import report
 
-    made = import_tables.analyze(convergence, throughput, out, train_examples, target, price_per_hour)
-    if len(made) == 1 or not as_json:
+    made = import_tables.write_folders(convergence, throughput, out, train_examples, target, price_per_hour)
+    if len(made) == 1:
         return answer([*made.values()], as_json=as_json)
-    print_json(import_tables.MachineSummaries(machines={name: report.write_report(one) for name, one in made.items()}))
+    summaries = {name: report.write_report(folder) for name, folder in made.items()}
+    together = import_tables.write_together(out, summaries)
+    if as_json:
+        return print_json(together)
+    for name, folder in made.items():
+        show(folder, summaries[name])
 
 
 @click.command(epilog=example("batchscale predict DIR --seconds-per-step t.csv"))

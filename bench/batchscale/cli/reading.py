@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -12,6 +13,9 @@ from batchscale.cli.arguments import AS_JSON, FOLDER, PATH, PRICE, Number, examp
 from batchscale.errors import warn
 from batchscale.printable import printable, visible
 from batchscale.records import results_folder, row_files
+
+if TYPE_CHECKING:
+    from batchscale.analysis.summary_types import Summary
 
 EXPORTS = ("pytest-benchmark",)
 
@@ -24,7 +28,7 @@ def answer(measured: Sequence[Path], *, as_json: bool, price_per_hour: float | N
         as_json: print the summary, or the list of summaries, instead of sentences and a table.
         price_per_hour: a price to keep in every folder first.
     """
-    from batchscale.analysis.pages import report, terminal
+    from batchscale.analysis.pages import report
 
     if price_per_hour is not None:
         for folder in measured:
@@ -36,8 +40,15 @@ def answer(measured: Sequence[Path], *, as_json: bool, price_per_hour: float | N
     if as_json:
         return print_json(summaries[0] if len(summaries) == 1 else summaries)
     for folder, summary in zip(measured, summaries, strict=True):
-        terminal.render(summary)
-        print(visible(f"page: {folder / report.NAME}"), end="\n\n")
+        show(folder, summary)
+
+
+def show(folder: Path, summary: Summary) -> None:
+    """Print the answer of a results folder and the place of its page."""
+    from batchscale.analysis.pages import report, terminal
+
+    terminal.render(summary)
+    print(visible(f"page: {folder / report.NAME}"), end="\n\n")
 
 
 def print_json(value: object) -> None:

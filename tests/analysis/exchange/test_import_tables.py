@@ -6,9 +6,11 @@ import os
 import numpy as np
 import pytest
 import simulated_folder
-from batchscale.analysis.exchange.import_tables import analyze
+from batchscale.analysis.exchange.import_tables import write_folders, write_together
+from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.imported_tables import read_needs, read_timings
-from batchscale.analysis.summary import summary_file
+from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.summary.build import summarize
 from batchscale.errors import InputError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,8 +32,8 @@ def tables(tmp_path):
 
 
 def answer(paths, train_examples=10_000, target=0.95):
-    folders = analyze(*paths, train_examples=train_examples, target=target)
-    return summary_file.read(next(iter(folders.values())))
+    folders = write_folders(*paths, train_examples=train_examples, target=target)
+    return summarize(Sweep.of(frames.load(next(iter(folders.values())))))
 
 
 def by_size(found):
@@ -99,7 +101,8 @@ def test_several_machines_get_an_answer_each(tables):
     for machine, fixed, watts in (("Fast GPU", 1e-2, 300), ("slow cpu", 1e-6, 50)):
         lines += [f"{size},{fixed + 1e-4 * size},{machine},{watts}" for size in (16, 64, 256)]
     paths = tables(speeds="\n".join(lines) + "\n")
-    folders = analyze(*paths, train_examples=10_000)
+    folders = write_folders(*paths, train_examples=10_000)
+    write_together(paths[2], {name: summarize(Sweep.of(frames.load(folder))) for name, folder in folders.items()})
     found = json.loads((paths[2] / "summary.json").read_text())["machines"]
     assert set(found) == set(folders) == {"Fast GPU", "slow cpu"}
     assert found["Fast GPU"]["time_optimal"]["batch_size"] == 256
@@ -198,7 +201,7 @@ def test_a_wrong_table_is_one_line_naming_file_row_and_column(tables, name, text
     paths = tables(**{"needs" if name == "c.csv" else "speeds": text})
     row, column, said = where
     with pytest.raises(InputError) as error:
-        analyze(*paths, train_examples=100)
+        write_folders(*paths, train_examples=100)
     message = str(error.value)
     assert f"{name}: row {row}: {column}: " in message
     assert said in message
@@ -208,21 +211,21 @@ def test_a_wrong_table_is_one_line_naming_file_row_and_column(tables, name, text
 
 def test_conversions_ask_for_the_training_set(tables):
     with pytest.raises(InputError, match=r"c\.csv.*epochs_to_target.*--train-examples"):
-        analyze(*tables())
+        write_folders(*tables())
     paths = tables("batch_size,seed,steps_to_target\n16,0,9\n", "batch_size,seconds_per_epoch\n16,1\n")
     with pytest.raises(InputError, match=r"t\.csv.*seconds_per_epoch.*--train-examples"):
-        analyze(*paths)
+        write_folders(*paths)
 
 
 @pytest.mark.parametrize("options", [{"target": 99}, {"target": 0}, {"train_examples": 0}])
 def test_wrong_options_are_refused(tables, options):
     with pytest.raises(InputError, match="--"):
-        analyze(*tables(), **{"train_examples": 10, **options})
+        write_folders(*tables(), **{"train_examples": 10, **options})
 
 
 def test_machines_that_would_share_a_folder_are_refused(tables):
     with pytest.raises(InputError, match="machine"):
-        analyze(*tables(speeds="batch_size,seconds_per_step,machine\n16,1,A b\n16,1,a-B\n"), train_examples=10)
+        write_folders(*tables(speeds="batch_size,seconds_per_step,machine\n16,1,A b\n16,1,a-B\n"), train_examples=10)
 
 
 def test_measurements_are_never_overwritten(tables):
@@ -230,7 +233,7 @@ def test_measurements_are_never_overwritten(tables):
     simulated_folder.write(paths[2], batch_sizes=(16,))
     before = (paths[2] / "convergence.jsonl").read_bytes()
     with pytest.raises(InputError, match="not made from tables"):
-        analyze(*paths, train_examples=100)
+        write_folders(*paths, train_examples=100)
     assert (paths[2] / "convergence.jsonl").read_bytes() == before
 
 

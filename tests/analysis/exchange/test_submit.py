@@ -10,7 +10,7 @@ import pytest
 import simulated_folder
 from batchscale.analysis import figures
 from batchscale.analysis.exchange import submit as submitting
-from batchscale.analysis.exchange.submit import check, submit
+from batchscale.analysis.exchange.submit import submit
 
 PACKAGES = {"jax": "0.10.0", "jaxlib": "0.10.0", "flax": "0.12.8", "optax": "0.2.8", "numpy": "2.4.0"}
 
@@ -63,14 +63,14 @@ def test_published_results_are_not_overwritten(folder, tmp_path):
 
 
 def problems(folder):
-    found = list(check(folder))
+    found = submit(folder, folder.parent / "published").problems
     assert all("\n" not in one for one in found)
     return "; ".join(found)
 
 
 def test_a_missing_file_is_named(folder):
     (folder / "convergence.jsonl").unlink()
-    assert "convergence.jsonl: is missing" in problems(folder)
+    assert "convergence.jsonl: missing" in problems(folder)
 
 
 def test_an_invalid_file_is_named(folder):

@@ -15,7 +15,7 @@ from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics import scaling, trials
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.metrics.trials import searched_points, together
+from batchscale.analysis.metrics.trials import together
 from batchscale.analysis.pages import tables
 from batchscale.analysis.summary import build
 from batchscale.analysis.text import answer
@@ -36,7 +36,7 @@ def replaced(summary, **cell):
 
 
 def test_a_value_is_worth_what_its_best_rate_makes_of_it(measured):
-    best, points = trials.at_best(searched_points(measured), MOMENTUM), searched_points(measured)
+    best, points = trials.at_best(Sweep.of(measured).searched_points, MOMENTUM), Sweep.of(measured).searched_points
     assert len(best) == len(RICH.batch_sizes) * len(RICH.momenta)
     for size, value, epochs in zip(best["batch_size"], best["value"], best["epochs"], strict=True):
         own = only(points, (points["batch_size"] == size) & (points["options"] == ((MOMENTUM, value),)))
@@ -137,7 +137,7 @@ def test_every_option_has_a_panel_that_names_it_and_colours_of_its_own(tmp_path)
 
 
 def test_the_rates_of_all_momenta_share_the_rows_of_the_map(measured):
-    found = searched_points(measured)
+    found = Sweep.of(measured).searched_points
     for size in RICH.batch_sizes:
         own = only(found, found["batch_size"] == size)
         assert own.groupby("options")["rate"].nunique().tolist() == [5, 5]

@@ -52,11 +52,19 @@ def compare(folders: Sequence[Path], *, throughput_only: bool = False) -> Compar
         InputError: on fewer than two folders, a folder that cannot be read, or unlike workloads, targets or protocols.
     """
     if len(folders) < 2:
-        raise InputError("compare: give two or more results folders")
+        raise InputError(f"compare: {len(folders)} results folders, expected two or more")
     read = [frames.load(folder) for folder in folders]
     compatibility.refuse_unlike([str(folder) for folder in folders], read, throughput_only=throughput_only)
-    named = zip(compatibility.labels(read), read, strict=True)
-    sides = [Side(label, Sweep.of(one), summarize(Sweep.of(one))) for label, one in named]
+    sweeps = [Sweep.of(one) for one in read]
+    return compare_sweeps(sweeps, [summarize(one) for one in sweeps], throughput_only=throughput_only)
+
+
+def compare_sweeps(
+    sweeps: Sequence[Sweep], summaries: Sequence[Summary], *, throughput_only: bool = False
+) -> Comparison:
+    """Compare results that are loaded and summarized with the first of them; the caller knows that they are alike."""
+    read = [one.frames for one in sweeps]
+    sides = [Side(*side) for side in zip(compatibility.labels(read), sweeps, summaries, strict=True)]
     return Comparison(
         labels=[side.label for side in sides],
         summaries=[side.summary for side in sides],

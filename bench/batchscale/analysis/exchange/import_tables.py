@@ -1,4 +1,4 @@
-"""Anyone's measurements: tables from elsewhere become rows of a results folder, and then everything else applies."""
+"""Turn tables that were measured elsewhere into results folders, which every other command then reads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import msgspec
 
-from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import Imported
 from batchscale.analysis.frames.imported_tables import (
     LARGEST_EXAMPLES,
@@ -19,9 +18,6 @@ from batchscale.analysis.frames.imported_tables import (
     trial_rows,
     unknown_machine,
 )
-from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.summary import summary_file
-from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Summary
 from batchscale.config.experiment import Experiment
 from batchscale.errors import InputError
@@ -31,13 +27,13 @@ from batchscale.records.row_types import Round, Trial
 
 
 class MachineSummaries(msgspec.Struct, frozen=True, kw_only=True):
-    """`summary.json` where tables hold several machines: one summary each, by the machine's name."""
+    """`summary.json` where tables hold several machines: one summary for each, by the name of the machine."""
 
     schema: int = 1
     machines: dict[str, Summary]
 
 
-def analyze(
+def write_folders(
     convergence: Path,
     throughput: Path,
     out: Path,
@@ -45,21 +41,26 @@ def analyze(
     target: float | None = None,
     price_per_hour: float | None = None,
 ) -> dict[str, Path]:
-    """Turn two tables into results folders with their summaries; returns the folder of every machine by its name.
+    """Turn a table of runs and one of speeds into results folders; return the folder of each machine by its name.
 
-    One machine's folder is `out` itself; several have a folder each below it, and `out/summary.json` holds them all.
+    A single machine's folder is `out` itself. Several machines have a folder each below `out`.
+
+    Args:
+        convergence: the table of runs.
+        throughput: the table of speeds.
+        out: the folder to write.
+        train_examples: needed to convert epochs.
+        target: the accuracy that the runs reached.
+        price_per_hour: a price to keep in every folder.
 
     Raises:
-        InputError: when a table or an option is wrong, or `out` holds measurements of its own.
+        InputError: when a table or an option is wrong, or `out` holds rows that were not made from tables.
     """
     _check_options(train_examples, target)
     needs, timings = read_needs(convergence), read_timings(throughput)
     by_machine = machines_of(timings, throughput)
-    imported = Imported(
-        train_examples=train_examples,
-        target_accuracy=target,
-        learning_rates=any(need.learning_rate is not None for need in needs),
-    )
+    rates = any(need.learning_rate is not None for need in needs)
+    imported = Imported(train_examples=train_examples, target_accuracy=target, learning_rates=rates)
     experiment = experiment_of(needs, timings, target, convergence)
     folders = {name: out if len(by_machine) == 1 else out / slug(name) for name in by_machine}
     for folder in {out, *folders.values()}:
@@ -70,19 +71,25 @@ def analyze(
         _write(folder, experiment, name, imported, trials=list(trials), rounds=list(rounds))
         if price_per_hour is not None:
             set_price(folder, price_per_hour)
-    answers = {name: summarize(Sweep.of(frames.load(folder))) for name, folder in folders.items()}
-    for name, folder in folders.items():
-        summary_file.write(folder, answers[name])
-    if len(answers) > 1:
-        row_files.write_json(out / results_folder.SUMMARY, MachineSummaries(machines=answers))
     return folders
+
+
+def write_together(out: Path, summaries: dict[str, Summary]) -> MachineSummaries:
+    """Write `out/summary.json`, which holds the summary of every machine by its name; return what was written.
+
+    Raises:
+        InputError: when the disk refuses.
+    """
+    together = MachineSummaries(machines=summaries)
+    row_files.write_json(out / results_folder.SUMMARY, together)
+    return together
 
 
 def _check_options(train_examples: int | None, target: float | None) -> None:
     if train_examples is not None and not 1 <= train_examples <= LARGEST_EXAMPLES:
-        raise InputError(f"--train-examples: {train_examples} is not a number of examples from 1 to {LARGEST_EXAMPLES}")
+        raise InputError(f"--train-examples: {train_examples}, expected a whole number from 1 to {LARGEST_EXAMPLES}")
     if target is not None and not 0 < target < 1:
-        raise InputError(f"--target: {target:g} is not an accuracy between 0 and 1, such as 0.99")
+        raise InputError(f"--target: {target:g}, expected an accuracy between 0 and 1, such as 0.99")
 
 
 def _write(
@@ -96,7 +103,7 @@ def _write(
 
 
 def _refuse_measured(folder: Path) -> None:
-    """Measurements made here are never overwritten."""
+    """Refuse to overwrite rows that were measured, not made from tables."""
     rows = [name for name in results_folder.ROW_FILES if (folder / name).exists()]
     if rows and not (folder / results_folder.IMPORTED).exists():
-        raise InputError(f"{folder}: holds {rows[0]}, which was not made from tables; give another --out")
+        raise InputError(f"{folder}: holds {rows[0]}, which was not made from tables, expected another --out")

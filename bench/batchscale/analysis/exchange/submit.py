@@ -1,4 +1,4 @@
-"""Whether a results folder may be published, and its way to where published results are kept."""
+"""Check whether a results folder may be published, and copy it to the published results."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import getpass
 import re
 import socket
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -14,8 +16,10 @@ from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import only
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.pages.report import write_report
+from batchscale.analysis.pages.report import write_page
+from batchscale.analysis.summary import summary_file
 from batchscale.analysis.summary.build import summarize
+from batchscale.analysis.summary_types import Summary
 from batchscale.config.experiment import expand_batch_sizes
 from batchscale.config.vocabulary import STAGES
 from batchscale.errors import InputError
@@ -25,66 +29,69 @@ from batchscale.records.row_types import AnyRow
 
 NEEDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
-# What tells of a person or a machine: home and scratch folders, Windows users' folders, electronic mail.
+# Strings that identify a person or a machine: home and scratch folders, Windows users' folders, electronic mail.
 _PRIVATE = re.compile(rb"(?:/home/|/Users/|/root/|/tmp/|/mnt/|[A-Za-z]:\\\\?Users)[^\s\"']*|[\w.+-]+@[\w-]+\.[\w.]+")
 SHORTEST_NAME = 4
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in the way, one line each; `place` is where the folder now is when nothing does."""
+    """The outcome of a submission.
+
+    Attributes:
+        problems: what stands in the way, one line each.
+        place: the folder that was published; None where there were problems.
+    """
 
     problems: list[str]
     place: str | None = None
 
 
 def submit(folder: Path, published: Path) -> Submission:
-    """Check a results folder and, when nothing is wrong with it, place it under `published`/experiment/machine.
+    """Check a results folder and, where nothing is wrong with it, copy it to `published`/experiment/machine.
 
     Raises:
         InputError: when the disk refuses.
     """
-    problems = [*check(folder)]
-    if problems:
+    if problems := [*_unfit_files(folder)]:
         return Submission(problems=problems)
-    measured = frames.load(folder)
+    try:
+        # The files with a price and with the origin of joined runs are not published, so the page is made without them.
+        measured = replace(frames.load(folder), price_per_hour=None, convergence_from=None)
+        rows = [row for name in results_folder.ROW_FILES for row in row_files.read(folder / name)]
+    except InputError as error:
+        return Submission(problems=[str(error)])
+    sweep = Sweep.of(measured)
+    summary = summarize(sweep)
+    found = [_incomplete(measured, summary), _untraceable(measured, rows), *map(_private, _published(folder))]
+    if problems := [*chain.from_iterable(found)]:
+        return Submission(problems=problems)
     place = published / measured.experiment.name / measured.machine.machine.name
     if place.exists():
         return Submission(problems=[f"{place}: already holds results; remove them first to replace them"])
-    for name in results_folder.PUBLISHED:
-        if (folder / name).is_file():
-            row_files.write_whole(place / name, (folder / name).read_bytes())
-    write_report(place)
+    for path in _published(folder):
+        row_files.write_whole(place / path.name, path.read_bytes())
+    summary_file.write(place, summary)
+    write_page(place, sweep, summary)
     return Submission(problems=[], place=str(place))
 
 
-def check(folder: Path) -> Iterator[str]:
-    """What stands in the way of publishing a folder."""
-    missing = [
-        name for name in results_folder.REQUIRED if not (folder / name).is_file() or (folder / name).is_symlink()
-    ]
+def _published(folder: Path) -> list[Path]:
+    return [path for name in results_folder.PUBLISHED if (path := folder / name).is_file()]
+
+
+def _unfit_files(folder: Path) -> Iterator[str]:
+    """Yield what stands in the way before any row is read."""
     if (folder / results_folder.IMPORTED).exists():
-        yield f"{folder}: made from tables of other people's measurements; cannot be published"
+        yield f"{folder}: made from tables, expected rows that were measured here"
         return
-    if missing:
-        yield from (f"{folder / name}: is missing, or not a plain file" for name in missing)
-        return
-    try:
-        measured = frames.load(folder)
-        rows = [row for name in results_folder.ROW_FILES for row in row_files.read(folder / name)]
-    except InputError as error:
-        yield str(error)
-        return
-    yield from _incomplete(measured)
-    yield from _untraceable(measured, rows)
-    for name in results_folder.PUBLISHED:
-        if (folder / name).is_file():
-            yield from _private(folder / name)
+    for name in results_folder.REQUIRED:
+        if not (folder / name).is_file() or (folder / name).is_symlink():
+            yield f"{folder / name}: missing, or not a plain file"
 
 
-def _incomplete(measured: Frames) -> Iterator[str]:
-    """Batch sizes without a result, and stages that did not end."""
+def _incomplete(measured: Frames, summary: Summary) -> Iterator[str]:
+    """Yield the batch sizes without a result, and the stages that did not end."""
     wanted = expand_batch_sizes(measured.experiment.batch_sizes, results_folder.EXPERIMENT)
-    summary = summarize(Sweep.of(measured))
     known = {cell.batch_size: cell.status for cell in summary.cells}
     left = [size for size in wanted if known.get(size, "not_measured") in ("not_measured", "failed")]
     if left:
@@ -99,7 +106,7 @@ def _incomplete(measured: Frames) -> Iterator[str]:
 
 
 def _untraceable(measured: Frames, rows: Iterable[AnyRow]) -> Iterator[str]:
-    """Rows whose code, machine or software nobody could find again."""
+    """Yield what keeps the code, the machine or the software of rows from being found again."""
     found = list(rows)
     machine, environments = measured.machine.machine.name, measured.machine.environments
     if dirty := sum(row.dirty for row in found):
@@ -117,7 +124,7 @@ def _untraceable(measured: Frames, rows: Iterable[AnyRow]) -> Iterator[str]:
 
 
 def _private(path: Path) -> Iterator[str]:
-    """Names of people, folders and hosts in a file, the first of each kind."""
+    """Yield the names of people, folders and hosts in a file, the first of each kind."""
     content = path.read_bytes()
     if found := _PRIVATE.search(content):
         yield f"{path}: holds a private path or address: {printable(found[0].decode(errors='replace'))}"

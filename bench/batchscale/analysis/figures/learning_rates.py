@@ -21,11 +21,11 @@ from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import aggregated, batch_sizes, by_batch_size, only, values
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.metrics.trials import at_best, search_seeds
+from batchscale.analysis.metrics.trials import at_best
 from batchscale.analysis.statistics.intervals import Array
 from batchscale.analysis.summary_types import BatchSizeSummary, Summary
 from batchscale.analysis.text.answer import target
-from batchscale.analysis.text.captions import origin
+from batchscale.analysis.text.captions import origin, search_seeds
 from batchscale.config.plan import effective_rate
 from batchscale.config.vocabulary import Point
 
@@ -49,7 +49,7 @@ def best_learning_rate(sweep: Sweep, summary: Summary) -> Figure:
     drawing.log_axis(axes, _rate_words(sweep.frames))
     drawing.log2_axis(axes, sizes.tolist())
     drawing.hover(axes, sizes.tolist(), rates)
-    return drawing.finished(figure, origin(sweep.frames, summary, search_seeds(sweep.frames)))
+    return drawing.finished(figure, origin(sweep.frames, summary, search_seeds(sweep)))
 
 
 def rate_map(sweep: Sweep, summary: Summary) -> Figure:
@@ -77,7 +77,7 @@ def rate_map(sweep: Sweep, summary: Summary) -> Figure:
     drawing.plain_ticks(bar.ax.yaxis)
     return drawing.finished(
         figure,
-        f"{origin(sweep.frames, summary, search_seeds(sweep.frames))} · grey: target not reached (x: diverged)",
+        f"{origin(sweep.frames, summary, search_seeds(sweep))} · grey: target not reached (x: diverged)",
     )
 
 
@@ -151,7 +151,7 @@ def searched_options(sweep: Sweep, summary: Summary) -> Figure:
         axes.set_title(number_format.option(option) if len(options) > 1 else "", loc="left")
         drawing.log_axis(axes, f"epochs to {target(summary)}")
         drawing.log2_axis(axes, batch_sizes(points))
-    return drawing.finished(figure, origin(sweep.frames, summary, search_seeds(sweep.frames)))
+    return drawing.finished(figure, origin(sweep.frames, summary, search_seeds(sweep)))
 
 
 def _tried(best: pd.DataFrame) -> list[float]:

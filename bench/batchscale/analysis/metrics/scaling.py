@@ -195,9 +195,11 @@ def _ratio(trace: float, squared: float) -> float | None:
 def gradient_variances(sweep: Sweep) -> pd.DataFrame:
     """Return how the variance of the gradient falls with the number of examples in it, at the same parameters.
 
-    One row for each batch size and part of the batch, means over seeds. Columns: `batch_size`, `examples` (in the part),
-    `variance` (of the mean gradient over the part; |G|^2 is subtracted as the two largest parts give it),
-    and `noise_trace` (tr(Sigma) as the squared norms at this and at the next smaller part give it, NaN at the smallest).
+    One row for each batch size and part of the batch, means over seeds, with the columns
+
+    - `batch_size`, and `examples` in the part;
+    - `variance` of the mean gradient over the part; |G|^2 is subtracted as the two largest parts give it;
+    - `noise_trace`: tr(Sigma) as the squared norms at this and at the next smaller part give it, NaN at the smallest.
     """
     norms = sweep.frames.gradient_norms
     norms = only(norms, norms["trial"].isin(sweep.claim_trials["trial"]))

@@ -88,15 +88,3 @@ def log_joules_per_step(speed: Speed | None) -> Repetitions:
 def _logarithms(measured: Array) -> Repetitions:
     """Of the values that are positive numbers, which is what was measured."""
     return Repetitions.exact(np.log(measured[measured > 0]), logarithmic=True)
-
-
-def whole_batches(frames: Frames, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rounds or compilations the answer is made from, the whole batch in one piece."""
-    timed = comparable(frames, rows)
-    return only(timed, timed["accumulation"] == 1)
-
-
-def in_microbatches(frames: Frames) -> pd.DataFrame:
-    """The rounds of batches that do not fit whole and were timed piece by piece, one update a batch."""
-    timed = comparable(frames, frames.rounds)
-    return only(timed, timed["accumulation"] > 1)

@@ -96,12 +96,13 @@ class Sweep:
     @cached_property
     def searched_trials(self) -> pd.DataFrame:
         """The search trials that were run; one that failed says nothing of its rate."""
-        return trials.searched_trials(self.frames)
+        run = self.frames.trials
+        return only(run, (run["phase"] == "search") & (run["status"] != "failed"))
 
     @cached_property
     def searched_points(self) -> pd.DataFrame:
         """One row per batch size, rate and options that were searched: see `trials.searched_points`."""
-        return trials.searched_points(self.frames)
+        return trials.searched_points(self.searched_trials)
 
     @cached_property
     def crossed(self) -> pd.DataFrame:

@@ -63,12 +63,6 @@ def claims(frames: Frames, target: float) -> dict[int, Claim]:
     return {size: _claim(only(finished, finished["batch_size"] == size), chosen.get(size)) for size in sizes}
 
 
-def claim_trials(frames: Frames) -> pd.DataFrame:
-    """The trials that the claims on every batch size's way to the target rest on."""
-    found = claims(frames, frames.experiment.target.accuracy)
-    return pd.concat([frames.trials.iloc[:0], *(claim.for_target for claim in found.values())])
-
-
 def _claim(trials: pd.DataFrame, choice: Choice | None) -> Claim:
     phases: Sequence[Phase] = ("confirm", "search", "fixed")
     for phase in phases:
@@ -159,28 +153,16 @@ def best_accuracies_by_steps(frames: Frames, trials: pd.DataFrame, steps: float)
 SAME_ROW = 1e-4
 
 
-def searched_points(frames: Frames) -> pd.DataFrame:
+def searched_points(searched: pd.DataFrame) -> pd.DataFrame:
     """One row per batch size, rate and options: median `epochs`, infinite where missed, and the `diverged` share.
 
     `rate` is the effective one, the same number for the grids of all options.
     """
-    trials = searched_trials(frames)
-    points = zip(values(trials, "learning_rate").tolist(), trials["options"], strict=True)
+    points = zip(values(searched, "learning_rate").tolist(), searched["options"], strict=True)
     rates = together([effective_rate(Point(rate, options)) for rate, options in points])
-    trials = trials.assign(rate=rates, diverged=trials["status"] == "diverged")
+    searched = searched.assign(rate=rates, diverged=searched["status"] == "diverged")
     wanted = {"epochs": ("epochs_to_target", "median"), "diverged": ("diverged", "mean")}
-    return aggregated(trials, ["batch_size", "rate", "options"], **wanted)
-
-
-def searched_trials(frames: Frames) -> pd.DataFrame:
-    """The search trials that were run; one that failed says nothing of its rate."""
-    return only(frames.trials, (frames.trials["phase"] == "search") & (frames.trials["status"] != "failed"))
-
-
-def search_seeds(frames: Frames) -> str:
-    """Which runs rates are chosen by."""
-    count = len(np.unique(values(searched_trials(frames), "seed")))
-    return f"medians of {count} search seeds" if count > 1 else f"{count} search seed"
+    return aggregated(searched, ["batch_size", "rate", "options"], **wanted)
 
 
 def together(rates: Sequence[float]) -> Array:

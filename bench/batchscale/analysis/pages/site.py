@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batchscale.analysis import number_format
-from batchscale.analysis.compare.compare import compare
+from batchscale.analysis.compare.compare import compare_sweeps
 from batchscale.analysis.frames import frames
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import html, report
@@ -125,7 +125,7 @@ def _write_comparisons(results: Sequence[PublishedResult], out: Path) -> list[di
     for experiment, group in groups.items():
         fingerprints = {result.sweep.frames.experiment.fingerprint for result in group}
         if len(group) > 1 and len(fingerprints) == 1:
-            comparison = compare([result.folder for result in group])
+            comparison = compare_sweeps([one.sweep for one in group], [one.summary for one in group])
             write_comparison(comparison, out / experiment, home=HOME_FROM_COMPARISON)
             title = f"{group[0].summary.title}: {number_format.listed(comparison.labels)}"
             written.append({"title": title, "address": f"{experiment}/{COMPARISON}"})

@@ -53,6 +53,12 @@ def origin(frames: Frames, summary: Summary, runs: str | None = None) -> str:
     return " · ".join([summary.machine, trained, drawn, convergence_source(summary)])
 
 
+def search_seeds(sweep: Sweep) -> str:
+    """Return, in words, how many seeds the learning rates were chosen by."""
+    count = len(np.unique(values(sweep.searched_trials, "seed")))
+    return f"medians of {count} search seeds" if count > 1 else f"{count} search seed"
+
+
 def seeds(summary: Summary) -> str:
     """Return how many seeds the claims on a batch size rest on."""
     counts = [cell.seeds for cell in summary.cells if cell.seeds]
