@@ -129,7 +129,7 @@ def test_a_folder_made_of_tables_is_not_published(tmp_path, capsys):
     )
     assert command_line.run(["submit", str(tmp_path), "--published", str(tmp_path / "published")]) == 1
     problem, last = capsys.readouterr().out.splitlines()
-    assert problem.startswith(f"{tmp_path}: made from tables of other people's measurements")
+    assert problem.startswith(f"{tmp_path}: made from tables, expected rows")
     assert last == "not placed"
 
 
