@@ -95,7 +95,7 @@ def misfit(data: object, to: object, path: str = "") -> str | None:
     Args:
         data: Parsed TOML or JSON.
         to: The type it should have.
-        path: Where `data` stands in the file, such as "workload.model_options.hidden"; empty for the whole file.
+        path: Position of `data` in the file, such as "workload.model_options.hidden"; empty for the whole file.
     """
     if _fits(data, to):
         return None

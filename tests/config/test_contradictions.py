@@ -1,4 +1,4 @@
-"""What an experiment file may say of which nothing would come: refused before a run, while rows of it stay readable."""
+"""Settings without effect are refused before a run, while rows measured under them stay readable."""
 
 import pytest
 from batchscale.config.experiment import parse, refuse_contradictions
@@ -37,7 +37,7 @@ DECAYED = "budget.max_epochs: 3.0, expected at most epochs = 2.0, where"
         ),
     ],
 )
-def test_what_would_be_ignored_or_trained_in_vain_is_read_and_not_run(path, value, message):
+def test_settings_that_would_be_ignored_or_trained_in_vain_are_read_and_not_run(path, value, message):
     data = {**altered(path, value), "budget": {"epochs": 2, "max_epochs": 3}}
     parse(data, "tiny", "tiny.toml")
     assert refusal(data, lambda one: refuse_contradictions(one, "tiny.toml")) == f"tiny.toml: {message}"

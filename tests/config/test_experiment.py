@@ -1,4 +1,4 @@
-"""Experiments: shipped ones parse, and whatever else a stranger writes is refused in one line by full path."""
+"""Experiments: shipped ones parse, and invalid ones are refused in one line with the full path of the field."""
 
 import math
 from itertools import pairwise
@@ -229,7 +229,7 @@ def test_which_options_are_searched_is_protocol_and_their_values_are_not():
 
 @pytest.mark.parametrize("path", ["budget.epochs", "learning_rate.anchor", "learning_rate.factor", "target.accuracy"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0])
-def test_numbers_that_are_none_are_refused(path, value):
+def test_numbers_that_are_not_finite_are_refused(path, value):
     assert f"tiny.toml: {path}: " in refusal(altered(path, value))
 
 

@@ -1,4 +1,4 @@
-"""Experiment files: what is written is read back, and what is no experiment file is refused in one line."""
+"""Experiment files: a written experiment is read back equal, and any other file is refused in one line."""
 
 import pytest
 from batchscale.config import experiment as experiments
@@ -23,7 +23,7 @@ def test_files_that_are_no_experiment_are_refused(tmp_path, data):
 
 
 @pytest.mark.parametrize("stem", ["my-exp", "bigB", "1st", "x" * 41])
-def test_a_file_whose_name_is_no_experiment_s_is_told_what_is_allowed(tmp_path, stem):
+def test_a_file_name_that_cannot_name_an_experiment_is_refused_with_the_rule(tmp_path, stem):
     (tmp_path / f"{stem}.toml").write_text('title = "t"')
     with pytest.raises(InputError) as error:
         experiments.read(tmp_path / f"{stem}.toml")
@@ -33,7 +33,7 @@ def test_a_file_whose_name_is_no_experiment_s_is_told_what_is_allowed(tmp_path, 
     )
 
 
-def test_a_file_that_is_no_toml_is_told_the_line(tmp_path):
+def test_a_syntax_error_is_reported_with_its_line(tmp_path):
     (tmp_path / "broken.toml").write_text('title = "t"\n[target\naccuracy = 0.9\n')
     with pytest.raises(InputError, match=r"not valid TOML \(at line 2, column 8: Expected"):
         experiments.read(tmp_path / "broken.toml")

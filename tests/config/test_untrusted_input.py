@@ -1,4 +1,4 @@
-"""Untrusted values: what a refusal says, and that nothing of a stranger's text can act on a terminal."""
+"""Untrusted values: refusals name path, value and expectation, and no text from a file can act on a terminal."""
 
 import math
 from typing import Annotated, Literal
@@ -60,14 +60,14 @@ def test_a_refusal_names_file_path_and_value(data, message):
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "a`b", "\u202eabc", "`\n`", "x" * 10_000])
-def test_a_stranger_s_key_is_named_and_cannot_act(name):
+def test_a_key_is_named_and_cannot_act_on_a_terminal(name):
     assert "unknown key" in refusal({name: 1})
     assert "unknown key" in refusal({"inner": {name: 1}})
     refusal({"table": {name: "one"}})
     refusal({"inner": {"size": name}})
 
 
-def test_what_is_nested_too_deeply_is_refused():
+def test_values_nested_too_deeply_are_refused():
     deep = inner = []
     for _ in range(100_000):
         inner.append([])

@@ -16,7 +16,7 @@ from sample_rows import one_line, stage, trial
 
 
 def read_strange(path, data):
-    """The rows of a stranger's file; None when it was refused, in one line."""
+    """Read the rows of an untrusted file; None if it was refused, in one line."""
     path.write_bytes(data)
     message, found = "", None
     try:

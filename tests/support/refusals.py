@@ -1,4 +1,4 @@
-"""A small experiment file, one value of it replaced, and what is said of it when it is refused."""
+"""A minimal experiment file, versions of it with one value replaced, and the message of its refusal."""
 
 import msgspec
 import pytest

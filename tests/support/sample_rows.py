@@ -1,4 +1,4 @@
-"""Rows as a run would have written them, and what every refusal looks like."""
+"""Rows as a run would have written them, a goal, and a check that a refusal is one line."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class LearningRate(Table, frozen=True, kw_only=True):
         rule: How the anchor moves with the batch size: with its square root, in proportion, or not at all.
         factor: Ratio of neighbouring rates.
         span: Number of rates on either side of the anchor.
-        extend: Number of rates by which the grid may grow on a side where its best rate lies at the edge.
+        extend: Number of rates by which the grid may grow on a side whose edge has the best rate.
         fixed: One more rate, tried unchanged at every batch size.
         warmup_epochs: Length of the linear warm-up, if the schedule has one.
     """

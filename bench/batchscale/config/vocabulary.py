@@ -49,19 +49,6 @@ class Point(msgspec.Struct, frozen=True, order=True):
     learning_rate: float
     options: Options = ()
 
-    @property
-    def momentum(self) -> float:
-        """The searched momentum; 0 if momentum is not searched."""
-        return dict(self.options).get("momentum", 0.0)
-
-    @property
-    def effective_rate(self) -> float:
-        """What steps in one direction add up to, learning rate / (1 - momentum) (Shallue et al., 2019).
-
-        The learning rate itself if momentum is not searched.
-        """
-        return self.learning_rate / (1.0 - self.momentum)
-
 
 class CellKey(msgspec.Struct, frozen=True, order=True):
     """What distinguishes one timed cell from every other of an experiment.

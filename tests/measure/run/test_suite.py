@@ -132,11 +132,11 @@ def test_a_workload_that_cannot_run_leaves_nothing_behind(tmp_path, offline, run
     [
         (
             {"learning_rate": {"schedule": "linear_decay"}},
-            r"^tiny\.toml: budget\.max_epochs: 6\.0 is above epochs = 4\.0",
+            r"^tiny\.toml: budget\.max_epochs: 6\.0, expected at most epochs = 4\.0",
         ),
         (
             {"workload": {"optimizer": "adam", "optimizer_options": {"b2_batch_size": 10**9}}},
-            r"^tiny: workload\.optimizer_options\.b2_batch_size: 1e\+09 brings b2 = 0\.999 to 1 at batch size 10",
+            r"^tiny: workload\.optimizer_options\.b2_batch_size: 1e\+09 rounds b2 = 0\.999 to 1 at batch size 10",
         ),
     ],
 )
