@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import simulated_answers
 import simulated_folder
-from batchscale.analysis.figures import resources, style
+from batchscale.analysis.figures import choose, style
 from batchscale.analysis.metrics import hardware
 from batchscale.analysis.pages import report, tables
 from batchscale.analysis.text import captions
@@ -95,7 +95,8 @@ def test_nothing_explains_more_than_all():
 
 def test_the_roofline_shows_both_limits_and_which_one_binds(sweep, summarized):
     with style.applied():
-        (axes,) = resources.roofline(sweep, summarized).axes
+        (plot,) = choose(["roofline"])
+        (axes,) = plot.draw(sweep, summarized).axes
     roof = next(line for line in axes.lines if line.get_label() == "measured limit of the machine")
     across, up = roof.get_xdata(), roof.get_ydata()
     assert up[-1] == pytest.approx(100)

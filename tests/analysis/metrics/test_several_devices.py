@@ -11,7 +11,7 @@ from batchscale.analysis.figures import style
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.schema import only
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.pages import sections
+from batchscale.analysis.pages import report
 from batchscale.analysis.summary.build import summarize
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from simulated_answers import answered
@@ -133,7 +133,7 @@ def test_speeds_of_virtual_devices_are_said_to_mean_nothing(measured, found):
         texts = [
             foot.replace("\n", " "),
             plot.alt_text(Sweep.of(frame), summary),
-            sections.several_devices(summary).caption,
+            report.several_devices(summary).caption,
         ]
         assert ["speeds mean nothing" in text for text in texts] == [said] * 3
         assert summary.virtual_devices == said

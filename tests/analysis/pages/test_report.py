@@ -15,7 +15,7 @@ import simulated_folder
 from batchscale.analysis.exchange.import_tables import write_folders
 from batchscale.analysis.figures import PLOTS
 from batchscale.analysis.frames import frames
-from batchscale.analysis.pages import html, report, sections, tables
+from batchscale.analysis.pages import html, report, tables
 from batchscale.analysis.summary import summary_file
 from batchscale.analysis.summary_types import FurtherTarget, Verdict
 from batchscale.analysis.text import answer
@@ -186,20 +186,20 @@ def test_verified_runs_show_how_far_the_prediction_was_off(tmp_path, measured):
     runs = [msgspec.structs.replace(run, seconds=seconds) for seconds in (1.3, 0.9, 1.1)]
     verified = tmp_path / "verification.jsonl"
     verified.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in runs))
-    table = sections.verifications(frames.load(tmp_path))
+    table = report.verifications(frames.load(tmp_path))
     assert "as short as these" not in table.caption
     assert len(table.rows) == 1
     assert table.rows[0].entries[4].text == "3"
     assert [entry.text for entry in table.rows[0].entries][-5:] == ["110", "1.00 s", "1.10 s", "+10.0%", "+0.0%"]
-    assert sections.verifications(measured) is None
+    assert report.verifications(measured) is None
     verified.write_bytes(msgspec.json.encode(msgspec.structs.replace(run, predicted_seconds=0.001)) + b"\n")
-    assert "as short as these" in sections.verifications(frames.load(tmp_path)).caption
+    assert "as short as these" in report.verifications(frames.load(tmp_path)).caption
 
 
 def test_what_is_not_shipped_is_measured_again_from_the_file_next_to_the_page(summarized, measured):
-    assert sections.reproduce(measured, summarized).startswith("batchscale run experiment.toml\n")
+    assert report.reproduce(measured, summarized).startswith("batchscale run experiment.toml\n")
     shipped = msgspec.structs.replace(summarized, experiment="lenet_mnist")
-    assert sections.reproduce(measured, shipped).startswith("batchscale run lenet_mnist\n")
+    assert report.reproduce(measured, shipped).startswith("batchscale run lenet_mnist\n")
 
 
 def test_verdicts_and_further_targets_become_tables(summarized):
@@ -214,17 +214,17 @@ def test_verdicts_and_further_targets_become_tables(summarized):
         critical_batch_size_reason="none",
     )
     changed = msgspec.structs.replace(summarized, verdicts=[shown], further_targets=[target])
-    assert [entry.text for entry in sections.verdicts(changed).rows[0].entries][2] == "supported"
-    table = sections.further_targets(changed)
+    assert [entry.text for entry in report.verdicts(changed).rows[0].entries][2] == "supported"
+    table = report.further_targets(changed)
     assert table.rows[0].entries[-1].text == "16 and 32"
     assert "†" not in table.caption
     searched = msgspec.structs.replace(target, unconfirmed=[32])
-    table = sections.further_targets(msgspec.structs.replace(changed, further_targets=[target, searched]))
+    table = report.further_targets(msgspec.structs.replace(changed, further_targets=[target, searched]))
     assert [row.entries[-1].text for row in table.rows] == ["16 and 32", "16 and 32†"]
     assert "† not confirmed" in table.caption
     assert "judged within" not in table.caption
     harder = msgspec.structs.replace(target, accuracy=0.97, within_epochs=20.0)
-    table = sections.further_targets(msgspec.structs.replace(changed, further_targets=[target, harder]))
+    table = report.further_targets(msgspec.structs.replace(changed, further_targets=[target, harder]))
     assert "Targets above 95% are judged within 20 epochs, because runs that reach 95% may end there." in table.caption
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
-from batchscale.analysis.figures import answer, learning_rates, resources, speed, style, training
+from batchscale.analysis.figures import answer, hardware, learning_rates, style, training
 from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_types import Summary
@@ -71,14 +71,14 @@ PLOTS = (
     ),
     Plot(
         "Throughput",
-        speed.throughput,
+        hardware.throughput,
         captions.throughput,
         "Higher is faster. Where the line levels off, the hardware is fully used. Small dots are single rounds.",
         captions.drift,
     ),
     Plot(
         "Step time",
-        speed.step_time,
+        hardware.step_time,
         captions.step_time,
         "The flat part on the left is the fixed cost of a step, the rising part the cost of its examples.",
     ),
@@ -145,13 +145,13 @@ PLOTS = (
     ),
     Plot(
         "Memory",
-        resources.memory,
+        hardware.memory,
         captions.memory,
         "What a training step needs at each batch size, up to the largest that fits.",
     ),
     Plot(
         "Roofline",
-        resources.roofline,
+        hardware.roofline,
         captions.roofline,
         "The distance below the limit is arithmetic that the machine could do and this program does not. Points above"
         " the slope read from caches what would otherwise be copied from memory.",
@@ -159,13 +159,13 @@ PLOTS = (
     ),
     Plot(
         "Energy",
-        resources.energy,
+        hardware.energy,
         captions.energy,
         "The least energy per example and the least energy to the target may be at different batch sizes.",
     ),
     Plot(
         "Several devices",
-        speed.data_parallel,
+        hardware.data_parallel,
         captions.data_parallel,
         "The distance below the dashed line is the cost of dividing the work and adding the gradients.",
     ),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,18 +17,25 @@ from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import values
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.pages import html, sections, tables
+from batchscale.analysis.pages import html, tables
 from batchscale.analysis.pages.html import PageFigure
+from batchscale.analysis.pages.tables import UNKNOWN, Column, Entry, Table, TableRow, entry
 from batchscale.analysis.summary import summary_file
 from batchscale.analysis.summary.build import summarize
-from batchscale.analysis.summary_types import Summary
+from batchscale.analysis.summary_types import FurtherTarget, Optimum, ParallelPoint, Summary
 from batchscale.analysis.text import answer, method
+from batchscale.analysis.text.captions import VIRTUAL, origin
+from batchscale.config.experiment import shipped
 from batchscale.records import results_folder, row_files
 
 LARGEST_EMBEDDED_BYTES = 150_000
 NAME = results_folder.REPORT
 FILES = (*results_folder.PUBLISHED, results_folder.SUMMARY)
 """The other files of a results folder, to which the page links where they exist."""
+SHORT_RUN_SECONDS = 0.02
+"""Shorter runs are mostly overhead: a call costs about 0.1 ms, and a run makes one for each evaluation."""
+UNCONFIRMED = "†"
+"""Follows a batch size of a further target whose learning rate was not confirmed."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ def write_page(folder: Path, sweep: Sweep, summary: Summary, home: str | None = 
         "report.html.jinja",
         title=summary.title,
         machine=summary.machine,
-        subtitle=sections.subtitle(measured, summary),
+        subtitle=subtitle(measured, summary),
         notices=answer.notices(summary),
         answer=answer.answer(summary),
         facts_shown=answer.facts(summary),
@@ -83,13 +92,13 @@ def write_page(folder: Path, sweep: Sweep, summary: Summary, home: str | None = 
         batch_sizes=tables.batch_size_table(summary),
         timed_variants=tables.timed_variants_table(measured),
         downloads=list(_write_csv(folder, measured, summary)),
-        further=sections.further_targets(summary),
-        several_devices=sections.several_devices(summary),
-        verdicts=sections.verdicts(summary),
-        verified=sections.verifications(measured),
+        further=further_targets(summary),
+        several_devices=several_devices(summary),
+        verdicts=verdicts(summary),
+        verified=verifications(measured),
         method=method.paragraphs(sweep, summary),
-        machine_table=sections.machine(measured),
-        reproduce=sections.reproduce(measured, summary),
+        machine_table=machine(measured),
+        reproduce=reproduce(measured, summary),
         files=[name for name in FILES if (folder / name).is_file()],
         home=home,
     )
@@ -133,3 +142,163 @@ def _write_csv(folder: Path, measured: Frames, summary: Summary) -> Iterator[Dow
 
 def _frame_csv(rows: pd.DataFrame) -> bytes:
     return tables.as_csv(list(rows.columns), [list(row) for row in rows.itertuples(index=False)])
+
+
+def subtitle(measured: Frames, summary: Summary) -> str:
+    """Return machine, workload, seeds and source of convergence in one line."""
+    described = measured.machine.machine
+    device = "" if described.device_kind in described.name else f" ({described.device_kind})"
+    return origin(measured, summary).replace(summary.machine, f"{summary.machine}{device}", 1)
+
+
+def verdicts(summary: Summary) -> Table | None:
+    """Return each claim of the 2015 experiment with the verdict of these measurements; None without verdicts."""
+    rows = [
+        TableRow([Entry(str(one.claim)), Entry(one.statement), Entry(one.verdict), Entry(one.numbers)])
+        for one in summary.verdicts
+    ]
+    columns = (
+        Column("Claim"),
+        Column("Statement", prose=True),
+        Column("Verdict", text=True),
+        Column("Because", prose=True),
+    )
+    caption = (
+        "Claims of a widely read 2015 experiment with LeNet on MNIST, each judged by the measurements of this page."
+    )
+    return Table(caption, columns, rows) if rows else None
+
+
+def verifications(measured: Frames) -> Table | None:
+    """Return the runs that were trained alone to the target, with the steps and the time predicted for them."""
+    same = ["batch_size", "learning_rate", "options", "seed", "status", "predicted_steps", "steps"]
+    runs = measured.verifications.groupby(same, dropna=False, as_index=False)
+    timed = runs.agg(runs=("seconds", "size"), seconds=("seconds", "median"), predicted=("predicted_seconds", "median"))
+    rows = [TableRow(_verified(run)) for run in timed.to_dict("records")]
+    titles = ("Batch size", "Learning rate", "Seed", "Status", "Runs", "Steps predicted", "Steps measured")
+    titles += ("Time predicted", "Time measured", "Difference", "Difference per step")
+    columns = [Column(title, text=title == "Status") for title in titles]
+    caption = (
+        "Each run was trained to the target again, alone. Predicted time = steps of the mapped run x measured seconds "
+        "per step. The time of a repeated run is the median. Mapped and single runs round differently, so one may "
+        "reach the target an evaluation later than the other. The last column compares the speed alone."
+    )
+    if np.any(values(timed, "predicted") < SHORT_RUN_SECONDS):
+        caption += " In runs as short as these, starting a call for each evaluation takes longer than the steps do."
+    return Table(caption, columns, rows) if rows else None
+
+
+def _verified(run: Mapping[str, Any]) -> list[Entry]:
+    off = run["seconds"] / run["predicted"] - 1 if run["predicted"] > 0 else None
+    steps = run["predicted_steps"] / run["steps"] if run["steps"] > 0 else math.nan
+    return [
+        Entry(number_format.whole(run["batch_size"]), run["batch_size"]),
+        Entry(number_format.point(run["learning_rate"], dict(run["options"])), run["learning_rate"]),
+        Entry(number_format.whole(run["seed"])),
+        Entry(run["status"].replace("_", " ")),
+        Entry(number_format.whole(run["runs"]), run["runs"]),
+        entry(run["predicted_steps"], number_format.whole),
+        entry(run["steps"], number_format.whole),
+        entry(run["predicted"], number_format.seconds),
+        entry(run["seconds"], number_format.seconds),
+        entry(off, _off),
+        entry(None if off is None else (1 + off) * steps - 1, _off),
+    ]
+
+
+def _off(share: float) -> str:
+    return f"{100 * share:+.1f}%"
+
+
+def further_targets(summary: Summary) -> Table | None:
+    """Return the answers for other targets, from the same learning curves; None without any."""
+    rows = [TableRow(_further_cells(one)) for one in summary.further_targets]
+    columns = [Column("Target"), Column("Fastest"), Column("Time"), Column("Tied", text=True)]
+    columns += [Column("Critical batch size"), Column("Reached by", text=True)]
+    caption = "Other targets, read from the same learning curves."
+    own = summary.target_accuracy or 1.0
+    if ends := [one.within_epochs for one in summary.further_targets if one.accuracy > own and one.within_epochs]:
+        within, goal = number_format.epochs(ends[0]), number_format.target(own)
+        caption += f" Targets above {goal} are judged within {within}, because runs that reach {goal} may end there."
+    if any(one.unconfirmed for one in summary.further_targets):
+        caption += f" {UNCONFIRMED} not confirmed: judged by the seeds that also chose the learning rate."
+    return Table(caption, columns, rows) if rows else None
+
+
+def _further_cells(one: FurtherTarget) -> list[Entry]:
+    best, critical = one.time_optimal, one.critical_batch_size
+    return [
+        Entry(number_format.target(one.accuracy), one.accuracy),
+        Entry(str(best.batch_size), best.batch_size) if best else Entry(UNKNOWN),
+        entry(best.seconds if best else None, number_format.seconds),
+        Entry(_tied_list(best)),
+        entry(critical.value if critical else None, lambda value: number_format.number(value, 2)),
+        Entry(
+            number_format.listed(f"{size}{UNCONFIRMED * (size in one.unconfirmed)}" for size in one.reached) or "none"
+        ),
+    ]
+
+
+def _tied_list(best: Optimum | None) -> str:
+    return number_format.listed(size for size in best.tied if size != best.batch_size) or "none" if best else UNKNOWN
+
+
+def several_devices(summary: Summary) -> Table | None:
+    """Return speed, updates and epochs of every batch that was divided among several devices; None without any."""
+    titles = ("Devices", "Batch size", "Examples/s", "Efficiency: same batch", "Efficiency: one batch per device")
+    joined = ("Updates per epoch", "Epochs to target", "Ratio to epochs at one part", "Time to target")
+    caption = (
+        "A batch is divided into equal parts, one per device. Efficiency is the speed divided by the number of devices"
+        " and by the speed of one device, which trains the same batch or one part of it. Epochs are those of the"
+        " training runs at that batch size; their ratio is to the epochs at the size of one part."
+    )
+    note = f" Here {VIRTUAL}." if summary.virtual_devices else ""
+    rows = [TableRow(_parallel_cells(one)) for one in summary.data_parallel]
+    return Table(caption + note, [Column(title) for title in (*titles, *joined)], rows) if rows else None
+
+
+def _parallel_cells(one: ParallelPoint) -> list[Entry]:
+    return [
+        Entry(str(one.devices), one.devices),
+        Entry(str(one.batch_size), one.batch_size),
+        entry(one.examples_per_second, number_format.short),
+        entry(one.strong_efficiency, number_format.percent),
+        entry(one.weak_efficiency, number_format.percent),
+        entry(one.updates_per_epoch, number_format.number),
+        entry(one.epochs_to_target, number_format.number),
+        entry(one.epochs_ratio, number_format.number),
+        entry(one.time_to_target, number_format.seconds),
+    ]
+
+
+def machine(measured: Frames) -> Table:
+    """Return the machine and every software environment that the rows name."""
+    described = measured.machine.machine
+    columns = Column("Item", text=True), Column("Value", prose=True)
+    caption = "The rows were measured on this machine with this software."
+    if measured.imported:
+        return Table(caption, columns, [TableRow([Entry("Device"), Entry(described.device_kind)])])
+    memory = described.device_memory_bytes
+    pairs = [
+        ("Device", f"{described.device_count} x {described.device_kind} ({described.platform})"),
+        ("Device memory", number_format.mebibytes(memory) if memory else "not reported"),
+        ("Processor", f"{described.cpu}, {described.cpu_cores} cores"),
+        ("Memory", number_format.mebibytes(described.host_memory_bytes)),
+    ]
+    for name, software in sorted(measured.machine.environments.items()):
+        packages = ", ".join(f"{package} {version}" for package, version in sorted(software.packages.items()))
+        pairs.append((f"Environment {name[:8]}", f"Python {software.python}, {software.os}, {packages}"))
+        extras = {"driver": software.driver or "", "XLA flags": software.xla_flags, **software.settings}
+        set_here = "; ".join(f"{key} {value}" for key, value in extras.items() if value)
+        pairs += [("Settings", set_here)] if set_here else []
+    rows = [TableRow([Entry(name), Entry(text)]) for name, text in pairs]
+    return Table(caption, columns, rows)
+
+
+def reproduce(measured: Frames, summary: Summary) -> str:
+    """Return the commands that measure this again."""
+    if measured.imported:
+        return "batchscale analyze --convergence CSV --throughput CSV --out DIR"
+    joined = " --convergence-from FOLDER" if summary.convergence_from else ""
+    source = summary.experiment if summary.experiment in shipped() else "experiment.toml"
+    return f"batchscale run {source}{joined}\nbatchscale report results/local/{summary.experiment}/MACHINE"

@@ -1,8 +1,8 @@
-"""How fast the machine trains at each batch size, on one device and on several."""
+"""What the machine does at each batch size: speed on one device and on several, memory, arithmetic, energy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -11,12 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from batchscale.analysis.figures import drawing, style
-from batchscale.analysis.figures.drawing import NothingToDrawError
+from batchscale.analysis.figures.drawing import NothingToDrawError, medians, open_ends
 from batchscale.analysis.frames.schema import batch_sizes, by_batch_size, only, values
+from batchscale.analysis.metrics.hardware import roofline_cells
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.statistics.intervals import Array
-from batchscale.analysis.summary_types import AffineStepTime, ParallelPoint, Summary
-from batchscale.analysis.text.captions import VIRTUAL, origin
+from batchscale.analysis.summary_types import AffineStepTime, BatchSizeSummary, Limit, ParallelPoint, Summary
+from batchscale.analysis.text.answer import target
+from batchscale.analysis.text.captions import LIMITS, VIRTUAL, origin
 
 Key = Callable[[ParallelPoint], int]
 Value = Callable[[ParallelPoint], float | None]
@@ -33,6 +35,18 @@ class Look(TypedDict):
 LOOP_LOOKS: dict[str, Look] = {
     "scan": {"color": style.BLUE, "marker": "o", "label": "scan: many steps per call"},
     "dispatch": {"color": style.ORANGE, "marker": "s", "label": "dispatch: one step per call"},
+}
+MEMORY = (
+    ("predicted_bytes", "predicted by the compiler", style.BLUE),
+    ("peak_bytes", "peak in use", style.ORANGE),
+)
+MEBIBYTE = 1 << 20
+GIGA = 1e9
+LIMIT_COLORS: dict[Limit | None, str] = {
+    "arithmetic": style.ORANGE,
+    "copying": style.GREEN,
+    "fixed_cost": style.PURPLE,
+    None: style.BLUE,
 }
 
 
@@ -104,6 +118,98 @@ def _along(rounds: pd.DataFrame) -> Array:
 
 def _step_seconds(fit: AffineStepTime, sizes: Array) -> Array:
     return fit.alpha_seconds + fit.beta_seconds * sizes
+
+
+def memory(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw the memory that the compiler predicts and the peak in use, up to where a batch no longer fits."""
+    cells = sweep.whole_compilations
+    needs = {label: (by_batch_size(cells, column, np.max), color) for column, label, color in MEMORY}
+    if not any(sizes for (sizes, _), _ in needs.values()):
+        raise NothingToDrawError("no memory was recorded")
+    figure, (axes,) = drawing.sheet()
+    for label, ((sizes, need), color) in needs.items():
+        if sizes:
+            axes.plot(sizes, need / MEBIBYTE, "o-", color=color, label=label)
+            drawing.hover(axes, sizes, need / MEBIBYTE)
+    largest = summary.max_batch_size
+    if limit := sweep.frames.machine.machine.device_memory_bytes:
+        axes.axhline(limit / MEBIBYTE, **drawing.GUIDE, label="memory of the device")
+    elif largest:
+        axes.axhline(largest.memory_bytes / MEBIBYTE, **drawing.GUIDE, label="free memory")
+    if largest and largest.predicted_bytes:
+        drawing.star(axes, largest.batch_size, largest.predicted_bytes / MEBIBYTE, "largest that fits")
+    full = batch_sizes(only(cells, cells["status"] == "out_of_memory"))
+    drawing.missed(axes, full, "out of memory")
+    drawing.log_axis(axes, "memory (MiB)")
+    drawing.log2_axis(axes, [*batch_sizes(cells), *([largest.batch_size] if largest else [])])
+    return drawing.finished(figure, origin(sweep.frames, summary))
+
+
+def roofline(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw FLOPs per second against FLOPs per byte moved, under the measured ceilings of this machine."""
+    cells, top = roofline_cells(summary), summary.ceilings
+    if not cells or top is None or top.matmul_flops_per_second is None:
+        raise NothingToDrawError("FLOPs, bytes moved or the matrix-multiply rate of the machine were not recorded")
+    across, up = (_field(cells, name) for name in ("flops_per_byte", "achieved_flops_per_second"))
+    figure, (axes,) = drawing.sheet()
+    slope = top.copy_bytes_per_second or np.inf
+    along = np.geomspace(across.min() / 3, 3 * max(across.max(), top.matmul_flops_per_second / slope), 200)
+    ceiling = np.minimum(top.matmul_flops_per_second, along * slope)
+    axes.plot(along, ceiling / GIGA, color=style.MUTED, linewidth=1.2, label="measured limit of the machine")
+    axes.plot(across, up / GIGA, color=style.BLUE, linewidth=0.8)
+    _mark_limits(axes, cells, across, up / GIGA)
+    axes.set(xscale="log", yscale="log")
+    axes.margins(0.08, 0.12)
+    drawing.log_axis_across(axes, "training FLOPs per byte read or written")
+    drawing.log_axis(axes, "GFLOP per second")
+    drawing.hover(axes, [cell.batch_size for cell in cells], up / GIGA, across=across)
+    return drawing.finished(figure, origin(sweep.frames, summary))
+
+
+def energy(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw energy per example and energy to the target, where the device reports its energy."""
+    rounds = only(sweep.rounds, sweep.rounds["joules"].notna())
+    if rounds.empty:
+        raise NothingToDrawError("no energy was measured on this machine")
+    per_example = values(rounds, "joules") / (values(rounds, "steps") * values(rounds, "batch_size"))
+    cells = summary.known("joules_to_target")
+    figure, panels = drawing.sheet(2 if cells else 1)
+    rounds = rounds.assign(millijoules=1e3 * per_example)
+    draw_loops(panels[0], rounds, "millijoules", imported=bool(sweep.frames.imported))
+    drawing.log_axis(panels[0], "millijoules per example")
+    for axes in panels[1:]:
+        _energy_to_target(axes, summary, cells)
+    for axes in panels:
+        drawing.log2_axis(axes, batch_sizes(rounds))
+    return drawing.finished(figure, origin(sweep.frames, summary))
+
+
+def _energy_to_target(axes: Axes, summary: Summary, cells: Sequence[BatchSizeSummary]) -> None:
+    sizes, joules = [cell.batch_size for cell in cells], medians(cells, "joules_to_target")
+    drawing.band(axes, sizes, open_ends(cells, "joules_to_target"), style.GREEN)
+    axes.plot(sizes, joules, "o-", color=style.GREEN, label="to the target: median, 95% interval", zorder=4)
+    drawing.hover(axes, sizes, joules)
+    if best := summary.energy_optimal:
+        drawing.star(axes, best.batch_size, best.joules, "least energy")
+    drawing.log_axis(axes, f"joules to {target(summary)}")
+
+
+def _mark_limits(axes: Axes, cells: Sequence[BatchSizeSummary], across: Array, up: Array) -> None:
+    """Draw each batch size in the colour of the limit that binds it; name the ends and the highest."""
+    for limit, color in LIMIT_COLORS.items():
+        which = [at for at, cell in enumerate(cells) if cell.limited_by == limit]
+        if which:
+            label = f"limited by {LIMITS[limit]}" if limit else "no single limit"
+            axes.plot(across[which], up[which], "o", color=color, label=label)
+    for at in sorted({0, int(np.argmax(up)), len(cells) - 1}):
+        spot = (across[at], up[at])
+        axes.annotate(
+            str(cells[at].batch_size), spot, (0, -10), textcoords="offset points", ha="center", fontsize="small"
+        )
+
+
+def _field(cells: Sequence[BatchSizeSummary], name: str) -> Array:
+    return np.array([getattr(cell, name) for cell in cells], dtype=np.float64)
 
 
 def data_parallel(sweep: Sweep, summary: Summary) -> Figure:
