@@ -1,7 +1,7 @@
-"""Energy, clock and temperature around a timed round, where the platform tells; what it does not tell is None.
+"""Energy, clock and temperature around a timed round; a quantity that the platform cannot report is None.
 
-On a GPU these are the devices that compute, through NVIDIA's management library; on a CPU the processor packages, with
-whatever else runs on them. A counter of energy moves in steps, so a round must last many of its periods.
+On a GPU the devices that compute are read, through NVIDIA's management library (NVML). On a CPU the processor packages
+are read, so other work on them counts too. An energy counter moves in steps, so a round must last many of its periods.
 """
 
 from __future__ import annotations
@@ -22,30 +22,41 @@ from typing import NamedTuple
 Read = Callable[[], float]
 
 PERIODS_PER_ROUND = 10
-"""A counter is up to one period behind at either end of a round, so a round this long is known within a tenth."""
+"""A counter is up to one period late at either end of a round, so such a round is known within a tenth."""
 LEAST_PERIODS = 5
-"""A round that came out shorter than this has no energy rather than a rough one."""
+"""A round shorter than this gets no energy, as it would be too rough."""
 LONGEST_PERIOD_SECONDS = 0.2
-"""NVIDIA's and Intel's counters advance every 1 to 100 ms, even when idle; one that stands still measures nothing."""
+"""NVIDIA's and Intel's counters advance every 1 to 100 ms, even when idle; a slower counter is taken as broken."""
 PERIODS_WATCHED = 3
 COLDEST_CELSIUS, HOTTEST_CELSIUS = -50, 150
-"""A sensor that is not connected says something else."""
+"""A reading outside of these comes from a sensor that is not connected."""
 CPU_THERMAL_ZONE = re.compile(r"x86_pkg_temp|cpu[-_]?thermal.*|cpu\d*-.*thermal.*")
 
 
 class Counter(NamedTuple):
-    """Joules since some moment; after `wraps_at` it starts again from 0."""
+    """An energy counter.
+
+    Attributes:
+        read: returns joules since some moment.
+        wraps_at: joules after which it starts again from 0.
+    """
 
     read: Read
     wraps_at: float = math.inf
 
     def advance(self, before: float, after: float) -> float:
-        """Joules from one reading to a later one; infinity when a counter that does not wrap went backwards."""
+        """Return the joules between two readings; infinity if a counter that does not wrap went backwards."""
         return after - before if after >= before else after - before + self.wraps_at
 
 
 class Sensed(NamedTuple):
-    """What the sensors say of a round; the clock is the mean of all cores or devices, the temperature the highest."""
+    """Readings of one round, each None if it cannot be read.
+
+    Attributes:
+        joules: energy of all devices together.
+        clock_mhz: mean clock of all cores or devices.
+        celsius: highest temperature.
+    """
 
     joules: float | None = None
     clock_mhz: float | None = None
@@ -54,7 +65,14 @@ class Sensed(NamedTuple):
 
 @dataclass(frozen=True)
 class Sensors:
-    """The counters of all devices in use, advancing every `period_seconds`, and one reader of each other quantity."""
+    """The sensors of the devices in use.
+
+    Attributes:
+        counters: energy counters, one a device.
+        clocks_mhz: readers of clocks, one a core or device.
+        temperatures_celsius: readers of temperatures.
+        period_seconds: how often the slowest counter advances.
+    """
 
     counters: Sequence[Counter] = ()
     clocks_mhz: Sequence[Read] = ()
@@ -63,11 +81,11 @@ class Sensors:
 
     @property
     def round_seconds(self) -> float:
-        """How long a round must last for its energy to be known; 0 where none is measured."""
+        """How long a round must last for its energy to be known; 0 if no energy is measured."""
         return PERIODS_PER_ROUND * self.period_seconds if self.counters else 0.0
 
     def around(self, timed: Callable[[], float]) -> tuple[float, Sensed]:
-        """Seconds that `timed` says its work took, and what was sensed; reading is outside of what is timed."""
+        """Return the seconds that `timed` returns, and the readings around it, taken outside of the timed region."""
         before = _each(counter.read for counter in self.counters)
         seconds = timed()
         after = _each(counter.read for counter in self.counters)
@@ -77,7 +95,7 @@ class Sensors:
         return seconds, Sensed(joules, fmean(clocks) if clocks else None, max(temperatures, default=None))
 
     def _joules(self, before: Sequence[float], after: Sequence[float]) -> float | None:
-        """All devices together; None unless every counter was read twice and went forwards."""
+        """Return the joules of all devices; None unless every counter was read twice and advanced."""
         if not self.counters or not len(self.counters) == len(before) == len(after):
             return None
         advances = [one.advance(*ends) for one, *ends in zip(self.counters, before, after, strict=True)]
@@ -90,7 +108,7 @@ NONE = Sensors()
 def find(
     platform: str, devices: int = 1, root: Path = Path("/sys"), clock: Callable[[], float] = time.perf_counter
 ) -> Sensors:
-    """What can be read of the first `devices` devices of JAX's `platform`."""
+    """Find the sensors of the first `devices` devices of JAX's `platform`."""
     found = of_gpus(devices) if platform == "gpu" else of_cpu(root) if platform == "cpu" else NONE
     period = counter_period(found.counters, clock)
     counters = found.counters if period else ()
@@ -98,14 +116,14 @@ def find(
 
 
 def counter_period(counters: Iterable[Counter], clock: Callable[[], float] = time.perf_counter) -> float | None:
-    """Seconds between two advances of the slowest counter; None where one stands still or cannot be read."""
+    """Return the seconds between two advances of the slowest counter; None if one stands still or cannot be read."""
     periods = [_period(counter.read, clock) for counter in counters]
     known = [period for period in periods if period is not None]
     return max(known) if known and len(known) == len(periods) else None
 
 
 def _period(read: Read, clock: Callable[[], float]) -> float | None:
-    """The widest of a few gaps between advances."""
+    """Return the longest of a few gaps between advances."""
     seen, ticks = _each([read]), [clock()]
     while seen and len(ticks) <= PERIODS_WATCHED + 1:
         now = _each([read])
@@ -118,18 +136,18 @@ def _period(read: Read, clock: Callable[[], float]) -> float | None:
 
 
 def _each(readers: Iterable[Read]) -> list[float]:
-    """Those readings that can be made now."""
+    """Return the readings that can be made now."""
     values = []
     for read in readers:
         try:
             values.append(float(read()))
-        except (OSError, ValueError):  # what the driver or the kernel refuses is absent, not an error
+        except (OSError, ValueError):  # a quantity that driver or kernel refuse is left out
             continue
     return values
 
 
 def of_gpus(devices: int, environment: Mapping[str, str] = os.environ) -> Sensors:
-    """What NVIDIA's driver tells, where its management library is installed and knows which devices these are."""
+    """Find the sensors of NVIDIA GPUs, if their management library is installed and can identify the devices."""
     try:
         nvml = importlib.import_module("pynvml")
     except ImportError:
@@ -142,16 +160,16 @@ def of_gpus(devices: int, environment: Mapping[str, str] = os.environ) -> Sensor
     if len(handles) < devices:
         return NONE
     return Sensors(
-        counters=[Counter(_told(nvml, nvml.nvmlDeviceGetTotalEnergyConsumption, one, scale=1e-3)) for one in handles],
-        clocks_mhz=[_told(nvml, nvml.nvmlDeviceGetClockInfo, one, nvml.NVML_CLOCK_SM) for one in handles],
+        counters=[Counter(_reader(nvml, nvml.nvmlDeviceGetTotalEnergyConsumption, one, scale=1e-3)) for one in handles],
+        clocks_mhz=[_reader(nvml, nvml.nvmlDeviceGetClockInfo, one, nvml.NVML_CLOCK_SM) for one in handles],
         temperatures_celsius=[
-            _told(nvml, nvml.nvmlDeviceGetTemperature, one, nvml.NVML_TEMPERATURE_GPU) for one in handles
+            _reader(nvml, nvml.nvmlDeviceGetTemperature, one, nvml.NVML_TEMPERATURE_GPU) for one in handles
         ],
     )
 
 
-def _told(nvml: ModuleType, function: Callable[..., int], *arguments: object, scale: float = 1.0) -> Read:
-    """A reader of what the driver may refuse, which is then an OSError like any other device's."""
+def _reader(nvml: ModuleType, function: Callable[..., int], *arguments: object, scale: float = 1.0) -> Read:
+    """Return a reader that raises OSError if the driver refuses, like the readers of files."""
 
     def read() -> float:
         try:
@@ -163,7 +181,7 @@ def _told(nvml: ModuleType, function: Callable[..., int], *arguments: object, sc
 
 
 def _visible(nvml: ModuleType, environment: Mapping[str, str]) -> list[object]:
-    """The devices that CUDA shows, in its order; none among unlike ones, which CUDA may sort by speed."""
+    """Return the devices that CUDA shows, in its order; none if they differ, as CUDA may then sort them by speed."""
     known = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
     alike = len({nvml.nvmlDeviceGetName(one) for one in known}) == 1
     if not alike and environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
@@ -179,7 +197,7 @@ def _visible(nvml: ModuleType, environment: Mapping[str, str]) -> list[object]:
 
 
 def of_cpu(root: Path = Path("/sys")) -> Sensors:
-    """The kernel's counters of processor packages, the clocks of the cores in use, and the packages' temperatures."""
+    """Find the kernel's energy counters of processor packages, clocks of the cores in use, and package temperatures."""
     return Sensors(
         counters=[counter for zone in sorted(root.glob("class/powercap/intel-rapl:*")) for counter in _package(zone)],
         clocks_mhz=[
@@ -195,7 +213,7 @@ def of_cpu(root: Path = Path("/sys")) -> Sensors:
 
 
 def _package(zone: Path) -> list[Counter]:
-    """The counter of a zone if it is a whole package: cores and memory are parts of it, and psys contains it."""
+    """Return the counter of a zone if it is a package: cores and memory are parts of one, and psys contains it."""
     if not re.fullmatch(r"package-\d+", _text(zone / "name")):
         return []
     joules, range_text = _scaled(zone / "energy_uj", 1e-6), _text(zone / "max_energy_range_uj")
