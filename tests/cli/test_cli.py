@@ -192,7 +192,7 @@ def test_a_device_that_keeps_failing_ends_the_run_in_one_line_with_code_2(monkey
     def lost(*_):
         raise DeviceError("3 failures in a row, the last at B=8 scan; run again with --retry-failed")
 
-    monkeypatch.setattr("batchscale.measure.run.suite.planned", lost)
+    monkeypatch.setattr("batchscale.measure.run.suite.planned_stages", lost)
     assert command_line.run(["run", "lenet_digits", "--results", str(tmp_path), "--retry-failed"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("batchscale: 3 failures in a row")
 

@@ -24,8 +24,8 @@ from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.data import datasets
 from batchscale.measure.device import xla_options
 from batchscale.measure.device.machine import Host
-from batchscale.measure.run import stages as runner
 from batchscale.measure.run import suite, verify
+from batchscale.measure.throughput import rounds
 from batchscale.measure.training.learner import Learner
 from batchscale.records import results_folder, row_files
 from batchscale.records.row_types import Curve, Round, Stage, Trial, Verification
@@ -112,7 +112,7 @@ def scheduled(request, tmp_path_factory):
 
 @pytest.fixture
 def _measures_nothing(monkeypatch):
-    for module, name in ((LanePrograms, "tuned"), (suite, "planned")):
+    for module, name in ((LanePrograms, "tuned"), (suite, "planned_stages")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("measured"))
 
 
@@ -140,7 +140,7 @@ def test_a_run_leaves_every_row_and_a_page(swept):
 
 def test_a_second_run_measures_nothing_and_answers_the_same(swept, sweep, capsys, monkeypatch):
     before = {name: (swept / name).read_bytes() for name in (results_folder.THROUGHPUT, results_folder.CONVERGENCE)}
-    monkeypatch.setattr(runner.throughput, "measure", lambda *_: pytest.fail("timed again"))
+    monkeypatch.setattr(rounds, "measure", lambda *_: pytest.fail("timed again"))
     assert command_line.run(["run", sweep, "--results", str(swept.parent.parent), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((swept / "summary.json").read_bytes())
     assert before == {name: (swept / name).read_bytes() for name in before}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from statistics import median
 
@@ -11,10 +12,11 @@ import jax.numpy as jnp
 import msgspec
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.data import example_order
+from batchscale.measure.device.sensors import NONE
 from batchscale.measure.device.timing import Work, timed
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import rounds
-from batchscale.measure.throughput.context import Laboratory
+from batchscale.measure.throughput.stage import Throughput
 from batchscale.measure.throughput.timed_loops import BATCHES_AT_HAND, LEARNING_RATE
 from batchscale.measure.training.learner import Examples, Learner
 from batchscale.records.row_types import AnyRow, Round
@@ -42,22 +44,18 @@ def seconds_in_pairs(session: Session, batch_size: int) -> list[tuple[float, flo
             pairs.append((row.seconds, timed(hand, row.steps)))
 
     key = CellKey(batch_size, "dispatch")
-    rounds.measure(laboratory(session, append), [key], lambda _: "xla")
+    rounds.measure(stage(session, append), [key])
     return pairs
 
 
-def laboratory(session: Session, append: Callable[[AnyRow], None]) -> Laboratory:
+def stage(session: Session, append: Callable[[AnyRow], None]) -> Throughput:
     session.progress.plan("timing", len(BATCH_SIZES), 1.0)
     table = msgspec.structs.replace(session.experiment.throughput, rounds=PAIRS, round_seconds=ROUND_SECONDS)
-    return Laboratory(
-        experiment=msgspec.structs.replace(session.experiment, throughput=table),
-        learner=session.learner,
-        split=session.splits[0],
-        origin=session.origin,
-        append=append,
-        progress=session.progress,
-        check=lambda: None,
+    made = Throughput(
+        replace(session, experiment=msgspec.structs.replace(session.experiment, throughput=table)), append
     )
+    made.sensors, made.lowerings = (lambda devices: NONE), {(BATCH_SIZES[0], "float32"): "xla"}
+    return made
 
 
 def by_hand(learner: Learner, split: Examples, batch_size: int) -> Work:

@@ -24,8 +24,9 @@ from batchscale.config.vocabulary import STAGES
 from batchscale.errors import InputError
 from batchscale.measure.convergence import train_wave
 from batchscale.measure.convergence.lane_programs import LanePrograms
-from batchscale.measure.run import lowerings, stages
-from batchscale.measure.throughput import peak_rates, rounds
+from batchscale.measure.device import peak_rates
+from batchscale.measure.run.suite import planned_stages
+from batchscale.measure.throughput import lowering_choice, rounds
 from batchscale.records import results_folder, row_files
 from filled_folders import filled, own
 from hypothesis import given, settings
@@ -219,14 +220,14 @@ def with_compiled_programs(self, session):
 def continued(folder):
     """The refusal of a run that goes on in a folder and measures nothing, None where it went on."""
     with pytest.MonkeyPatch.context() as patch, refused() as refusals:
-        patch.setattr(peak_rates, "measure", lambda *_: None)
+        patch.setattr(peak_rates, "measure", lambda *_: [])
         patch.setattr(rounds, "measure", lambda *_: None)
-        patch.setattr(lowerings, "of_cells", lambda *_: lambda _: None)
+        patch.setattr(lowering_choice, "choose", lambda *_: {})
         patch.setattr(train_wave, "run", lambda *_: None)
         made = session(folder)
         patch.setattr(LanePrograms, "__init__", with_compiled_programs)
         made.prepare_folder()
-        for stage in stages.planned(made, STAGES):
+        for stage in planned_stages(made, STAGES):
             stage.run()
     return refusals[0] if refusals else None
 

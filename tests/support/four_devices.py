@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import tiny_workload
 from batchscale.config.vocabulary import CellKey
-from batchscale.measure.run import stages
+from batchscale.measure.run.suite import planned_stages
 from batchscale.measure.throughput import timed_loops
 from batchscale.records import row_files
 from batchscale.records.row_types import Compilation, Round, Trial
@@ -82,7 +82,7 @@ def studied(folder: Path) -> dict:
     session = tiny_workload.session(folder, **TABLES)
     machine = msgspec.structs.replace(session.host.machine, device_count=len(jax.devices()), virtual_devices=True)
     session.host = replace(session.host, machine=machine)
-    for stage in stages.planned(session, ("throughput", "convergence")):
+    for stage in planned_stages(session, ("throughput", "convergence")):
         stage.run()
     rounds = [row for row in row_files.read(folder / "throughput.jsonl") if isinstance(row, Round)]
     trials = [row for row in row_files.read(folder / "convergence.jsonl") if isinstance(row, Trial)]

@@ -14,7 +14,7 @@ from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import CellTrend
 from batchscale.analysis.text import captions
-from fake_laboratory import KEYS, Pretended
+from fake_throughput import KEYS, Pretended
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 from batchscale.measure.control.progress import CALIBRATIONS, SECONDS_PER_CALIBRATION, Progress
-from batchscale.measure.device import timing
-from batchscale.measure.run import stages
-from batchscale.measure.throughput import peak_rates, rounds
-from batchscale.measure.throughput.peak_rates import Part
+from batchscale.measure.device import peak_rates, timing
+from batchscale.measure.device.peak_rates import Part
+from batchscale.measure.throughput import rounds
+from batchscale.measure.throughput.stage import Throughput
 from batchscale.records.row_types import Calibration
 from pretended_clock import Pretended
 from tiny_workload import session
@@ -88,7 +88,8 @@ def timed(folder, environment="0123456789abcdef"):
     made.host = replace(made.host, environment_hash=environment)
     made.progress = Progress(output=io.StringIO())
     made.prepare_folder()
-    (stage,) = stages.planned(made, ["throughput"])
+    stage = Throughput(made)
+    stage.plan()
     stage.run()
     rows = [row for row in made.rows("throughput.jsonl") if isinstance(row, Calibration)]
     return made.progress, rows
@@ -110,6 +111,6 @@ def test_a_stage_calibrates_once_for_an_environment_and_goes_on_where_the_device
 
 def test_the_time_left_counts_the_calibration(tmp_path, parts):
     made = session(tmp_path)
-    stages.planned(made, ["throughput"])
+    Throughput(made).plan()
     planned = made.progress.items[made.progress.prefix, "calibration"]
     assert planned.remaining_seconds() == len(parts) * SECONDS_PER_CALIBRATION

@@ -34,7 +34,7 @@ def offline(monkeypatch):
 def runs(monkeypatch):
     """Sessions that would have been run, in order."""
     seen = []
-    monkeypatch.setattr(suite, "planned", lambda session, stages: seen.append((session, tuple(stages))) or [])
+    monkeypatch.setattr(suite, "planned_stages", lambda session, stages: seen.append((session, tuple(stages))) or [])
     return seen
 
 
@@ -89,7 +89,7 @@ def test_a_folder_of_another_protocol_is_refused_with_the_difference_before_anyt
     results_folder.prepare(folder, experiment(), host().machine, {})
     (folder / results_folder.CONVERGENCE).write_text("a row\n")
     path.write_bytes(results_folder.to_toml(experiment(target={"accuracy": 0.5})))
-    monkeypatch.setattr(suite, "planned", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(suite, "planned_stages", lambda *_: pytest.fail("measured"))
     with pytest.raises(InputError, match=r"target\.accuracy: 0\.75 there, 0\.5 here"):
         suite.measure(request(tmp_path, names=[str(path)]), host(), Stopper())
 

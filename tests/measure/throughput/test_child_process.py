@@ -13,10 +13,10 @@ from batchscale.config.vocabulary import CellKey
 from batchscale.measure.throughput import child_main, child_process
 from batchscale.measure.throughput.child_process import COMMAND, Child, ChildError, Job
 from batchscale.records.row_files import encode
-from batchscale.records.row_types import Compilation, Origin, Round
+from batchscale.records.row_types import Compilation, Round
 from repository import ROOT
 from sample_rows import ORIGIN
-from tiny_workload import experiment
+from tiny_workload import experiment, host
 
 ROW = encode(Compilation(**ORIGIN, batch_size=8, loop="scan", status="ok")).decode()
 
@@ -25,7 +25,7 @@ def job(batch_size=50, memory_bytes=1 << 30, **changes):
     asked = {"task": "time", "key": CellKey(batch_size, "scan"), "lowering": None, **changes}
     return Job(
         experiment=experiment(throughput={"rounds": 5, "round_seconds": 0.001}),
-        origin=Origin(**ORIGIN),
+        host=host(),
         platform="cpu",
         input_shape=[8, 8, 1],
         classes=10,
@@ -120,7 +120,7 @@ def test_a_real_cell_is_timed_in_a_process_of_its_own(monkeypatch):
     (compiled, *rounds) = rows
     assert (compiled.status, compiled.predicted_bytes > 0) == ("ok", True)
     assert [row.round for row in rounds] == [2, 3, 4]
-    assert all(isinstance(row, Round) and row.fingerprint == ORIGIN["fingerprint"] for row in rounds)
+    assert all(isinstance(row, Round) and row.fingerprint == job().experiment.fingerprint for row in rounds)
 
 
 def test_a_real_cell_under_a_limit_on_memory_is_a_row_and_not_a_crash(monkeypatch):
@@ -160,9 +160,9 @@ except MemoryError:
 
 
 def test_made_up_examples_have_the_shape_and_classes_of_the_dataset():
-    split = child_main.made_up(job())
-    assert split.inputs.shape == (100, 8, 8, 1)
-    assert set(split.labels.tolist()) <= set(range(10))
+    made = child_main.made_up(job())
+    assert made.train_inputs.shape == (100, *made.input_shape) == (100, 8, 8, 1)
+    assert set(made.train_labels.tolist()) <= set(range(made.classes))
     assert child_process.VARIABLES["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
 
 
@@ -170,7 +170,7 @@ def test_a_cell_of_its_own_takes_the_step_whose_options_are_searched():
     plain, searching = job(), msgspec.structs.replace(job(), experiment=experiment(search={"weight_decay": [0.0, 0.1]}))
     states = [
         one.first_state(one.params(0), 0.1)
-        for one in (child_main.furnish(asked, print).learner("float32", None) for asked in (plain, searching))
+        for one in (child_main.furnish(asked, print).session.learner("float32", None) for asked in (plain, searching))
     ]
     assert len(jax.tree.leaves(states[0])) == len(jax.tree.leaves(states[1]))
     assert jax.tree.structure(states[0]) != jax.tree.structure(states[1]), "the decay is a part of the step"

@@ -7,16 +7,15 @@ import msgspec
 import pytest
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.failures import Failure
-from batchscale.measure.run import jobs, stages
-from batchscale.measure.throughput import max_batch_size
+from batchscale.measure.throughput import max_batch_size, stage
 from batchscale.measure.throughput.max_batch_size import MOST_COMPILATIONS, RESOLUTION, find, largest_that_fits
 from batchscale.records import row_files
 from batchscale.records.row_types import Limit
-from fake_laboratory import Pretended, Scripted
+from fake_throughput import Pretended, Scripted
 from hypothesis import given
 from hypothesis import strategies as st
 from sample_rows import ORIGIN
-from tiny_workload import experiment, session
+from tiny_workload import session
 
 LARGEST = 60_000
 TOO_MUCH = Failure("out_of_memory", "RESOURCE_EXHAUSTED")
@@ -108,10 +107,10 @@ def test_tries_come_to_an_end():
 
 def searched(monkeypatch, largest, memory_bytes, fails=None, **table):
     made = Pretended(monkeypatch, fails)
-    made.laboratory.experiment = experiment(throughput={"max_batch_size": "training_set", **table})
+    made.asks(throughput={"max_batch_size": "training_set", **table})
     monkeypatch.setattr(max_batch_size, "build", made.build)
     monkeypatch.setattr(max_batch_size, "predicted_bytes", lambda _: made.predicted_bytes(made.built[-1]))
-    max_batch_size.search(made.laboratory, CellKey(largest, "dispatch"), None, memory_bytes)
+    max_batch_size.search(made.stage, CellKey(largest, "dispatch"), None, memory_bytes)
     return made
 
 
@@ -140,25 +139,31 @@ def test_a_step_that_dies_leaves_its_candidate_unconfirmed(monkeypatch):
 BUILD = Pretended.build
 
 
+def only_the_search(monkeypatch, session):
+    """Run a stage that has no cells to time and no peak rates to measure."""
+    monkeypatch.setattr(stage.Throughput, "missing", [])
+    monkeypatch.setattr(stage.peak_rates, "PARTS", ())
+    made = stage.Throughput(session)
+    made.plan()
+    made.run()
+
+
 def test_a_tpu_which_serves_one_process_is_not_asked_by_another(tmp_path, monkeypatch):
     one = session(tmp_path, throughput={"max_batch_size": "training_set", "isolate": "always"})
     machine = msgspec.structs.replace(one.host.machine, platform="tpu")
     one.host = replace(one.host, machine=machine)
-    one.prepare_folder()
-    monkeypatch.setattr(jobs, "Child", lambda *_: pytest.fail("a process was opened"))
-    monkeypatch.setattr(stages, "_missing", lambda _: [])
-    stages.Throughput(one).run()
+    monkeypatch.setattr(stage, "Child", lambda *_: pytest.fail("a process was opened"))
+    only_the_search(monkeypatch, one)
     (found,) = (row for row in row_files.read(tmp_path / "throughput.jsonl") if isinstance(row, Limit))
     assert (found.batch_size, found.confirmed) == (None, False)
     assert "one process at a time" in found.message
-    assert jobs.isolated(one, 1 << 30) is None
+    assert not stage.Throughput(one).isolates
 
 
 def test_a_stage_finds_it_once_and_tries_again_when_it_was_not_confirmed(tmp_path, monkeypatch):
     def made(*, retries_failed=False):
         one = session(tmp_path, throughput={"max_batch_size": "training_set"})
         one.retries_failed = retries_failed
-        one.prepare_folder()
         return one
 
     def limits():
@@ -170,10 +175,9 @@ def test_a_stage_finds_it_once_and_tries_again_when_it_was_not_confirmed(tmp_pat
         Scripted([msgspec.structs.replace(found, confirmed=True)]),
     ]
     given = []
-    monkeypatch.setattr(jobs, "Child", lambda job: given.append(job) or children.pop(0))
-    monkeypatch.setattr(stages, "_missing", lambda _: [])
+    monkeypatch.setattr(stage, "Child", lambda job: given.append(job) or children.pop(0))
     for retries_failed, known in [(False, [False]), (False, [False]), (True, [False, True]), (True, [False, True])]:
-        stages.Throughput(made(retries_failed=retries_failed)).run()
+        only_the_search(monkeypatch, made(retries_failed=retries_failed))
         assert limits() == known
     assert [(job.task, job.key.batch_size) for job in given] == [("max_batch_size", 100)] * 2
     assert msgspec.json.decode(msgspec.json.encode(given[0]), type=type(given[0])) == given[0]

@@ -9,11 +9,11 @@ from batchscale.config.vocabulary import CellKey
 from batchscale.errors import DeviceError
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.device.sensors import Counter, Sensors
-from batchscale.measure.run import stages
 from batchscale.measure.throughput import rounds
+from batchscale.measure.throughput.stage import Throughput
 from batchscale.records import row_files
 from batchscale.records.row_types import Compilation, Round
-from fake_laboratory import KEYS, Pretended
+from fake_throughput import KEYS, Pretended
 from tiny_workload import learner, session, train_split
 
 
@@ -29,7 +29,7 @@ def test_rounds_last_as_long_as_the_energy_counter_needs_and_carry_what_was_sens
     assert all((row.joules, row.clock_mhz, row.celsius) == (None, None, None) for row in made.measure())
     made = Pretended(monkeypatch)
     counter = Counter(lambda: 50 * made.now)
-    made.laboratory.sensors = lambda devices: Sensors([counter], [lambda: 1980], [lambda: 40], period_seconds=0.05)
+    made.stage.sensors = lambda devices: Sensors([counter], [lambda: 1980], [lambda: 40], period_seconds=0.05)
     for row in made.measure():
         assert row.seconds == pytest.approx(0.5, rel=0.02)
         assert row.joules == pytest.approx(50 * row.seconds)
@@ -59,13 +59,13 @@ def test_a_peak_is_a_cell_s_own_only_where_it_raised_the_high_water_mark(monkeyp
     peaks = iter([100, 500, 500, 500, 500, 900])
     monkeypatch.setattr(rounds, "_peak_bytes", lambda: next(peaks))
     made = Pretended(monkeypatch)
-    rounds.measure(made.laboratory, KEYS[:3], lambda _: None)
+    rounds.measure(made.stage, KEYS[:3])
     assert [row.peak_bytes for row in made.rows if isinstance(row, Compilation)] == [500, None, 900]
 
 
 def test_only_what_is_missing_is_measured(monkeypatch):
     made = Pretended(monkeypatch)
-    made.laboratory.attempts.rounds.update({**dict.fromkeys(KEYS, 5), KEYS[0]: 0, KEYS[3]: 2})
+    made.stage.known.rounds.update({**dict.fromkeys(KEYS, 5), KEYS[0]: 0, KEYS[3]: 2})
     found = made.measure()
     assert made.built == [KEYS[0], KEYS[3]]
     assert sorted(row.round for row in found if CellKey.of(row) == KEYS[0]) == [0, 1, 2, 3, 4]
@@ -131,16 +131,18 @@ def test_ways_to_run_a_step_have_different_names():
 
 def test_a_real_stage_fills_its_folder_once(tmp_path):
     made = session(tmp_path, throughput={"rounds": 5, "round_seconds": 0.001, "loops": ["scan"]})
-    made.prepare_folder()
-    made.progress.begin("tiny")
-    made.progress.plan("timing", 2, 1.0)
-    stages.Throughput(made).run()
+
+    def filled():
+        stage = Throughput(made)
+        stage.plan()
+        stage.run()
+        return (tmp_path / "throughput.jsonl").read_bytes()
+
+    before = filled()
     rows = list(row_files.read(tmp_path / "throughput.jsonl"))
     assert sum(isinstance(row, Round) for row in rows) == 10
     assert all(row.predicted_bytes > 0 for row in rows if isinstance(row, Compilation))
-    before = (tmp_path / "throughput.jsonl").read_bytes()
-    stages.Throughput(made).run()
-    assert (tmp_path / "throughput.jsonl").read_bytes() == before
+    assert filled() == before
 
 
 @pytest.mark.parametrize("loop", ["dispatch", "scan"])

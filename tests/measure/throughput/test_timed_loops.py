@@ -9,8 +9,7 @@ import pytest
 from batchscale.config import plan
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.throughput import timed_loops
-from batchscale.measure.throughput.data_parallel import Placement
-from batchscale.measure.throughput.timed_loops import LEARNING_RATE
+from batchscale.measure.throughput.timed_loops import LEARNING_RATE, Placement
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_workload import assert_same, experiment, learner, train_split

@@ -9,7 +9,7 @@ from batchscale.measure.throughput import rounds
 from batchscale.measure.throughput.timed_loops import build
 from batchscale.measure.training import flop_count
 from batchscale.records.row_types import Compilation
-from fake_laboratory import KEYS, Pretended
+from fake_throughput import KEYS, Pretended
 from tiny_workload import MODEL_OPTIONS, learner, train_split
 
 EXAMPLE = jax.ShapeDtypeStruct((8, 8, 1), np.float32)
@@ -54,8 +54,9 @@ def test_a_banded_lowering_would_flatter():
 
 def test_rows_hold_the_models_count_under_every_lowering(monkeypatch):
     made = Pretended(monkeypatch)
-    made.laboratory.learner = lambda precision, lowering: learner("lenet", precision=precision, lowering=lowering)
-    rounds.measure(made.laboratory, KEYS, lambda key: {"dispatch": "banded", "scan": "patches"}[key.loop])
+    made.stage.session.learner = lambda precision, lowering: learner("lenet", precision=precision, lowering=lowering)
+    made.stage.lowering = lambda key: {"dispatch": "banded", "scan": "patches"}[key.loop]
+    rounds.measure(made.stage, KEYS)
     rows = [row for row in made.rows if isinstance(row, Compilation)]
     assert {row.lowering for row in rows} == {"banded", "patches"}
     assert {row.flops_per_example for row in rows} == {BY_HAND["lenet"]}

@@ -49,6 +49,9 @@ class TuningFile:
     def __contains__(self, key: str) -> bool:
         return key in self._known
 
+    def __getitem__(self, key: str) -> Tuned:
+        return self._known[key]
+
     def get(self, key: str, measure: Callable[[], Tuned]) -> Tuned:
         """Return the choice for `key`; measure and keep it when it is asked for the first time.
 

@@ -1,11 +1,11 @@
-"""Several experiments in a row: which are run when none is named, on which data, and within which minutes."""
+"""Run one or several experiments: choose them, refuse what cannot run, scale them to the minutes, measure."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jax
@@ -13,30 +13,42 @@ import msgspec
 
 from batchscale.config import experiment as experiments
 from batchscale.config import plan, time_budget
-from batchscale.config.experiment import Experiment, Workload
-from batchscale.config.vocabulary import STAGES
+from batchscale.config.experiment import Experiment
+from batchscale.config.vocabulary import STAGES, StageName
 from batchscale.errors import InputError
 from batchscale.measure.control.progress import SECONDS_PER_PAGE, Progress
 from batchscale.measure.control.signals import Stopper
 from batchscale.measure.convergence.lane_programs import LanePrograms
+from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.data import datasets
 from batchscale.measure.data.datasets import Dataset
 from batchscale.measure.device.machine import Host
 from batchscale.measure.run import time_estimate
-from batchscale.measure.run.stages import planned
 from batchscale.measure.session import Session
+from batchscale.measure.throughput.stage import Throughput
 from batchscale.measure.training import optimizers
-from batchscale.measure.training.learner import make_learner, model_named
+from batchscale.measure.training.learner import model_named
 from batchscale.records import results_folder, row_files
 
 FALLBACK = "lenet_digits"
+"""The experiment that needs no download, run where the data of a default suite cannot be had."""
 COPIES_OF_PARAMETERS = 3
-"""At the least: the parameters, their gradient and their update."""
+"""Least number of copies that training holds: the parameters, their gradient and their update."""
 
 
 @dataclass
 class Request:
-    """What the user asked for; with `convergence_from`, a results folder, its trials are joined instead of training."""
+    """What the user asked for.
+
+    Attributes:
+        names: Shipped experiments or TOML files; empty for the default suite of the platform.
+        results: The folder of results folders.
+        minutes: Time for all experiments together; each is scaled to an equal share.
+        stages: Names of the stages to measure.
+        convergence_from: A results folder whose trials are joined instead of training.
+        retries_failed: True if whatever failed in an earlier run is tried again.
+        progress: The line that shows what is done and how long the rest takes.
+    """
 
     names: Sequence[str]
     results: Path = results_folder.LOCAL
@@ -47,15 +59,90 @@ class Request:
     progress: Progress = field(default_factory=Progress)
 
     def share(self, count: int) -> float | None:
-        """The minutes of each of `count` experiments, where there is a limit."""
+        """Return the minutes of each of `count` experiments; None without a limit."""
         return None if self.minutes is None else self.minutes / count
 
 
-def chosen(names: Sequence[str], platform: str) -> list[Experiment]:
-    """The named experiments, or this platform's default suite.
+def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
+    """Measure what is missing of every experiment and join the trials of another folder; return the results folders.
+
+    Whatever cannot run is refused before anything is timed or written.
 
     Raises:
-        InputError: on a name that is neither shipped nor a file.
+        InputError: On unusable input.
+        Stopped: When a signal asked to stop; rows are saved.
+        DeviceError: When the device keeps failing; rows are saved.
+    """
+    source, progress = request.convergence_from, request.progress
+    unscaled = _sessions(request, host, stopper)
+    with ExitStack() as claims:
+        for folder in dict.fromkeys(one.folder for one in unscaled):
+            claims.enter_context(row_files.claimed(folder))
+        sessions = _within_minutes(request, unscaled)
+        for one in sessions:
+            if source is not None:
+                results_folder.refuse_unlike(one.experiment, one.folder, source)
+        for one in sessions:
+            one.prepare_folder()
+        stages = []
+        for one in sessions:
+            stages += planned_stages(one, request.stages if source is None else ["throughput"])
+            progress.plan("page", SECONDS_PER_PAGE, 1.0)
+        for stage in stages:
+            progress.begin(stage.session.experiment.name)
+            stage.run()
+        progress.end()
+        if source is not None:
+            for one in sessions:
+                results_folder.join_convergence(one.folder, source)
+    return [one.folder for one in sessions]
+
+
+def planned_stages(session: Session, names: Sequence[str]) -> list[Throughput | Convergence]:
+    """Return the named stages of a session in order, once the progress line holds what is missing of each.
+
+    Lowerings of lanes are chosen here, where that is still to do, since the time left depends on their speed.
+
+    Raises:
+        InputError: When rows in the folder are not valid, or not this experiment's.
+        Stopped: When a signal asked to stop.
+    """
+    session.progress.begin(session.experiment.name)
+    stages = [kind(session) for name, kind in KINDS.items() if name in names]
+    for one in stages:
+        one.plan()
+    return stages
+
+
+KINDS: dict[StageName, type[Throughput | Convergence]] = {"throughput": Throughput, "convergence": Convergence}
+"""The stages in the order in which they run."""
+
+
+def _sessions(request: Request, host: Host, stopper: Stopper) -> list[Session]:
+    """Return a session for each experiment as its file has it; refuse what cannot run."""
+    wanted, source = chosen(request.names, host.machine.platform), request.convergence_from
+    for name, experiment in zip(request.names, wanted, strict=False):
+        with _refused_as_of(Path(name).name):
+            _refuse_unknown_names(experiment)
+        experiments.refuse_contradictions(experiment, Path(name).name)
+    if source is not None:
+        results_folder.read_experiment(source)
+    pairs = with_data(wanted, named=bool(request.names), progress=request.progress)
+    minutes, sessions = request.share(len(pairs)), []
+    for experiment, dataset in pairs:
+        named = experiment if minutes is None else time_budget.named(experiment, minutes)
+        folder = results_folder.folder_of(request.results, named, host.machine)
+        one = Session(experiment, dataset, host, folder, request.progress, stopper, request.retries_failed)
+        _refuse_what_cannot_run(one)
+        sessions.append(one)
+    return sessions
+
+
+def chosen(names: Sequence[str], platform: str) -> list[Experiment]:
+    """Return the named experiments, or the default suite of the platform.
+
+    Raises:
+        InputError: On a name that is neither shipped nor a file.
     """
     if names:
         return [experiments.find(name) for name in names]
@@ -64,15 +151,20 @@ def chosen(names: Sequence[str], platform: str) -> list[Experiment]:
 
 
 def with_data(wanted: Sequence[Experiment], *, named: bool, progress: Progress) -> list[tuple[Experiment, Dataset]]:
-    """Every experiment with its dataset; a default suite without data becomes the one that needs no download.
+    """Return every experiment with its dataset; a suite whose data cannot be had becomes the `FALLBACK` experiment.
+
+    Args:
+        wanted: The experiments.
+        named: True if the user named them, so that another one in their place would not do.
+        progress: Shows what was tried.
 
     Raises:
-        InputError: when an experiment named by the user has no data; lists what was tried.
+        InputError: When an experiment named by the user has no data; lists what was tried.
     """
     found = []
     for experiment in wanted:
         try:
-            found.append((experiment, datasets.load(experiment.workload.dataset, progress.say)))
+            found.append((experiment, datasets.load(experiment.workload.dataset)))
         except InputError as error:
             if named:
                 raise
@@ -91,96 +183,6 @@ def _fallback(missing: str, progress: Progress) -> tuple[Experiment, Dataset]:
     return experiment, datasets.load(experiment.workload.dataset)
 
 
-@dataclass(frozen=True)
-class Planned:
-    """An experiment as it is written, its data, and where its rows will lie."""
-
-    experiment: Experiment
-    dataset: Dataset
-    folder: Path
-
-
-def _known_scale(request: Request, one: Planned, minutes: float) -> Experiment | None:
-    """As the convergence that is joined was, or as it was scaled before; None where that is still to be found.
-
-    Raises:
-        InputError: when the experiment was edited since.
-    """
-    if request.convergence_from is not None:
-        named = time_budget.named(one.experiment, minutes)
-        return time_budget.scaled_like(named, results_folder.read_experiment(request.convergence_from)) or named
-    if (one.folder / results_folder.EXPERIMENT).exists():
-        return time_budget.scaled_before(one.experiment, results_folder.read_experiment(one.folder))
-    return None
-
-
-def _scaled(request: Request, host: Host, one: Planned, minutes: float, stopper: Stopper) -> Experiment:
-    """The experiment scaled to the minutes, by a short measured trial that counts among them."""
-    experiment = one.experiment
-    request.progress.say(f"{experiment.name}: a short trial of this machine's speed")
-    request.progress.begin(experiment.name)
-    trial = Session(experiment, one.dataset, host, one.folder, request.progress, stopper)
-    start = time.monotonic()
-    programs = LanePrograms(trial)
-    tuned = [programs.tuned(tier) for tier in programs.tiers]
-    spent = time.monotonic() - start
-    devices, ways = plan.device_counts(experiment, host.machine.device_count), len(trial.lowerings)
-
-    def seconds(scaled: Experiment) -> float:
-        return spent + time_estimate.seconds(scaled, trial.train_examples, programs.tiers, tuned, devices, ways)
-
-    scaled = time_budget.fit(experiment, minutes, seconds)
-    choice = f"{time_budget.described(scaled)}; about {round(seconds(scaled) / 60, 1):g} of {minutes:g} minutes"
-    request.progress.say(f"{scaled.name}: {choice}")
-    return scaled
-
-
-def _within_minutes(request: Request, host: Host, planned: Sequence[Planned], stopper: Stopper) -> list[Experiment]:
-    """Every experiment scaled to its share of the minutes; what is refused is so before any speed is tried."""
-    if (share := request.share(len(planned))) is None:
-        return [one.experiment for one in planned]
-    known = [_known_scale(request, one, share) for one in planned]
-    return [scale or _scaled(request, host, one, share, stopper) for scale, one in zip(known, planned, strict=True)]
-
-
-def _plan(request: Request, host: Host) -> list[Planned]:
-    """The experiments with their data; what cannot run is refused before anything is timed or written."""
-    wanted, source = chosen(request.names, host.machine.platform), request.convergence_from
-    for name, experiment in zip(request.names, wanted, strict=False):
-        with _refused_as_of(Path(name).name):
-            _refuse_unknown_names(experiment)
-        experiments.refuse_contradictions(experiment, Path(name).name)
-    if source is not None:
-        results_folder.read_experiment(source)
-    pairs = with_data(wanted, named=bool(request.names), progress=request.progress)
-    for experiment, dataset in pairs:
-        _refuse_what_cannot_be_planned(experiment, len(dataset.train_labels), host.machine.device_count)
-        with _refused_as_of(experiment.name):
-            _refuse_what_cannot_run(experiment.workload, dataset, host)
-    minutes = request.share(len(pairs))
-
-    def folder_of(experiment: Experiment) -> Path:
-        named = experiment if minutes is None else time_budget.named(experiment, minutes)
-        return results_folder.folder_of(request.results, named, host.machine)
-
-    return [Planned(experiment, dataset, folder_of(experiment)) for experiment, dataset in pairs]
-
-
-def _sessions(request: Request, host: Host, planned: Sequence[Planned], stopper: Stopper) -> list[Session]:
-    """A session for each experiment, its folder labelled; one that cannot be joined is refused."""
-    scaled = _within_minutes(request, host, planned, stopper)
-    sessions = [
-        Session(experiment, one.dataset, host, one.folder, request.progress, stopper, request.retries_failed)
-        for experiment, one in zip(scaled, planned, strict=True)
-    ]
-    for one in sessions:
-        if request.convergence_from is not None:
-            results_folder.refuse_unlike(one.experiment, one.folder, request.convergence_from)
-    for one in sessions:
-        one.prepare_folder()
-    return sessions
-
-
 @contextmanager
 def _refused_as_of(name: str) -> Iterator[None]:
     try:
@@ -196,51 +198,59 @@ def _refuse_unknown_names(experiment: Experiment) -> None:
     optimizers.optimizer_named(workload.optimizer, workload.optimizer_options, experiment.searched)
 
 
-def _refuse_what_cannot_be_planned(experiment: Experiment, train_examples: int, devices: int) -> None:
-    sizes = plan.batch_sizes(experiment, train_examples)
+def _refuse_what_cannot_run(session: Session) -> None:
+    experiment, host, sizes = session.experiment, session.host, session.batch_sizes
     plan.check_rates(experiment, sizes)
+    plan.device_counts(experiment, host.machine.device_count)
     with _refused_as_of(experiment.name):
         optimizers.refuse_contradictions(experiment, sizes[0])
-    plan.duration(experiment, train_examples)
-    plan.device_counts(experiment, devices)
+        learner = session.learner(experiment.workload.precision, None)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(learner.abstract_params()))
+        needed, free = COPIES_OF_PARAMETERS * 4 * parameters, host.program_memory_bytes()
+        if needed > free:
+            raise InputError(
+                f"workload.model_options: with them {experiment.workload.model} has {parameters:,} parameters;"
+                f" to train them takes {needed / 2**30:,.0f} GiB or more, and {free / 2**30:,.0f} GiB are free"
+            )
 
 
-def _refuse_what_cannot_run(workload: Workload, dataset: Dataset, host: Host) -> None:
-    learner = make_learner(workload, dataset.input_shape, dataset.classes)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(learner.abstract_params()))
-    needed, free = COPIES_OF_PARAMETERS * 4 * parameters, host.program_memory_bytes()
-    if needed > free:
-        raise InputError(
-            f"workload.model_options: with them {workload.model} has {parameters:,} parameters;"
-            f" to train them takes {needed / 2**30:,.0f} GiB or more, and {free / 2**30:,.0f} GiB are free"
-        )
+def _within_minutes(request: Request, sessions: Sequence[Session]) -> list[Session]:
+    """Scale every experiment to its share of the minutes; refuse edited ones before any speed is tried."""
+    if (minutes := request.share(len(sessions))) is None:
+        return list(sessions)
+    known = [_known_scale(request, one, minutes) for one in sessions]
+    return [replace(one, experiment=scale or _scaled(one, minutes)) for scale, one in zip(known, sessions, strict=True)]
 
 
-def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
-    """Measure what is missing of every experiment, join what is to be joined; the results folders, in order.
+def _known_scale(request: Request, session: Session, minutes: float) -> Experiment | None:
+    """Return the scale fixed by the joined results or by an earlier run in the folder; None if still to be chosen.
 
     Raises:
-        InputError: on unusable input.
-        Stopped: when a signal asked to stop; rows are saved.
-        DeviceError: when the device keeps failing; rows are saved.
+        InputError: When the experiment was edited since.
     """
-    source = request.convergence_from
-    stages = request.stages if source is None else ["throughput"]
-    wanted = _plan(request, host)
-    with ExitStack() as claims:
-        for folder in dict.fromkeys(one.folder for one in wanted):
-            claims.enter_context(row_files.claimed(folder))
-        sessions = _sessions(request, host, wanted, stopper)
-        staged = []
-        for one in sessions:
-            staged.append(planned(one, stages))
-            request.progress.plan("page", SECONDS_PER_PAGE, 1.0)
-        for one, made in zip(sessions, staged, strict=True):
-            request.progress.begin(one.experiment.name)
-            for stage in made:
-                stage.run()
-        request.progress.end()
-        if source is not None:
-            for one in wanted:
-                results_folder.join_convergence(one.folder, source)
-    return [one.folder for one in wanted]
+    experiment, folder = session.experiment, session.folder
+    if request.convergence_from is not None:
+        named = time_budget.named(experiment, minutes)
+        return time_budget.scaled_like(named, results_folder.read_experiment(request.convergence_from)) or named
+    if (folder / results_folder.EXPERIMENT).exists():
+        return time_budget.scaled_before(experiment, results_folder.read_experiment(folder))
+    return None
+
+
+def _scaled(session: Session, minutes: float) -> Experiment:
+    """Scale the experiment to the minutes, by a short measured trial that counts among them."""
+    experiment, progress = session.experiment, session.progress
+    progress.say(f"{experiment.name}: a short trial of this machine's speed")
+    progress.begin(experiment.name)
+    start, programs = time.monotonic(), LanePrograms(session)
+    tuned = [programs.tuned(tier) for tier in programs.tiers]
+    spent = time.monotonic() - start
+    devices, ways = plan.device_counts(experiment, session.host.machine.device_count), len(session.lowerings)
+
+    def seconds(scaled: Experiment) -> float:
+        return spent + time_estimate.seconds(scaled, session.train_examples, programs.tiers, tuned, devices, ways)
+
+    scaled = time_budget.fit(experiment, minutes, seconds)
+    choice = f"{time_budget.described(scaled)}; about {round(seconds(scaled) / 60, 1):g} of {minutes:g} minutes"
+    progress.say(f"{scaled.name}: {choice}")
+    return scaled

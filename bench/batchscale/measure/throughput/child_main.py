@@ -7,8 +7,6 @@ import re
 import resource
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
-from functools import cache, partial
 from pathlib import Path
 from threading import Thread
 
@@ -16,18 +14,16 @@ import jax
 import msgspec
 import numpy as np
 
-from batchscale.config.vocabulary import Precision
 from batchscale.measure.control.failures import FAILURES, failure_of
 from batchscale.measure.control.progress import Progress
-from batchscale.measure.device import sensors
-from batchscale.measure.device.machine import available_memory_bytes, platform_name
-from batchscale.measure.device.platform_policy import POLICIES
+from batchscale.measure.data.datasets import Dataset
+from batchscale.measure.device.machine import available_memory_bytes
+from batchscale.measure.session import Session
 from batchscale.measure.throughput import max_batch_size, rounds
 from batchscale.measure.throughput.child_process import Job
-from batchscale.measure.throughput.context import Laboratory
-from batchscale.measure.training.learner import Examples, Learner, make_learner, on_device
+from batchscale.measure.throughput.stage import Throughput
 from batchscale.records import row_files
-from batchscale.records.row_types import AnyRow, Origin
+from batchscale.records.row_types import AnyRow
 
 RUNTIME_BYTES = 64 << 20
 """What threads and libraries take besides, which the compiler does not count as the program's."""
@@ -50,47 +46,44 @@ def main() -> None:
 
 def do(job: Job, append: Callable[[AnyRow], None]) -> None:
     """Time a cell, or find the largest batch size."""
-    laboratory = furnish(job, append)
+    stage = furnish(job, append)
     if job.task == "max_batch_size":
-        max_batch_size.search(laboratory, job.key, job.lowering, job.memory_bytes)
-    elif cell := rounds.prepare(laboratory, job.key, job.lowering):
-        rounds.time_rounds(laboratory, [cell])
+        max_batch_size.search(stage, job.key, job.lowering, job.memory_bytes)
+    elif cell := rounds.prepare(stage, job.key, job.lowering):
+        rounds.time_rounds(stage, [cell])
 
 
-def furnish(job: Job, append: Callable[[AnyRow], None]) -> Laboratory:
-    """A laboratory with made-up examples, whose programs run under the job's limit on memory."""
-    confined = POLICIES[platform_name(job.platform)].in_host_memory
-
-    def learner(precision: Precision, lowering: str | None) -> Learner:
-        workload = msgspec.structs.replace(job.experiment.workload, precision=precision)
-        return make_learner(workload, tuple(job.input_shape), job.classes, lowering, job.experiment.searched)
-
-    def origin() -> Origin:
-        return msgspec.structs.replace(job.origin, recorded=datetime.now(UTC).isoformat(timespec="seconds"))
-
-    progress = Progress(quiet=True)
-    progress.plan("timing", 1, 1.0)
-    laboratory = Laboratory(
-        experiment=job.experiment,
-        learner=learner,
-        split=made_up(job),
-        origin=origin,
-        append=append,
-        progress=progress,
-        check=lambda: None,
-        sensors=cache(partial(sensors.find, job.platform)),
-        memory_bytes=None if confined else job.memory_bytes,
-        confine=(lambda: limit_memory(job.memory_bytes + RUNTIME_BYTES - _live_bytes())) if confined else lambda: None,
-    )
-    laboratory.attempts.rounds[job.key] = job.first_round
-    return laboratory
+def furnish(job: Job, append: Callable[[AnyRow], None]) -> Throughput:
+    """Return the stage on made-up examples, whose programs run under the job's limit on memory."""
+    session = Session(job.experiment, made_up(job), job.host, Path(), Progress(quiet=True))
+    session.progress.plan("timing", 1, 1.0)
+    stage = Throughput(session, append)
+    stage.known.rounds[job.key] = job.first_round
+    if job.host.policy.in_host_memory:
+        stage.confine = lambda: limit_memory(job.memory_bytes + RUNTIME_BYTES - _live_bytes())
+    else:
+        stage.memory_bytes = job.memory_bytes
+    return stage
 
 
-def made_up(job: Job) -> Examples:
-    """A training set of the right shape; uniform inputs, as denormal ones might be slow."""
+def made_up(job: Job) -> Dataset:
+    """Return a training set of the right shape; uniform inputs, as denormal numbers might be slow."""
     random = np.random.default_rng(0)
     inputs = random.random((job.train_examples, *job.input_shape), np.float32)
-    return on_device(inputs, random.integers(0, job.classes, job.train_examples, np.int32))
+    labels = random.integers(0, job.classes, job.train_examples, np.int32)
+    return Dataset(
+        name=job.experiment.workload.dataset,
+        classes=job.classes,
+        source="made up",
+        mean=0.0,
+        standard_deviation=1.0,
+        train_inputs=inputs,
+        train_labels=labels,
+        validation_inputs=inputs[:0],
+        validation_labels=labels[:0],
+        test_inputs=inputs[:0],
+        test_labels=labels[:0],
+    )
 
 
 def limit_memory(further_bytes: int) -> None:

@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
+import jax
 import msgspec
 from msgspec import Meta
 
@@ -20,10 +21,11 @@ from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import CellKey
 from batchscale.errors import InputError
 from batchscale.measure.control.failures import LONGEST_MESSAGE, Failure, failure_saying
-from batchscale.measure.device.machine import without_paths
+from batchscale.measure.device.machine import Host, without_paths
+from batchscale.measure.session import Session
 from batchscale.printable import bare
 from batchscale.records import row_files
-from batchscale.records.row_types import AnyRow, Compilation, Count, Origin, Positive
+from batchscale.records.row_types import AnyRow, Compilation, Count, Positive
 
 PACKAGE = Path(batchscale.__file__).resolve().parents[1]
 COMMAND = (
@@ -47,7 +49,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     task: Literal["time", "max_batch_size"]
     experiment: Experiment
-    origin: Origin
+    host: Host
     platform: str
     input_shape: Annotated[list[Positive], Meta(max_length=8)]
     classes: Positive
@@ -56,6 +58,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     lowering: str | None
     first_round: Count = 0
     memory_bytes: Count
+
+    @classmethod
+    def of(cls, session: Session, **task: Any) -> Self:
+        """Return the job of a session's cell; `task` holds the fields that differ between jobs."""
+        return cls(
+            experiment=session.experiment,
+            host=session.host,
+            platform=jax.default_backend(),
+            input_shape=list(session.dataset.input_shape),
+            classes=session.dataset.classes,
+            train_examples=session.train_examples,
+            **task,
+        )
 
 
 class ChildError(RuntimeError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -12,10 +14,15 @@ from batchscale.measure.control.failures import Failure
 from batchscale.measure.device.timing import Work
 from batchscale.measure.device.xla_options import predicted_bytes
 from batchscale.measure.throughput.child_process import Child, ChildError
-from batchscale.measure.throughput.context import Laboratory
 from batchscale.measure.throughput.timed_loops import build
 from batchscale.records.row_types import Limit
 
+if TYPE_CHECKING:
+    from batchscale.measure.throughput.stage import Throughput
+
+ITEM = "max batch size"
+"""Name of the search in the progress line."""
+ONE_PROCESS = Failure("failed", "a TPU serves one process at a time, so no process of its own could look for it")
 LARGEST = 1 << 24
 RESOLUTION = 64
 """The answer is within one part in so many of the largest that fits."""
@@ -25,6 +32,33 @@ SHRINKING = 0.75
 """Where a step did not fit although the compiler said so, which leaves out what libraries take, this share is tried."""
 SHRINKING_UNSEEN = 4
 """Where even compiling took too much, one such part is tried."""
+
+
+def measure(stage: Throughput) -> None:
+    """Find the largest batch size of a dispatched step; one row holds it, or says why there is none."""
+    session, start, memory_bytes = stage.session, time.monotonic(), stage.memory_bytes or 0
+    whole = largest_key(stage)
+
+    def child(largest: int) -> Child:
+        session.stopper.check()
+        key = msgspec.structs.replace(whole, batch_size=largest)
+        return stage.child("max_batch_size", key, stage.lowering(key))
+
+    found = find(child, whole.batch_size) if stage.isolates else ONE_PROCESS
+    if not isinstance(found, Limit):
+        origin = msgspec.structs.asdict(session.origin())
+        found = Limit(**origin, precision=whole.precision, memory_bytes=memory_bytes, message=found.message)
+    stage.append(found)
+    session.progress.advance(ITEM, 1, time.monotonic() - start)
+    session.progress.close(ITEM)
+
+
+def largest_key(stage: Throughput) -> CellKey:
+    """Return the cell of the largest batch size that the search may find."""
+    session = stage.session
+    ends = session.experiment.throughput.max_batch_size == "training_set"
+    largest = session.train_examples if ends else LARGEST
+    return CellKey(largest, "dispatch", precision=session.experiment.workload.precision)
 
 
 def largest_that_fits(
@@ -63,28 +97,32 @@ def largest_that_fits(
     return low, known[low]
 
 
-def search(laboratory: Laboratory, key: CellKey, lowering: str | None, memory_bytes: int) -> None:
+def search(stage: Throughput, key: CellKey, lowering: str | None, memory_bytes: int) -> None:
     """Find it up to the batch size of `key`, compiling only; then run a step of it. One row before that, one after."""
-    train_examples, most = len(laboratory.split.labels), key.batch_size
+    train_examples, most = len(stage.session.splits[0].labels), key.batch_size
     works: dict[int, Work] = {}
 
     def bytes_of(size: int) -> int:
         tried = msgspec.structs.replace(key, batch_size=size)
-        works[size], compiled, _ = build(laboratory.learner(key.precision, lowering), laboratory.split, tried)
+        works[size], compiled, _ = build(stage.session.learner(key.precision, lowering), stage.session.splits[0], tried)
         return predicted_bytes(compiled) or 0
 
     found = largest_that_fits(bytes_of, min(train_examples, most), most, memory_bytes)
-    shared = {**msgspec.structs.asdict(laboratory.origin()), "precision": key.precision, "memory_bytes": memory_bytes}
+    shared = {
+        **msgspec.structs.asdict(stage.session.origin()),
+        "precision": key.precision,
+        "memory_bytes": memory_bytes,
+    }
     if found is None:
-        return laboratory.append(Limit(**shared, message="not even one example fits"))
+        return stage.append(Limit(**shared, message="not even one example fits"))
     size, needed = found
-    ends = size == train_examples and laboratory.experiment.throughput.max_batch_size == "training_set"
+    ends = size == train_examples and stage.session.experiment.throughput.max_batch_size == "training_set"
     bound = "training_set" if ends else "memory"
     row = Limit(**shared, batch_size=size, bound=bound, predicted_bytes=needed or None)
-    laboratory.append(row)
-    laboratory.confine()
+    stage.append(row)
+    stage.confine()
     works[size](1)
-    return laboratory.append(msgspec.structs.replace(row, confirmed=True))
+    return stage.append(msgspec.structs.replace(row, confirmed=True))
 
 
 def find(child_of: Callable[[int], Child], largest: int, tries: int = MOST_TRIES) -> Limit | Failure:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import msgspec
@@ -16,10 +16,12 @@ from batchscale.measure.control.failures import FAILURES, Failure, failure_of
 from batchscale.measure.device.timing import Work, steps_to_fill, timed
 from batchscale.measure.device.xla_options import predicted_bytes
 from batchscale.measure.throughput.child_process import ChildError
-from batchscale.measure.throughput.context import Laboratory, Open
 from batchscale.measure.throughput.timed_loops import Built, build
 from batchscale.measure.training import flop_count
 from batchscale.records.row_types import Compilation, Round
+
+if TYPE_CHECKING:
+    from batchscale.measure.throughput.stage import Throughput
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class TimedCell:
     compiled: Compilation
 
 
-def measure(laboratory: Laboratory, keys: Sequence[CellKey], lowering_of: Callable[[CellKey], str | None]) -> None:
+def measure(stage: Throughput, keys: Sequence[CellKey]) -> None:
     """Compile what still lacks rounds, then time rounds interleaved over cells in shuffled order.
 
     Cells that fail become rows and are left out; one that is out of memory goes on in microbatches.
@@ -40,125 +42,125 @@ def measure(laboratory: Laboratory, keys: Sequence[CellKey], lowering_of: Callab
     Raises:
         DeviceError: at the third failure in a row.
     """
-    while cells := [cell for key in keys if (cell := _ready(laboratory, key, lowering_of)) is not None]:
-        time_rounds(laboratory, cells)
+    while cells := [cell for key in keys if (cell := _ready(stage, key)) is not None]:
+        time_rounds(stage, cells)
 
 
-def _ready(laboratory: Laboratory, key: CellKey, lowering_of: Callable[[CellKey], str | None]) -> TimedCell | None:
+def _ready(stage: Throughput, key: CellKey) -> TimedCell | None:
     """A cell in the first form that fits; None where nothing is left to time here."""
-    while (form := laboratory.attempts.next(key, laboratory.rounds)) is not None:
-        if (cell := prepare(laboratory, form, lowering_of(form))) is not None:
+    while (form := stage.known.next(key, stage.rounds)) is not None:
+        if (cell := prepare(stage, form, stage.lowering(form))) is not None:
             return cell
     return None
 
 
-def prepare(laboratory: Laboratory, key: CellKey, lowering: str | None) -> TimedCell | None:
+def prepare(stage: Throughput, key: CellKey, lowering: str | None) -> TimedCell | None:
     """Compile a cell ahead of time and find its steps per round.
 
     None where it failed, or may not fit and was timed in a process of its own; its rows tell which.
     """
-    laboratory.check()
-    if child := laboratory.isolation(key):
-        return _time_isolated(laboratory, child, key, lowering)
+    stage.session.stopper.check()
+    if stage.is_isolated(key):
+        return _time_isolated(stage, key, lowering)
     start, peak_before = time.perf_counter(), _peak_bytes()
     try:
-        work, row = _compile(laboratory, key, lowering)
+        work, row = _compile(stage, key, lowering)
     except FAILURES as error:
-        return laboratory.record_failure(key, lowering, failure_of(error))
+        return stage.record_failure(key, lowering, failure_of(error))
     if row.status != "ok":
-        return laboratory.record(row)
-    if child := laboratory.isolation(key, row.predicted_bytes):
+        return stage.record(row)
+    if stage.is_isolated(key, row.predicted_bytes):
         del work
-        return _time_isolated(laboratory, child, key, lowering)
+        return _time_isolated(stage, key, lowering)
     try:
-        laboratory.confine()
-        steps = steps_to_fill(laboratory.round_seconds(key), work, laboratory.clock)
+        stage.confine()
+        steps = steps_to_fill(stage.round_seconds(key), work, stage.clock)
     except FAILURES as error:
-        return laboratory.record(msgspec.structs.replace(row, **failure_of(error)._asdict()))
+        return stage.record(msgspec.structs.replace(row, **failure_of(error)._asdict()))
     row = msgspec.structs.replace(row, peak_bytes=_raised(peak_before, _peak_bytes()))
-    laboratory.record(row)
-    laboratory.book(0.5, time.perf_counter() - start, f"compile {key}")
+    stage.record(row)
+    stage.book(0.5, time.perf_counter() - start, f"compile {key}")
     return TimedCell(key, work, steps, row)
 
 
-def _compile(laboratory: Laboratory, key: CellKey, lowering: str | None) -> tuple[Work, Compilation]:
+def _compile(stage: Throughput, key: CellKey, lowering: str | None) -> tuple[Work, Compilation]:
     """The work of a cell and the row of its compilation, which is not ok where it cannot fit."""
-    work, compiled, seconds = laboratory.tried.pop((key, lowering), None) or _built(laboratory, key, lowering)
+    work, compiled, seconds = stage.tried.pop((key, lowering), None) or _built(stage, key, lowering)
     needed = predicted_bytes(compiled)
-    refused = laboratory.refusal(needed)
+    refused = stage.refusal(needed)
     return work, Compilation(
-        **laboratory.origin_of(key),
+        **stage.origin_of(key),
         status=refused.status if refused else "ok",
         message=refused.message if refused else None,
         lowering=lowering,
         compile_seconds=seconds,
         predicted_bytes=needed,
-        **_arithmetic(laboratory, key, compiled),
+        **_arithmetic(stage, key, compiled),
     )
 
 
-def _built(laboratory: Laboratory, key: CellKey, lowering: str | None) -> Built:
-    built = build(laboratory.learner(key.precision, lowering), laboratory.split, key)
-    laboratory.compilations += 1
+def _built(stage: Throughput, key: CellKey, lowering: str | None) -> Built:
+    built = build(stage.session.learner(key.precision, lowering), stage.session.splits[0], key)
+    stage.compilations += 1
     return built
 
 
-def _arithmetic(laboratory: Laboratory, key: CellKey, compiled: jax.stages.Compiled) -> dict[str, Any]:
+def _arithmetic(stage: Throughput, key: CellKey, compiled: jax.stages.Compiled) -> dict[str, Any]:
     """What an example costs: as the model asks, whatever its lowering adds, and as the compiler counts its program."""
-    inputs = laboratory.split.inputs
+    inputs = stage.session.splits[0].inputs
     example = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
     return {
         "flops_per_example": flop_count.flops_per_example(
-            laboratory.learner(key.precision, None), key.batch_size, example
+            stage.session.learner(key.precision, None), key.batch_size, example
         ),
         "compiler_flops_per_example": flop_count.compiler_count(compiled, "flops", key.examples_at_once),
         "compiler_bytes_per_example": flop_count.compiler_count(compiled, "bytes accessed", key.examples_at_once),
     }
 
 
-def _time_isolated(laboratory: Laboratory, child: Open, key: CellKey, lowering: str | None) -> None:
+def _time_isolated(stage: Throughput, key: CellKey, lowering: str | None) -> None:
     """Compile and time a cell in a process of its own, whose rows are written as they come."""
     start = time.perf_counter()
     try:
-        with child(key, lowering, laboratory.attempts.rounds[key]) as opened:
+        with stage.child("time", key, lowering, stage.known.rounds[key]) as opened:
             for row in opened.rows():
                 if not isinstance(row, Compilation | Round) or CellKey.of(row) != key:
                     raise ChildError(Failure("failed", "its process gave rows of something else"))
-                laboratory.record(msgspec.structs.replace(row, isolated=True) if isinstance(row, Compilation) else row)
-                laboratory.check()
-        if laboratory.attempts.rounds[key] < laboratory.rounds:
+                stage.record(msgspec.structs.replace(row, isolated=True) if isinstance(row, Compilation) else row)
+                stage.session.stopper.check()
+        if stage.known.rounds[key] < stage.rounds:
             raise ChildError(Failure("failed", "its process ended before its rounds did"))
     except ChildError as error:
-        if key not in laboratory.attempts.failures:
-            laboratory.record_failure(key, lowering, error.failure)
-    laboratory.book(1.0, time.perf_counter() - start, f"in a process of its own {key}")
+        if key not in stage.known.failures:
+            stage.record_failure(key, lowering, error.failure)
+    stage.book(1.0, time.perf_counter() - start, f"in a process of its own {key}")
 
 
-def time_rounds(laboratory: Laboratory, cells: Sequence[TimedCell]) -> None:
+def time_rounds(stage: Throughput, cells: Sequence[TimedCell]) -> None:
     """Time the rounds that cells lack; one that fails has no more.
 
     Raises:
         DeviceError: at the third failure in a row.
     """
     shuffle = random.Random(0)  # noqa: S311 - an order of rounds is no secret
-    had = {cell.key: laboratory.attempts.rounds[cell.key] for cell in cells}
-    for number in range(laboratory.rounds):
-        order = [cell for cell in cells if had[cell.key] <= number and cell.key not in laboratory.attempts.failures]
+    had = {cell.key: stage.known.rounds[cell.key] for cell in cells}
+    for number in range(stage.rounds):
+        order = [cell for cell in cells if had[cell.key] <= number and cell.key not in stage.known.failures]
         shuffle.shuffle(order)
         for cell in order:
             try:
-                _time_round(laboratory, cell, number)
+                _time_round(stage, cell, number)
             except FAILURES as error:
-                laboratory.record(msgspec.structs.replace(cell.compiled, **failure_of(error)._asdict()))
+                stage.record(msgspec.structs.replace(cell.compiled, **failure_of(error)._asdict()))
 
 
-def _time_round(laboratory: Laboratory, cell: TimedCell, number: int) -> None:
-    laboratory.check()
-    sensors = laboratory.sensors(cell.key.devices)
-    seconds, sensed = sensors.around(lambda: timed(cell.work, cell.steps, laboratory.clock))
-    laboratory.record(
+def _time_round(stage: Throughput, cell: TimedCell, number: int) -> None:
+    stage.session.stopper.check()
+    sensors = stage.sensors(cell.key.devices)
+    seconds, sensed = sensors.around(lambda: timed(cell.work, cell.steps, stage.clock))
+    stage.record(
         Round(
-            **laboratory.origin_of(cell.key),
+            **stage.origin_of(cell.key),
             round=number,
             steps=cell.steps,
             seconds=max(seconds, 1e-9),
@@ -166,23 +168,23 @@ def _time_round(laboratory: Laboratory, cell: TimedCell, number: int) -> None:
             **sensed._asdict(),
         )
     )
-    laboratory.book(0.5 / laboratory.rounds, seconds, f"round {number + 1} {cell.key}")
+    stage.book(0.5 / stage.rounds, seconds, f"round {number + 1} {cell.key}")
 
 
-def examples_per_second(laboratory: Laboratory, key: CellKey, lowering: str | None) -> float:
+def examples_per_second(stage: Throughput, key: CellKey, lowering: str | None) -> float:
     """A quick trial of one lowering in one cell, which is kept for its rounds; the best of three short ones.
 
     Raises:
         MemoryError: when it may not fit, since nothing is tried here that could end this process.
     """
-    built = _built(laboratory, key, lowering)
+    built = _built(stage, key, lowering)
     work, compiled, _ = built
     needed = predicted_bytes(compiled)
-    if laboratory.may_not_fit(needed):
+    if stage.may_not_fit(needed):
         raise MemoryError(f"a program that needs {needed} bytes may not fit")
-    steps = steps_to_fill(laboratory.experiment.throughput.round_seconds / 2, work, laboratory.clock)
-    seconds = min(timed(work, steps, laboratory.clock) for _ in range(3))
-    laboratory.tried[key, lowering] = built
+    steps = steps_to_fill(stage.session.experiment.throughput.round_seconds / 2, work, stage.clock)
+    seconds = min(timed(work, steps, stage.clock) for _ in range(3))
+    stage.tried[key, lowering] = built
     return key.batch_size * steps / seconds
 
 

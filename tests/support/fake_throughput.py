@@ -1,43 +1,45 @@
-"""A laboratory whose clock, work and processes are pretended, so that what it should measure is known exactly."""
+"""A throughput stage whose clock, work and processes are pretended, so that what it should measure is known exactly."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import jax
 import msgspec
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopped
+from batchscale.measure.device.sensors import NONE
+from batchscale.measure.session import Session
 from batchscale.measure.throughput import rounds as throughput
 from batchscale.measure.throughput.child_process import ChildError
-from batchscale.measure.throughput.context import Laboratory
-from batchscale.measure.throughput.history import Attempts
-from batchscale.records.row_types import Compilation, Origin, Round
+from batchscale.measure.throughput.stage import Throughput
+from batchscale.records.row_types import Compilation, Round
 from sample_rows import ORIGIN
-from tiny_workload import experiment, learner, train_split
+from tiny_workload import experiment, host, tiny_dataset
 
 KEYS = [CellKey(size, loop) for size in (1, 8, 64) for loop in ("dispatch", "scan")]
 
 
 class Pretended:
-    """A laboratory whose clock and work are pretended: a step of B examples lasts 1 ms + B microseconds."""
+    """A stage whose clock and work are pretended: a step of B examples lasts 1 ms + B microseconds."""
 
-    def __init__(self, monkeypatch, fails=None):
+    def __init__(self, monkeypatch, fails=None, folder=Path("nowhere"), **tables):
         self.now, self.rows, self.built, self.fails, self.checks = 0.0, [], [], fails or {}, 0
-        self.stop_at = None
+        self.stop_at, self.folder = None, folder
         monkeypatch.setattr(throughput, "build", self.build)
         monkeypatch.setattr(throughput, "predicted_bytes", lambda _: self.predicted_bytes(self.built[-1]))
-        progress = Progress(quiet=True)
-        progress.plan("timing", len(KEYS), 1.0)
-        self.laboratory = Laboratory(
-            experiment=experiment(throughput={"rounds": 5, "round_seconds": 0.1}),
-            learner=lambda precision, lowering: learner(),
-            split=train_split(),
-            origin=lambda: Origin(**ORIGIN),
-            append=self.rows.append,
-            progress=progress,
-            check=self.check,
-            clock=lambda: self.now,
-        )
+        self.asks(**tables)
+
+    def asks(self, **tables):
+        """Let the experiment of the stage have these tables."""
+        asked = {"rounds": 5, "round_seconds": 0.1, **tables.pop("throughput", {})}
+        of = Session(experiment(throughput=asked, **tables), tiny_dataset(), host(), self.folder, Progress(quiet=True))
+        of.stopper.check = self.check
+        of.progress.plan("timing", len(KEYS), 1.0)
+        self.stage = Throughput(of, self.rows.append)
+        self.stage.clock, self.stage.sensors = (lambda: self.now), lambda devices: NONE
+        return self
 
     def check(self):
         self.checks += 1
@@ -68,12 +70,15 @@ class Pretended:
         return 1000 * key.batch_size // key.accumulation
 
     def measure(self, keys=KEYS):
-        throughput.measure(self.laboratory, keys, lambda _: None)
+        throughput.measure(self.stage, keys)
         return [row for row in self.rows if isinstance(row, Round)]
 
     def again(self, rows, *, retries_failed=False):
         """The next run, on the rows of an earlier one."""
-        self.laboratory.attempts = Attempts.of(rows, retries_failed=retries_failed)
+        for row in rows:
+            self.stage.known.see(row)
+        if retries_failed:
+            self.stage.known.retry_failures()
         return self
 
 

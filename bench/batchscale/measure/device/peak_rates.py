@@ -6,23 +6,18 @@ for a training step. Every round is kept; the ceiling is the best of them.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import msgspec
 import numpy as np
 from jaxtyping import Array, Float
 
 from batchscale.config.vocabulary import Precision
-from batchscale.measure.control.progress import SECONDS_PER_CALIBRATION
 from batchscale.measure.device.timing import Clock, Work, resolution, steps_to_fill, timed
 from batchscale.measure.device.xla_options import compute_dtype, matmul_precision
-from batchscale.measure.throughput.context import Laboratory
-from batchscale.printable import reason
-from batchscale.records.row_types import Calibration, CalibrationQuantity
+from batchscale.records.row_types import CalibrationQuantity
 
 ROUNDS = 5
 ROUND_SECONDS = 0.06
@@ -44,28 +39,13 @@ class Part(NamedTuple):
     measure: Callable[[int, Clock], list[float]]
 
 
-def missing(known: Collection[tuple[str, str | None]]) -> list[Part]:
-    """The parts that are not among the `known` (quantity, precision)."""
-    return [part for part in PARTS if (part.quantity, part.precision) not in known]
+def measure(part: Part, memory_bytes: int, clock: Clock) -> list[float]:
+    """Return the value of every round of one peak rate.
 
-
-def measure(laboratory: Laboratory, parts: Sequence[Part], memory_bytes: int) -> None:
-    """Append the rows of these parts; one that the device refuses has none, which readers take as not measured."""
-    laboratory.progress.plan("calibration", len(parts) * SECONDS_PER_CALIBRATION, 1.0)
-    for part in parts:
-        laboratory.check()
-        start = time.perf_counter()
-        try:
-            found = part.measure(int(memory_bytes * SHARE_OF_MEMORY), laboratory.clock)
-        except jax.errors.JaxRuntimeError as error:
-            found = []
-            laboratory.progress.say(f"{part.quantity} was not measured: {reason(error)}")
-        origin = msgspec.structs.asdict(laboratory.origin())
-        for value in found:
-            laboratory.append(Calibration(**origin, quantity=part.quantity, precision=part.precision, value=value))
-        seconds = time.perf_counter() - start
-        laboratory.progress.advance("calibration", SECONDS_PER_CALIBRATION, seconds, part.quantity)
-    laboratory.progress.close("calibration")
+    Raises:
+        JaxRuntimeError: When the device refuses.
+    """
+    return part.measure(int(memory_bytes * SHARE_OF_MEMORY), clock)
 
 
 def rates(work: Work, amount_per_step: float, clock: Clock) -> list[float]:

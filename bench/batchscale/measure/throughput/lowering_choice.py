@@ -1,0 +1,100 @@
+"""The lowering that each cell is timed under: the fastest of a trial, which comes before anything is timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from batchscale.config import plan
+from batchscale.config.vocabulary import CellKey, Precision
+from batchscale.measure.control.progress import LOWERINGS_APART
+from batchscale.measure.device import tuning_file
+from batchscale.measure.device.tuning_file import Tuned
+from batchscale.measure.session import Session
+from batchscale.measure.throughput import rounds
+
+if TYPE_CHECKING:
+    from batchscale.measure.throughput.stage import Throughput
+
+TRIALS = "choosing lowerings"
+"""Name of the trials in the progress line."""
+
+Tried = tuple[int, Precision]
+"""A batch size at which lowerings are tried, and the precision."""
+
+
+def choose(stage: Throughput, keys: Iterable[CellKey]) -> dict[Tried, str | None]:
+    """Return the fastest lowering at each batch size and precision that these cells are timed under.
+
+    Batch sizes a factor of `LOWERINGS_APART` apart are tried, each on the batch that one device computes at once.
+    Choices that `tuning.json` holds are added, for cells that turn out to need microbatches. The program that wins a
+    trial is kept in `stage.tried`, so that its cell need not compile it again.
+    """
+    session = stage.session
+    if len(session.lowerings) == 1:
+        return {}
+    found: dict[Tried, str | None] = {}
+    for one in dict.fromkeys(_tried(session, key) for key in keys):
+        session.stopper.check()
+        found[one] = session.tuning.get(_name(session, one), partial(_measure, stage, one)).lowering
+    precisions: set[Precision] = {precision for _, precision in found}
+    for size in plan.spaced(session.batch_sizes, LOWERINGS_APART):
+        for precision in precisions:
+            if (name := _name(session, (size, precision))) in session.tuning:
+                found[size, precision] = session.tuning[name].lowering
+    return found
+
+
+def chosen(session: Session, lowerings: Mapping[Tried, str | None], key: CellKey) -> str | None:
+    """Return the lowering of a cell: the choice at the largest batch size tried that it computes at once.
+
+    Where that was not tried, the nearest choice in the same precision; without any, the first lowering.
+    """
+    size, precision = _tried(session, key)
+    known = {tried: lowering for (tried, computed_in), lowering in lowerings.items() if computed_in == precision}
+    if not known:
+        return session.lowerings[0]
+    return known[min(known, key=lambda tried: abs(tried - size))]
+
+
+def count_trials(session: Session, keys: Iterable[CellKey]) -> int:
+    """Return how many trials `choose` still has to make for these cells."""
+    if len(session.lowerings) == 1:
+        return 0
+    untried = {one for key in keys if _name(session, one := _tried(session, key)) not in session.tuning}
+    return len(untried) * len(session.lowerings)
+
+
+def _measure(stage: Throughput, one: Tried) -> Tuned:
+    """Time every lowering and keep the winner's program."""
+    batch_size, precision = one
+    session, loops = stage.session, stage.session.experiment.throughput.loops
+    key = CellKey(batch_size, "scan" if "scan" in loops else loops[0], "device", precision)
+
+    def speed(lowering: str | None) -> float:
+        start = time.monotonic()
+        try:
+            return rounds.examples_per_second(stage, key, lowering)
+        finally:
+            session.progress.advance(TRIALS, 1, time.monotonic() - start, f"{lowering} B={batch_size}")
+
+    found = tuning_file.fastest(session.lowerings, speed)
+    for lowering in session.lowerings:
+        if lowering != found.lowering:
+            stage.tried.pop((key, lowering), None)
+    return found
+
+
+def _tried(session: Session, key: CellKey) -> Tried:
+    sizes = plan.spaced(session.batch_sizes, LOWERINGS_APART)
+    reached = [size for size in sizes if size <= key.examples_at_once]
+    return max(reached, default=sizes[0]), key.precision
+
+
+def _name(session: Session, one: Tried) -> str:
+    """Return the key of a choice in `tuning.json`."""
+    batch_size, precision = one
+    other = "" if precision == session.experiment.workload.precision else f" {precision}"
+    return f"throughput {batch_size}{other}"

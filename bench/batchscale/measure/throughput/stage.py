@@ -1,0 +1,281 @@
+"""The throughput stage of one experiment: which cells are timed, what is known of each, and where rows go."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, cached_property, partial
+from typing import Any, Literal
+
+import jax
+import msgspec
+
+from batchscale.config import plan
+from batchscale.config.vocabulary import CellKey, Precision
+from batchscale.measure.control.failures import Failure, Streak
+from batchscale.measure.control.progress import (
+    MAX_BATCH_SIZE_SECONDS,
+    SECONDS_PER_CALIBRATION,
+    SECONDS_PER_LOWERING,
+    timing_seconds,
+)
+from batchscale.measure.device import peak_rates, sensors
+from batchscale.measure.device.sensors import Sensors
+from batchscale.measure.device.timing import WALL, Clock
+from batchscale.measure.session import Session, StageRows
+from batchscale.measure.throughput import lowering_choice, max_batch_size, rounds
+from batchscale.measure.throughput.child_process import Child, Job
+from batchscale.measure.throughput.timed_loops import Built
+from batchscale.printable import reason
+from batchscale.records.row_types import AnyRow, Calibration, Compilation, Limit, MeasurementStatus, Round
+
+SAFE_SHARE_OF_MEMORY = 0.5
+"""A program predicted to need a larger share of the memory may not fit."""
+
+
+@dataclass
+class Known:
+    """What the rows of the stage say so far.
+
+    Attributes:
+        rounds: How many rounds each cell has.
+        failures: Cells whose last attempt failed, and how.
+        retried: Cells that failed in an earlier run and are tried again in this one.
+        peak_rates: Quantity, precision and environment hash of every peak rate that was measured.
+        limit: The last row about the largest batch size.
+    """
+
+    rounds: Counter[CellKey] = field(default_factory=Counter)
+    failures: dict[CellKey, MeasurementStatus] = field(default_factory=dict)
+    retried: frozenset[CellKey] = frozenset()
+    peak_rates: set[tuple[str, Precision | None, str]] = field(default_factory=set)
+    limit: Limit | None = None
+
+    def see(self, row: AnyRow) -> None:
+        """Take in a row, old or new."""
+        if isinstance(row, Round):
+            self.rounds[CellKey.of(row)] += 1
+        elif isinstance(row, Compilation) and row.status == "ok":
+            self.failures.pop(CellKey.of(row), None)
+        elif isinstance(row, Compilation):
+            self.failures[CellKey.of(row)] = row.status
+        elif isinstance(row, Calibration):
+            self.peak_rates.add((row.quantity, row.precision, row.environment))
+        elif isinstance(row, Limit):
+            self.limit = row
+
+    def retry_failures(self) -> None:
+        """Let the cells that failed be tried again."""
+        self.retried, self.failures = frozenset(self.failures), {}
+
+    def next(self, key: CellKey, rounds: int) -> CellKey | None:
+        """Return the form of a cell to time next: whole or, where that is out of memory, in microbatches.
+
+        None once the form has its rounds, and after any failure other than out of memory.
+        """
+        form: CellKey | None = key
+        while form is not None and self.failures.get(form) == "out_of_memory":
+            form = form.narrower()
+        return None if form is None or form in self.failures or self.rounds[form] >= rounds else form
+
+
+class Throughput:
+    """The throughput stage of a session: peak rates of the device, timed cells and the largest batch size.
+
+    Args:
+        session: The experiment, its data, and the folder for rows.
+        write: Receives every row in place of the session's folder: in a child process, which times one cell.
+
+    Attributes:
+        known: What rows say, the folder's and those of this run.
+        clock: Measures rounds.
+        sensors: Returns the sensors of so many devices.
+        memory_bytes: Memory that a program may use; None where a program has to be run to find out.
+        isolates: True if cells that may not fit are timed in a child process.
+        confine: Called between compiling a cell and running it: a child process then limits its memory.
+        compilations: Programs compiled so far.
+        lowerings: The lowering of each batch size and precision that was tried.
+        tried: Programs that won a trial of lowerings, kept until their cell is timed.
+    """
+
+    def __init__(self, session: Session, write: Callable[[AnyRow], None] | None = None) -> None:
+        self.session, self.known, self._write = session, Known(), write
+        self._rows = None if write else StageRows(session, "throughput", self.known.see)
+        if session.retries_failed:
+            self.known.retry_failures()
+        self.clock: Clock = WALL
+        self.sensors: Callable[[int], Sensors] = cache(partial(sensors.find, session.host.machine.platform))
+        self.memory_bytes: int | None = None
+        self.isolates = write is None and not session.host.policy.single_process
+        self.confine: Callable[[], None] = lambda: None
+        self.compilations = 0
+        self.lowerings: dict[lowering_choice.Tried, str | None] = {}
+        self.tried: dict[tuple[CellKey, str | None], Built] = {}
+        self._streak = Streak()
+
+    @cached_property
+    def missing(self) -> list[CellKey]:
+        """The cells that lacked rounds when the stage was planned."""
+        session = self.session
+        devices = plan.device_counts(session.experiment, session.host.machine.device_count)
+        cells = plan.cells(session.experiment, session.batch_sizes, devices, session.train_examples)
+        return [key for key in cells if self.known.next(key, self.rounds)]
+
+    @cached_property
+    def _unmeasured_rates(self) -> list[peak_rates.Part]:
+        """The peak rates that were not measured in this environment yet."""
+        here = self.session.host.environment_hash
+        return [part for part in peak_rates.PARTS if (part.quantity, part.precision, here) not in self.known.peak_rates]
+
+    @cached_property
+    def _lacks_limit(self) -> bool:
+        """True if the largest batch size is still to be found; one that was not confirmed counts as failed."""
+        if self.session.experiment.throughput.max_batch_size == "skip":
+            return False
+        limit = self.known.limit
+        return limit is None or (self.session.retries_failed and not limit.confirmed)
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self.missing) or self._lacks_limit or not (self._rows and self._rows.finished)
+
+    @property
+    def _to_lower(self) -> list[CellKey]:
+        """The cells whose lowering is needed."""
+        return [*self.missing, *([max_batch_size.largest_key(self)] if self._lacks_limit and self.isolates else [])]
+
+    def plan(self) -> None:
+        """Plan the progress line for all that is missing."""
+        progress, experiment = self.session.progress, self.session.experiment
+        trials = lowering_choice.count_trials(self.session, self._to_lower)
+        progress.plan(lowering_choice.TRIALS, trials, 1 / SECONDS_PER_LOWERING)
+        progress.plan("timing", len(self.missing), 1 / timing_seconds(experiment, 1))
+        if self._lacks_limit:
+            progress.plan(max_batch_size.ITEM, 1, 1 / MAX_BATCH_SIZE_SECONDS)
+        rates = len(self._unmeasured_rates) if self._has_work else 0
+        progress.plan("calibration", rates * SECONDS_PER_CALIBRATION, 1.0)
+
+    def run(self) -> None:
+        """Measure all that is missing.
+
+        Raises:
+            InputError: When the rows cannot be written.
+            Stopped: When a signal asked to stop.
+            DeviceError: At the third failure in a row.
+        """
+        if self._rows is None:
+            raise RuntimeError("a stage that writes elsewhere has no run of its own")
+        with self._rows.open(lambda: {"compilations": self.compilations}):
+            if not self._has_work:
+                return
+            experiment, host = self.session.experiment, self.session.host
+            self.memory_bytes = experiment.throughput.memory_limit_bytes or host.program_memory_bytes()
+            self._measure_peak_rates(host.free_memory_bytes())
+            self.lowerings = lowering_choice.choose(self, self._to_lower)
+            rounds.measure(self, self.missing)
+            self.session.progress.close("timing")
+            if self._lacks_limit:
+                max_batch_size.measure(self)
+
+    def _measure_peak_rates(self, memory_bytes: int) -> None:
+        """Append the rows of the peak rates; a rate that the device refuses has none."""
+        session = self.session
+        for part in self._unmeasured_rates:
+            session.stopper.check()
+            start = time.perf_counter()
+            try:
+                found = peak_rates.measure(part, memory_bytes, self.clock)
+            except jax.errors.JaxRuntimeError as error:
+                found = []
+                session.progress.say(f"{part.quantity} was not measured: {reason(error)}")
+            origin = msgspec.structs.asdict(session.origin())
+            for value in found:
+                self.append(Calibration(**origin, quantity=part.quantity, precision=part.precision, value=value))
+            seconds = time.perf_counter() - start
+            session.progress.advance("calibration", SECONDS_PER_CALIBRATION, seconds, part.quantity)
+        session.progress.close("calibration")
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that every cell is to have."""
+        return self.session.experiment.throughput.rounds
+
+    def round_seconds(self, key: CellKey) -> float:
+        """Return the length of a round: as asked for, or as the energy counter of the cell's devices needs."""
+        return max(self.session.experiment.throughput.round_seconds, self.sensors(key.devices).round_seconds)
+
+    def lowering(self, key: CellKey) -> str | None:
+        """Return the lowering that a cell is timed under."""
+        return lowering_choice.chosen(self.session, self.lowerings, key)
+
+    def book(self, cells: float, seconds: float, doing: str) -> None:
+        """Report progress: half of a cell is compiling it, half its rounds."""
+        self.session.progress.advance("timing", cells, seconds, doing)
+
+    def append(self, row: AnyRow) -> None:
+        """Write a row.
+
+        Raises:
+            InputError: When the disk refuses.
+        """
+        if self._rows is not None:
+            self._rows.append(row)
+        elif self._write is not None:
+            self._write(row)
+            self.known.see(row)
+
+    def origin_of(self, key: CellKey) -> dict[str, Any]:
+        """Return the fields that every row of a cell shares."""
+        return {**msgspec.structs.asdict(self.session.origin()), **msgspec.structs.asdict(key)}
+
+    def record(self, row: Compilation | Round) -> None:
+        """Write a row of a cell.
+
+        Raises:
+            DeviceError: At the third failure in a row.
+        """
+        self.append(row)
+        if isinstance(row, Round) or row.status == "ok":
+            self._streak.broken()
+        else:
+            self._streak.grown(str(CellKey.of(row)), Failure(row.status, row.message or ""))
+
+    def record_failure(self, key: CellKey, lowering: str | None, failure: Failure) -> None:
+        """Write the row of a cell that failed.
+
+        Raises:
+            DeviceError: At the third failure in a row.
+        """
+        shared = self.origin_of(key)
+        self.record(Compilation(**shared, status=failure.status, message=failure.message, lowering=lowering))
+
+    def child(
+        self, task: Literal["time", "max_batch_size"], key: CellKey, lowering: str | None, first_round: int = 0
+    ) -> Child:
+        """Return a child process that times a cell, or searches for the largest batch size up to the cell's."""
+        memory_bytes = self.memory_bytes or 0
+        return Child(
+            Job.of(
+                self.session, task=task, key=key, lowering=lowering, first_round=first_round, memory_bytes=memory_bytes
+            )
+        )
+
+    def is_isolated(self, key: CellKey, predicted_bytes: int | None = None) -> bool:
+        """Return True if a cell is timed in a child process, as it may not fit or failed in an earlier run."""
+        asked = self.session.experiment.throughput.isolate
+        doubtful = key in self.known.retried or self.may_not_fit(predicted_bytes)
+        return self.isolates and (asked == "always" or (asked == "auto" and doubtful))
+
+    def may_not_fit(self, predicted_bytes: int | None) -> bool:
+        """Return True if a program that needs so many bytes could end the process that runs it."""
+        return (predicted_bytes or 0) > SAFE_SHARE_OF_MEMORY * (self.memory_bytes or math.inf)
+
+    def refusal(self, predicted_bytes: int | None) -> Failure | None:
+        """Return why a program is not run: the compiler's prediction is the least that it needs."""
+        if self.memory_bytes is None or (predicted_bytes or 0) <= self.memory_bytes:
+            return None
+        words = f"the program needs {predicted_bytes} bytes, and {self.memory_bytes} are to be had"
+        return Failure("out_of_memory", f"out of memory before it was run: {words}")
