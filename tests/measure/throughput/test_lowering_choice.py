@@ -7,13 +7,15 @@ from batchscale.measure.control.signals import Stopped
 from batchscale.measure.throughput import lowering_choice, rounds
 from batchscale.records.row_types import Compilation
 from fake_throughput import Pretended
+from tiny_workload import MODEL_OPTIONS
 
 SIZES = [4, 8, 16, 32, 64]
 
 
 def convolving(monkeypatch, folder, sizes=SIZES):
     """A pretended stage whose model has several lowerings, with its trials planned by `count_trials`."""
-    return Pretended(monkeypatch, folder=folder, workload={"model": "lenet"}, batch_sizes={"values": sizes})
+    workload = {"model": "lenet", "model_options": MODEL_OPTIONS["lenet"]}
+    return Pretended(monkeypatch, folder=folder, workload=workload, batch_sizes={"values": sizes})
 
 
 def choose(made, keys):
