@@ -30,7 +30,9 @@ def main() -> int:
     """Make the mutants, run the tests on each, list those that survive; return 1 below the least score."""
     _copy_checkout()
     os.chdir(COPY)
-    subprocess.run([Path(sys.executable).with_name("mutmut"), "run", *sys.argv[1:]], check=True)
+    ran = subprocess.run([Path(sys.executable).with_name("mutmut"), "run", *sys.argv[1:]], check=False)
+    if ran.returncode:
+        return ran.returncode
     verdicts = dict(_verdicts())
     unchecked = [name for name, status in verdicts.items() if status == "not checked"]
     survivors = [name for name, status in verdicts.items() if status not in (*NOTICED, "not checked")]
