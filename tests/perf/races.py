@@ -1,4 +1,4 @@
-"""Work against work in one run: slices in shuffled order, medians, and the processor time beside the wall time."""
+"""Time pieces of work against each other in one run: slices in shuffled order, medians, processor and wall time."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def without_nulls(data):
 
 
 def alter(content, name, draw):
-    """A file of a folder with one value of its own replaced by any other."""
+    """A file of a folder with one value replaced by any other."""
     lines = [json.loads(line) for line in content.splitlines()] if name.endswith("jsonl") else []
     data = lines or (tomllib.loads(content.decode()) if name.endswith("toml") else json.loads(content))
     if lines:
@@ -233,7 +233,7 @@ def continued(folder):
 
 
 @pytest.mark.parametrize("name", MEASURED_INTO)
-def test_a_run_goes_on_beside_junk_or_refuses_it_in_one_line(tmp_path, name):
+def test_a_run_goes_on_with_junk_in_its_folder_or_refuses_it_in_one_line(tmp_path, name):
     for number, junk in enumerate(JUNK):
         folder = begun(tmp_path / str(number))
         (folder / name).write_bytes(junk + b"\n")
@@ -252,7 +252,7 @@ def test_a_run_waits_for_nothing_that_is_no_file(tmp_path, name, make):
 @pytest.mark.parametrize("name", MEASURED_INTO[:-1])
 @settings(max_examples=15)
 @given(data=st.data())
-def test_a_run_goes_on_beside_one_altered_value_or_refuses_it_in_one_line(tmp_path_factory, name, data):
+def test_a_run_goes_on_with_one_altered_value_or_refuses_it_in_one_line(tmp_path_factory, name, data):
     folder = begun(tmp_path_factory.mktemp("altered"))
     try:
         (folder / name).write_bytes(alter((folder / name).read_bytes(), name, data.draw))

@@ -87,7 +87,7 @@ def test_a_second_run_measures_nothing_and_a_page_is_there(workplace, uninterrup
     assert (workplace / page).read_text().startswith("<!doctype html>")
 
 
-def test_a_run_beside_another_is_refused_in_one_line(workplace, uninterrupted):
+def test_a_second_run_in_the_same_folder_is_refused_in_one_line(workplace, uninterrupted):
     with Writer(uninterrupted / results_folder.THROUGHPUT):
         command = ["-m", "batchscale", "run", "sweep.toml", "--results", str(workplace / "whole")]
         code, _, errors = finish(begin(workplace, None, *command))

@@ -1,4 +1,4 @@
-"""Tests reach nothing beyond this machine, so they pass with the network cut."""
+"""Tests connect to no other machine, so they pass with the network cut."""
 
 import socket
 

@@ -17,7 +17,7 @@ class Truth:
 
     Examples to target: `least_examples` (1 + B / `critical_batch_size`) at the best rate, which is `best_rate`
     (B / 128)^`rate_exponent`; a rate off by a factor of two costs a factor exp(`rate_penalty`). Each of the `momenta`
-    searched beside the rate takes so many times the examples.
+    searched with the rate multiplies the examples by its factor.
     On several `devices` a step lasts as on one with its part of the batch, and `sharing_seconds` more.
     An average of the parameters, where there is one, is more accurate by `averaging_gain`.
     Seconds per step: `fixed_seconds` + `seconds_per_example` B in the scan loop; dispatch pays `dispatch_seconds` more.

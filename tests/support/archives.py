@@ -1,4 +1,4 @@
-"""Files that a pretended source holds, and archives made of them."""
+"""Files that a fake data source serves, and archives of them."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""A throughput stage whose clock, work and processes are pretended, so that what it should measure is known exactly."""
+"""A throughput stage with a fake clock, fake work and fake processes, so that the expected measurements are known."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEYS = [CellKey(size, loop) for size in (1, 8, 64) for loop in ("dispatch", "sca
 
 
 class Pretended:
-    """A stage whose clock and work are pretended: a step of B examples lasts 1 ms + B microseconds."""
+    """A throughput stage with a fake clock and fake work: a step of B examples lasts 1 ms + B microseconds."""
 
     def __init__(self, monkeypatch, fails=None, folder=Path("nowhere"), **tables):
         self.now, self.rows, self.built, self.fails, self.checks = 0.0, [], [], fails or {}, 0
@@ -83,7 +83,7 @@ class Pretended:
 
 
 class Scripted:
-    """A process of its own that gives some rows and then dies, if it is to."""
+    """A child process that yields the given rows and then, with `dies_of`, dies."""
 
     def __init__(self, rows, dies_of=None):
         self.given, self.dies_of, self.ended = rows, dies_of, False
