@@ -15,7 +15,9 @@ from tiny_workload import session, trials
 
 
 def without_training(monkeypatch, run):
-    """Replace `train_wave.run` by `run`, and let lanes hold nothing."""
+    """Replace `train_wave.run` by `run`, and let lanes hold nothing, so that no model is traced."""
+    if not isinstance(Programs.lane_bytes, int):  # `hold` has not limited the memory
+        monkeypatch.setattr(Programs, "lane_bytes", 1)
     monkeypatch.setattr(train_wave, "run", run)
     monkeypatch.setattr(Programs, "fit", lambda _, shape, *given: shape)
     monkeypatch.setattr(wave, "first_lanes", lambda *_: Lanes(TrainState((), ()), ()))

@@ -13,7 +13,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import jax
@@ -96,7 +96,7 @@ class Programs:
         """Training programs compiled so far."""
         return sum(key[0] == "train" for key in self.compiled)
 
-    @property
+    @cached_property
     def lane_bytes(self) -> int:
         """Bytes that the state of one lane takes as long as it trains."""
         lanes, _ = self._abstract((1, 1))
