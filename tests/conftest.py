@@ -20,7 +20,7 @@ from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import report
-from batchscale.analysis.summary import summary_file
+from batchscale.analysis.summary import build
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Summary
 from jaxtyping import install_import_hook
@@ -107,8 +107,8 @@ def sweep(measured: Frames) -> Sweep:
 @pytest.fixture(scope="session")
 def summarized(recorded: Path, sweep: Sweep) -> Summary:
     """The summary of the simulated folder, written to its file and read back as a page does."""
-    summary_file.write(recorded, summarize(sweep))
-    return summary_file.read(recorded)
+    build.write(recorded, summarize(sweep))
+    return build.read(recorded)
 
 
 @pytest.fixture(scope="session")

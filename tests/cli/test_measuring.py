@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import simulated_folder
 from batchscale.analysis import figures
-from batchscale.analysis.summary import summary_file
+from batchscale.analysis.summary import build
 from batchscale.cli import command_line, measuring
 from batchscale.config import experiment as experiments
 from batchscale.config.vocabulary import STAGES
@@ -79,7 +79,7 @@ def retried(swept, tmp_path_factory):
     folder = tmp_path_factory.mktemp("retried") / swept.name
     shutil.copytree(swept, folder, ignore=shutil.ignore_patterns(results_folder.VERIFICATION))
     trained = rows(swept, results_folder.CONVERGENCE, Trial)
-    best = {cell.batch_size: cell.best_options for cell in summary_file.read(swept).cells}
+    best = {cell.batch_size: cell.best_options for cell in build.read(swept).cells}
     empty = {"steps": 0, "curve": Curve(examples=[], steps=[], accuracy=[], loss=[]), "noise": None}
     lost = [
         msgspec.structs.replace(one, status="failed", reason="device lost", **empty)
@@ -151,7 +151,7 @@ def test_convergence_of_another_machine_is_joined_with_speeds_of_this_one(swept,
     folder = tmp_path / "sweep" / host().machine.name
     assert (folder / results_folder.CONVERGENCE).read_bytes() == (swept / results_folder.CONVERGENCE).read_bytes()
     assert len(rows(folder, results_folder.THROUGHPUT, Round)) == 20
-    assert summary_file.read(folder).convergence_from == host().machine.name
+    assert build.read(folder).convergence_from == host().machine.name
 
 
 @pytest.mark.usefixtures("_measures_nothing")

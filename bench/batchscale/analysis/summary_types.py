@@ -1,4 +1,4 @@
-"""What a summary is made of: every kind of answer with what it rests on."""
+"""The types of `summary.json`, schema 1: every kind of answer, with its interval and the data that it rests on."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ import msgspec
 from batchscale.config.vocabulary import Loop, Phase
 
 Interval = tuple[float | None, float | None]
-"""A 95% interval; an end that is infinite, or not known, is null."""
+"""The ends of a 95% interval. An end that is infinite or unknown is null."""
 
 Regime = Literal["below_useful_range", "perfect_scaling", "diminishing_returns", "saturated"]
+"""How a batch size scales: below the useful range it needs more examples than a larger one; with perfect scaling it
+needs at most 20% more examples than the smallest; saturated, at most 20% more steps than the largest."""
 
 Limit = Literal["arithmetic", "copying", "fixed_cost"]
-"""What a step takes at least: its arithmetic at the machine's rate, its bytes at the machine's, or its fixed cost."""
+"""A lower bound of the time of a step: its arithmetic or its bytes at the calibrated rates, or its fixed cost."""
 
 Rule = Literal["sqrt", "linear", "none", "sqrt or linear", "neither", "undecided"]
+"""The rules for scaling a learning rate with the batch size that the measured exponent allows."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of a summary."""
+    """Base of every type in a summary."""
 
 
 class Estimate(Part, frozen=True, kw_only=True):
-    """A median over seeds (null = infinite: not reached) with its interval."""
+    """A median over seeds with its 95% interval; null where half of the seeds or more did not reach the target."""
 
     median: float | None
     interval: Interval
@@ -39,12 +42,19 @@ class Workload(Part, frozen=True, kw_only=True):
 
 
 class Optimum(Part, frozen=True, kw_only=True):
-    """What every optimum says of itself.
+    """The best batch size by one metric.
 
-    `interval` is that of the quantity compared, `batch_size_interval` the span of `tied`, the batch sizes that `test`
-    cannot tell from the best at `level`. `margin` is how far the next best lies behind: a fraction of the best, or,
-    for accuracies, the difference. `edge` says at which end the best lies; at_edge is true where the sweep, and not
-    the machine's memory, is what ends there.
+    Attributes:
+        batch_size: the best by its median.
+        interval: 95% interval of the quantity at the best batch size.
+        tied: the batch sizes that `test` cannot distinguish from the best, the best included.
+        at_edge: True if the best is at an end of the sweep that is not the end of the memory.
+        edge: the end at which the best is; "only" where a single batch size was measured.
+        margin: how much worse the next best is: a fraction of the best or, for accuracies, the difference.
+        next_best: the batch size that `margin` is about.
+        metric: the quantity compared, in words.
+        test: how `tied` was found, in words.
+        level: confidence of the interval and of the test.
     """
 
     batch_size: int
@@ -60,7 +70,10 @@ class Optimum(Part, frozen=True, kw_only=True):
 
 
 class TimeOptimal(Optimum, frozen=True, kw_only=True):
-    """The batch size with the least time to the target."""
+    """The batch size with the least time to the target, of which `seconds` is the median.
+
+    `fitted_batch_size` is B*, where the fitted curves put the least time, and `fitted_interval` its 95% interval.
+    """
 
     seconds: float
     fitted_batch_size: float | None = None
@@ -68,23 +81,28 @@ class TimeOptimal(Optimum, frozen=True, kw_only=True):
 
 
 class AccuracyOptimal(Optimum, frozen=True, kw_only=True):
-    """The batch size with the best accuracy under `budget`."""
+    """The batch size with the best validation `accuracy` (0 to 1, median over seeds) in a `budget`, in words."""
 
     accuracy: float
     budget: str
 
 
 class ThroughputOptimal(Optimum, frozen=True, kw_only=True):
-    """The batch size with the most examples per second, and the smallest one nearly as fast."""
+    """The batch size with the most `examples_per_second` in the median, and the smallest with at least 95% of it."""
 
     examples_per_second: float
     smallest_within_5_percent: int
 
 
 class MaxBatchSize(Part, frozen=True, kw_only=True):
-    """The largest batch size whose step fits into `memory_bytes`; `confirmed` where a real step of it was run.
+    """The largest batch size whose training step fits.
 
-    `bound` says what ends there; where that is the training set, memory might hold more.
+    Attributes:
+        batch_size: the largest that fits.
+        bound: the limit that ends the search there. If it is the training set, memory might hold more.
+        confirmed: True if a step of this batch size was run.
+        predicted_bytes: memory of the step as the compiler predicts it.
+        memory_bytes: memory that was free.
     """
 
     batch_size: int
@@ -95,47 +113,66 @@ class MaxBatchSize(Part, frozen=True, kw_only=True):
 
 
 class EnergyOptimal(Optimum, frozen=True, kw_only=True):
-    """The batch size with the least energy to the target."""
+    """The batch size with the least energy to the target, of which `joules` is the median."""
 
     joules: float
 
 
 class CostOptimal(Optimum, frozen=True, kw_only=True):
-    """The least `cost` to the target, in the currency of `price_per_hour`: time to the target at that price."""
+    """The batch size with the least `cost` to the target: median hours times `price_per_hour`, in its currency."""
 
     cost: float
     price_per_hour: float
 
 
-class CriticalBatchSize(Part, frozen=True, kw_only=True):
-    """B_crit = `value` of S(B) = S_min (1 + B_crit / B) and, the same fit, E(B) = E_min (1 + B / B_crit).
+class Fit(Part, frozen=True, kw_only=True):
+    """A fitted curve with one knee.
 
-    `fit_error` is the root mean square of the relative residuals.
+    Attributes:
+        interval: 95% interval of the knee.
+        fit_error: root mean square of the relative residuals.
+        batch_sizes: those that were fitted.
+        outliers: those of `batch_sizes` that have no influence on the fit.
     """
 
-    value: float
     interval: Interval
     fit_error: float
-    steps_min: float
-    examples_min: float
     batch_sizes: list[int]
     outliers: list[int]
 
 
-class AffineStepTime(Part, frozen=True, kw_only=True):
-    """Seconds per step = alpha + beta B; the knee alpha / beta is where fixed and growing costs are equal."""
+class CriticalBatchSize(Fit, frozen=True, kw_only=True):
+    """The fit of S(B) = S_min (1 + B_crit / B) steps, which is E(B) = E_min (1 + B / B_crit) examples to the target.
+
+    McCandlish et al., 2018.
+
+    Attributes:
+        value: B_crit, the knee, in examples.
+        steps_min: S_min, the steps that an infinite batch would need.
+        examples_min: E_min, the examples that the smallest batch would need.
+    """
+
+    value: float
+    steps_min: float
+    examples_min: float
+
+
+class AffineStepTime(Fit, frozen=True, kw_only=True):
+    """The fit of seconds per step = alpha + beta B.
+
+    Attributes:
+        alpha_seconds: the fixed cost of a step.
+        beta_seconds: the cost of each example.
+        knee_batch_size: alpha / beta, where both costs are equal.
+    """
 
     alpha_seconds: float
     beta_seconds: float
     knee_batch_size: float
-    interval: Interval
-    fit_error: float
-    batch_sizes: list[int]
-    outliers: list[int]
 
 
 class Exponent(Part, frozen=True, kw_only=True):
-    """p of a quantity ~ B^p over some batch sizes."""
+    """The power `value` of B that a quantity goes with, its 95% interval, and the batch sizes that were fitted."""
 
     value: float
     interval: Interval
@@ -143,9 +180,13 @@ class Exponent(Part, frozen=True, kw_only=True):
 
 
 class LearningRates(Part, frozen=True, kw_only=True):
-    """How the best rate moves with the batch size; `rule` is what the interval of `overall` allows.
+    """How the best learning rate changes with the batch size.
 
-    Of `effective` rates where momentum was searched beside the rate.
+    Attributes:
+        overall: power of the batch size that the best rate goes with; null with fewer than three batch sizes.
+        rule: the scaling rules that the interval of `overall` allows.
+        at_grid_edge: batch sizes whose best rate is at the edge of the rates tried.
+        effective: True where momentum was searched, too: rates are then rate / (1 - momentum).
     """
 
     overall: Exponent | None
@@ -155,7 +196,15 @@ class LearningRates(Part, frozen=True, kw_only=True):
 
 
 class GradientNoise(Part, frozen=True, kw_only=True):
-    """B_simple = tr(Sigma) / |G|^2, both averaged before they are divided (McCandlish et al., 2018)."""
+    """The gradient noise scale B_simple = tr(Sigma) / |G|^2, both averaged before division (McCandlish et al., 2018).
+
+    Attributes:
+        value: B_simple over the whole of training, in examples.
+        interval: 95% interval from resampling trials; unknown with one trial.
+        start, end: B_simple in the first and last stretch of training; null where noise made an estimate negative.
+        trials, batch_sizes: how many trials it is from, and their batch sizes.
+        ratio_to_critical: `value` over the critical batch size.
+    """
 
     value: float
     interval: Interval
@@ -167,7 +216,7 @@ class GradientNoise(Part, frozen=True, kw_only=True):
 
 
 class Verdict(Part, frozen=True, kw_only=True):
-    """What the rows say of one claim of the reference experiment."""
+    """The verdict of the rows on one claim of the 2015 experiment, with the numbers that it rests on, in words."""
 
     claim: int
     statement: str
@@ -176,11 +225,18 @@ class Verdict(Part, frozen=True, kw_only=True):
 
 
 class FurtherTarget(Part, frozen=True, kw_only=True):
-    """The same question asked of another accuracy, read from the same curves.
+    """The answer for another target accuracy, from the same curves.
 
-    A harder one than the experiment's own is read within the budget of epochs: runs that have that one may end there.
-    Where its best learning rate is another one, that has no confirmation seeds: batch sizes of which that holds are
-    `unconfirmed`, and stand on the seeds that chose the rate.
+    Targets harder than the experiment's are judged within the epoch budget, since trials may stop there. If the best
+    rate for this target differs from the confirmed one, only search seeds exist for it.
+
+    Attributes:
+        accuracy: the target, 0 to 1.
+        reached: batch sizes that reached it in the median.
+        unconfirmed: those of `reached` whose rate has search seeds alone.
+        within_epochs: epochs that every trial was given to reach it.
+        time_optimal, time_optimal_reason: the batch size with the least time to it, or why there is none.
+        critical_batch_size, critical_batch_size_reason: the fit of the examples to it, or why there is none.
     """
 
     accuracy: float
@@ -194,7 +250,10 @@ class FurtherTarget(Part, frozen=True, kw_only=True):
 
 
 class Ceilings(Part, frozen=True, kw_only=True):
-    """What the machine did at best, by a short calibration; null where that was not measured."""
+    """The best rates of a short calibration of the machine; null where they were not measured.
+
+    Matrix products are in the precision that was trained in; bytes copied count as read and as written.
+    """
 
     matmul_flops_per_second: float | None = None
     copy_bytes_per_second: float | None = None
@@ -202,14 +261,14 @@ class Ceilings(Part, frozen=True, kw_only=True):
 
 
 class Trend(Part, frozen=True, kw_only=True):
-    """How a series changed from its first to its last value, relatively, and the probability of that without trend."""
+    """The relative `change` of a series from the first to the last round, and the p-value of a Mann-Kendall test."""
 
     change: float
     p_value: float
 
 
 class CellTrend(Trend, frozen=True, kw_only=True):
-    """The trend of one timed cell's seconds per step."""
+    """The trend of the seconds per step of one timed cell, whose fields are those of `CellKey`."""
 
     batch_size: int
     loop: str
@@ -220,10 +279,15 @@ class CellTrend(Trend, frozen=True, kw_only=True):
 
 
 class Drift(Part, frozen=True, kw_only=True):
-    """Whether timed rounds grew slower: all cells `together`, and the single `cells` whose trend is beyond doubt.
+    """Whether timed rounds grew slower or faster.
 
-    `clock_mhz` and `celsius` are what the device told in the first and in the last round; it `throttled` where its
-    clock fell from round to round.
+    Attributes:
+        rounds: how many were timed.
+        together: trend of the median over all timed cells.
+        drifts: True if that trend is significant and at least 2%.
+        cells: the single cells with a significant trend, corrected for their number.
+        throttled: True if the clock of the device fell significantly.
+        clock_mhz, celsius: clock and temperature of the device in the first and in the last round.
     """
 
     rounds: int
@@ -238,9 +302,14 @@ class Drift(Part, frozen=True, kw_only=True):
 class ParallelPoint(Part, frozen=True, kw_only=True):
     """A batch in equal parts on several devices, joined with the training runs at that batch size.
 
-    Efficiencies are the speed over `devices` times that of one device: `strong` at the same batch, `weak` at a
-    device's part of it. `epochs_ratio` is the epochs to the target over those at a device's part: with K workers an
-    epoch has 1/K of the updates, and this is claimed to stay at or below K.
+    Attributes:
+        devices, batch_size: how many devices share a batch, and the examples of the whole batch.
+        examples_per_second: speed of all devices together.
+        strong_efficiency: speed over `devices` times the speed of one device at the same batch size.
+        weak_efficiency: speed over `devices` times the speed of one device at its part of the batch.
+        updates_per_epoch: training examples over the batch size.
+        epochs_to_target, time_to_target: medians at this batch size, in epochs and seconds.
+        epochs_ratio: `epochs_to_target` over the epochs at one device's part of the batch.
     """
 
     devices: int
@@ -255,7 +324,14 @@ class ParallelPoint(Part, frozen=True, kw_only=True):
 
 
 class Totals(Part, frozen=True, kw_only=True):
-    """What the measuring itself cost; `compile_seconds` are those of the timed programs, the rest is of all stages."""
+    """The cost of measuring, for programs that plan more of it.
+
+    Attributes:
+        compilations: programs compiled in all stages.
+        compile_seconds: time to compile the timed programs.
+        throughput_seconds, convergence_seconds: time of each stage.
+        trials, trained_examples: training runs, and the examples of all of them.
+    """
 
     compilations: int
     compile_seconds: float
@@ -265,18 +341,39 @@ class Totals(Part, frozen=True, kw_only=True):
     trained_examples: int
 
 
-SCHEMA = 1
-
-
 Status = Literal["ok", "diverged", "out_of_memory", "not_reached", "failed", "not_measured"]
+"""The outcome at a batch size; "ok" means that it was timed and reached the target in the median."""
 
 
 class BatchSizeSummary(Part, frozen=True, kw_only=True):
-    """One batch size. What was not measured or not reached is null, and `status` says why.
+    """One batch size. A value that was not measured or not reached is null; `status` gives the reason.
 
-    `limit_share` is how much of a step's time the nearest limit of the machine explains, and `limited_by` that limit
-    where it is half or more. `best_ema_accuracy` is of the averaged parameters, where an average was kept, and
-    `ema_accuracy_gain` the median over seeds of what it is better by than `best_accuracy` in the same run.
+    Attributes:
+        batch_size: examples of a step.
+        status: the outcome.
+        message: more about the outcome, such as the error of a step that failed.
+        loop: the faster way to run steps, whose times are used.
+        accumulation: microbatches of a step; more than 1 only where the whole batch does not fit.
+        examples_per_second, examples_per_second_interval: median over rounds, and its 95% interval.
+        seconds_per_step: median over rounds.
+        best_learning_rate, best_options: rate and searched options with the fewest median examples to the target.
+        best_learning_rate_for_accuracy, best_options_for_accuracy: those with the best accuracy in the epoch budget.
+        at_grid_edge, at_grid_edge_for_accuracy: True if these rates are at the edge of the rates tried.
+        claims_on: phase of the trials that the numbers rest on.
+        seeds, seeds_reached: how many trials these are, and how many of them reached the target.
+        epochs_to_target, steps_to_target: epochs and optimizer steps.
+        time_to_target, joules_to_target, cost_to_target: seconds, joules, and cost in the currency of the price.
+        best_accuracy, best_accuracy_by_steps: best validation accuracy in the epoch and in the step budget, 0 to 1.
+        best_ema_accuracy: best validation accuracy of the averaged parameters in the epoch budget.
+        ema_accuracy_gain: how much averaging the parameters adds to the best accuracy, run by run.
+        test_accuracy: median accuracy on the test split; nothing was chosen by it.
+        regime: how it scales.
+        compile_seconds: time to compile the timed step.
+        peak_bytes, predicted_bytes: most memory in use once the step had run, and memory as the compiler predicts it.
+        achieved_flops_per_second, fraction_of_peak: FLOPs of the model per second, and over the calibrated rate.
+        flops_per_byte: FLOPs of the model per byte that the program reads or writes.
+        limited_by: the limit of the machine that explains most of a step, where it explains half or more.
+        limit_share: the share of the time of a step that the nearest limit explains.
     """
 
     batch_size: int
@@ -318,12 +415,37 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
 
     @property
     def memory_bytes(self) -> int | None:
-        """What the compiler says its step needs, the same way for every cell; a peak is also what came before it."""
+        """Memory of the step: the compiler's prediction, or else the peak, which earlier batch sizes may have set."""
         return self.predicted_bytes or self.peak_bytes
 
 
 class Summary(Part, frozen=True, kw_only=True):
-    """Everything a results folder says. Each answer that nothing supports is null, and `<name>_reason` says why."""
+    """All answers of a results folder. An answer that the rows do not support is null; `<name>_reason` says why.
+
+    Attributes:
+        schema: version of this format.
+        experiment, title, machine, workload: the names of what was measured, and where.
+        target_accuracy: validation accuracy, 0 to 1; null where imported tables do not name it.
+        train_examples: examples in an epoch; null where imported tables do not say.
+        claims_on: the surest phase of trials that any batch size rests on.
+        seeds: the most trials that any batch size rests on.
+        notice: what the experiment asks every reader to know.
+        convergence_from, speeds_from: the machine whose training runs, or table or folder whose speeds, were joined.
+        evaluation_quantum_epochs: the widest gap between the two evaluations around a crossing of the target.
+        time_optimal, accuracy_optimal: least time to the target; best accuracy in the epoch budget.
+        accuracy_optimal_by_steps: best accuracy in the steps that the largest batch size takes in that budget.
+        throughput_optimal, max_batch_size: most examples per second; largest batch size that fits.
+        energy_optimal: least energy to the target.
+        price_per_hour, cost_optimal: the price of the machine that its user gave; least cost to the target.
+        critical_batch_size, affine_step_time: fits of the steps to the target and of the seconds per step.
+        learning_rates, gradient_noise: how the best rate changes with the batch size; the gradient noise scale.
+        ceilings, drift: calibrated rates of the machine; whether timed rounds grew slower or faster.
+        cells: every batch size, smallest first.
+        data_parallel: every batch that was timed on several devices.
+        virtual_devices: True if these devices share the cores of one processor.
+        further_targets, verdicts: answers for other targets; verdicts on the claims of the 2015 experiment.
+        totals: the cost of measuring.
+    """
 
     schema: Literal[1] = 1
     experiment: str
@@ -373,6 +495,6 @@ class Summary(Part, frozen=True, kw_only=True):
     totals: Totals
 
     def known(self, quantity: str) -> list[BatchSizeSummary]:
-        """The batch sizes whose `quantity` has a finite median, smallest first."""
+        """Return the batch sizes whose estimate named `quantity` has a finite median, smallest first."""
         found = [cell for cell in self.cells if (estimate := getattr(cell, quantity)) and estimate.median is not None]
         return sorted(found, key=lambda cell: cell.batch_size)

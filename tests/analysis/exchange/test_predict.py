@@ -59,7 +59,7 @@ def test_unlike_workloads_are_not_joined(tmp_path):
 def test_speeds_of_a_step_with_other_options_are_not_joined(tmp_path):
     simulated_folder.write(tmp_path / "here", momenta={0.5: 1.0, 0.9: 1.0})
     simulated_folder.write(tmp_path / "there")
-    with pytest.raises(InputError, match=r"there: search: 'not set', where the training runs have \['momentum'\]"):
+    with pytest.raises(InputError, match=r"there: search: 'not set', expected \['momentum'\] as in the training runs"):
         predict(tmp_path / "here", tmp_path / "there")
 
 

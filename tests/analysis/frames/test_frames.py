@@ -78,7 +78,7 @@ def test_rows_of_another_protocol_are_refused(tmp_path):
         ({"curve": Curve(examples=[2, 2], steps=[1, 1], accuracy=[0.1, 0.2], loss=[1.0, 1.0])}, "not growing"),
         (
             {"curve": Curve(examples=[16, 32], steps=[1, 10**9], accuracy=[0.1, 0.2], loss=[1.0, 1.0])},
-            r"curve\.steps: 1000000000 after 32 examples; 2 is right",
+            r"curve\.steps: 1000000000 after 32 examples, expected 2",
         ),
         (
             {

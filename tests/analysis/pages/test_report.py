@@ -16,7 +16,7 @@ from batchscale.analysis.exchange.import_tables import write_folders
 from batchscale.analysis.figures import PLOTS
 from batchscale.analysis.frames import frames
 from batchscale.analysis.pages import html, report, tables
-from batchscale.analysis.summary import summary_file
+from batchscale.analysis.summary import build
 from batchscale.analysis.summary_types import FurtherTarget, Verdict
 from batchscale.analysis.text import answer
 from batchscale.records.row_types import Verification
@@ -146,7 +146,7 @@ def test_half_a_folder_gives_half_an_answer(tmp_path, left):
 def test_that_nothing_reached_the_target_is_reported(tmp_path):
     simulated_folder.write(tmp_path, batch_sizes=(16, 64, 256), confirm_seeds=2, least_examples=1e8)
     written = report.write_report(tmp_path)
-    assert written == summary_file.read(tmp_path)
+    assert written == build.read(tmp_path)
     sentence = answer.answer(written)[0]
     assert "is not known: no batch size reached" in sentence
 

@@ -13,7 +13,7 @@ from batchscale.analysis.frames import frames
 from batchscale.analysis.metrics import trials
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import report, tables
-from batchscale.analysis.summary import summary_file
+from batchscale.analysis.summary import build
 from batchscale.analysis.text import captions, method
 from batchscale.records.row_types import Curve
 from simulated_answers import answered, cell
@@ -85,7 +85,7 @@ def test_a_summary_from_before_averages_stays_readable(tmp_path):
     for one in old["cells"]:
         del one["best_ema_accuracy"], one["ema_accuracy_gain"]
     (tmp_path / "summary.json").write_bytes(msgspec.json.encode(old))
-    assert summary_file.read(tmp_path) == found
+    assert build.read(tmp_path) == found
 
 
 def test_averages_are_drawn_where_they_were_measured(measured, summarized):

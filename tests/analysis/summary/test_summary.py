@@ -13,7 +13,7 @@ from batchscale.analysis import number_format
 from batchscale.analysis.metrics import scaling, trials
 from batchscale.analysis.metrics.sweep import Fit
 from batchscale.analysis.pages import tables
-from batchscale.analysis.summary import summary_file
+from batchscale.analysis.summary import build
 from batchscale.analysis.text import answer
 from batchscale.config.vocabulary import Point
 from batchscale.errors import InputError
@@ -51,11 +51,11 @@ def test_every_promised_key_is_there(found):
 
 
 def test_a_summary_survives_its_file(found, tmp_path):
-    summary_file.write(tmp_path, found)
-    assert summary_file.read(tmp_path) == found
+    build.write(tmp_path, found)
+    assert build.read(tmp_path) == found
     (tmp_path / "summary.json").write_text('{"schema": 2}')
     with pytest.raises(InputError, match="not valid"):
-        summary_file.read(tmp_path)
+        build.read(tmp_path)
 
 
 def test_the_same_rows_give_the_same_summary(found):

@@ -1,4 +1,4 @@
-"""Results of one workload side by side: ratios with intervals, a verdict for each, and one batch size for all."""
+"""Compare results of one workload: ratios with intervals, a verdict for each, and one batch size for all."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Side:
     summary: Summary
 
     def locations(self, quantity: Quantity) -> Locations:
-        """Logarithms of a quantity, cell by cell."""
+        """Return the logarithms of a quantity at each batch size."""
         if quantity == "examples_per_second":
             seconds = self.sweep.step_seconds.shifted(-self.sweep.log_sizes)
             return Locations(-seconds.medians, -seconds.centres, -seconds.errors, -seconds.draws)
@@ -81,7 +81,7 @@ def _against(first: Side, other: Side, throughput_only: bool) -> Against:
 
 
 def ratios(first: Side, other: Side, quantity: Quantity) -> list[Ratio]:
-    """At every batch size that both sides have; the intervals are simultaneous over them (maximum of Student's t)."""
+    """Return the ratio at every batch size of both sides, with simultaneous intervals (maximum of Student's t)."""
     if quantity == "time_to_target" and _same_trials(first.sweep.frames, other.sweep.frames):
         reached = set(first.sweep.sizes[np.isfinite(first.sweep.time.medians)].tolist())
         return _turned_over(ratios(first, other, "examples_per_second"), reached)
@@ -101,7 +101,7 @@ def ratios(first: Side, other: Side, quantity: Quantity) -> list[Ratio]:
 
 
 def _same_trials(first: Frames, other: Frames) -> bool:
-    """Whether both join their speeds with the very same training runs, whose scatter then cancels."""
+    """Return True if both sides join their speeds with the same training runs, whose scatter then cancels."""
     return len(first.trials) > 0 and first.trials.equals(other.trials)
 
 
@@ -120,12 +120,12 @@ def _turned_over(speeds: list[Ratio], reached: set[int]) -> list[Ratio]:
 
 
 def _shuffled(errors: Array) -> Array:
-    """The draws in another order: both sides are located with the same random numbers, yet err independently."""
+    """Shuffle draws: both sides are located with the same random numbers, but their errors are independent."""
     return np.random.default_rng(SEED).permutation(errors, axis=0)
 
 
 def _simultaneous_reach(errors: Array) -> Array:
-    """How far the intervals (cells,) reach to either side so that all hold together with 95% confidence."""
+    """Return the half-widths of intervals (sizes,) that all hold together with 95% confidence."""
     if not errors.shape[1]:
         return np.empty(0)
     scale = np.maximum(np.sqrt(np.mean(errors**2, axis=0)), 1e-12)
@@ -141,7 +141,7 @@ def _ratio(quantity: Quantity, batch_size: int, difference: float, reach: float)
 
 
 def _outcome(quantity: Quantity, difference: float, reach: float) -> Outcome:
-    """A side that never reaches the target where the other does is slower (or more) beyond any ratio."""
+    """Judge a difference of logarithms. It is infinite where only one side reaches the target."""
     below, above = BETTER[quantity]
     if np.isinf(difference):
         return above if difference > 0 else below
@@ -153,7 +153,7 @@ def _outcome(quantity: Quantity, difference: float, reach: float) -> Outcome:
 
 
 def _fleet(sides: Sequence[Side]) -> Fleet | None:
-    """Least greatest loss over the batch sizes that every side brings to the target."""
+    """Find the batch size with the least greatest loss, among those that reach the target on every side."""
     times = [dict(zip(side.sweep.sizes.tolist(), side.sweep.time.medians, strict=True)) for side in sides]
     reached = [{size for size, log in one.items() if np.isfinite(log)} for one in times]
     shared = sorted(set.intersection(*reached))
@@ -178,7 +178,15 @@ QUANTITIES: tuple[Quantity, ...] = ("examples_per_second", "time_to_target", "jo
 
 
 class Ratio(msgspec.Struct, frozen=True, kw_only=True):
-    """Another side's value over the first side's, with an interval that holds for all batch sizes together."""
+    """The value of another side over that of the first side.
+
+    Attributes:
+        quantity: the quantity compared.
+        batch_size: where.
+        value: the ratio; null where one side never reached the target.
+        interval: 95% interval that holds for all batch sizes together.
+        outcome: the verdict, in the words of the quantity.
+    """
 
     quantity: Quantity
     batch_size: int
@@ -188,14 +196,20 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Against(msgspec.Struct, frozen=True, kw_only=True):
-    """One side held against the first."""
+    """One side compared with the first: its label and its ratios."""
 
     label: str
     ratios: list[Ratio]
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
-    """The batch size whose greatest loss on any side, against that side's own best, is least."""
+    """One batch size for all sides: the one whose greatest loss on any side is least.
+
+    Attributes:
+        batch_size: this batch size.
+        greatest_loss: its largest loss of time to the target, as a fraction of the best of that side.
+        losses: its loss on every side, by label.
+    """
 
     batch_size: int
     greatest_loss: float
@@ -203,7 +217,18 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a comparison says."""
+    """The comparison of several results folders with the first.
+
+    Attributes:
+        schema: version of this format.
+        labels: name of each side.
+        summaries: summary of each side.
+        differences: settings in which the sides differ, in words.
+        throughput_only: True if only speeds were compared.
+        against: each other side compared with the first.
+        fleet: one batch size for all sides; null if no batch size reaches the target on every side.
+        level: confidence of the intervals.
+    """
 
     schema: Literal[1] = 1
     labels: list[str]
@@ -215,7 +240,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     level: float = LEVEL
 
     def slower_than(self, fraction: float) -> list[str]:
-        """One line for each batch size at which a side trains fewer examples per second by more than `fraction`."""
+        """Return a line for each batch size at which a side has fewer examples per second by more than `fraction`."""
         return [
             f"{side.label}: batch size {ratio.batch_size}: {ratio.value:.3f} times the examples per second"
             for side in self.against

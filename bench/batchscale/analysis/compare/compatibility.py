@@ -1,4 +1,4 @@
-"""Whether results may be put side by side, and what is different about those that may."""
+"""Check whether results may be compared, and describe how they differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from batchscale.analysis.frames.frames import Frames
 from batchscale.errors import InputError
 from batchscale.printable import printable
 
-# Precision is a setting of the machine that people compare, so it is told, not refused.
+# People compare precisions, so a difference in precision is reported, not refused.
 MAY_DIFFER = ("workload.precision",)
 MATTERS_TO_SPEED = (
     "workload.dataset",
@@ -25,8 +25,8 @@ def refuse_unlike(names: Sequence[str], sides: Sequence[Frames], *, throughput_o
     """Check every folder against the first.
 
     Raises:
-        InputError: names a field in which the workloads, targets or protocols differ, with both values; one that
-            matters to speed where there is any.
+        InputError: when workloads, targets or protocols differ. It names one field with both values, if possible one
+            that matters to speed.
     """
     first = flattened(sides[0].experiment.protocol)
     for name, side in zip(names[1:], sides[1:], strict=True):
@@ -42,7 +42,7 @@ def refuse_unlike(names: Sequence[str], sides: Sequence[Frames], *, throughput_o
 
 
 def flattened(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """A table of tables as one level of dotted keys."""
+    """Flatten nested tables to one level of dotted keys."""
     found: dict[str, object] = {}
     for key, value in table.items():
         path = f"{prefix}{key}"
@@ -51,7 +51,7 @@ def flattened(table: Mapping[str, object], prefix: str = "") -> dict[str, object
 
 
 def labels(sides: Sequence[Frames]) -> list[str]:
-    """A name for each side: its machine, with what tells it apart where a machine is there twice."""
+    """Return a name for each side: its machine, with the settings that differ where a machine occurs twice."""
     machines = [side.machine.machine.name for side in sides]
     traits = [_traits(side) for side in sides]
     telling = [key for key in traits[0] if len({str(trait.get(key)) for trait in traits}) > 1]
@@ -63,7 +63,7 @@ def labels(sides: Sequence[Frames]) -> list[str]:
 
 
 def differences(sides: Sequence[Frames]) -> list[str]:
-    """What else differs between the sides, as sentences' ends."""
+    """Return the settings that differ between the sides, each with its values."""
     traits = [_traits(side) for side in sides]
     keys = dict.fromkeys(key for trait in traits for key in trait)
     values = {key: [trait.get(key, ABSENT) for trait in traits] for key in keys}
@@ -71,12 +71,12 @@ def differences(sides: Sequence[Frames]) -> list[str]:
 
 
 def sets_speed(field: str) -> bool:
-    """Whether steps of workloads that differ in it take different times."""
+    """Return True if the time of a step depends on this field of the protocol."""
     return any(field == known or field.startswith(f"{known}.") for known in MATTERS_TO_SPEED)
 
 
 def _traits(side: Frames) -> dict[str, str]:
-    """The experiment and the settings that tell two runs on one machine apart."""
+    """Return the experiment and the settings that may differ between two runs on one machine."""
     environments = side.machine.environments.values()
     versions = sorted({one.packages.get("jax", "unknown") for one in environments})
     settings = sorted({f"{key}={value}" for one in environments for key, value in one.settings.items()})

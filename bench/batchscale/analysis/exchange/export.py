@@ -1,4 +1,4 @@
-"""A results folder in the file format of another tool, so that its commands read what was measured here."""
+"""Export timed rounds in the file format of another tool, so that its commands can read them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import msgspec
 import numpy as np
 
 from batchscale.config.experiment import Experiment
+from batchscale.config.vocabulary import CellKey
 from batchscale.errors import InputError
 from batchscale.records import results_folder, row_files
-from batchscale.records.row_types import Cell, MachineFile, Round, Row
+from batchscale.records.row_types import MachineFile, Round
 
 FORMAT_VERSION = "5.1.0"
-"""The pytest-benchmark whose format this is."""
-PARAMETERS = tuple(field for field in Cell.__struct_fields__ if field not in Row.__struct_fields__)
-"""What tells one timed cell from another: every field that a cell adds to a row."""
+"""The version of pytest-benchmark that writes this format."""
+PARAMETERS = CellKey.__struct_fields__
 WHISKER = 1.5
 """A round further than this many interquartile ranges from the quartiles is an outlier (Tukey)."""
 
@@ -27,7 +27,7 @@ CellRounds = Mapping[tuple[Any, ...], Sequence[Round]]
 
 
 def export(folder: Path, form: str, out: Path | None = None) -> Path:
-    """Write the timed rounds of a results folder in the format `form`, one of `FORMATS`; returns the file.
+    """Write the timed rounds of a results folder in the format `form`, one of `FORMATS`; return the file.
 
     Raises:
         InputError: when the folder's files are missing or not valid, it has no timed rounds, or the disk refuses.
@@ -44,7 +44,7 @@ def export(folder: Path, form: str, out: Path | None = None) -> Path:
 
 
 def _rounds(folder: Path, experiment: Experiment) -> CellRounds:
-    """The rounds of each cell in order; one that was measured twice counts once, as the later."""
+    """Return the rounds of each timed cell in order; of a round measured twice, the later counts."""
     found: dict[tuple[Any, ...], dict[int, Round]] = defaultdict(dict)
     for row in results_folder.rows(folder, results_folder.THROUGHPUT, experiment):
         if isinstance(row, Round):
@@ -53,7 +53,7 @@ def _rounds(folder: Path, experiment: Experiment) -> CellRounds:
 
 
 def pytest_benchmark(experiment: Experiment, machine: MachineFile, cells: CellRounds) -> dict[str, Any]:
-    """One benchmark for each cell, one sample for each round, in seconds per training step.
+    """Convert each timed cell to a benchmark, and each round to a sample in seconds per training step.
 
     `pytest-benchmark compare` sets equal `fullname`s of two files side by side, and groups by any of `params`.
     """
@@ -76,7 +76,7 @@ def pytest_benchmark(experiment: Experiment, machine: MachineFile, cells: CellRo
 
 
 def _machine_info(machine: MachineFile, environment: str) -> dict[str, Any]:
-    """Hardware and software under the names that pytest-benchmark gives them, and in full under our own."""
+    """Describe hardware and software by the names of pytest-benchmark, and in full by our own."""
     hardware, software = machine.machine, machine.environments.get(environment)
     return {
         "node": hardware.name,
@@ -113,7 +113,7 @@ def _benchmark(experiment: Experiment, params: dict[str, Any], rounds: Sequence[
 
 
 def sample_statistics(samples: Sequence[float]) -> dict[str, Any]:
-    """What pytest-benchmark tells of samples (rounds,) in seconds; its quartiles are Hazen's at every length."""
+    """Return the statistics of pytest-benchmark for samples (rounds,) in seconds; its quartiles are Hazen's."""
     data = np.sort(np.asarray(samples, dtype=np.float64))
     first, middle, third = np.quantile(data, [0.25, 0.5, 0.75], method="hazen").tolist()
     mean, spread = statistics.mean(samples), statistics.stdev(samples) if len(samples) > 1 else 0.0

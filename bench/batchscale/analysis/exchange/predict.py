@@ -1,4 +1,4 @@
-"""The time-optimal batch size of hardware where nothing was trained: needs from runs, speeds from elsewhere."""
+"""Predict the best batch size of hardware on which nothing was trained, from training runs and other speeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchscale.printable import bare, printable, visible
 
 
 def predict(folder: Path, seconds_per_step: Path) -> dict[str, Summary]:
-    """The summary of `folder`'s training runs joined with other speeds, for every machine by its name.
+    """Return the summary of the training runs of `folder` joined with other speeds, by the name of each machine.
 
     Args:
         folder: a results folder with training runs.
@@ -39,10 +39,10 @@ def _from_folder(trained: Frames, folder: Path) -> dict[str, Frames]:
     timed = frames.load(folder)
     here, there = flattened(timed.experiment.protocol), flattened(trained.experiment.protocol)
     for field in sorted({*here, *there}):
-        found, right = here.get(field, ABSENT), there.get(field, ABSENT)
-        if found != right and (sets_speed(field) or field in MAY_DIFFER):
-            trained_with = f"where the training runs have {printable(right)}"
-            raise InputError(f"{folder}: {bare(field)}: {printable(found)}, {trained_with}")
+        found, expected = here.get(field, ABSENT), there.get(field, ABSENT)
+        if found != expected and (sets_speed(field) or field in MAY_DIFFER):
+            as_trained = f"expected {printable(expected)} as in the training runs"
+            raise InputError(f"{folder}: {bare(field)}: {printable(found)}, {as_trained}")
     if not len(timed.rounds):
         raise InputError(f"{folder}: throughput.jsonl: holds no timed rounds to predict with")
     return {timed.machine.machine.name: _joined(trained, timed, folder)}
@@ -58,7 +58,7 @@ def _from_table(trained: Frames, table: Path) -> dict[str, Frames]:
 
 
 def _joined(trained: Frames, timed: Frames, speeds: Path) -> Frames:
-    """The trials of one with the speeds of the other, marked as such."""
+    """Return the trials of one with the speeds of the other, and record both origins."""
     return replace(
         trained,
         machine=timed.machine,

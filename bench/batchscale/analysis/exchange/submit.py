@@ -17,7 +17,7 @@ from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import only
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages.report import write_page
-from batchscale.analysis.summary import summary_file
+from batchscale.analysis.summary import build
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Summary
 from batchscale.config.experiment import expand_batch_sizes
@@ -70,7 +70,7 @@ def submit(folder: Path, published: Path) -> Submission:
         return Submission(problems=[f"{place}: already holds results; remove them first to replace them"])
     for path in _published(folder):
         row_files.write_whole(place / path.name, path.read_bytes())
-    summary_file.write(place, summary)
+    build.write(place, summary)
     write_page(place, sweep, summary)
     return Submission(problems=[], place=str(place))
 

@@ -1,4 +1,4 @@
-"""A results folder as tidy frames: one row per observation, every column always there, misses as infinity."""
+"""Load a results folder as tidy frames: one row per observation, always the same columns, misses as infinity."""
 
 from __future__ import annotations
 
@@ -41,7 +41,14 @@ from batchscale.records.row_types import (
 
 
 class Imported(msgspec.Struct, frozen=True, kw_only=True):
-    """`imported.json`: the rows were made from tables measured elsewhere, which may not tell these three."""
+    """`imported.json`: the rows of this folder were made from tables that were measured elsewhere.
+
+    Attributes:
+        schema: version of this format.
+        train_examples: examples in an epoch; null where it was not given.
+        target_accuracy: the accuracy that the runs reached; null where it was not given.
+        learning_rates: True if the tables name learning rates.
+    """
 
     schema: Literal[1] = 1
     train_examples: Positive | None
@@ -51,12 +58,29 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Frames:
-    """Everything a results folder holds; the columns of each frame and their types are in `columns.COLUMNS`.
+    """The contents of a results folder. The columns of each frame are in `schema.COLUMNS`.
 
-    `searched` holds the search trials, their curves cut down to the evaluations that set a record, which is all that
-    choosing a learning rate looks at. `convergence_from` names the machine the trials were joined from,
-    `speeds_from` the table or folder where speeds to predict with were; `price_per_hour` is what its user
-    says that the machine costs. `validation_examples` is the fewest of any trial, None where one does not say.
+    Attributes:
+        experiment: the experiment that was measured.
+        machine: the machine and the environments that rows name.
+        rounds: one row per timed round.
+        compilations: one row per compiled step.
+        trials: one row per training run.
+        curves: one row per evaluation of a training run.
+        noise: one row per stretch of training whose gradient noise was estimated.
+        gradient_norms: one row per trial and part of its batch.
+        limits: one row per search for the largest batch size.
+        calibrations: one row per calibrated quantity.
+        stages: one row per end of a stage.
+        verifications: one row per run that was repeated alone.
+        searched: the search trials. Their curves hold only the evaluations that set a record, which are all that
+            choosing a learning rate needs.
+        train_examples: examples in an epoch.
+        validation_examples: the fewest of any trial; None where one does not record it.
+        convergence_from: the machine that the trials were joined from.
+        speeds_from: the table or folder that speeds were joined from.
+        imported: set where the rows were made from tables.
+        price_per_hour: the price of the machine that its user gave.
     """
 
     experiment: Experiment
@@ -81,7 +105,7 @@ class Frames:
 
     @property
     def epoch(self) -> float:
-        """Examples in an epoch; NaN where imported tables do not say."""
+        """Examples in an epoch; NaN where imported tables do not record it."""
         return float(self.train_examples or np.nan)
 
     @property
@@ -91,7 +115,7 @@ class Frames:
 
     @property
     def target_accuracy(self) -> float | None:
-        """The accuracy whose first crossing is timed; None where imported tables do not say."""
+        """The accuracy whose first crossing is timed; None where imported tables do not record it."""
         return self.imported.target_accuracy if self.imported else self.experiment.target.accuracy
 
 
@@ -118,7 +142,7 @@ def from_rows(
     convergence_from: str | None = None,
     imported: Imported | None = None,
 ) -> Frames:
-    """Frames of rows that belong together.
+    """Build the frames of rows that belong together.
 
     Raises:
         InputError: when a trial contradicts itself, or two trials had training sets of different sizes.
@@ -130,7 +154,7 @@ def from_rows(
     epoch = float(train_examples or np.nan)
     trials = trial_frame(observed, experiment.goal, _budget_examples(experiment, train_examples), epoch)
     if imported:
-        # The tables tell when the target was reached, not what came after.
+        # The tables hold when the target was reached, not the accuracies after it.
         trials[["best_accuracy", "best_ema_accuracy"]] = np.nan
     return Frames(
         experiment,
@@ -160,7 +184,7 @@ def _noting_environments(rows: Iterable[AnyRow], named: set[str]) -> Iterator[An
 
 
 def _described(machine: MachineFile, named: set[str]) -> MachineFile:
-    """The machine with the environments that rows name; one in which nothing was missing measured nothing."""
+    """Return the machine with only the environments that rows name; all of them where rows name none."""
     known = {name: one for name, one in machine.environments.items() if name in named}
     return msgspec.structs.replace(machine, environments=known or machine.environments)
 
@@ -171,7 +195,7 @@ def _run(row: Row) -> dict[str, object]:
 
 
 def _set_others_aside(rows: Iterable[AnyRow], others: dict[type[Row], list[Row]]) -> Iterator[Trial]:
-    """Pass trials on one at a time, so that their curves are never all in memory as Python lists."""
+    """Yield trials one at a time, so that their curves are never all in memory as Python lists."""
     for row in rows:
         if isinstance(row, Trial):
             yield row
@@ -183,7 +207,7 @@ def _train_examples(trials: Iterable[Trial]) -> int | None:
     sizes = sorted({trial.train_examples for trial in trials})
     if len(sizes) > 1:
         raise InputError(
-            f"trials: train_examples: {sizes} in one folder; the same training set in every trial is right"
+            f"trials: train_examples: {sizes} in one folder, expected the same training set in every trial"
         )
     return sizes[0] if sizes else None
 
@@ -194,7 +218,14 @@ def _budget_examples(experiment: Experiment, train_examples: int | None) -> floa
 
 @dataclass(frozen=True)
 class Observed:
-    """A trial whose curve is kept as arrays; the curve inside `trial` holds only the evaluations that set a record."""
+    """A trial whose series are kept as arrays.
+
+    Attributes:
+        trial: the row; its curve holds only the evaluations that set a record.
+        curve: all evaluations.
+        noise: estimates of the gradient noise over training.
+        norms: squared gradient norms by the examples that they are over.
+    """
 
     trial: Trial
     curve: Series
@@ -203,7 +234,7 @@ class Observed:
 
     @property
     def names(self) -> Mapping[str, object]:
-        """The columns that tell this trial from another, without its number and its options."""
+        """The columns that identify this trial, without its number and its options."""
         trial = self.trial
         return {
             "phase": trial.phase,
@@ -250,13 +281,15 @@ def _noise_series(noise: NoiseEstimate) -> Series:
 
 
 def _norm_series(trial: Trial) -> Series | None:
-    """Squared gradient norms by the examples they are over, whole batch first."""
+    """Return squared gradient norms by the examples that they are over, the whole batch first."""
     noise = trial.noise
     if noise is None or noise.part_sizes is None or noise.squared_norms is None:
         return None
     sizes, norms = np.array(noise.part_sizes, np.int64), numbers(noise.squared_norms)
     if len(sizes) != len(norms) or np.any(np.diff(sizes) >= 0):
-        raise InputError(f"{_where(trial)}: noise.part_sizes: {sizes.tolist()}; falling, one for each norm is right")
+        raise InputError(
+            f"{_where(trial)}: noise.part_sizes: {sizes.tolist()}, expected falling sizes, one for each norm"
+        )
     return {"examples": sizes, "squared_norm": norms}
 
 
@@ -268,7 +301,7 @@ def _where(trial: Trial) -> str:
 def _check(trial: Trial, field: str, series: Series) -> None:
     if np.any(np.diff(series["examples"]) <= 0):
         raise InputError(
-            f"{_where(trial)}: {field}.examples: not growing; evaluations in the order of training are right"
+            f"{_where(trial)}: {field}.examples: not growing, expected evaluations in the order of training"
         )
 
 
@@ -277,8 +310,8 @@ def _check_steps(trial: Trial, series: Series) -> None:
     if len(wrong := np.flatnonzero(series["steps"] != made)):
         at = wrong[0]
         raise InputError(
-            f"{_where(trial)}: curve.steps: {series['steps'][at]} after {series['examples'][at]} examples;"
-            f" {made[at]} is right"
+            f"{_where(trial)}: curve.steps: {series['steps'][at]} after {series['examples'][at]} examples,"
+            f" expected {made[at]}"
         )
 
 
@@ -295,7 +328,7 @@ def _records(curve: Curve, rising: np.ndarray) -> Curve:
 
 
 def up_to(trial: Trial, examples: float) -> Trial:
-    """An observed trial with the evaluations it had after so many examples."""
+    """Return an observed trial with only the evaluations up to so many examples."""
     curve = trial.curve
     count = sum(at <= examples for at in curve.examples)
     if count == len(curve.examples):
@@ -305,7 +338,7 @@ def up_to(trial: Trial, examples: float) -> Trial:
 
 
 def trial_frame(observed: Sequence[Observed], goal: Goal, budget_examples: float, epoch: float) -> pd.DataFrame:
-    """The `trials` frame; `epoch` is the number of training examples (NaN when it is not known)."""
+    """Build the `trials` frame; `epoch` is the number of training examples (NaN if unknown)."""
     records = []
     averaged = any(np.isfinite(one.curve["ema_accuracy"]).any() for one in observed)
     for number, one in enumerate(observed):
@@ -339,33 +372,33 @@ def _best_average(goal: Goal, curve: Series, examples: float) -> float:
 
 
 def previous_evaluation(examples: np.ndarray, crossed: float) -> float:
-    """Where the evaluation before the crossing was (0 before the first; the last one when nothing crossed)."""
+    """Return the examples at the evaluation before the crossing: 0 before the first, the last one without crossing."""
     before = examples[: np.searchsorted(examples, crossed)]
     return float(before[-1]) if len(before) else 0.0
 
 
 def curve_frame(observed: Sequence[Observed], epoch: float) -> pd.DataFrame:
-    """The `curves` frame: one row per evaluation."""
+    """Build the `curves` frame: one row per evaluation."""
     names = [{**one.names, "trial": number} for number, one in enumerate(observed)]
     return stacked("curves", names, [{**one.curve, "epochs": one.curve["examples"] / epoch} for one in observed])
 
 
 def noise_frame(observed: Sequence[Observed], epoch: float) -> pd.DataFrame:
-    """The `noise` frame: one row per stretch of training whose gradient noise was estimated."""
+    """Build the `noise` frame: one row per stretch of training whose gradient noise was estimated."""
     known = [(number, one, one.noise) for number, one in enumerate(observed) if one.noise is not None]
     names = [{**one.names, "trial": number} for number, one, _ in known]
     return stacked("noise", names, [{**noise, "epochs": noise["examples"] / epoch} for _, _, noise in known])
 
 
 def gradient_norm_frame(observed: Sequence[Observed]) -> pd.DataFrame:
-    """The `gradient_norms` frame: one row per trial and part of its batch."""
+    """Build the `gradient_norms` frame: one row per trial and part of its batch."""
     known = [(number, one, one.norms) for number, one in enumerate(observed) if one.norms is not None]
     names = [{**one.names, "trial": number} for number, one, _ in known]
     return stacked("gradient_norms", names, [norms for _, _, norms in known])
 
 
 def latest(trials: Iterable[Trial], goal: Goal) -> list[Observed]:
-    """Of every trial the row that stands; one at a time, as `observe` makes them small."""
+    """Keep the row of every trial that supersedes the others; rows are taken one at a time and made small."""
     kept: dict[TrialKey, Observed] = {}
     for trial in trials:
         key = trial.key
@@ -375,7 +408,7 @@ def latest(trials: Iterable[Trial], goal: Goal) -> list[Observed]:
 
 
 def round_frame(rounds: Iterable[Round]) -> pd.DataFrame:
-    """The `rounds` frame; a round measured twice keeps the later."""
+    """Build the `rounds` frame; of a round measured twice, the later is kept."""
     records = []
     for row in rounds:
         seconds_per_step = row.seconds / row.steps
@@ -388,6 +421,6 @@ def round_frame(rounds: Iterable[Round]) -> pd.DataFrame:
 
 
 def compilation_frame(compilations: Iterable[Compilation]) -> pd.DataFrame:
-    """The `compilations` frame; a cell compiled twice keeps the later."""
+    """Build the `compilations` frame; of a cell compiled twice, the later is kept."""
     frame = tidy("compilations", [msgspec.structs.asdict(row) for row in compilations])
     return frame.drop_duplicates(list(CELL), keep="last", ignore_index=True)

@@ -1,4 +1,8 @@
-"""Tables from elsewhere as rows: what they tell, and marked stand-ins for what a row needs and no table tells."""
+"""Read CSV tables that were measured elsewhere, and turn them into rows.
+
+Tables are untrusted: known columns, plain numbers, bounded sizes; a refusal is one line with file, row and column.
+What a row needs and no table holds is filled with the marked placeholders below.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +25,19 @@ from batchscale.untrusted_input import refuse_endless
 NOT_RECORDED = "not recorded"
 ENVIRONMENT = "0000"
 UNKNOWN_TARGET = 0.5
-"""Stands for a target that the tables do not name; `imported.json` says so, and nothing shows it."""
+"""Placeholder for a target that was not given; it is never shown, since `imported.json` records none."""
 UNKNOWN_RATE = 1.0
-"""Stands for a learning rate that the tables do not name."""
+"""Placeholder for a learning rate that the tables do not name."""
 ANY_EPOCHS = 1e5
-"""Tables do not tell their budget."""
+"""Placeholder for the budget of epochs."""
 LARGEST_EXAMPLES = 10**15
 
 
 def machines_of(timings: Iterable[Timing], path: Path) -> dict[str, list[Timing]]:
-    """Timings by the name of their machine.
+    """Group timings by the name of their machine.
 
     Raises:
-        InputError: when two names differ only in what a folder's name cannot show.
+        InputError: when two names would give the same name of a folder.
     """
     found: dict[str, list[Timing]] = defaultdict(list)
     for timing in timings:
@@ -46,7 +50,7 @@ def machines_of(timings: Iterable[Timing], path: Path) -> dict[str, list[Timing]
 
 
 def slug(name: str) -> str:
-    """The name as it may stand in a path; without a dot, no file of the folder is named like it."""
+    """Return the name as part of a path; it has no dot, so that it equals no file name of a folder."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "machine"
 
 
@@ -65,9 +69,9 @@ def _origin(experiment: Experiment, machine: str) -> dict[str, str | bool]:
 def trial_rows(
     needs: Sequence[Need], experiment: Experiment, machine: str, train_examples: int | None, path: Path
 ) -> Iterator[Trial]:
-    """Trials whose curve is the one crossing that is known.
+    """Yield trials whose curve is the one crossing that is known.
 
-    Runs at several rates are search trials: the rate is chosen on them, and so are the claims made.
+    Runs at several rates become search trials: they choose the rate, and claims rest on them.
     """
     several = len({(need.batch_size, need.learning_rate) for need in needs}) > len({need.batch_size for need in needs})
     for need in needs:
@@ -92,18 +96,18 @@ def trial_rows(
 
 
 def _examples(need: Need, train_examples: int | None, path: Path) -> int | None:
-    """Examples to the target, whatever unit the table has; None when it was not reached."""
+    """Convert a need to examples; None where the target was not reached."""
     per_unit = {"examples_to_target": 1, "steps_to_target": need.batch_size, "epochs_to_target": train_examples}
     factor = per_unit[need.unit]
     if factor is None:
-        raise InputError(f"{path}: row 1: {need.unit}: needs --train-examples N, the examples in an epoch")
+        raise InputError(f"{path}: row 1: {need.unit}: expected --train-examples N, the examples in an epoch")
     if need.amount is None:
         return None
     return min(max(1, round(need.amount * factor)), LARGEST_EXAMPLES)
 
 
 def _curve(examples: int | None, batch_size: int, target: float) -> Curve:
-    """An evaluation just before the crossing and one at it; none at all where the target was not reached."""
+    """Return a curve of an evaluation just before the crossing and one at it; empty where nothing crossed."""
     seen = [] if examples is None else [at for at in (examples - 1, examples) if at > 0]
     accuracy = [target if at == examples else 0.0 for at in seen]
     steps = [at // batch_size for at in seen]
@@ -113,7 +117,7 @@ def _curve(examples: int | None, batch_size: int, target: float) -> Curve:
 def round_rows(
     timings: Sequence[Timing], experiment: Experiment, machine: str, train_examples: int | None, path: Path
 ) -> Iterator[Round]:
-    """Timings as rounds of one step."""
+    """Yield timings as rounds of one step."""
     seen: Counter[int] = Counter()
     for timing in timings:
         seconds = _seconds_per_step(timing, train_examples, path)
@@ -140,7 +144,7 @@ def _seconds_per_step(timing: Timing, train_examples: int | None, path: Path) ->
     elif timing.unit == "examples_per_second":
         seconds = timing.batch_size / timing.amount
     elif train_examples is None:
-        raise InputError(f"{path}: row 1: seconds_per_epoch: needs --train-examples N, the examples in an epoch")
+        raise InputError(f"{path}: row 1: seconds_per_epoch: expected --train-examples N, the examples in an epoch")
     else:
         seconds = timing.amount * timing.batch_size / train_examples
     if not 0 < seconds <= 1e9:
@@ -151,7 +155,7 @@ def _seconds_per_step(timing: Timing, train_examples: int | None, path: Path) ->
 def experiment_of(
     needs: Sequence[Need], timings: Sequence[Timing], target: float | None, convergence: Path
 ) -> Experiment:
-    """The experiment that the tables could have been measured by, as far as they tell.
+    """Build an experiment with the batch sizes of the tables.
 
     Raises:
         InputError: when no experiment can have so many or so large batch sizes.
@@ -169,7 +173,7 @@ def experiment_of(
 
 
 def unknown_machine(name: str) -> MachineFile:
-    """A machine of which only the name is known."""
+    """Return a machine of which only the name is known."""
     machine = Machine(
         name=slug(name),
         platform="cpu",
@@ -216,7 +220,7 @@ SPEEDS = ("examples_per_second", "seconds_per_step", "seconds_per_epoch")
 
 @dataclass(frozen=True)
 class Need:
-    """A row of a convergence table: `amount` in `unit`, None when the target was not reached."""
+    """A row of a convergence table: `amount` in `unit`, None where the target was not reached."""
 
     batch_size: int
     seed: int
@@ -238,41 +242,41 @@ class Timing:
 
 @dataclass(frozen=True)
 class Line:
-    """The fields of one line and where it stands, so that every complaint can say."""
+    """The fields of one line with its place, for refusals."""
 
     path: Path
     number: int
     fields: Mapping[str, str]
 
     def complain(self, column: str, what: str) -> InputError:
-        """The one-line error about one field."""
+        """Return the one-line error about one field."""
         return InputError(f"{self.path}: row {self.number}: {column}: {what}, found {printable(self.fields[column])}")
 
     def amount(self, column: str) -> float:
-        """A positive number."""
+        """Return a positive number."""
         text = self.fields[column]
         if text.startswith("-") and _AMOUNT.fullmatch(text[1:]):
-            raise self.complain(column, "negative; a number above 0 is right")
+            raise self.complain(column, "negative, expected a number above 0")
         if not _AMOUNT.fullmatch(text):
             raise self.complain(column, "not a plain number such as 12.5")
         value = float(text)
         if not LEAST_AMOUNT <= value <= LARGEST_AMOUNT:
-            raise self.complain(column, f"out of range; {LEAST_AMOUNT:g} to {LARGEST_AMOUNT:g} is right")
+            raise self.complain(column, f"out of range, expected {LEAST_AMOUNT:g} to {LARGEST_AMOUNT:g}")
         return value
 
     def count(self, column: str, least: int) -> int:
-        """A whole number of at least `least`."""
+        """Return a whole number of at least `least`."""
         text = self.fields[column]
         if not _COUNT.fullmatch(text) or not least <= int(text) <= LARGEST_COUNT:
             raise self.complain(column, f"not a whole number from {least} to {LARGEST_COUNT}")
         return int(text)
 
     def optional_amount(self, column: str) -> float | None:
-        """A positive number, None where the column or the field is empty."""
+        """Return a positive number; None where the column is missing or the field empty."""
         return self.amount(column) if self.fields.get(column) else None
 
     def name(self, column: str) -> str | None:
-        """A short text; None where there is no such column."""
+        """Return a short text; None where the column is missing."""
         text = self.fields.get(column)
         if text is not None and not (0 < len(text) <= LONGEST_NAME and text.isprintable()):
             raise self.complain(column, f"not a name of 1 to {LONGEST_NAME} printable characters")
@@ -280,10 +284,10 @@ class Line:
 
 
 def read_needs(path: Path) -> list[Need]:
-    """A convergence table: batch_size, seed, one column of `NEEDS` (blank = not reached), perhaps learning_rate.
+    """Read a convergence table: batch_size, seed, one column of `NEEDS` (blank: not reached), perhaps learning_rate.
 
     Raises:
-        InputError: names file, row and column of the first thing wrong; also on a (batch size, seed, rate) given twice.
+        InputError: on the first error, with file, row and column; also where a (batch size, seed, rate) is given twice.
     """
     needs: dict[tuple[int, int, float | None], Need] = {}
     for line, unit in _lines(path, ("batch_size", "seed"), NEEDS, ("learning_rate",)):
@@ -296,15 +300,17 @@ def read_needs(path: Path) -> list[Need]:
             raise line.complain("seed", "a second row for this batch size, seed and learning rate")
         needs[key] = need
     if not needs:
-        raise InputError(f"{path}: row 2: batch_size: no rows; one row per run is right")
+        raise InputError(f"{path}: row 2: batch_size: no rows, expected one row per run")
     return list(needs.values())
 
 
 def read_timings(path: Path) -> list[Timing]:
-    """A throughput table: batch_size, one column of `SPEEDS`, perhaps watts and machine; repeated sizes are rounds.
+    """Read a throughput table: batch_size, one column of `SPEEDS`, perhaps watts and machine.
+
+    Several rows of a batch size are rounds.
 
     Raises:
-        InputError: names file, row and column of the first thing wrong.
+        InputError: on the first error, with file, row and column.
     """
     timings = [
         Timing(
@@ -313,14 +319,14 @@ def read_timings(path: Path) -> list[Timing]:
         for line, unit in _lines(path, ("batch_size",), SPEEDS, ("watts", "machine"))
     ]
     if not timings:
-        raise InputError(f"{path}: row 2: batch_size: no rows; one row per timed round is right")
+        raise InputError(f"{path}: row 2: batch_size: no rows, expected one row per timed round")
     return timings
 
 
 def _lines(
     path: Path, required: Sequence[str], one_of: Sequence[str], optional: Sequence[str]
 ) -> Iterator[tuple[Line, str]]:
-    """The lines of a table with the one unit column it has."""
+    """Yield the lines of a table, each with the name of the unit column."""
     try:
         refuse_endless(path, LARGEST_FILE_BYTES)
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -339,9 +345,9 @@ def _lines(
 def _bounded(file: Iterator[str], path: Path) -> Iterator[str]:
     for number, text in enumerate(file, 1):
         if len(text) > LONGEST_LINE:
-            raise InputError(f"{path}: row {number}: longer than {LONGEST_LINE} characters, the most a row may be")
+            raise InputError(f"{path}: row {number}: too long, expected at most {LONGEST_LINE} characters")
         if number > MOST_ROWS:
-            raise InputError(f"{path}: row {number}: more than {MOST_ROWS:,} rows, the most a table may have")
+            raise InputError(f"{path}: row {number}: too many rows, expected at most {MOST_ROWS:,}")
         yield text
 
 
@@ -355,20 +361,20 @@ def _line(path: Path, number: int, names: Sequence[str], fields: Sequence[str]) 
 def _unit(
     path: Path, names: Sequence[str], required: Sequence[str], one_of: Sequence[str], optional: Sequence[str]
 ) -> str:
-    """The one column of `one_of` that the header has."""
-    right = f"{', '.join(required)} and one of {', '.join(one_of)} (optional: {', '.join(optional)}) are right"
+    """Return the one column of `one_of` that the header has."""
+    expected = f"expected {', '.join(required)} and one of {', '.join(one_of)} (optional: {', '.join(optional)})"
     where = f"{path}: row 1"
     for name in names:
         if name not in (*required, *one_of, *optional):
-            raise InputError(f"{where}: {bare(name) or 'empty'}: unknown column; {right}")
+            raise InputError(f"{where}: {bare(name) or 'empty'}: unknown column, {expected}")
         if names.count(name) > 1:
-            raise InputError(f"{where}: {name}: a column given twice; {right}")
+            raise InputError(f"{where}: {name}: a column given twice, {expected}")
     for name in required:
         if name not in names:
-            raise InputError(f"{where}: {name}: missing column; {right}")
+            raise InputError(f"{where}: {name}: missing column, {expected}")
     units = [name for name in one_of if name in names]
     if not units:
-        raise InputError(f"{where}: {one_of[0]}: missing column; {right}")
+        raise InputError(f"{where}: {one_of[0]}: missing column, {expected}")
     if len(units) > 1:
-        raise InputError(f"{where}: {units[1]}: a second unit beside {units[0]}; {right}")
+        raise InputError(f"{where}: {units[1]}: a second unit next to {units[0]}, {expected}")
     return units[0]

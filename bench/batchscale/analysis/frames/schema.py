@@ -1,4 +1,4 @@
-"""The columns of every frame and their types, and how rows are laid into them."""
+"""The columns of every frame with their types, and how to fill, select and reduce frames."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CELL = {
     "devices": "int64",
     "accumulation": "int64",
 }
-"""What tells one way of running the training step from another."""
+"""The columns that identify a timed cell, as `CellKey` does."""
 
 TRIAL = {
     "trial": "int64",
@@ -26,7 +26,7 @@ TRIAL = {
     "learning_rate": "float64",
     "seed": "int64",
 }
-"""What tells one training run from another, options apart; `trial` numbers them within a folder."""
+"""The columns that identify a training run, apart from its options; `trial` numbers the runs of a folder."""
 
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     "rounds": {
@@ -123,28 +123,28 @@ Series: TypeAlias = Mapping[str, np.ndarray]
 
 
 def values(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    """A column of numbers as floats (rows,), nulls as NaN."""
+    """Return a column of numbers as floats (rows,), nulls as NaN."""
     return np.asarray(frame[column], dtype=np.float64)
 
 
 def only(frame: pd.DataFrame, kept: ArrayLike) -> pd.DataFrame:
-    """The rows (rows,) that are `kept`."""
+    """Return the rows for which `kept` (rows,) is True."""
     return frame.loc[np.asarray(kept, dtype=bool)]
 
 
 def one_before(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    """Of every row the number one row earlier in the same trial, whose rows stand together; 0 before its first."""
+    """Return, for each row, the number one row earlier in the same trial, whose rows are adjacent; 0 in its first."""
     first = np.diff(np.asarray(frame["trial"]), prepend=-1) != 0
     return np.where(first, 0.0, np.roll(values(frame, column), 1))
 
 
 def numbers(values: Iterable[float | None]) -> np.ndarray:
-    """Floats, with what was not finite (null in the files) as NaN."""
+    """Return floats, with NaN for None (null in the files: not finite)."""
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
 def tidy(name: str, records: Iterable[Mapping[str, object]]) -> pd.DataFrame:
-    """A frame of one record per row, with the columns and types of `COLUMNS[name]`; what is absent is null."""
+    """Build a frame of one record per row, with the columns and types of `COLUMNS[name]`; missing values are null."""
     kept = list(records)
     columns = {}
     for column, dtype in COLUMNS[name].items():
@@ -153,7 +153,7 @@ def tidy(name: str, records: Iterable[Mapping[str, object]]) -> pd.DataFrame:
 
 
 def stacked(name: str, trials: Sequence[Mapping[str, object]], series: Sequence[Series]) -> pd.DataFrame:
-    """A frame of one row per element of the `series` of each trial, which repeat the trial's own columns."""
+    """Build a frame of one row per element of the `series` of each trial; the columns of the trial are repeated."""
     lengths = [len(next(iter(one.values()))) for one in series]
     columns = {}
     for column, dtype in COLUMNS[name].items():
@@ -167,19 +167,19 @@ def stacked(name: str, trials: Sequence[Mapping[str, object]], series: Sequence[
 
 
 def batch_sizes(rows: pd.DataFrame) -> list[int]:
-    """The batch sizes of a frame, sorted."""
+    """Return the batch sizes of a frame, sorted."""
     return np.unique(values(rows, "batch_size")).astype(int).tolist()
 
 
 def by_batch_size(
     rows: pd.DataFrame, column: str, reduce: Callable[[NDArray[np.float64]], float] = np.median
 ) -> tuple[list[int], NDArray[np.float64]]:
-    """The known values of a column reduced at each batch size; batch sizes without any are left out."""
+    """Reduce the known values of a column at each batch size; batch sizes without any are left out."""
     known_rows = only(rows, ~np.isnan(values(rows, column)))
     sizes, at_each, found = batch_sizes(known_rows), values(known_rows, "batch_size"), values(known_rows, column)
     return sizes, np.array([reduce(found[at_each == size]) for size in sizes], dtype=np.float64)
 
 
 def aggregated(rows: pd.DataFrame, keys: Sequence[str], **reduced: tuple[str, str]) -> pd.DataFrame:
-    """One row for each combination of `keys`; `name=(column, reduction)` adds a column."""
+    """Return one row for each combination of `keys`; `name=(column, reduction)` adds a column."""
     return cast(pd.DataFrame, rows.groupby(list(keys), as_index=False).agg(**reduced))  # type: ignore[call-overload]

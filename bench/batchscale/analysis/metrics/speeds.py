@@ -26,7 +26,13 @@ OF_PROGRAM = (
 
 @dataclass(frozen=True)
 class Speed:
-    """The rounds of the faster loop at one batch size, and how it was run."""
+    """The faster loop at one batch size.
+
+    Attributes:
+        loop: how its steps were run.
+        accumulation: microbatches of a step.
+        rounds: its rows of the `rounds` frame.
+    """
 
     loop: Loop
     accumulation: int
@@ -34,13 +40,13 @@ class Speed:
 
 
 def comparable(frames: Frames, cells: pd.DataFrame, devices: int = 1) -> pd.DataFrame:
-    """The rounds or compilations that the join may use: data on the device, in the precision that was trained in."""
+    """Return the rounds or compilations of steps that the trials took: same precision, examples on the device."""
     plain = (cells["input"] == "device") & (cells["devices"] == devices)
     return only(cells, plain & (cells["precision"] == frames.experiment.workload.precision))
 
 
 def fastest_loops(frames: Frames, devices: int = 1) -> dict[int, Speed]:
-    """The faster loop at each batch size; an accumulated batch only where no whole one was timed to the end."""
+    """Return the faster loop at each batch size; microbatches count only where no whole batch could be timed."""
     found: dict[int, Speed] = {}
     full = only(frames.compilations, frames.compilations["status"] == "out_of_memory")
     ways = [pd.MultiIndex.from_frame(rows.loc[:, list(CELL)]) for rows in (frames.rounds, full)]
@@ -59,7 +65,7 @@ def _median(rounds: pd.DataFrame) -> float:
 
 
 def compiled(frames: Frames, batch_size: int, speed: Speed | None) -> dict[str, float]:
-    """What was said of the program whose times are used, or of any loop's where none was timed; NaN where nothing."""
+    """Return the numbers `OF_PROGRAM` of the timed program, or of any loop's where none was timed; NaN if unknown."""
     rows = comparable(frames, frames.compilations)
     rows = only(rows, rows["batch_size"] == batch_size)
     if speed:
@@ -68,23 +74,23 @@ def compiled(frames: Frames, batch_size: int, speed: Speed | None) -> dict[str, 
 
 
 def seconds_per_step(speed: Speed | None) -> float:
-    """The median of the rounds as they have it; NaN where none took any time."""
+    """Return the median of the rounds; NaN where none took any time."""
     measured = values(speed.rounds, "seconds_per_step") if speed else np.array([])
     return float(np.median(positive)) if len(positive := measured[measured > 0]) else np.nan
 
 
 def log_seconds_per_step(speed: Speed | None) -> Repetitions:
-    """Logarithms of the rounds' seconds per step."""
+    """Return logarithms of the seconds per step of the rounds."""
     return _logarithms(values(speed.rounds, "seconds_per_step")) if speed else NOTHING
 
 
 def log_joules_per_step(speed: Speed | None) -> Repetitions:
-    """Logarithms of the rounds' joules per step, where energy was measured."""
+    """Return logarithms of the joules per step of the rounds, where energy was measured."""
     if speed is None:
         return NOTHING
     return _logarithms(values(speed.rounds, "joules") / values(speed.rounds, "steps"))
 
 
 def _logarithms(measured: Array) -> Repetitions:
-    """Of the values that are positive numbers, which is what was measured."""
+    """Return logarithms of the positive values; other values were not measured."""
     return Repetitions.exact(np.log(measured[measured > 0]), logarithmic=True)

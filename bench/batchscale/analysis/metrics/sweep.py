@@ -1,4 +1,7 @@
-"""Both halves of a sweep located on logarithms, cell by cell, and joined: the one input of every claim."""
+"""One results folder under one target: the input of every claim, figure and text.
+
+Everything is computed when it is first read, and then kept.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +22,17 @@ from batchscale.analysis.statistics.comparison import Contest, above_a_later_one
 from batchscale.analysis.statistics.curve_fit import Knee, Refusal, fit_knee
 from batchscale.analysis.statistics.intervals import Array, Locations, Repetitions, locate
 
-# Each quantity of a cell has random numbers of its own, so that they err independently.
+# Each quantity has its own stream of random numbers, so that the errors of two quantities are independent.
 EXAMPLES, STEP_SECONDS, STEP_JOULES, ACCURACY, ACCURACY_BY_STEPS, EMA_ACCURACY_GAIN = range(6)
 
 SECONDS_PER_HOUR = 3600.0
 LEAST_EXCESS = 0.05
-"""How many more examples, as a fraction, a cell must need than a larger one to be below the useful range."""
+"""Fraction of additional examples, over a larger batch size, from which a batch size is below the useful range."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted curve, or the reason why there is none."""
+    """A fitted curve, or the reason why there is none (in words)."""
 
     knee: Knee | None
     reason: str | None = None
@@ -37,7 +40,13 @@ class Fit:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A folder's cells under one target. Arrays are (cells,), locations are of logarithms."""
+    """The batch sizes of a results folder under one target. Arrays are (sizes,), locations are of logarithms.
+
+    Attributes:
+        frames: the rows of the folder.
+        target: the accuracy to reach.
+        speeds: the faster loop of each timed batch size, on one device.
+    """
 
     frames: Frames
     target: float
@@ -84,7 +93,7 @@ class Sweep:
 
     @cached_property
     def claims(self) -> dict[int, Claim]:
-        """The trials each batch size rests on."""
+        """The trials that each batch size rests on."""
         return trials.claims(self.frames, self.target)
 
     @cached_property
@@ -106,12 +115,12 @@ class Sweep:
 
     @cached_property
     def crossed(self) -> pd.DataFrame:
-        """Where every trial crossed the target."""
+        """Where every trial crossed the target: see `trials.crossings`."""
         return trials.crossings(self.frames, self.target)
 
     @cached_property
     def needs(self) -> list[Repetitions]:
-        """Logarithms of examples to the target."""
+        """Logarithms of the examples to the target, one entry for each of `sizes`."""
         limit = trials.horizon(self.frames, self.target)
         return [
             trials.log_examples_to_target(self.claims[size].for_target, self.crossed, limit)
@@ -127,7 +136,7 @@ class Sweep:
 
     @cached_property
     def median_examples(self) -> Array:
-        """Median examples to the target as the rows have it; a logarithm and back makes 129 into 128.99999999999997."""
+        """Median examples to the target, without a round trip through logarithms, which makes 129 into 128.999..."""
         needed = self.crossed["examples_to_target"]
         rested_on = [
             self.claims[size].for_target["trial"] if size in self.claims else [] for size in self.sizes.tolist()
@@ -158,7 +167,7 @@ class Sweep:
 
     @cached_property
     def cost(self) -> Locations | None:
-        """What the time to the target costs; None where no price is known."""
+        """Cost of the time to the target, in the currency of the price; None where no price is known."""
         price = self.frames.price_per_hour
         return self.time.shifted(np.full(len(self.sizes), np.log(price / SECONDS_PER_HOUR))) if price else None
 
@@ -169,17 +178,17 @@ class Sweep:
 
     @cached_property
     def ema_accuracy(self) -> Locations:
-        """The same of the averaged parameters; of the same runs, so that equal accuracies have equal intervals."""
+        """Best accuracies of the averaged parameters, negated, with the random numbers of `accuracy`."""
         return self._locate(self._accuracies(trials.best_ema_accuracies), ACCURACY)
 
     @cached_property
     def ema_accuracy_gain(self) -> Locations:
-        """What averaging the parameters adds to them, seed by seed, negated."""
+        """Gain in accuracy by averaging the parameters, seed by seed, negated."""
         return self._locate(self._accuracies(trials.ema_accuracy_gains), EMA_ACCURACY_GAIN)
 
     @cached_property
     def step_budget(self) -> int:
-        """Steps that the largest trained batch size takes within the budget of epochs, which all others take too."""
+        """Steps that the largest trained batch size takes within the epoch budget; all others take at least as many."""
         trained = [size for size, claim in self.claims.items() if len(claim.for_accuracy)]
         budget = self.frames.budget_examples
         return int(budget // max(trained)) if trained and np.isfinite(budget) else 0
@@ -195,18 +204,18 @@ class Sweep:
 
     @cached_property
     def below_useful_range(self) -> NDArray[np.bool_]:
-        """Cells that need more examples than a larger batch size does, beyond what noise explains."""
+        """True for batch sizes that need more examples than a larger one, beyond noise."""
         return above_a_later_one(self.examples, np.log1p(LEAST_EXCESS))
 
     @cached_property
     def examples_fit(self) -> Fit:
-        """The hyperbola, fitted where it can hold: not below the useful range."""
+        """Fit of the examples to the target, without batch sizes below the useful range."""
         values = np.where(self.below_useful_range, np.nan, self.examples.centres)
         return self._fit(values, self.examples.errors, EXAMPLES)
 
     @cached_property
     def step_seconds_fit(self) -> Fit:
-        """The affine step time."""
+        """Fit of the seconds per step, without batch sizes in microbatches."""
         whole = [self.speeds[size].accumulation == 1 if size in self.speeds else False for size in self.sizes.tolist()]
         values = np.where(whole, self.step_seconds.centres, np.nan)
         return self._fit(values, self.step_seconds.errors, STEP_SECONDS)
@@ -217,19 +226,19 @@ class Sweep:
         return np.log(self.sizes.astype(np.float64))
 
     def contest(self, locations: Locations, metric: str, *, logarithmic: bool = True) -> Contest:
-        """These cells compared by one of the locations above."""
+        """Return the comparison of the batch sizes by one of the locations above, named by `metric`."""
         tried = ~np.isnan(locations.medians)
         repeated = any(need.count > 1 for need in self.needs)
         return Contest(self.sizes, locations, tried, self.out_of_memory, metric, logarithmic, repeated)
 
     @cached_property
     def out_of_memory(self) -> NDArray[np.bool_]:
-        """Cells that were compiled or timed in no way because they do not fit."""
+        """True for batch sizes that could not be timed in any way because they do not fit."""
         full = set(only(self.compilations, self.compilations["status"] == "out_of_memory")["batch_size"])
         return np.array([size in full and size not in self.speeds for size in self.sizes.tolist()], dtype=bool)
 
     def _accuracies(self, observe: Callable[[pd.DataFrame], Repetitions]) -> list[Repetitions]:
-        """Of shares of examples, which seeds change by one example at the least."""
+        """Return accuracies, whose spread is at least one validation example."""
         seen = [
             observe(self.claims[size].for_accuracy) if size in self.claims else speeds.NOTHING
             for size in self.sizes.tolist()

@@ -19,12 +19,19 @@ from batchscale.records.rate_choice import Choice, choose
 from batchscale.records.row_types import Trial
 
 SAME_RATE = 1e-9
-"""Relative difference within which two learning rates are the same one."""
+"""Relative difference up to which two learning rates count as equal."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The trials that the claims on one batch size rest on: `for_target` and `for_accuracy` at the point of each."""
+    """The trials that the claims on one batch size rest on.
+
+    Attributes:
+        choice: the chosen rates and options; None where none were searched.
+        phase: phase of the trials; None without trials.
+        for_target: rows of the `trials` frame at the rate that is best for the target.
+        for_accuracy: rows at the rate that is best for accuracy.
+    """
 
     choice: Choice | None
     phase: Phase | None
@@ -33,12 +40,12 @@ class Claim:
 
 
 def horizon(frames: Frames, target: float) -> float:
-    """Examples that every run had to reach a target; what some reached after them tells nothing of the others."""
+    """Return the examples that every run had to reach a target; some runs went on, which says nothing of the others."""
     return round(frames.experiment.epochs_to_reach(target) * frames.train_examples) if frames.train_examples else np.inf
 
 
 def choices(frames: Frames, target: float) -> dict[int, Choice]:
-    """The rates and options of every batch size that was searched."""
+    """Choose the rates and options of every batch size that was searched."""
     goal, until = frames.experiment.goal.at(target), horizon(frames, target)
     by_size: dict[int, list[Trial]] = {}
     for trial in frames.searched:
@@ -52,9 +59,9 @@ def choices(frames: Frames, target: float) -> dict[int, Choice]:
 
 
 def claims(frames: Frames, target: float) -> dict[int, Claim]:
-    """The trials to rest each batch size on: confirmation at the chosen rate, else search, else the fixed rate.
+    """Select the trials of each batch size: confirmation at the chosen rate, else search, else the fixed rate.
 
-    A trial that ended before its first step tells nothing of its batch size; tables from elsewhere count no steps.
+    Trials that ended before their first step are left out. Trials from imported tables count no steps and are kept.
     """
     chosen, trials = choices(frames, target), frames.trials
     stepped = (trials["steps"] > 0) | (frames.imported is not None)
@@ -75,7 +82,7 @@ def _claim(trials: pd.DataFrame, choice: Choice | None) -> Claim:
 
 
 def _at(trials: pd.DataFrame, point: Point | None) -> pd.DataFrame:
-    """Trials at one point; without a choice, those at the point that most trials have."""
+    """Return the trials with one rate and options; without a choice, with those that most trials have."""
     if not len(trials):
         return trials
     rates = values(trials, "learning_rate")
@@ -87,9 +94,10 @@ def _at(trials: pd.DataFrame, point: Point | None) -> pd.DataFrame:
 
 
 def crossings(frames: Frames, target: float) -> pd.DataFrame:
-    """`examples_to_target` (infinity when not reached) and `previous_examples` of every trial, indexed by `trial`.
+    """Find where every trial crossed the target: a frame indexed by `trial`.
 
-    A target other than the experiment's own is looked for up to its `horizon`.
+    `examples_to_target` is infinite where it was not reached; `previous_examples` is the evaluation before. A target
+    other than the experiment's own is looked for up to its `horizon`.
     """
     trials = frames.trials.set_index("trial")
     if target == frames.experiment.target.accuracy:
@@ -110,7 +118,7 @@ def crossings(frames: Frames, target: float) -> pd.DataFrame:
 
 
 def log_examples_to_target(trials: pd.DataFrame, crossed: pd.DataFrame, limit_examples: float) -> Repetitions:
-    """Logarithms of the examples each trial needed: after the evaluation before the crossing, up to the crossing."""
+    """Return logarithms of the examples each trial needed: more than at the evaluation before, up to the crossing."""
     if not len(trials):
         return NOTHING
     own = crossed.loc[trials["trial"]]
@@ -123,17 +131,17 @@ def log_examples_to_target(trials: pd.DataFrame, crossed: pd.DataFrame, limit_ex
 
 
 def best_accuracies(trials: pd.DataFrame) -> Repetitions:
-    """The best validation accuracy of each trial within the budget of epochs, negated: the least is the best."""
+    """Return the best validation accuracy of each trial within the epoch budget, negated so that the least is best."""
     return _negated(values(trials, "best_accuracy"))
 
 
 def best_ema_accuracies(trials: pd.DataFrame) -> Repetitions:
-    """The same of the averaged parameters, where an average was kept."""
+    """Return the same for the averaged parameters, where an average was kept."""
     return _negated(values(trials, "best_ema_accuracy"))
 
 
 def ema_accuracy_gains(trials: pd.DataFrame) -> Repetitions:
-    """What the average is better by in each trial, negated too: seeds differ by more than it and its parameters do."""
+    """Return the gain of the averaged parameters, negated. It is paired by seed, because seeds differ by more."""
     return _negated(values(trials, "best_ema_accuracy") - values(trials, "best_accuracy"))
 
 
@@ -142,7 +150,7 @@ def _negated(seen: Array) -> Repetitions:
 
 
 def best_accuracies_by_steps(frames: Frames, trials: pd.DataFrame, steps: float) -> Repetitions:
-    """The same within a budget of optimizer steps; a trial that was not evaluated within it is left out."""
+    """Return the same within a budget of optimizer steps; trials without an evaluation within it are left out."""
     curves = frames.curves
     own = only(curves, curves["trial"].isin(trials["trial"]) & (curves["steps"] <= steps))
     goal = frames.experiment.goal
@@ -154,9 +162,10 @@ SAME_ROW = 1e-4
 
 
 def searched_points(searched: pd.DataFrame) -> pd.DataFrame:
-    """One row per batch size, rate and options: median `epochs`, infinite where missed, and the `diverged` share.
+    """Return one row per batch size, rate and options of the search trials.
 
-    `rate` is the effective one, the same number for the grids of all options.
+    Columns: median `epochs` to the target, infinite where missed, and the `diverged` share. `rate` is the effective
+    rate, which the grids of all options have in common.
     """
     points = zip(values(searched, "learning_rate").tolist(), searched["options"], strict=True)
     rates = together([effective_rate(Point(rate, options)) for rate, options in points])
@@ -166,16 +175,16 @@ def searched_points(searched: pd.DataFrame) -> pd.DataFrame:
 
 
 def together(rates: Sequence[float]) -> Array:
-    """Rates that differ by rounding alone, which a file's six digits and 1 - momentum do, as the lowest of them."""
+    """Replace rates that differ by rounding alone (six digits in a file, 1 - momentum) by the lowest of them."""
     different, places = np.unique(rates, return_inverse=True)
     starts = np.diff(np.log(different), prepend=-np.inf) > SAME_ROW
     return different[starts][np.cumsum(starts) - 1][places]
 
 
 def at_best(points: pd.DataFrame, option: str) -> pd.DataFrame:
-    """One row per batch size and `value` of an option: the point with it that has the fewest median `epochs`.
+    """Return one row per batch size and `value` of an option: the rate with the fewest median `epochs`.
 
-    It is `at_edge` where its rate is the lowest or the highest of several that were tried with its options.
+    `at_edge` is True where this rate is the lowest or the highest of several that were tried with its options.
     """
     grids = points.groupby(["batch_size", "options"])["rate"]
     low, high = (np.asarray(grids.transform(end), dtype=np.float64) for end in ("min", "max"))

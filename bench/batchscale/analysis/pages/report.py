@@ -20,7 +20,7 @@ from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import html, tables
 from batchscale.analysis.pages.html import PageFigure
 from batchscale.analysis.pages.tables import UNKNOWN, Column, Entry, Table, TableRow, entry
-from batchscale.analysis.summary import summary_file
+from batchscale.analysis.summary import build
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import FurtherTarget, Optimum, ParallelPoint, Summary
 from batchscale.analysis.text import answer, method
@@ -63,7 +63,7 @@ def write_report(folder: Path) -> Summary:
     """
     sweep = Sweep.of(frames.load(folder))
     summary = summarize(sweep)
-    summary_file.write(folder, summary)
+    build.write(folder, summary)
     write_page(folder, sweep, summary)
     return summary
 

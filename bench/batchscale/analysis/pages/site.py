@@ -13,7 +13,7 @@ from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import html, report
 from batchscale.analysis.pages.comparison import NAME as COMPARISON
 from batchscale.analysis.pages.comparison import write_comparison
-from batchscale.analysis.summary import summary_file
+from batchscale.analysis.summary import build
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Summary
 from batchscale.errors import InputError
@@ -112,7 +112,7 @@ def _write_result(result: PublishedResult, out: Path) -> None:
     for name in (*report.FILES, results_folder.JOINED_FROM):
         if (result.folder / name).is_file():
             row_files.write_whole(out / name, (result.folder / name).read_bytes())
-    summary_file.write(out, result.summary)
+    build.write(out, result.summary)
     report.write_page(out, result.sweep, result.summary, home=HOME_FROM_RESULT)
 
 

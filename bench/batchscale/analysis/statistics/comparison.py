@@ -1,4 +1,4 @@
-"""NEW MODULE."""
+"""Compare batch sizes by one metric: the best, what is tied with it, and how much worse the next best is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Edge = Literal["smallest", "largest", "memory", "only"]
 
 
 class Found(TypedDict):
-    """The fields that every optimum has."""
+    """The fields that every `Optimum` has."""
 
     batch_size: int
     interval: Interval
@@ -42,10 +42,16 @@ class Found(TypedDict):
 
 @dataclass(frozen=True)
 class Contest:
-    """Cells compared by one metric: `locations` least is best; `tried` (cells,) were measured for it, reached or not.
+    """Batch sizes compared by one metric, of which the least is best.
 
-    `out_of_memory` (cells,) did not fit. `logarithmic` says that locations are of the logarithm, `repeated` that some
-    cell was measured more than once.
+    Attributes:
+        sizes: the batch sizes (sizes,).
+        locations: of the logarithm of the metric or, if not `logarithmic`, of a negated accuracy.
+        tried: True where the metric was measured, reached or not (sizes,).
+        out_of_memory: True where the step did not fit (sizes,).
+        metric: the name of the metric, in words.
+        logarithmic: True if `locations` are of logarithms.
+        repeated: True if some batch size was measured more than once.
     """
 
     sizes: NDArray[np.int64]
@@ -58,7 +64,7 @@ class Contest:
 
     @property
     def best(self) -> int | None:
-        """Which cell is best by its observed median; None where there is none."""
+        """Index of the batch size with the best observed median; None where there is none."""
         medians = self.locations.medians
         finite = np.where(np.isfinite(medians), medians, np.inf)
         return int(np.argmin(finite)) if np.isfinite(medians).any() else None
@@ -73,7 +79,7 @@ class Contest:
         return float(np.exp(median)) if self.logarithmic else -median
 
     def found(self, best: int) -> Found:
-        """What there is to say of the best cell under any metric."""
+        """Return the fields that every optimum has, for the batch size at index `best`."""
         tied = tied_with_least(self.locations)
         tied[best] = True
         edge = self._edge(best)
@@ -93,7 +99,7 @@ class Contest:
         }
 
     def interval(self, best: int) -> Interval:
-        """Of the quantity at the best cell, as logarithms or negated accuracies were made from it."""
+        """Return the 95% interval of the quantity at index `best`, in its own unit."""
         quantity = exp if self.logarithmic else _accuracies
         return estimate(self.locations.medians[best], self.locations.draws[:, best], quantity).interval
 
@@ -121,10 +127,10 @@ def _accuracies(negated: Array) -> Array:
 
 
 def tied_with_least(locations: Locations) -> NDArray[np.bool_]:
-    """Which cells (cells,) cannot be told from the least: they hold the truly least one with 95% confidence.
+    """Return which cells (cells,) cannot be distinguished from the least; with 95% confidence, the truly least is one.
 
-    Multiple comparisons with the best (Hsu, 1981): a cell is left out when it lies above some other by more than the
-    95% quantile of the largest of its errors relative to all others, each in units of its own spread.
+    Multiple comparisons with the best (Hsu, 1981): a cell is excluded when it exceeds some other by more than the 95%
+    quantile of the largest of its errors relative to all others, each in units of its own spread.
     """
     centres, errors = locations.centres, locations.errors
     usable = np.flatnonzero(np.isfinite(centres) & _possible(locations))
@@ -137,7 +143,7 @@ def tied_with_least(locations: Locations) -> NDArray[np.bool_]:
 
 
 def _above_some(differences: Array, excess: Array) -> bool:
-    """Whether a cell lies above one of others: `differences` (others,) beyond what `excess` (draws, others) allows."""
+    """Return True if one of `differences` (others,) is more than the errors `excess` (draws, others) allow."""
     if not len(differences):
         return False
     if np.isnan(excess).any():
@@ -148,12 +154,12 @@ def _above_some(differences: Array, excess: Array) -> bool:
 
 
 def _possible(locations: Locations) -> NDArray[np.bool_]:
-    """Cells whose true median is finite with more than 5% probability."""
+    """Return which cells (cells,) have a finite true median with more than 5% probability."""
     return np.mean(np.isfinite(locations.draws) | np.isnan(locations.draws), axis=0) > 1 - LEVEL
 
 
 def above_a_later_one(locations: Locations, least: float) -> NDArray[np.bool_]:
-    """Cells (cells,) that lie above some cell after them by more than `least` and more than noise explains."""
+    """Return which cells (cells,) exceed a later cell by more than `least` and more than noise explains."""
     centres, errors = locations.centres, locations.errors
     usable = np.flatnonzero(np.isfinite(centres) & np.isfinite(locations.medians))
     above = np.zeros(len(centres), dtype=bool)

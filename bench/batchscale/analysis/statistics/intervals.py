@@ -1,8 +1,8 @@
-"""Intervals from few repetitions: draws of every cell's median, from which every claim's spread is read.
+"""Intervals from few repetitions: draws of the median at every batch size, which every claim takes its spread from.
 
-A cell is one batch size. Its repetitions (seeds or rounds) are few, so its own scatter is a poor guide: variances are
-moderated across cells (Smyth, 2004, Statistical Applications in Genetics 3:3), which yields more degrees of freedom and
-intervals that keep their level with two or three seeds, where resampling the seeds themselves would not.
+A cell is one batch size here. Its repetitions (seeds or rounds) are few, so its own scatter is a poor guide: variances
+are moderated across cells (Smyth, 2004, Statistical Applications in Genetics 3:3). This gives more degrees of freedom,
+and intervals that keep their level with two or three seeds, where resampling the seeds would not.
 """
 
 from __future__ import annotations
@@ -19,21 +19,30 @@ from batchscale.analysis.summary_types import Estimate, Interval
 Array = NDArray[np.float64]
 
 DRAWS = 4000
+"""Random draws of every distribution."""
 LEVEL = 0.95
+"""Confidence of every interval and test."""
 SEED = 20_150_709
+"""Seed of all draws, so that the same rows always give the same intervals."""
 MANY = 25
-"""Repetitions from which the median's distribution is taken from its large-sample limit."""
+"""Repetitions from which the distribution of the median is taken from its large-sample limit."""
 
 
 @dataclass(frozen=True)
 class Repetitions:
-    """What was observed of one cell: each true value lies in (`low`, `high`]; `misses` more were never reached.
+    """The observations of one cell, each an interval that holds the true value.
 
-    Anywhere in it alike, on the scale that values were observed on: a target reached by the first evaluation was hardly
-    reached at the first example. `limit` is the largest value that could have been observed where there are misses.
-    `least_spread` is the standard deviation that values have at the least, though a few may happen to be equal. The
-    median of `logarithmic` values is that of what they are logarithms of, which differs where an even number has two
-    middle ones.
+    The true value is assumed uniform over its interval on the original scale, not on the log scale: on a log scale, a
+    target crossed before the first evaluation would pile up near the first example.
+
+    Attributes:
+        low: lower ends, exclusive (observations,).
+        high: upper ends, inclusive (observations,).
+        misses: further repetitions that never reached a value.
+        limit: the largest value that could have been observed, where there are misses.
+        logarithmic: True if the ends are logarithms. The median is then the logarithm of the median on the original
+            scale, which differs for an even number of observations.
+        least_spread: the least standard deviation of the values, even if a few happen to be equal.
     """
 
     low: Array
@@ -45,18 +54,18 @@ class Repetitions:
 
     @classmethod
     def exact(cls, values: Sequence[float] | Array, *, logarithmic: bool = False) -> Repetitions:
-        """Values observed without rounding."""
+        """Return repetitions whose values were observed without rounding."""
         known = np.asarray(values, dtype=np.float64)
         return cls(known, known, logarithmic=logarithmic)
 
     @property
     def count(self) -> int:
-        """Repetitions, misses included."""
+        """Number of repetitions, misses included."""
         return len(self.high) + self.misses
 
     @property
     def median(self) -> float:
-        """Of the observed upper ends; infinite where half or more are misses, NaN where there are none."""
+        """Median of the upper ends; infinite where half or more are misses, NaN without repetitions."""
         if not self.count:
             return np.nan
         values = np.concatenate([self.ends[1], np.full(self.misses, np.inf)])
@@ -64,17 +73,17 @@ class Repetitions:
 
     @property
     def ends(self) -> tuple[Array, Array]:
-        """`low` and `high` on the scale on which values were observed."""
+        """`low` and `high` on the original scale."""
         return (np.exp(self.low), np.exp(self.high)) if self.logarithmic else (self.low, self.high)
 
     @property
     def middles(self) -> Array:
-        """The middle of what each observation allows."""
+        """Middle of each interval on the original scale, rescaled."""
         low, high = self.ends
         return self.rescaled((low + high) / 2)
 
     def rescaled(self, observed: Array) -> Array:
-        """From the scale of `ends` to that of `low` and `high`."""
+        """Convert from the original scale to that of `low` and `high`."""
         return np.log(observed) if self.logarithmic else observed
 
 
@@ -82,9 +91,11 @@ class Repetitions:
 class Locations:
     """Medians of cells with their uncertainty.
 
-    `medians` (cells,) are as observed; `centres` (cells,) the middle of what the observations allow, finite wherever a
-    median could be; `errors` (draws, cells) is the distribution of estimate minus truth; `draws` (draws, cells) are
-    plausible true medians, infinite as often as a median is plausibly never reached.
+    Attributes:
+        medians: as observed (cells,).
+        centres: middle of the range that the observations allow (cells,); finite wherever a finite median is possible.
+        errors: distribution of estimate minus truth (draws, cells).
+        draws: plausible true medians (draws, cells), infinite as often as a median is plausibly never reached.
     """
 
     medians: Array
@@ -93,7 +104,7 @@ class Locations:
     draws: Array
 
     def __add__(self, other: Locations) -> Locations:
-        """Of the sum of two independent quantities: on logarithms, of the product."""
+        """Return the locations of the sum of two independent quantities; for logarithms, of their product."""
         return Locations(
             self.medians + other.medians,
             self.centres + other.centres,
@@ -102,7 +113,7 @@ class Locations:
         )
 
     def shifted(self, by: Array) -> Locations:
-        """Of the quantity plus a known constant per cell."""
+        """Return the locations of the quantity plus a known constant per cell (cells,)."""
         return Locations(self.medians + by, self.centres + by, self.errors, self.draws + by)
 
 
@@ -112,7 +123,7 @@ def locate(cells: Sequence[Repetitions], order: Array | None = None, stream: int
     Args:
         cells: the repetitions; a cell without any gets NaN.
         order: a position for each cell (log batch size), used to learn the spread where no cell was repeated.
-        stream: which independent stream of random numbers to use, so that two quantities of a cell are independent.
+        stream: which independent stream of random numbers to use, so that errors of two quantities are independent.
     """
     random = np.random.default_rng([SEED, stream])
     variances, freedom = _moderated(cells, order)
@@ -133,10 +144,10 @@ def locate(cells: Sequence[Repetitions], order: Array | None = None, stream: int
 
 
 def _place(cell: Repetitions, within: Array, miss_rate: Array) -> tuple[float, Array]:
-    """The centre of a cell, and where it lies (draws,) once rounding (`within` 0 to 1) and misses are allowed for.
+    """Return the centre of a cell, and draws (draws,) of its place given rounding (`within`, 0 to 1) and misses.
 
-    One `within` moves all repetitions of a cell together: those that crossed between the same two evaluations tell
-    nothing of where between them.
+    One `within` moves all repetitions of a cell together: repetitions that crossed between the same two evaluations do
+    not show where between them.
     """
     lows, highs = cell.ends
     if not cell.misses:
@@ -151,12 +162,12 @@ def _place(cell: Repetitions, within: Array, miss_rate: Array) -> tuple[float, A
 
 
 def _quantile(values: Array, share: float | Array) -> Array:
-    """Hazen's, of which the median of all is one though only those that were reached are given."""
+    """Return Hazen's quantile: `values` hold only repetitions without misses, and it still gives the median of all."""
     return np.quantile(values, share, method="hazen")
 
 
 def _miss_rates(cells: Sequence[Repetitions], random: np.random.Generator) -> Array:
-    """Plausible chances (draws, cells) that a run misses: Jeffreys' posterior where one did, else 0."""
+    """Draw the probability (draws, cells) that a run misses: Jeffreys' posterior where one did, else 0."""
     misses = np.array([cell.misses for cell in cells])
     found = np.array([len(cell.high) for cell in cells])
     rates = np.zeros((DRAWS, len(cells)))
@@ -168,9 +179,9 @@ def _miss_rates(cells: Sequence[Repetitions], random: np.random.Generator) -> Ar
 def _median_errors(
     cells: Sequence[Repetitions], variances: Array, freedom: Array, random: np.random.Generator
 ) -> Array:
-    """Errors (draws, cells) of the median of each cell's repetitions, Student-like for the unknown variance.
+    """Draw errors (draws, cells) of the median of each cell, Student-like because the variance is estimated.
 
-    One quantile of chi-square serves all cells of a draw, as their variances are learnt from the same residuals.
+    All cells of a draw share one quantile of chi-square, since their variances are estimated from the same residuals.
     """
     at = np.clip(random.random((DRAWS, 1)), 1e-6, 1 - 1e-6)
     different, which = np.unique(np.maximum(freedom, 1e-3), return_inverse=True)
@@ -186,8 +197,8 @@ def _median_errors(
 
 
 def _moderated(cells: Sequence[Repetitions], order: Array | None) -> tuple[Array, Array]:
-    """A variance and its degrees of freedom for each cell, drawn towards what all cells have in common."""
-    # What a cell with misses still shows is cut off above, and would make the spread look smaller than it is.
+    """Return a variance and its degrees of freedom for each cell (cells,), shrunk towards the common variance."""
+    # The values of a cell with misses are cut off above, which would make the spread look smaller than it is.
     whole = [cell.misses == 0 for cell in cells] if any(not c.misses and len(c.high) > 1 for c in cells) else True
     freedom = np.where(whole, [max(len(cell.high) - 1.0, 0.0) for cell in cells], 0.0)
     own = np.array([_variance(cell) for cell in cells])
@@ -204,7 +215,7 @@ def _moderated(cells: Sequence[Repetitions], order: Array | None) -> tuple[Array
 
 
 def _variance(cell: Repetitions) -> float:
-    """Of the middles of the observations, and never below the least, nor what rounding alone causes."""
+    """Return the variance of the middles, at least the least spread and the one that rounding alone causes."""
     if len(cell.high) < 2:
         return np.nan
     width = np.minimum(cell.high - cell.low, np.log(4))
@@ -212,7 +223,7 @@ def _variance(cell: Repetitions) -> float:
 
 
 def _prior(variances: Array, freedom: Array) -> tuple[float, float]:
-    """What the cells' variances have in common: Smyth's moment estimates; infinite freedom when they do not differ."""
+    """Return the common variance and its degrees of freedom by Smyth's moments; infinite if cells do not differ."""
     pooled = float(np.average(variances, weights=freedom))
     if len(variances) < 3:
         return pooled, np.inf
@@ -226,7 +237,7 @@ def _prior(variances: Array, freedom: Array) -> tuple[float, float]:
 
 
 def _trigamma_inverse(value: float) -> float:
-    """Where trigamma takes `value`, by Newton's method on its reciprocal, which is almost straight (Smyth, 2004)."""
+    """Solve trigamma(x) = `value` by Newton's method on its reciprocal, which is almost straight (Smyth, 2004)."""
     at = 0.5 + 1 / value
     for _ in range(50):
         trigamma = special.polygamma(1, at)
@@ -235,7 +246,7 @@ def _trigamma_inverse(value: float) -> float:
 
 
 def _from_neighbours(cells: Sequence[Repetitions], order: Array | None) -> tuple[Array, Array]:
-    """Where nothing was repeated, the scatter of cells about lines between their neighbours (Gasser et al., 1986)."""
+    """Return the variance of cells about lines between their neighbours (Gasser et al., 1986), if none was repeated."""
     unknown = np.full(len(cells), np.nan), np.zeros(len(cells))
     found = np.array([at for at, cell in enumerate(cells) if len(cell.high)])
     if order is None or len(found) < 4:
@@ -250,7 +261,7 @@ def _from_neighbours(cells: Sequence[Repetitions], order: Array | None) -> tuple
 
 
 def interval(draws: Array) -> Interval:
-    """The central 95% of draws (draws,); an infinite or unknown end is None."""
+    """Return the central 95% of draws (draws,); an infinite or unknown end is None."""
     if np.isnan(draws).any():
         return None, None
     tail = (1 - LEVEL) / 2
@@ -259,18 +270,18 @@ def interval(draws: Array) -> Interval:
 
 
 def finite(value: float) -> float | None:
-    """The value, or None where it is infinite or unknown."""
+    """Return the value, or None where it is infinite or unknown."""
     return float(value) if np.isfinite(value) else None
 
 
 def exp(logarithms: Array) -> Array:
-    """The exponential of each; one beyond all numbers is infinite, as a draw about two unlike seeds may be."""
+    """Return exponentials; overflow gives infinity, as draws around two very different seeds can cause."""
     with np.errstate(over="ignore"):
         return np.exp(logarithms)
 
 
 def estimate(median: float, draws: Array, transform: Callable[[Array], Array] | None = None) -> Estimate:
-    """An observed median with its interval, both put through `transform`; the interval always holds the median."""
+    """Return an observed median with its interval, both transformed; the interval always includes the median."""
     values = transform(np.append(draws, median)) if transform else np.append(draws, median)
     low, high = interval(values[:-1])
     middle = finite(values[-1])

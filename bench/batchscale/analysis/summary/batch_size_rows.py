@@ -1,4 +1,4 @@
-"""One line of a summary for every batch size."""
+"""Build the entry of a summary for every batch size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOWEST, HIGHEST = 0.0, 1.0
 
 
 def cells(sweep: Sweep) -> list[BatchSizeSummary]:
-    """Every batch size of the sweep, sorted."""
+    """Return the entry of every batch size of the sweep, sorted."""
     each = zip(regimes(sweep), hardware.uses(sweep), strict=True)
     return [_cell(sweep, at, regime, use) for at, (regime, use) in enumerate(each)]
 
@@ -68,7 +68,7 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> BatchSizeSu
 
 
 def _speed(sweep: Sweep, at: int, speed: Speed | None) -> dict[str, Any]:
-    """How fast the faster loop was, and which that is."""
+    """Return the fields on speed: which loop was faster, and how fast it was."""
     per_second = sweep.step_seconds.shifted(-sweep.log_sizes)
     return {
         "loop": speed.loop if speed else None,
@@ -80,7 +80,7 @@ def _speed(sweep: Sweep, at: int, speed: Speed | None) -> dict[str, Any]:
 
 
 def _status(sweep: Sweep, at: int, claim: Claim | None) -> tuple[Status, str | None]:
-    """What became of a cell; what the convergence says comes first, as it says more."""
+    """Return the status of a batch size and more about it; that of training comes before that of timing."""
     size = int(sweep.sizes[at])
     trials = only(sweep.frames.trials, sweep.frames.trials["batch_size"] == size)
     compiled = speeds.comparable(sweep.frames, sweep.frames.compilations)
@@ -109,7 +109,7 @@ def _first(rows: pd.DataFrame, column: str) -> str | None:
 
 
 def _for_accuracy(sweep: Sweep, claim: Claim | None) -> dict[str, Any]:
-    """The point of the trials that the accuracy is of; tables from elsewhere choose none."""
+    """Return the fields on the rate and options of the best accuracy; imported tables have none."""
     if claim is None or claim.choice is None or not len(claim.for_accuracy) or sweep.frames.imported:
         return {}
     best, choice = claim.for_accuracy.iloc[0], claim.choice
@@ -129,7 +129,7 @@ def _rate(sweep: Sweep, claim: Claim | None) -> float | None:
 
 
 def _test_accuracy(claim: Claim | None) -> float | None:
-    """The median over seeds of the accuracy on the test split, which nothing was chosen by."""
+    """Return the median over seeds of the accuracy on the test split; nothing was chosen by it."""
     tested = values(claim.for_accuracy, "test_accuracy") if claim else np.array([])
     tested = tested[np.isfinite(tested)]
     return float(np.median(tested)) if len(tested) else None
@@ -140,7 +140,7 @@ def _has(locations: Locations, at: int) -> bool:
 
 
 def _needed(sweep: Sweep, at: int, unit: float) -> Estimate:
-    """Examples to the target in units of so many."""
+    """Estimate the need for the target in a unit of so many examples."""
     return estimate(sweep.median_examples[at] / unit, exp(sweep.examples.draws[:, at]) / unit)
 
 
@@ -149,7 +149,7 @@ def _estimate(locations: Locations, at: int) -> Estimate:
 
 
 def _accuracy(locations: Locations, at: int, lowest: float = LOWEST) -> Estimate:
-    """Of negated accuracies; taken from 0, since the negative of an accuracy of 0 would show a sign."""
+    """Estimate from negated accuracies; they are subtracted from 0, since -0.0 would show its sign."""
     return estimate(0.0 - locations.medians[at], np.clip(0.0 - locations.draws[:, at], lowest, HIGHEST))
 
 

@@ -1,7 +1,8 @@
-"""From frames to the summary: every answer, or the reason why there is none."""
+"""Build the summary of a sweep, every answer or the reason why there is none; write and read `summary.json`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,11 @@ from batchscale.analysis.summary_types import (
     Workload,
 )
 from batchscale.config.vocabulary import Phase
+from batchscale.records import results_folder, row_files
 
 
 def summarize(of: Sweep) -> Summary:
-    """Everything the rows of a results folder support."""
+    """Return every answer that the rows of a results folder support."""
     frames = of.frames
     per_size = cells(of)
     time, accuracy, throughput = optima.time_optimal(of), optima.accuracy_optimal(of), optima.throughput_optimal(of)
@@ -60,12 +62,12 @@ def summarize(of: Sweep) -> Summary:
 
 
 def _reasoned(name: str, answer: Part | None, reason: str | None) -> dict[str, Any]:
-    """An answer, or null and the reason why."""
+    """Return the two fields of an answer: the answer, and the reason where there is none."""
     return {name: answer, f"{name}_reason": reason if answer is None else None}
 
 
 def _identity(of: Sweep) -> dict[str, Any]:
-    """What was measured, where, and what the claims rest on."""
+    """Return the fields on what was measured, where, and which trials claims rest on."""
     frames, experiment = of.frames, of.frames.experiment
     workload = experiment.workload
     return {
@@ -85,7 +87,7 @@ def _identity(of: Sweep) -> dict[str, Any]:
 
 
 def further_target(of: Sweep) -> FurtherTarget:
-    """The answer for another target, from the same curves: a harder one than the own within the budget of epochs."""
+    """Return the answer for another target from the same curves: see `FurtherTarget`."""
     frames, accuracy = of.frames, of.target
     reached = of.sizes[np.isfinite(of.examples.medians)].tolist()
     return FurtherTarget(
@@ -99,7 +101,7 @@ def further_target(of: Sweep) -> FurtherTarget:
 
 
 def max_batch_size(frames: Frames) -> MaxBatchSize | None:
-    """The largest batch size that fits, as it was found last in the precision that was trained in."""
+    """Return the largest batch size that fits, as the last search in the precision of the training found it."""
     found = only(_limits(frames), _limits(frames)["batch_size"].notna())
     if found.empty:
         return None
@@ -114,8 +116,8 @@ def max_batch_size(frames: Frames) -> MaxBatchSize | None:
 
 
 def _why_no_max_batch_size(frames: Frames) -> str:
-    hardware = _limits(frames)
-    return str(hardware["message"].iloc[-1]) if len(hardware) else "it was not looked for"
+    searches = _limits(frames)
+    return str(searches["message"].iloc[-1]) if len(searches) else "it was not looked for"
 
 
 def _limits(frames: Frames) -> pd.DataFrame:
@@ -140,7 +142,7 @@ def _why_no_time(of: Sweep) -> str:
 
 def _why_no_accuracy(of: Sweep, within_budget: Locations) -> str:
     if of.frames.imported:
-        return "the tables tell when a target was reached, not which accuracies were"
+        return "the tables record when a target was reached, not the accuracies"
     if np.isfinite(within_budget.medians).any():
         return "no training run learned anything within the budget"
     return "no training run was evaluated within the budget"
@@ -154,7 +156,7 @@ def _why_no_energy(of: Sweep) -> str:
 
 def _why_no_drift(frames: Frames) -> str:
     if frames.imported:
-        return "the tables do not tell in which order rounds were timed"
+        return "the tables do not record the order in which rounds were timed"
     return f"no cell has {FEWEST_ROUNDS} timed rounds"
 
 
@@ -165,7 +167,7 @@ def _why_no_cost(of: Sweep) -> str:
 
 
 def _quantum(of: Sweep) -> float | None:
-    """The widest gap, in epochs, between the evaluations around a crossing: how coarsely needs are known."""
+    """Return the widest gap, in epochs, between the evaluations around a crossing: the resolution of needs."""
     trials = of.frames.trials
     reached = only(trials, np.isfinite(values(trials, "examples_to_target")))
     gaps = (values(reached, "examples_to_target") - values(reached, "previous_examples")) / of.frames.epoch
@@ -185,3 +187,23 @@ def _totals(frames: Frames) -> Totals:
         trials=len(frames.trials),
         trained_examples=int(values(stages, "trained_examples").sum()),
     )
+
+
+def write(folder: Path, summary: Summary) -> Path:
+    """Write `summary.json` atomically; return its path.
+
+    Raises:
+        InputError: when the disk refuses.
+    """
+    path = folder / results_folder.SUMMARY
+    row_files.write_json(path, summary)
+    return path
+
+
+def read(folder: Path) -> Summary:
+    """Read and validate the `summary.json` of a results folder.
+
+    Raises:
+        InputError: when it is missing, too large or not valid.
+    """
+    return results_folder.read_file(folder, results_folder.SUMMARY, Summary)

@@ -1,4 +1,7 @@
-"""What the rows say of the nine claims of the reference experiment, each with its numbers in a sentence."""
+"""Judge the nine claims of a widely read 2015 experiment by the rows of a folder, with the numbers in a sentence.
+
+The experiment is LeNet on MNIST at batch sizes from 5000 to 1 (Cheng Yin, 2015, zhuanlan.zhihu.com/p/32673260).
+"""
 
 from __future__ import annotations
 
@@ -28,20 +31,20 @@ from batchscale.analysis.summary_types import (
 Finding = Literal["supported", "contradicted", "undecided"]
 
 NOTICEABLE = 0.05
-"""Relative differences below this count as none."""
+"""Relative differences below this are ignored."""
 NEAR_THE_LAW = 0.25
-"""Exponents so close to the expected one count as it."""
+"""Largest difference from an expected exponent that still supports it."""
 
 
 class Said(NamedTuple):
-    """A finding and the numbers it rests on."""
+    """A finding, and the numbers that it rests on in a sentence."""
 
     finding: Finding
     numbers: str
 
 
 class Evidence(NamedTuple):
-    """What claims are judged by."""
+    """The answers that claims are judged by."""
 
     sweep: Sweep
     cells: Sequence[BatchSizeSummary]
@@ -54,7 +57,7 @@ class Evidence(NamedTuple):
 
 
 def verdicts(evidence: Evidence) -> list[Verdict]:
-    """One verdict for each claim, in order."""
+    """Return one verdict for each claim, in order."""
     said = [(statement, judge(evidence)) for statement, judge in CLAIMS.items()]
     return [
         Verdict(claim=number, statement=statement, verdict=one.finding, numbers=one.numbers)
@@ -63,7 +66,7 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
 
 
 def small_batches_fail(evidence: Evidence) -> Said:
-    """At one fixed rate the smallest batch sizes miss the target; the tuned runs tell whether the size is to blame."""
+    """Judge whether the smallest batch sizes miss the target at one fixed rate; tuned runs show the cause."""
     of = evidence.sweep
     fixed = _at_the_fixed_rate(of)
     if not len(fixed):
@@ -83,7 +86,7 @@ def small_batches_fail(evidence: Evidence) -> Said:
 
 
 def _at_the_fixed_rate(of: Sweep) -> pd.DataFrame:
-    """The runs at the rate that the experiment names; a folder may hold others, from before it was changed."""
+    """Return the runs at the fixed rate of the experiment; a folder may hold runs at an earlier fixed rate."""
     trials, rate = of.frames.trials, of.frames.experiment.learning_rate.fixed
     if rate is None:
         return trials.iloc[:0]
@@ -92,7 +95,7 @@ def _at_the_fixed_rate(of: Sweep) -> pd.DataFrame:
 
 
 def larger_is_faster(evidence: Evidence) -> Said:
-    """Examples per second rise up to the largest batch size."""
+    """Judge whether examples per second rise up to the largest batch size."""
     of = evidence.sweep
     timed = np.flatnonzero(np.isfinite(of.step_seconds.medians))
     if len(timed) < 2:
@@ -110,7 +113,7 @@ def larger_is_faster(evidence: Evidence) -> Said:
 
 
 def larger_needs_more_epochs(evidence: Evidence) -> Said:
-    """Examples to the target at the largest batch size that reached it, over the least of all."""
+    """Compare the examples to the target at the largest and at the smallest batch size that reached it."""
     of = evidence.sweep
     reached = np.flatnonzero(np.isfinite(of.examples.medians))
     if len(reached) < 2:
@@ -130,13 +133,13 @@ def larger_needs_more_epochs(evidence: Evidence) -> Said:
 
 
 def some_size_is_time_optimal(evidence: Evidence) -> Said:
-    """The time to the target has a least inside the sweep."""
+    """Judge whether the time to the target has its minimum inside the sweep."""
     behind = f", by {evidence.time.margin:.1%}" if evidence.time and evidence.time.margin is not None else ""
     return _inside(evidence.sweep.sizes[_tried(evidence.sweep.time)], evidence.time, "time to the target", behind)
 
 
 def some_size_is_accuracy_optimal(evidence: Evidence) -> Said:
-    """The best accuracy has a peak inside the sweep."""
+    """Judge whether the best accuracy has its maximum inside the sweep."""
     best = evidence.accuracy
     behind = f", by {100 * best.margin:.2f} points" if best and best.margin is not None else ""
     sizes = evidence.sweep.sizes[_tried(evidence.sweep.accuracy)]
@@ -148,7 +151,7 @@ def _tried(locations: Locations) -> NDArray[np.bool_]:
 
 
 def _inside(sizes: NDArray[np.int64], best: Optimum | None, what: str, behind: str) -> Said:
-    """Supported where neither end of the sweep is tied with the best, contradicted where an end beats all inside."""
+    """Support the claim if no end of the sweep is tied with the best; contradict it if only ends are."""
     if best is None:
         return Said("undecided", f"No {what} was measured.")
     ends = {int(sizes[0]), int(sizes[-1])}
@@ -163,7 +166,7 @@ def _inside(sizes: NDArray[np.int64], best: Optimum | None, what: str, behind: s
 
 
 def gradient_variance_falls(evidence: Evidence) -> Said:
-    """The variance of the mean gradient over a batch, half of it, a quarter: all at the same parameters."""
+    """Judge the power of the number of examples that the variance of the gradient goes with."""
     noise, power = evidence.noise, exponent(gradient_variances(evidence.sweep))
     if power is None:
         return Said("undecided", "Gradient noise was not estimated over enough parts of the batches.")
@@ -180,7 +183,7 @@ def gradient_variance_falls(evidence: Evidence) -> Said:
 
 
 def rate_should_grow(evidence: Evidence) -> Said:
-    """The best learning rate's exponent in the batch size."""
+    """Judge the power of the batch size that the best learning rate goes with."""
     rates = evidence.rates
     if rates is None or rates.overall is None:
         return Said("undecided", "Fewer than three batch sizes have a best rate inside their grid.")
@@ -193,7 +196,7 @@ def rate_should_grow(evidence: Evidence) -> Said:
 
 
 def memory_grows(evidence: Evidence) -> Said:
-    """Memory against batch size, and the sizes that did not fit."""
+    """Judge the memory at the smallest and largest batch size, and whether some did not fit."""
     whole = [cell for cell in evidence.cells if (cell.accumulation or 1) == 1]
     known = [(cell.batch_size, need) for cell in whole if (need := cell.memory_bytes)]
     full = [cell.batch_size for cell in evidence.cells if cell.status == "out_of_memory" or cell not in whole]
@@ -206,7 +209,7 @@ def memory_grows(evidence: Evidence) -> Said:
 
 
 def workers_cost_at_most_their_number(evidence: Evidence) -> Said:
-    """Epochs at K B over epochs at B stay below K, or the same: steps do not grow with the batch size."""
+    """Judge whether epochs at K B are at most K times those at B, which is to say that steps do not grow."""
     of = evidence.sweep
     reached = np.flatnonzero(np.isfinite(of.examples.medians)).tolist()
     if len(reached) < 2:
@@ -229,13 +232,13 @@ def workers_cost_at_most_their_number(evidence: Evidence) -> Said:
 
 
 def _ended_in_time(of: Sweep, missed: Sequence[int], last: int) -> bool:
-    """Whether no run that missed had trained longer than workers times the epochs of the last size to reach it."""
+    """Return True if all missed runs ended before K times the epochs of the largest batch size that reached it."""
     trained = of.frames.experiment.max_epochs * of.frames.epoch
     return all(trained / np.exp(of.examples.medians[last]) <= size / of.sizes[last] for size in missed)
 
 
 def _missed_above(of: Sweep, last: int) -> list[int]:
-    """The batch sizes above the last that reached the target: their runs ended before it."""
+    """Return the batch sizes above the largest that reached the target."""
     return of.sizes[np.isposinf(of.examples.medians) & (of.sizes > of.sizes[last])].tolist()
 
 
@@ -244,7 +247,7 @@ def _not_reached(missed: Sequence[int]) -> str:
 
 
 def _most_workers(evidence: Evidence) -> str:
-    """What the greatest number of devices in use did to updates, epochs and, unless they are virtual, to speed."""
+    """Describe updates, epochs and, unless devices are virtual, speed with the most devices in use."""
     joined = [one for one in evidence.shared if one.epochs_ratio and one.weak_efficiency]
     if not joined:
         return ""
@@ -258,7 +261,7 @@ def _most_workers(evidence: Evidence) -> str:
 
 
 def _ratio_interval(of: Sweep, above: int, below: int) -> tuple[float | None, float | None]:
-    """Of examples to the target at one cell over another."""
+    """Return the interval of the ratio of the examples to the target at two indices."""
     draws: Array = of.examples.draws
     with np.errstate(invalid="ignore"):
         difference = draws[:, above] - draws[:, below]
