@@ -18,11 +18,11 @@ from batchscale.analysis.summary import build
 from batchscale.cli import command_line, measuring
 from batchscale.config import experiment as experiments
 from batchscale.config.vocabulary import STAGES
-from batchscale.measure.control import signals as interrupts
+from batchscale.measure.control import interruptions
 from batchscale.measure.convergence.lane_programs import LanePrograms
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.data import datasets
-from batchscale.measure.device import xla_options
+from batchscale.measure.device import compiled_programs
 from batchscale.measure.device.machine import Host
 from batchscale.measure.run import suite, verify
 from batchscale.measure.throughput import rounds
@@ -183,7 +183,7 @@ def test_only_the_stages_that_are_named_are_run(sweep, tmp_path):
     assert not (folder / results_folder.CONVERGENCE).exists()
 
 
-@pytest.mark.parametrize("how", [interrupts.Stopped, KeyboardInterrupt])
+@pytest.mark.parametrize("how", [interruptions.Stopped, KeyboardInterrupt])
 @pytest.mark.parametrize(
     ("found", "modules", "program"),
     [
@@ -251,8 +251,8 @@ def test_single_runs_reach_the_target_at_the_step_that_the_mapped_ones_did(name,
 @pytest.mark.parametrize("loop", ["dispatch", "scan"])
 def test_both_loops_train_the_same_run_under_every_schedule_in_one_program(scheduled, loop, monkeypatch):
     study, trial = scheduled
-    traced, train_step, asked, options = [], Learner.train_step, [], xla_options.options
-    monkeypatch.setattr(xla_options, "options", lambda **given: asked.append(given) or options(**given))
+    traced, train_step, asked, options = [], Learner.train_step, [], compiled_programs.options
+    monkeypatch.setattr(compiled_programs, "options", lambda **given: asked.append(given) or options(**given))
     monkeypatch.setattr(Learner, "train_step", lambda *given: traced.append(1) or train_step(*given))
     reported = verify.Reported(trial.learning_rate, trial.options, loop, 1e-3)
     case = verify.find_case(study, [trial], trial.batch_size, reported)

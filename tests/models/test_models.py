@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from batchscale.measure.training.learner import model_names
-from batchscale.models._convolution_lowerings import LOWERINGS
+from batchscale.models._layers import LOWERINGS
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
 from tiny_workload import MODEL_OPTIONS, assert_same, learner, train_split

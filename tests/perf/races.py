@@ -9,7 +9,7 @@ from statistics import median
 from typing import NamedTuple, Self
 
 import numpy as np
-from batchscale.measure.device.timing import Work, steps_to_fill
+from batchscale.measure.device.compiled_programs import Work, steps_to_fill
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from batchscale.measure.convergence.stage import Convergence, TierSearch
 from batchscale.measure.convergence.train_wave import Workers
 from batchscale.measure.convergence.wave import Grid, Wave, search_grid
 from batchscale.measure.data.datasets import Dataset
+from batchscale.measure.device.compiled_programs import Work
 from batchscale.measure.device.machine import Host
-from batchscale.measure.device.timing import Work
 from batchscale.measure.session import Session
 from batchscale.measure.throughput.timed_loops import build
 from batchscale.measure.training.learner import Learner

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import msgspec
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.data import example_order
+from batchscale.measure.device.compiled_programs import Work, timed
 from batchscale.measure.device.sensors import NONE
-from batchscale.measure.device.timing import Work, timed
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import rounds
 from batchscale.measure.throughput.stage import Throughput

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from batchscale.analysis.pages import report
 from batchscale.config.vocabulary import CellKey
-from batchscale.measure.device.timing import steps_to_fill
+from batchscale.measure.device.compiled_programs import steps_to_fill
 from batchscale.measure.throughput.timed_loops import build
 from batchscale.measure.training.learner import make_learner
 

@@ -17,8 +17,8 @@ from batchscale.config.experiment import Experiment, Workload
 from batchscale.config.goal import Goal
 from batchscale.config.plan import Duration
 from batchscale.config.vocabulary import Phase, Point
+from batchscale.measure.control.interruptions import Stopped
 from batchscale.measure.control.progress import Progress
-from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence import train_wave, wave
 from batchscale.measure.convergence.checkpoint import Checkpoint
 from batchscale.measure.convergence.early_stopping import Race
@@ -27,8 +27,8 @@ from batchscale.measure.convergence.lanes import Lanes, Programs, Settings
 from batchscale.measure.convergence.wave import Grid, LaneRecord, Setting, Wave
 from batchscale.measure.data import datasets, example_order
 from batchscale.measure.data.datasets import Dataset
+from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.measure.device.machine import Host
-from batchscale.measure.device.tuning_file import Tuned
 from batchscale.measure.session import Session
 from batchscale.measure.training.learner import Examples, Learner, TrainState, make_learner, on_device
 from batchscale.measure.training.optimizers import Schedule

@@ -83,7 +83,7 @@ def run(
 
     An EXPERIMENT is a shipped name or a .toml file; without one, the default suite of this device is measured.
     """
-    from batchscale.measure.control import signals
+    from batchscale.measure.control import interruptions
     from batchscale.measure.data import datasets
     from batchscale.measure.device.machine import Host
     from batchscale.measure.run import suite
@@ -93,11 +93,11 @@ def run(
         warn(f"warning: {fault}")
     request = suite.Request(experiments, results, budget, stages, convergence_from, retry_failed)
     try:
-        with signals.Stopper() as stopper:
+        with interruptions.Stopper() as stopper:
             measured = suite.measure(request, Host.describe(), stopper)
             request.progress.say(f"writing {len(measured)} {'page' if len(measured) == 1 else 'pages'}")
             answer(measured, as_json=as_json, price_per_hour=price_per_hour)
-    except (signals.Stopped, KeyboardInterrupt):
+    except (interruptions.Stopped, KeyboardInterrupt):
         sys.stderr.write("\n")
         warn(f"stopped; everything measured is in {results}. To continue: {shlex.join([*_program(), *typed])}")
         return INTERRUPTED

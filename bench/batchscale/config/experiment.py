@@ -349,12 +349,13 @@ def _check_each_once(values: Sequence[object], field: str) -> None:
 
 def _check_warmup(experiment: Experiment, field: str) -> None:
     rate, epochs = experiment.learning_rate, experiment.budget.epochs
-    found = f"{field}: {rate.warmup_epochs} with schedule = {printable(rate.schedule)}, expected"
-    if not rate.schedule.startswith("warmup"):
-        if rate.warmup_epochs:
-            raise InputError(f"{found} 'warmup' or 'warmup_cosine'")
-    elif not 0 < rate.warmup_epochs < epochs:
-        raise InputError(f"{found} above 0 and below budget.epochs = {epochs}")
+    if rate.schedule.startswith("warmup"):
+        expected = "" if 0 < rate.warmup_epochs < epochs else f"above 0 and below budget.epochs = {epochs}"
+    else:
+        expected = "'warmup' or 'warmup_cosine'" if rate.warmup_epochs else ""
+    if expected:
+        found = f"{rate.warmup_epochs} with schedule = {printable(rate.schedule)}"
+        raise InputError(f"{field}: {found}, expected {expected}")
 
 
 def _check_option(name: str, value: float, field: str) -> None:

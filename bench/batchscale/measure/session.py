@@ -16,12 +16,12 @@ import msgspec
 from batchscale.config import plan
 from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import Precision, StageName
+from batchscale.measure.control.interruptions import Stopper
 from batchscale.measure.control.progress import Progress
-from batchscale.measure.control.signals import Stopper
 from batchscale.measure.data.datasets import Dataset
+from batchscale.measure.device.compiled_programs import TuningFile
 from batchscale.measure.device.machine import Host
 from batchscale.measure.device.platform_policy import LanePolicy
-from batchscale.measure.device.tuning_file import TuningFile
 from batchscale.measure.training.learner import Examples, Learner, has_lowering, make_learner, on_device
 from batchscale.measure.training.optimizers import Schedule
 from batchscale.records import results_folder

@@ -8,7 +8,7 @@ from batchscale.errors import DeviceError
 from batchscale.measure.convergence import wave
 from batchscale.measure.convergence.lanes import Programs
 from batchscale.measure.convergence.stage import Convergence
-from batchscale.measure.device.tuning_file import TuningFile
+from batchscale.measure.device.compiled_programs import TuningFile
 from batchscale.records import row_files
 from batchscale.records.row_types import Curve, Trial
 from fake_training import best_at, hold, made_up, study, without_training

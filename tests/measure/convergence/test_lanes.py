@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from batchscale.measure.device.xla_options import predicted_bytes
+from batchscale.measure.device.compiled_programs import predicted_bytes
 from batchscale.measure.training.optimizers import OPTIMIZERS, Schedule, searchable, usual_options
 from tiny_workload import CONSTANT, TRAIN_EXAMPLES, assert_same, lane, learner, programs, settings, train, train_alone
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from batchscale.config import plan
 from batchscale.errors import InputError
+from batchscale.measure.control.interruptions import Stopped
 from batchscale.measure.control.progress import Progress
-from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence import lane_programs, train_wave
 from batchscale.measure.convergence.lane_programs import LanePrograms
 from batchscale.measure.convergence.stage import Convergence
-from batchscale.measure.device.tuning_file import TuningFile
+from batchscale.measure.device.compiled_programs import TuningFile
 from batchscale.records import rate_choice, results_folder, row_files
 from batchscale.records.row_types import Stage, Trial
 from tiny_workload import session, trials

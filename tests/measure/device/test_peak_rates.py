@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from batchscale.measure.control.progress import CALIBRATIONS, SECONDS_PER_CALIBRATION, Progress
-from batchscale.measure.device import peak_rates, timing
+from batchscale.measure.device import compiled_programs, peak_rates
 from batchscale.measure.device.peak_rates import Part
 from batchscale.measure.throughput import rounds
 from batchscale.measure.throughput.stage import Throughput
@@ -39,7 +39,7 @@ def test_products_grow_until_one_is_long_or_the_widest_is_reached(fixed, expecte
 
 
 def test_every_precision_and_the_copy_are_measured_for_real():
-    found = {part[:2]: part.measure(SMALL_BYTES, timing.WALL) for part in peak_rates.PARTS}
+    found = {part[:2]: part.measure(SMALL_BYTES, compiled_programs.WALL) for part in peak_rates.PARTS}
     assert len(found) == CALIBRATIONS == len(peak_rates.PARTS)
     for (quantity, _), values in found.items():
         assert len(values) == (1 if quantity == "timer_resolution_seconds" else peak_rates.ROUNDS)

@@ -5,7 +5,7 @@ from typing import get_args, get_type_hints
 import pytest
 from batchscale.measure.device.machine import platform_name
 from batchscale.measure.device.platform_policy import POLICIES
-from batchscale.models import _convolution_lowerings
+from batchscale.models import _layers
 
 
 def test_every_platform_that_a_machine_may_have_is_in_the_table():
@@ -20,7 +20,7 @@ def test_every_platform_that_a_machine_may_have_is_in_the_table():
 @pytest.mark.parametrize("platform", POLICIES)
 def test_only_lowerings_that_exist_are_tried(platform):
     policy = POLICIES[platform]
-    assert set(policy.convolutional.lowerings) <= set(_convolution_lowerings.LOWERINGS)
+    assert set(policy.convolutional.lowerings) <= set(_layers.LOWERINGS)
     assert policy.other.lowerings == (None,)
 
 

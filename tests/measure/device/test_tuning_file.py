@@ -2,8 +2,8 @@
 
 import jax
 import pytest
-from batchscale.measure.device import tuning_file
-from batchscale.measure.device.tuning_file import Tuned, TuningFile
+from batchscale.measure.device import compiled_programs
+from batchscale.measure.device.compiled_programs import Tuned, TuningFile
 
 
 def test_a_choice_is_measured_once_and_kept(tmp_path):
@@ -50,7 +50,7 @@ def test_a_file_that_cannot_be_read_is_measured_again(tmp_path, data):
 
 def test_the_fastest_wins_and_ties_go_to_the_first():
     speeds = {"xla": 5.0, "patches": 9.0, "banded": 9.0}
-    assert tuning_file.fastest(list(speeds), lambda name: speeds[name]) == Tuned("patches", 9.0)
+    assert compiled_programs.fastest(list(speeds), lambda name: speeds[name]) == Tuned("patches", 9.0)
 
 
 def test_what_fails_loses_and_where_all_fail_the_first_reason_is_given():
@@ -59,6 +59,6 @@ def test_what_fails_loses_and_where_all_fail_the_first_reason_is_given():
             raise jax.errors.JaxRuntimeError(name)
         return 5.0
 
-    assert tuning_file.fastest(["xla", "patches", "banded"], speed) == Tuned("patches", 5.0)
+    assert compiled_programs.fastest(["xla", "patches", "banded"], speed) == Tuned("patches", 5.0)
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla"):
-        tuning_file.fastest(["xla", "banded"], speed)
+        compiled_programs.fastest(["xla", "banded"], speed)

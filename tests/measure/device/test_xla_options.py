@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from batchscale.measure.device import xla_options
+from batchscale.measure.device import compiled_programs
 from batchscale.measure.device.machine import describe_environment
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options are a CPU's, and JAX is elsewhere")
@@ -15,15 +15,15 @@ def test_what_a_barrier_holds_back_is_computed_apart():
 
     lowered = jax.jit(held).lower(jnp.ones(1000))
     for for_one_core in (False, True):
-        program = xla_options.compiled(lowered, for_one_core=for_one_core).as_text()
+        program = compiled_programs.compiled(lowered, for_one_core=for_one_core).as_text()
         assert program is not None
         assert program.count(" fusion(") == 2
 
 
 def test_passes_that_the_user_disables_stay_disabled(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_ftz=true --xla_disable_hlo_passes=fusion,dce")
-    assert xla_options.options() == {"xla_disable_hlo_passes": "fusion,dce,cse_barrier_expander"}
-    alone = xla_options.options(for_one_core=True)
+    assert compiled_programs.options() == {"xla_disable_hlo_passes": "fusion,dce,cse_barrier_expander"}
+    alone = compiled_programs.options(for_one_core=True)
     assert alone["xla_disable_hlo_passes"] == "fusion,dce,cse_barrier_expander,cpu-parallel-task-assigner"
 
 

@@ -26,9 +26,8 @@ from batchscale.measure.convergence.wave import (
     search_grid,
     steady_bytes,
 )
-from batchscale.measure.device import tuning_file
-from batchscale.measure.device.timing import steps_to_fill, timed
-from batchscale.measure.device.tuning_file import Tuned
+from batchscale.measure.device import compiled_programs
+from batchscale.measure.device.compiled_programs import Tuned, steps_to_fill, timed
 from batchscale.measure.session import Session
 from batchscale.measure.training import gradient_noise
 
@@ -102,7 +101,7 @@ class LanePrograms:
         doing = f"trying how fast B={tier.batch_sizes[0]}..{tier.batch_sizes[-1]} trains"
         self.session.progress.show(doing, planned=False)
         speed = partial(self._trained_per_second, tier)
-        found = tuning_file.fastest(self.session.lowerings, speed)
+        found = compiled_programs.fastest(self.session.lowerings, speed)
         evaluation = self._speed_trial(tier, found.lowering).seconds_per_evaluation()
         return msgspec.structs.replace(found, seconds_per_evaluation=evaluation)
 

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, PyTree, Shaped
 
-from batchscale.measure.device import xla_options
+from batchscale.measure.device import compiled_programs
+from batchscale.measure.device.compiled_programs import predicted_bytes
 from batchscale.measure.device.platform_policy import EVALUATION_BATCH_SIZE
-from batchscale.measure.device.xla_options import predicted_bytes
 from batchscale.measure.training import gradient_noise
 from batchscale.measure.training.gradient_noise import Norms
 from batchscale.measure.training.learner import Examples, Learner, TrainState
@@ -158,7 +158,7 @@ class Programs:
     def _once(self, key: tuple, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
         with self.lock:
             if key not in self.compiled:
-                self.compiled[key] = xla_options.compiled(lower(), for_one_core=True)
+                self.compiled[key] = compiled_programs.compiled(lower(), for_one_core=True)
             return self.compiled[key]
 
     def train(

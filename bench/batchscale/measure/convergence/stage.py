@@ -14,7 +14,7 @@ import msgspec
 from batchscale.config import plan
 from batchscale.config.plan import Tier
 from batchscale.config.vocabulary import Phase, Point
-from batchscale.measure.control.failures import FAILURES, Streak, failure_of
+from batchscale.measure.control.interruptions import FAILURES, Streak, failure_of
 from batchscale.measure.control.progress import SECONDS_PER_TIER, confirm_trials, search_trials
 from batchscale.measure.convergence import train_wave, wave
 from batchscale.measure.convergence.checkpoint import Checkpoint

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Int32
 
-from batchscale.measure.control.signals import Stopped
+from batchscale.measure.control.interruptions import Stopped
 from batchscale.measure.convergence.checkpoint import Checkpoint
 from batchscale.measure.convergence.early_stopping import losers
 from batchscale.measure.convergence.lanes import Programs

@@ -16,7 +16,7 @@ import jax
 import msgspec
 
 import batchscale
-from batchscale.measure.device import xla_options
+from batchscale.measure.device import compiled_programs
 from batchscale.measure.device.platform_policy import POLICIES, PlatformPolicy
 from batchscale.records.row_types import Environment, Machine
 from batchscale.subprocesses import CommandError, run
@@ -139,7 +139,7 @@ def describe_machine(nvidia: Nvidia | None) -> Machine:
 
 def describe_environment(nvidia: Nvidia | None) -> Environment:
     """Describe versions and settings that may change a measurement; values that are paths are left out."""
-    compiling_with = {name: without_paths(str(value))[:200] for name, value in xla_options.options().items()}
+    compiling_with = {name: without_paths(str(value))[:200] for name, value in compiled_programs.options().items()}
     variables = {name: without_paths(os.environ[name])[:200] for name in VARIABLES if name in os.environ}
     return Environment(
         python=platform.python_version(),

@@ -15,8 +15,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from batchscale.config.vocabulary import Precision
-from batchscale.measure.device.timing import Clock, Work, resolution, steps_to_fill, timed
-from batchscale.measure.device.xla_options import compute_dtype, matmul_precision
+from batchscale.measure.device.compiled_programs import (
+    Clock,
+    Work,
+    compute_dtype,
+    matmul_precision,
+    resolution,
+    steps_to_fill,
+    timed,
+)
 from batchscale.records.row_types import CalibrationQuantity
 
 ROUNDS = 5

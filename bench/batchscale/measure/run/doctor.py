@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchscale.measure.data.datasets import Answer, available, dataset_names, folder_fault
+from batchscale.measure.device import compiled_programs, sensors
 from batchscale.measure.device import machine as device
-from batchscale.measure.device import sensors, timing
 from batchscale.records.row_types import Environment, Machine
 
 COARSE_TIMER_SECONDS = 1e-5
@@ -62,7 +62,7 @@ def _software(environment: Environment) -> list[Finding]:
 
 
 def _timer() -> Finding:
-    seconds = timing.resolution()
+    seconds = compiled_programs.resolution()
     value = f"{seconds * 1e9:.0f} ns" if math.isfinite(seconds) else "stands still"
     return Finding("timer resolution", value, seconds <= COARSE_TIMER_SECONDS)
 

@@ -21,7 +21,7 @@ from batchscale.measure.control.progress import (
     timing_seconds,
 )
 from batchscale.measure.convergence.lane_programs import trial_seconds
-from batchscale.measure.device.tuning_file import Tuned
+from batchscale.measure.device.compiled_programs import Tuned
 
 
 def seconds(

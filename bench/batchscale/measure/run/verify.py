@@ -21,7 +21,7 @@ from batchscale.errors import InputError
 from batchscale.measure.convergence.lanes import evaluate_lanes
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.data import datasets, example_order
-from batchscale.measure.device import xla_options
+from batchscale.measure.device import compiled_programs
 from batchscale.measure.device.machine import Host
 from batchscale.measure.session import Session
 from batchscale.measure.training.learner import Examples, Learner, TrainState
@@ -171,7 +171,7 @@ def _segments(
     Compiled as the rounds were that it is held against.
     """
     size = trial.batch_size
-    compiled = partial(jax.jit, donate_argnums=0, compiler_options=xla_options.options())
+    compiled = partial(jax.jit, donate_argnums=0, compiler_options=compiled_programs.options())
 
     def step(state: TrainState, chosen: Int32[Array, " batch"], rate: Scalar) -> TrainState:
         return learner.train_step(state, split.inputs[chosen], split.labels[chosen], rate, trial.options)[0]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from batchscale.config import plan
 from batchscale.config.vocabulary import CellKey, Precision
 from batchscale.measure.control.progress import LOWERINGS_APART
-from batchscale.measure.device import tuning_file
-from batchscale.measure.device.tuning_file import Tuned
+from batchscale.measure.device import compiled_programs
+from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import rounds
 
@@ -80,7 +80,7 @@ def _measure(stage: Throughput, one: Tried) -> Tuned:
         finally:
             session.progress.advance(TRIALS, 1, time.monotonic() - start, f"{lowering} B={batch_size}")
 
-    found = tuning_file.fastest(session.lowerings, speed)
+    found = compiled_programs.fastest(session.lowerings, speed)
     for lowering in session.lowerings:
         if lowering != found.lowering:
             stage.tried.pop((key, lowering), None)

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from batchscale.config.vocabulary import CellKey
-from batchscale.measure.control.failures import Failure
-from batchscale.measure.device.timing import Work
-from batchscale.measure.device.xla_options import predicted_bytes
+from batchscale.measure.control.interruptions import Failure
+from batchscale.measure.device.compiled_programs import Work, predicted_bytes
 from batchscale.measure.throughput.child_process import Child, ChildError
 from batchscale.measure.throughput.timed_loops import build
 from batchscale.records.row_types import Limit

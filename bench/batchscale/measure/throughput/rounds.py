@@ -12,9 +12,8 @@ import jax
 import msgspec
 
 from batchscale.config.vocabulary import CellKey
-from batchscale.measure.control.failures import FAILURES, Failure, failure_of
-from batchscale.measure.device.timing import Work, steps_to_fill, timed
-from batchscale.measure.device.xla_options import predicted_bytes
+from batchscale.measure.control.interruptions import FAILURES, Failure, failure_of
+from batchscale.measure.device.compiled_programs import Work, predicted_bytes, steps_to_fill, timed
 from batchscale.measure.throughput.child_process import ChildError
 from batchscale.measure.throughput.timed_loops import Built, build
 from batchscale.measure.training import flop_count

@@ -15,7 +15,7 @@ import msgspec
 
 from batchscale.config import plan
 from batchscale.config.vocabulary import CellKey, Precision
-from batchscale.measure.control.failures import Failure, Streak
+from batchscale.measure.control.interruptions import Failure, Streak
 from batchscale.measure.control.progress import (
     MAX_BATCH_SIZE_SECONDS,
     SECONDS_PER_CALIBRATION,
@@ -23,8 +23,8 @@ from batchscale.measure.control.progress import (
     timing_seconds,
 )
 from batchscale.measure.device import peak_rates, sensors
+from batchscale.measure.device.compiled_programs import WALL, Clock
 from batchscale.measure.device.sensors import Sensors
-from batchscale.measure.device.timing import WALL, Clock
 from batchscale.measure.session import Session, StageRows
 from batchscale.measure.throughput import lowering_choice, max_batch_size, rounds
 from batchscale.measure.throughput.child_process import Child, Job

@@ -16,10 +16,10 @@ from jaxtyping import Array, Float, Int32, PyTree, Shaped
 
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.data import example_order
-from batchscale.measure.device import xla_options
+from batchscale.measure.device import compiled_programs
+from batchscale.measure.device.compiled_programs import Work
 from batchscale.measure.device.machine import platform_name
 from batchscale.measure.device.platform_policy import POLICIES
-from batchscale.measure.device.timing import Work
 from batchscale.measure.training.learner import Examples, Learner, TrainState
 
 AXIS = "data"
@@ -176,7 +176,7 @@ def _step(
 def _compile(function: Callable, *arguments: object) -> tuple[jax.stages.Compiled, float]:
     lowered = jax.jit(function, donate_argnums=0).lower(*arguments)
     start = time.perf_counter()
-    compiled = xla_options.compiled(lowered)
+    compiled = compiled_programs.compiled(lowered)
     return compiled, time.perf_counter() - start
 
 

@@ -23,7 +23,7 @@ from batchscale import models
 from batchscale.config.experiment import Workload
 from batchscale.config.vocabulary import Precision
 from batchscale.errors import InputError
-from batchscale.measure.device.xla_options import compute_dtype, matmul_precision
+from batchscale.measure.device.compiled_programs import compute_dtype, matmul_precision
 from batchscale.measure.training.optimizers import NONE_GIVEN, BatchSize, Given, Optimizer, Scalar, optimizer_named
 from batchscale.printable import bare, reason
 from batchscale.untrusted_input import misfit
@@ -228,7 +228,7 @@ def make_learner(
         workload: Names the model, the optimizer and their options.
         input_shape: Of one example.
         classes: Number of classes.
-        lowering: How convolutions are computed, in models that have a choice; `models/_convolution_lowerings.py`.
+        lowering: How convolutions are computed, in models that have a choice; `models/_layers.py`.
         searched: Optimizer options that the learner's functions take as values.
 
     Raises:

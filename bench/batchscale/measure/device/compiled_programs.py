@@ -1,0 +1,208 @@
+"""Programs on this device: how they are compiled, what they need, how long they take, and which variant is fastest.
+
+Compile options are XLA's own, but for a few on a CPU that were measured to be faster (2 x86 cores, JAX 0.10,
+November 2026, lanes of the convergence stage). Timed work is repeated a given number of times; the clock is an
+argument, so that tests can give a fake one. A choice that changes speed and nothing else is made by a short measured
+trial and kept in `tuning.json`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import msgspec
+from msgspec import Meta
+
+from batchscale.config.vocabulary import Precision
+from batchscale.errors import InputError
+from batchscale.measure.control.interruptions import FAILURES
+from batchscale.records import results_folder, row_files
+
+DROPPING_BARRIERS = "cse_barrier_expander"
+"""XLA pass (JAX 0.10) that removes optimization barriers before fusion, so protected values are recomputed.
+
+Disabled: small batches of LeNet train 1.1 to 1.6 times as fast.
+"""
+SHARING_LOOPS = "cpu-parallel-task-assigner"
+"""XLA pass that hands parts of small loops to other cores, which are busy with programs of their own.
+
+Disabled for programs on one core: microbatches of 1 train 1.25 times as fast.
+"""
+FOR_ONE_CORE: dict[str, str | bool] = {
+    # Updates parameters in place instead of copying them at every tick: LeNet trains 1.02 to 1.08 times as fast, an
+    # MLP in microbatches of 16 1.3 times.
+    "xla_cpu_copy_insertion_use_region_analysis": True,
+    # Uses vectors as wide as the processor has: 1.00 to 1.05 times as fast.
+    "xla_cpu_prefer_vector_width": "512",
+}
+"""Further options for programs that run on one core."""
+
+
+def compiled(lowered: jax.stages.Lowered, *, for_one_core: bool = False) -> jax.stages.Compiled:
+    """Compile a program for the default device.
+
+    Args:
+        lowered: the program.
+        for_one_core: True if, on a CPU, other programs run at the same time on the other cores.
+    """
+    return lowered.compile(compiler_options=options(for_one_core=for_one_core))
+
+
+def options(*, for_one_core: bool = False) -> dict[str, str | bool]:
+    """Return the compile options; those without `for_one_core` apply to timed programs and are in every row."""
+    if jax.default_backend() != "cpu":
+        return {}
+    # An option of one compilation replaces the user's flag of that name.
+    given = re.findall(r"--xla_disable_hlo_passes=(\S+)", os.environ.get("XLA_FLAGS", ""))
+    passes = [*given, DROPPING_BARRIERS, *([SHARING_LOOPS] if for_one_core else [])]
+    return {"xla_disable_hlo_passes": ",".join(passes)} | (FOR_ONE_CORE if for_one_core else {})
+
+
+def predicted_bytes(compiled: jax.stages.Compiled) -> int | None:
+    """Return the device memory that a program needs according to the compiler; None if it does not say."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return None
+    total = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+    return total - analysis.alias_size_in_bytes
+
+
+def compute_dtype(precision: Precision) -> jnp.dtype:
+    """Return the type that a model computes in; its parameters stay float32."""
+    return jnp.dtype(jnp.bfloat16 if precision == "bfloat16" else jnp.float32)
+
+
+def matmul_precision(precision: Precision) -> str | None:
+    """Return JAX's name for the precision of matrix products: all bits of float32, or the platform's default (None)."""
+    return "highest" if precision == "float32" else None
+
+
+Clock = Callable[[], float]
+"""Returns seconds since some moment."""
+Work = Callable[[int], object]
+"""Does its work `steps` times and returns once the device has finished."""
+WALL: Clock = time.perf_counter
+MOST_STEPS = 1 << 24
+FIXED_SHARE = 0.05
+"""Largest share of a round that the fixed cost of a call may have."""
+LONGEST_ROUND = 10
+"""Longest round, as a multiple of the seconds asked for."""
+
+
+def timed(work: Work, steps: int, clock: Clock = WALL) -> float:
+    """Return the seconds that `steps` steps take."""
+    start = clock()
+    work(steps)
+    return clock() - start
+
+
+def steps_to_fill(seconds: float, work: Work, clock: Clock = WALL) -> int:
+    """Return the number of steps that takes about `seconds`.
+
+    If the fixed cost of a call exceeds `FIXED_SHARE` of the round, more steps are used, up to `LONGEST_ROUND` times
+    `seconds`: a run to the target pays that cost once in many steps, for example to get memory from the system.
+    """
+    steps, before, fastest = 1, math.inf, math.inf
+    work(steps)
+    # Doubling the steps until they are enough warms the work up.
+    while steps < MOST_STEPS:
+        elapsed = timed(work, steps, clock)
+        fastest = min(fastest, elapsed / steps)
+        # A call of n steps compared with one of 2n gives the fixed cost: 2 t(n) - t(2n).
+        fixed = 2 * before - elapsed
+        if elapsed >= LONGEST_ROUND * seconds / 2:
+            break
+        if elapsed >= seconds / 2 and fixed <= FIXED_SHARE * max(elapsed, seconds):
+            break
+        steps, before = steps * 2, elapsed
+    # The fastest call counts: a call that something else delayed would make every round too short.
+    return min(MOST_STEPS, max(steps, math.ceil(seconds / max(fastest, 1e-12))))
+
+
+def resolution(clock: Clock = WALL, ticks: int = 100) -> float:
+    """Return the smallest step seen between two readings of the clock, in seconds."""
+    smallest = math.inf
+    for _ in range(ticks):
+        start = clock()
+        while (now := clock()) <= start:
+            pass
+        smallest = min(smallest, now - start)
+    return smallest
+
+
+NOMINAL_EXAMPLES_PER_SECOND = 10_000.0
+"""Plans the time left where the device fails and no speed could be measured."""
+
+
+class Tuned(msgspec.Struct, frozen=True):
+    """The fastest lowering of a program and its speed.
+
+    Attributes:
+        lowering: Name of the lowering, None for a model that has a single one.
+        examples_per_second: Speed of training in the trial, summed over lanes where lanes share the program.
+        seconds_per_evaluation: Seconds to evaluate one lane; 0 where nothing is evaluated.
+    """
+
+    lowering: str | None
+    examples_per_second: Annotated[float, Meta(ge=1e-6, le=1e30)]
+    seconds_per_evaluation: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+
+
+class TuningFile:
+    """`tuning.json` in a results folder: resumed runs repeat the same choices, so their numbers stay the same.
+
+    A file that cannot be read counts as empty, and a choice that is not among `lowerings` as missing: both are
+    measured again.
+    """
+
+    def __init__(self, folder: Path, lowerings: Sequence[str | None]) -> None:
+        self._path, self._lowerings = folder / results_folder.TUNING, lowerings
+        self._known: dict[str, Tuned] = {}
+        with suppress(InputError):
+            kept = results_folder.read_file(folder, results_folder.TUNING, dict[str, Tuned])
+            self._known = {key: one for key, one in kept.items() if one.lowering in lowerings}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def __getitem__(self, key: str) -> Tuned:
+        return self._known[key]
+
+    def get(self, key: str, measure: Callable[[], Tuned]) -> Tuned:
+        """Return the choice for `key`; measure and keep it when it is asked for the first time.
+
+        Where every lowering fails, return the first one and keep nothing, so that the failure becomes rows.
+        """
+        if key not in self._known:
+            try:
+                self._known[key] = measure()
+            except FAILURES:
+                return Tuned(self._lowerings[0], NOMINAL_EXAMPLES_PER_SECOND)
+            row_files.write_json(self._path, self._known)
+        return self._known[key]
+
+
+def fastest(lowerings: Sequence[str | None], speed: Callable[[str | None], float]) -> Tuned:
+    """Measure the `speed` of every lowering in examples per second; ties go to the first, failures lose.
+
+    Raises:
+        JaxRuntimeError: The first failure, when every lowering fails.
+    """
+    tried, failures = [], []
+    for lowering in lowerings:
+        try:
+            tried.append(Tuned(lowering, speed(lowering)))
+        except FAILURES as error:
+            failures.append(error)
+    if not tried:
+        raise failures[0]
+    return max(tried, key=lambda one: one.examples_per_second)
