@@ -165,7 +165,7 @@ def test_unlike_convergence_is_refused_before_the_first_round(swept, tmp_path, c
     (shown,) = capsys.readouterr().err.splitlines()
     assert "its protocol is not that of lenet_digits" in shown
     assert shown.count(" there, ") == 3
-    assert re.search(r" here, and \d+ more\); convergence cannot be joined$", shown)
+    assert re.search(r" here, and \d+ more\)$", shown)
     assert not results.exists()
 
 
