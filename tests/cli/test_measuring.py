@@ -163,7 +163,7 @@ def test_unlike_convergence_is_refused_before_the_first_round(swept, tmp_path, c
     line = ["run", str(path), "--results", str(results), "--convergence-from", str(swept), *minutes]
     assert command_line.run(line) == 2
     (shown,) = capsys.readouterr().err.splitlines()
-    assert "its protocol is not that of lenet_digits" in shown
+    assert "convergence cannot be joined: its protocol is not that of lenet_digits" in shown
     assert shown.count(" there, ") == 3
     assert re.search(r" here, and \d+ more\)$", shown)
     assert not results.exists()
