@@ -47,7 +47,7 @@ def test_a_hundred_thousand_trials_are_analysed_in_a_few_times_what_parsing_them
 MEASURED = r"""
 import json, re, sys, time
 from pathlib import Path
-from batchscale.analysis import frames
+from batchscale.analysis.frames import frames
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.build import summarize
 def parse():
