@@ -255,7 +255,7 @@ def test_both_loops_train_the_same_run_under_every_schedule_in_one_program(sched
     monkeypatch.setattr(compiled_programs, "options", lambda **given: asked.append(given) or options(**given))
     monkeypatch.setattr(Learner, "train_step", lambda *given: traced.append(1) or train_step(*given))
     reported = verify.Reported(trial.learning_rate, trial.options, loop, 1e-3)
-    case = verify.find_case(study, [trial], trial.batch_size, reported)
+    case = verify.find_case(study, [trial], trial.batch_size, reported, {})
     alone = verify.train_alone(study, case)
     assert (alone.status, alone.steps) == ("ok", case.steps)
     assert len(traced) == 1, "the rate moves without compiling again"

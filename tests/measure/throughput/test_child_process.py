@@ -123,6 +123,19 @@ def test_a_real_cell_is_timed_in_a_process_of_its_own(monkeypatch):
     assert all(isinstance(row, Round) and row.fingerprint == job().experiment.fingerprint for row in rounds)
 
 
+def test_a_users_own_modules_in_the_current_folder_do_not_disturb_a_cell(tmp_path, monkeypatch):
+    for name in ("models", "bench"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("print('mine')\nraise RuntimeError('the package of a user')\n")
+    for name in ("models", "bench", "jax", "numpy"):
+        (tmp_path / f"{name}.py").write_text("print('mine')\nraise RuntimeError('the module of a user')\n")
+    monkeypatch.chdir(tmp_path)
+    rows, failure = fate(Child(job(first_round=4)))
+    assert failure is None
+    assert [type(row) for row in rows] == [Compilation, Round]
+    assert rows[0].status == "ok"
+
+
 def test_a_real_cell_under_a_limit_on_memory_is_a_row_and_not_a_crash(monkeypatch):
     monkeypatch.chdir(ROOT)
     wide = experiment(workload={"model": "mlp", "model_options": {"hidden": [1 << 16]}})

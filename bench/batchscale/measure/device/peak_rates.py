@@ -1,4 +1,4 @@
-"""What this device does at best: products of large matrices in each precision, copies of memory, ticks of the clock.
+"""Peak rates of the device: products of large matrices in each precision, copies of memory, ticks of the clock.
 
 A product repeats until starting it costs nothing beside it, and a copy is larger than caches are, so both are ceilings
 for a training step. Every round is kept; the ceiling is the best of them.
@@ -29,17 +29,23 @@ from batchscale.records.row_types import CalibrationQuantity
 ROUNDS = 5
 ROUND_SECONDS = 0.06
 STEP_SECONDS = 0.01
-"""A matrix product this long is long enough: starting one takes some ten microseconds."""
+"""Length that a matrix product should have: starting one takes some ten microseconds."""
 TILE = 256
 WIDTHS = (TILE, 512, 1024, 2048, 4096, 8192)
 COPY_BYTES = 256 << 20
 SHARE_OF_MEMORY = 1 / 16
-"""Of the free memory, what one operand may take."""
+"""Share of the free memory that one operand may take."""
 FLOAT32_BYTES = 4
 
 
 class Part(NamedTuple):
-    """One quantity; `measure` takes the bytes an operand may have and a clock, and gives the value of every round."""
+    """One peak rate.
+
+    Attributes:
+        quantity: Its name in rows.
+        precision: Of matrix products; None for what has no precision.
+        measure: Takes the bytes that an operand may have and a clock; returns the value of every round.
+    """
 
     quantity: CalibrationQuantity
     precision: Precision | None
@@ -56,15 +62,15 @@ def measure(part: Part, memory_bytes: int, clock: Clock) -> list[float]:
 
 
 def rates(work: Work, amount_per_step: float, clock: Clock) -> list[float]:
-    """Amount per second in each of ROUNDS rounds."""
+    """Return the amount per second in each of ROUNDS rounds."""
     steps = steps_to_fill(ROUND_SECONDS, work, clock)
     return [amount_per_step * steps / max(timed(work, steps, clock), 1e-9) for _ in range(ROUNDS)]
 
 
 def long_enough(make: Callable[[int], Work], widths: Sequence[int], clock: Clock) -> tuple[int, Work]:
-    """A width whose work takes about STEP_SECONDS a step, else the widest; and its work.
+    """Return a width whose work takes about STEP_SECONDS a step, or the widest one, and its work.
 
-    As a product's time grows with the cube of its width, few widths need to be tried, each of which is a compilation.
+    The time of a product grows with the cube of its width, so few widths are tried; each one takes a compilation.
     """
     width, *wider = widths
     work = make(width)
@@ -81,20 +87,20 @@ def _timer(_: int, clock: Clock) -> list[float]:
 
 
 def _matmul(precision: Precision, operand_bytes: int, clock: Clock) -> list[float]:
-    """FLOP/s of square products, two for each multiply-add."""
+    """Return the FLOP/s of square products, counting two for each multiply-add."""
     fitting = [width for width in WIDTHS if width * width * FLOAT32_BYTES <= operand_bytes] or WIDTHS[:1]
     width, work = long_enough(lambda width: products(precision, width), fitting, clock)
     return rates(work, 2.0 * width**3, clock)
 
 
 def _copy(operand_bytes: int, clock: Clock) -> list[float]:
-    """Bytes/s, those read and those written."""
+    """Return the bytes per second of a copy, counting those read and those written."""
     elements = min(COPY_BYTES, operand_bytes) // FLOAT32_BYTES
     return rates(copies(elements), 2.0 * elements * FLOAT32_BYTES, clock)
 
 
 def products(precision: Precision, width: int) -> Work:
-    """Each step multiplies the last product by the same matrix of random tiles, which keeps the size of its entries.
+    """Return work whose steps multiply the last product by the same matrix, which keeps the size of its entries.
 
     Random, because a device draws less power, and may run faster, on numbers that are all alike.
     """
@@ -115,7 +121,7 @@ def products(precision: Precision, width: int) -> Work:
 
 
 def copies(elements: int) -> Work:
-    """Each step writes what one buffer holds, negated, over the other: no memory is allocated under the clock."""
+    """Return work whose steps write one buffer, negated, over the other, so that nothing is allocated while timed."""
     source, target = jnp.ones(elements), jnp.ones(elements)
 
     def negated_over(source: Float[Array, " element"], target: Float[Array, " element"]) -> Float[Array, " element"]:

@@ -1,4 +1,4 @@
-"""What a user should know before a run: one line for each thing that could go wrong, and whether it will."""
+"""Check a machine before a run: one line for each thing that could go wrong."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from batchscale.measure.device import machine as device
 from batchscale.records.row_types import Environment, Machine
 
 COARSE_TIMER_SECONDS = 1e-5
-"""A timed round lasts about 0.1 s; a timer this coarse is an error of 1 in 10,000 in it."""
+"""A timer this coarse is an error of 1 in 10,000 in a timed round of 0.1 s."""
 LITTLE_MEMORY_BYTES = 2 << 30
 
 
 class Finding(NamedTuple):
-    """One thing looked at, and whether it is as a run would wish."""
+    """The result of one check.
+
+    Attributes:
+        item: What was checked.
+        value: What was found.
+        ok: True if it does not limit a run.
+    """
 
     item: str
     value: str
@@ -26,7 +32,7 @@ class Finding(NamedTuple):
 
 
 def diagnose(results: Path) -> list[Finding]:
-    """Device, versions, timer, memory, the folder `results` and what every source of every dataset says."""
+    """Check device, versions, timer, memory, the folder `results`, and every source of every dataset."""
     machine, environment = device.describe()
     findings = [*_machine(machine), *_software(environment), _timer(), _energy(machine), _results(results)]
     if fault := folder_fault():
@@ -68,13 +74,13 @@ def _timer() -> Finding:
 
 
 def _energy(machine: Machine) -> Finding:
-    """Energy is a bonus: a machine without a counter is measured in every other way."""
+    """Check for an energy counter; without one everything else is still measured."""
     period = sensors.find(machine.platform).period_seconds
     return Finding("energy counter", f"advances every {period * 1e3:.0f} ms" if period else "not readable", period > 0)
 
 
 def _results(folder: Path) -> Finding:
-    """Whether a file can be made where results go, or where their folder would be made."""
+    """Check that a file can be made in the results folder, or in the folder that it would be made in."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -84,7 +90,7 @@ def _results(folder: Path) -> Finding:
 
 
 def _sources(dataset: str, answers: list[Answer]) -> list[Finding]:
-    """Where the dataset would come from, then every source's own answer."""
+    """Report the source that the dataset would come from, then the answer of every source."""
     first = next((answer.source for answer in answers if answer.answers), None)
     return [
         Finding(f"dataset {dataset}", f"from {first}" if first else "no source answers", first is not None),
@@ -93,5 +99,5 @@ def _sources(dataset: str, answers: list[Answer]) -> list[Finding]:
 
 
 def gibibytes(count: int) -> str:
-    """A number of bytes in GiB."""
+    """Format a number of bytes in GiB."""
     return f"{count / 2**30:.1f} GiB"

@@ -1,7 +1,4 @@
-"""How much work an experiment is, before it is done: for budgets, and for a time left that is honest from the start.
-
-The constants are rough and only plan; what is measured replaces them while a run goes on.
-"""
+"""How long an experiment takes, estimated before it runs, so that it can be scaled to a number of minutes."""
 
 from __future__ import annotations
 
@@ -32,9 +29,15 @@ def seconds(
     devices: Sequence[int] = (),
     lowerings: int = 1,
 ) -> float:
-    """Both stages, the calibration and the page.
+    """Estimate the seconds of both stages, the calibration and the page.
 
-    `tuned` is the speed of each tier, `devices` how many share a batch, `lowerings` how many are tried.
+    Args:
+        experiment: The experiment, scaled.
+        train_examples: Size of the train split.
+        tiers: Batch sizes that share a program.
+        tuned: The measured speed of each tier.
+        devices: Numbers of devices above 1 that a batch is split over.
+        lowerings: How many lowerings are tried.
     """
     duration = plan.duration(experiment, train_examples)
     training = sum(

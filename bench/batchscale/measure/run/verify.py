@@ -1,4 +1,8 @@
-"""Does the join hold? Single, unmapped runs to the target, timed, beside the time that the results predict for them."""
+"""Verify the join of steps and speeds: time single, unmapped runs to the target and compare with the predicted time.
+
+The loops are not those of `throughput.timed_loops`: a timed loop cycles through batches at one learning rate until its
+round is full, and a run to the target has a batch and a rate for every step.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,15 @@ from batchscale.records.row_types import Round, Trial, Verification
 
 @dataclass(frozen=True)
 class Case:
-    """A confirmed trial that reached the target, and how its batch size is timed."""
+    """A confirmed trial that reached the target, and how its batch size is timed.
+
+    Attributes:
+        trial: The trial.
+        steps: Its steps to the target.
+        loop: The loop that is faster at its batch size.
+        lowering: The lowering that the loop was timed with.
+        seconds_per_step: Measured by the throughput stage.
+    """
 
     trial: Trial
     steps: int
@@ -43,7 +55,14 @@ class Case:
 
 
 class Reported(NamedTuple):
-    """What the report says of a batch size: the point its confirmed trials are at, and the faster loop."""
+    """What the report shows for a batch size.
+
+    Attributes:
+        learning_rate: Of its confirmed trials.
+        options: Optimizer options of its confirmed trials.
+        loop: The faster loop.
+        seconds_per_step: Of that loop.
+    """
 
     learning_rate: float
     options: Mapping[str, float]
@@ -53,7 +72,13 @@ class Reported(NamedTuple):
 
 @dataclass(frozen=True)
 class Alone:
-    """What one unmapped run took."""
+    """What one unmapped run took.
+
+    Attributes:
+        status: "ok", or "not_reached" within the longest budget.
+        steps: Steps until the evaluation that reached the target.
+        seconds: Time on the clock.
+    """
 
     status: str
     steps: int
@@ -61,31 +86,42 @@ class Alone:
 
 
 def verify(folder: Path, recommended: int, reported: Mapping[int, Reported]) -> list[Verification]:
-    """Train at the recommended batch size and at both ends of those that reach the target; rows are appended.
+    """Train at the recommended, the smallest and the largest batch size that reached the target, and append the rows.
 
-    `reported` has a batch size where it was confirmed and whole batches were timed.
+    Args:
+        folder: The results folder.
+        recommended: The time-optimal batch size.
+        reported: What the report shows for each batch size that was confirmed and timed in whole batches.
 
     Raises:
-        InputError: when the folder has no confirmed runs that reach the target, or is from another machine.
+        InputError: When the folder has no confirmed runs that reach the target, or is from another machine.
     """
     experiment = results_folder.read_experiment(folder)
     session = Session(experiment, datasets.load(experiment.workload.dataset), Host.describe(), folder)
     session.prepare_folder()
-    trials = Convergence(session).trials.values()
-    found = {size: find_case(session, trials, size, one) for size, one in reported.items()}
+    trials, lowerings = Convergence(session).trials.values(), _timed_lowerings(session)
+    found = {size: find_case(session, trials, size, one, lowerings) for size, one in reported.items()}
     cases = {size: case for size, case in found.items() if case is not None}
     if recommended not in cases:
         raise InputError(f"{folder}: no confirmed run at batch size {recommended} reached the target; run it first")
     others = [size for size in cases if size != recommended]
     chosen = sorted({recommended, *others[:1], *others[-1:]})
+    rows = []
     with Writer(folder / results_folder.VERIFICATION) as writer:
         for size in chosen:
-            writer.append(_row(session, cases[size]))
-    return [row for row in session.rows(results_folder.VERIFICATION) if isinstance(row, Verification)][-len(chosen) :]
+            rows.append(_row(session, cases[size]))
+            writer.append(rows[-1])
+    return rows
 
 
-def find_case(session: Session, trials: Iterable[Trial], batch_size: int, reported: Reported) -> Case | None:
-    """The confirmed trial, at the point reported, whose steps to the target are the median of those that reach it."""
+def find_case(
+    session: Session,
+    trials: Iterable[Trial],
+    batch_size: int,
+    reported: Reported,
+    lowerings: Mapping[tuple[int, Loop], str | None],
+) -> Case | None:
+    """Return the confirmed trial at the reported point with the median steps to the target; None if none reached it."""
     goal, point = session.experiment.goal, (reported.learning_rate, reported.options)
     reached = [
         (found.steps, one)
@@ -98,14 +134,14 @@ def find_case(session: Session, trials: Iterable[Trial], batch_size: int, report
     if not reached:
         return None
     steps, trial = sorted(reached, key=lambda one: one[0])[(len(reached) - 1) // 2]
-    lowering = _lowering(session, batch_size, reported.loop)
+    lowering = lowerings.get((batch_size, reported.loop))
     return Case(trial, steps, reported.loop, lowering, reported.seconds_per_step)
 
 
-def _lowering(session: Session, batch_size: int, loop: Loop) -> str | None:
-    """The lowering that a loop was timed with."""
-    timed = [row for row in session.rows(results_folder.THROUGHPUT) if isinstance(row, Round) and row.loop == loop]
-    return next((row.lowering for row in reversed(timed) if row.batch_size == batch_size), None)
+def _timed_lowerings(session: Session) -> dict[tuple[int, Loop], str | None]:
+    """Return the lowering that each batch size and loop was last timed with."""
+    rows = session.rows(results_folder.THROUGHPUT)
+    return {(row.batch_size, row.loop): row.lowering for row in rows if isinstance(row, Round)}
 
 
 def _row(session: Session, case: Case) -> Verification:
@@ -127,7 +163,7 @@ def _row(session: Session, case: Case) -> Verification:
 
 
 def train_alone(session: Session, case: Case) -> Alone:
-    """One run at its true batch size; compiling, warming up, the order of examples and evaluation are off the clock."""
+    """Train one run alone; compiling, warming up, ordering examples and evaluating are off the clock."""
     trial = case.trial
     learner = session.learner(session.experiment.workload.precision, case.lowering)
     points = [point // trial.batch_size for point in session.duration.evaluations]
@@ -153,7 +189,7 @@ def _start(learner: Learner, trial: Trial) -> TrainState:
 
 
 def _scorer(learner: Learner, split: Examples) -> Callable[[TrainState], float]:
-    """The accuracy of a single run on a whole split."""
+    """Return a function that computes the accuracy of a single run on a whole split."""
     score = jax.jit(partial(evaluate_lanes, learner))
 
     def accuracy(state: TrainState) -> float:
@@ -166,9 +202,9 @@ def _scorer(learner: Learner, split: Examples) -> Callable[[TrainState], float]:
 def _segments(
     learner: Learner, split: Examples, schedule: Schedule, trial: Trial, loop: Loop, longest: int
 ) -> Callable[[int, int], Callable[[TrainState], TrainState]]:
-    """Prepares `steps` steps from step `first`: batches and rates are on the device before the run advances by them.
+    """Return a function that prepares `steps` steps from step `first`, and returns a function that runs them.
 
-    Compiled as the rounds were that it is held against.
+    Batches and rates are on the device before the clock starts. The step is compiled with the options of timed rounds.
     """
     size = trial.batch_size
     compiled = partial(jax.jit, donate_argnums=0, compiler_options=compiled_programs.options())
@@ -204,6 +240,6 @@ def _segments(
 
 
 def _rates(schedule: Schedule, trial: Trial, first: int, steps: int) -> Float[np.ndarray, " step"]:
-    """The learning rate of each step from step `first`: as in lanes, by the examples seen before its batch."""
+    """Return the learning rate of each step from step `first`: as in lanes, by the examples seen before its batch."""
     seen = jnp.asarray(np.arange(first, first + steps) * trial.batch_size, jnp.float32)
     return np.asarray(jnp.float32(trial.learning_rate) * schedule.factor(seen))

@@ -1,4 +1,4 @@
-"""The main function of a child process: one job on standard input, rows on standard output, a limit on its memory."""
+"""The main function of a child process: one job on standard input, rows on standard output, a limit on memory."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from batchscale.records import row_files
 from batchscale.records.row_types import AnyRow
 
 RUNTIME_BYTES = 64 << 20
-"""What threads and libraries take besides, which the compiler does not count as the program's."""
+"""Memory of threads and libraries, which the compiler does not count as the program's."""
 
 
 def main() -> None:
-    """Read one job, do it, and end with the process that gave it."""
+    """Read one job and do it; end when the parent process ends."""
     append = _rows_on(os.dup(sys.stdout.fileno()))
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no row
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not be taken for a row
     limit_memory(available_memory_bytes())
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
     Thread(target=_end_with_parent, daemon=True).start()
@@ -87,7 +87,7 @@ def made_up(job: Job) -> Dataset:
 
 
 def limit_memory(further_bytes: int) -> None:
-    """Let this process take so many bytes beyond what it has; then it is refused memory, and not the machine."""
+    """Limit the data of this process to so many bytes beyond what it has, so that it fails before the machine does."""
     status = Path("/proc/self/status").read_text()
     found = re.search(r"^VmData:\s*(\d+) kB", status, re.MULTILINE)
     has = int(found[1]) << 10 if found else 0
@@ -97,7 +97,7 @@ def limit_memory(further_bytes: int) -> None:
 
 
 def _live_bytes() -> int:
-    """What the examples and the parameters take, which the compiler counts as the program's."""
+    """Return the bytes of all arrays: examples and parameters, which the compiler counts as the program's."""
     return sum(array.nbytes for array in jax.live_arrays())
 
 
@@ -109,7 +109,7 @@ def _rows_on(descriptor: int) -> Callable[[AnyRow], None]:
 
 
 def _end_with_parent() -> None:
-    """Standard input ends when the parent does, however that came about."""
+    """Wait for the end of standard input, which comes when the parent ends in whatever way; then end this process."""
     while os.read(sys.stdin.fileno(), 1):
         pass
     os._exit(1)

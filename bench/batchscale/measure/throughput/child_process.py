@@ -1,4 +1,4 @@
-"""A process of its own for what may end it: the job goes in as one JSON line, rows come out, a death is a failure."""
+"""Run work that may crash in a child process: one JSON job in, rows out; if the child dies, that becomes a failure."""
 
 from __future__ import annotations
 
@@ -30,21 +30,35 @@ from batchscale.records.row_types import AnyRow, Compilation, Count, Positive
 PACKAGE = Path(batchscale.__file__).resolve().parents[1]
 COMMAND = (
     sys.executable,
-    "-P",  # without it Python would import `models` and `bench` of the folder that it is started in
+    "-P",  # without it Python would import modules of the current folder, such as a user's own `models`
     "-c",
     f"import sys; sys.path.append({str(PACKAGE)!r});"
     " from batchscale.measure.throughput import child_main; child_main.main()",
 )
 VARIABLES = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-"""Set before JAX is imported there: two processes share the device, so neither may take it whole."""
+"""Set before the child imports JAX: two processes share the device, so neither may reserve all of its memory."""
 LAST_WORDS_BYTES = 4000
-KILLED = "its process was killed (SIGKILL), which is how a system ends one that takes too much memory"
+"""How much of the end of standard error is searched for the cause of a death."""
+KILLED = "its process was killed (SIGKILL), as a system does with a process that takes too much memory"
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a process of its own is to do: time the cell `key`, or find the largest batch size up to its own.
+    """What a child process does.
 
-    The examples are made up there, in the shape of the dataset: speed and memory do not depend on what is in them.
+    The child makes up its examples, in the shape of the dataset: speed and memory do not depend on their values.
+
+    Attributes:
+        task: "time" times the cell `key`; "max_batch_size" searches for the largest batch size up to that of `key`.
+        experiment: The experiment of the session.
+        host: Named by the rows.
+        platform: JAX's backend, on which the child has to run too.
+        input_shape: Shape of one example.
+        classes: Number of classes.
+        train_examples: Size of the train split.
+        key: The cell.
+        lowering: Lowering of its convolutions.
+        first_round: Number of the first round that is missing.
+        memory_bytes: Memory that the cell's program may use.
     """
 
     task: Literal["time", "max_batch_size"]
@@ -74,7 +88,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class ChildError(RuntimeError):
-    """The process did not do its job."""
+    """The child process did not finish its job.
+
+    Attributes:
+        failure: Why.
+    """
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -82,9 +100,10 @@ class ChildError(RuntimeError):
 
 
 class Child:
-    """One process and its job; while entered it runs, and afterwards nothing of it is left.
+    """A child process with a job: it runs while the context is entered, and is killed with its own children at exit.
 
-    It has a session of its own, so that a signal to this process lets it finish the row that it is at.
+    It is started in a new session of the operating system, so that a signal to this process does not reach it and its
+    current row is finished.
     """
 
     def __init__(self, job: Job, command: tuple[str, ...] = COMMAND, variables: Mapping[str, str] = VARIABLES) -> None:
@@ -112,10 +131,10 @@ class Child:
                     pipe.close()
 
     def rows(self) -> Iterator[AnyRow]:
-        """The rows of the job as they are measured.
+        """Yield the rows of the job as they are measured.
 
         Raises:
-            ChildError: when the process gave something else, or ended otherwise than well.
+            ChildError: When the process wrote something other than a row, or died.
         """
         process = self._process
         if process.stdin is None or process.stdout is None:
@@ -129,14 +148,14 @@ class Child:
             raise ChildError(self._death(process.returncode))
 
     def _death(self, status: int) -> Failure:
-        """What the exit status and the last words on standard error tell."""
+        """Return the failure that the exit status and the end of standard error show."""
         if status == -signal.SIGKILL:
             return Failure("out_of_memory", KILLED)
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
         return failure_saying(f"its process {how}: {self._last_words() or 'it said nothing'}")
 
     def _explained(self, row: AnyRow) -> AnyRow:
-        """A failure with the last words on standard error: some libraries tell only there that memory ran out."""
+        """Add the end of standard error to a failure: some libraries report only there that memory ran out."""
         if not isinstance(row, Compilation) or row.status != "failed":
             return row
         failure = failure_saying(f"{row.message} ({self._last_words()})")

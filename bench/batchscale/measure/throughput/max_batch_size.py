@@ -1,4 +1,4 @@
-"""The largest batch size whose step fits into memory, from what the compiler says, confirmed by a real step."""
+"""The largest batch size whose step fits into memory: predicted by the compiler, confirmed by running a step."""
 
 from __future__ import annotations
 
@@ -21,22 +21,27 @@ if TYPE_CHECKING:
 
 ITEM = "max batch size"
 """Name of the search in the progress line."""
-ONE_PROCESS = Failure("failed", "a TPU serves one process at a time, so no process of its own could look for it")
+ONE_PROCESS = Failure("failed", "a TPU serves one process at a time, so no child process can search for it")
 LARGEST = 1 << 24
+"""Largest batch size that is tried where the training set is no bound."""
 RESOLUTION = 64
-"""The answer is within one part in so many of the largest that fits."""
+"""The answer is at most 1/RESOLUTION below the largest batch size that fits."""
 MOST_COMPILATIONS = 24
 MOST_TRIES = 4
+"""Child processes that are started at most."""
 SHRINKING = 0.75
-"""Where a step did not fit although the compiler said so, which leaves out what libraries take, this share is tried."""
+"""Share of a batch size that is tried next, if its step did not fit although the compiler predicted that it does.
+
+The prediction does not include the memory that libraries take.
+"""
 SHRINKING_UNSEEN = 4
-"""Where even compiling took too much, one such part is tried."""
+"""Divisor of the largest batch size that is tried next, if not even compiling fitted into memory."""
 
 
 def measure(stage: Throughput) -> None:
     """Find the largest batch size of a dispatched step; one row holds it, or says why there is none."""
     session, start, memory_bytes = stage.session, time.monotonic(), stage.memory_bytes or 0
-    whole = largest_key(stage)
+    whole = stage.largest
 
     def child(largest: int) -> Child:
         session.stopper.check()
@@ -52,22 +57,22 @@ def measure(stage: Throughput) -> None:
     session.progress.close(ITEM)
 
 
-def largest_key(stage: Throughput) -> CellKey:
-    """Return the cell of the largest batch size that the search may find."""
-    session = stage.session
-    ends = session.experiment.throughput.max_batch_size == "training_set"
-    largest = session.train_examples if ends else LARGEST
-    return CellKey(largest, "dispatch", precision=session.experiment.workload.precision)
-
-
 def largest_that_fits(
     bytes_of: Callable[[int], int], start: int, largest: int, memory_bytes: int
 ) -> tuple[int, int] | None:
-    """The largest batch size up to `largest` and its bytes, from few calls of the costly `bytes_of`; None if none fits.
+    """Find the largest batch size that fits, with few calls of the costly `bytes_of`.
 
-    Doubled from `start` until it does not fit, then closed in on along the line through both ends, as bytes are nearly
-    affine in the batch size, and by bisection of the octaves wherever that did not halve them. It is within one part
-    in RESOLUTION of the largest, and itself always fits.
+    The batch size is doubled from `start` until it does not fit. The bracket then shrinks along the line through both
+    ends, as bytes are nearly affine in the batch size, and by bisection of octaves wherever that left more than half.
+
+    Args:
+        bytes_of: Returns the bytes that a step of so many examples needs.
+        start: The first batch size tried.
+        largest: The largest batch size allowed.
+        memory_bytes: The memory to fit into.
+
+    Returns:
+        A size that fits, at most 1/RESOLUTION below the largest that does, and its bytes; None if none fits.
     """
     known: dict[int, int] = {}
 
@@ -81,23 +86,28 @@ def largest_that_fits(
         if high >= largest:
             return high, known[high]
         high = min(2 * high, largest)
-    low = max((size for size in known if known[size] <= memory_bytes), default=1)
+    low, straight = max((size for size in known if known[size] <= memory_bytes), default=1), True
     if needs(low) > memory_bytes:
         return None
-    straight = True
     while high - low > max(1, low // RESOLUTION) and len(known) < MOST_COMPILATIONS:
         along = (memory_bytes - known[low]) / max(1, known[high] - known[low])
         aim = low + int((high - low) * along) if straight else math.isqrt(low * high)
-        margin = max(1, aim // RESOLUTION)
+        margin, before = max(1, aim // RESOLUTION), high / low
         size = min(max(low + margin, min(aim, high - margin)), high - 1)
-        before = high / low
         low, high = (size, high) if needs(size) <= memory_bytes else (low, size)
         straight = (high / low) ** 2 <= before
     return low, known[low]
 
 
 def search(stage: Throughput, key: CellKey, lowering: str | None, memory_bytes: int) -> None:
-    """Find it up to the batch size of `key`, compiling only; then run a step of it. One row before that, one after."""
+    """Search by compiling only, then run one step: a row is written before that step, and another after it.
+
+    Args:
+        stage: The stage in a child process, whose death the first row survives.
+        key: The cell whose batch size is the largest one allowed.
+        lowering: The lowering of every step tried.
+        memory_bytes: The memory to fit into.
+    """
     train_examples, most = len(stage.session.splits[0].labels), key.batch_size
     works: dict[int, Work] = {}
 
@@ -125,19 +135,19 @@ def search(stage: Throughput, key: CellKey, lowering: str | None, memory_bytes: 
 
 
 def find(child_of: Callable[[int], Child], largest: int, tries: int = MOST_TRIES) -> Limit | Failure:
-    """The largest batch size up to `largest`, each try in a process of its own; or why there is no answer."""
+    """Return the largest batch size up to `largest`, or why there is none; each try runs in a child process."""
     found, failure = _try(child_of(largest))
     tried = found.batch_size if found else None
     smaller = int(tried * SHRINKING) if tried else largest // SHRINKING_UNSEEN
     if failure and failure.status == "out_of_memory" and tries > 1 and smaller >= 1:
         return find(child_of, smaller, tries - 1)
     if found is None:
-        return failure or Failure("failed", "its process told nothing")
+        return failure or Failure("failed", "its process wrote no row")
     return msgspec.structs.replace(found, message=failure.message) if failure else found
 
 
 def _try(child: Child) -> tuple[Limit | None, Failure | None]:
-    """The last row of one try, and what ended it before its time."""
+    """Return the last row of one try, and the failure that ended it early."""
     found = None
     try:
         with child as opened:

@@ -1,4 +1,4 @@
-"""How many examples per second the training step reaches at each true batch size, one run at a time."""
+"""Rounds: repeated timings of a training step at its true batch size, one cell at a time, interleaved over cells."""
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TimedCell:
-    """A compiled cell ready for rounds."""
+    """A compiled cell ready for rounds.
+
+    Attributes:
+        key: Which cell.
+        work: Runs so many training steps.
+        steps: Steps of a round.
+        compiled: The row of its compilation.
+    """
 
     key: CellKey
     work: Work
@@ -36,17 +43,17 @@ class TimedCell:
 def measure(stage: Throughput, keys: Sequence[CellKey]) -> None:
     """Compile what still lacks rounds, then time rounds interleaved over cells in shuffled order.
 
-    Cells that fail become rows and are left out; one that is out of memory goes on in microbatches.
+    A cell that fails becomes a row and is left out; a cell that is out of memory is timed in microbatches instead.
 
     Raises:
-        DeviceError: at the third failure in a row.
+        DeviceError: At the third failure in a row.
     """
     while cells := [cell for key in keys if (cell := _ready(stage, key)) is not None]:
         time_rounds(stage, cells)
 
 
 def _ready(stage: Throughput, key: CellKey) -> TimedCell | None:
-    """A cell in the first form that fits; None where nothing is left to time here."""
+    """Compile a cell in the first form that fits; None if nothing is left to time in this process."""
     while (form := stage.known.next(key, stage.rounds)) is not None:
         if (cell := prepare(stage, form, stage.lowering(form))) is not None:
             return cell
@@ -54,9 +61,10 @@ def _ready(stage: Throughput, key: CellKey) -> TimedCell | None:
 
 
 def prepare(stage: Throughput, key: CellKey, lowering: str | None) -> TimedCell | None:
-    """Compile a cell ahead of time and find its steps per round.
+    """Compile a cell ahead of time and find the number of steps that fills a round.
 
-    None where it failed, or may not fit and was timed in a process of its own; its rows tell which.
+    Returns:
+        None if the cell failed, or may not fit and was timed in a child process; its rows say which.
     """
     stage.session.stopper.check()
     if stage.is_isolated(key):
@@ -83,7 +91,7 @@ def prepare(stage: Throughput, key: CellKey, lowering: str | None) -> TimedCell 
 
 
 def _compile(stage: Throughput, key: CellKey, lowering: str | None) -> tuple[Work, Compilation]:
-    """The work of a cell and the row of its compilation, which is not ok where it cannot fit."""
+    """Compile a cell; the status of the row is not ok if the program cannot fit into memory."""
     work, compiled, seconds = stage.tried.pop((key, lowering), None) or _built(stage, key, lowering)
     needed = predicted_bytes(compiled)
     refused = stage.refusal(needed)
@@ -105,7 +113,7 @@ def _built(stage: Throughput, key: CellKey, lowering: str | None) -> Built:
 
 
 def _arithmetic(stage: Throughput, key: CellKey, compiled: jax.stages.Compiled) -> dict[str, Any]:
-    """What an example costs: as the model asks, whatever its lowering adds, and as the compiler counts its program."""
+    """Return FLOPs per example: counted from the model (the same for every lowering), and reported by the compiler."""
     inputs = stage.session.splits[0].inputs
     example = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
     return {
@@ -118,7 +126,7 @@ def _arithmetic(stage: Throughput, key: CellKey, compiled: jax.stages.Compiled) 
 
 
 def _time_isolated(stage: Throughput, key: CellKey, lowering: str | None) -> None:
-    """Compile and time a cell in a process of its own, whose rows are written as they come."""
+    """Compile and time a cell in a child process, whose rows are written as they arrive."""
     start = time.perf_counter()
     try:
         with stage.child("time", key, lowering, stage.known.rounds[key]) as opened:
@@ -132,14 +140,14 @@ def _time_isolated(stage: Throughput, key: CellKey, lowering: str | None) -> Non
     except ChildError as error:
         if key not in stage.known.failures:
             stage.record_failure(key, lowering, error.failure)
-    stage.book(1.0, time.perf_counter() - start, f"in a process of its own {key}")
+    stage.book(1.0, time.perf_counter() - start, f"in a child process {key}")
 
 
 def time_rounds(stage: Throughput, cells: Sequence[TimedCell]) -> None:
-    """Time the rounds that cells lack; one that fails has no more.
+    """Time the rounds that cells lack; a cell that fails is not timed again.
 
     Raises:
-        DeviceError: at the third failure in a row.
+        DeviceError: At the third failure in a row.
     """
     shuffle = random.Random(0)  # noqa: S311 - an order of rounds is no secret
     had = {cell.key: stage.known.rounds[cell.key] for cell in cells}
@@ -171,10 +179,10 @@ def _time_round(stage: Throughput, cell: TimedCell, number: int) -> None:
 
 
 def examples_per_second(stage: Throughput, key: CellKey, lowering: str | None) -> float:
-    """A quick trial of one lowering in one cell, which is kept for its rounds; the best of three short ones.
+    """Measure the speed of a cell under a lowering, as the best of three short rounds; its program is kept.
 
     Raises:
-        MemoryError: when it may not fit, since nothing is tried here that could end this process.
+        MemoryError: When the program may not fit, as running it could end this process.
     """
     built = _built(stage, key, lowering)
     work, compiled, _ = built
@@ -188,7 +196,7 @@ def examples_per_second(stage: Throughput, key: CellKey, lowering: str | None) -
 
 
 def _raised(before: int | None, after: int | None) -> int | None:
-    """A device's high-water mark where this cell moved it; one that an earlier cell left says nothing of this one."""
+    """Return the device's peak memory if this cell raised it; a peak of an earlier cell is no measure of this one."""
     return after if before is not None and after is not None and after > before else None
 
 

@@ -145,7 +145,7 @@ class Throughput:
     @property
     def _to_lower(self) -> list[CellKey]:
         """The cells whose lowering is needed."""
-        return [*self.missing, *([max_batch_size.largest_key(self)] if self._lacks_limit and self.isolates else [])]
+        return [*self.missing, *([self.largest] if self._lacks_limit and self.isolates else [])]
 
     def plan(self) -> None:
         """Plan the progress line for all that is missing."""
@@ -197,6 +197,14 @@ class Throughput:
             seconds = time.perf_counter() - start
             session.progress.advance("calibration", SECONDS_PER_CALIBRATION, seconds, part.quantity)
         session.progress.close("calibration")
+
+    @property
+    def largest(self) -> CellKey:
+        """The cell with the largest batch size that a search for it may find."""
+        session = self.session
+        ends = session.experiment.throughput.max_batch_size == "training_set"
+        size = session.train_examples if ends else max_batch_size.LARGEST
+        return CellKey(size, "dispatch", precision=session.experiment.workload.precision)
 
     @property
     def rounds(self) -> int:

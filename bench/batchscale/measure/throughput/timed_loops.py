@@ -1,4 +1,7 @@
-"""The loops that are timed: one jitted step per call, many steps per call, and batches fed from host memory."""
+"""The loops that are timed: one jitted step per call, many steps per call, and batches fed from host memory.
+
+A step may be split over several local devices: each computes an equal part of the batch, and holds all else whole.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ AXIS = "data"
 LEARNING_RATE = 1e-3
 """Small, so that timed training stays finite; speed does not depend on it."""
 BATCHES_AT_HAND = 64
+"""Number of distinct batches that a dispatched loop cycles through, at most."""
 
 Built = tuple[Work, jax.stages.Compiled, float]
 """The work of a cell, its compiled program and the seconds that compiling took."""
@@ -34,7 +38,7 @@ Built = tuple[Work, jax.stages.Compiled, float]
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the arrays of a step lie on the first `devices` local devices; on one, JAX places them itself."""
+    """How the arrays of a step are placed on the first `devices` local devices; on a single one JAX places them."""
 
     devices: int = 1
 
@@ -43,22 +47,22 @@ class Placement:
         return Mesh(np.array(jax.local_devices()[: self.devices]), (AXIS,))
 
     def whole(self, tree: PyTree) -> PyTree:
-        """Put on every device: parameters, the training set, the order of its examples."""
+        """Copy arrays to every device: parameters, the training set, the order of its examples."""
         return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()) if self.devices > 1 else None)
 
     def parts(self, batch: PyTree) -> PyTree:
-        """Put an equal part of the batch, along its first axis, on each device."""
+        """Put an equal part of a batch, along its first axis, on each device."""
         return jax.device_put(batch, NamedSharding(self._mesh, PartitionSpec(AXIS)) if self.devices > 1 else None)
 
     def split(self, batch: Shaped[jax.Array, " batch"]) -> Shaped[jax.Array, " batch"]:
-        """The same inside a program: what is computed from the batch, example by example, stays apart.
+        """Split a batch inside a program, so that each device computes the examples of its part.
 
-        The mean over examples then becomes a sum over devices, which the compiler adds.
+        The compiler then adds a sum over devices to the mean over examples.
         """
         return self._held(batch, PartitionSpec(AXIS))
 
     def joined(self, tree: PyTree) -> PyTree:
-        """Inside a program: whole on every device, so that the next step finds it as this one did."""
+        """Copy arrays to every device inside a program, so that the next step gets them placed as this one did."""
         return self._held(tree, PartitionSpec())
 
     def pace(self, tree: PyTree) -> None:
@@ -71,7 +75,13 @@ class Placement:
 
 
 def build(learner: Learner, split: Examples, key: CellKey) -> Built:
-    """A cell, compiled and ready to run."""
+    """Compile the loop of a cell.
+
+    Args:
+        learner: The step to time, in the cell's precision.
+        split: The train split, on one device.
+        key: Batch size, loop, input, devices and accumulation.
+    """
     placement = Placement(key.devices)
     state = learner.first_state(jax.device_put(learner.params(0)), LEARNING_RATE)
     make = LOOPS[key.loop, key.input]
@@ -79,7 +89,7 @@ def build(learner: Learner, split: Examples, key: CellKey) -> Built:
 
 
 def _dispatch(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
-    """One jitted step per call, as a plain Python loop would."""
+    """Run one jitted step per call, as a plain Python loop does."""
     batches = [placement.whole(chosen) for chosen in _batches(key.batch_size, len(split.labels))]
     rate = placement.whole(jnp.float32(LEARNING_RATE))
     compiled, seconds = _compile(partial(_step, learner, placement, key), state, split, batches[0], rate)
@@ -95,7 +105,7 @@ def _dispatch(learner: Learner, placement: Placement, split: Examples, state: Tr
 
 
 def _fed(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
-    """One jitted step per call on batches from host memory, the next one prefetched by a thread as a loader would."""
+    """Run one jitted step per call on batches from host memory; a thread fetches the next batch, as a loader does."""
     inputs, labels = np.asarray(split.inputs), np.asarray(split.labels)
     batches = _batches(key.batch_size, len(labels))
     rate = placement.whole(jnp.float32(LEARNING_RATE))
@@ -129,7 +139,7 @@ def _fed(learner: Learner, placement: Placement, split: Examples, state: TrainSt
 
 
 def _scan(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
-    """Many steps per call, the loop inside the program."""
+    """Run many steps per call, with the loop inside the program."""
     examples, batch_size = len(split.labels), key.batch_size
     order = placement.whole(example_order.order(0, 0, examples))
     rate = placement.whole(jnp.float32(LEARNING_RATE))
@@ -181,7 +191,7 @@ def _compile(function: Callable, *arguments: object) -> tuple[jax.stages.Compile
 
 
 def _batches(batch_size: int, examples: int) -> list[Int32[np.ndarray, " batch"]]:
-    """Distinct batches to cycle through; a single one where a batch is the whole set."""
+    """Return distinct batches to cycle through, as indices; a single one if a batch is the whole train split."""
     count = max(1, min(BATCHES_AT_HAND, examples // batch_size))
     return [example_order.indices(0, i * batch_size, batch_size, examples) for i in range(count)]
 
