@@ -20,10 +20,10 @@ from batchscale.config.vocabulary import Phase, Point
 from batchscale.measure.control.interruptions import Stopped
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.convergence import train_wave, wave
-from batchscale.measure.convergence.checkpoint import Checkpoint
 from batchscale.measure.convergence.early_stopping import Race
 from batchscale.measure.convergence.lane_programs import LanePrograms
 from batchscale.measure.convergence.lanes import Lanes, Programs, Settings
+from batchscale.measure.convergence.train_wave import Checkpoint
 from batchscale.measure.convergence.wave import Grid, LaneRecord, Setting, Wave
 from batchscale.measure.data import datasets, example_order
 from batchscale.measure.data.datasets import Dataset

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 from batchscale.measure.control.interruptions import Stopped
-from batchscale.measure.convergence.checkpoint import SEAL_BYTES, Checkpoint
+from batchscale.measure.convergence.train_wave import SEAL_BYTES, Checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_workload import Bench, assert_same

@@ -17,10 +17,9 @@ from batchscale.config.vocabulary import Phase, Point
 from batchscale.measure.control.interruptions import FAILURES, Streak, failure_of
 from batchscale.measure.control.progress import SECONDS_PER_TIER, confirm_trials, search_trials
 from batchscale.measure.convergence import train_wave, wave
-from batchscale.measure.convergence.checkpoint import Checkpoint
 from batchscale.measure.convergence.early_stopping import Race
 from batchscale.measure.convergence.lane_programs import LanePrograms, trial_seconds
-from batchscale.measure.convergence.train_wave import Reporter
+from batchscale.measure.convergence.train_wave import Checkpoint, Reporter
 from batchscale.measure.convergence.wave import (
     Grid,
     LaneRecord,
