@@ -13,9 +13,9 @@ from batchscale.analysis.figures import learning_rates
 from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.schema import only, values
-from batchscale.analysis.metrics import scaling, trials
+from batchscale.analysis.metrics import observations, scaling
+from batchscale.analysis.metrics.observations import together
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.metrics.trials import together
 from batchscale.analysis.pages import tables
 from batchscale.analysis.summary import build
 from batchscale.analysis.text import answer
@@ -36,7 +36,10 @@ def replaced(summary, **cell):
 
 
 def test_a_value_is_worth_what_its_best_rate_makes_of_it(measured):
-    best, points = trials.at_best(Sweep.of(measured).searched_points, MOMENTUM), Sweep.of(measured).searched_points
+    best, points = (
+        observations.at_best(Sweep.of(measured).searched_points, MOMENTUM),
+        Sweep.of(measured).searched_points,
+    )
     assert len(best) == len(RICH.batch_sizes) * len(RICH.momenta)
     for size, value, epochs in zip(best["batch_size"], best["value"], best["epochs"], strict=True):
         own = only(points, (points["batch_size"] == size) & (points["options"] == ((MOMENTUM, value),)))
@@ -103,9 +106,9 @@ def test_rates_of_different_momenta_are_compared_by_what_a_long_run_makes_of_the
         points = [Point(rate, (("momentum", momentum),)) for rate in rates]
         return Choice(for_target=points[1], for_accuracy=points[1], tied=[], tried=points)
 
-    claims = trials.claims(measured, truth.target)
+    claims = observations.claims(measured, truth.target)
     chosen = {size: replace(claim, choice=choice(size)) for size, claim in claims.items()}
-    monkeypatch.setattr(trials, "claims", lambda *_: chosen)
+    monkeypatch.setattr(observations, "claims", lambda *_: chosen)
     found = scaling.learning_rates(Sweep.of(measured))
     assert found.effective
     assert found.overall.value == pytest.approx(truth.rate_exponent)

@@ -10,7 +10,7 @@ import pytest
 import simulated_folder
 from batchscale.analysis.figures import choose, style
 from batchscale.analysis.frames import frames
-from batchscale.analysis.metrics import trials
+from batchscale.analysis.metrics import observations
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import report, tables
 from batchscale.analysis.summary import build
@@ -74,8 +74,8 @@ def test_averages_count_within_the_budget_alone_and_are_unknown_where_nothing_wa
     )
     runs = made([trained([], seed=1), change(trained(seed=2), curve=late), trained([0.8], seed=3)]).trials
     assert runs["best_ema_accuracy"].tolist() == pytest.approx([float("nan"), 0.75, float("nan")], nan_ok=True)
-    assert sorted(trials.best_ema_accuracies(runs).high) == [-0.75]
-    assert sorted(trials.ema_accuracy_gains(runs).high) == pytest.approx([-0.05])
+    assert sorted(observations.best_ema_accuracies(runs).high) == [-0.75]
+    assert sorted(observations.ema_accuracy_gains(runs).high) == pytest.approx([-0.05])
     assert made([trained([], seed=1), trained([0.8], seed=3)]).trials["best_ema_accuracy"].isna().all()
 
 

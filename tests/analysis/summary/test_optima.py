@@ -7,7 +7,7 @@ import pytest
 from batchscale.analysis.statistics import comparison
 from batchscale.analysis.statistics.comparison import Contest
 from batchscale.analysis.statistics.intervals import DRAWS, LEVEL, Locations, Repetitions, interval, locate
-from batchscale.analysis.summary import optima
+from batchscale.analysis.summary import build
 from batchscale.analysis.summary_types import AccuracyOptimal, CostOptimal, TimeOptimal
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,9 +118,9 @@ def test_without_a_second_there_is_no_margin(values):
 @pytest.mark.parametrize(
     "answer",
     [
-        lambda one: optima.optimum(TimeOptimal, one, seconds=one.value),
-        lambda one: optima.optimum(AccuracyOptimal, one, accuracy=one.value, budget="10 epochs"),
-        optima.most_examples_per_second,
+        lambda one: build.optimum(TimeOptimal, one, seconds=one.value),
+        lambda one: build.optimum(AccuracyOptimal, one, accuracy=one.value, budget="10 epochs"),
+        build.most_examples_per_second,
     ],
 )
 def test_where_nothing_arrived_there_is_no_optimum(answer):
@@ -130,7 +130,7 @@ def test_where_nothing_arrived_there_is_no_optimum(answer):
 
 def test_each_answer_is_in_its_own_unit():
     times = contest(repeated(np.log([9.0, 5.0, 7.0, 8.0])))
-    priced = optima.optimum(CostOptimal, times, cost=times.value, price_per_hour=2.5)
+    priced = build.optimum(CostOptimal, times, cost=times.value, price_per_hour=2.5)
     assert (priced.cost, priced.price_per_hour) == (pytest.approx(5), 2.5)
     low, high = priced.interval
     assert low < 5 < high
@@ -139,7 +139,7 @@ def test_each_answer_is_in_its_own_unit():
 
 def test_an_accuracy_keeps_its_sign_and_its_bounds():
     most = contest(repeated([-0.9, -0.99, -0.5, -0.1], 0.03), logarithmic=False)
-    best = optima.optimum(AccuracyOptimal, most, accuracy=most.value, budget="10 epochs")
+    best = build.optimum(AccuracyOptimal, most, accuracy=most.value, budget="10 epochs")
     assert (best.batch_size, best.accuracy) == (16, pytest.approx(0.99))
     low, high = best.interval
     assert 0.9 < low < 0.99 < high == 1.0
@@ -149,13 +149,13 @@ def test_an_accuracy_keeps_its_sign_and_its_bounds():
 
 def test_throughput_is_the_inverse_of_seconds_per_example_and_nearly_is_five_percent():
     locations = repeated(-np.log([100.0, 189.9, 190.1, 200.0]), 0.001)
-    best = optima.most_examples_per_second(contest(locations))
+    best = build.most_examples_per_second(contest(locations))
     assert best.examples_per_second == pytest.approx(200)
     assert best.smallest_within_5_percent == 32
     low, high = best.interval
     assert 199 < low < 200 < high < 201
     unknown = Locations(locations.medians, locations.centres, locations.errors, locations.draws * np.nan)
-    assert optima.most_examples_per_second(contest(unknown)).interval == (None, None)
+    assert build.most_examples_per_second(contest(unknown)).interval == (None, None)
 
 
 def test_the_fitted_optimum_is_given_where_both_curves_are_there():

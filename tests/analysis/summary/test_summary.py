@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import simulated_folder
 from batchscale.analysis import number_format
-from batchscale.analysis.metrics import scaling, trials
+from batchscale.analysis.metrics import observations, scaling
 from batchscale.analysis.metrics.sweep import Fit
 from batchscale.analysis.pages import tables
 from batchscale.analysis.summary import build
@@ -241,7 +241,7 @@ def test_the_edges_of_the_rate_for_the_target_and_of_that_for_accuracy_are_told_
     rates = [Point(rate) for rate in (0.1, 0.2, 0.4)]
     choice = Choice(for_target=rates[1], for_accuracy=rates[2], tied=[], tried=rates)
     assert [choice.is_at_edge(point) for point in rates] == [True, False, True]
-    made = trials.claims
+    made = observations.claims
 
     def claims(*of):
         return {
@@ -249,7 +249,7 @@ def test_the_edges_of_the_rate_for_the_target_and_of_that_for_accuracy_are_told_
             for size, claim in made(*of).items()
         }
 
-    monkeypatch.setattr(trials, "claims", claims)
+    monkeypatch.setattr(observations, "claims", claims)
     found = answered()
     assert {(one.at_grid_edge, one.at_grid_edge_for_accuracy) for one in found.cells} == {(False, True)}
     told = {fact.name: fact.more for fact in answer.facts(found)}

@@ -10,7 +10,7 @@ import pytest
 import simulated_folder
 from batchscale.analysis.figures import choose, style
 from batchscale.analysis.frames import frames
-from batchscale.analysis.metrics import trials
+from batchscale.analysis.metrics import observations
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import tables
 from batchscale.analysis.summary.build import summarize
@@ -94,7 +94,7 @@ def test_an_evaluation_at_the_end_of_the_budget_is_within_it():
     """A budget of 40000.6 examples is trained and evaluated as 40001."""
     last = Curve(examples=[40_001], steps=[40_001], accuracy=[0.7], loss=[None])
     rows = [change(trained(), batch_size=1, curve=last)]
-    assert trials.best_accuracies(within(4.00006, rows, SMALL).trials).high.tolist() == [-0.7]
+    assert observations.best_accuracies(within(4.00006, rows, SMALL).trials).high.tolist() == [-0.7]
 
 
 def test_an_accuracy_of_zero_has_no_sign():

@@ -20,8 +20,8 @@ from batchscale.analysis.figures import drawing, style
 from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import aggregated, batch_sizes, by_batch_size, only, values
+from batchscale.analysis.metrics.observations import at_best
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.metrics.trials import at_best
 from batchscale.analysis.statistics.intervals import Array
 from batchscale.analysis.summary_types import BatchSizeSummary, Summary
 from batchscale.analysis.text.answer import target

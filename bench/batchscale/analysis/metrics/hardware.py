@@ -18,8 +18,8 @@ from scipy import special, stats
 
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import CELL, only, values
-from batchscale.analysis.metrics import speeds
-from batchscale.analysis.metrics.speeds import Speed
+from batchscale.analysis.metrics import observations
+from batchscale.analysis.metrics.observations import Speed
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.statistics.intervals import Array, finite
 from batchscale.analysis.summary_types import (
@@ -80,7 +80,7 @@ def uses(sweep: Sweep) -> list[Use]:
     fixed_seconds = fit.scale if fit else np.nan
     found = []
     for size, seconds in zip(sweep.sizes.tolist(), np.exp(sweep.step_seconds.medians).tolist(), strict=True):
-        compiled = speeds.compiled(sweep.frames, size, sweep.speeds.get(size))
+        compiled = observations.compiled(sweep.frames, size, sweep.speeds.get(size))
         flops, moved = (size * compiled[name] for name in ("flops_per_example", "compiler_bytes_per_example"))
         least: dict[Limit, float] = {
             "arithmetic": flops / (top.matmul_flops_per_second or np.nan),
@@ -128,7 +128,7 @@ def on_several_devices(of: Sweep) -> list[ParallelPoint]:
     return [
         _point(of.frames, size, devices, _examples_per_second(size, speed), alone, epochs)
         for devices in device_counts(of.frames)
-        for size, speed in sorted(speeds.fastest_loops(of.frames, devices).items())
+        for size, speed in sorted(observations.fastest_loops(of.frames, devices).items())
     ]
 
 
@@ -138,7 +138,7 @@ def device_counts(frames: Frames) -> list[int]:
 
 
 def _examples_per_second(batch_size: int, speed: Speed) -> float:
-    return batch_size / float(np.exp(speeds.log_seconds_per_step(speed).median))
+    return batch_size / float(np.exp(observations.log_seconds_per_step(speed).median))
 
 
 def _epochs_to_target(of: Sweep) -> dict[int, float]:

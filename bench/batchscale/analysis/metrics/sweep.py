@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import only, values
-from batchscale.analysis.metrics import speeds, trials
-from batchscale.analysis.metrics.speeds import Speed, comparable, fastest_loops
-from batchscale.analysis.metrics.trials import Claim
+from batchscale.analysis.metrics import observations
+from batchscale.analysis.metrics.observations import Claim, Speed, comparable, fastest_loops
 from batchscale.analysis.statistics.comparison import Contest, above_a_later_one
 from batchscale.analysis.statistics.curve_fit import Knee, Refusal, fit_knee
 from batchscale.analysis.statistics.intervals import Array, Locations, Repetitions, locate
@@ -94,7 +93,7 @@ class Sweep:
     @cached_property
     def claims(self) -> dict[int, Claim]:
         """The trials that each batch size rests on."""
-        return trials.claims(self.frames, self.target)
+        return observations.claims(self.frames, self.target)
 
     @cached_property
     def claim_trials(self) -> pd.DataFrame:
@@ -111,21 +110,21 @@ class Sweep:
     @cached_property
     def searched_points(self) -> pd.DataFrame:
         """One row per batch size, rate and options that were searched: see `trials.searched_points`."""
-        return trials.searched_points(self.searched_trials)
+        return observations.searched_points(self.searched_trials)
 
     @cached_property
     def crossed(self) -> pd.DataFrame:
         """Where every trial crossed the target: see `trials.crossings`."""
-        return trials.crossings(self.frames, self.target)
+        return observations.crossings(self.frames, self.target)
 
     @cached_property
     def needs(self) -> list[Repetitions]:
         """Logarithms of the examples to the target, one entry for each of `sizes`."""
-        limit = trials.horizon(self.frames, self.target)
+        limit = observations.horizon(self.frames, self.target)
         return [
-            trials.log_examples_to_target(self.claims[size].for_target, self.crossed, limit)
+            observations.log_examples_to_target(self.claims[size].for_target, self.crossed, limit)
             if size in self.claims
-            else speeds.NOTHING
+            else observations.NOTHING
             for size in self.sizes.tolist()
         ]
 
@@ -146,13 +145,13 @@ class Sweep:
     @cached_property
     def step_seconds(self) -> Locations:
         """Seconds per step of the faster loop."""
-        timed = [speeds.log_seconds_per_step(self.speeds.get(size)) for size in self.sizes.tolist()]
+        timed = [observations.log_seconds_per_step(self.speeds.get(size)) for size in self.sizes.tolist()]
         return self._locate(timed, STEP_SECONDS)
 
     @cached_property
     def step_joules(self) -> Locations:
         """Joules per step."""
-        measured = [speeds.log_joules_per_step(self.speeds.get(size)) for size in self.sizes.tolist()]
+        measured = [observations.log_joules_per_step(self.speeds.get(size)) for size in self.sizes.tolist()]
         return self._locate(measured, STEP_JOULES)
 
     @cached_property
@@ -174,17 +173,17 @@ class Sweep:
     @cached_property
     def accuracy(self) -> Locations:
         """Best accuracies within the budget of epochs, negated."""
-        return self._locate(self._accuracies(trials.best_accuracies), ACCURACY)
+        return self._locate(self._accuracies(observations.best_accuracies), ACCURACY)
 
     @cached_property
     def ema_accuracy(self) -> Locations:
         """Best accuracies of the averaged parameters, negated, with the random numbers of `accuracy`."""
-        return self._locate(self._accuracies(trials.best_ema_accuracies), ACCURACY)
+        return self._locate(self._accuracies(observations.best_ema_accuracies), ACCURACY)
 
     @cached_property
     def ema_accuracy_gain(self) -> Locations:
         """Gain in accuracy by averaging the parameters, seed by seed, negated."""
-        return self._locate(self._accuracies(trials.ema_accuracy_gains), EMA_ACCURACY_GAIN)
+        return self._locate(self._accuracies(observations.ema_accuracy_gains), EMA_ACCURACY_GAIN)
 
     @cached_property
     def step_budget(self) -> int:
@@ -198,8 +197,8 @@ class Sweep:
         """Best accuracies within the budget of steps, negated."""
         steps = self.step_budget
         if self.frames.imported:
-            return self._locate([speeds.NOTHING] * len(self.sizes), ACCURACY_BY_STEPS)
-        seen = self._accuracies(lambda claimed: trials.best_accuracies_by_steps(self.frames, claimed, steps))
+            return self._locate([observations.NOTHING] * len(self.sizes), ACCURACY_BY_STEPS)
+        seen = self._accuracies(lambda claimed: observations.best_accuracies_by_steps(self.frames, claimed, steps))
         return self._locate(seen, ACCURACY_BY_STEPS)
 
     @cached_property
@@ -240,7 +239,7 @@ class Sweep:
     def _accuracies(self, observe: Callable[[pd.DataFrame], Repetitions]) -> list[Repetitions]:
         """Return accuracies, whose spread is at least one validation example."""
         seen = [
-            observe(self.claims[size].for_accuracy) if size in self.claims else speeds.NOTHING
+            observe(self.claims[size].for_accuracy) if size in self.claims else observations.NOTHING
             for size in self.sizes.tolist()
         ]
         examples = self.frames.validation_examples

@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 
 from batchscale.analysis.frames.schema import only, values
-from batchscale.analysis.metrics import hardware, speeds
+from batchscale.analysis.metrics import hardware, observations
 from batchscale.analysis.metrics.hardware import Use
+from batchscale.analysis.metrics.observations import Claim, Speed
 from batchscale.analysis.metrics.scaling import regimes
-from batchscale.analysis.metrics.speeds import Speed
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.metrics.trials import Claim
 from batchscale.analysis.statistics.intervals import Locations, estimate, exp, interval
 from batchscale.analysis.summary_types import BatchSizeSummary, Estimate, Regime, Status
 from batchscale.config.vocabulary import Point
@@ -30,7 +29,7 @@ def cells(sweep: Sweep) -> list[BatchSizeSummary]:
 def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> BatchSizeSummary:
     size = int(sweep.sizes[at])
     claim, speed = sweep.claims.get(size), sweep.speeds.get(size)
-    compiled = speeds.compiled(sweep.frames, size, speed)
+    compiled = observations.compiled(sweep.frames, size, speed)
     status, message = _status(sweep, at, claim)
     choice = claim.choice if claim else None
     return BatchSizeSummary(
@@ -75,7 +74,7 @@ def _speed(sweep: Sweep, at: int, speed: Speed | None) -> dict[str, Any]:
         "accumulation": speed.accumulation if speed else None,
         "examples_per_second": _exp(-per_second.medians[at]),
         "examples_per_second_interval": interval(exp(-per_second.draws[:, at])),
-        "seconds_per_step": _number(speeds.seconds_per_step(speed)),
+        "seconds_per_step": _number(observations.seconds_per_step(speed)),
     }
 
 
@@ -83,7 +82,7 @@ def _status(sweep: Sweep, at: int, claim: Claim | None) -> tuple[Status, str | N
     """Return the status of a batch size and more about it; that of training comes before that of timing."""
     size = int(sweep.sizes[at])
     trials = only(sweep.frames.trials, sweep.frames.trials["batch_size"] == size)
-    compiled = speeds.comparable(sweep.frames, sweep.frames.compilations)
+    compiled = observations.comparable(sweep.frames, sweep.frames.compilations)
     compiled = only(compiled, compiled["batch_size"] == size)
     failures = only(compiled, compiled["status"] == "failed")
     if sweep.out_of_memory[at]:

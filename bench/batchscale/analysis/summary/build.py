@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from batchscale.analysis import number_format
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics import hardware, scaling
 from batchscale.analysis.metrics.hardware import FEWEST_ROUNDS, drift
 from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.statistics.comparison import Contest
+from batchscale.analysis.statistics.curve_fit import best_between_knees
 from batchscale.analysis.statistics.intervals import Locations
-from batchscale.analysis.summary import optima
 from batchscale.analysis.summary.batch_size_rows import cells
 from batchscale.analysis.summary.classic_claims import Evidence, verdicts
 from batchscale.analysis.summary_types import (
+    AccuracyOptimal,
+    CostOptimal,
+    EnergyOptimal,
     FurtherTarget,
     MaxBatchSize,
+    Optimum,
     Part,
     Summary,
+    ThroughputOptimal,
+    TimeOptimal,
     Totals,
     Workload,
 )
@@ -33,8 +41,8 @@ def summarize(of: Sweep) -> Summary:
     """Return every answer that the rows of a results folder support."""
     frames = of.frames
     per_size = cells(of)
-    time, accuracy, throughput = optima.time_optimal(of), optima.accuracy_optimal(of), optima.throughput_optimal(of)
-    by_steps, cost = optima.accuracy_optimal_by_steps(of), optima.cost_optimal(of)
+    time, accuracy, throughput = time_optimal(of), accuracy_optimal(of), throughput_optimal(of)
+    by_steps, cost = accuracy_optimal_by_steps(of), cost_optimal(of)
     noise, rates, shared = scaling.gradient_noise(of), scaling.learning_rates(of), hardware.on_several_devices(of)
     return Summary(
         **_identity(of),
@@ -43,7 +51,7 @@ def summarize(of: Sweep) -> Summary:
         **_reasoned("accuracy_optimal_by_steps", by_steps, _why_no_accuracy(of, of.accuracy_by_steps)),
         **_reasoned("throughput_optimal", throughput, "no batch size has timed rounds"),
         **_reasoned("max_batch_size", max_batch_size(frames), _why_no_max_batch_size(frames)),
-        **_reasoned("energy_optimal", optima.energy_optimal(of), _why_no_energy(of)),
+        **_reasoned("energy_optimal", energy_optimal(of), _why_no_energy(of)),
         **_reasoned("cost_optimal", cost, _why_no_cost(of)),
         price_per_hour=frames.price_per_hour,
         **_reasoned("critical_batch_size", scaling.critical_batch_size(of), of.examples_fit.reason),
@@ -95,7 +103,7 @@ def further_target(of: Sweep) -> FurtherTarget:
         within_epochs=frames.experiment.epochs_to_reach(accuracy),
         reached=reached,
         unconfirmed=[] if frames.imported else [size for size in reached if of.claims[size].phase != "confirm"],
-        **_reasoned("time_optimal", optima.time_optimal(of), _why_no_time(of)),
+        **_reasoned("time_optimal", time_optimal(of), _why_no_time(of)),
         **_reasoned("critical_batch_size", scaling.critical_batch_size(of), of.examples_fit.reason),
     )
 
@@ -207,3 +215,89 @@ def read(folder: Path) -> Summary:
         InputError: when it is missing, too large or not valid.
     """
     return results_folder.read_file(folder, results_folder.SUMMARY, Summary)
+
+
+NEARLY = 0.95
+"""The share of peak throughput that is as good as peak (Marek et al., 2025)."""
+
+
+Kind = TypeVar("Kind", bound=Optimum)
+
+
+def optimum(kind: type[Kind], contest: Contest, **own: Any) -> Kind | None:
+    """Return the best batch size of a contest, or None where none has a value.
+
+    Args:
+        kind: the type of the optimum.
+        contest: the batch sizes, compared by one metric.
+        own: the fields that only this kind of optimum has, or that differ from those of the contest.
+    """
+    best = contest.best
+    return None if best is None else kind(**{**contest.found(best), **own})
+
+
+def time_optimal(of: Sweep) -> TimeOptimal | None:
+    """Return the batch size with the least time to the target, and the one that the two fitted curves predict."""
+    contest = of.contest(of.time, "median over seeds of seconds to the target: steps to it times seconds per step")
+    examples, step_time = of.examples_fit.knee, of.step_seconds_fit.knee
+    fitted = best_between_knees(examples, step_time) if examples and step_time else (None, None)
+    return optimum(TimeOptimal, contest, seconds=contest.value, fitted_batch_size=fitted[0], fitted_interval=fitted[1])
+
+
+def accuracy_optimal(of: Sweep) -> AccuracyOptimal | None:
+    """Return the batch size with the best accuracy within the budget of epochs; None where all accuracies are 0."""
+    contest = of.contest(
+        of.accuracy, "median over seeds of the best validation accuracy within the budget", logarithmic=False
+    )
+    budget = number_format.epochs(of.frames.experiment.budget.epochs)
+    return optimum(AccuracyOptimal, contest, accuracy=contest.value, budget=budget) if contest.value > 0 else None
+
+
+def accuracy_optimal_by_steps(of: Sweep) -> AccuracyOptimal | None:
+    """Return the batch size with the best accuracy within the budget of steps."""
+    contest = of.contest(
+        of.accuracy_by_steps,
+        "median over seeds of the best validation accuracy within the step budget",
+        logarithmic=False,
+    )
+    return optimum(AccuracyOptimal, contest, accuracy=contest.value, budget=f"{of.step_budget:,} steps")
+
+
+def throughput_optimal(of: Sweep) -> ThroughputOptimal | None:
+    """Return the batch size with the most examples per second, and the smallest one that is nearly as fast."""
+    per_example = of.step_seconds.shifted(-of.log_sizes)
+    return most_examples_per_second(of.contest(per_example, "median over rounds of examples per second"))
+
+
+def most_examples_per_second(contest: Contest) -> ThroughputOptimal | None:
+    """Return the throughput optimum of a contest of seconds per example."""
+    best = contest.best
+    if best is None:
+        return None
+    low, high = contest.interval(best)
+    per_second = np.exp(-contest.locations.medians)
+    return optimum(
+        ThroughputOptimal,
+        contest,
+        interval=(_inverse(high), _inverse(low)),
+        examples_per_second=float(per_second[best]),
+        smallest_within_5_percent=int(contest.sizes[per_second >= NEARLY * per_second[best]].min()),
+    )
+
+
+def energy_optimal(of: Sweep) -> EnergyOptimal | None:
+    """Return the batch size with the least energy to the target."""
+    contest = of.contest(of.energy, "median over seeds of joules to the target")
+    return optimum(EnergyOptimal, contest, joules=contest.value)
+
+
+def cost_optimal(of: Sweep) -> CostOptimal | None:
+    """Return the batch size with the least cost to the target; None where no price is known."""
+    if of.cost is None:
+        return None
+    contest = of.contest(of.cost, "median over seeds of seconds to the target times the price")
+    return optimum(CostOptimal, contest, cost=contest.value, price_per_hour=of.frames.price_per_hour)
+
+
+def _inverse(value: float | None) -> float | None:
+    return 1 / value if value else None

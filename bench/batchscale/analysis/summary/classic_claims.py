@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from batchscale.analysis import number_format
 from batchscale.analysis.frames.schema import only, values
+from batchscale.analysis.metrics.observations import SAME_RATE
 from batchscale.analysis.metrics.scaling import exponent, gradient_variances
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.metrics.trials import SAME_RATE
 from batchscale.analysis.statistics.intervals import Array, Locations, exp, interval
 from batchscale.analysis.summary_types import (
     BatchSizeSummary,

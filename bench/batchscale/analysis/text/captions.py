@@ -15,8 +15,8 @@ from batchscale.analysis import number_format
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import batch_sizes, by_batch_size, only, values
 from batchscale.analysis.metrics.hardware import LEAST_CHANGE, LEAST_SHARE, roofline_cells
+from batchscale.analysis.metrics.observations import at_best
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.metrics.trials import at_best
 from batchscale.analysis.summary_types import AccuracyOptimal, BatchSizeSummary, CellTrend, Drift, Limit, Rule, Summary
 from batchscale.analysis.text.answer import edge, target, tied
 from batchscale.config.vocabulary import CellKey
