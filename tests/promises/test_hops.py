@@ -18,7 +18,7 @@ from subprocess_study import environment
 
 pytestmark = pytest.mark.slow
 
-CEILINGS = {"Trial": 49, "Round": 47, "page": 63}
+CEILINGS = {"Trial": 31, "Round": 30, "page": 39}
 EXPERIMENT = """
 title = "hops"
 batch_sizes = { values = [10, 50] }
