@@ -12,7 +12,7 @@ import pytest
 from batchscale.records import results_folder, row_files
 from batchscale.records.row_files import Writer
 from batchscale.records.row_types import Trial
-from subprocess_study import SWEEP, begin, finish, only_folder, rounds
+from subprocess_study import SWEEP, begin, environment, finish, only_folder, rounds
 from tiny_workload import experiment, trials
 
 pytestmark = pytest.mark.slow
@@ -67,7 +67,9 @@ def test_a_signal_keeps_every_row_and_prints_the_command_that_continues(
     assert "To continue: " in errors.strip().splitlines()[-1], errors
     command = shlex.split(errors.strip().splitlines()[-1].split("To continue: ")[1])
     assert command[-4:] == ["run", "sweep.toml", "--results", str(results)]
-    assert command[:-4] in (["batchscale"], [sys.executable, "-m", "batchscale"])
+    path = [f"PYTHONPATH={environment(workplace)['PYTHONPATH']}"]
+    by_python = [sys.executable, "-m", "batchscale"]
+    assert command[:-4] in (["batchscale"], by_python, ["env", *path, *by_python])
     code, _, errors = finish(begin(workplace, results))
     assert code == 0, errors
     assert (folder / name).read_bytes().startswith(data)
