@@ -38,14 +38,12 @@ class Plot:
         title: above the figure on a page.
         draw: raises NothingToDrawError where the rows that it needs were not measured.
         alt_text: states in words what is drawn.
-        caption: how to read the figure.
         remark: what these measurements in particular show; may be empty.
     """
 
     title: str
     draw: Callable[[Sweep, Summary], Figure]
     alt_text: Callable[[Sweep, Summary], str]
-    caption: str
     remark: Callable[[Summary], str] = captions.no_remark
 
     @property
@@ -53,121 +51,101 @@ class Plot:
         """The stem of its files, and its name for `--only`."""
         return self.draw.__name__
 
+    @property
+    def caption(self) -> str:
+        """How to read the figure."""
+        return captions.CAPTIONS[self.name]
+
 
 PLOTS = (
     Plot(
         "Time to the target",
         answer.time_to_target,
         captions.time_to_target,
-        "Lower is faster. Ringed batch sizes are tied with the fastest: they are not significantly slower.",
     ),
     Plot(
         "Best accuracy",
         answer.best_accuracy,
         captions.best_accuracy,
-        "Higher is better; the axis is stretched towards 100%. Ringed are the best batch size of each budget and those"
-        " tied with it.",
         captions.averaging,
     ),
     Plot(
         "Throughput",
         hardware.throughput,
         captions.throughput,
-        "Higher is faster. Where the line levels off, the hardware is fully used. Small dots are single rounds.",
         captions.drift,
     ),
     Plot(
         "Step time",
         hardware.step_time,
         captions.step_time,
-        "The flat part on the left is the fixed cost of a step, the rising part the cost of its examples.",
     ),
     Plot(
         "Steps to the target",
         training.steps_to_target,
         captions.steps_to_target,
-        "Where the points leave the line of perfect scaling, a larger batch no longer saves steps in proportion.",
     ),
     Plot(
         "Epochs to the target",
         training.epochs_to_target,
         captions.epochs_to_target,
-        "Where the line is flat, each example counts in full. Where it rises, a larger batch wastes examples.",
     ),
     Plot(
         "Steps against examples",
         training.frontier,
         captions.frontier,
-        "Further left are fewer steps one after another, further down fewer examples. No batch size has the least of"
-        " both.",
     ),
     Plot(
         "Learning curves",
         training.learning_curves,
         captions.learning_curves,
-        "The same runs over epochs and over seconds: the order may change. Lines are medians over seeds, shades span"
-        " all seeds.",
     ),
     Plot(
         "Best learning rate",
         learning_rates.best_learning_rate,
         captions.best_learning_rate,
-        "Compare the slope with the two rules. Beyond a ringed rate, at the edge of those tried, a better one may lie.",
     ),
     Plot(
         "Every learning rate",
         learning_rates.rate_map,
         captions.rate_map,
-        "Bright boxes need the fewest epochs, each with the options that are best for it. In grey boxes the median run"
-        " did not reach the target.",
     ),
     Plot(
         "Other optimizer options",
         learning_rates.searched_options,
         captions.searched_options,
-        "Each point has the learning rate that is best with its value. Where the lines differ, the option matters. A"
-        " line ends where no run with its value reached the target, or all were stopped early because they could not"
-        " win.",
     ),
     Plot(
         "Gradient noise scale",
         training.gradient_noise_scale,
         captions.gradient_noise_scale,
-        "It predicts the critical batch size within an order of magnitude, and grows during training.",
         captions.without_gradient_noise,
     ),
     Plot(
         "Gradient variance",
         training.gradient_variance,
         captions.gradient_variance,
-        "Each line is one batch size, divided into parts at the same parameters. The law predicts lines parallel to the"
-        " dashed one.",
     ),
     Plot(
         "Memory",
         hardware.memory,
         captions.memory,
-        "What a training step needs at each batch size, up to the largest that fits.",
     ),
     Plot(
         "Roofline",
         hardware.roofline,
         captions.roofline,
-        "The distance below the limit is arithmetic that the machine could do and this program does not. Points above"
-        " the slope read from caches what would otherwise be copied from memory.",
         captions.step_limits,
     ),
     Plot(
         "Energy",
         hardware.energy,
         captions.energy,
-        "The least energy per example and the least energy to the target may be at different batch sizes.",
     ),
     Plot(
         "Several devices",
         hardware.data_parallel,
         captions.data_parallel,
-        "The distance below the dashed line is the cost of dividing the work and adding the gradients.",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""The words of each figure: the line on its origin, remarks that depend on the data, and the alternative texts.
+"""The words of each figure: caption, remarks that depend on the data, line on its origin, and alternative text.
 
 An alternative text states in words, from the same numbers, what its figure shows.
 """
@@ -20,6 +20,61 @@ from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_types import AccuracyOptimal, BatchSizeSummary, CellTrend, Drift, Limit, Rule, Summary
 from batchscale.analysis.text.answer import edge, target, tied
 from batchscale.config.vocabulary import CellKey
+
+CAPTIONS = {
+    "time_to_target": (
+        "Lower is faster. Ringed batch sizes are tied with the fastest: they are not significantly slower."
+    ),
+    "best_accuracy": (
+        "Higher is better; the axis is stretched towards 100%. Ringed are the best batch size of each budget and those"
+        " tied with it."
+    ),
+    "throughput": (
+        "Higher is faster. Where the line levels off, the hardware is fully used. Small dots are single rounds."
+    ),
+    "step_time": "The flat part on the left is the fixed cost of a step, the rising part the cost of its examples.",
+    "steps_to_target": (
+        "Where the points leave the line of perfect scaling, a larger batch no longer saves steps in proportion."
+    ),
+    "epochs_to_target": (
+        "Where the line is flat, each example counts in full. Where it rises, a larger batch wastes examples."
+    ),
+    "frontier": (
+        "Further left are fewer steps one after another, further down fewer examples. No batch size has the least of"
+        " both."
+    ),
+    "learning_curves": (
+        "The same runs over epochs and over seconds: the order may change. Lines are medians over seeds, shades span"
+        " all seeds."
+    ),
+    "best_learning_rate": (
+        "Compare the slope with the two rules. Beyond a ringed rate, at the edge of those tried, a better one may lie."
+    ),
+    "rate_map": (
+        "Bright boxes need the fewest epochs, each with the options that are best for it. In grey boxes the median run"
+        " did not reach the target."
+    ),
+    "searched_options": (
+        "Each point has the learning rate that is best with its value. Where the lines differ, the option matters. A"
+        " line ends where no run with its value reached the target, or all were stopped early because they could not"
+        " win."
+    ),
+    "gradient_noise_scale": (
+        "It predicts the critical batch size within an order of magnitude, and grows during training."
+    ),
+    "gradient_variance": (
+        "Each line is one batch size, divided into parts at the same parameters. The law predicts lines parallel to the"
+        " dashed one."
+    ),
+    "memory": "What a training step needs at each batch size, up to the largest that fits.",
+    "roofline": (
+        "The distance below the limit is arithmetic that the machine could do and this program does not. Points above"
+        " the slope read from caches what would otherwise be copied from memory."
+    ),
+    "energy": "The least energy per example and the least energy to the target may be at different batch sizes.",
+    "data_parallel": "The distance below the dashed line is the cost of dividing the work and adding the gradients.",
+}
+"""How to read each figure, by its name."""
 
 VIRTUAL = "virtual devices share one processor, so their speeds mean nothing"
 LIMITS: dict[Limit, str] = {
