@@ -18,9 +18,9 @@ from batchscale.analysis.summary import build
 from batchscale.cli import command_line, measuring
 from batchscale.config import experiment as experiments
 from batchscale.config.vocabulary import STAGES
-from batchscale.measure.control import interruptions
-from batchscale.measure.convergence.lane_programs import LanePrograms
+from batchscale.measure.control import signals
 from batchscale.measure.convergence.stage import Convergence
+from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.data import datasets
 from batchscale.measure.device import compiled_programs
 from batchscale.measure.device.machine import Host
@@ -183,7 +183,7 @@ def test_only_the_stages_that_are_named_are_run(sweep, tmp_path):
     assert not (folder / results_folder.CONVERGENCE).exists()
 
 
-@pytest.mark.parametrize("how", [interruptions.Stopped, KeyboardInterrupt])
+@pytest.mark.parametrize("how", [signals.Stopped, KeyboardInterrupt])
 @pytest.mark.parametrize(
     ("found", "modules", "program"),
     [

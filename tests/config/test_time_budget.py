@@ -6,7 +6,7 @@ from batchscale.config import experiment as experiments
 from batchscale.config import plan, time_budget
 from batchscale.errors import InputError
 from batchscale.measure.control.progress import SECONDS_PER_LOWERING, lowering_seconds, timing_seconds
-from batchscale.measure.convergence.lane_programs import trial_seconds
+from batchscale.measure.convergence.tiers import trial_seconds
 from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.measure.run import time_estimate
 from batchscale.records import results_folder

@@ -23,7 +23,7 @@ from batchscale.cli import command_line
 from batchscale.config.vocabulary import STAGES
 from batchscale.errors import InputError
 from batchscale.measure.convergence import train_wave
-from batchscale.measure.convergence.lane_programs import LanePrograms
+from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.device import peak_rates
 from batchscale.measure.run.suite import planned_stages
 from batchscale.measure.throughput import lowering_choice, rounds

@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 import msgspec
 from batchscale.config.vocabulary import CellKey
-from batchscale.measure.control.interruptions import Stopped
 from batchscale.measure.control.progress import Progress
+from batchscale.measure.control.signals import Stopped
 from batchscale.measure.device.sensors import NONE
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import rounds as throughput

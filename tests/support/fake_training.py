@@ -3,7 +3,7 @@
 import math
 
 from batchscale.config import plan
-from batchscale.measure.control.interruptions import Stopped
+from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence import train_wave, wave
 from batchscale.measure.convergence.lanes import Lanes, Programs
 from batchscale.measure.convergence.stage import Convergence

@@ -20,7 +20,7 @@ SWEEP = {
 MEASURE = """
 import sys
 from pathlib import Path
-from batchscale.measure.control.interruptions import Stopper
+from batchscale.measure.control.signals import Stopper
 from batchscale.measure.convergence import train_wave
 from batchscale.measure.device.machine import Host
 from batchscale.measure.run import suite

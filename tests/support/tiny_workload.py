@@ -17,12 +17,12 @@ from batchscale.config.experiment import Experiment, Workload
 from batchscale.config.goal import Goal
 from batchscale.config.plan import Duration
 from batchscale.config.vocabulary import Phase, Point
-from batchscale.measure.control.interruptions import Stopped
 from batchscale.measure.control.progress import Progress
+from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence import train_wave, wave
 from batchscale.measure.convergence.early_stopping import Race
-from batchscale.measure.convergence.lane_programs import LanePrograms
 from batchscale.measure.convergence.lanes import Lanes, Programs, Settings
+from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.convergence.train_wave import Checkpoint
 from batchscale.measure.convergence.wave import Grid, LaneRecord, Setting, Wave
 from batchscale.measure.data import datasets, example_order

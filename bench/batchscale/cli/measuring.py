@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from batchscale.cli.arguments import AS_JSON, FOLDER, PATH, PRICE, Number, example
 from batchscale.cli.reading import answer, print_json
+from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, Number, example
 from batchscale.config import experiment
 from batchscale.config.vocabulary import STAGES
 from batchscale.errors import InputError, warn
@@ -83,7 +83,7 @@ def run(
 
     An EXPERIMENT is a shipped name or a .toml file; without one, the default suite of this device is measured.
     """
-    from batchscale.measure.control import interruptions
+    from batchscale.measure.control import signals
     from batchscale.measure.data import datasets
     from batchscale.measure.device.machine import Host
     from batchscale.measure.run import suite
@@ -93,11 +93,11 @@ def run(
         warn(f"warning: {fault}")
     request = suite.Request(experiments, results, budget, stages, convergence_from, retry_failed)
     try:
-        with interruptions.Stopper() as stopper:
+        with signals.Stopper() as stopper:
             measured = suite.measure(request, Host.describe(), stopper)
             request.progress.say(f"writing {len(measured)} {'page' if len(measured) == 1 else 'pages'}")
             answer(measured, as_json=as_json, price_per_hour=price_per_hour)
-    except (interruptions.Stopped, KeyboardInterrupt):
+    except (signals.Stopped, KeyboardInterrupt):
         sys.stderr.write("\n")
         warn(f"stopped; everything measured is in {results}. To continue: {shlex.join([*_program(), *typed])}")
         return INTERRUPTED

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from batchscale.cli.arguments import AS_JSON, FOLDER, PATH, PRICE, Number, example
 from batchscale.cli.reading import answer, print_json, show
+from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, Number, example
 
 
 @click.command(
@@ -38,14 +38,14 @@ def analyze(
 
     Each machine in the tables gets a results folder.
     """
-    from batchscale.analysis.exchange import import_tables
+    from batchscale.analysis.exchange import analyze
     from batchscale.analysis.pages import report
 
-    made = import_tables.write_folders(convergence, throughput, out, train_examples, target, price_per_hour)
+    made = analyze.write_folders(convergence, throughput, out, train_examples, target, price_per_hour)
     if len(made) == 1:
         return answer([*made.values()], as_json=as_json)
     summaries = {name: report.write_report(folder) for name, folder in made.items()}
-    together = import_tables.write_together(out, summaries)
+    together = analyze.write_together(out, summaries)
     if as_json:
         return print_json(together)
     for name, folder in made.items():

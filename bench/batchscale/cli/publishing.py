@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from batchscale.cli.arguments import AS_JSON, FOLDER, PATH, Number, example
 from batchscale.cli.reading import print_json
+from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, Number, example
 from batchscale.errors import warn
 from batchscale.printable import visible
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from batchscale.cli.arguments import AS_JSON, FOLDER, PATH, PRICE, Number, example
+from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, Number, example
 from batchscale.errors import warn
 from batchscale.printable import printable, visible
 from batchscale.records import results_folder, row_files

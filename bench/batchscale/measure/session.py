@@ -16,8 +16,8 @@ import msgspec
 from batchscale.config import plan
 from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import Precision, StageName
-from batchscale.measure.control.interruptions import Stopper
 from batchscale.measure.control.progress import Progress
+from batchscale.measure.control.signals import Stopper
 from batchscale.measure.data.datasets import Dataset
 from batchscale.measure.device.compiled_programs import TuningFile
 from batchscale.measure.device.machine import Host

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 import simulated_folder
-from batchscale.analysis.exchange.import_tables import write_folders
+from batchscale.analysis.exchange.analyze import write_folders
 from batchscale.analysis.figures import PLOTS
 from batchscale.analysis.frames import frames
 from batchscale.analysis.pages import html, report, tables

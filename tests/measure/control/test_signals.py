@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from batchscale.measure.control.interruptions import ASKED, FORCED, SIGNALS, Stopped, Stopper
+from batchscale.measure.control.signals import ASKED, FORCED, SIGNALS, Stopped, Stopper
 from repository import ROOT
 
 
@@ -48,9 +48,9 @@ def test_handlers_are_put_back():
 
 STUCK = """
 import hashlib, sys
-from batchscale.measure.control import interruptions
-interruptions.GRACE_SECONDS = 0.2
-with interruptions.Stopper():
+from batchscale.measure.control import signals
+signals.GRACE_SECONDS = 0.2
+with signals.Stopper():
     print("in", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
 """

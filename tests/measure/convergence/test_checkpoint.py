@@ -6,7 +6,7 @@ import jax
 import msgspec
 import numpy as np
 import pytest
-from batchscale.measure.control.interruptions import Stopped
+from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence.train_wave import SEAL_BYTES, Checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from batchscale.config import plan
 from batchscale.errors import InputError
-from batchscale.measure.control.interruptions import Stopped
 from batchscale.measure.control.progress import Progress
-from batchscale.measure.convergence import lane_programs, train_wave
-from batchscale.measure.convergence.lane_programs import LanePrograms
+from batchscale.measure.control.signals import Stopped
+from batchscale.measure.convergence import tiers, train_wave
 from batchscale.measure.convergence.stage import Convergence
+from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.device.compiled_programs import TuningFile
 from batchscale.records import rate_choice, results_folder, row_files
 from batchscale.records.row_types import Stage, Trial
@@ -71,7 +71,7 @@ def test_programs_of_a_lowering_that_lost_its_trial_are_counted_as_well(tmp_path
 def test_a_stop_is_heard_before_each_trial_of_speed(tmp_path, monkeypatch):
     made = session(tmp_path)
     made.tuning, made.stopper.requested = TuningFile(tmp_path / "untried", made.lowerings), True
-    monkeypatch.setattr(lane_programs.SpeedTrial, "examples_per_second", lambda _: pytest.fail("measured"))
+    monkeypatch.setattr(tiers.SpeedTrial, "examples_per_second", lambda _: pytest.fail("measured"))
     with pytest.raises(Stopped):
         Convergence(made).plan()
 

@@ -4,7 +4,7 @@ import pytest
 from batchscale.config import plan
 from batchscale.config.vocabulary import Point
 from batchscale.errors import InputError
-from batchscale.measure.control.interruptions import Stopped
+from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.records.row_types import TrialKey
 from fake_training import best_at, study

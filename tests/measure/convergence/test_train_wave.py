@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from batchscale.config.vocabulary import Point
-from batchscale.measure.control.interruptions import Stopped
+from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence import train_wave
 from batchscale.measure.convergence.train_wave import Workers
 from batchscale.measure.convergence.wave import Setting

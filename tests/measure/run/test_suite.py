@@ -7,9 +7,9 @@ import pytest
 from batchscale.config import experiment as experiments
 from batchscale.config import time_budget
 from batchscale.errors import InputError
-from batchscale.measure.control.interruptions import Stopper
 from batchscale.measure.control.progress import SECONDS_PER_PAGE, Progress
-from batchscale.measure.convergence.lane_programs import LanePrograms
+from batchscale.measure.control.signals import Stopper
+from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.data import datasets
 from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.measure.run import suite

@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 from batchscale.config.vocabulary import CellKey
-from batchscale.measure.control.interruptions import Failure, Stopped
+from batchscale.measure.control.failures import Failure
+from batchscale.measure.control.signals import Stopped
 from batchscale.measure.throughput.stage import SAFE_SHARE_OF_MEMORY
 from batchscale.records.row_types import Compilation, Round
 from fake_throughput import KEYS, Pretended, Scripted, cell_rows

@@ -2,8 +2,8 @@
 
 import pytest
 from batchscale.config.vocabulary import CellKey
-from batchscale.measure.control.interruptions import Stopped
 from batchscale.measure.control.progress import SECONDS_PER_LOWERING
+from batchscale.measure.control.signals import Stopped
 from batchscale.measure.throughput import lowering_choice, rounds
 from batchscale.records.row_types import Compilation
 from fake_throughput import Pretended

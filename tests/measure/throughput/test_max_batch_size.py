@@ -6,7 +6,7 @@ import jax
 import msgspec
 import pytest
 from batchscale.config.vocabulary import CellKey
-from batchscale.measure.control.interruptions import Failure
+from batchscale.measure.control.failures import Failure
 from batchscale.measure.throughput import max_batch_size, stage
 from batchscale.measure.throughput.max_batch_size import MOST_COMPILATIONS, RESOLUTION, find, largest_that_fits
 from batchscale.records import row_files

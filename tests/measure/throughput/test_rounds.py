@@ -7,7 +7,7 @@ import jax
 import pytest
 from batchscale.config.vocabulary import CellKey
 from batchscale.errors import DeviceError
-from batchscale.measure.control.interruptions import Stopped
+from batchscale.measure.control.signals import Stopped
 from batchscale.measure.device.sensors import Counter, Sensors
 from batchscale.measure.throughput import rounds
 from batchscale.measure.throughput.stage import Throughput

@@ -10,7 +10,7 @@ import optax
 import pytest
 from batchscale.config.experiment import OPTION_RANGES
 from batchscale.errors import InputError
-from batchscale.measure.control.interruptions import Stopped
+from batchscale.measure.control.signals import Stopped
 from batchscale.measure.training import optimizers
 from batchscale.measure.training.optimizers import (
     OPTIMIZERS,

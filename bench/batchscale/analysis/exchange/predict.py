@@ -8,7 +8,7 @@ from pathlib import Path
 from batchscale.analysis.compare.compatibility import ABSENT, MAY_DIFFER, flattened, sets_speed
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import Frames, from_rows
-from batchscale.analysis.frames.imported_tables import machines_of, read_timings, round_rows, slug, unknown_machine
+from batchscale.analysis.frames.outside_tables import machines_of, read_timings, round_rows, slug, unknown_machine
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Summary

@@ -196,8 +196,6 @@ def at_best(points: pd.DataFrame, option: str) -> pd.DataFrame:
 
 
 NOTHING = Repetitions.exact([])
-
-
 OF_PROGRAM = (
     "compile_seconds",
     "peak_bytes",

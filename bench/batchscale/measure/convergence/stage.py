@@ -14,11 +14,11 @@ import msgspec
 from batchscale.config import plan
 from batchscale.config.plan import Tier
 from batchscale.config.vocabulary import Phase, Point
-from batchscale.measure.control.interruptions import FAILURES, Streak, failure_of
+from batchscale.measure.control.failures import FAILURES, Streak, failure_of
 from batchscale.measure.control.progress import SECONDS_PER_TIER, confirm_trials, search_trials
 from batchscale.measure.convergence import train_wave, wave
 from batchscale.measure.convergence.early_stopping import Race
-from batchscale.measure.convergence.lane_programs import LanePrograms, trial_seconds
+from batchscale.measure.convergence.tiers import LanePrograms, trial_seconds
 from batchscale.measure.convergence.train_wave import Checkpoint, Reporter
 from batchscale.measure.convergence.wave import (
     Grid,

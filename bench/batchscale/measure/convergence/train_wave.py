@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from batchscale.errors import InputError
-from batchscale.measure.control.interruptions import Stopped
+from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence.early_stopping import losers
 from batchscale.measure.convergence.lanes import Programs
 from batchscale.measure.convergence.wave import LaneRecord, Layout, Reading, Shard, Wave
@@ -264,11 +264,7 @@ def _report(wave: Wave, reporter: Reporter) -> None:
 
 LARGEST_CURVES_BYTES = 1 << 30
 """Bytes for the curves of a wave, at most. Its lanes come on top; their size is known."""
-
-
 MALFORMED = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, msgspec.DecodeError, RecursionError)
-
-
 SEAL_BYTES = hashlib.sha256().digest_size
 
 

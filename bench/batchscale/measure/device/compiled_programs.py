@@ -24,7 +24,7 @@ from msgspec import Meta
 
 from batchscale.config.vocabulary import Precision
 from batchscale.errors import InputError
-from batchscale.measure.control.interruptions import FAILURES
+from batchscale.measure.control.failures import FAILURES
 from batchscale.records import results_folder, row_files
 
 DROPPING_BARRIERS = "cse_barrier_expander"

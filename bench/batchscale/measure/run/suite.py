@@ -16,10 +16,10 @@ from batchscale.config import plan, time_budget
 from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import STAGES, StageName
 from batchscale.errors import InputError
-from batchscale.measure.control.interruptions import Stopper
 from batchscale.measure.control.progress import SECONDS_PER_PAGE, Progress
-from batchscale.measure.convergence.lane_programs import LanePrograms
+from batchscale.measure.control.signals import Stopper
 from batchscale.measure.convergence.stage import Convergence
+from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.data import datasets
 from batchscale.measure.data.datasets import Dataset
 from batchscale.measure.device.machine import Host

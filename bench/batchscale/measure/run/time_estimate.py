@@ -17,7 +17,7 @@ from batchscale.measure.control.progress import (
     search_trials,
     timing_seconds,
 )
-from batchscale.measure.convergence.lane_programs import trial_seconds
+from batchscale.measure.convergence.tiers import trial_seconds
 from batchscale.measure.device.compiled_programs import Tuned
 
 

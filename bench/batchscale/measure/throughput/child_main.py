@@ -14,7 +14,7 @@ import jax
 import msgspec
 import numpy as np
 
-from batchscale.measure.control.interruptions import FAILURES, failure_of
+from batchscale.measure.control.failures import FAILURES, failure_of
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.data.datasets import Dataset
 from batchscale.measure.device.machine import available_memory_bytes

@@ -20,7 +20,7 @@ import batchscale
 from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import CellKey
 from batchscale.errors import InputError
-from batchscale.measure.control.interruptions import LONGEST_MESSAGE, Failure, failure_saying
+from batchscale.measure.control.failures import LONGEST_MESSAGE, Failure, failure_saying
 from batchscale.measure.device.machine import Host, without_paths
 from batchscale.measure.session import Session
 from batchscale.printable import bare

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from batchscale.config.vocabulary import CellKey
-from batchscale.measure.control.interruptions import Failure
+from batchscale.measure.control.failures import Failure
 from batchscale.measure.device.compiled_programs import Work, predicted_bytes
 from batchscale.measure.throughput.child_process import Child, ChildError
 from batchscale.measure.throughput.timed_loops import build

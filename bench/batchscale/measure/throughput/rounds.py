@@ -12,7 +12,7 @@ import jax
 import msgspec
 
 from batchscale.config.vocabulary import CellKey
-from batchscale.measure.control.interruptions import FAILURES, Failure, failure_of
+from batchscale.measure.control.failures import FAILURES, Failure, failure_of
 from batchscale.measure.device.compiled_programs import Work, predicted_bytes, steps_to_fill, timed
 from batchscale.measure.throughput.child_process import ChildError
 from batchscale.measure.throughput.timed_loops import Built, build

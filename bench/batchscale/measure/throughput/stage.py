@@ -15,7 +15,7 @@ import msgspec
 
 from batchscale.config import plan
 from batchscale.config.vocabulary import CellKey, Precision
-from batchscale.measure.control.interruptions import Failure, Streak
+from batchscale.measure.control.failures import Failure, Streak
 from batchscale.measure.control.progress import (
     MAX_BATCH_SIZE_SECONDS,
     SECONDS_PER_CALIBRATION,

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from batchscale.analysis.frames.frames import Imported
-from batchscale.analysis.frames.imported_tables import (
+from batchscale.analysis.frames.outside_tables import (
     LARGEST_EXAMPLES,
     experiment_of,
     machines_of,

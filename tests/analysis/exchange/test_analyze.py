@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 import simulated_folder
-from batchscale.analysis.exchange.import_tables import write_folders, write_together
+from batchscale.analysis.exchange.analyze import write_folders, write_together
 from batchscale.analysis.frames import frames
-from batchscale.analysis.frames.imported_tables import read_needs, read_timings
+from batchscale.analysis.frames.outside_tables import read_needs, read_timings
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.build import summarize
 from batchscale.errors import InputError

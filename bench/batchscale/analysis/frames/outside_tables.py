@@ -188,33 +188,15 @@ def unknown_machine(name: str) -> MachineFile:
 
 
 LARGEST_FILE_BYTES = 64 << 20
-
-
 MOST_ROWS = 1_000_000
-
-
 LONGEST_LINE = 4_000
-
-
 LONGEST_NAME = 80
 LEAST_AMOUNT, LARGEST_AMOUNT = 1e-12, 1e12
-
-
 LARGEST_COUNT = 10**12
-
-
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?|\.[0-9]+([eE][-+]?[0-9]{1,3})?")
-
-
 _UNREACHED = re.compile(r"[-+]?(inf|infinity|nan|none|null|na|n/a|never|-)", re.IGNORECASE)
-
-
 _COUNT = re.compile(r"[0-9]{1,15}")
-
-
 NEEDS = ("epochs_to_target", "steps_to_target", "examples_to_target")
-
-
 SPEEDS = ("examples_per_second", "seconds_per_step", "seconds_per_epoch")
 
 
