@@ -114,10 +114,11 @@ def train(of: Programs, seeds: Sequence[int], values: Settings, examples: int) -
 
 
 @cache
-def _step(learner: Learner) -> Any:
-    return jax.jit(learner.train_step)
+def _compiled(learner: Learner) -> tuple[Any, Any]:
+    return jax.jit(learner.first_state), jax.jit(learner.train_step)
 
 
+@cache
 def train_alone(
     learner: Learner,
     seed: int,
@@ -126,13 +127,17 @@ def train_alone(
     examples: int,
     schedule: Schedule = CONSTANT,
 ) -> TrainState:
-    """The trial as a plain loop over whole batches of the same stream; no code of the lanes is used."""
+    """The trial as a plain loop over whole batches of the same stream; no code of the lanes is used.
+
+    It is trained once for the same arguments, since several tests compare with the same run.
+    """
     split = train_split()
-    state = jax.jit(learner.first_state)(learner.params(seed), jnp.float32(learning_rate))
+    first_state, train_step = _compiled(learner)
+    state = first_state(learner.params(seed), jnp.float32(learning_rate))
     for step in range(examples // batch_size):
         chosen = example_order.indices(seed, step * batch_size, batch_size, len(split.labels))
         rate = learning_rate * schedule.factor(jnp.float32(step * batch_size))
-        state, _ = _step(learner)(state, split.inputs[chosen], split.labels[chosen], rate)
+        state, _ = train_step(state, split.inputs[chosen], split.labels[chosen], rate)
     return state
 
 

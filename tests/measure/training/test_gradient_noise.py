@@ -98,7 +98,11 @@ def test_the_variance_of_the_gradient_falls_as_one_over_the_batch_size(gaussian)
 
 @pytest.mark.parametrize(
     ("model", "optimizer", "lowering"),
-    [("mlp", "adam", None), ("lenet", "momentum", "patches"), ("linear", "lars", None)],
+    [
+        ("mlp", "adam", None),
+        ("linear", "lars", None),
+        pytest.param("lenet", "momentum", "patches", marks=pytest.mark.slow),
+    ],
 )
 def test_measuring_changes_no_bit_of_training(model, optimizer, lowering):
     one, values = learner(model, optimizer, lowering=lowering), settings([5, 10, 40], [0.01, 0.02, 0.03])
