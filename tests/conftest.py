@@ -16,6 +16,7 @@ from typing import Any
 import hypothesis
 import pytest
 import simulated_folder
+from batchscale.analysis import figures
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.metrics.sweep import Sweep
@@ -32,6 +33,7 @@ _network = SimpleNamespace(allowed=False)
 
 
 def pytest_configure() -> None:
+    gc.disable()  # until all tests are collected: most of what is imported stays
     install_import_hook(list(modules_with_shapes()), "beartype.beartype")
     _cut_the_network()
     hypothesis.settings.register_profile("shared machine", deadline=None)
@@ -71,9 +73,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector from walking the modules and tests again and again, about 4 % of the time."""
+    """Keep the garbage collector from walking all modules again and again, which took 4 % of the time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -82,6 +85,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU, and nvidia-smi is not here"))
+
+
+@pytest.fixture
+def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw only the first figure: the figures are most of what a page costs."""
+    monkeypatch.setattr(figures, "PLOTS", figures.PLOTS[:1])
 
 
 @pytest.fixture(scope="session")

@@ -130,6 +130,7 @@ def test_without_a_package_one_line_shows_how_to_install_it(package):
     assert (ended.returncode, ended.stderr) == (2, f"batchscale: {shown}\n")
 
 
+@pytest.mark.usefixtures("few_figures")
 def test_names_of_files_and_folders_are_printed_in_one_visible_line(tmp_path, capsys):
     strange = "m\x1b[31mEVIL\nbatchscale: second line\udcff"
     simulated_folder.write(tmp_path / "published/simulated" / strange, batch_sizes=(16, 64), epochs=3.0, rounds=2)

@@ -10,6 +10,8 @@ import simulated_folder
 from batchscale.analysis import figures
 from batchscale.cli import command_line
 
+pytestmark = pytest.mark.usefixtures("few_figures")
+
 SIZES = (16, 64, 256, 1024)
 
 
@@ -33,11 +35,6 @@ def quick(machines):
 @pytest.fixture
 def slow(machines):
     return machines / "simulated" / "slow"
-
-
-@pytest.fixture(autouse=True)
-def _few_figures(monkeypatch):
-    monkeypatch.setattr(figures, "PLOTS", figures.PLOTS[:1])
 
 
 def printed(capsys, *line):

@@ -8,9 +8,10 @@ import socket
 import msgspec
 import pytest
 import simulated_folder
-from batchscale.analysis import figures
 from batchscale.analysis.exchange import submit as submitting
 from batchscale.analysis.exchange.submit import submit
+
+pytestmark = pytest.mark.usefixtures("few_figures")
 
 PACKAGES = {"jax": "0.10.0", "jaxlib": "0.10.0", "flax": "0.12.8", "optax": "0.2.8", "numpy": "2.4.0"}
 
@@ -21,11 +22,6 @@ def fit(tmp_path_factory):
     simulated_folder.write(folder, batch_sizes=(16, 64, 256, 1024), confirm_seeds=2)
     change_machine(folder, packages=PACKAGES)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _few_figures(monkeypatch):
-    monkeypatch.setattr(figures, "PLOTS", figures.PLOTS[:1])
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from batchscale.cli import command_line
 from batchscale.errors import InputError
 from batchscale.records import results_folder
 
+pytestmark = pytest.mark.usefixtures("few_figures")
+
 TRUTH = simulated_folder.Truth(batch_sizes=(32, 64, 128, 256, 512), confirm_seeds=3)
 PRICE = 2.5
 ABSENT = (None, "no price was given; --price-per-hour gives one")
