@@ -22,7 +22,7 @@ from batchscale.analysis.summary.build import summarize
 from batchscale.cli import command_line
 from batchscale.config.vocabulary import STAGES
 from batchscale.errors import InputError
-from batchscale.measure.convergence import train_wave
+from batchscale.measure.convergence import wave_loop
 from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.device import peak_rates
 from batchscale.measure.run.suite import planned_stages
@@ -223,7 +223,7 @@ def continued(folder):
         patch.setattr(peak_rates, "measure", lambda *_: [])
         patch.setattr(rounds, "measure", lambda *_: None)
         patch.setattr(lowering_choice, "choose", lambda *_: {})
-        patch.setattr(train_wave, "run", lambda *_: None)
+        patch.setattr(wave_loop, "run", lambda *_: None)
         made = session(folder)
         patch.setattr(LanePrograms, "__init__", with_compiled_programs)
         made.prepare_folder()

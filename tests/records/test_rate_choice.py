@@ -59,8 +59,8 @@ def test_a_choice_is_best_by_its_own_measure(curves, target, budget):
     qualities = {one.point: rate_choice.best_score(one.curve, GOAL, budget) or 0.0 for one in trials}
     assert times[choice.for_target] == min(times.values())
     assert qualities[choice.for_accuracy] == max(qualities.values())
-    assert choice.for_target not in choice.tied
-    assert all(times[point] == times[choice.for_target] < math.inf for point in choice.tied)
+    assert choice.for_target not in choice.equally_fast
+    assert all(times[point] == times[choice.for_target] < math.inf for point in choice.equally_fast)
     assert choice.points[0] == choice.for_target
     assert len(set(choice.points)) == len(choice.points)
 
@@ -94,7 +94,7 @@ def test_nothing_is_chosen_where_the_budget_gave_no_rate_a_step():
 
 def test_what_nobody_reached_is_infinite_and_tied_with_nothing():
     choice = rate_choice.choose([trial(0.1, [0.1]), trial(0.2, [0.1])], GOAL, 1000)
-    assert choice.tied == []
+    assert choice.equally_fast == []
     assert rate_choice.examples_to_target(trial(0.1, [0.1]), GOAL) == math.inf
     assert rate_choice.best_score(trial(0.1, []).curve, GOAL, 1000) is None
     assert rate_choice.best_score(trial(0.1, [0.9]).curve, GOAL, 99) is None
@@ -106,7 +106,7 @@ def test_options_are_chosen_with_the_rate_and_edges_and_ties_are_those_of_the_sa
     choice = rate_choice.choose([*slow, *fast], GOAL, 1000)
     momentum = (("momentum", 0.9),)
     assert choice.for_target == Point(0.2, momentum)
-    assert choice.tied == [Point(0.4, momentum)]
+    assert choice.equally_fast == [Point(0.4, momentum)]
     assert (choice.lower_edges, choice.upper_edges) == ([momentum], []), "0.1 was tried, but with other options"
     assert not choice.is_inside
 

@@ -4,7 +4,7 @@ import math
 
 from batchscale.config import plan
 from batchscale.measure.control.signals import Stopped
-from batchscale.measure.convergence import train_wave, wave
+from batchscale.measure.convergence import wave_loop, wave
 from batchscale.measure.convergence.lanes import Lanes, Programs
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.convergence.wave import SHARE_OF_LANES, SHARE_OF_MEMORY
@@ -15,16 +15,16 @@ from tiny_workload import session, trials
 
 
 def without_training(monkeypatch, run):
-    """Replace `train_wave.run` by `run`, and let lanes hold nothing, so that no model is traced."""
+    """Replace `wave_loop.run` by `run`, and let lanes hold nothing, so that no model is traced."""
     if not isinstance(Programs.lane_bytes, int):  # `hold` has not limited the memory
         monkeypatch.setattr(Programs, "lane_bytes", 1)
-    monkeypatch.setattr(train_wave, "run", run)
+    monkeypatch.setattr(wave_loop, "run", run)
     monkeypatch.setattr(Programs, "fit", lambda _, shape, *given: shape)
     monkeypatch.setattr(wave, "first_lanes", lambda *_: Lanes(TrainState((), ()), ()))
 
 
 def made_up(worth, stop_after=None, trained=None):
-    """A `train_wave.run` that trains nothing: the higher the worth of a rate in (0, 1], the sooner it is at the target.
+    """A `wave_loop.run` that trains nothing: the higher the worth of a rate in (0, 1], the sooner it is at the target.
 
     `trained` collects the records of all lanes that would have been trained.
     """

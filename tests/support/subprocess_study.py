@@ -21,11 +21,11 @@ MEASURE = """
 import sys
 from pathlib import Path
 from batchscale.measure.control.signals import Stopper
-from batchscale.measure.convergence import train_wave
+from batchscale.measure.convergence import wave_loop
 from batchscale.measure.device.machine import Host
 from batchscale.measure.run import suite
-assert train_wave.CHECKPOINT_SECONDS > 1
-train_wave.CHECKPOINT_SECONDS = 0.05
+assert wave_loop.CHECKPOINT_SECONDS > 1
+wave_loop.CHECKPOINT_SECONDS = 0.05
 suite.measure(suite.Request([sys.argv[1]], results=Path(sys.argv[2])), Host.describe(), Stopper())
 """
 

@@ -19,11 +19,11 @@ from batchscale.config.plan import Duration
 from batchscale.config.vocabulary import Phase, Point
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopped
-from batchscale.measure.convergence import train_wave, wave
+from batchscale.measure.convergence import wave_loop, wave
 from batchscale.measure.convergence.early_stopping import Race
 from batchscale.measure.convergence.lanes import Lanes, Programs, Settings
 from batchscale.measure.convergence.tiers import LanePrograms
-from batchscale.measure.convergence.train_wave import Checkpoint
+from batchscale.measure.convergence.wave_loop import Checkpoint
 from batchscale.measure.convergence.wave import Grid, LaneRecord, Setting, Wave
 from batchscale.measure.data import datasets, example_order
 from batchscale.measure.data.datasets import Dataset
@@ -109,7 +109,7 @@ def train(of: Programs, seeds: Sequence[int], values: Settings, examples: int) -
     for first in range(0, ticks, of.ticks_per_call):
         count = min(of.ticks_per_call, ticks - first)
         rows = [example_order.indices(seed, first * width, count * width, len(of.train_split.labels)) for seed in seeds]
-        lanes = of.train(lanes, values, np.stack(rows).reshape(len(seeds), count, width), first)
+        lanes = of.advance(lanes, values, np.stack(rows).reshape(len(seeds), count, width), first)
     return lanes
 
 
@@ -212,11 +212,11 @@ class Bench:
             if self.checks == stop_after:
                 raise Stopped
 
-        train_wave.run(lanes, self.reporter(check))
+        wave_loop.run(lanes, self.reporter(check))
         return lanes
 
-    def reporter(self, check: Callable[[], None]) -> train_wave.Reporter:
-        return train_wave.Reporter(
+    def reporter(self, check: Callable[[], None]) -> wave_loop.Reporter:
+        return wave_loop.Reporter(
             finished=self.reported.append,
             advanced=lambda _: None,
             check=check,

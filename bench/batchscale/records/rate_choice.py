@@ -1,4 +1,6 @@
-"""Choose the learning rate and options of each batch size.
+"""Choose the learning rate and options of each batch size, from rows.
+
+Both halves make this choice: training confirms the chosen rates, and analysis reports them.
 
 They are chosen on search trials alone. Claims rest on fresh seeds, so that they do not profit from the choice.
 """
@@ -38,19 +40,19 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         for_target: The point with the fewest examples to the target.
         for_accuracy: The point with the best score within the budget.
-        tied: The neighbouring rates that reach the target at the same evaluation as `for_target`.
+        equally_fast: The neighbouring rates that reach the target at the same evaluation as `for_target`.
         tried: All points, sorted. A rate is at the edge if it is the lowest or highest tried with its options.
     """
 
     for_target: Point
     for_accuracy: Point
-    tied: list[Point]
+    equally_fast: list[Point]
     tried: list[Point]
 
     @property
     def points(self) -> list[Point]:
         """The points to confirm, each once."""
-        return list(dict.fromkeys([self.for_target, self.for_accuracy, *self.tied]))
+        return list(dict.fromkeys([self.for_target, self.for_accuracy, *self.equally_fast]))
 
     @property
     def lower_edges(self) -> list[Options]:
@@ -130,8 +132,10 @@ def choose(trials: Iterable[Trial], goal: Goal, budget_examples: float) -> Choic
     points = sorted(by_point)
     fastest = min(points, key=lambda point: (speed[point], -quality[point]))
     best = max(points, key=lambda point: (quality[point], -speed[point]))
-    tied = [one for one in _neighbours(points, fastest) if math.isfinite(speed[one]) and speed[one] <= speed[fastest]]
-    return Choice(for_target=fastest, for_accuracy=best, tied=tied, tried=points)
+    equally_fast = [
+        one for one in _neighbours(points, fastest) if math.isfinite(speed[one]) and speed[one] <= speed[fastest]
+    ]
+    return Choice(for_target=fastest, for_accuracy=best, equally_fast=equally_fast, tried=points)
 
 
 def _neighbours(points: Iterable[Point], point: Point) -> list[Point]:

@@ -104,7 +104,7 @@ def test_rates_of_different_momenta_are_compared_by_what_a_long_run_makes_of_the
         momentum = 0.0 if size < 100 else 0.9
         rates = [truth.rate(size) * (1 - momentum) * factor for factor in (0.5, 1.0, 2.0)]
         points = [Point(rate, (("momentum", momentum),)) for rate in rates]
-        return Choice(for_target=points[1], for_accuracy=points[1], tied=[], tried=points)
+        return Choice(for_target=points[1], for_accuracy=points[1], equally_fast=[], tried=points)
 
     claims = observations.claims(measured, truth.target)
     chosen = {size: replace(claim, choice=choice(size)) for size, claim in claims.items()}

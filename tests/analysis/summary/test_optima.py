@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from batchscale.analysis.statistics import comparison
-from batchscale.analysis.statistics.comparison import Contest
+from batchscale.analysis.statistics import ties
+from batchscale.analysis.statistics.ties import Contest
 from batchscale.analysis.statistics.intervals import DRAWS, LEVEL, Locations, Repetitions, interval, locate
 from batchscale.analysis.summary import build
 from batchscale.analysis.summary_types import AccuracyOptimal, CostOptimal, TimeOptimal
@@ -63,7 +63,7 @@ def test_a_clear_winner_is_described_in_full():
         "margin": pytest.approx(1.0),
         "next_best": 32,
         "metric": "a metric",
-        "test": comparison.TEST,
+        "test": ties.TEST,
         "level": LEVEL,
     }
 
@@ -75,7 +75,7 @@ def test_ties_span_from_the_smallest_to_the_largest_and_hold_the_best_itself():
 
 
 def test_what_was_measured_once_says_so():
-    assert contest(certain(range(4)), repeated=False).found(0)["test"] == f"{comparison.TEST}; {comparison.UNREPEATED}"
+    assert contest(certain(range(4)), repeated=False).found(0)["test"] == f"{ties.TEST}; {ties.UNREPEATED}"
 
 
 @pytest.mark.parametrize(

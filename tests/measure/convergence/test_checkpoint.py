@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 from batchscale.measure.control.signals import Stopped
-from batchscale.measure.convergence.train_wave import SEAL_BYTES, Checkpoint
+from batchscale.measure.convergence.wave_loop import SEAL_BYTES, Checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_workload import Bench, assert_same

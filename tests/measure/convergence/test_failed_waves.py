@@ -33,7 +33,7 @@ def test_lanes_that_are_too_many_for_memory_train_one_wave_after_another(tmp_pat
 
 
 def failing(of_phase, message, times=math.inf):
-    """A `train_wave.run` on a device that is lost in training waves of a phase, after one lane was finished."""
+    """A `wave_loop.run` on a device that is lost in training waves of a phase, after one lane was finished."""
     left = times
     well = made_up(best_at(0.01))
 

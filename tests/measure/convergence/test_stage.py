@@ -15,7 +15,7 @@ from batchscale.config import plan
 from batchscale.errors import InputError
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopped
-from batchscale.measure.convergence import tiers, train_wave
+from batchscale.measure.convergence import tiers, wave_loop
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.device.compiled_programs import TuningFile
@@ -100,7 +100,7 @@ def test_curves_count_examples_and_steps_on_the_same_cadence(studied):
 
 def test_a_second_run_measures_nothing(studied, monkeypatch):
     before = (studied.session.folder / results_folder.CONVERGENCE).read_bytes()
-    monkeypatch.setattr(train_wave, "run", lambda *_: pytest.fail("something was trained again"))
+    monkeypatch.setattr(wave_loop, "run", lambda *_: pytest.fail("something was trained again"))
     again = Convergence(session(studied.session.folder))
     again.plan()
     again.run()

@@ -64,7 +64,7 @@ def train_on(of, seeds, values, examples):
     for first in range(0, examples // of.microbatch_size, of.ticks_per_call):
         start, count = first * of.microbatch_size, of.ticks_per_call * of.microbatch_size
         rows = [example_order.indices(seed, start, count, len(of.train_split.labels)) for seed in seeds]
-        lanes = of.train(lanes, values, np.stack(rows).reshape(len(seeds), -1, of.microbatch_size), first)
+        lanes = of.advance(lanes, values, np.stack(rows).reshape(len(seeds), -1, of.microbatch_size), first)
     return lanes
 
 

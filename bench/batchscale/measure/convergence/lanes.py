@@ -153,7 +153,7 @@ class Programs:
         order = jax.ShapeDtypeStruct((shape[0], self.ticks_per_call, self.microbatch_size), jnp.int32)
         arguments = (lanes, values, self.train_split, order, np.int32(0), np.int32(0))
         # Donation lets XLA update the lanes in place: without it parameters, optimizer state and sums exist twice.
-        return jax.jit(partial(_train, self), donate_argnums=0).lower(*arguments)
+        return jax.jit(partial(_advance_lanes, self), donate_argnums=0).lower(*arguments)
 
     def _once(self, key: tuple, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
         with self.lock:
@@ -161,7 +161,7 @@ class Programs:
                 self.compiled[key] = compiled_programs.compiled(lower(), for_one_core=True)
             return self.compiled[key]
 
-    def train(
+    def advance(
         self, lanes: Lanes, settings: Settings, order: Int32[np.ndarray, "seed tick microbatch"], first_tick: int
     ) -> Lanes:
         """Advance all lanes by the ticks in `order`.
@@ -191,7 +191,7 @@ def _first_state(learner: Learner, params: PyTree, settings: Settings) -> TrainS
     return first(params, settings.learning_rates, settings.options)
 
 
-def _train(
+def _advance_lanes(
     programs: Programs,
     lanes: Lanes,
     settings: Settings,

@@ -16,10 +16,10 @@ from batchscale.config.plan import Tier
 from batchscale.config.vocabulary import Phase, Point
 from batchscale.measure.control.failures import FAILURES, Streak, failure_of
 from batchscale.measure.control.progress import SECONDS_PER_TIER, confirm_trials, search_trials
-from batchscale.measure.convergence import train_wave, wave
+from batchscale.measure.convergence import wave_loop, wave
 from batchscale.measure.convergence.early_stopping import Race
 from batchscale.measure.convergence.tiers import LanePrograms, trial_seconds
-from batchscale.measure.convergence.train_wave import Checkpoint, Reporter
+from batchscale.measure.convergence.wave_loop import Checkpoint, Reporter
 from batchscale.measure.convergence.wave import (
     Grid,
     LaneRecord,
@@ -264,7 +264,7 @@ class TierSearch:
             if not self.stage.missing(part):
                 continue
             try:
-                self._train(item, part, shapes)
+                self._train_wave(item, part, shapes)
                 self.stage.streak.broken()
             except FAILURES as error:
                 self._fail(item, part, error)
@@ -276,7 +276,7 @@ class TierSearch:
             self._write(LaneRecord(setting=setting, seed=seed, status="failed", reason=failure.message), lanes=1)
         self.stage.streak.grown(item, failure)
 
-    def _train(self, item: str, grid: Grid, shapes: Sequence[Shape]) -> None:
+    def _train_wave(self, item: str, grid: Grid, shapes: Sequence[Shape]) -> None:
         """Train the missing trials of a wave, from its checkpoint or from the start."""
         stage, session = self.stage, self.stage.session
         checkpoint = Checkpoint(session.folder / "checkpoint", self._identity(grid, shapes))
@@ -297,7 +297,7 @@ class TierSearch:
             checkpoint=checkpoint,
             workers=session.host.workers,
         )
-        train_wave.run(lanes, reporter)
+        wave_loop.run(lanes, reporter)
 
     def _started(self, checkpoint: Checkpoint, grid: Grid, shapes: Sequence[Shape]) -> Wave:
         """Return a wave as its checkpoint holds it, or a fresh one of the smallest grid with all missing trials."""

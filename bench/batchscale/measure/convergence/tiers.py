@@ -157,8 +157,8 @@ class SpeedTrial:
 
     def examples_per_second(self) -> float:
         """Measure the lane-examples per second of training, without compilation."""
-        ticks = steps_to_fill(TRIAL_SECONDS, lambda count: self._train(self.shards[0], count))
-        seconds = min(self._together(self._train, ticks) for _ in range(2))
+        ticks = steps_to_fill(TRIAL_SECONDS, lambda count: self._advance(self.shards[0], count))
+        seconds = min(self._together(self._advance, ticks) for _ in range(2))
         return self.lanes * self.programs.microbatch_size * ticks / seconds
 
     def seconds_per_evaluation(self) -> float:
@@ -173,17 +173,17 @@ class SpeedTrial:
         with ThreadPoolExecutor(self.workers) as pool:
             return timed(lambda count: list(pool.map(lambda shard: work(shard, count), self.shards)), steps)
 
-    def _train(self, shard: Shard, ticks: int) -> None:
+    def _advance(self, shard: Shard, ticks: int) -> None:
         programs, width = self.programs, self.programs.microbatch_size
         for first in range(0, ticks, programs.ticks_per_call):
             count = min(ticks - first, programs.ticks_per_call)
             order = np.arange(len(self.seeds) * count * width, dtype=np.int32) % len(programs.train_split.labels)
-            shard.lanes = programs.train(shard.lanes, shard.values, order.reshape(-1, count, width), first)
+            shard.lanes = programs.advance(shard.lanes, shard.values, order.reshape(-1, count, width), first)
         jax.block_until_ready(shard.lanes)
 
     def _evaluate(self, shard: Shard, times: int) -> None:
         for _ in range(times):
-            self._train(shard, 1)
+            self._advance(shard, 1)
             self.programs.evaluate(shard.lanes.state.params, self.programs.validation_split)
 
 

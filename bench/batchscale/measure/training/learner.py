@@ -1,4 +1,4 @@
-"""THE training step: the throughput stage times it, and the convergence stage trains with it.
+"""The parts of a training step: both stages use `gradient` and `apply`, and `train_step` joins them for a run alone.
 
 Everything here is a pure function, so the step can be compiled alone or mapped over lanes.
 """

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from batchscale.config.vocabulary import Point
 from batchscale.measure.control.signals import Stopped
-from batchscale.measure.convergence import train_wave
-from batchscale.measure.convergence.train_wave import Workers
+from batchscale.measure.convergence import wave_loop
+from batchscale.measure.convergence.wave_loop import Workers
 from batchscale.measure.convergence.wave import Setting
 from batchscale.records.row_types import Curve
 from hypothesis import given
@@ -205,7 +205,9 @@ def test_parameters_without_an_update_at_the_budget_are_not_tested(tmp_path):
 @pytest.mark.parametrize(("shards", "workers"), [(1, 2), (3, 2), (4, 2), (5, 4), (2, 1)])
 def test_workers_take_every_tick_of_every_shard_once_in_order_and_share_evenly(tmp_path, monkeypatch, shards, workers):
     taken = []
-    monkeypatch.setattr(train_wave, "_train", lambda _, shard, first, ticks: taken.append((id(shard), first, ticks)))
+    monkeypatch.setattr(
+        wave_loop, "_advance_shard", lambda _, shard, first, ticks: taken.append((id(shard), first, ticks))
+    )
     one = Bench(tmp_path, shapes=((1, 2),)).fresh()
     with ThreadPoolExecutor(workers) as pool:
         Workers(pool, workers).train(one, one.shards[:shards], 40)
@@ -213,7 +215,7 @@ def test_workers_take_every_tick_of_every_shard_once_in_order_and_share_evenly(t
         turns = [(first, ticks) for name, first, ticks in taken if name == id(shard)]
         assert [first for first, _ in turns] == [sum(ticks for _, ticks in turns[:i]) for i in range(len(turns))]
         assert sum(ticks for _, ticks in turns) == 40
-    assert max(ticks for _, _, ticks in taken) == math.ceil(40 / train_wave.turns_per_shard(shards, workers))
+    assert max(ticks for _, _, ticks in taken) == math.ceil(40 / wave_loop.turns_per_shard(shards, workers))
 
 
 @given(st.integers(1, 500), st.integers(1, 16))
@@ -222,16 +224,16 @@ def test_shards_are_cut_no_further_than_keeps_workers_busy(shards, workers):
         turns = turns_each * shards
         return turns / (workers * math.ceil(turns / workers))
 
-    needed = train_wave.turns_per_shard(shards, workers)
-    assert busy(needed) >= train_wave.BUSY_SHARE
-    assert all(busy(fewer) < train_wave.BUSY_SHARE for fewer in range(1, needed))
+    needed = wave_loop.turns_per_shard(shards, workers)
+    assert busy(needed) >= wave_loop.BUSY_SHARE
+    assert all(busy(fewer) < wave_loop.BUSY_SHARE for fewer in range(1, needed))
 
 
 def test_a_mistake_in_training_is_never_taken_for_the_end_of_the_line(tmp_path, monkeypatch):
     def mistaken(*_):
         raise IndexError("of an order that is too short")
 
-    monkeypatch.setattr(train_wave, "_train", mistaken)
+    monkeypatch.setattr(wave_loop, "_advance_shard", mistaken)
     one = Bench(tmp_path).fresh()
     with ThreadPoolExecutor(2) as pool, pytest.raises(IndexError, match="too short"):
         Workers(pool, 2).train(one, one.shards, 40)

@@ -1,4 +1,7 @@
-"""Train a wave from its first step to its last row: train, evaluate, close lanes, compact shards, save a checkpoint."""
+"""The loop on the host that drives a wave: advance shards, evaluate, close lanes, compact shards, save a checkpoint.
+
+The mapped program that updates the parameters of lanes is in `lanes`.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +116,7 @@ class Workers:
                 if self.stop.is_set():
                     raise InterruptedError
                 ticks = min(last - first, ticks_per_turn)
-                _train(wave, shard, first, ticks)
+                _advance_shard(wave, shard, first, ticks)
                 # Back into the queue only when its turn is over: a shard is never with two workers.
                 if first + ticks < last:
                     queue.append((shard, first + ticks))
@@ -198,10 +201,10 @@ def _is_tested(wave: Wave, examples: int) -> bool:
     return claims and (wave.tests_always or examples == wave.duration.budget_examples)
 
 
-def _train(wave: Wave, shard: Shard, first: int, ticks: int) -> None:
+def _advance_shard(wave: Wave, shard: Shard, first: int, ticks: int) -> None:
     order = _order(wave, shard, first, ticks)
     # Blocked on, so that a worker's turn ends when the work does: time per tick and the queue depend on it.
-    shard.lanes = jax.block_until_ready(wave.programs.train(shard.lanes, shard.values, order, first))
+    shard.lanes = jax.block_until_ready(wave.programs.advance(shard.lanes, shard.values, order, first))
 
 
 def _order(wave: Wave, shard: Shard, tick: int, ticks: int) -> Int32[np.ndarray, "seed tick microbatch"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from batchscale.analysis.statistics.comparison import above_a_later_one, tied_with_least
+from batchscale.analysis.statistics.ties import above_a_later_one, tied_with_least
 from batchscale.analysis.statistics.intervals import LEVEL, Locations
 from scipy import stats
 
