@@ -55,6 +55,7 @@ def test_a_clock_that_slows_down_is_flagged_end_to_end(monkeypatch):
     assert not hardware.drift(round_frame(steady.measure())).drifts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [5, 12])
 def test_noise_is_flagged_no_more_often_than_stated(rounds):
     random, worlds = np.random.default_rng(rounds), 150

@@ -77,6 +77,7 @@ def winners(rule, curves):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "target"), [(1, 0.8), (1, 0.95), (3, 0.8), (4, 0.95)])
 def test_the_rate_that_would_have_won_is_stopped_in_fewer_than_one_study_in_fifty(seeds, target):
     generator = np.random.default_rng(round(100 * target) + seeds)

@@ -84,6 +84,7 @@ def test_batch_sizes_that_no_power_of_two_divides_are_exact_in_one_program():
         assert_same(lane(lanes.state, 0, column), train_alone(one, 1, batch_size, 0.02, 1000), SUMMATION)
 
 
+@pytest.mark.slow
 def test_convolutions_train_as_alone_with_another_lowering():
     lanes = train(
         programs(learner("lenet", "momentum", lowering="patches"), 10), [2], settings([10, 50], [0.1, 0.1]), 500

@@ -12,6 +12,7 @@ from repository import ROOT
 from tiny_workload import experiment
 
 SUPPORT = ROOT / "tests" / "support"
+pytestmark = pytest.mark.slow
 WAYS = ("mlp-scan-device", "lenet-dispatch-device", "mlp-dispatch-host")
 
 

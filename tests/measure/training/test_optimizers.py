@@ -218,6 +218,7 @@ def test_samples_are_no_denser_than_worth_it_and_fall_on_whole_batches(monkeypat
     assert_same(lane(lanes.average, 1, 1), average_alone(one, 5, 0.05, 200, 50), ROUNDING)
 
 
+@pytest.mark.slow
 def test_averaging_changes_no_bit_of_training_and_no_chunk_a_bit_of_averages():
     one, values = learner("mlp", "adam"), settings([5, 10, 40], [0.01, 0.02, 0.03])
     without = train(programs(one, 5), SEEDS, values, 300)
@@ -232,6 +233,7 @@ def test_a_horizon_of_next_to_nothing_is_the_parameters_themselves():
     assert_same(lanes.average, lanes.state.params, ROUNDING)
 
 
+@pytest.mark.slow
 def test_curves_hold_the_accuracy_of_the_average_through_compaction_and_interruption(tmp_path):
     made = {"settings": grid_of("confirm"), "shapes": ((2, 6), (2, 3)), "averaging_examples": HORIZON}
     whole = Bench(tmp_path / "whole", **made).run().records
