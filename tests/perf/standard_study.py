@@ -11,8 +11,8 @@ from batchscale.config.vocabulary import CellKey, Loop
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.convergence import wave
 from batchscale.measure.convergence.stage import Convergence, TierSearch
-from batchscale.measure.convergence.wave_loop import Workers
 from batchscale.measure.convergence.wave import Grid, Wave, search_grid
+from batchscale.measure.convergence.wave_loop import Workers
 from batchscale.measure.data.datasets import Dataset
 from batchscale.measure.device.compiled_programs import Work
 from batchscale.measure.device.machine import Host

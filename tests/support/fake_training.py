@@ -4,7 +4,7 @@ import math
 
 from batchscale.config import plan
 from batchscale.measure.control.signals import Stopped
-from batchscale.measure.convergence import wave_loop, wave
+from batchscale.measure.convergence import wave, wave_loop
 from batchscale.measure.convergence.lanes import Lanes, Programs
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.convergence.wave import SHARE_OF_LANES, SHARE_OF_MEMORY

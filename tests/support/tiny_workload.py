@@ -19,12 +19,12 @@ from batchscale.config.plan import Duration
 from batchscale.config.vocabulary import Phase, Point
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopped
-from batchscale.measure.convergence import wave_loop, wave
+from batchscale.measure.convergence import wave, wave_loop
 from batchscale.measure.convergence.early_stopping import Race
 from batchscale.measure.convergence.lanes import Lanes, Programs, Settings
 from batchscale.measure.convergence.tiers import LanePrograms
-from batchscale.measure.convergence.wave_loop import Checkpoint
 from batchscale.measure.convergence.wave import Grid, LaneRecord, Setting, Wave
+from batchscale.measure.convergence.wave_loop import Checkpoint
 from batchscale.measure.data import datasets, example_order
 from batchscale.measure.data.datasets import Dataset
 from batchscale.measure.device.compiled_programs import Tuned

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from batchscale.analysis.statistics import ties
-from batchscale.analysis.statistics.ties import Contest
 from batchscale.analysis.statistics.intervals import DRAWS, LEVEL, Locations, Repetitions, interval, locate
+from batchscale.analysis.statistics.ties import Contest
 from batchscale.analysis.summary import build
 from batchscale.analysis.summary_types import AccuracyOptimal, CostOptimal, TimeOptimal
 from hypothesis import given

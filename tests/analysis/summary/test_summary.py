@@ -239,7 +239,7 @@ def test_the_edge_of_a_rate_grid_is_flagged():
 
 def test_the_edges_of_the_rate_for_the_target_and_of_that_for_accuracy_are_told_apart(monkeypatch):
     rates = [Point(rate) for rate in (0.1, 0.2, 0.4)]
-    choice = Choice(for_target=rates[1], for_accuracy=rates[2], tied=[], tried=rates)
+    choice = Choice(for_target=rates[1], for_accuracy=rates[2], equally_fast=[], tried=rates)
     assert [choice.is_at_edge(point) for point in rates] == [True, False, True]
     made = observations.claims
 

@@ -10,8 +10,8 @@ import pytest
 from batchscale.config.vocabulary import Point
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence import wave_loop
-from batchscale.measure.convergence.wave_loop import Workers
 from batchscale.measure.convergence.wave import Setting
+from batchscale.measure.convergence.wave_loop import Workers
 from batchscale.records.row_types import Curve
 from hypothesis import given
 from hypothesis import strategies as st

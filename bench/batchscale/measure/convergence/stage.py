@@ -16,10 +16,9 @@ from batchscale.config.plan import Tier
 from batchscale.config.vocabulary import Phase, Point
 from batchscale.measure.control.failures import FAILURES, Streak, failure_of
 from batchscale.measure.control.progress import SECONDS_PER_TIER, confirm_trials, search_trials
-from batchscale.measure.convergence import wave_loop, wave
+from batchscale.measure.convergence import wave, wave_loop
 from batchscale.measure.convergence.early_stopping import Race
 from batchscale.measure.convergence.tiers import LanePrograms, trial_seconds
-from batchscale.measure.convergence.wave_loop import Checkpoint, Reporter
 from batchscale.measure.convergence.wave import (
     Grid,
     LaneRecord,
@@ -30,6 +29,7 @@ from batchscale.measure.convergence.wave import (
     search_grid,
     waves,
 )
+from batchscale.measure.convergence.wave_loop import Checkpoint, Reporter
 from batchscale.measure.session import Session, StageRows
 from batchscale.measure.training.optimizers import usual_options
 from batchscale.records import rate_choice
