@@ -74,7 +74,7 @@ def _examples_first(features: Features) -> Features:
 
 
 def _size(kernel: Kernel, channels: int) -> int:
-    """Return the side of a square kernel over so many channels."""
+    """Return the side of a square kernel over a number of channels."""
     return math.isqrt(kernel.shape[1] // channels)
 
 
@@ -121,7 +121,7 @@ def _convolved_and_windows(size: int, inputs: Features, kernel: Kernel) -> tuple
 def _all_windows(inputs: Features, size: int) -> Features:
     """Return all windows as [weight, height, width, example].
 
-    Rows are copied first, because many of them lie next to each other in memory. Arrays are joined at their first axis:
+    Rows are copied first, because many of them are next to each other in memory. Arrays are joined at their first axis:
     XLA's copies on a CPU are several times slower when it has to stack or reorder.
     """
     channels, height, width, examples = inputs.shape

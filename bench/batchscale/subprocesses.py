@@ -91,5 +91,5 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _reason(errors: str) -> str:
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    telling = [line for line in lines if "err" in line.lower() or line.startswith("E:")]
-    return visible((telling or lines or ["no message"])[0])[:LONGEST_REASON]
+    reported = [line for line in lines if "err" in line.lower() or line.startswith("E:")]
+    return visible((reported or lines or ["no message"])[0])[:LONGEST_REASON]

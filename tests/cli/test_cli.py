@@ -204,7 +204,10 @@ def test_an_error_of_the_system_is_one_line(monkeypatch, capsys):
 
     monkeypatch.setattr("batchscale.analysis.pages.report.write_report", refuse)
     assert command_line.run(["report", "anywhere"]) == 2
-    assert capsys.readouterr().err == "batchscale: a\\x1blonger\\nname: the system refuses (File name too long)\n"
+    assert (
+        capsys.readouterr().err
+        == "batchscale: a\\x1blonger\\nname: the operating system reports an error (File name too long)\n"
+    )
 
 
 def test_an_interrupt_anywhere_is_code_130(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""What the reading half answers to simulated rows."""
+"""Summarize simulated rows with the analysis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRUTH = simulated_folder.Truth(rate_penalty=1.0, watts=50.0, gradient_noise_scal
 
 
 def answered(truth=TRUTH, rows=None, seed=0, **changes):
-    """The summary of `rows`, or of those drawn from `truth` with `changes` made to it."""
+    """Return the summary of `rows`; without them, draw rows from `truth` with `changes`."""
     truth = replace(truth, **changes)
     rows = simulated_folder.rows(truth, seed) if rows is None else rows
     return summarize(

@@ -1,4 +1,4 @@
-"""Training runs drawn from a truth: curves that saturate, rates off the best, gradient noise."""
+"""Draw training runs from a truth: saturating curves, rates other than the best, gradient noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from truth import RATE_FACTOR, Truth, origin
 
 
 def convergence_rows(truth: Truth, random: np.random.Generator, machine: str = "simulated-cpu") -> Iterator[AnyRow]:
-    """A search over five rates at each batch size and momentum, then fresh seeds at the true best ones."""
+    """Yield a search over five rates for each batch size and momentum, then fresh seeds at and near the best rate."""
     common = origin(truth, machine)
     for batch_size in truth.batch_sizes:
         for options in [{"momentum": momentum} for momentum in truth.momenta] or [{}]:
@@ -28,7 +28,7 @@ def convergence_rows(truth: Truth, random: np.random.Generator, machine: str = "
 
 
 def trial(truth, common, phase, batch_size, rate_step, seed, random) -> Trial:
-    """One run at the best rate moved by `rate_step` factors of two; its curve saturates at the ceiling."""
+    """Return one run at the best rate times 2^`rate_step`. Its curve saturates at the ceiling."""
     momentum = common.get("options", {}).get("momentum", 0.0)
     rate = truth.rate(batch_size) * RATE_FACTOR**rate_step * (1 - momentum)
     diverged = RATE_FACTOR**rate_step > truth.diverges_above
@@ -58,7 +58,7 @@ def trial(truth, common, phase, batch_size, rate_step, seed, random) -> Trial:
 
 
 def saturating_curve(truth: Truth, batch_size: int, wanted: float, ceiling: float) -> Curve:
-    """accuracy(n) = ceiling (1 - exp(-n / scale)), which crosses the target after `wanted` examples if it ever does."""
+    """Return accuracy(n) = ceiling (1 - exp(-n / scale)). It crosses the target after `wanted` examples, or never."""
     scale = wanted / -math.log(1 - min(truth.target / ceiling, 1 - 1e-3))
     quantum = truth.train_examples / truth.per_epoch
     seen = np.arange(1, int(truth.epochs * truth.per_epoch) + 1) * quantum
@@ -83,7 +83,7 @@ def with_average(curve: Curve, gain: float) -> Curve:
 
 
 def gradient_noise(truth: Truth, curve: Curve, random: np.random.Generator) -> NoiseEstimate | None:
-    """|G|^2 falls over training while tr(Sigma) stays `gradient_noise_scale` times its mean, noisily."""
+    """Return estimates whose |G|^2 falls over training; tr(Sigma) is noisy around `gradient_noise_scale`."""
     if truth.gradient_noise_scale is None:
         return None
     stretches = [curve.examples[-1] * part // 4 for part in range(1, 5)]

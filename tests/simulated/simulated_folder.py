@@ -1,4 +1,4 @@
-"""Results folders whose truth is known, whole or as rows."""
+"""Make results folders, or only their rows, from a known truth."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def machine_file(name: str = "simulated-cpu") -> MachineFile:
 
 
 def rows(truth: Truth, seed: int = 0, machine: str = "simulated-cpu") -> list[AnyRow]:
-    """Every row of a folder, throughput first."""
+    """Return every row of a folder, throughput first."""
     random = np.random.default_rng(seed)
     return [*throughput_rows(truth, random, machine), *convergence_rows(truth, random, machine)]
 
 
 def write(folder: Path, truth: Truth | None = None, seed: int = 0, machine: str = "simulated-cpu", **changes) -> Truth:
-    """Write a complete results folder drawn from `truth` with `changes` made to it; returns that truth."""
+    """Write a complete results folder drawn from `truth` with `changes`. Return the changed truth."""
     truth = replace(truth or Truth(), **changes)
     folder.mkdir(parents=True, exist_ok=True)
     table = {"name": "simulated", **experiment_table(truth)}

@@ -1,4 +1,4 @@
-"""Rows of a small simulated study, and changed ones, for the tests of what is read from rows."""
+"""Rows of a small simulated study, and changed rows, for the tests of the analysis."""
 
 import msgspec
 import simulated_folder
@@ -12,7 +12,7 @@ change = msgspec.structs.replace
 
 
 def of(kind, **fields):
-    """The simulated rows of a kind that have these values."""
+    """Return the simulated rows of a kind that have these values."""
     return [row for row in ROWS if isinstance(row, kind) and all(getattr(row, k) == v for k, v in fields.items())]
 
 
@@ -21,13 +21,13 @@ def made(rows):
 
 
 def timed(seconds, steps=10, **fields):
-    """One round of batch size 16 for each of `seconds`."""
+    """Return one round of batch size 16 for each of `seconds`."""
     (first, *_) = of(Round, batch_size=16, loop="scan")
     return [change(first, round=at, steps=steps, seconds=one, joules=None, **fields) for at, one in enumerate(seconds)]
 
 
 def trained(accuracies=(), **fields):
-    """A trial of batch size 16, evaluated every 16 examples."""
+    """Return a trial of batch size 16, evaluated every 16 examples."""
     steps = list(range(1, len(accuracies) + 1))
     curve = Curve(examples=[16 * s for s in steps], steps=steps, accuracy=list(accuracies), loss=[None] * len(steps))
     return change(of(Trial, batch_size=16)[0], curve=curve, noise=None, test_accuracy=None, **fields)

@@ -1,4 +1,4 @@
-"""Rows of speed drawn from a truth: compilations, rounds on one device and on several, limits."""
+"""Draw rows of the throughput stage from a truth: compilations, rounds on one and on several devices, limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from truth import Truth, origin
 
 
 def throughput_rows(truth: Truth, random: np.random.Generator, machine: str = "simulated-cpu") -> Iterator[AnyRow]:
-    """Compilations and rounds of both loops; a size that is out of memory has none, or those of `microbatches`."""
+    """Yield compilations and rounds of both loops. A size out of memory has rounds in `microbatches` or none."""
     common = origin(truth, machine)
     for batch_size in truth.batch_sizes:
         for loop, extra in (("scan", 0.0), ("dispatch", truth.dispatch_seconds)):
@@ -47,7 +47,7 @@ def throughput_rows(truth: Truth, random: np.random.Generator, machine: str = "s
 
 
 def _shared_rounds(truth, common) -> Iterator[Round]:
-    """Batches on several devices; their noise is their own, so that they change nothing else."""
+    """Yield rounds on several devices. Their noise is drawn separately, so that all other rows stay the same."""
     random = np.random.default_rng(len(truth.devices))
     for devices in truth.devices:
         for batch_size in truth.batch_sizes:

@@ -1,4 +1,4 @@
-"""The world that simulated results are drawn from: a hyperbola of examples to target, an affine step time."""
+"""The truth behind simulated results: a hyperbola of examples to the target, an affine time per step."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ RATE_FACTOR = 2.0
 
 @dataclass(frozen=True)
 class Truth:
-    """The world a folder is drawn from. Noises are standard deviations of logarithms.
+    """The true values that a folder is drawn from. Noises are standard deviations of logarithms.
 
     Examples to target: `least_examples` (1 + B / `critical_batch_size`) at the best rate, which is `best_rate`
     (B / 128)^`rate_exponent`; a rate off by a factor of two costs a factor exp(`rate_penalty`). Each of the `momenta`
     searched with the rate multiplies the examples by its factor.
-    On several `devices` a step lasts as on one with its part of the batch, and `sharing_seconds` more.
-    An average of the parameters, where there is one, is more accurate by `averaging_gain`.
-    Seconds per step: `fixed_seconds` + `seconds_per_example` B in the scan loop; dispatch pays `dispatch_seconds` more.
+    A step on several `devices` takes the time of one device with one part of the batch, plus `sharing_seconds`.
+    Averaged parameters are more accurate by `averaging_gain`; without it no average is kept.
+    Seconds per step: `fixed_seconds` + `seconds_per_example` B in the scan loop. The dispatch loop adds
+    `dispatch_seconds`.
     """
 
     batch_sizes: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -65,35 +66,35 @@ class Truth:
     averaging_gain: float | None = None
 
     def examples_to_target(self, batch_size: int) -> float:
-        """The median over seeds at the best rate."""
+        """Return the median over seeds at the best rate."""
         hyperbola = self.least_examples * (1 + batch_size / self.critical_batch_size)
         return hyperbola * self.outliers.get(batch_size, 1.0)
 
     def seconds_per_step(self, batch_size: int) -> float:
-        """The faster loop's time."""
+        """Return the seconds per step of the faster loop."""
         return self.fixed_seconds + self.seconds_per_example * batch_size
 
     def shared_seconds_per_step(self, batch_size: int, devices: int) -> float:
-        """A device's part of the batch, and the sum of the gradients."""
+        """Return the seconds per step on several devices: one part of the batch, and the sum of the gradients."""
         return self.seconds_per_step(batch_size // devices) + self.sharing_seconds
 
     def time_to_target(self, batch_size: int) -> float:
-        """Seconds."""
+        """Return the seconds to the target."""
         return self.examples_to_target(batch_size) / batch_size * self.seconds_per_step(batch_size)
 
     @property
     def best_options(self) -> dict[str, float]:
-        """The momentum that takes the fewest examples, where there are several."""
+        """The momentum that needs the fewest examples; empty without a search over momenta."""
         return {"momentum": min(self.momenta, key=self.momenta.__getitem__)} if self.momenta else {}
 
     @property
     def time_optimal_batch_size(self) -> int:
-        """The best of the sweep."""
+        """The batch size of the sweep with the least time to the target."""
         runnable = [size for size in self.batch_sizes if size not in self.out_of_memory]
         return min(runnable, key=self.time_to_target)
 
     def rate(self, batch_size: int) -> float:
-        """The best learning rate."""
+        """Return the best learning rate."""
         return self.best_rate * (batch_size / 128) ** self.rate_exponent
 
 
@@ -107,11 +108,11 @@ RICH = Truth(
     momenta={0.5: 1.6, 0.9: 1.0},
     averaging_gain=0.002,
 )
-"""A folder with everything measured."""
+"""The truth of a folder in which everything is measured."""
 
 
 def experiment_table(truth: Truth) -> dict[str, Any]:
-    """The TOML of an experiment that would measure this truth."""
+    """Return the TOML table of an experiment that would measure this truth."""
     return {
         "title": "A simulated sweep",
         "workload": {"dataset": "simulated", "model": "hyperbola", "optimizer": "momentum"},
@@ -136,7 +137,7 @@ def experiment(truth: Truth, name: str = "simulated") -> Experiment:
 
 
 def origin(truth: Truth, machine: str = "simulated-cpu") -> dict[str, Any]:
-    """The fields every row carries."""
+    """Return the fields that every row has."""
     return {
         "experiment": "simulated",
         "fingerprint": experiment(truth).fingerprint,

@@ -32,7 +32,7 @@ class Pretended:
         self.asks(**tables)
 
     def asks(self, **tables):
-        """Let the experiment of the stage have these tables."""
+        """Give these tables to the experiment of the stage."""
         asked = {"rounds": 5, "round_seconds": 0.1, **tables.pop("throughput", {})}
         of = Session(experiment(throughput=asked, **tables), tiny_dataset(), host(), self.folder, Progress(quiet=True))
         of.stopper.check = self.check
@@ -66,7 +66,7 @@ class Pretended:
 
     @staticmethod
     def predicted_bytes(key):
-        """What a step of so many examples at once needs."""
+        """Return the bytes that a step of this cell needs."""
         return 1000 * key.batch_size // key.accumulation
 
     def measure(self, keys=KEYS):
@@ -74,7 +74,7 @@ class Pretended:
         return [row for row in self.rows if isinstance(row, Round)]
 
     def again(self, rows, *, retries_failed=False):
-        """The next run, on the rows of an earlier one."""
+        """Start the next run on the rows of an earlier one."""
         for row in rows:
             self.stage.known.see(row)
         if retries_failed:
@@ -83,7 +83,7 @@ class Pretended:
 
 
 class Scripted:
-    """A child process that yields the given rows and then, with `dies_of`, dies."""
+    """A fake child process. It yields the given rows and then fails with `dies_of`, if this is given."""
 
     def __init__(self, rows, dies_of=None):
         self.given, self.dies_of, self.ended = rows, dies_of, False

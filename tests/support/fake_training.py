@@ -1,4 +1,4 @@
-"""Studies with made-up curves: `worth` decides which rate is best, so the right choice is known."""
+"""Run studies with made-up curves. `worth` decides which rate is best, so the expected choice is known."""
 
 import math
 
@@ -15,7 +15,7 @@ from tiny_workload import session, trials
 
 
 def without_training(monkeypatch, run):
-    """Replace `wave_loop.run` by `run`, and let lanes hold nothing, so that no model is traced."""
+    """Replace `wave_loop.run` by `run`, and make the lanes empty, so that no model is traced."""
     if not isinstance(Programs.lane_bytes, int):  # `hold` has not limited the memory
         monkeypatch.setattr(Programs, "lane_bytes", 1)
     monkeypatch.setattr(wave_loop, "run", run)
@@ -24,7 +24,7 @@ def without_training(monkeypatch, run):
 
 
 def made_up(worth, stop_after=None, trained=None):
-    """A `wave_loop.run` that trains nothing: the higher the worth of a rate in (0, 1], the sooner it is at the target.
+    """Return a `wave_loop.run` that trains nothing. A rate of higher `worth` in (0, 1] reaches the target sooner.
 
     `trained` collects the records of all lanes that would have been trained.
     """
@@ -49,7 +49,7 @@ def made_up(worth, stop_after=None, trained=None):
 
 
 def best_at(rate):
-    """A worth whose logarithmic peak is at the effective `rate` for every batch size."""
+    """Return a `worth` that is greatest at the effective `rate` for every batch size."""
     return lambda _, point: math.exp(-abs(math.log(plan.effective_rate(point) / rate)))
 
 
@@ -62,6 +62,6 @@ def study(folder, monkeypatch, worth, stop_after=None, trained=None, **tables):
 
 
 def hold(lanes, monkeypatch):
-    """Pretend that memory holds so many lanes."""
+    """Pretend that memory holds `lanes` lanes."""
     monkeypatch.setattr(Programs, "lane_bytes", int((1 << 30) * SHARE_OF_MEMORY * SHARE_OF_LANES / lanes))
     monkeypatch.setattr(Host, "free_memory_bytes", lambda _: 3 << 29)

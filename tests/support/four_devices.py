@@ -1,4 +1,4 @@
-"""A script for a child process whose CPU is split into four virtual devices: it prints results of training as JSON."""
+"""A script for a child process that splits its CPU into four virtual devices. It prints results of training as JSON."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def compared(model: str, loop: str, source: str) -> dict:
 
 
 def accumulated() -> float:
-    """Return the relative distance of a batch in two microbatches on two devices from the whole batch on one."""
+    """Return the relative distance between a batch in two microbatches on two devices and the whole batch on one."""
     alone = trained("mlp", CellKey(BATCH_SIZE, "scan"))["params"]
     parts = trained("mlp", CellKey(BATCH_SIZE, "scan", devices=2, accumulation=2))["params"]
     return float(np.abs(parts - alone).max() / np.abs(alone).max())

@@ -1,8 +1,8 @@
-"""A program that stands in for a package manager's client."""
+"""Fake clients of package managers."""
 
 
 def client(folder, name, script):
-    """A stand-in for a package client, first on the path."""
+    """Write a fake package client into `folder`, which the test puts on the path."""
     program = folder / name
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)

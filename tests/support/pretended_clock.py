@@ -1,8 +1,8 @@
-"""A clock that is set by hand."""
+"""A fake clock for timed work."""
 
 
 class Pretended:
-    """A clock and work on it: `start` seconds to begin, then `per_step` for each step."""
+    """A clock that its `work` moves: by `start` seconds for each call, and by `per_step` for each step."""
 
     def __init__(self, per_step, start=0.0):
         self.now, self.per_step, self.start, self.calls = 0.0, per_step, start, []

@@ -1,4 +1,4 @@
-"""A minimal experiment file, versions of it with one value replaced, and the message of its refusal."""
+"""A minimal experiment, versions of it with one value replaced, and the message that refuses one."""
 
 import msgspec
 import pytest
@@ -16,7 +16,7 @@ MINIMAL = {
 
 
 def altered(path, value):
-    """The minimal experiment with one value replaced; `path` is dotted."""
+    """Return the minimal experiment with one value replaced. `path` is dotted."""
     *tables, key = path.split(".")
     data = msgspec.json.decode(msgspec.json.encode(MINIMAL))
     table = data

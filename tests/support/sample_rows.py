@@ -1,4 +1,4 @@
-"""Rows as a run would have written them, a goal, and a check that a refusal is one line."""
+"""Rows as a run writes them, a goal, and a check that a refusal is one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORIGIN = {
 
 
 def accuracy_of(threshold):
-    """The goal of reaching a validation accuracy."""
+    """Return the goal of a validation accuracy."""
     return Goal(metric="accuracy", threshold=threshold)
 
 

@@ -1,4 +1,4 @@
-"""Run a study of seconds in child processes, which share compiled programs."""
+"""Run a study of a few seconds in child processes that share compiled programs."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ suite.measure(suite.Request([sys.argv[1]], results=Path(sys.argv[2])), Host.desc
 
 
 def environment(workplace):
-    """The environment of a child process: this checkout's package and the programs compiled in `workplace`."""
+    """Return the environment of a child process: this checkout's package, and a cache of programs in `workplace`."""
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(workplace / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

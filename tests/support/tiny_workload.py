@@ -1,4 +1,4 @@
-"""Small workloads on real digits: a learner, its lanes, and the same trial trained alone at its true batch size."""
+"""Small workloads on real digits: a learner, its lanes, and the same trial trained alone in whole batches."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from batchscale.records import results_folder, row_files
 from batchscale.records.row_types import Environment, Machine, Trial, TrialKey
 
 TRAIN_EXAMPLES = 100
-"""The full batch, so that a batch size may be the whole training set."""
+"""The size of the training set, so small that a batch may be all of it."""
 MODEL_OPTIONS: dict[str, dict[str, Any]] = {
     "linear": {},
     "mlp": {"hidden": [8], "activation": "tanh"},
@@ -69,7 +69,7 @@ def learner(
     optimizer_options: tuple[tuple[str, float], ...] = (),
     searched: tuple[str, ...] = (),
 ) -> Learner:
-    """A tiny learner; the same object for the same arguments, so that its programs are compiled once."""
+    """Return a tiny learner: the same object for the same arguments, so that its programs are compiled once."""
     workload = Workload(
         dataset="digits",
         model=model,
@@ -103,7 +103,7 @@ def settings(batch_sizes: Sequence[int], learning_rates: Sequence[float], **opti
 
 
 def train(of: Programs, seeds: Sequence[int], values: Settings, examples: int) -> Lanes:
-    """Fresh lanes trained on the first `examples` of the stream of each seed."""
+    """Train fresh lanes on the first `examples` of the stream of each seed."""
     lanes = of.initialise(np.asarray(seeds, np.int32), values)
     width, ticks = of.microbatch_size, examples // of.microbatch_size
     for first in range(0, ticks, of.ticks_per_call):
@@ -127,9 +127,9 @@ def train_alone(
     examples: int,
     schedule: Schedule = CONSTANT,
 ) -> TrainState:
-    """The trial as a plain loop over whole batches of the same stream; no code of the lanes is used.
+    """Train the trial in a plain loop over whole batches of the same stream, without the code of the lanes.
 
-    It is trained once for the same arguments, since several tests compare with the same run.
+    Train it once for the same arguments, because several tests compare with the same run.
     """
     split = train_split()
     first_state, train_step = _compiled(learner)
@@ -142,12 +142,12 @@ def train_alone(
 
 
 def lane(tree: Any, row: int, column: int) -> Any:
-    """The leaves of one lane."""
+    """Return the leaves of one lane."""
     return jax.tree.map(lambda leaf: leaf[row, column], tree)
 
 
 def assert_same(found: Any, expected: Any, tolerance: float = 0.0) -> None:
-    """Equal leaf by leaf: bit for bit, or within `tolerance` of the largest magnitude of each leaf."""
+    """Check every leaf: equal bit for bit, or within `tolerance` of the largest magnitude of the leaf."""
     for one, other in zip(_arrays(found), _arrays(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * max(1.0, np.abs(other).max(initial=0.0)))
 
@@ -167,7 +167,7 @@ def grid_of(phase: Phase = "search", rates: Sequence[float] = (0.0005, 0.01, 0.0
 
 @dataclass
 class Bench:
-    """One wave of tiny lanes and everything that was reported of it; `stop_after` asks for a stop at that check.
+    """One wave of tiny lanes, and everything that was reported about it. `stop_after` asks for a stop at that check.
 
     A wave checks after each evaluation, and every `check_seconds` in between.
     """
@@ -202,7 +202,7 @@ class Bench:
         return made
 
     def run(self, stop_after: int | None = None) -> Wave:
-        """Continue from the checkpoint if there is one; raises Stopped where a stop was asked for."""
+        """Continue from the checkpoint if there is one. Raise Stopped when a stop was asked for."""
         lanes = self.fresh()
         self.checkpoint.restore(lanes, set(lanes.trials) - {record.trial for record in self.reported})
         self.checks = 0
@@ -240,7 +240,7 @@ TINY: dict[str, Any] = {
 
 
 def experiment(**tables: Any) -> Experiment:
-    """The tiny experiment with some keys of its tables replaced."""
+    """Return the tiny experiment with some keys of its tables replaced."""
     merged = {
         name: {**TINY[name], **tables[name]} if isinstance(TINY.get(name), dict) else tables[name] for name in tables
     }
@@ -263,7 +263,7 @@ def host(workers: int = 1) -> Host:
 
 @cache
 def tiny_dataset() -> Dataset:
-    """A corner of the digits, so that a study takes seconds."""
+    """Return a small part of the digits, so that a study takes seconds."""
     whole = digits()
     kept = {
         f"{split}_{part}": getattr(whole, f"{split}_{part}")[:count]
@@ -274,7 +274,7 @@ def tiny_dataset() -> Dataset:
 
 
 def session(folder: Path, workers: int = 1, **tables: Any) -> Session:
-    """The tiny experiment in a results folder, with its tuning done."""
+    """Return a session of the tiny experiment in a results folder, with its tuning done."""
     made = Session(experiment(**tables), tiny_dataset(), host(workers), folder, Progress(quiet=True))
     for tier in LanePrograms(made).tiers:
         made.tuning.get(f"convergence {tier.microbatch_size} {tier.batch_sizes}", lambda: Tuned(None, 1e6))
@@ -282,7 +282,7 @@ def session(folder: Path, workers: int = 1, **tables: Any) -> Session:
 
 
 def trials(folder: Path) -> dict[TrialKey, dict[str, Any]]:
-    """Every trial of a results folder as plain data, without when and from which commit it was recorded."""
+    """Return every trial of a results folder as plain data, without its time and its commit."""
     rows = [row for row in row_files.read(folder / results_folder.CONVERGENCE) if isinstance(row, Trial)]
     found = {row.key: msgspec.to_builtins(row) for row in rows}
     assert len(found) == len(rows), "a trial was written twice"

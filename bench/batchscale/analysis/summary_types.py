@@ -12,8 +12,10 @@ Interval = tuple[float | None, float | None]
 """The ends of a 95% interval. An end that is infinite or unknown is null."""
 
 Regime = Literal["below_useful_range", "perfect_scaling", "diminishing_returns", "saturated"]
-"""How a batch size scales: below the useful range it needs more examples than a larger one; with perfect scaling it
-needs at most 20% more examples than the smallest; saturated, at most 20% more steps than the largest."""
+"""How a batch size scales. Below the useful range, it needs more examples than a larger batch size. With perfect
+scaling, it needs at most 20% more examples than the least: E_min of the fit or, without a fit, the fewest at any batch
+size up to this one. Saturated, it needs at most 20% more steps than the least: S_min of the fit. Otherwise, returns
+diminish."""
 
 Limit = Literal["arithmetic", "copying", "fixed_cost"]
 """A lower bound of the time of a step: its arithmetic or its bytes at the calibrated rates, or its fixed cost."""
@@ -142,9 +144,7 @@ class Fit(Part, frozen=True, kw_only=True):
 
 
 class CriticalBatchSize(Fit, frozen=True, kw_only=True):
-    """The fit of S(B) = S_min (1 + B_crit / B) steps, which is E(B) = E_min (1 + B / B_crit) examples to the target.
-
-    McCandlish et al., 2018.
+    """The fit of S(B) = S_min (1 + B_crit / B) steps, E(B) = E_min (1 + B / B_crit) examples (McCandlish et al., 2018).
 
     Attributes:
         value: B_crit, the knee, in examples.
@@ -172,7 +172,7 @@ class AffineStepTime(Fit, frozen=True, kw_only=True):
 
 
 class Exponent(Part, frozen=True, kw_only=True):
-    """The power `value` of B that a quantity goes with, its 95% interval, and the batch sizes that were fitted."""
+    """The power `value` of B that a quantity is proportional to, its 95% interval, and the batch sizes fitted."""
 
     value: float
     interval: Interval
@@ -183,10 +183,10 @@ class LearningRates(Part, frozen=True, kw_only=True):
     """How the best learning rate changes with the batch size.
 
     Attributes:
-        overall: power of the batch size that the best rate goes with; null with fewer than three batch sizes.
+        overall: power of the batch size that the best rate is proportional to; null with fewer than three batch sizes.
         rule: the scaling rules that the interval of `overall` allows.
         at_grid_edge: batch sizes whose best rate is at the edge of the rates tried.
-        effective: True where momentum was searched, too: rates are then rate / (1 - momentum).
+        effective: True where momentum was also searched: rates are then rate / (1 - momentum).
     """
 
     overall: Exponent | None
@@ -279,7 +279,7 @@ class CellTrend(Trend, frozen=True, kw_only=True):
 
 
 class Drift(Part, frozen=True, kw_only=True):
-    """Whether timed rounds grew slower or faster.
+    """Whether timed rounds became slower or faster.
 
     Attributes:
         rounds: how many were timed.
@@ -420,13 +420,13 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
 
 
 class Summary(Part, frozen=True, kw_only=True):
-    """All answers of a results folder. An answer that the rows do not support is null; `<name>_reason` says why.
+    """All answers of a results folder. An answer that the rows do not support is null; `<name>_reason` explains it.
 
     Attributes:
         schema: version of this format.
         experiment, title, machine, workload: the names of what was measured, and where.
         target_accuracy: validation accuracy, 0 to 1; null where imported tables do not name it.
-        train_examples: examples in an epoch; null where imported tables do not say.
+        train_examples: examples in an epoch; null where imported tables do not give them.
         claims_on: the surest phase of trials that any batch size rests on.
         seeds: the most trials that any batch size rests on.
         notice: what the experiment asks every reader to know.
@@ -439,7 +439,7 @@ class Summary(Part, frozen=True, kw_only=True):
         price_per_hour, cost_optimal: the price of the machine that its user gave; least cost to the target.
         critical_batch_size, affine_step_time: fits of the steps to the target and of the seconds per step.
         learning_rates, gradient_noise: how the best rate changes with the batch size; the gradient noise scale.
-        ceilings, drift: calibrated rates of the machine; whether timed rounds grew slower or faster.
+        ceilings, drift: calibrated rates of the machine; whether timed rounds became slower or faster.
         cells: every batch size, smallest first.
         data_parallel: every batch that was timed on several devices.
         virtual_devices: True if these devices share the cores of one processor.

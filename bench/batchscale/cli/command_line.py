@@ -98,7 +98,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        warn(f"{where}the system refuses ({error.strerror})")
+        warn(f"{where}the operating system reports an error ({error.strerror})")
     except KeyboardInterrupt:
         sys.stderr.write("\nbatchscale: stopped\n")
         return measuring.INTERRUPTED

@@ -61,7 +61,7 @@ def _share_device() -> None:
     "--convergence-from",
     type=PATH,
     metavar="DIR",
-    help="Join convergence measured elsewhere, as it was scaled there, instead of training.",
+    help="Use the training runs of another results folder instead of training, at the scale chosen there.",
 )
 @PRICE
 @click.option("--retry-failed", is_flag=True, help="Try again what failed or ran out of memory before.")
@@ -176,6 +176,6 @@ def verify(*, folder: Path, as_json: bool) -> None:
     for row in rows if not as_json else ():
         print(
             f"B = {row.batch_size}: {row.steps} steps in {row.seconds:.3g} s;"
-            f" predicted were {row.predicted_steps} in {row.predicted_seconds:.3g} s"
+            f" predicted: {row.predicted_steps} steps in {row.predicted_seconds:.3g} s"
         )
     answer([folder], as_json=as_json)

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and the types whose refusals say what fits."""
+"""Arguments and options that several commands share, and the types whose refusals state what is expected."""
 
 from __future__ import annotations
 

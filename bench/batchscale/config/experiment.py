@@ -29,7 +29,7 @@ Option = bool | int | float | str | list[int]
 
 LARGEST_FILE_BYTES = 1 << 20
 MOST_COMBINATIONS = 64
-"""Of options that are searched together with the learning rate."""
+"""The most combinations of options that may be searched together with the learning rate."""
 MOST_FACTORS = 256
 """The most batch sizes that a range may have."""
 LARGEST_FLOAT32 = 3.4e38
@@ -133,7 +133,7 @@ class Budget(Table, frozen=True, kw_only=True):
 
     Attributes:
         epochs: Every trial trains so long; accuracies are compared within it.
-        max_epochs: A trial that has not reached the target by `epochs` goes on to here.
+        max_epochs: A trial that has not reached the target by `epochs` continues up to this limit.
     """
 
     epochs: Annotated[float, Meta(gt=0, le=1e5)]
@@ -193,7 +193,8 @@ class Experiment(Table, frozen=True, kw_only=True):
         name: The file's stem.
         search: Optimizer options to search together with the learning rate: each value is tried over the grid of rates.
         notice: A remark that is shown on every page about the experiment.
-        suites: The suites that the experiment is part of: `batchscale suite cpu` runs those that name "cpu".
+        suites: The platforms whose default suite the experiment is part of. `batchscale run` without names runs the
+            experiments that list this device's platform.
     """
 
     name: Name = ""
@@ -223,7 +224,7 @@ class Experiment(Table, frozen=True, kw_only=True):
 
     @property
     def max_epochs(self) -> float:
-        """Epochs after which a trial that has not reached the target is given up."""
+        """Epochs after which a trial ends even if it has not reached the target."""
         return max(self.budget.max_epochs or 0.0, self.budget.epochs)
 
     def epochs_to_reach(self, accuracy: float) -> float:
@@ -235,12 +236,15 @@ class Experiment(Table, frozen=True, kw_only=True):
         return self.budget.epochs if self.goal.better(accuracy, self.goal.threshold) else self.max_epochs
 
     def budget_examples(self, train_examples: int) -> int:
-        """Return the examples that every trial trains, within which accuracies are compared."""
+        """Return the number of examples in the epoch budget. Accuracies are compared within this budget."""
         return round(self.budget.epochs * train_examples)
 
     @property
     def protocol(self) -> dict[str, object]:
-        """The settings in which two trials must agree to be compared; the values that are tried may differ."""
+        """The settings that must be equal in two trials that are compared.
+
+        The tried learning rates, options and seeds may differ.
+        """
         rate, evaluation = self.learning_rate, msgspec.to_builtins(self.evaluation)
         del evaluation["noise"]
         if self.evaluation.averaging_epochs is None:
@@ -392,8 +396,8 @@ def read(path: Path) -> Experiment:
     try:
         data = tomllib.loads(read_small(path, LARGEST_FILE_BYTES).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        *said, where = str(error).rpartition(" (at ")
-        position = f"at {where.removesuffix(')')}: {said[0]}" if said[0] else where
+        fault, _, where = str(error).rpartition(" (at ")
+        position = f"at {where.removesuffix(')')}: {fault}" if fault else where
         raise InputError(f"{path}: not valid TOML ({bare(position, LONGEST_REASON)})") from None
     if "name" not in data and not re.match(NAME_PATTERN, path.stem):
         raise InputError(

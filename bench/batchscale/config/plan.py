@@ -23,9 +23,9 @@ MOST_EVALUATIONS = 100_000
 WIDEST_MICROBATCH = 256
 """The largest microbatch that a tier chooses, unless a batch size has no divisor near it."""
 MOST_SPLITTING = 4
-"""To share a program, a batch size may train in microbatches so many times smaller than it would use alone."""
+"""A batch size may share a program if its microbatch becomes at most this many times smaller than it would be alone."""
 NARROWEST_SHARE = 8
-"""A microbatch so many times smaller than `WIDEST_MICROBATCH` is avoided."""
+"""A microbatch more than this many times smaller than the widest one allowed is avoided."""
 
 
 class Tier(msgspec.Struct, frozen=True):
@@ -39,8 +39,8 @@ class Duration(msgspec.Struct, frozen=True):
     """How long trials train, in examples.
 
     Attributes:
-        budget_examples: Every trial trains so many; accuracies are compared within them.
-        max_examples: A trial that has not reached the target by then is given up.
+        budget_examples: Examples in the epoch budget. Accuracies are compared within this budget.
+        max_examples: A trial ends here even if it has not reached the target.
         evaluations: Examples after which every trial is evaluated, ascending.
     """
 
@@ -274,8 +274,8 @@ def spaced(sizes: Sequence[int], factor: int) -> list[int]:
 def _microbatch(sizes: Sequence[int], widest: int) -> int:
     """Return the largest common divisor of the batch sizes up to `widest`.
 
-    If that is much smaller than `widest` (for example for primes), return the smallest divisor above `widest`; this
-    costs memory but not speed.
+    If this divisor is less than 1/NARROWEST_SHARE of `widest` and of the common divisor of all sizes (as for primes),
+    return the smallest divisor above `widest`. This costs memory but not speed.
     """
     common = math.gcd(*sizes)
     divisors = [divisor for divisor in range(1, common + 1) if common % divisor == 0]

@@ -162,7 +162,7 @@ class StageRows:
         """Write one row and wait until the disk has it.
 
         Raises:
-            InputError: When the disk refuses.
+            InputError: When the disk reports an error.
         """
         if self._writer is None:
             raise RuntimeError(f"rows of the {self._stage} stage are written while it runs")

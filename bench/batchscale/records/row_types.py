@@ -1,6 +1,6 @@
 """The types of rows: every measurement is one JSON object on one line of a results file.
 
-The key `kind` says which type a row has. A value that does not exist is null, never NaN or a made-up number.
+The key `kind` names the type of a row. A value that does not exist is null, never NaN or a made-up number.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Limit(Row, frozen=True, kw_only=True, tag="limit"):
     """The largest batch size whose training step fits into `memory_bytes`.
 
     Attributes:
-        batch_size: The largest batch size; None if none was found, and `message` says why.
+        batch_size: The largest batch size; None if none was found; `message` then gives the reason.
         bound: What keeps batches from being larger: memory, or the size of the training set.
         confirmed: True if a step of this batch size was run, rather than only compiled.
         predicted_bytes: Memory that the compiler predicts for this batch size.
@@ -282,7 +282,7 @@ class Stage(Row, frozen=True, kw_only=True, tag="stage"):
     """The cost of one run of a stage.
 
     Attributes:
-        finished: False if a signal or a failure ended the run; the next run goes on and writes another row.
+        finished: False if a signal or a failure ended the run; the next run continues and writes another row.
         seconds: Wall time.
         compilations: Number of training programs that were compiled.
         trained_examples: Examples trained, summed over trials.

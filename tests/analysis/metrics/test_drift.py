@@ -151,7 +151,7 @@ def test_the_page_says_what_drifted_and_what_did_not():
     told = said_of(
         0.1 * noise(random, 7, common=0.0) + ramp(7, 0.25), clock_mhz=1980 * np.exp(-ramp(7, 0.25)), celsius=[70.0] * 7
     )
-    assert "Drift over 7 rounds: all timings together grew 25% slower" in told
+    assert "Drift over 7 rounds: all timings together became 25% slower" in told
     assert "13 more drifted" in told
     assert "The clock went from 1,980 to 1,584 MHz (throttled)" in told
     assert "the temperature from 70.0 to 70.0 °C" in told

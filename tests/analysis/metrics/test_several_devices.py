@@ -111,7 +111,7 @@ def test_a_long_foot_stays_on_the_page(measured, width):
 def test_what_did_not_reach_the_target_is_named_beside_the_claim():
     truth = dataclasses.replace(TRUTH, devices=(), ceilings={512: 0.5}, ceiling_noise=0)
     found = answered(truth)
-    assert "; 512 did not reach it." in found.verdicts[8].numbers
+    assert "; 512 did not reach the target." in found.verdicts[8].numbers
 
 
 def test_the_figure_draws_both_kinds_of_scaling(measured, found):
@@ -124,10 +124,10 @@ def test_the_figure_draws_both_kinds_of_scaling(measured, found):
         assert np.allclose(drawn, sorted(known))
 
 
-def test_speeds_of_virtual_devices_are_said_to_mean_nothing(measured, found):
+def test_a_page_notes_that_speeds_of_virtual_devices_are_not_meaningful(measured, found):
     posing = virtual(measured)
     (plot,) = figures.choose(["data_parallel"])
-    for frame, summary, said in ((measured, found, False), (posing, summarize(Sweep.of(posing)), True)):
+    for frame, summary, posed in ((measured, found, False), (posing, summarize(Sweep.of(posing)), True)):
         with style.applied():
             foot = plot.draw(Sweep.of(frame), summary)._supxlabel.get_text()
         texts = [
@@ -135,6 +135,6 @@ def test_speeds_of_virtual_devices_are_said_to_mean_nothing(measured, found):
             plot.alt_text(Sweep.of(frame), summary),
             report.several_devices(summary).caption,
         ]
-        assert ["speeds mean nothing" in text for text in texts] == [said] * 3
-        assert summary.virtual_devices == said
-        assert ("times the examples per second" in summary.verdicts[8].numbers) != said
+        assert ["speeds are not meaningful" in text for text in texts] == [posed] * 3
+        assert summary.virtual_devices == posed
+        assert ("times the examples per second" in summary.verdicts[8].numbers) != posed

@@ -49,7 +49,7 @@ def test_what_is_tied_with_the_best_is_the_others(sizes, tied):
     best = found.time_optimal
     others = [f"{size:,}" for size in best.tied if size != best.batch_size]
     assert bool(others) == tied
-    said = f"; tied with it: {', '.join(others)}." if others else "; nothing is tied with it."
+    said = f"; tied with it: {', '.join(others)}." if others else "; no other batch size is tied with it."
     assert found.verdicts[3].numbers.endswith(said)
 
 
@@ -78,7 +78,7 @@ def test_a_tuned_rate_clears_small_batches_of_what_a_fixed_rate_does():
     first = answered(fixed_rate=0.1, rows=rows).verdicts[0]
     assert first.verdict == "supported"
     assert "16, 32 missed" in first.numbers
-    assert "the rate is to blame" in first.numbers
+    assert "the cause is the rate, not the size" in first.numbers
 
 
 def test_neither_failed_runs_nor_those_at_a_rate_fixed_before_say_anything_of_the_fixed_rate():

@@ -122,7 +122,7 @@ def test_the_largest_batch_size_is_what_was_found_last():
     assert (found.batch_size, found.bound, found.confirmed) == (5000, "memory", True)
     assert found.predicted_bytes < found.memory_bytes
     nothing = answered()
-    assert (nothing.max_batch_size, nothing.max_batch_size_reason) == (None, "it was not looked for")
+    assert (nothing.max_batch_size, nothing.max_batch_size_reason) == (None, "no search for it was run")
 
 
 def test_why_there_is_no_largest_batch_size_is_told():

@@ -22,7 +22,7 @@ def test_beyond_memory_the_sweep_goes_on_in_the_fewest_doublings_of_microbatches
     assert forms == {(1, 1), (8, 1), (64, 8)}
     refused = [row for row in made.rows if isinstance(row, Compilation) and row.status == "out_of_memory"]
     assert {(row.batch_size, row.accumulation) for row in refused} == {(64, 1), (64, 2), (64, 4)}
-    assert all("64000 bytes, and 10000" in row.message for row in refused if row.accumulation == 1)
+    assert all("64000 bytes, expected at most the 10000" in row.message for row in refused if row.accumulation == 1)
     assert Pretended(monkeypatch).again(made.rows).measure() == []
 
 

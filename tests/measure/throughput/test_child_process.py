@@ -68,7 +68,7 @@ def test_the_job_goes_in_as_json_and_is_validated():
     ("script", "status", "says"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", "out_of_memory", "SIGKILL"),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "failed", "ended by SIGSEGV: it said nothing"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "failed", "ended by SIGSEGV: it wrote no message"),
         ("sys.stderr.write('what(): std::bad_alloc\\n'); sys.stderr.flush(); os.abort()", "out_of_memory", "SIGABRT"),
         ("sys.exit('allocate of <4> failed. INTERNAL: error')", "out_of_memory", "allocate of"),
         ("sys.exit('RESOURCE_EXHAUSTED: no more')", "out_of_memory", "exit status 1: RESOURCE_EXHAUSTED"),

@@ -38,8 +38,8 @@ def test_cells_that_may_not_fit_run_in_a_process_of_their_own(monkeypatch, isola
     [
         ([], Failure("failed", "ended by SIGSEGV"), "failed", "SIGSEGV"),
         (cell_rows(KEYS[0], rounds=2), Failure("out_of_memory", "killed"), "out_of_memory", "killed"),
-        (cell_rows(KEYS[0], rounds=4), None, "failed", "before its rounds did"),
-        (cell_rows(KEYS[1]), None, "failed", "something else"),
+        (cell_rows(KEYS[0], rounds=4), None, "failed", "before all rounds were timed"),
+        (cell_rows(KEYS[1]), None, "failed", "a row of another cell"),
     ],
     ids=["crash", "killed in mid-rounds", "early end", "other rows"],
 )

@@ -20,7 +20,8 @@ from batchscale.analysis.summary_types import Interval, Summary
 from batchscale.errors import InputError
 
 LEAST_DIFFERENCE = 0.03
-"""Two runs of one program on one machine differ by this much for reasons that rounds within a run do not show."""
+"""Relative difference up to which two results count as equal. Two runs of one program on one machine may differ by this
+much, even if the rounds within each run agree."""
 BETTER: dict[Quantity, tuple[Outcome, Outcome]] = {
     "examples_per_second": ("slower", "faster"),
     "time_to_target": ("faster", "slower"),
@@ -106,7 +107,10 @@ def _same_trials(first: Frames, other: Frames) -> bool:
 
 
 def _turned_over(speeds: list[Ratio], reached: set[int]) -> list[Ratio]:
-    """Ratios of time where steps are the same ones: those of speed, inverted."""
+    """Return the ratios of time when both sides have the same training runs.
+
+    The steps are then equal, so these are the inverse ratios of speed.
+    """
     return [
         msgspec.structs.replace(
             ratio,
@@ -153,7 +157,10 @@ def _outcome(quantity: Quantity, difference: float, reach: float) -> Outcome:
 
 
 def _fleet(sides: Sequence[Side]) -> Fleet | None:
-    """Find the batch size with the least greatest loss, among those that reach the target on every side."""
+    """Find the batch size whose largest loss on any side is smallest.
+
+    Only batch sizes that reach the target on every side are considered.
+    """
     times = [dict(zip(side.sweep.sizes.tolist(), side.sweep.time.medians, strict=True)) for side in sides]
     reached = [{size for size, log in one.items() if np.isfinite(log)} for one in times]
     shared = sorted(set.intersection(*reached))
@@ -203,7 +210,7 @@ class Against(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
-    """One batch size for all sides: the one whose greatest loss on any side is least.
+    """One batch size for all sides: its largest loss on any side is the smallest possible.
 
     Attributes:
         batch_size: this batch size.

@@ -54,10 +54,10 @@ def labels(sides: Sequence[Frames]) -> list[str]:
     """Return a name for each side: its machine, with the settings that differ where a machine occurs twice."""
     machines = [side.machine.machine.name for side in sides]
     traits = [_traits(side) for side in sides]
-    telling = [key for key in traits[0] if len({str(trait.get(key)) for trait in traits}) > 1]
+    different = [key for key in traits[0] if len({str(trait.get(key)) for trait in traits}) > 1]
     named = []
     for at, machine in enumerate(machines):
-        extra = ", ".join(f"{key} {traits[at].get(key, ABSENT)}".strip() for key in telling)
+        extra = ", ".join(f"{key} {traits[at].get(key, ABSENT)}".strip() for key in different)
         named.append(f"{machine} ({extra})" if machines.count(machine) > 1 and extra else machine)
     return [f"{name} #{at + 1}" if named.count(name) > 1 else name for at, name in enumerate(named)]
 

@@ -78,7 +78,7 @@ def write_together(out: Path, summaries: dict[str, Summary]) -> MachineSummaries
     """Write `out/summary.json`, which holds the summary of every machine by its name; return what was written.
 
     Raises:
-        InputError: when the disk refuses.
+        InputError: when the disk reports an error.
     """
     together = MachineSummaries(machines=summaries)
     row_files.write_json(out / results_folder.SUMMARY, together)

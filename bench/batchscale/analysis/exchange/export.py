@@ -30,7 +30,7 @@ def export(folder: Path, form: str, out: Path | None = None) -> Path:
     """Write the timed rounds of a results folder in the format `form`, one of `FORMATS`; return the file.
 
     Raises:
-        InputError: when the folder's files are missing or not valid, it has no timed rounds, or the disk refuses.
+        InputError: when the folder's files are missing or not valid, no rounds were timed, or the disk fails.
     """
     experiment, machine = results_folder.read_experiment(folder), results_folder.read_machine(folder)
     cells = _rounds(folder, experiment)

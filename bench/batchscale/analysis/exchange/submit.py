@@ -38,7 +38,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a submission.
 
     Attributes:
-        problems: what stands in the way, one line each.
+        problems: what prevents the publication, one line each.
         place: the folder that was published; None where there were problems.
     """
 
@@ -50,7 +50,7 @@ def submit(folder: Path, published: Path) -> Submission:
     """Check a results folder and, where nothing is wrong with it, copy it to `published`/experiment/machine.
 
     Raises:
-        InputError: when the disk refuses.
+        InputError: when the disk reports an error.
     """
     if problems := [*_unfit_files(folder)]:
         return Submission(problems=problems)
@@ -80,7 +80,7 @@ def _published(folder: Path) -> list[Path]:
 
 
 def _unfit_files(folder: Path) -> Iterator[str]:
-    """Yield what stands in the way before any row is read."""
+    """Yield the problems that show before any row is read."""
     if (folder / results_folder.IMPORTED).exists():
         yield f"{folder}: made from tables, expected rows that were measured here"
         return
@@ -112,7 +112,7 @@ def _untraceable(measured: Frames, rows: Iterable[AnyRow]) -> Iterator[str]:
     if dirty := sum(row.dirty for row in found):
         yield f"rows: {dirty} were measured with uncommitted changes; commit them and measure again"
     if any(row.code in ("", "unknown") for row in found):
-        yield "rows: some do not say which version of the code measured them"
+        yield "rows: some do not name the version of the code that measured them"
     for other in sorted({row.machine for row in found} - {machine}):
         yield f"rows: some are of machine {printable(other)}, machine.json describes {machine}"
     for name in sorted({row.environment for row in found} - set(environments)):

@@ -41,7 +41,7 @@ FITTED: dict[str, Any] = {"color": style.GREEN, "linestyle": "--", "linewidth": 
 
 
 class NothingToDrawError(Exception):
-    """The rows that a figure needs were not measured; the message says which."""
+    """The rows that a figure needs were not measured; the message names them."""
 
 
 def medians(cells: Sequence[BatchSizeSummary], quantity: str) -> Array:

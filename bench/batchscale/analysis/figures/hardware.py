@@ -98,7 +98,7 @@ def _draw_timed(axes: Axes, sweep: Sweep, column: str, scale: float = 1.0) -> pd
 def draw_loops(axes: Axes, rounds: pd.DataFrame, column: str, *, imported: bool) -> None:
     """Draw every round as a dot and the medians as a line, loop by loop.
 
-    `imported` rounds come from a table, which does not say which loop was timed.
+    `imported` rounds come from a table, which does not name the loop that was timed.
     """
     for loop, look in LOOP_LOOKS.items():
         one = only(rounds, rounds["loop"] == loop)

@@ -76,7 +76,7 @@ class Frames:
         searched: the search trials. Their curves hold only the evaluations that set a record, which are all that
             choosing a learning rate needs.
         train_examples: examples in an epoch.
-        validation_examples: the fewest of any trial; None where one does not record it.
+        validation_examples: size of the smallest validation split of any trial; None if a trial does not record it.
         convergence_from: the machine that the trials were joined from.
         speeds_from: the table or folder that speeds were joined from.
         imported: set where the rows were made from tables.
@@ -195,7 +195,10 @@ def _run(row: Row) -> dict[str, object]:
 
 
 def _set_others_aside(rows: Iterable[AnyRow], others: dict[type[Row], list[Row]]) -> Iterator[Trial]:
-    """Yield trials one at a time, so that their curves are never all in memory as Python lists."""
+    """Yield trials one at a time, and collect all other rows in `others` by type.
+
+    The curves of all trials are then never in memory together as Python lists.
+    """
     for row in rows:
         if isinstance(row, Trial):
             yield row
@@ -248,7 +251,7 @@ def observe(trial: Trial, goal: Goal) -> Observed:
     """Check a trial and keep its series as arrays.
 
     Raises:
-        InputError: when the examples of a series do not grow, or steps are not those that they make.
+        InputError: when the examples of a series do not increase, or the steps are not examples // batch size.
     """
     curve = trial.curve
     series = {
@@ -328,7 +331,7 @@ def _records(curve: Curve, rising: np.ndarray) -> Curve:
 
 
 def up_to(trial: Trial, examples: float) -> Trial:
-    """Return an observed trial with only the evaluations up to so many examples."""
+    """Return an observed trial with only the evaluations up to `examples`."""
     curve = trial.curve
     count = sum(at <= examples for at in curve.examples)
     if count == len(curve.examples):

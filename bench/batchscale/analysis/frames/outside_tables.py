@@ -158,7 +158,7 @@ def experiment_of(
     """Build an experiment with the batch sizes of the tables.
 
     Raises:
-        InputError: when no experiment can have so many or so large batch sizes.
+        InputError: when the batch sizes are more, or larger, than an experiment can have.
     """
     sizes = sorted({need.batch_size for need in needs} | {timing.batch_size for timing in timings})
     table = {

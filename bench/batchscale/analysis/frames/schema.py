@@ -133,7 +133,10 @@ def only(frame: pd.DataFrame, kept: ArrayLike) -> pd.DataFrame:
 
 
 def one_before(frame: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    """Return, for each row, the number one row earlier in the same trial, whose rows are adjacent; 0 in its first."""
+    """Return, for each row, the value in the previous row of the same trial, or 0 in the trial's first row.
+
+    The rows of a trial must be adjacent.
+    """
     first = np.diff(np.asarray(frame["trial"]), prepend=-1) != 0
     return np.where(first, 0.0, np.roll(values(frame, column), 1))
 

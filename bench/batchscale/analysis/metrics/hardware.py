@@ -1,8 +1,8 @@
-"""What the timed rounds say about the machine: the limits that bind a step, several devices, and drift.
+"""What the timed rounds show about the machine: the limits that bind a step, several devices, and drift.
 
 Drift: rounds are interleaved over timed cells, so round k of every cell was timed in one pass over all of them. The
-trend of all cells together is that of their median in each round, which stays a fair test where something slows a whole
-round; each cell is tested alone, too (Mann, 1945; Kendall, 1975). The probability that a folder without drift is called
+cells are tested together by the trend of their median in each round. This test stays valid if something slows a whole
+round. Each cell is also tested alone (Mann, 1945; Kendall, 1975). The probability that a folder without drift is called
 drifting is at most FALSE_ALARM_RATE: half of it is spent on all cells together, half on the single cells, corrected for
 their number (Holm, 1979).
 """
@@ -92,7 +92,10 @@ def uses(sweep: Sweep) -> list[Use]:
 
 
 def _use(flops: float, moved: float, seconds: float, least: Mapping[Limit, float]) -> Use:
-    """Describe a step that takes `seconds`, of which each limit alone would take the `least` seconds."""
+    """Describe how a step that takes `seconds` uses the machine.
+
+    `least` gives, for each limit, the seconds that a step would take under this limit alone.
+    """
     shares: dict[Limit, float] = {limit: alone / seconds for limit, alone in least.items()}
     share = shares["arithmetic"]
     limit, most = _binding(shares)
@@ -210,10 +213,11 @@ def trend(logarithms: Array) -> Trend:
 
 
 def _p_value(score: float, count: int) -> float:
-    """Return how often a series without trend has a score (rising pairs less falling ones) so far from zero.
+    """Return the probability that a series without trend has a score at least this far from zero.
 
-    A tied pair counts as neither, which makes the test conservative. Medians over cells tie often, and the exact test
-    of `scipy.stats.kendalltau` refuses ties.
+    The score is the number of rising pairs minus the number of falling pairs. A tied pair counts as neither, which
+    makes the test conservative. Medians over cells tie often, and the exact test of `scipy.stats.kendalltau` accepts no
+    ties.
     """
     pairs = count * (count - 1) // 2
     if count > MOST_EXACT:

@@ -40,7 +40,10 @@ class Claim:
 
 
 def horizon(frames: Frames, target: float) -> float:
-    """Return the examples that every run had to reach a target; some runs went on, which says nothing of the others."""
+    """Return the number of examples within which every run could reach a target.
+
+    Runs that trained longer are judged within it too.
+    """
     return round(frames.experiment.epochs_to_reach(target) * frames.train_examples) if frames.train_examples else np.inf
 
 
@@ -96,8 +99,8 @@ def _at(trials: pd.DataFrame, point: Point | None) -> pd.DataFrame:
 def crossings(frames: Frames, target: float) -> pd.DataFrame:
     """Find where every trial crossed the target: a frame indexed by `trial`.
 
-    `examples_to_target` is infinite where it was not reached; `previous_examples` is the evaluation before. A target
-    other than the experiment's own is looked for up to its `horizon`.
+    `examples_to_target` is infinite where it was not reached; `previous_examples` is the evaluation before. For a
+    target other than the experiment's, only evaluations up to its `horizon` count.
     """
     trials = frames.trials.set_index("trial")
     if target == frames.experiment.target.accuracy:
@@ -141,7 +144,10 @@ def best_ema_accuracies(trials: pd.DataFrame) -> Repetitions:
 
 
 def ema_accuracy_gains(trials: pd.DataFrame) -> Repetitions:
-    """Return the gain of the averaged parameters, negated. It is paired by seed, because seeds differ by more."""
+    """Return the gain of the averaged parameters per trial, negated.
+
+    The gain is paired by seed, because seeds differ by more than the gain.
+    """
     return _negated(values(trials, "best_ema_accuracy") - values(trials, "best_accuracy"))
 
 

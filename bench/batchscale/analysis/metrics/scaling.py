@@ -23,8 +23,8 @@ from batchscale.analysis.summary_types import (
 from batchscale.config.plan import effective_rate
 
 OVERHEAD = 0.2
-"""Scaling is perfect up to this share of additional examples (Zhang et al., 2024), saturated below this share of
-additional steps."""
+"""Scaling is perfect if at most this fraction of additional examples is needed (Zhang et al., 2024). It is saturated if
+at most this fraction of additional steps is needed."""
 
 WHY_NO_RATES = "fewer than three batch sizes have a best rate inside their grid"
 
@@ -90,7 +90,7 @@ def _regime(overhead: float, *, fitted: bool) -> Regime:
 
 
 def learning_rates(sweep: Sweep) -> LearningRates | None:
-    """Fit the power of the batch size that the best rate for the target grows with.
+    """Fit the power of the batch size that the best rate for the target is proportional to.
 
     None where fewer than three batch sizes that reached the target have a best rate inside their grid.
     """
@@ -198,8 +198,10 @@ def gradient_variances(sweep: Sweep) -> pd.DataFrame:
     One row for each batch size and part of the batch, means over seeds, with the columns
 
     - `batch_size`, and `examples` in the part;
-    - `variance` of the mean gradient over the part; |G|^2 is subtracted as the two largest parts give it;
-    - `noise_trace`: tr(Sigma) as the squared norms at this and at the next smaller part give it, NaN at the smallest.
+    - `variance` of the mean gradient over the part: its squared norm minus |G|^2, which is estimated from the two
+      largest parts;
+    - `noise_trace`: tr(Sigma), estimated from the squared norms of this part and of the next smaller one; NaN at the
+      smallest part.
     """
     norms = sweep.frames.gradient_norms
     norms = only(norms, norms["trial"].isin(sweep.claim_trials["trial"]))
@@ -218,10 +220,10 @@ def gradient_variances(sweep: Sweep) -> pd.DataFrame:
 
 
 def exponent(variances: pd.DataFrame) -> Exponent | None:
-    """Fit the power of the number of examples that the variance of the gradient goes with; the law says -1.
+    """Fit the power of the number of examples that the variance of the gradient is proportional to; the law is -1.
 
-    None with too few parts to judge. One slope is fitted within all batch sizes, each with its own level: between batch
-    sizes the parameters differ, and tr(Sigma) with them.
+    None with too few parts to judge. One slope is fitted to all batch sizes, with a separate level for each. Levels
+    differ because tr(Sigma) depends on the parameters, which differ between batch sizes.
     """
     lines = list(_logarithms(variances))
     where, what = (

@@ -92,29 +92,29 @@ class Sweep:
 
     @cached_property
     def claims(self) -> dict[int, Claim]:
-        """The trials that each batch size rests on."""
+        """The trials that the claims on each batch size rest on."""
         return observations.claims(self.frames, self.target)
 
     @cached_property
     def claim_trials(self) -> pd.DataFrame:
-        """The trials that the claims on every batch size's way to the target rest on."""
+        """The trials that decide the examples to the target, for all batch sizes."""
         rested_on = [claim.for_target for claim in self.claims.values()]
         return pd.concat([self.frames.trials.iloc[:0], *rested_on])
 
     @cached_property
     def searched_trials(self) -> pd.DataFrame:
-        """The search trials that were run; one that failed says nothing of its rate."""
+        """The search trials that did not fail. A trial that failed is no evidence about its rate."""
         run = self.frames.trials
         return only(run, (run["phase"] == "search") & (run["status"] != "failed"))
 
     @cached_property
     def searched_points(self) -> pd.DataFrame:
-        """One row per batch size, rate and options that were searched: see `trials.searched_points`."""
+        """One row per batch size, rate and options that were searched: see `observations.searched_points`."""
         return observations.searched_points(self.searched_trials)
 
     @cached_property
     def crossed(self) -> pd.DataFrame:
-        """Where every trial crossed the target: see `trials.crossings`."""
+        """Where every trial crossed the target: see `observations.crossings`."""
         return observations.crossings(self.frames, self.target)
 
     @cached_property

@@ -48,7 +48,7 @@ def write_comparison(comparison: Comparison, out: Path, home: str | None = None)
     """Write `compare.html`, `compare.csv` and `compare.json` into `out`; return the path of the page.
 
     Raises:
-        InputError: when the disk refuses.
+        InputError: when the disk reports an error.
     """
     row_files.write_json(out / "compare.json", comparison)
     content = as_csv(*_flat(comparison))

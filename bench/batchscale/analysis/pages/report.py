@@ -59,7 +59,7 @@ def write_report(folder: Path) -> Summary:
     Returns the summary that they were made from. The page is `folder / NAME`.
 
     Raises:
-        InputError: when the folder's files are missing or not valid, or the disk refuses.
+        InputError: when the folder's files are missing or not valid, or the disk reports an error.
     """
     sweep = Sweep.of(frames.load(folder))
     summary = summarize(sweep)
@@ -248,9 +248,9 @@ def several_devices(summary: Summary) -> Table | None:
     titles = ("Devices", "Batch size", "Examples/s", "Efficiency: same batch", "Efficiency: one batch per device")
     joined = ("Updates per epoch", "Epochs to target", "Ratio to epochs at one part", "Time to target")
     caption = (
-        "A batch is divided into equal parts, one per device. Efficiency is the speed divided by the number of devices"
-        " and by the speed of one device, which trains the same batch or one part of it. Epochs are those of the"
-        " training runs at that batch size; their ratio is to the epochs at the size of one part."
+        "A batch is divided into equal parts, one per device. Efficiency is the speed divided by the product of the"
+        " number of devices and the speed of one device. The one device trains either the same batch or one part of it."
+        " The ratio divides the epochs at the whole batch size by the epochs at the size of one part."
     )
     note = f" Here {VIRTUAL}." if summary.virtual_devices else ""
     rows = [TableRow(_parallel_cells(one)) for one in summary.data_parallel]

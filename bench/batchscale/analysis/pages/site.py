@@ -33,7 +33,7 @@ class PublishedResult:
 
     @property
     def address(self) -> str:
-        """Its folder on the site. Both names are validated slugs, so it cannot lie outside the site."""
+        """Its folder on the site. Both names are validated slugs, so it cannot be outside the site."""
         return f"{self.summary.experiment}/{self.summary.machine}"
 
 

@@ -303,7 +303,7 @@ def _of_variant(frames: Frames, variant: Mapping[Hashable, Any], speeds: np.ndar
 
 
 def flops_of_variant(frames: Frames, variant: Mapping[Hashable, Any], per_second: float | None) -> Entry:
-    """Return the FLOP/s at so many examples per second, and their share of the peak of all devices together.
+    """Return the FLOP/s at a speed in examples per second, and their share of the peak of all devices together.
 
     Virtual devices share one processor, and so one peak.
     """

@@ -1,1 +1,1 @@
-"""Estimate from samples, without knowing what they measure: intervals, curve fits, ties and trends."""
+"""Estimate from samples, without knowing what they measure: intervals, curve fits and ties."""

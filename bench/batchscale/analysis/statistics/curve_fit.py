@@ -20,7 +20,7 @@ FEWEST_CELLS = 4
 LARGEST_ERROR = 0.30
 """Root-mean-square relative residual above which a fit is refused. The worst published benchmarks come to 25%."""
 REACH = 100.0
-"""How far beyond the sweep a knee is looked for, as a factor. A fit whose interval reaches that far is refused."""
+"""Knees are tried up to this factor beyond the sweep. A fit whose interval reaches that far is refused."""
 GRID = 321
 """Knees that are tried, evenly spaced on a log scale; the best is then interpolated between them."""
 TUKEY = 4.685
@@ -108,13 +108,13 @@ def _refuse(knee_draws: Array, fit_error: float, outliers: list[int], sizes: Arr
     low, high = np.quantile(knee_draws, [0.025, 0.975])
     largest, smallest = sizes.max(), sizes.min()
     if len(outliers) > len(sizes) // 4:
-        raise Refusal(f"{len(outliers)} of {len(sizes)} batch sizes lie far from any such curve")
+        raise Refusal(f"{len(outliers)} of {len(sizes)} batch sizes are far from every such curve")
     if fit_error > LARGEST_ERROR:
         raise Refusal(f"the fit error of {fit_error:.0%} is above the {LARGEST_ERROR:.0%} at which a fit is refused")
     if high > largest * REACH * 0.9:
-        raise Refusal(f"the data do not bend within the sweep: the knee lies above {low:.3g} with no upper bound")
+        raise Refusal(f"the data do not bend within the sweep: the knee is above {low:.3g} with no upper bound")
     if low < smallest / REACH * 1.1:
-        raise Refusal(f"the data have bent before the sweep begins: the knee lies below {high:.3g}, no lower bound")
+        raise Refusal(f"the data do not bend within the sweep: the knee is below {high:.3g} with no lower bound")
 
 
 def _influence(values: Array, shapes: Array, own: Array) -> Array:

@@ -146,8 +146,8 @@ def locate(cells: Sequence[Repetitions], order: Array | None = None, stream: int
 def _place(cell: Repetitions, within: Array, miss_rate: Array) -> tuple[float, Array]:
     """Return the centre of a cell, and draws (draws,) of its place given rounding (`within`, 0 to 1) and misses.
 
-    One `within` moves all repetitions of a cell together: repetitions that crossed between the same two evaluations do
-    not show where between them.
+    One `within` moves all repetitions of a cell together, because it is unknown where between two evaluations they
+    crossed.
     """
     lows, highs = cell.ends
     if not cell.misses:
@@ -162,7 +162,10 @@ def _place(cell: Repetitions, within: Array, miss_rate: Array) -> tuple[float, A
 
 
 def _quantile(values: Array, share: float | Array) -> Array:
-    """Return Hazen's quantile: `values` hold only repetitions without misses, and it still gives the median of all."""
+    """Return Hazen's quantile of `values`, the repetitions without misses.
+
+    The caller chooses `share` so that the result is the median of all repetitions.
+    """
     return np.quantile(values, share, method="hazen")
 
 

@@ -127,10 +127,11 @@ def _accuracies(negated: Array) -> Array:
 
 
 def tied_with_least(locations: Locations) -> NDArray[np.bool_]:
-    """Return which cells (cells,) cannot be distinguished from the least; with 95% confidence, the truly least is one.
+    """Return which cells (cells,) cannot be distinguished from the least; with 95% confidence they hold the true least.
 
-    Multiple comparisons with the best (Hsu, 1981): a cell is excluded when it exceeds some other by more than the 95%
-    quantile of the largest of its errors relative to all others, each in units of its own spread.
+    Multiple comparisons with the best (Hsu, 1981). A cell is excluded if it exceeds another cell by more than noise
+    explains. Differences are divided by their spread. The bound is the 95% quantile of the largest scaled error over
+    all other cells.
     """
     centres, errors = locations.centres, locations.errors
     usable = np.flatnonzero(np.isfinite(centres) & _possible(locations))

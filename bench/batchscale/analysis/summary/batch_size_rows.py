@@ -104,7 +104,7 @@ def _why_untrained(trials: pd.DataFrame) -> str:
 
 
 def _first(rows: pd.DataFrame, column: str) -> str | None:
-    return next((str(said) for said in rows[column] if isinstance(said, str)), None)
+    return next((str(text) for text in rows[column] if isinstance(text, str)), None)
 
 
 def _for_accuracy(sweep: Sweep, claim: Claim | None) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _has(locations: Locations, at: int) -> bool:
 
 
 def _needed(sweep: Sweep, at: int, unit: float) -> Estimate:
-    """Estimate the need for the target in a unit of so many examples."""
+    """Estimate the need for the target in a unit of `unit` examples."""
     return estimate(sweep.median_examples[at] / unit, exp(sweep.examples.draws[:, at]) / unit)
 
 

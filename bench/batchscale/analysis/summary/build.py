@@ -125,7 +125,7 @@ def max_batch_size(frames: Frames) -> MaxBatchSize | None:
 
 def _why_no_max_batch_size(frames: Frames) -> str:
     searches = _limits(frames)
-    return str(searches["message"].iloc[-1]) if len(searches) else "it was not looked for"
+    return str(searches["message"].iloc[-1]) if len(searches) else "no search for it was run"
 
 
 def _limits(frames: Frames) -> pd.DataFrame:
@@ -201,7 +201,7 @@ def write(folder: Path, summary: Summary) -> Path:
     """Write `summary.json` atomically; return its path.
 
     Raises:
-        InputError: when the disk refuses.
+        InputError: when the disk reports an error.
     """
     path = folder / results_folder.SUMMARY
     row_files.write_json(path, summary)
@@ -238,7 +238,9 @@ def optimum(kind: type[Kind], contest: Contest, **own: Any) -> Kind | None:
 
 def time_optimal(of: Sweep) -> TimeOptimal | None:
     """Return the batch size with the least time to the target, and the one that the two fitted curves predict."""
-    contest = of.contest(of.time, "median over seeds of seconds to the target: steps to it times seconds per step")
+    contest = of.contest(
+        of.time, "median over seeds of seconds to the target: steps to the target times seconds per step"
+    )
     examples, step_time = of.examples_fit.knee, of.step_seconds_fit.knee
     fitted = best_between_knees(examples, step_time) if examples and step_time else (None, None)
     return optimum(TimeOptimal, contest, seconds=contest.value, fitted_batch_size=fitted[0], fitted_interval=fitted[1])

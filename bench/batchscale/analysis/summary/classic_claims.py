@@ -36,8 +36,8 @@ NEAR_THE_LAW = 0.25
 """Largest difference from an expected exponent that still supports it."""
 
 
-class Said(NamedTuple):
-    """A finding, and the numbers that it rests on in a sentence."""
+class Judgement(NamedTuple):
+    """A finding, and a sentence with the numbers that it rests on."""
 
     finding: Finding
     numbers: str
@@ -58,31 +58,30 @@ class Evidence(NamedTuple):
 
 def verdicts(evidence: Evidence) -> list[Verdict]:
     """Return one verdict for each claim, in order."""
-    said = [(statement, judge(evidence)) for statement, judge in CLAIMS.items()]
+    judged = [(statement, judge(evidence)) for statement, judge in CLAIMS.items()]
     return [
         Verdict(claim=number, statement=statement, verdict=one.finding, numbers=one.numbers)
-        for number, (statement, one) in enumerate(said, 1)
+        for number, (statement, one) in enumerate(judged, 1)
     ]
 
 
-def small_batches_fail(evidence: Evidence) -> Said:
+def small_batches_fail(evidence: Evidence) -> Judgement:
     """Judge whether the smallest batch sizes miss the target at one fixed rate; tuned runs show the cause."""
     of = evidence.sweep
     fixed = _at_the_fixed_rate(of)
     if not len(fixed):
-        return Said("undecided", "No runs at one fixed learning rate for all batch sizes were made.")
+        return Judgement("undecided", "No runs at one fixed learning rate for all batch sizes were made.")
     rate = number_format.point(values(fixed, "learning_rate")[0], dict(fixed["options"].iloc[0]))
     reached = fixed.groupby("batch_size")["examples_to_target"].median()
     missed = [int(size) for size, need in zip(reached.index, reached, strict=True) if np.isinf(need)]
     smallest = int(min(reached.index))
     tuned = [cell.batch_size for cell in evidence.cells if cell.epochs_to_target.median is not None]
     if smallest not in missed:
-        return Said("contradicted", f"At the fixed rate {rate} even batch size {smallest:,} reached the target.")
+        return Judgement("contradicted", f"At the fixed rate {rate} even batch size {smallest:,} reached the target.")
     saved = [size for size in missed if size in tuned]
     chosen = " and ".join(["the rate", *map(number_format.option, of.frames.experiment.searched)])
-    blamed = f"{chosen} {'are' if of.frames.experiment.search else 'is'} to blame, not the size"
-    cause = f"; with {chosen} tuned, {_list(saved)} reached it: {blamed}" if saved else ""
-    return Said("supported", f"At the fixed rate {rate} batch sizes {_list(missed)} missed the target{cause}.")
+    cause = f"; with {chosen} tuned, {_list(saved)} reached it: the cause is {chosen}, not the size" if saved else ""
+    return Judgement("supported", f"At the fixed rate {rate} batch sizes {_list(missed)} missed the target{cause}.")
 
 
 def _at_the_fixed_rate(of: Sweep) -> pd.DataFrame:
@@ -94,30 +93,30 @@ def _at_the_fixed_rate(of: Sweep) -> pd.DataFrame:
     return only(run, np.isclose(values(run, "learning_rate"), rate, rtol=SAME_RATE, atol=0))
 
 
-def larger_is_faster(evidence: Evidence) -> Said:
+def larger_is_faster(evidence: Evidence) -> Judgement:
     """Judge whether examples per second rise up to the largest batch size."""
     of = evidence.sweep
     timed = np.flatnonzero(np.isfinite(of.step_seconds.medians))
     if len(timed) < 2:
-        return Said("undecided", "Fewer than two batch sizes were timed.")
+        return Judgement("undecided", "Fewer than two batch sizes were timed.")
     speed = np.exp(of.log_sizes - of.step_seconds.medians)[timed]
     sizes, peak = of.sizes[timed], int(np.argmax(speed))
     numbers = (
         f"{speed[0]:,.0f} examples per second at batch size {sizes[0]:,}, {speed[-1]:,.0f} at {sizes[-1]:,};"
-        f" the most are {speed[peak]:,.0f} at {sizes[peak]:,}."
+        f" the highest speed is {speed[peak]:,.0f} at {sizes[peak]:,}."
     )
     if speed[-1] >= speed[peak] * (1 - NOTICEABLE):
-        return Said("supported" if speed[-1] > speed[0] * (1 + NOTICEABLE) else "undecided", numbers)
+        return Judgement("supported" if speed[-1] > speed[0] * (1 + NOTICEABLE) else "undecided", numbers)
     is_tied = evidence.throughput is not None and sizes[-1] in evidence.throughput.tied
-    return Said("undecided" if is_tied else "contradicted", numbers)
+    return Judgement("undecided" if is_tied else "contradicted", numbers)
 
 
-def larger_needs_more_epochs(evidence: Evidence) -> Said:
+def larger_needs_more_epochs(evidence: Evidence) -> Judgement:
     """Compare the examples to the target at the largest and at the smallest batch size that reached it."""
     of = evidence.sweep
     reached = np.flatnonzero(np.isfinite(of.examples.medians))
     if len(reached) < 2:
-        return Said("undecided", "Fewer than two batch sizes reached the target.")
+        return Judgement("undecided", "Fewer than two batch sizes reached the target.")
     needed, last = of.examples.medians[reached], reached[-1]
     fewest = of.sizes[reached[np.isclose(needed, needed.min(), rtol=0, atol=1e-9)]].tolist()
     missed = _missed_above(of, int(last))
@@ -128,17 +127,17 @@ def larger_needs_more_epochs(evidence: Evidence) -> Said:
         f" (95%: {_span(low, high)}); {_list(fewest)} needed the fewest{_not_reached(missed)}."
     )
     if (low is not None and low > 1) or missed:
-        return Said("supported", numbers)
-    return Said("contradicted" if high is not None and high < 1 + NOTICEABLE else "undecided", numbers)
+        return Judgement("supported", numbers)
+    return Judgement("contradicted" if high is not None and high < 1 + NOTICEABLE else "undecided", numbers)
 
 
-def some_size_is_time_optimal(evidence: Evidence) -> Said:
+def some_size_is_time_optimal(evidence: Evidence) -> Judgement:
     """Judge whether the time to the target has its minimum inside the sweep."""
     behind = f", by {evidence.time.margin:.1%}" if evidence.time and evidence.time.margin is not None else ""
     return _inside(evidence.sweep.sizes[_tried(evidence.sweep.time)], evidence.time, "time to the target", behind)
 
 
-def some_size_is_accuracy_optimal(evidence: Evidence) -> Said:
+def some_size_is_accuracy_optimal(evidence: Evidence) -> Judgement:
     """Judge whether the best accuracy has its maximum inside the sweep."""
     best = evidence.accuracy
     behind = f", by {100 * best.margin:.2f} points" if best and best.margin is not None else ""
@@ -150,70 +149,70 @@ def _tried(locations: Locations) -> NDArray[np.bool_]:
     return ~np.isnan(locations.medians)
 
 
-def _inside(sizes: NDArray[np.int64], best: Optimum | None, what: str, behind: str) -> Said:
+def _inside(sizes: NDArray[np.int64], best: Optimum | None, what: str, behind: str) -> Judgement:
     """Support the claim if no end of the sweep is tied with the best; contradict it if only ends are."""
     if best is None:
-        return Said("undecided", f"No {what} was measured.")
+        return Judgement("undecided", f"No {what} was measured.")
     ends = {int(sizes[0]), int(sizes[-1])}
     others = [size for size in best.tied if size != best.batch_size]
-    tied = f"tied with it: {_list(others)}" if others else "nothing is tied with it"
+    tied = f"tied with it: {_list(others)}" if others else "no other batch size is tied with it"
     numbers = f"Batch size {best.batch_size:,} has the best {what}{behind}; {tied}."
     if not ends & set(best.tied):
-        return Said("supported", numbers)
+        return Judgement("supported", numbers)
     if len(sizes) < 3:
-        return Said("undecided", numbers)
-    return Said("contradicted" if set(best.tied) <= ends else "undecided", numbers)
+        return Judgement("undecided", numbers)
+    return Judgement("contradicted" if set(best.tied) <= ends else "undecided", numbers)
 
 
-def gradient_variance_falls(evidence: Evidence) -> Said:
-    """Judge the power of the number of examples that the variance of the gradient goes with."""
+def gradient_variance_falls(evidence: Evidence) -> Judgement:
+    """Judge the power of the number of examples that the variance of the gradient is proportional to."""
     noise, power = evidence.noise, exponent(gradient_variances(evidence.sweep))
     if power is None:
-        return Said("undecided", "Gradient noise was not estimated over enough parts of the batches.")
+        return Judgement("undecided", "Gradient noise was not estimated over enough parts of the batches.")
     low, high = power.interval
     signal = f"; its direction is mostly signal beyond about {noise.value:,.0f} examples" if noise else ""
     numbers = (
-        f"The variance of the gradient goes with the number of examples to the power {power.value:.2f}"
+        f"The variance of the gradient is proportional to the number of examples to the power {power.value:.2f}"
         f" (95%: {_span(low, high)}){signal}."
     )
     if abs(power.value + 1) < NEAR_THE_LAW:
-        return Said("supported", numbers)
+        return Judgement("supported", numbers)
     outside = low is not None and high is not None and not low <= -1 <= high
-    return Said("contradicted" if outside else "undecided", numbers)
+    return Judgement("contradicted" if outside else "undecided", numbers)
 
 
-def rate_should_grow(evidence: Evidence) -> Said:
-    """Judge the power of the batch size that the best learning rate goes with."""
+def rate_should_grow(evidence: Evidence) -> Judgement:
+    """Judge the power of the batch size that the best learning rate is proportional to."""
     rates = evidence.rates
     if rates is None or rates.overall is None:
-        return Said("undecided", "Fewer than three batch sizes have a best rate inside their grid.")
+        return Judgement("undecided", "Fewer than three batch sizes have a best rate inside their grid.")
     low, high = rates.overall.interval
     power = f"{rates.overall.value:.2f} (95%: {_span(low, high)})"
-    numbers = f"{number_format.best_rate(effective=rates.effective)} grows as batch size to the power {power}."
+    numbers = f"{number_format.best_rate(effective=rates.effective)} grows as the batch size to the power {power}."
     if low is not None and low > 0:
-        return Said("supported", numbers + " Warm-up was not varied.")
-    return Said("contradicted" if high is not None and high < 0.1 else "undecided", numbers)
+        return Judgement("supported", numbers + " Warm-up was not varied.")
+    return Judgement("contradicted" if high is not None and high < 0.1 else "undecided", numbers)
 
 
-def memory_grows(evidence: Evidence) -> Said:
+def memory_grows(evidence: Evidence) -> Judgement:
     """Judge the memory at the smallest and largest batch size, and whether some did not fit."""
     whole = [cell for cell in evidence.cells if (cell.accumulation or 1) == 1]
     known = [(cell.batch_size, need) for cell in whole if (need := cell.memory_bytes)]
     full = [cell.batch_size for cell in evidence.cells if cell.status == "out_of_memory" or cell not in whole]
     limit = f"; {_list(full)} did not fit" if full else "; no batch size of the sweep was too large"
     if len(known) < 2:
-        return Said("supported" if full else "undecided", f"Memory is known of {len(known)} batch sizes{limit}.")
+        return Judgement("supported" if full else "undecided", f"Memory is known for {len(known)} batch sizes{limit}.")
     (small, least), (large, most) = known[0], known[-1]
     numbers = f"{least / 2**20:,.1f} MiB at batch size {small:,}, {most / 2**20:,.1f} MiB at {large:,}{limit}."
-    return Said("supported" if most > least * (1 + NOTICEABLE) else "contradicted", numbers)
+    return Judgement("supported" if most > least * (1 + NOTICEABLE) else "contradicted", numbers)
 
 
-def workers_cost_at_most_their_number(evidence: Evidence) -> Said:
-    """Judge whether epochs at K B are at most K times those at B, which is to say that steps do not grow."""
+def workers_cost_at_most_their_number(evidence: Evidence) -> Judgement:
+    """Judge whether epochs at K B are at most K times those at B, so that steps do not grow."""
     of = evidence.sweep
     reached = np.flatnonzero(np.isfinite(of.examples.medians)).tolist()
     if len(reached) < 2:
-        return Said("undecided", "Fewer than two batch sizes reached the target.")
+        return Judgement("undecided", "Fewer than two batch sizes reached the target.")
     pairs = list(pairwise(reached))
     growth = {pair: float(np.exp(of.examples.medians[pair[1]] - of.examples.medians[pair[0]])) for pair in pairs}
     factor = {(small, large): float(of.sizes[large] / of.sizes[small]) for small, large in pairs}
@@ -221,14 +220,14 @@ def workers_cost_at_most_their_number(evidence: Evidence) -> Said:
     low, _ = _ratio_interval(of, worst[1], worst[0])
     missed = _missed_above(of, reached[-1])
     numbers = (
-        f"Going from {of.sizes[worst[0]]:,} to {of.sizes[worst[1]]:,}, as with {factor[worst]:g} workers,"
-        f" takes {growth[worst]:.2f} times the epochs, the most relative to the number of workers"
+        f"Batch size {of.sizes[worst[1]]:,} takes {growth[worst]:.2f} times the epochs of {of.sizes[worst[0]]:,}, as"
+        f" with {factor[worst]:g} workers. This is the largest ratio relative to the number of workers"
         f"{_not_reached(missed)}.{_most_workers(evidence)}"
     )
     if low is not None and low > factor[worst]:
-        return Said("contradicted", numbers)
+        return Judgement("contradicted", numbers)
     within = growth[worst] <= factor[worst] and _ended_in_time(of, missed, reached[-1])
-    return Said("supported" if within else "undecided", numbers)
+    return Judgement("supported" if within else "undecided", numbers)
 
 
 def _ended_in_time(of: Sweep, missed: Sequence[int], last: int) -> bool:
@@ -243,7 +242,7 @@ def _missed_above(of: Sweep, last: int) -> list[int]:
 
 
 def _not_reached(missed: Sequence[int]) -> str:
-    return f"; {_list(missed)} did not reach it" if missed else ""
+    return f"; {_list(missed)} did not reach the target" if missed else ""
 
 
 def _most_workers(evidence: Evidence) -> str:
@@ -278,7 +277,7 @@ def _list(sizes: Sequence[int]) -> str:
     return ", ".join(f"{size:,}" for size in sizes)
 
 
-CLAIMS: dict[str, Callable[[Evidence], Said]] = {
+CLAIMS: dict[str, Callable[[Evidence], Judgement]] = {
     "At a fixed learning rate, too small a batch does not converge": small_batches_fail,
     "A larger batch processes the same data faster": larger_is_faster,
     "A larger batch needs more epochs for the same accuracy": larger_needs_more_epochs,

@@ -26,8 +26,8 @@ CAPTIONS = {
         "Lower is faster. Ringed batch sizes are tied with the fastest: they are not significantly slower."
     ),
     "best_accuracy": (
-        "Higher is better; the axis is stretched towards 100%. Ringed are the best batch size of each budget and those"
-        " tied with it."
+        "Higher is better; the axis is stretched towards 100%. Rings mark the best batch size of each budget and"
+        " those tied with it."
     ),
     "throughput": (
         "Higher is faster. Where the line levels off, the hardware is fully used. Small dots are single rounds."
@@ -40,15 +40,16 @@ CAPTIONS = {
         "Where the line is flat, each example counts in full. Where it rises, a larger batch wastes examples."
     ),
     "frontier": (
-        "Further left are fewer steps one after another, further down fewer examples. No batch size has the least of"
-        " both."
+        "Points further left need fewer steps in sequence. Points further down need fewer examples. No batch size is"
+        " best in both."
     ),
     "learning_curves": (
         "The same runs over epochs and over seconds: the order may change. Lines are medians over seeds, shades span"
         " all seeds."
     ),
     "best_learning_rate": (
-        "Compare the slope with the two rules. Beyond a ringed rate, at the edge of those tried, a better one may lie."
+        "Compare the slope with the two rules. A ring marks a rate at the edge of the rates tried; a better rate may be"
+        " outside."
     ),
     "rate_map": (
         "Bright boxes need the fewest epochs, each with the options that are best for it. In grey boxes the median run"
@@ -63,20 +64,20 @@ CAPTIONS = {
         "It predicts the critical batch size within an order of magnitude, and grows during training."
     ),
     "gradient_variance": (
-        "Each line is one batch size, divided into parts at the same parameters. The law predicts lines parallel to the"
-        " dashed one."
+        "Each line is one batch size, divided into parts; all parts are measured at the same parameters. The law"
+        " predicts lines parallel to the dashed one."
     ),
     "memory": "What a training step needs at each batch size, up to the largest that fits.",
     "roofline": (
         "The distance below the limit is arithmetic that the machine could do and this program does not. Points above"
-        " the slope read from caches what would otherwise be copied from memory."
+        " the slope read data from caches instead of memory."
     ),
     "energy": "The least energy per example and the least energy to the target may be at different batch sizes.",
     "data_parallel": "The distance below the dashed line is the cost of dividing the work and adding the gradients.",
 }
 """How to read each figure, by its name."""
 
-VIRTUAL = "virtual devices share one processor, so their speeds mean nothing"
+VIRTUAL = "virtual devices share one processor, so their speeds are not meaningful"
 LIMITS: dict[Limit, str] = {
     "arithmetic": "arithmetic",
     "copying": "copying memory",
@@ -88,7 +89,7 @@ RULES: dict[Rule, str] = {
     "linear": "as the linear rule predicts",
     "sqrt or linear": "which both the square-root and the linear rule allow",
     "neither": "which neither the square-root nor the linear rule predicts",
-    "undecided": "too uncertain to tell the rules apart",
+    "undecided": "too uncertain to distinguish the rules",
 }
 LISTED_VARIANTS = 3
 VARIANCE_CLAIM = 6
@@ -109,7 +110,7 @@ def origin(frames: Frames, summary: Summary, runs: str | None = None) -> str:
 
 
 def search_seeds(sweep: Sweep) -> str:
-    """Return, in words, how many seeds the learning rates were chosen by."""
+    """Return, in words, how many seeds chose the learning rates."""
     count = len(np.unique(values(sweep.searched_trials, "seed")))
     return f"medians of {count} search seeds" if count > 1 else f"{count} search seed"
 
@@ -184,13 +185,13 @@ def without_gradient_noise(summary: Summary) -> str:
 
 
 def drift(summary: Summary) -> str:
-    """Return whether rounds grew slower or faster from first to last, by how much, and what the sensors report."""
+    """Return whether rounds became slower or faster from first to last, by how much, and what the sensors report."""
     found = summary.drift
     if found is None:
         return f"Drift is not known: {summary.drift_reason}." if summary.drift_reason else ""
     moved = f"{_moved(found.together.change)}, trend test p = {number_format.number(found.together.p_value, 2)}"
     if found.drifts:
-        overall = f"Drift over {found.rounds} rounds: all timings together grew {moved}."
+        overall = f"Drift over {found.rounds} rounds: all timings together became {moved}."
     else:
         threshold = number_format.target(LEAST_CHANGE)
         overall = f"No significant drift over {found.rounds} rounds ({moved}; threshold {threshold})."
@@ -200,7 +201,7 @@ def drift(summary: Summary) -> str:
 def _single_timings(found: Drift) -> str:
     if not found.cells:
         return ""
-    named = [f"{_variant(one)} grew {_moved(one.change)}" for one in found.cells[:LISTED_VARIANTS]]
+    named = [f"{_variant(one)} became {_moved(one.change)}" for one in found.cells[:LISTED_VARIANTS]]
     more = len(found.cells) - len(named)
     return f" Single timings: {number_format.listed([*named, f'{more} more drifted'] if more else named)}."
 
@@ -376,7 +377,7 @@ def _best_values(option: str, tried: Sequence[float], points: pd.DataFrame, summ
 
 
 def _end(value: float, tried: Sequence[float]) -> str:
-    """Return whether a better value may lie beyond those tried; below 0 there is none."""
+    """Return a note if a better value may be outside those tried; below 0 there is none."""
     if value == max(tried):
         return " (the largest tried)"
     return " (the smallest tried)" if 0 < value == min(tried) else ""

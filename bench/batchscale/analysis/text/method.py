@@ -1,4 +1,4 @@
-"""How the numbers of a report came about: what was timed, what was trained, and what the claims rest on."""
+"""How the numbers of a report were made: what was timed, what was trained, and what the claims rest on."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _limits(measured: Frames, summary: Summary) -> str:
         ),
         (top.timer_resolution_seconds, lambda tick: f"resolved times of {number_format.seconds(tick)}"),
     ]
-    best = number_format.listed(say(value) for value, say in known if value)
+    best = number_format.listed(describe(value) for value, describe in known if value)
     return (
         f"Limits: in a short calibration, this machine {best}, at best. FLOPs are counted from the model: two for each"
         " multiply-add of its matrix products and convolutions, forwards and backwards. Bytes are those that the"

@@ -68,6 +68,6 @@ class Streak:
             reason = bare(failure.message, LONGEST_REASON)
             raise DeviceError(
                 f"{self.length} failures in a row, the last at {what}: {reason};"
-                " all rows are kept. See batchscale doctor; then run again to go on with what is left,"
-                " or with --retry-failed to try what failed again"
+                " all rows are kept. Run `batchscale doctor`; then run again to measure the rest, and add"
+                " --retry-failed to repeat the failed parts"
             )

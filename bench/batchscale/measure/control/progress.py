@@ -47,17 +47,17 @@ SHARE_OF_SEARCH = 0.85
 RATES_CONFIRMED = 1.6
 """Rates confirmed per batch size, on average."""
 BEYOND_BUDGET = 1.2
-"""Examples of all trials over those of the epoch budget: some go on towards the target."""
+"""Examples of all trials over those of the epoch budget: some trials continue towards the target."""
 
 
 def timing_seconds(experiment: Experiment, cells: int) -> float:
-    """Guess the seconds that the rounds of so many timed cells take."""
+    """Guess the seconds that the rounds of a number of timed `cells` take."""
     table = experiment.throughput
     return cells * (table.rounds * table.round_seconds + SECONDS_PER_CELL)
 
 
 def lowering_seconds(experiment: Experiment, batch_sizes: Sequence[int], lowerings: int) -> float:
-    """Guess the seconds to try so many lowerings in every precision; a single lowering needs no trial."""
+    """Guess the seconds to try a number of `lowerings` in every precision; a single lowering needs no trial."""
     precisions = max(1, len(experiment.throughput.precisions))
     trials = len(plan.spaced(batch_sizes, LOWERINGS_APART)) * precisions * lowerings
     return trials * SECONDS_PER_LOWERING if lowerings > 1 else 0.0
@@ -89,7 +89,7 @@ class Item:
         guessed_rate: units per second, until a rate is measured.
         done: work done so far.
         seconds: time that work took.
-        closed: True once nothing is left of it, whatever was expected.
+        closed: True once the work is finished, even if less was done than expected.
     """
 
     expected: float
@@ -111,7 +111,8 @@ class Item:
 class Progress:
     """The work of a run, shown as one live line on a terminal, and as a plain line now and then elsewhere.
 
-    The line is written by hand, as rich hides the cursor while its own is live: a run that is killed would leave it so.
+    This class writes the line without rich, which hides the cursor while its line is live: a killed run would leave the
+    cursor hidden.
 
     Attributes:
         output: where lines are written.
@@ -147,7 +148,7 @@ class Progress:
         self.show(f"{name} {doing}".strip())
 
     def close(self, name: str) -> None:
-        """Leave nothing of an item, whatever was expected; an item that was never planned is no error."""
+        """Mark an item as finished, so that it adds no time. An item that was never planned is ignored."""
         if (self.prefix, name) in self.items:
             self.items[self.prefix, name].closed = True
 

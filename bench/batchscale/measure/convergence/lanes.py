@@ -209,8 +209,8 @@ def _advance_lanes(
         chosen = order[:, i]
         _, gradient = jax.vmap(over_settings)(lanes.state.params, split.inputs[chosen], split.labels[chosen])
         now = first_tick + i
-        # A schedule counts the examples seen before the step, as a run alone does when it draws the batch. If the
-        # batch is complete in this tick, that is everything up to this tick less the batch itself.
+        # A schedule counts the examples before the step, like a single run. If the batch is complete in this tick, the
+        # examples before the step are all examples up to the end of this tick minus the batch.
         before_batch = (now + 1) * width - settings.batch_sizes
         rates = settings.learning_rates * programs.schedule.factor(before_batch.astype(jnp.float32))
         scheduled = settings._replace(learning_rates=rates)

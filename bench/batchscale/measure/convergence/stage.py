@@ -113,7 +113,10 @@ class Convergence:
         return {trial for trial in grid.trials if trial not in self.trials}
 
     def rivals(self, own: Set[TrialKey]) -> dict[int, dict[Point, list[Curve]]]:
-        """Return the search curves outside a wave by batch size and point, at the batch sizes of its `own` trials."""
+        """Return the curves of rival search trials, by batch size and point.
+
+        Rivals are not in the wave's `own` trials but have one of their batch sizes.
+        """
         found: dict[int, dict[Point, list[Curve]]] = {}
         for size in {key.batch_size for key in own}:
             for trial in self.of("search", size):
@@ -156,7 +159,7 @@ class TierSearch:
             self.stage.session.progress.plan(self._item("compile"), SECONDS_PER_TIER, 1.0)
 
     def _plan(self, phase: str, trials: float) -> None:
-        """Plan the progress line for so many trials to the epoch budget."""
+        """Plan the progress line for a number of trials to the epoch budget."""
         examples = self._duration.budget_examples
         rate = examples / trial_seconds(self._duration, self.tuned)
         self.stage.session.progress.plan(self._item(phase), trials * examples, rate)
@@ -168,8 +171,8 @@ class TierSearch:
     def run(self) -> None:
         """Train the missing trials of all phases: search, extensions of the search, and confirmation.
 
-        At most three training programs are compiled: for all rates, for a quarter of them, and for the confirmation.
-        Plus one program for each rejected lowering and for each shape that had to be halved to fit memory.
+        At most three training programs are compiled: for all settings of a shard, for a quarter of them, and for the
+        confirmation. Each rejected lowering, and each shape that had to be halved to fit memory, adds one program.
         """
         experiment = self._experiment
         seeds, searched = plan.search_seeds(experiment), search_grid(experiment, self.tier)

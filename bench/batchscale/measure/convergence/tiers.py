@@ -139,9 +139,9 @@ class SpeedTrial:
     """As many shards of fresh lanes as workers, advanced next to each other to see how fast they train.
 
     Attributes:
-        programs: Of a tier under the lowering that is tried.
-        seeds: Of the rows of a shard.
-        settings: Of its columns.
+        programs: The tier's programs under the lowering that is tried.
+        seeds: The seed of each row of a shard.
+        settings: The setting of each column of a shard.
         workers: How many shards train at the same time.
     """
 
@@ -162,7 +162,7 @@ class SpeedTrial:
         return self.lanes * self.programs.microbatch_size * ticks / seconds
 
     def seconds_per_evaluation(self) -> float:
-        """Measure the seconds to evaluate a lane, the call of one tick before it included.
+        """Measure the seconds to evaluate a lane. One training tick before it is included.
 
         The result serves to predict time and decides nothing, so a few evaluations are enough.
         """

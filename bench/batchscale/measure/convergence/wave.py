@@ -76,7 +76,8 @@ class Grid(NamedTuple):
 def steady_bytes(free_bytes: int) -> int:
     """Round free memory down to a power of two, so that a run and its resumption cut a grid into the same waves.
 
-    The cut decides which trials race against each other in time, and so where losing points stop.
+    The waves decide which trials train at the same time. Trials race against each other, so the waves influence when
+    losing points stop.
     """
     return 1 << (free_bytes.bit_length() - 1) if free_bytes > 0 else 0
 
@@ -109,7 +110,7 @@ def shard_shape(seeds: int, settings: int, workers: int, widest: int | None) -> 
     Args:
         seeds: Seeds of the wave.
         settings: Settings of the wave.
-        workers: At least so many shards are made, if there are lanes enough.
+        workers: The least number of shards, if there are enough lanes.
         widest: Most settings of a shard, which then has one seed; None for one shard of all lanes.
     """
     if widest is None:

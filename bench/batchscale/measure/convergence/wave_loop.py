@@ -126,7 +126,7 @@ class Workers:
 
 
 def turns_per_shard(shards: int, workers: int) -> int:
-    """Return the fewest equal turns per shard with which workers that take turns are kept busy."""
+    """Return the smallest number of equal turns per shard that keeps the workers busy for BUSY_SHARE of their time."""
     for turns in range(1, workers):
         if turns * shards >= BUSY_SHARE * workers * math.ceil(turns * shards / workers):
             return turns
@@ -196,14 +196,18 @@ def _evaluate(wave: Wave, reporter: Reporter, workers: Workers) -> None:
 
 
 def _is_tested(wave: Wave, examples: int) -> bool:
-    """True if the test split is read; search trials only choose, so it is never read for them alone."""
+    """Return True if the test split is evaluated at this point.
+
+    It is never evaluated for a wave of search trials, which only choose rates.
+    """
     claims = any(record.setting.phase != "search" for record in wave.records)
     return claims and (wave.tests_always or examples == wave.duration.budget_examples)
 
 
 def _advance_shard(wave: Wave, shard: Shard, first: int, ticks: int) -> None:
     order = _order(wave, shard, first, ticks)
-    # Blocked on, so that a worker's turn ends when the work does: time per tick and the queue depend on it.
+    # Wait for the device here, so that a worker's turn ends when its work ends. The time per tick and the order in the
+    # queue depend on this.
     shard.lanes = jax.block_until_ready(wave.programs.advance(shard.lanes, shard.values, order, first))
 
 
@@ -236,7 +240,11 @@ def _record(wave: Wave, shard: Shard, examples: int, readings: Reading) -> None:
 
 
 def _retire(wave: Wave, examples: int) -> None:
-    """Close lanes at their end: the epoch budget if they reached the target by then, else the longest budget."""
+    """Close the lanes that are finished.
+
+    From the epoch budget on, a lane is finished once it has reached the target. At the longest budget every lane is
+    finished.
+    """
     if examples < wave.duration.budget_examples:
         return
     for record in wave.records:
@@ -360,9 +368,10 @@ class Checkpoint:
 
 
 def _fits(wave: Wave, needed: Set[TrialKey], saved: Saved, leaves: Sequence[np.ndarray]) -> bool:
-    """True if the saved trials are of this wave and include the needed ones, with arrays as this code makes them.
+    """Return True if saved trials are of this wave and include the needed ones, with arrays as this code makes them.
 
-    The identity does not name the version of the code, which decides the arrays that a lane consists of.
+    The arrays are compared because the identity does not include the version of the code, and another version may have
+    other arrays.
     """
     trials = {record.trial for record in saved.records}
     shapes = [(leaf.shape, leaf.dtype) for leaf in leaves]

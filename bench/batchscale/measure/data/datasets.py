@@ -1,6 +1,6 @@
 """A dataset, from the bytes of its files to arrays that are ready to train on.
 
-A file in `recipes/` is a dataset: it says which files hold the examples, where they may come from, and how they are
+A file in `recipes/` is a dataset: it names the files that hold the examples, where they may come from, and how they are
 split. Every source is untrusted: `obtain` uses content only if its SHA-256 is the published one. So the same bytes give
 the same arrays on every machine, whatever the source.
 """
@@ -39,7 +39,7 @@ Files = dict[str, bytes]
 
 
 class Unavailable(Exception):  # noqa: N818 - an answer of a source, not a fault
-    """A source cannot give the files; the message is one line that says why."""
+    """A source cannot give the files; the message gives the reason in one line."""
 
 
 class Rejected(Unavailable):
@@ -47,7 +47,7 @@ class Rejected(Unavailable):
 
 
 class NoSourceError(InputError):
-    """No source has the data: a first line that says so, then one line per source, then what to do."""
+    """No source has the data. The message has one line for this, one line per source, and then what to do."""
 
 
 @dataclass(frozen=True)
@@ -416,7 +416,7 @@ def folder_fault() -> str:
     named = os.environ.get(DATA_FOLDER)
     if not named or Path(named).is_dir():
         return ""
-    return f"{DATA_FOLDER}: {printable(named, LONGEST_REASON)} is not a folder, so no data is looked for there"
+    return f"{DATA_FOLDER}: {printable(named, LONGEST_REASON)} is not a folder, so it is not searched for data"
 
 
 def offline() -> bool:
@@ -431,7 +431,10 @@ def _allowed(source: Source) -> Source:
 
 
 def _keep(content: Files, cache: Path) -> None:
-    """Store checked files; a cache that cannot be written costs the next run a download, not this run its data."""
+    """Store checked files in the cache.
+
+    If this fails, this run still has its data; the next run downloads it again.
+    """
     try:
         for name, data in content.items():
             row_files.write_whole(cache / name, data)

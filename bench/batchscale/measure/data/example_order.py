@@ -36,7 +36,7 @@ def indices(seed: int, start: int, count: int, examples: int) -> Int32[np.ndarra
 
 
 def held_out_order(labels: UInt8[np.ndarray, " examples"], key: int = HELD_OUT_KEY) -> Int64[np.ndarray, " examples"]:
-    """Return a fixed random order in which every beginning holds each class in proportion.
+    """Return a fixed random order of the examples. Its first n hold every class in proportion, for every n.
 
     An example of random rank r, from 0, in its class of n examples is sorted by (r + 1/2) / n.
     """

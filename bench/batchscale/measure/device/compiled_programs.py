@@ -33,7 +33,7 @@ DROPPING_BARRIERS = "cse_barrier_expander"
 Disabled: small batches of LeNet train 1.1 to 1.6 times as fast.
 """
 SHARING_LOOPS = "cpu-parallel-task-assigner"
-"""XLA pass that hands parts of small loops to other cores, which are busy with programs of their own.
+"""XLA pass that hands parts of small loops to other cores, which are busy with other programs.
 
 Disabled for programs on one core: microbatches of 1 train 1.25 times as fast.
 """
@@ -68,7 +68,7 @@ def options(*, for_one_core: bool = False) -> dict[str, str | bool]:
 
 
 def predicted_bytes(compiled: jax.stages.Compiled) -> int | None:
-    """Return the device memory that a program needs according to the compiler; None if it does not say."""
+    """Return the device memory that a program needs according to the compiler; None if it does not report it."""
     analysis = compiled.memory_analysis()
     if analysis is None:
         return None

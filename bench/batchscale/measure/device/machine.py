@@ -41,7 +41,8 @@ VARIABLES = (
 LARGEST_SHARE_OF_HOST_MEMORY = 0.8
 """Share of the free host memory that one program may use."""
 SHARE_OF_HOST_MEMORY = 0.6
-"""Share of that which lanes may use: on a CPU they are held in host memory, which other processes use too."""
+"""Part of a program's share that lanes may use on a CPU. Lanes are held in host memory there, which other processes use
+too."""
 
 
 class Code(NamedTuple):
@@ -94,7 +95,10 @@ class Host:
         return POLICIES[self.machine.platform]
 
     def free_memory_bytes(self) -> int:
-        """Return the bytes that lanes may use: fewer than one program on a CPU, where they are in host memory."""
+        """Return the bytes that lanes may use.
+
+        On a CPU these are fewer than one program may use, because lanes are in host memory.
+        """
         return int(self.program_memory_bytes() * (1 if self._allocator() else SHARE_OF_HOST_MEMORY))
 
     def program_memory_bytes(self) -> int:

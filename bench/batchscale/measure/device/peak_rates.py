@@ -1,7 +1,7 @@
 """Peak rates of the device: products of large matrices in each precision, copies of memory, ticks of the clock.
 
-A product repeats until starting it costs nothing beside it, and a copy is larger than caches are, so both are ceilings
-for a training step. Every round is kept; the ceiling is the best of them.
+Matrix products are so large that the cost of starting one is negligible. Copies are larger than the caches. Both rates
+are therefore ceilings for a training step. Every round is kept; the ceiling is the best of them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def measure(part: Part, memory_bytes: int, clock: Clock) -> list[float]:
     """Return the value of every round of one peak rate.
 
     Raises:
-        JaxRuntimeError: When the device refuses.
+        JaxRuntimeError: When the device fails.
     """
     return part.measure(int(memory_bytes * SHARE_OF_MEMORY), clock)
 
@@ -68,7 +68,7 @@ def rates(work: Work, amount_per_step: float, clock: Clock) -> list[float]:
 
 
 def long_enough(make: Callable[[int], Work], widths: Sequence[int], clock: Clock) -> tuple[int, Work]:
-    """Return a width whose work takes about STEP_SECONDS a step, or the widest one, and its work.
+    """Return a width whose work takes about STEP_SECONDS a step, or else the widest one, and the work of this width.
 
     The time of a product grows with the cube of its width, so few widths are tried; each one takes a compilation.
     """

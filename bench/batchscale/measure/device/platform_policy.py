@@ -43,7 +43,7 @@ class PlatformPolicy:
     Attributes:
         convolutional: for models whose convolutions have several lowerings.
         other: for all other models.
-        program_per_core: True if every core runs a program of its own, False if one program has the whole device.
+        program_per_core: True if every core runs a separate program, False if one program has the whole device.
         single_process: True if the device serves one process at a time.
         in_host_memory: True if arrays are held in host memory, whose use an operating system can limit by process.
         virtual_devices: True if several devices are threads of one processor. Then steps in flight block each other.

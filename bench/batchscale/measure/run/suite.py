@@ -31,7 +31,7 @@ from batchscale.measure.training.learner import model_named
 from batchscale.records import results_folder, row_files
 
 FALLBACK = "lenet_digits"
-"""The experiment that needs no download, run where the data of a default suite cannot be had."""
+"""The experiment that needs no download, run where the data of a default suite are not available."""
 COPIES_OF_PARAMETERS = 3
 """Least number of copies that training holds: the parameters, their gradient and their update."""
 
@@ -151,11 +151,11 @@ def chosen(names: Sequence[str], platform: str) -> list[Experiment]:
 
 
 def with_data(wanted: Sequence[Experiment], *, named: bool, progress: Progress) -> list[tuple[Experiment, Dataset]]:
-    """Return every experiment with its dataset; a suite whose data cannot be had becomes the `FALLBACK` experiment.
+    """Return every experiment with its dataset; a suite without available data becomes the `FALLBACK` experiment.
 
     Args:
         wanted: The experiments.
-        named: True if the user named them, so that another one in their place would not do.
+        named: True if the user named them, so that no other experiment may replace them.
         progress: Shows what was tried.
 
     Raises:
@@ -175,8 +175,8 @@ def with_data(wanted: Sequence[Experiment], *, named: bool, progress: Progress) 
 
 def _fallback(missing: str, progress: Progress) -> tuple[Experiment, Dataset]:
     notice = (
-        f"No source answered for {missing}, so this ran on scikit-learn's digits instead:"
-        f" 1,797 small images. Nothing here says anything about {missing}."
+        f"No source answered for {missing}, so this run used scikit-learn's digits instead:"
+        f" 1,797 small images. These results are not about {missing}."
     )
     progress.say(f"\n*** {notice} ***\n")
     experiment = msgspec.structs.replace(experiments.find(FALLBACK), notice=notice)
@@ -209,8 +209,8 @@ def _refuse_what_cannot_run(session: Session) -> None:
         needed, free = COPIES_OF_PARAMETERS * 4 * parameters, host.program_memory_bytes()
         if needed > free:
             raise InputError(
-                f"workload.model_options: with them {experiment.workload.model} has {parameters:,} parameters;"
-                f" to train them takes {needed / 2**30:,.0f} GiB or more, and {free / 2**30:,.0f} GiB are free"
+                f"workload.model_options: {experiment.workload.model} has {parameters:,} parameters with these options;"
+                f" training needs {needed / 2**30:,.0f} GiB or more, but {free / 2**30:,.0f} GiB are free"
             )
 
 

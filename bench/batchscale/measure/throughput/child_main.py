@@ -87,7 +87,7 @@ def made_up(job: Job) -> Dataset:
 
 
 def limit_memory(further_bytes: int) -> None:
-    """Limit the data of this process to so many bytes beyond what it has, so that it fails before the machine does."""
+    """Let the data of this process grow by at most `further_bytes`, so that it fails before the machine does."""
     status = Path("/proc/self/status").read_text()
     found = re.search(r"^VmData:\s*(\d+) kB", status, re.MULTILINE)
     has = int(found[1]) << 10 if found else 0
@@ -109,7 +109,7 @@ def _rows_on(descriptor: int) -> Callable[[AnyRow], None]:
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of standard input, which comes when the parent ends in whatever way; then end this process."""
+    """Wait until standard input ends, as it does when the parent ends for any reason; then end this process."""
     while os.read(sys.stdin.fileno(), 1):
         pass
     os._exit(1)

@@ -30,7 +30,7 @@ from batchscale.records.row_types import AnyRow, Compilation, Count, Positive
 PACKAGE = Path(batchscale.__file__).resolve().parents[1]
 COMMAND = (
     sys.executable,
-    "-P",  # without it Python would import modules of the current folder, such as a user's own `models`
+    "-P",  # without it Python would import modules of the current folder, such as a user's `models`
     "-c",
     f"import sys; sys.path.append({str(PACKAGE)!r});"
     " from batchscale.measure.throughput import child_main; child_main.main()",
@@ -152,7 +152,7 @@ class Child:
         if status == -signal.SIGKILL:
             return Failure("out_of_memory", KILLED)
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
-        return failure_saying(f"its process {how}: {self._last_words() or 'it said nothing'}")
+        return failure_saying(f"its process {how}: {self._last_words() or 'it wrote no message'}")
 
     def _explained(self, row: AnyRow) -> AnyRow:
         """Add the end of standard error to a failure: some libraries report only there that memory ran out."""

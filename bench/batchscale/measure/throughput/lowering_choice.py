@@ -26,7 +26,7 @@ Tried = tuple[int, Precision]
 
 
 def choose(stage: Throughput, keys: Iterable[CellKey]) -> dict[Tried, str | None]:
-    """Return the fastest lowering at each batch size and precision that these cells are timed under.
+    """Return the fastest lowering for each batch size and precision at which trials are made for these cells.
 
     Batch sizes a factor of `LOWERINGS_APART` apart are tried, each on the batch that one device computes at once.
     Choices that `tuning.json` holds are added, for cells that turn out to need microbatches. The program that wins a
@@ -48,9 +48,11 @@ def choose(stage: Throughput, keys: Iterable[CellKey]) -> dict[Tried, str | None
 
 
 def chosen(session: Session, lowerings: Mapping[Tried, str | None], key: CellKey) -> str | None:
-    """Return the lowering of a cell: the choice at the largest batch size tried that it computes at once.
+    """Return the lowering of a cell.
 
-    Where that was not tried, the nearest choice in the same precision; without any, the first lowering.
+    It is the one chosen at the largest trial batch size that does not exceed the examples which the cell computes at
+    once. If no trial was made there, use the choice at the nearest batch size in the same precision. If that precision
+    has no choice, use the first lowering.
     """
     size, precision = _tried(session, key)
     known = {tried: lowering for (tried, computed_in), lowering in lowerings.items() if computed_in == precision}

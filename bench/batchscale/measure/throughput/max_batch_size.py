@@ -30,7 +30,7 @@ MOST_COMPILATIONS = 24
 MOST_TRIES = 4
 """Child processes that are started at most."""
 SHRINKING = 0.75
-"""Share of a batch size that is tried next, if its step did not fit although the compiler predicted that it does.
+"""Factor by which the batch size shrinks for the next try, if a step did not fit as the compiler predicted it would.
 
 The prediction does not include the memory that libraries take.
 """
@@ -39,7 +39,7 @@ SHRINKING_UNSEEN = 4
 
 
 def measure(stage: Throughput) -> None:
-    """Find the largest batch size of a dispatched step; one row holds it, or says why there is none."""
+    """Find the largest batch size of a dispatched step; one row holds it, or the reason why there is none."""
     session, start, memory_bytes = stage.session, time.monotonic(), stage.memory_bytes or 0
     whole = stage.largest
 
@@ -66,7 +66,7 @@ def largest_that_fits(
     ends, as bytes are nearly affine in the batch size, and by bisection of octaves wherever that left more than half.
 
     Args:
-        bytes_of: Returns the bytes that a step of so many examples needs.
+        bytes_of: Returns the bytes that a step of a number of examples needs.
         start: The first batch size tried.
         largest: The largest batch size allowed.
         memory_bytes: The memory to fit into.

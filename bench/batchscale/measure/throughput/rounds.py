@@ -29,7 +29,7 @@ class TimedCell:
 
     Attributes:
         key: Which cell.
-        work: Runs so many training steps.
+        work: Runs a number of training steps.
         steps: Steps of a round.
         compiled: The row of its compilation.
     """
@@ -64,7 +64,7 @@ def prepare(stage: Throughput, key: CellKey, lowering: str | None) -> TimedCell 
     """Compile a cell ahead of time and find the number of steps that fills a round.
 
     Returns:
-        None if the cell failed, or may not fit and was timed in a child process; its rows say which.
+        None if the cell failed or was timed in a child process; the rows show which.
     """
     stage.session.stopper.check()
     if stage.is_isolated(key):
@@ -132,11 +132,11 @@ def _time_isolated(stage: Throughput, key: CellKey, lowering: str | None) -> Non
         with stage.child("time", key, lowering, stage.known.rounds[key]) as opened:
             for row in opened.rows():
                 if not isinstance(row, Compilation | Round) or CellKey.of(row) != key:
-                    raise ChildError(Failure("failed", "its process gave rows of something else"))
+                    raise ChildError(Failure("failed", "its process wrote a row of another cell"))
                 stage.record(msgspec.structs.replace(row, isolated=True) if isinstance(row, Compilation) else row)
                 stage.session.stopper.check()
         if stage.known.rounds[key] < stage.rounds:
-            raise ChildError(Failure("failed", "its process ended before its rounds did"))
+            raise ChildError(Failure("failed", "its process ended before all rounds were timed"))
     except ChildError as error:
         if key not in stage.known.failures:
             stage.record_failure(key, lowering, error.failure)
@@ -196,7 +196,7 @@ def examples_per_second(stage: Throughput, key: CellKey, lowering: str | None) -
 
 
 def _raised(before: int | None, after: int | None) -> int | None:
-    """Return the device's peak memory if this cell raised it; a peak of an earlier cell is no measure of this one."""
+    """Return the device's peak memory if this cell raised it, else None: the peak then belongs to an earlier cell."""
     return after if before is not None and after is not None and after > before else None
 
 

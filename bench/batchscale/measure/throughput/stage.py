@@ -38,7 +38,7 @@ SAFE_SHARE_OF_MEMORY = 0.5
 
 @dataclass
 class Known:
-    """What the rows of the stage say so far.
+    """What the rows of the stage show so far.
 
     Attributes:
         rounds: How many rounds each cell has.
@@ -87,12 +87,12 @@ class Throughput:
 
     Args:
         session: The experiment, its data, and the folder for rows.
-        write: Receives every row in place of the session's folder: in a child process, which times one cell.
+        write: Receives every row in place of the session's folder. A child process uses it.
 
     Attributes:
-        known: What rows say, the folder's and those of this run.
+        known: What the rows of the folder and of this run show.
         clock: Measures rounds.
-        sensors: Returns the sensors of so many devices.
+        sensors: Returns the sensors of a number of devices.
         memory_bytes: Memory that a program may use; None where a program has to be run to find out.
         isolates: True if cells that may not fit are timed in a child process.
         confine: Called between compiling a cell and running it: a child process then limits its memory.
@@ -167,7 +167,7 @@ class Throughput:
             DeviceError: At the third failure in a row.
         """
         if self._rows is None:
-            raise RuntimeError("a stage that writes elsewhere has no run of its own")
+            raise RuntimeError("a stage that writes elsewhere has no run")
         with self._rows.open(lambda: {"compilations": self.compilations}):
             if not self._has_work:
                 return
@@ -181,7 +181,7 @@ class Throughput:
                 max_batch_size.measure(self)
 
     def _measure_peak_rates(self, memory_bytes: int) -> None:
-        """Append the rows of the peak rates; a rate that the device refuses has none."""
+        """Append the rows of the peak rates; a rate at which the device fails has none."""
         session = self.session
         for part in self._unmeasured_rates:
             session.stopper.check()
@@ -227,7 +227,7 @@ class Throughput:
         """Write a row.
 
         Raises:
-            InputError: When the disk refuses.
+            InputError: When the disk reports an error.
         """
         if self._rows is not None:
             self._rows.append(row)
@@ -278,12 +278,12 @@ class Throughput:
         return self.isolates and (asked == "always" or (asked == "auto" and doubtful))
 
     def may_not_fit(self, predicted_bytes: int | None) -> bool:
-        """Return True if a program that needs so many bytes could end the process that runs it."""
+        """Return True if a program that needs `predicted_bytes` could end the process that runs it."""
         return (predicted_bytes or 0) > SAFE_SHARE_OF_MEMORY * (self.memory_bytes or math.inf)
 
     def refusal(self, predicted_bytes: int | None) -> Failure | None:
-        """Return why a program is not run: the compiler's prediction is the least that it needs."""
+        """Return why a program is not run. It needs at least as much memory as the compiler predicts."""
         if self.memory_bytes is None or (predicted_bytes or 0) <= self.memory_bytes:
             return None
-        words = f"the program needs {predicted_bytes} bytes, and {self.memory_bytes} are to be had"
+        words = f"the program needs {predicted_bytes} bytes, expected at most the {self.memory_bytes} available"
         return Failure("out_of_memory", f"out of memory before it was run: {words}")

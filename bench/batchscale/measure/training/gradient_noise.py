@@ -91,7 +91,7 @@ def _record(
 ) -> NormSums:
     found = squared_norms(summed) / microbatches.astype(jnp.float32) ** 2
     pending = jnp.where(ends, found[..., None], norms.pending)
-    # Part 0 is the whole batch: where it ends, the norms of all its parts are complete.
+    # Part 0 is the whole batch. When it ends, the norms of all parts are complete and are added to the sums.
     return NormSums(pending, norms.complete + jnp.where(ends[:, :1], pending, 0))
 
 
@@ -105,7 +105,7 @@ def _squares(leaf: Shaped[Array, "seed setting ..."]) -> Float[Array, "seed sett
 
 
 def read(norms: Norms) -> tuple[Float[np.ndarray, "seed setting part"] | None, Norms]:
-    """Return the sums over complete batches (None without norms), and the norms to go on with."""
+    """Return the sums over complete batches (None without norms), and the norms to continue with."""
     if not norms:
         return None, norms
     return np.asarray(norms.complete, np.float64), norms._replace(complete=jnp.zeros_like(norms.complete))

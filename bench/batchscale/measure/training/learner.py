@@ -104,7 +104,8 @@ class Learner:
         self, params: PyTree, inputs: Float[Array, "batch ..."], labels: Int[Array, " batch"]
     ) -> tuple[Float[Array, ""], PyTree]:
         """Return the mean loss of a batch and its gradient."""
-        # Entered again here: the lowerings' own backward rules are traced after `logits` has left the context.
+        # `logits` sets the precision too, but the custom gradients of the lowerings are traced after its context has
+        # ended.
         with jax.default_matmul_precision(matmul_precision(self.precision)):
             return jax.value_and_grad(lambda p: self.losses(p, inputs, labels).mean())(params)
 

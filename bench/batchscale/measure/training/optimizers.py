@@ -114,7 +114,7 @@ def usual_options(name: str, options: Iterable[str]) -> Options:
 
 
 def refuse_contradictions(experiment: Experiment, smallest_batch_size: int) -> None:
-    """Check every searched optimizer option of an experiment together with every other.
+    """Check that the optimizer's options agree with each other, with the schedule and with the batch sizes.
 
     Raises:
         InputError: on a schedule that the optimizer ignores, a least step size above the largest, or a decay that its
