@@ -69,10 +69,10 @@ lint: $(INSTALLED_TEST) ## formatting, rules, types and the layers of the archit
 	@$(PY) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 report: $(INSTALLED) ## write the page of a results folder again (DIR=results/local/experiment/machine)
-	@$(PY) -m batchscale report $(DIR)
+	@$(PY) -m batchscale report $(if $(DIR),"$(DIR)")
 
 compare: $(INSTALLED) ## two results folders side by side (A=folder B=folder)
-	@$(PY) -m batchscale compare $(A) $(B)
+	@$(PY) -m batchscale compare $(if $(A),"$(A)") $(if $(B),"$(B)")
 
 site: $(INSTALLED) ## one site of all published results, in site/
 	@$(PY) -m batchscale site

@@ -57,7 +57,7 @@ def lowering_named(name: str) -> Lowering:
         ValueError: on an unknown name.
     """
     if name not in LOWERINGS:
-        raise ValueError(f"lowering: {name!r} is not one of {', '.join(LOWERINGS)}")
+        raise ValueError(f"lowering: {name!r}, expected one of {', '.join(LOWERINGS)}")
     return LOWERINGS[name]
 
 
@@ -283,7 +283,7 @@ def activation_named(name: str) -> Callable[[Array], Array]:
         ValueError: on an unknown name.
     """
     if name not in _ACTIVATIONS:
-        raise ValueError(f"activation: {name!r} is not one of {', '.join(sorted(_ACTIVATIONS))}")
+        raise ValueError(f"activation: {name!r}, expected one of {', '.join(sorted(_ACTIVATIONS))}")
     return _ACTIVATIONS[name]
 
 

@@ -19,7 +19,7 @@ def printable(text: object, longest: int = LONGEST_VALUE) -> str:
 
 def bare(text: str, longest: int = LONGEST_VALUE) -> str:
     """Quote as `printable` does, but without quotation marks: for names and other programs' messages."""
-    return _cut(ascii(text)[1:-1], longest)
+    return _cut(visible(text[: longest + 1]).encode("ascii", "backslashreplace").decode("ascii"), longest)
 
 
 def reason(error: Exception) -> str:

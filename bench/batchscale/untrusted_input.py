@@ -55,6 +55,11 @@ def refuse_endless(path: Path, most_bytes: int) -> None:
         raise InputError(f"{path}: {found.st_size} bytes, expected at most {most_bytes}")
 
 
+def is_there(path: Path) -> bool:
+    """Return True if a file is in its folder: a link that leads nowhere is there, and cannot be read."""
+    return path.exists() or path.is_symlink()
+
+
 def read_json(path: Path, to: type[T], most_bytes: int) -> T:
     """Read a small JSON file as the type `to`.
 

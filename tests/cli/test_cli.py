@@ -78,7 +78,7 @@ def test_an_unknown_name_is_refused_with_its_file_its_key_and_the_known_names(
     (tmp_path / "odd.toml").write_bytes(results_folder.to_toml(msgspec.structs.replace(wrong, name="odd")))
     assert command_line.run(["run", str(tmp_path / "odd.toml"), "--results", str(tmp_path)]) == 2
     (shown,) = capsys.readouterr().err.splitlines()
-    assert shown.startswith(f"batchscale: odd.toml: workload.{field}: 'unheard' is not one of ")
+    assert shown.startswith(f"batchscale: odd.toml: workload.{field}: 'unheard', expected one of ")
     assert known in shown
 
 

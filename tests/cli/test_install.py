@@ -145,6 +145,22 @@ def test_an_interpreter_of_ones_own_installs_nothing(tmp_path):
     assert log.read_text().splitlines() == ["-m batchscale run --budget 30 lenet_digits mlp_mnist"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (("report", "DIR=my results"), "report|my results"),
+        (("report",), "report"),
+        (("compare", "A=my results", "B=yours"), "compare|my results|yours"),
+    ],
+)
+def test_a_folder_whose_name_holds_blanks_is_one_argument(tmp_path, arguments, command):
+    log = tmp_path / "log"
+    python = program(tmp_path / "python", f'(IFS="|"; echo "$*") >> "{log}"')
+    shown = make(*arguments, "VENV=", f"PYTHON={python}")
+    assert shown.returncode == 0, shown.stderr
+    assert log.read_text().splitlines() == [f"-m|batchscale|{command}"]
+
+
 def test_the_environment_is_made_once_and_again_when_the_package_changes(tmp_path):
     log, venv = tmp_path / "log", tmp_path / "venv"
     python = program(

@@ -133,8 +133,8 @@ def test_batch_sizes_have_exactly_one_form(table, says):
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
-        ("workload.model", "resnet", "workload.model: 'resnet' is not one of lenet, linear, mlp"),
-        ("workload.optimizer", "sdg", "workload.optimizer: 'sdg' is not one of sgd, momentum"),
+        ("workload.model", "resnet", "workload.model: 'resnet', expected one of lenet, linear, mlp"),
+        ("workload.optimizer", "sdg", "workload.optimizer: 'sdg', expected one of sgd, momentum"),
         (
             "workload.model_options",
             {"depth": 3},

@@ -49,6 +49,11 @@ def test_powers_of_two_need_few_programs():
     assert len(plan.tiers([5, 10, 20, 50, 100, 256, 500, 1000, 2000, 5000])) <= 5
 
 
+@pytest.mark.parametrize(("sizes", "label"), [([2], "B=2"), ([8, 32, 512], "B=8..512")])
+def test_a_tier_is_labelled_with_its_ends(sizes, label):
+    assert plan.Tier(sizes[0], sizes).label == label
+
+
 @given(st.integers(10, 60_000), st.floats(0.1, 50), st.floats(1, 4), st.integers(1, 20), st.integers(1, 20))
 def test_evaluations_ascend_to_the_longest_duration_and_hold_the_budget(examples, epochs, longer, first, later):
     one = experiment(

@@ -154,6 +154,15 @@ def test_a_link_in_place_of_a_file_is_not_followed(tmp_path, name, make):
     assert (tmp_path / "elsewhere").read_text() == "not ours"
 
 
+@pytest.mark.parametrize("target", ["gone.jsonl", "rows.jsonl"])
+def test_a_link_that_leads_nowhere_is_not_a_file_without_rows(tmp_path, target):
+    path = tmp_path / "rows.jsonl"
+    assert list(row_files.read(path)) == []
+    path.symlink_to(target)
+    with pytest.raises(InputError, match=r"rows\.jsonl: cannot be read"):
+        list(row_files.read(path))
+
+
 def test_a_pipe_in_place_of_a_file_is_neither_written_nor_waited_for(tmp_path):
     path = tmp_path / "rows.jsonl"
     os.mkfifo(path)

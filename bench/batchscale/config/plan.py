@@ -34,6 +34,12 @@ class Tier(msgspec.Struct, frozen=True):
     microbatch_size: int
     batch_sizes: list[int]
 
+    @property
+    def label(self) -> str:
+        """The batch sizes for the progress line: `B=2`, or `B=8..512` for several."""
+        ends = dict.fromkeys((self.batch_sizes[0], self.batch_sizes[-1]))
+        return f"B={'..'.join(map(str, ends))}"
+
 
 class Duration(msgspec.Struct, frozen=True):
     """How long trials train, in examples.

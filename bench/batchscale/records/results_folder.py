@@ -17,7 +17,7 @@ from batchscale.errors import InputError
 from batchscale.printable import bare, printable
 from batchscale.records import row_files
 from batchscale.records.row_types import AnyRow, Environment, Machine, MachineFile, Row, Run, Text
-from batchscale.untrusted_input import read_json
+from batchscale.untrusted_input import is_there, read_json
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ def read_file(folder: Path, name: str, to: type[T]) -> T:
 
 def read_label(folder: Path, name: str, to: type[T]) -> T | None:
     """Read a JSON file that a results folder need not have, as `read_file` does; None if it is not there."""
-    return read_file(folder, name, to) if (folder / name).exists() else None
+    return read_file(folder, name, to) if is_there(folder / name) else None
 
 
 def prepare(folder: Path, experiment: Experiment, machine: Machine, environments: dict[str, Environment]) -> None:

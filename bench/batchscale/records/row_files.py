@@ -17,7 +17,7 @@ import msgspec
 from batchscale.errors import InputError
 from batchscale.printable import reason
 from batchscale.records.row_types import AnyRow
-from batchscale.untrusted_input import REFUSALS, refuse_endless
+from batchscale.untrusted_input import REFUSALS, is_there, refuse_endless
 
 LONGEST_LINE_BYTES = 8 << 20
 """A longer line is not a row: reading it could fill the memory."""
@@ -172,7 +172,7 @@ def read(path: Path) -> Iterator[AnyRow]:
         InputError: names the file and line that is not a valid row.
     """
     try:
-        if not path.exists():
+        if not is_there(path):
             return
         refuse_endless(path, LARGEST_FILE_BYTES)
         with path.open("rb") as lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 
 import matplotlib as mpl
@@ -96,6 +97,14 @@ def test_batches_in_microbatches_are_drawn_apart(tmp_path, name):
     assert axes.get_xlim()[1] > 1024
 
 
+def test_values_that_differ_by_rounding_share_an_axis_of_two_decades():
+    with style.applied():
+        _, (axes,) = drawing.sheet()
+        axes.plot([8, 16], [100.0, math.nextafter(100.0, 200.0)])
+        drawing.log_axis(axes, "examples per second")
+    assert axes.get_ylim() == pytest.approx((10, 1000))
+
+
 def test_a_perfect_accuracy_has_no_place_on_an_axis_of_errors(sweep, summarized):
     (plot,) = [plot for plot in PLOTS if plot.name == "best_accuracy"]
     perfect = Estimate(median=1.0, interval=(1.0, 1.0))
@@ -177,7 +186,8 @@ def test_a_style_file_has_the_last_word(tmp_path):
     [
         ("font.size: 5\nfont.colour: red\n", "Bad key font.colour, line 2"),
         ("lines.linewidth: thick\n", "lines.linewidth: Could not convert 'thick' to float"),
-        ("font.size 5\n", "Missing colon"),
+        ("font.size 5\n", "Missing colon, line 1"),
+        ('font.family "it\'s"\n', """Missing colon, line 1 ('font.family "it\\\'s"')"""),
         ("backend: nonsense\n", "backend"),
     ],
 )
@@ -186,7 +196,8 @@ def test_a_wrong_style_file_is_one_line_that_names_it(tmp_path, caplog, text, wo
     chosen.write_text(text)
     with pytest.raises(InputError, match=re.escape(f"{chosen}: not a matplotlib style file (")) as caught:
         style.applied(style=chosen).__enter__()
-    assert words in str(caught.value).replace("\\'", "'")
+    assert words in str(caught.value)
+    assert str(caught.value).count(str(chosen)) == 1
     assert "\n" not in str(caught.value)
     assert not caplog.records
 

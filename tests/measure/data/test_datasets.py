@@ -101,7 +101,7 @@ def test_a_table_of_one_line_is_one_digit():
 
 
 def test_an_unknown_dataset_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match=r"'mnits\\x1b' is not one of digits, fashion_mnist, mnist"):
+    with pytest.raises(InputError, match=r"'mnits\\x1b', expected one of digits, fashion_mnist, mnist"):
         load("mnits\x1b")
 
 

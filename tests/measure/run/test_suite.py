@@ -115,7 +115,7 @@ def test_a_refused_second_run_leaves_the_first_one_s_folder_as_it_is(tmp_path, o
             r"^tiny: workload.model_options: .* 75,000,000,010 .* but \d+ GiB are free$",
         ),
         ({"model_options": {"hidden": [8]}}, "not an option of linear, expected none"),
-        ({"optimizer": "momentun"}, "workload.optimizer: 'momentun' is not one of"),
+        ({"optimizer": "momentun"}, "workload.optimizer: 'momentun', expected one of"),
     ],
 )
 def test_a_workload_that_cannot_run_leaves_nothing_behind(tmp_path, offline, runs, workload, told):

@@ -64,7 +64,7 @@ def test_options_reach_the_optimizer():
 
 
 def test_unknown_optimizers_and_options_are_named():
-    with pytest.raises(InputError, match=r"workload\.optimizer: 'sdg' is not one of sgd, momentum"):
+    with pytest.raises(InputError, match=r"workload\.optimizer: 'sdg', expected one of sgd, momentum"):
         optimizer_named("sdg", {})
     with pytest.raises(
         InputError,

@@ -29,6 +29,8 @@ LEAST_PANEL_INCHES = 2.2
 CHARACTERS_PER_INCH = 19
 LABEL_INCHES_PER_CHARACTER = 0.062
 LEGEND_MARGIN_INCHES = 0.3
+ROUNDING = 1e-9
+"""Values this close to each other, relative to themselves, differ only by rounding."""
 ACROSS_INCHES, UP_INCHES = 0.42, 0.3
 """Room for one label of an axis."""
 BATCH_SIZE_ID = "cell-"
@@ -124,6 +126,10 @@ def spaced(sizes: Sequence[int], inches: float) -> list[int]:
 
 def log_axis(axes: Axes, label: str, base: int = 10) -> None:
     """Make the vertical axis logarithmic, labelled with plain numbers."""
+    low, high = axes.dataLim.intervaly
+    if 0 < low < high < low * (1 + ROUNDING):
+        # Matplotlib widens a range of one value by itself, but warns of one that rounding makes empty.
+        axes.set_ylim(low / 10, high * 10)
     axes.set_yscale("log", base=base)
     axes.set_ylabel(textwrap.fill(label, max(16, int(14 * _inches(axes.yaxis)))))
     plain_ticks(axes.yaxis, base)

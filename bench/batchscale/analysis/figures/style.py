@@ -106,13 +106,16 @@ def _read(style: Path | None) -> Mapping[Any, Any]:
     if style is None:
         return {}
     settings: Mapping[Any, Any] = {}
+    path = str(style)
     try:
         with _intercepted_log() as complaints:
-            settings = dict(mpl.rc_params_from_file(style, fail_on_error=True, use_default_template=False))
-    except (OSError, ValueError) as error:
+            settings = dict(mpl.rc_params_from_file(path, fail_on_error=True, use_default_template=False))
+    except OSError as error:
+        complaints = [error.strerror or str(error)]
+    except ValueError as error:
         complaints = [str(error)]
     if complaints:
-        complaint = bare(complaints[0].replace(f" in file {style}", ""), 120)
+        complaint = bare(complaints[0].replace(f" in file {path}", "").replace(f" in file {path!r}", ""), 120)
         raise InputError(f"{style}: not a matplotlib style file ({complaint})")
     return settings
 

@@ -166,7 +166,7 @@ class TierSearch:
 
     def _item(self, phase: str) -> str:
         """Return the name of a phase of this tier in the progress line."""
-        return f"{phase} B={self.tier.batch_sizes[0]}..{self.tier.batch_sizes[-1]}"
+        return f"{phase} {self.tier.label}"
 
     def run(self) -> None:
         """Train the missing trials of all phases: search, extensions of the search, and confirmation.

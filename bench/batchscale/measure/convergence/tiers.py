@@ -98,7 +98,7 @@ class LanePrograms:
         return self.session.tuning.get(key, partial(self._measured, tier))
 
     def _measured(self, tier: plan.Tier) -> Tuned:
-        doing = f"trying how fast B={tier.batch_sizes[0]}..{tier.batch_sizes[-1]} trains"
+        doing = f"trying how fast {tier.label} trains"
         self.session.progress.show(doing, planned=False)
         speed = partial(self._trained_per_second, tier)
         found = compiled_programs.fastest(self.session.lowerings, speed)

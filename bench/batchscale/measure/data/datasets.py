@@ -257,7 +257,7 @@ def recipe_named(name: str) -> Recipe:
         InputError: when there is no such dataset.
     """
     if name not in (known := dataset_names()):
-        raise InputError(f"workload.dataset: {printable(name)} is not one of {', '.join(known)}")
+        raise InputError(f"workload.dataset: {printable(name)}, expected one of {', '.join(known)}")
     return importlib.import_module(f"{recipes.__name__}.{name}").RECIPE
 
 

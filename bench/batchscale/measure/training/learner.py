@@ -189,7 +189,7 @@ def model_named(name: str, options: dict[str, Any]) -> Callable[..., nnx.Module]
         InputError: on an unknown model, or an option that its constructor does not have.
     """
     if name not in model_names():
-        raise InputError(f"workload.model: {name!r} is not one of {', '.join(model_names())}")
+        raise InputError(f"workload.model: {name!r}, expected one of {', '.join(model_names())}")
     model = importlib.import_module(f"{models.__name__}.{name}").Model
     known = _options(model) - _RESERVED
     for option in options:

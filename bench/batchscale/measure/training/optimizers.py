@@ -156,7 +156,7 @@ def _refuse_rounded_decays(
 
 def _maker(name: str) -> Callable[..., optax.GradientTransformation]:
     if name not in OPTIMIZERS:
-        raise InputError(f"workload.optimizer: {name!r} is not one of {', '.join(OPTIMIZERS)}")
+        raise InputError(f"workload.optimizer: {name!r}, expected one of {', '.join(OPTIMIZERS)}")
     return OPTIMIZERS[name]
 
 
