@@ -7,9 +7,7 @@ from typing import Literal
 import msgspec
 
 from batchscale.config.vocabulary import Loop, Phase
-
-Interval = tuple[float | None, float | None]
-"""The ends of a 95% interval. An end that is infinite or unknown is null."""
+from batchscale.statistics.estimate import Estimate, Interval
 
 Regime = Literal["below_useful_range", "perfect_scaling", "diminishing_returns", "saturated"]
 """How a batch size scales. Below the useful range, it needs more examples than a larger batch size. With perfect
@@ -26,13 +24,6 @@ Rule = Literal["sqrt", "linear", "none", "sqrt or linear", "neither", "undecided
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """Base of every type in a summary."""
-
-
-class Estimate(Part, frozen=True, kw_only=True):
-    """A median over seeds with its 95% interval; null where half of the seeds or more did not reach the target."""
-
-    median: float | None
-    interval: Interval
 
 
 class Workload(Part, frozen=True, kw_only=True):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from batchscale.analysis.statistics import ties
-from batchscale.analysis.statistics.intervals import DRAWS, LEVEL, Locations, Repetitions, interval, locate
-from batchscale.analysis.statistics.ties import Contest
 from batchscale.analysis.summary import build
 from batchscale.analysis.summary_types import AccuracyOptimal, CostOptimal, TimeOptimal
+from batchscale.statistics import ties
+from batchscale.statistics.intervals import DRAWS, LEVEL, Locations, Repetitions, interval, locate
+from batchscale.statistics.ties import Contest
 from hypothesis import given
 from hypothesis import strategies as st
 from simulated_answers import answered

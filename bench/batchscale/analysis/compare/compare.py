@@ -14,10 +14,10 @@ from batchscale.analysis.compare import compatibility
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.statistics.intervals import LEVEL, SEED, Array, Locations, exp, finite
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Interval, Summary
 from batchscale.errors import InputError
+from batchscale.statistics.intervals import LEVEL, SEED, Array, Locations, exp, finite
 
 LEAST_DIFFERENCE = 0.03
 """Relative difference up to which two results count as equal. Two runs of one program on one machine may differ by this

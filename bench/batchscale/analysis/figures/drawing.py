@@ -22,8 +22,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from batchscale.analysis import number_format
 from batchscale.analysis.figures import style
-from batchscale.analysis.statistics.intervals import Array
 from batchscale.analysis.summary_types import BatchSizeSummary
+from batchscale.statistics.intervals import Array
 
 LEAST_PANEL_INCHES = 2.2
 CHARACTERS_PER_INCH = 19

@@ -15,10 +15,10 @@ from batchscale.analysis.figures.drawing import NothingToDrawError, medians, ope
 from batchscale.analysis.frames.schema import batch_sizes, by_batch_size, only, values
 from batchscale.analysis.metrics.hardware import roofline_cells
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.statistics.intervals import Array
 from batchscale.analysis.summary_types import AffineStepTime, BatchSizeSummary, Limit, ParallelPoint, Summary
 from batchscale.analysis.text.answer import target
 from batchscale.analysis.text.captions import LIMITS, VIRTUAL, origin
+from batchscale.statistics.intervals import Array
 
 Key = Callable[[ParallelPoint], int]
 Value = Callable[[ParallelPoint], float | None]

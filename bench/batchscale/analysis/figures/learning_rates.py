@@ -22,12 +22,12 @@ from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import aggregated, batch_sizes, by_batch_size, only, values
 from batchscale.analysis.metrics.observations import at_best
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.statistics.intervals import Array
 from batchscale.analysis.summary_types import BatchSizeSummary, Summary
 from batchscale.analysis.text.answer import target
 from batchscale.analysis.text.captions import origin, search_seeds
 from batchscale.config.plan import effective_rate
 from batchscale.config.vocabulary import Point
+from batchscale.statistics.intervals import Array
 
 LABEL_INCHES = 0.28
 """A box of the map of rates that is narrower than this holds no number."""

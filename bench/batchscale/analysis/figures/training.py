@@ -16,10 +16,10 @@ from batchscale.analysis.figures.drawing import NothingToDrawError, medians, ope
 from batchscale.analysis.frames.schema import aggregated, batch_sizes, by_batch_size, only, values
 from batchscale.analysis.metrics.scaling import gradient_variances
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.statistics.intervals import Array
 from batchscale.analysis.summary_types import CriticalBatchSize, Summary
 from batchscale.analysis.text.answer import target
 from batchscale.analysis.text.captions import origin
+from batchscale.statistics.intervals import Array
 
 ToTarget = Literal["steps_to_target", "epochs_to_target"]
 

@@ -21,7 +21,6 @@ from batchscale.analysis.frames.schema import CELL, only, values
 from batchscale.analysis.metrics import observations
 from batchscale.analysis.metrics.observations import Speed
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.statistics.intervals import Array, finite
 from batchscale.analysis.summary_types import (
     BatchSizeSummary,
     Ceilings,
@@ -32,6 +31,7 @@ from batchscale.analysis.summary_types import (
     Summary,
     Trend,
 )
+from batchscale.statistics.intervals import Array, finite
 
 LEAST_SHARE = 0.5
 """A limit binds where it explains at least this share of the time of a step."""

@@ -12,11 +12,11 @@ import pandas as pd
 
 from batchscale.analysis.frames.frames import Frames, up_to
 from batchscale.analysis.frames.schema import CELL, aggregated, one_before, only, values
-from batchscale.analysis.statistics.intervals import Array, Repetitions
 from batchscale.config.plan import effective_rate
 from batchscale.config.vocabulary import Loop, Phase, Point
 from batchscale.records.rate_choice import Choice, choose
 from batchscale.records.row_types import Trial
+from batchscale.statistics.intervals import Array, Repetitions
 
 SAME_RATE = 1e-9
 """Relative difference up to which two learning rates count as equal."""

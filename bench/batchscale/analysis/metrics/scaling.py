@@ -9,8 +9,6 @@ import pandas as pd
 
 from batchscale.analysis.frames.schema import one_before, only, values
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.statistics.curve_fit import fit_slope
-from batchscale.analysis.statistics.intervals import DRAWS, SEED, Array, interval
 from batchscale.analysis.summary_types import (
     AffineStepTime,
     CriticalBatchSize,
@@ -21,6 +19,8 @@ from batchscale.analysis.summary_types import (
     Rule,
 )
 from batchscale.config.plan import effective_rate
+from batchscale.statistics.curve_fit import fit_slope
+from batchscale.statistics.intervals import DRAWS, SEED, Array, interval
 
 OVERHEAD = 0.2
 """Scaling is perfect if at most this fraction of additional examples is needed (Zhang et al., 2024). It is saturated if

@@ -17,9 +17,9 @@ from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics import observations
 from batchscale.analysis.metrics.observations import Claim, Speed, comparable, fastest_loops
-from batchscale.analysis.statistics.curve_fit import Knee, Refusal, fit_knee
-from batchscale.analysis.statistics.intervals import Array, Locations, Repetitions, locate
-from batchscale.analysis.statistics.ties import Contest, above_a_later_one
+from batchscale.statistics.curve_fit import Knee, Refusal, fit_knee
+from batchscale.statistics.intervals import Array, Locations, Repetitions, locate
+from batchscale.statistics.ties import Contest, above_a_later_one
 
 # Each quantity has its own stream of random numbers, so that the errors of two quantities are independent.
 EXAMPLES, STEP_SECONDS, STEP_JOULES, ACCURACY, ACCURACY_BY_STEPS, EMA_ACCURACY_GAIN = range(6)

@@ -16,8 +16,8 @@ from batchscale.analysis import number_format
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import CELL, values
 from batchscale.analysis.metrics import hardware
-from batchscale.analysis.statistics.intervals import finite
 from batchscale.analysis.summary_types import BatchSizeSummary, Estimate, Summary
+from batchscale.statistics.intervals import finite
 
 Scalar = str | float | int | bool | None
 UNKNOWN = "—"

@@ -13,9 +13,9 @@ from batchscale.analysis.metrics.hardware import Use
 from batchscale.analysis.metrics.observations import Claim, Speed
 from batchscale.analysis.metrics.scaling import regimes
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.statistics.intervals import Locations, estimate, exp, interval
 from batchscale.analysis.summary_types import BatchSizeSummary, Estimate, Regime, Status
 from batchscale.config.vocabulary import Point
+from batchscale.statistics.intervals import Locations, estimate, exp, interval
 
 LOWEST, HIGHEST = 0.0, 1.0
 

@@ -14,9 +14,6 @@ from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics import hardware, scaling
 from batchscale.analysis.metrics.hardware import FEWEST_ROUNDS, drift
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.statistics.curve_fit import best_between_knees
-from batchscale.analysis.statistics.intervals import Locations
-from batchscale.analysis.statistics.ties import Contest
 from batchscale.analysis.summary.batch_size_rows import cells
 from batchscale.analysis.summary.classic_claims import Evidence, verdicts
 from batchscale.analysis.summary_types import (
@@ -35,6 +32,9 @@ from batchscale.analysis.summary_types import (
 )
 from batchscale.config.vocabulary import Phase
 from batchscale.records import results_folder, row_files
+from batchscale.statistics.curve_fit import best_between_knees
+from batchscale.statistics.intervals import Locations
+from batchscale.statistics.ties import Contest
 
 
 def summarize(of: Sweep) -> Summary:

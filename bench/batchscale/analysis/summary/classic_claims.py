@@ -18,7 +18,6 @@ from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics.observations import SAME_RATE
 from batchscale.analysis.metrics.scaling import exponent, gradient_variances
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.statistics.intervals import Array, Locations, exp, interval
 from batchscale.analysis.summary_types import (
     BatchSizeSummary,
     GradientNoise,
@@ -27,6 +26,7 @@ from batchscale.analysis.summary_types import (
     ParallelPoint,
     Verdict,
 )
+from batchscale.statistics.intervals import Array, Locations, exp, interval
 
 Finding = Literal["supported", "contradicted", "undecided"]
 

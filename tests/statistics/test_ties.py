@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from batchscale.analysis.statistics.intervals import LEVEL, Locations
-from batchscale.analysis.statistics.ties import above_a_later_one, tied_with_least
+from batchscale.statistics.intervals import LEVEL, Locations
+from batchscale.statistics.ties import above_a_later_one, tied_with_least
 from scipy import stats
 
 NORMAL = stats.norm.ppf((np.arange(2000) + 0.5) / 2000)

@@ -8,10 +8,8 @@ from typing import Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from batchscale.analysis.statistics.intervals import LEVEL, Array, Locations, estimate, exp
-from batchscale.analysis.summary_types import (
-    Interval,
-)
+from batchscale.statistics.estimate import Interval
+from batchscale.statistics.intervals import LEVEL, Array, Locations, estimate, exp
 
 TEST = (
     "multiple comparisons with the best (Hsu) on medians, variances moderated across batch sizes (Smyth), "

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from batchscale.analysis.statistics import intervals
-from batchscale.analysis.statistics.intervals import DRAWS, Repetitions, estimate, interval, locate
-from batchscale.analysis.statistics.ties import tied_with_least
+from batchscale.statistics import intervals
+from batchscale.statistics.intervals import DRAWS, Repetitions, estimate, interval, locate
+from batchscale.statistics.ties import tied_with_least
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special

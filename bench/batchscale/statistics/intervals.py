@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from batchscale.analysis.summary_types import Estimate, Interval
+from batchscale.statistics.estimate import Estimate, Interval
 
 Array = NDArray[np.float64]
 

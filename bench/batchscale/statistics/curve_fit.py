@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from batchscale.analysis.statistics.intervals import SEED, Array, interval
-from batchscale.analysis.summary_types import Interval
+from batchscale.statistics.estimate import Interval
+from batchscale.statistics.intervals import SEED, Array, interval
 
 FEWEST_CELLS = 4
 LARGEST_ERROR = 0.30

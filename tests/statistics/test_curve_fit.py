@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from batchscale.analysis.statistics import curve_fit
-from batchscale.analysis.statistics.curve_fit import Refusal, best_between_knees, fit_knee, fit_slope
-from batchscale.analysis.statistics.intervals import DRAWS, Repetitions, locate
+from batchscale.statistics import curve_fit
+from batchscale.statistics.curve_fit import Refusal, best_between_knees, fit_knee, fit_slope
+from batchscale.statistics.intervals import DRAWS, Repetitions, locate
 from scipy import special, stats
 
 SIZES = 2 ** np.arange(4, 12)
