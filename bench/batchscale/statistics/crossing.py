@@ -1,0 +1,275 @@
+"""Estimate where the typical run crosses a target, from all evaluations of all runs of one setting.
+
+The estimand is N = min{n : m(n) <= target}, where m(n) is the mean over seeds of a score on a scale on which it falls,
+such as the logarithm of the validation error, after n examples. Unlike the first evaluation at the target, N does not
+depend on how often a run is evaluated, and it does not reward settings whose evaluations are noisy.
+
+The curve is additive, m(n) + a_s, and is smoothed by lines that are fitted locally on log n (Fan & Gijbels, 1996,
+Local Polynomial Modelling). The bandwidth is fixed: chosen after the comparison was seen, it would bias it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import special
+
+BANDWIDTH = 0.7
+"""Half the width of the window of a local line, in log examples."""
+FEWEST_EVALUATIONS = 5
+"""Evaluations that a window is widened to hold."""
+REACH = BANDWIDTH / 2
+"""How far beyond the evaluations a crossing is looked for, in log examples."""
+STEP = 0.01
+"""Distance in log examples between the points at which the smooth curve is computed; it is straight between them."""
+COLLAPSED = np.log(2)
+"""A run has collapsed where its score is this far above the least mean of three successive evaluations."""
+FLAT = -0.1
+"""Slope of log error above which the curve hardly falls at the target; no number of seeds settles where it crosses."""
+LEAST_FALL = 0.8
+"""Part of the flat slope that scores are turned into log examples with where the curve is flatter still."""
+LEAST_AFTER = BANDWIDTH / 4
+"""Log examples that must follow the crossing; a run that ended at its first evaluation at the target has none."""
+CLIP = 3.0
+"""Deviations beyond which the residual of an evaluation counts no more, as multiples of their median."""
+FEWEST_TO_SMOOTH = 3
+"""Evaluations below which there is no curve, and first evaluations stand in for crossings."""
+ROUNDS = 30
+"""Alternating means of the additive curve; they converge within a few rounds where most runs are complete."""
+ROUNDING = 1e-9
+"""Change of the levels of runs at which the alternating means have converged."""
+
+Flag = Literal["first", "flat", "end", "never"]
+"""Why an estimate is not to be trusted: it comes before the first evaluation, the curve is flat there, the runs end
+too soon after it, or the typical run never crosses."""
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where the runs of one setting cross the target; every location is a logarithm of examples.
+
+    Attributes:
+        typical: Of the typical run; infinite where half of the runs or more missed.
+        values: One value per run, whose mean is `typical` where no run missed; infinite for a run that missed. Their
+            spread is that of independent estimates, so they serve for pairing and for variances.
+        first_seen: First evaluation of each run at the target, infinite where there is none.
+        slope: Slope of the typical curve there, in score per log example; NaN where it never crosses.
+        flags: Reasons not to trust it.
+    """
+
+    typical: float
+    values: Float[np.ndarray, " runs"]
+    first_seen: Float[np.ndarray, " runs"]
+    slope: float
+    flags: frozenset[Flag]
+
+    @property
+    def misses(self) -> int:
+        """Number of runs that missed the target."""
+        return int(np.isinf(self.values).sum())
+
+
+class Curve(NamedTuple):
+    """The additive curve of several runs at the evaluations that any of them has.
+
+    Attributes:
+        where: Log examples.
+        mean: Score of the typical run.
+        seen: Number of runs that were evaluated there.
+    """
+
+    where: Float[np.ndarray, " evaluations"]
+    mean: Float[np.ndarray, " evaluations"]
+    seen: Float[np.ndarray, " evaluations"]
+
+
+def table_of(
+    runs: Sequence[tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]],
+) -> tuple[Float[np.ndarray, " evaluations"], Float[np.ndarray, "runs evaluations"]]:
+    """Arrange runs, each its examples and its scores, as the examples of all evaluations and a table of scores.
+
+    Runs may end at different examples. The table holds NaN where a run was not evaluated.
+    """
+    examples = np.unique(np.concatenate([at for at, _ in runs])) if runs else np.zeros(0)
+    table = np.full((len(runs), len(examples)), np.nan)
+    for row, (at, scores) in zip(table, runs, strict=True):
+        row[np.searchsorted(examples, at)] = scores
+    return examples, table
+
+
+def locate_crossing(
+    examples: Float[np.ndarray, " evaluations"],
+    scores: Float[np.ndarray, "runs evaluations"],
+    target: float,
+    flat: float = FLAT,
+) -> Crossing:
+    """Locate where the typical run of a setting crosses the target, with one value for each run.
+
+    Args:
+        examples: Examples trained at each evaluation, above 0 and rising.
+        scores: Scores on a scale on which they fall, such as the logarithm of the validation error; NaN where a run
+            was not evaluated, which includes all that follows its end.
+        target: The score to reach, on the same scale.
+        flat: Slope above which the curve hardly falls, below 0. A log loss falls more slowly than a log error.
+    """
+    kept = without_collapse(scores)
+    at_target = kept <= target
+    reached = at_target.any(axis=1)
+    nothing = np.full(len(kept), np.inf)
+    if not reached.any():
+        return Crossing(np.inf, nothing, nothing, np.nan, frozenset({"never"}))
+    first_seen = nothing.copy()
+    first_seen[reached] = np.log(examples[at_target[reached].argmax(axis=1)])
+    seen = np.isfinite(kept[reached]).any(axis=0)
+    where, table = np.log(examples[seen]), kept[reached][:, seen]
+    if len(where) < FEWEST_TO_SMOOTH:
+        return Crossing(typical_of(first_seen), first_seen, first_seen, np.nan, frozenset({"first"}))
+    curve, levels = additive(where, table)
+    crossed = _cross(curve, target)
+    if crossed is None:
+        return Crossing(np.inf, nothing, first_seen, np.nan, frozenset({"never"}))
+    at, slope = crossed
+    values = nothing.copy()
+    values[reached] = at - _levels_at(curve, levels, table, at) / min(slope, LEAST_FALL * flat)
+    typical = typical_of(values)
+    return Crossing(typical, values, first_seen, slope, _flags(typical, at, slope > flat, where, table))
+
+
+def typical_of(values: Float[np.ndarray, " runs"], spread: float | None = None) -> float:
+    """Return the median over runs of normal values of which some are infinite; their mean where none is.
+
+    Args:
+        values: One value per run, infinite for a run that missed.
+        spread: Standard deviation of the finite values; theirs when None.
+    """
+    found = values[np.isfinite(values)]
+    share = 1 - len(found) / len(values)
+    if share >= 0.5:
+        return np.inf
+    if share == 0:
+        return float(found.mean())
+    spread = float(found.std(ddof=1)) if spread is None and len(found) > 1 else (spread or 0.0)
+    return float(found.mean() + spread * special.ndtri(0.5 / (1 - share)))
+
+
+def without_collapse(scores: Float[np.ndarray, "runs evaluations"]) -> Float[np.ndarray, "runs evaluations"]:
+    """Return the scores with NaN from where a run collapses.
+
+    A run collapses where two successive evaluations, or its last, lie more than log 2 above the least mean of three
+    successive evaluations before them. A collapse after the crossing says nothing of the crossing.
+    """
+    kept = scores.copy()
+    for row in kept:
+        seen = np.flatnonzero(np.isfinite(row))
+        if len(seen) == 0:
+            continue
+        own = row[seen]
+        padded = np.concatenate([[np.nan, np.nan], own])
+        means = np.nanmean([padded[2:], padded[1:-1], padded[:-2]], axis=0)
+        above = own > np.minimum.accumulate(means) + COLLAPSED
+        twice = above & np.append(above[1:], True)
+        if twice.any():
+            row[seen[twice.argmax()] :] = np.nan
+    return kept
+
+
+def additive(
+    where: Float[np.ndarray, " evaluations"], scores: Float[np.ndarray, "runs evaluations"]
+) -> tuple[Curve, Float[np.ndarray, " runs"]]:
+    """Fit scores as a curve plus a level for each run, whose sum is 0, by least squares over what was observed.
+
+    Every run and every evaluation holds at least one score.
+    """
+    known = np.isfinite(scores)
+    filled, counts = np.where(known, scores, 0.0), known.sum(axis=0).astype(np.float64)
+    levels = np.zeros(len(scores))
+    for _ in range(ROUNDS):
+        mean = ((filled - levels[:, None]) * known).sum(axis=0) / counts
+        before, levels = levels, ((filled - mean) * known).sum(axis=1) / known.sum(axis=1)
+        levels = levels - levels.mean()
+        if np.abs(levels - before).max() < ROUNDING:
+            break
+    return Curve(where, ((filled - levels[:, None]) * known).sum(axis=0) / counts, counts), levels
+
+
+def smooth(
+    curve: Curve, at: Float[np.ndarray, " points"]
+) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+    """Return the value and the slope at each point of a line fitted to the curve around that point."""
+    weights = _weights(curve, at)
+    total = weights.sum(axis=1)
+    centre, level = weights @ curve.where / total, weights @ curve.mean / total
+    off = curve.where - centre[:, None]
+    rise = (weights * off * (curve.mean - level[:, None])).sum(axis=1)
+    slope = rise / np.maximum((weights * off**2).sum(axis=1), 1e-12)
+    return level + slope * (at - centre), slope
+
+
+def _weights(curve: Curve, at: Float[np.ndarray, " points"]) -> Float[np.ndarray, "points evaluations"]:
+    distance = np.abs(curve.where - at[:, None])
+    fewest = min(FEWEST_EVALUATIONS, len(curve.where)) - 1
+    width = np.maximum(BANDWIDTH, np.partition(distance, fewest, axis=1)[:, fewest] * 1.001)
+    return np.maximum(1 - (distance / width[:, None]) ** 2, 0) * curve.seen
+
+
+def _cross(curve: Curve, target: float) -> tuple[float, float] | None:
+    """Return the first point at which the smooth curve is at the target, and its slope there; None without one."""
+    points = np.arange(curve.where[0] - REACH, curve.where[-1] + REACH + STEP, STEP)
+    value, slope = smooth(curve, points)
+    below = value <= target
+    if not below.any():
+        return None
+    at = int(below.argmax())
+    if at == 0:
+        return float(points[0]), float(slope[0])
+    share = (value[at - 1] - target) / (value[at - 1] - value[at])
+    crossing = points[at - 1] + share * STEP
+    return float(crossing), float(np.interp(crossing, points, slope))
+
+
+def _levels_at(
+    curve: Curve, levels: Float[np.ndarray, " runs"], table: Float[np.ndarray, "runs evaluations"], at: float
+) -> Float[np.ndarray, " runs"]:
+    """Return how far each run lies above the typical one near the crossing, about their mean.
+
+    A run without an evaluation there, because it ended long before, lies as far off as over all it has.
+    """
+    weights = np.broadcast_to(_weights(curve, np.array([at])), table.shape) * np.isfinite(table)
+    residuals = table - curve.mean
+    middle = np.nanmedian(residuals, axis=1, keepdims=True)
+    reach = CLIP * np.nanmedian(np.abs(residuals - middle), axis=1, keepdims=True)
+    clipped = np.clip(np.nan_to_num(residuals), middle - reach, middle + reach)
+    total = weights.sum(axis=1)
+    near = np.where(total > 0, (weights * clipped).sum(axis=1) / np.maximum(total, 1e-12), levels)
+    return near - near.mean()
+
+
+def _flags(
+    typical: float, at: float, flat: bool, where: Float[np.ndarray, " _"], table: Float[np.ndarray, "runs _"]
+) -> frozenset[Flag]:
+    ends = where[table.shape[1] - 1 - np.isfinite(table)[:, ::-1].argmax(axis=1)]
+    found: dict[Flag, bool] = {
+        "first": at < where[0],
+        "flat": flat,
+        "end": float(np.median(ends)) - at < LEAST_AFTER,
+        "never": np.isinf(typical),
+    }
+    return frozenset(flag for flag, holds in found.items() if holds)
+
+
+def jackknife_error(
+    examples: Float[np.ndarray, " evaluations"], scores: Float[np.ndarray, "runs evaluations"], target: float
+) -> float:
+    """Return the standard error of the typical crossing by leaving out one run after the other.
+
+    It assumes nothing of the curve, and so checks the spread of `Crossing.values`. NaN with fewer than two runs.
+    """
+    count = len(scores)
+    if count < 2:
+        return np.nan
+    left = [locate_crossing(examples, np.delete(scores, run, axis=0), target).typical for run in range(count)]
+    return float(np.sqrt((count - 1) / count * np.sum((np.array(left) - np.mean(left)) ** 2)))
