@@ -208,10 +208,21 @@ def _moderated(cells: Sequence[Repetitions], order: Array | None) -> tuple[Array
     repeated = freedom > 0
     if not repeated.any():
         return _from_neighbours(cells, order)
+    return moderated(own, freedom)
+
+
+def moderated(own: Array, freedom: Array) -> tuple[Array, Array]:
+    """Return variances and their degrees of freedom (cells,), shrunk towards the common variance (Smyth, 2004).
+
+    Args:
+        own: variance of each cell (cells,), of any value where there is no freedom.
+        freedom: degrees of freedom of each (cells,), above 0 for at least one.
+    """
+    repeated = freedom > 0
     prior, prior_freedom = _prior(own[repeated], freedom[repeated])
     total = freedom[repeated].sum()
     if np.isinf(prior_freedom):
-        return np.full(len(cells), prior), np.full(len(cells), total)
+        return np.full(len(own), prior), np.full(len(own), total)
     weight = np.where(repeated, freedom, 0.0)
     variances = (prior_freedom * prior + weight * np.where(repeated, own, 0.0)) / (prior_freedom + weight)
     return variances, np.minimum(prior_freedom + weight, total)
