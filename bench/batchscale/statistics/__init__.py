@@ -1,1 +1,1 @@
-"""Estimate from samples, without knowing what they measure: intervals, curve fits and ties."""
+"""Estimate and decide from arrays, without knowing what they measure: crossings, rates, intervals, ties and looks."""
