@@ -15,6 +15,7 @@ from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.measure.run import suite
 from batchscale.records import results_folder, row_files
 from filled_folders import filled
+from sample_rows import one_line
 from tiny_workload import digits, experiment, host
 
 
@@ -53,6 +54,21 @@ def test_names_are_taken_as_they_are():
     assert [one.name for one in suite.chosen(["lenet_digits", "mlp_mnist"], "cpu")] == ["lenet_digits", "mlp_mnist"]
     with pytest.raises(InputError, match="expected a file ending in"):
         suite.chosen(["lenet_digit"], "cpu")
+
+
+@pytest.mark.parametrize("minutes", [None, 3.0])
+@pytest.mark.parametrize("second", ["tiny.toml", "unlike/tiny.toml"])
+def test_two_experiments_of_one_folder_are_refused_before_anything_is_written(tmp_path, offline, runs, second, minutes):
+    (tmp_path / "unlike").mkdir()
+    (tmp_path / "tiny.toml").write_bytes(results_folder.to_toml(experiment()))
+    (tmp_path / "unlike" / "tiny.toml").write_bytes(results_folder.to_toml(experiment(target={"accuracy": 0.5})))
+    names = [str(tmp_path / name) for name in ("tiny.toml", second)]
+    results = tmp_path / "results"
+    with pytest.raises(InputError, match="expected a folder for each experiment") as error:
+        suite.measure(request(results, names=names, minutes=minutes), host(), Stopper())
+    one_line(error)
+    assert not results.exists()
+    assert runs == []
 
 
 def test_a_suite_without_data_becomes_the_digits_and_says_so_loudly(tmp_path, offline, runs):

@@ -28,6 +28,7 @@ from batchscale.measure.session import Session
 from batchscale.measure.throughput.stage import Throughput
 from batchscale.measure.training import optimizers
 from batchscale.measure.training.learner import model_named
+from batchscale.printable import bare
 from batchscale.records import results_folder, row_files
 
 FALLBACK = "lenet_digits"
@@ -76,8 +77,8 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
     source, progress = request.convergence_from, request.progress
     unscaled = _sessions(request, host, stopper)
     with ExitStack() as claims:
-        for folder in dict.fromkeys(one.folder for one in unscaled):
-            claims.enter_context(row_files.claimed(folder))
+        for one in unscaled:
+            claims.enter_context(row_files.claimed(one.folder))
         sessions = _within_minutes(request, unscaled)
         for one in sessions:
             if source is not None:
@@ -135,7 +136,19 @@ def _sessions(request: Request, host: Host, stopper: Stopper) -> list[Session]:
         one = Session(experiment, dataset, host, folder, request.progress, stopper, request.retries_failed)
         _refuse_what_cannot_run(one)
         sessions.append(one)
+    _refuse_one_folder_twice(sessions, request.names)
     return sessions
+
+
+def _refuse_one_folder_twice(sessions: Sequence[Session], names: Sequence[str]) -> None:
+    """Refuse two experiments of one folder: neither would know the rows of the other, so all would be there twice."""
+    folders = [one.folder for one in sessions]
+    for at, folder in enumerate(folders):
+        if folder in folders[:at]:
+            first, second = (bare(names[of], 120) for of in (folders.index(folder), at))
+            raise InputError(
+                f"{folder}: the folder of both {first} and {second}, expected a folder for each experiment"
+            )
 
 
 def chosen(names: Sequence[str], platform: str) -> list[Experiment]:
