@@ -13,7 +13,7 @@ from batchscale.measure.convergence import wave
 from batchscale.measure.convergence.stage import Convergence, TierSearch
 from batchscale.measure.convergence.wave import Grid, Wave, search_grid
 from batchscale.measure.convergence.wave_loop import Workers
-from batchscale.measure.data.datasets import Dataset
+from batchscale.measure.data.datasets import Dataset, Examples
 from batchscale.measure.device.compiled_programs import Work
 from batchscale.measure.device.machine import Host
 from batchscale.measure.session import Session
@@ -43,12 +43,20 @@ def open_session(folder: Path) -> Session:
 def _random_mnist() -> Dataset:
     random = np.random.default_rng(0)
 
-    def split(name: str, count: int) -> dict[str, np.ndarray]:
-        images, labels = random.random((count, 28, 28, 1), np.float32), random.integers(0, 10, count, np.int32)
-        return {f"{name}_inputs": images, f"{name}_labels": labels}
+    def split(count: int) -> Examples:
+        return Examples(random.random((count, 28, 28, 1), np.float32), random.integers(0, 10, count, np.int32))
 
-    splits = split("train", 55_000) | split("validation", 5_000) | split("test", 10_000)
-    return Dataset(name="mnist", classes=10, source="random", mean=0.5, standard_deviation=0.3, **splits)
+    train, validation, test = map(split, (55_000, 5_000, 10_000))
+    return Dataset(
+        name="mnist",
+        source="random",
+        sha256="",
+        task="classification",
+        classes=10,
+        train=train,
+        validation=validation,
+        test=test,
+    )
 
 
 def tiers(session: Session) -> list[TierSearch]:

@@ -3,7 +3,7 @@
 import socket
 
 import pytest
-from batchscale.measure.data.downloads import https_opener
+from batchscale.measure.data.files.downloads import https_opener
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1", "example.org"])

@@ -95,7 +95,7 @@ def test_one_seed(page):
 
 def test_a_validation_split_of_one_class(page):
     data = tiny_dataset()
-    one_class = replace(data, validation_labels=np.zeros_like(data.validation_labels))
+    one_class = replace(data, validation=data.validation._replace(labels=np.zeros_like(data.validation.labels)))
     measured, answer, _ = page(one_class)
     assert np.isfinite(measured.curves["accuracy"]).all()
     assert set(statuses(answer).values()) <= {"ok", "not_reached"}
@@ -110,7 +110,7 @@ def test_the_whole_training_set_as_a_batch(page):
 
 def test_everything_strange_at_once(page):
     data = tiny_dataset()
-    one_class = replace(data, validation_labels=np.zeros_like(data.validation_labels))
+    one_class = replace(data, validation=data.validation._replace(labels=np.zeros_like(data.validation.labels)))
     _, answer, _ = page(
         one_class,
         batch_sizes={"values": [TRAIN_EXAMPLES]},

@@ -3,8 +3,9 @@
 import hashlib
 import io
 import tarfile
+import zipfile
 
-from batchscale.measure.data.datasets import DataFile
+from batchscale.measure.data.files.packings import DataFile
 
 CONTENT = {"images": b"i" * 5000, "labels": b"l" * 100}
 FILES = [DataFile(name, hashlib.sha256(data).hexdigest(), len(data)) for name, data in CONTENT.items()]
@@ -21,4 +22,13 @@ def tar(members):
             else:
                 member.type, member.linkname = tarfile.SYMTYPE, data
                 archive.addfile(member)
+    return buffer.getvalue()
+
+
+def zipped(*contents):
+    """A ZIP archive with one member for each content."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, data in enumerate(contents):
+            archive.writestr(f"../member{number}", data)
     return buffer.getvalue()

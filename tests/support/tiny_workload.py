@@ -52,12 +52,12 @@ def digits() -> Dataset:
 
 @cache
 def train_split(count: int = TRAIN_EXAMPLES) -> Examples:
-    return on_device(digits().train_inputs[:count], digits().train_labels[:count])
+    return on_device(*(part[:count] for part in digits().train))
 
 
 @cache
 def held_out_split(count: int = 60) -> Examples:
-    return on_device(digits().validation_inputs[:count], digits().validation_labels[:count])
+    return on_device(*(part[:count] for part in digits().validation))
 
 
 @cache
@@ -266,9 +266,8 @@ def tiny_dataset() -> Dataset:
     """Return a small part of the digits, so that a study takes seconds."""
     whole = digits()
     kept = {
-        f"{split}_{part}": getattr(whole, f"{split}_{part}")[:count]
+        split: datasets.Examples(*(part[:count] for part in getattr(whole, split)))
         for split, count in (("train", TRAIN_EXAMPLES), ("validation", 60), ("test", 60))
-        for part in ("inputs", "labels")
     }
     return replace(whole, **kept)
 

@@ -84,12 +84,12 @@ def run(
     An EXPERIMENT is a shipped name or a .toml file; without one, the default suite of this device is measured.
     """
     from batchscale.measure.control import signals
-    from batchscale.measure.data import datasets
+    from batchscale.measure.data.files import sources
     from batchscale.measure.device.machine import Host
     from batchscale.measure.run import suite
 
     _share_device()
-    if fault := datasets.folder_fault():
+    if fault := sources.folder_fault():
         warn(f"warning: {fault}")
     request = suite.Request(experiments, results, budget, stages, convergence_from, retry_failed)
     try:

@@ -70,7 +70,7 @@ class Session:
     @property
     def train_examples(self) -> int:
         """Size of the train split."""
-        return len(self.dataset.train_labels)
+        return len(self.dataset.train.labels)
 
     @property
     def schedule(self) -> Schedule:
@@ -84,9 +84,9 @@ class Session:
         """Train, validation and test split on the device."""
         data = self.dataset
         return (
-            on_device(data.train_inputs, data.train_labels),
-            on_device(data.validation_inputs, data.validation_labels),
-            on_device(data.test_inputs, data.test_labels),
+            on_device(*data.train),
+            on_device(*data.validation),
+            on_device(*data.test),
         )
 
     @property

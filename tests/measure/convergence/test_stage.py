@@ -54,7 +54,7 @@ def test_a_tier_compiles_at_most_three_training_programs(studied):
 
 def test_trials_say_of_how_many_examples_their_accuracies_are_shares(studied):
     for trial in rows_of(studied.session.folder, Trial):
-        assert trial.validation_examples == len(studied.session.dataset.validation_labels)
+        assert trial.validation_examples == len(studied.session.dataset.validation.labels)
         counts = np.array(trial.curve.accuracy) * trial.validation_examples
         np.testing.assert_allclose(counts, counts.round(), atol=1e-9)
 

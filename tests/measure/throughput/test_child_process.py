@@ -10,13 +10,14 @@ import jax
 import msgspec
 import pytest
 from batchscale.config.vocabulary import CellKey
+from batchscale.measure.data.made_up import example_spec
 from batchscale.measure.throughput import child_main, child_process
 from batchscale.measure.throughput.child_process import COMMAND, Child, ChildError, Job
 from batchscale.records.row_files import encode
 from batchscale.records.row_types import Compilation, Round
 from repository import ROOT
 from sample_rows import ORIGIN
-from tiny_workload import experiment, host
+from tiny_workload import experiment, host, tiny_dataset
 
 ROW = encode(Compilation(**ORIGIN, batch_size=8, loop="scan", status="ok")).decode()
 
@@ -27,8 +28,7 @@ def job(batch_size=50, memory_bytes=1 << 30, **changes):
         experiment=experiment(throughput={"rounds": 5, "round_seconds": 0.001}),
         host=host(),
         platform="cpu",
-        input_shape=[8, 8, 1],
-        classes=10,
+        examples=example_spec(tiny_dataset()),
         train_examples=100,
         memory_bytes=memory_bytes,
         **asked,
@@ -174,8 +174,8 @@ except MemoryError:
 
 def test_made_up_examples_have_the_shape_and_classes_of_the_dataset():
     made = child_main.made_up(job())
-    assert made.train_inputs.shape == (100, *made.input_shape) == (100, 8, 8, 1)
-    assert set(made.train_labels.tolist()) <= set(range(made.classes))
+    assert made.train.inputs.shape == (100, *made.input_shape) == (100, 8, 8, 1)
+    assert set(made.train.labels.tolist()) <= set(range(made.classes))
     assert child_process.VARIABLES["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
 
 

@@ -54,7 +54,7 @@ class Convergence:
         self.race = Race(
             goal=session.experiment.goal,
             budget_examples=session.duration.budget_examples,
-            validation_examples=len(session.dataset.validation_labels),
+            validation_examples=len(session.dataset.validation.labels),
         )
         self.streak, self.trained_examples = Streak(), 0
         self.trials: dict[TrialKey, Trial] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt8
+from jaxtyping import Int32, Int64, Integer
 
 HELD_OUT_KEY = 0x5EED
 
@@ -35,7 +35,7 @@ def indices(seed: int, start: int, count: int, examples: int) -> Int32[np.ndarra
     return joined[offset : offset + count]
 
 
-def held_out_order(labels: UInt8[np.ndarray, " examples"], key: int = HELD_OUT_KEY) -> Int64[np.ndarray, " examples"]:
+def held_out_order(labels: Integer[np.ndarray, " examples"], key: int = HELD_OUT_KEY) -> Int64[np.ndarray, " examples"]:
     """Return a fixed random order of the examples. Its first n hold every class in proportion, for every n.
 
     An example of random rank r, from 0, in its class of n examples is sorted by (r + 1/2) / n.

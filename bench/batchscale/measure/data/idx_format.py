@@ -9,10 +9,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from batchscale.errors import InputError
-from batchscale.measure.data.datasets import DataFile, Examples, Files, Splits, hold_out
+from batchscale.measure.data.examples import Content, Examples
+from batchscale.measure.data.files.packings import DataFile, Files
+from batchscale.measure.data.images import hold_out, image_classes
 
 UNSIGNED_BYTE = 0x08
 MOST_DIMENSIONS = 4
+CLASSES = 10
+VALIDATION_EXAMPLES = 5_000
 
 
 def idx_files(train_images: str, train_labels: str, test_images: str, test_labels: str) -> tuple[DataFile, ...]:
@@ -25,11 +29,11 @@ def idx_files(train_images: str, train_labels: str, test_images: str, test_label
     )
 
 
-def split_idx(files: Files, validation_size: int) -> Splits:
-    """Split four IDX files in the order of `idx_files`; validation is held out of the published train set."""
+def split_idx(files: Files) -> Content:
+    """Split four IDX files in the order of `idx_files`; 5,000 examples are held out of the published train set."""
     train_images, train_labels, test_images, test_labels = (parse(data, name) for name, data in files.items())
-    validation, train = hold_out(Examples(train_images, train_labels), validation_size)
-    return Splits(train, validation, Examples(test_images, test_labels))
+    validation, train = hold_out(Examples(train_images, train_labels), VALIDATION_EXAMPLES)
+    return image_classes(train, validation, Examples(test_images, test_labels), CLASSES)
 
 
 def parse(data: bytes, name: str) -> UInt8[np.ndarray, " *sizes"]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from batchscale.measure.data.datasets import Answer, available, dataset_names, folder_fault
+from batchscale.measure.data.datasets import available, dataset_names
+from batchscale.measure.data.files.sources import Answer, folder_fault
 from batchscale.measure.device import compiled_programs, sensors
 from batchscale.measure.device import machine as device
 from batchscale.records.row_types import Environment, Machine
@@ -37,9 +39,10 @@ def diagnose(results: Path) -> list[Finding]:
     findings = [*_machine(machine), *_software(environment), _timer(), _energy(machine), _results(results)]
     if fault := folder_fault():
         findings.append(Finding("data folder", fault, ok=False))
-    for dataset in dataset_names():
-        findings += _sources(dataset, available(dataset))
-    return findings
+    names = dataset_names()
+    with ThreadPoolExecutor(len(names)) as pool:
+        answers = list(pool.map(available, names))
+    return [*findings, *(line for name, found in zip(names, answers, strict=True) for line in _sources(name, found))]
 
 
 def _machine(machine: Machine) -> list[Finding]:

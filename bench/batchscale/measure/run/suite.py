@@ -206,7 +206,7 @@ def _refused_as_of(name: str) -> Iterator[None]:
 
 def _refuse_unknown_names(experiment: Experiment) -> None:
     workload = experiment.workload
-    datasets.recipe_named(workload.dataset)
+    datasets.check(workload.dataset)
     model_named(workload.model, workload.model_options)
     optimizers.optimizer_named(workload.optimizer, workload.optimizer_options, experiment.searched)
 

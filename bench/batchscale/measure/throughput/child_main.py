@@ -12,11 +12,11 @@ from threading import Thread
 
 import jax
 import msgspec
-import numpy as np
 
 from batchscale.measure.control.failures import FAILURES, failure_of
 from batchscale.measure.control.progress import Progress
-from batchscale.measure.data.datasets import Dataset
+from batchscale.measure.data.examples import Dataset
+from batchscale.measure.data.made_up import made_up_dataset
 from batchscale.measure.device.machine import available_memory_bytes
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import max_batch_size, rounds
@@ -67,23 +67,8 @@ def furnish(job: Job, append: Callable[[AnyRow], None]) -> Throughput:
 
 
 def made_up(job: Job) -> Dataset:
-    """Return a training set of the right shape; uniform inputs, as denormal numbers might be slow."""
-    random = np.random.default_rng(0)
-    inputs = random.random((job.train_examples, *job.input_shape), np.float32)
-    labels = random.integers(0, job.classes, job.train_examples, np.int32)
-    return Dataset(
-        name=job.experiment.workload.dataset,
-        classes=job.classes,
-        source="made up",
-        mean=0.0,
-        standard_deviation=1.0,
-        train_inputs=inputs,
-        train_labels=labels,
-        validation_inputs=inputs[:0],
-        validation_labels=labels[:0],
-        test_inputs=inputs[:0],
-        test_labels=labels[:0],
-    )
+    """Return a training set of the right shape."""
+    return made_up_dataset(job.examples, job.experiment.workload.dataset, job.train_examples)
 
 
 def limit_memory(further_bytes: int) -> None:

@@ -10,17 +10,17 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import jax
 import msgspec
-from msgspec import Meta
 
 import batchscale
 from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import CellKey
 from batchscale.errors import InputError
 from batchscale.measure.control.failures import LONGEST_MESSAGE, Failure, failure_saying
+from batchscale.measure.data.made_up import ExampleSpec, example_spec
 from batchscale.measure.device.machine import Host, without_paths
 from batchscale.measure.session import Session
 from batchscale.printable import bare
@@ -52,8 +52,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         experiment: The experiment of the session.
         host: Named by the rows.
         platform: JAX's backend, on which the child has to run too.
-        input_shape: Shape of one example.
-        classes: Number of classes.
+        examples: Shapes and types of the dataset's examples.
         train_examples: Size of the train split.
         key: The cell.
         lowering: Lowering of its convolutions.
@@ -65,8 +64,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     experiment: Experiment
     host: Host
     platform: str
-    input_shape: Annotated[list[Positive], Meta(max_length=8)]
-    classes: Positive
+    examples: ExampleSpec
     train_examples: Positive
     key: CellKey
     lowering: str | None
@@ -80,8 +78,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             experiment=session.experiment,
             host=session.host,
             platform=jax.default_backend(),
-            input_shape=list(session.dataset.input_shape),
-            classes=session.dataset.classes,
+            examples=example_spec(session.dataset),
             train_examples=session.train_examples,
             **task,
         )

@@ -4,26 +4,36 @@ Their file is part of this package (its licence is in `digits.LICENSE`), so they
 """
 
 import io
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from batchscale.measure.data.datasets import DataFile, Examples, Files, Folder, Recipe, Splits, hold_out
+from batchscale.measure.data.examples import Content, Examples
+from batchscale.measure.data.files.packings import DataFile, Files
+from batchscale.measure.data.files.sources import Folder
+from batchscale.measure.data.images import hold_out, image_classes
+from batchscale.measure.data.recipe import Recipe
+
+CLASSES = 10
+VALIDATION_EXAMPLES = 200
+TEST_EXAMPLES = 300
 
 
-def split_digits(files: Files, validation_size: int, test_size: int) -> Splits:
-    """Split a table with one digit a line: 64 pixels of 8 x 8, row by row, then the label."""
+def split_digits(files: Files) -> Content:
+    """Split a table with one digit a line."""
     (table,) = files.values()
+    validation, test, train = hold_out(read_digits(table), VALIDATION_EXAMPLES, TEST_EXAMPLES)
+    return image_classes(train, validation, test, CLASSES)
+
+
+def read_digits(table: bytes) -> Examples:
+    """Return the digits of a table: a line holds 64 pixels of 8 x 8, row by row, then the label."""
     values = np.loadtxt(io.BytesIO(table), np.uint8, delimiter=",", ndmin=2)
-    examples = Examples(values[:, :-1].reshape(-1, 8, 8), values[:, -1])
-    validation, test, train = hold_out(examples, validation_size, test_size)
-    return Splits(train, validation, test)
+    return Examples(values[:, :-1].reshape(-1, 8, 8), values[:, -1])
 
 
 RECIPE = Recipe(
-    classes=10,
     files=(DataFile("digits.csv", "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8", 264_712),),
     sources=(Folder(Path(__file__).parent, "batchscale's copy of scikit-learn's file"),),
-    split=partial(split_digits, validation_size=200, test_size=300),
+    make=split_digits,
 )

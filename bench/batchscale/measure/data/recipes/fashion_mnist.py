@@ -1,14 +1,13 @@
 """Fashion-MNIST: 70,000 pictures of clothes of 28 x 28 pixels (Xiao et al., 1708.07747); 55,000 / 5,000 / 10,000."""
 
-from functools import partial
 from pathlib import Path
 
-from batchscale.measure.data.datasets import Folder, Recipe
-from batchscale.measure.data.downloads import DebianPackage, Mirror
+from batchscale.measure.data.files.downloads import DebianPackage, Mirror
+from batchscale.measure.data.files.sources import Folder
 from batchscale.measure.data.idx_format import idx_files, split_idx
+from batchscale.measure.data.recipe import Recipe
 
 RECIPE = Recipe(
-    classes=10,
     files=idx_files(
         "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
         "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -21,5 +20,5 @@ RECIPE = Recipe(
         Mirror("https://storage.googleapis.com/tensorflow/tf-keras-datasets"),
         DebianPackage("dataset-fashion-mnist", "/usr/share/datasets/fashion-mnist"),
     ),
-    split=partial(split_idx, validation_size=5_000),
+    make=split_idx,
 )

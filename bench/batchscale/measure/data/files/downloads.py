@@ -9,20 +9,19 @@ from __future__ import annotations
 import gzip
 import io
 import queue
-import tarfile
 import tempfile
 import threading
 import time
 import urllib.request
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
-from batchscale.measure.data.datasets import DataFile, Files, Rejected, Unavailable, gunzip
+from batchscale.measure.data.files.archives import read_members
+from batchscale.measure.data.files.packings import GZIP, DataFile, Files, Packing, Rejected, Unavailable
 from batchscale.printable import LONGEST_REASON, visible
 from batchscale.subprocesses import CommandError, run_binary
 
@@ -32,8 +31,7 @@ FIRST_FILE_SECONDS = 8.0
 DOWNLOAD_SECONDS = 180.0
 UNPACK_SECONDS = 60.0
 CHUNK_BYTES = 1 << 16
-GZIP_OVERHEAD_BYTES = 4096
-MOST_ARCHIVE_BYTES = 512 << 20
+PACKING_OVERHEAD_BYTES = 4096
 
 T = TypeVar("T")
 
@@ -64,10 +62,11 @@ def https_opener(*handlers: urllib.request.BaseHandler) -> urllib.request.Opener
 
 @dataclass(frozen=True)
 class Mirror:
-    """A web folder with one `.gz` for every file.
+    """A web folder with one packed file for every file.
 
     Attributes:
         url: address of the folder.
+        packing: how the files are packed.
         opener: answers requests; tests give another one.
         connect_seconds: bound on the time to an answer's headers, name look-up included.
         total_seconds: bound on the time that all files take together.
@@ -75,6 +74,7 @@ class Mirror:
     """
 
     url: str
+    packing: Packing = GZIP
     opener: Opener = field(default_factory=https_opener)
     connect_seconds: float = CONNECT_SECONDS
     total_seconds: float = DOWNLOAD_SECONDS
@@ -96,29 +96,15 @@ class Mirror:
         return "answers"
 
     def _file(self, file: DataFile, deadline: float) -> bytes:
-        return gunzip(io.BytesIO(self._download(file, deadline)), file.size, f"{file.name}.gz")
+        name, most = f"{file.name}{self.packing.suffix}", file.size + PACKING_OVERHEAD_BYTES
+        with self._open(file, "GET") as response:
+            content = read_response(response, name, most, deadline)
+        return self.packing.read(io.BytesIO(content), file)
 
     def _open(self, file: DataFile, method: str) -> io.BufferedIOBase:
-        request = urllib.request.Request(f"{self.url}/{file.name}.gz", method=method)  # noqa: S310 - HTTPS only
-        try:
-            return within(self.connect_seconds, lambda: self.opener.open(request, timeout=self.connect_seconds))
-        except (OSError, HTTPException, ValueError) as error:
-            raise Unavailable(one_line(error)) from None
-
-    def _download(self, file: DataFile, deadline: float) -> bytes:
-        most = file.size + GZIP_OVERHEAD_BYTES
-        content = bytearray()
-        with self._open(file, "GET") as response:
-            try:
-                while chunk := response.read(CHUNK_BYTES):
-                    content += chunk
-                    if len(content) > most:
-                        raise Rejected(f"{file.name}.gz: more than {most} bytes")
-                    if time.monotonic() > deadline:
-                        raise Unavailable(f"{file.name}.gz: not complete after {self.total_seconds:g} s")
-            except (OSError, HTTPException) as error:
-                raise Unavailable(f"{file.name}.gz: cut off ({one_line(error)})") from None
-        return bytes(content)
+        address = f"{self.url}/{file.name}{self.packing.suffix}"
+        request = urllib.request.Request(address, method=method)  # noqa: S310 - HTTPS only
+        return open_address(self.opener, request, self.connect_seconds)
 
 
 @dataclass(frozen=True)
@@ -162,21 +148,23 @@ class NpmPackage:
             "--loglevel=error",
         ]
         cache = f"--cache={folder / 'cache'}"
-        return _run(["npm", verb, *options, cache, "--", self.package, *fields], seconds, folder)
+        return run_client(["npm", verb, *options, cache, "--", self.package, *fields], seconds, folder)
 
 
 @dataclass(frozen=True)
 class DebianPackage:
-    """A Debian package with gzipped files in `folder`; no root is needed to read it.
+    """A Debian package with packed files in `folder`; no root is needed to read it.
 
     Attributes:
         package: name of the package.
         folder: absolute path that the files have once the package is installed.
+        packing: how the files are packed.
         network: always True.
     """
 
     package: str
     folder: str
+    packing: Packing = GZIP
     network: bool = True
 
     @property
@@ -187,16 +175,17 @@ class DebianPackage:
     def fetch(self, files: Sequence[DataFile]) -> Files:
         """Download the package to a temporary folder and read the files in it."""
         with tempfile.TemporaryDirectory() as folder:
-            _run(self._download(), DOWNLOAD_SECONDS, Path(folder), FIRST_FILE_SECONDS)
+            run_client(self._download(), DOWNLOAD_SECONDS, Path(folder), FIRST_FILE_SECONDS)
             package = _only(Path(folder), "*.deb")
-            archive = _run(["dpkg-deb", "--fsys-tarfile", str(package)], UNPACK_SECONDS)
-        paths = {file: f".{self.folder}/{file.name}.gz" for file in files}
-        found = read_members(io.BytesIO(archive), {path: file.size for file, path in paths.items()})
-        return {file.name: gunzip(io.BytesIO(found[path]), file.size, path) for file, path in paths.items()}
+            archive = run_client(["dpkg-deb", "--fsys-tarfile", str(package)], UNPACK_SECONDS)
+        paths = {file: f".{self.folder}/{file.name}{self.packing.suffix}" for file in files}
+        sizes = {path: file.size + PACKING_OVERHEAD_BYTES for file, path in paths.items()}
+        found = read_members(io.BytesIO(archive), sizes)
+        return {file.name: self.packing.read(io.BytesIO(found[path]), file) for file, path in paths.items()}
 
     def probe(self, files: Sequence[DataFile]) -> str:
         """Look the package up in the package lists of this machine; it is not downloaded."""
-        if not _run(self._download("--print-uris"), PROBE_SECONDS).strip():
+        if not run_client(self._download("--print-uris"), PROBE_SECONDS).strip():
             raise Unavailable("not in the package lists")
         return "is in the package lists"
 
@@ -205,38 +194,42 @@ class DebianPackage:
         return ["apt-get", "download", "-q", "-oAcquire::Retries=0", *timeouts, *options, self.package]
 
 
-class Readable(Protocol):
-    """The part of a binary file that is used."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return at most `size` bytes."""
-        ...
-
-
-def read_members(stream: Readable, sizes: Mapping[str, int]) -> dict[str, bytes]:
-    """Return regular files of an uncompressed tar stream.
-
-    Links are not followed, and the archive is read once, `MOST_ARCHIVE_BYTES` at most.
-
-    Args:
-        stream: the archive.
-        sizes: the most bytes that each wanted member may hold, by its full name.
+def open_address(opener: Opener, request: urllib.request.Request, seconds: float) -> io.BufferedIOBase:
+    """Return the response to a request whose headers come within `seconds`.
 
     Raises:
-        Rejected: when the archive is damaged or too large, or a member is missing or larger than its size.
+        Unavailable: when there is none.
     """
-    found: dict[str, bytes] = {}
     try:
-        with tarfile.open(fileobj=_Bounded(stream), mode="r|") as archive:
-            for member in archive:
-                if member.name in sizes and member.isreg():
-                    found[member.name] = _content(archive, member, sizes[member.name])
-                if len(found) == len(sizes):
-                    return found
-    except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, OverflowError) as error:
-        raise Rejected(f"not a whole archive ({error})") from None
-    missing = ", ".join(sorted(sizes.keys() - found.keys()))
-    raise Rejected(f"the archive lacks {missing}")
+        return within(seconds, lambda: opener.open(request, timeout=seconds))
+    except (OSError, HTTPException, ValueError) as error:
+        raise Unavailable(one_line(error)) from None
+
+
+def read_response(response: io.BufferedIOBase, name: str, most_bytes: int, deadline: float) -> bytes:
+    """Return the whole body of a response.
+
+    Args:
+        response: the open response.
+        name: what messages call the body.
+        most_bytes: bound on its size.
+        deadline: on the clock `time.monotonic`.
+
+    Raises:
+        Rejected: when the body is larger.
+        Unavailable: when it is cut off, or not complete at the deadline.
+    """
+    content = bytearray()
+    try:
+        while chunk := response.read(CHUNK_BYTES):
+            content += chunk
+            if len(content) > most_bytes:
+                raise Rejected(f"{name}: more than {most_bytes} bytes")
+            if time.monotonic() > deadline:
+                raise Unavailable(f"{name}: not complete in the time that it was given")
+    except (OSError, HTTPException) as error:
+        raise Unavailable(f"{name}: cut off ({one_line(error)})") from None
+    return bytes(content)
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
@@ -269,35 +262,18 @@ def one_line(error: Exception) -> str:
     return visible(str(getattr(error, "reason", error)))[:LONGEST_REASON]
 
 
-class _Bounded(io.RawIOBase):
-    """A stream that raises after `MOST_ARCHIVE_BYTES`, whatever an archive's headers promise."""
-
-    def __init__(self, stream: Readable) -> None:
-        self._stream = stream
-        self._left = MOST_ARCHIVE_BYTES
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._stream.read(size)
-        self._left -= len(data)
-        if self._left < 0:
-            raise Rejected(f"more than {MOST_ARCHIVE_BYTES} bytes")
-        return data
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, size: int) -> bytes:
-    if member.size > size or member.issparse():
-        raise Rejected(f"{member.name}: {member.size} bytes in the archive, expected at most {size}")
-    content = archive.extractfile(member)
-    return content.read(size) if content else b""
-
-
 def _raise(error: Exception) -> NoReturn:
     raise error
 
 
-def _run(
+def run_client(
     command: list[str], seconds: float, folder: Path | None = None, first_file_seconds: float | None = None
 ) -> bytes:
+    """Return the output of a package client; the arguments are those of `run_binary`.
+
+    Raises:
+        Unavailable: when the client is missing, fails, or takes too long.
+    """
     try:
         return run_binary(command, seconds, folder, first_file_seconds)
     except CommandError as error:
