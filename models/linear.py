@@ -17,6 +17,6 @@ class Model(nnx.Module):
     ) -> None:
         self.out = nnx.Linear(math.prod(input_shape), classes, dtype=dtype, rngs=rngs)
 
-    def __call__(self, inputs: Float[Array, "batch height width channel"]) -> Float[Array, "batch class"]:
+    def __call__(self, inputs: Float[Array, "batch ..."]) -> Float[Array, "batch class"]:
         """Return the logits of each example."""
         return self.out(inputs.reshape(inputs.shape[0], -1))

@@ -31,7 +31,7 @@ class Model(nnx.Module):
         self.out = nnx.Linear(widths[-1], classes, dtype=dtype, rngs=rngs)
         self.activation = activation_named(activation)
 
-    def __call__(self, inputs: Float[Array, "batch height width channel"]) -> Float[Array, "batch class"]:
+    def __call__(self, inputs: Float[Array, "batch ..."]) -> Float[Array, "batch class"]:
         """Return the logits of each example."""
         features = inputs.reshape(inputs.shape[0], -1)
         for layer in self.hidden:
