@@ -1,4 +1,4 @@
-"""Layers that several models share: activations by name, and convolutions with 2x2 max-pooling in several lowerings.
+"""Layers that several models share: activations by name, and convolutions and pooling in several lowerings.
 
 Lowerings have equal results up to rounding, and different speeds.
 
@@ -33,12 +33,15 @@ Pooled = Float[Array, "outer row column inner"]
 
 
 class Lowering(NamedTuple):
-    """One way to compute a stack of stride-1 convolutions without padding, each followed by 2x2 max-pooling.
+    """One way to compute a stack of convolutions. Height and width are the axes 1 and 2 of every layout.
 
     Attributes:
         enter: From images [example, height, width, channel] to the lowering's own layout.
-        pool_images: Convolve and pool in the first layer, whose inputs are the same for all kernels.
-        pool: Convolve and pool in later layers.
+        pool_images: Convolve and pool in the first layer, whose inputs are the same for all kernels. The stride is 1,
+            without padding, and a 2x2 max-pool follows.
+        pool: The same in later layers.
+        convolve: Convolve alone, with a stride and with rows and columns of zeros on each side: (inputs, kernel,
+            stride, padding).
         leave: From the lowering's own layout to features [example, height, width, channel].
         channel_axis: Axis of the channels in the lowering's own layout.
     """
@@ -46,6 +49,7 @@ class Lowering(NamedTuple):
     enter: Callable[[Features], Features]
     pool_images: Callable[[Features, Kernel], Features]
     pool: Callable[[Features, Kernel], Features]
+    convolve: Callable[[Features, Kernel, int, int], Features]
     leave: Callable[[Features], Features]
     channel_axis: int
 
@@ -79,10 +83,15 @@ def _size(kernel: Kernel, channels: int) -> int:
 
 
 def _xla(inputs: Features, kernel: Kernel) -> Features:
+    return max_pool(_xla_convolution(inputs, kernel, 1, 0))
+
+
+def _xla_convolution(inputs: Features, kernel: Kernel, stride: int, padding: int) -> Features:
     channels = inputs.shape[3]
     size = _size(kernel, channels)
     weights, dimensions = kernel.reshape(-1, size, size, channels), ("NHWC", "OWHI", "NHWC")
-    return max_pool(jax.lax.conv_general_dilated(inputs, weights, (1, 1), "VALID", dimension_numbers=dimensions))
+    strides, around = (stride, stride), ((padding, padding), (padding, padding))
+    return jax.lax.conv_general_dilated(inputs, weights, strides, around, dimension_numbers=dimensions)
 
 
 def _patches_of_images(images: Features, kernel: Kernel) -> Features:
@@ -104,6 +113,20 @@ def _patches_of_images(images: Features, kernel: Kernel) -> Features:
 
 def _patches(inputs: Features, kernel: Kernel) -> Features:
     return max_pool(_convolved(_size(kernel, len(inputs)), inputs, kernel))
+
+
+def _patches_convolution(inputs: Features, kernel: Kernel, stride: int, padding: int) -> Features:
+    size, inputs = _size(kernel, len(inputs)), padded(inputs, padding)
+    if stride == 1 and size > 1:
+        return _convolved(size, inputs, kernel)
+    windows = _strided_windows(inputs, size, stride)
+    return _product(kernel, windows).reshape(-1, *windows.shape[1:])
+
+
+def _strided_windows(inputs: Features, size: int, stride: int) -> Features:
+    """Return every `stride`-th window as [weight, height, width, example]."""
+    bands = jnp.concatenate(views(inputs, 1, size, stride))
+    return jnp.concatenate(views(bands, 2, size, stride))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -162,21 +185,20 @@ _convolved.defvjp(_convolved_and_windows, _convolution_gradients)
 
 
 def _banded(inputs: Features, kernel: Kernel) -> Features:
+    return max_pool(_banded_convolution(inputs, kernel, 1, 0))
+
+
+def _banded_convolution(inputs: Features, kernel: Kernel, stride: int, padding: int) -> Features:
     """Multiply by a banded (Toeplitz) matrix over height x channels: more arithmetic, far less copying."""
+    inputs = padded(inputs, padding)
     channels, height, _, _ = inputs.shape
     size, filters = _size(kernel, channels), len(kernel)
-    rows = height - size + 1
+    starts = range(0, height - size + 1, stride)
     weights = kernel.reshape(filters, size, size, channels)
-    shifted = [_shifted(weights, 2, row, rows) for row in range(rows)]
-    windows = _windows(inputs, size)
-    matrix = jnp.stack(shifted, 1).transpose(0, 1, 2, 4, 3).reshape(filters * rows, -1)
-    return max_pool(_product(matrix, windows).reshape(filters, rows, *windows.shape[3:]))
-
-
-def _windows(inputs: Features, size: int) -> Float[Array, "size _ _ _ _"]:
-    """Stack the `size` views that are shifted along columns."""
-    columns = inputs.shape[2] - size + 1
-    return jnp.stack([inputs[:, :, shift : shift + columns] for shift in range(size)])
+    shifted = [_shifted(weights, 2, start, height - size + 1) for start in starts]
+    windows = jnp.stack(views(inputs, 2, size, stride))
+    matrix = jnp.stack(shifted, 1).transpose(0, 1, 2, 4, 3).reshape(filters * len(starts), -1)
+    return _product(matrix, windows).reshape(filters, len(starts), *windows.shape[3:])
 
 
 def _product(matrix: Float[Array, "to from"], windows: Array) -> Float[Array, "to position"]:
@@ -209,6 +231,31 @@ def _gradient_of_matrix(
 
 
 _times.defvjp(lambda matrix, windows: (matrix @ windows, (matrix, windows)), _gradients)
+
+
+def padded(features: Features, padding: int, value: float = 0.0) -> Features:
+    """Add `padding` rows and columns of `value` on each side."""
+    around = (padding, padding)
+    return jnp.pad(features, ((0, 0), around, around, (0, 0)), constant_values=value) if padding else features
+
+
+def views(array: Array, axis: int, size: int, stride: int) -> list[Array]:
+    """Return, for each position in a window of `size` along `axis`, the values there in every window."""
+    last = array.shape[axis] - size + 1
+    return [jax.lax.slice_in_dim(array, shift, shift + last, stride, axis) for shift in range(size)]
+
+
+def max_pool_overlapping(features: Features, size: int, stride: int, padding: int) -> Features:
+    """Return the maximum over windows that may overlap and reach over the edge.
+
+    Of equal values the first one, row by row, gets the gradient. NaNs are kept.
+    """
+    bands = views(padded(features, padding, -jnp.inf), 1, size, stride)
+    return reduce(_first_largest, [view for band in bands for view in views(band, 2, size, stride)])
+
+
+def _first_largest(a: Array, b: Array) -> Array:
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
 def max_pool(inputs: Float[Array, "outer height width inner"]) -> Pooled:
@@ -263,9 +310,13 @@ _max_of.defvjp(_max_and_place_in, _gradient_of_windows)
 
 
 LOWERINGS = {
-    "xla": Lowering(_unchanged, _xla, _xla, _unchanged, channel_axis=3),
-    "patches": Lowering(_examples_last, _patches_of_images, _patches, _examples_first, channel_axis=0),
-    "banded": Lowering(_examples_last, _patches_of_images, _banded, _examples_first, channel_axis=0),
+    "xla": Lowering(_unchanged, _xla, _xla, _xla_convolution, _unchanged, channel_axis=3),
+    "patches": Lowering(
+        _examples_last, _patches_of_images, _patches, _patches_convolution, _examples_first, channel_axis=0
+    ),
+    "banded": Lowering(
+        _examples_last, _patches_of_images, _banded, _banded_convolution, _examples_first, channel_axis=0
+    ),
 }
 
 
@@ -354,8 +405,54 @@ class _Convolution(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, features: Features, pool: Callable[[Features, Array], Features], channel_axis: int) -> Features:
-        around = (self.padding, self.padding)
-        features = jnp.pad(features, ((0, 0), around, around, (0, 0))) if self.padding else features
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        other_axes = [axis for axis in range(4) if axis != channel_axis]
-        return pool(features.astype(self.dtype), kernel) + jnp.expand_dims(bias, other_axes)
+        return pool(padded(features, self.padding).astype(self.dtype), kernel) + along(channel_axis, bias)
+
+
+def along(channel_axis: int, values: Float[Array, " channel"]) -> Features:
+    """Give `values` the axes of features, so that each belongs to a channel."""
+    return jnp.expand_dims(values, [axis for axis in range(4) if axis != channel_axis])
+
+
+class Convolution(nnx.Module):
+    """A convolution alone, with `size // 2` rows and columns of zeros on each side.
+
+    An odd `size` with stride 1 keeps height and width. With stride 2 they are halved and rounded up.
+
+    Args:
+        channels: Of the inputs.
+        filters: Channels of the outputs.
+        size: Side of the kernel.
+        stride: Rows and columns between two windows.
+        scale: Factor on the initialisation of He et al. (2015), which keeps the variance through a ReLU.
+        bias: True to add a number to each channel.
+        dtype: Type of the arithmetic.
+        rngs: Source of the initial kernel.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        filters: int,
+        size: int,
+        *,
+        stride: int = 1,
+        scale: float = 1.0,
+        bias: bool,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
+        fresh = nnx.initializers.he_normal(in_axis=1, out_axis=0)
+        self.kernel = nnx.Param(scale * fresh(rngs.params(), (filters, size * size * channels)))
+        self.bias = nnx.Param(jnp.zeros(filters)) if bias else None
+        self.stride = stride
+        self.padding = size // 2
+        self.dtype = dtype
+
+    def __call__(self, features: Features, lowering: Lowering) -> Features:
+        """Convolve features in the layout of `lowering`."""
+        kernel = self.kernel[...].astype(self.dtype)
+        outputs = lowering.convolve(features.astype(self.dtype), kernel, self.stride, self.padding)
+        if self.bias is None:
+            return outputs
+        return outputs + along(lowering.channel_axis, self.bias[...].astype(self.dtype))
