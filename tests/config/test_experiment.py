@@ -133,7 +133,11 @@ def test_batch_sizes_have_exactly_one_form(table, says):
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
-        ("workload.model", "resnet", "workload.model: 'resnet', expected one of lenet, linear, mlp"),
+        (
+            "workload.model",
+            "alexnet",
+            "workload.model: 'alexnet', expected one of decoder, lenet, linear, mlp, resnet, vit",
+        ),
         ("workload.optimizer", "sdg", "workload.optimizer: 'sdg', expected one of sgd, momentum"),
         (
             "workload.model_options",

@@ -41,6 +41,8 @@ MODEL_OPTIONS: dict[str, dict[str, Any]] = {
     "linear": {},
     "mlp": {"hidden": [8], "activation": "tanh"},
     "lenet": {"filters": [2, 3], "hidden": 8, "kernel": 3, "padding": 1},
+    "resnet": {"width": 4},
+    "vit": {"patch": 4, "width": 8, "depth": 1, "heads": 2},
 }
 CONSTANT = Schedule("constant", 0.0, 1.0)
 

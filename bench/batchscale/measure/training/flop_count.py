@@ -1,17 +1,20 @@
 """How much arithmetic a training step needs, counted from its jaxpr, and as the compiler reports it.
 
 Matrix products and convolutions are counted, with two operations for each multiply-add. Shares of peak are commonly
-stated in these (Chowdhery et al., 2022, appendix B). Elementwise work and the optimizer are left out.
+stated in these (Chowdhery et al., 2022, appendix B). Elementwise work, look-ups, recomputation and the optimizer are
+left out.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from batchscale.measure.training.learner import Learner
@@ -27,6 +30,9 @@ class UncountableError(Exception):
 def flops_per_example(model: Learner, batch_size: int, example: jax.ShapeDtypeStruct) -> float | None:
     """Return the FLOPs of the gradient of a batch, divided by its examples; None if they cannot be counted.
 
+    Activations that a model computes again in the backward pass count once, so that shares of peak compare models and
+    not their use of memory. This holds for modules that do so because their attribute `remat` is true.
+
     Args:
         model: A learner whose lowering adds no arithmetic ("xla").
         batch_size: Examples in the batch.
@@ -34,10 +40,18 @@ def flops_per_example(model: Learner, batch_size: int, example: jax.ShapeDtypeSt
     """
     inputs = jax.ShapeDtypeStruct((batch_size, *example.shape), example.dtype)
     labels = jax.ShapeDtypeStruct((batch_size,), np.int32)
+    model = _computing_once(model)
     try:
         return count(jax.make_jaxpr(model.gradient)(model.abstract_params(), inputs, labels).jaxpr) / batch_size
     except UncountableError:
         return None
+
+
+def _computing_once(model: Learner) -> Learner:
+    """Return the same learner without recomputation of activations."""
+    module = nnx.merge(model.graph, model.abstract_params())
+    module.set_attributes(remat=False, raise_if_not_found=False)
+    return replace(model, graph=nnx.graphdef(module))
 
 
 def count(jaxpr: Jaxpr) -> int:
