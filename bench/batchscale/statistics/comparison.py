@@ -190,8 +190,9 @@ def _lateness(
     middle, drawn = np.zeros(len(effects.centres)), np.zeros((draws, len(effects.centres)))
     for arm in np.flatnonzero(effects.misses):
         missed, found = effects.misses[arm] + 0.5, effects.runs[arm] - effects.misses[arm] + 0.5
-        within = special.betainc(missed, found, MIDDLE)
-        shares = special.betaincinv(missed, found, within * np.append(random.random(draws), 0.5))
+        within = special.betainc(missed, found, MIDDLE) * special.ndtr(DEVIATES)
+        shares = special.betaincinv(missed, found, within)
         late = effects.spreads[arm] * special.ndtri(np.minimum(0.5 / (1 - shares), 1 - 1e-9))
-        middle[arm], drawn[:, arm] = late[-1], late[:-1]
+        middle[arm] = np.interp(0.0, DEVIATES, late)
+        drawn[:, arm] = np.interp(random.standard_normal(draws), DEVIATES, late)
     return middle, drawn
