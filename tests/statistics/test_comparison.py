@@ -50,6 +50,14 @@ def test_the_recommended_arm_has_the_least_bound_which_need_not_be_the_least_est
     assert found.bounds[1] == min(found.bounds)
 
 
+def test_the_bounds_use_the_largest_critical_value_of_the_arms():
+    """The noisy arm errs alike against both others; a quiet one errs almost independently (Sidak's point)."""
+    found = compared(known([0.0, 0.0, 0.0], [0.3, 0.01, 0.01]), draws=40_000)
+    assert found.critical == pytest.approx(stats.norm.ppf(np.sqrt(0.95)), abs=0.03)
+    assert found.bounds[0] == pytest.approx(found.critical * np.hypot(0.3, 0.01), rel=1e-6)
+    assert stats.norm.ppf(0.95) < found.critical - 0.2
+
+
 def test_a_common_error_cancels():
     independent = known([0.0, 0.1], 0.5)
     shared = Effects(
@@ -60,6 +68,8 @@ def test_a_common_error_cancels():
         independent.spreads,
     )
     assert compared(independent).tied.tolist() == [True, True]
+    assert compared(independent).variances["seeds"][0, 1] == pytest.approx(2 * 0.25)
+    assert compared(shared).variances["seeds"][0, 1] == pytest.approx(2e-6)
     assert compared(shared).tied.tolist() == [True, False]
     assert compared(shared).bounds[0] == 0
 

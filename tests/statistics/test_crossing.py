@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from batchscale.statistics.crossing import jackknife_error, locate_crossing, table_of, typical_of, without_collapse
+from batchscale.statistics.crossing import (
+    additive,
+    jackknife_error,
+    locate_crossing,
+    smooth,
+    table_of,
+    typical_of,
+    without_collapse,
+)
 from scipy import stats
 from simulated_curves import CurveTruth
 
@@ -41,6 +49,18 @@ def test_runs_that_end_at_different_examples_lose_nothing():
         row[end:] = np.nan
     found = locate_crossing(EXAMPLES, scores, 0.0)
     np.testing.assert_allclose(found.values, np.log(1000.0) + offsets / 0.5, atol=1e-6)
+
+
+def test_the_typical_run_is_where_the_smooth_curve_of_all_runs_crosses_wherever_they_end():
+    examples, scores = replace(TRUTH, past_target=1.3).draw(np.random.default_rng(8), 7)
+    assert len({int(np.isfinite(row).sum()) for row in scores}) > 2
+    seen = np.isfinite(scores).any(axis=0)
+    curve, levels = additive(np.log(examples[seen]), scores[:, seen])
+    found = locate_crossing(examples, scores, TRUTH.log_target)
+    assert levels.sum() == pytest.approx(0, abs=1e-9)
+    value, slope = smooth(curve, np.array([found.typical]))
+    assert value[0] == pytest.approx(TRUTH.log_target, abs=1e-4)
+    assert slope[0] == pytest.approx(found.slope, abs=1e-3)
 
 
 @pytest.mark.parametrize("factor", [0.01, 3.0, 55_000.0])
@@ -120,7 +140,13 @@ def test_runs_whose_mean_stays_above_the_target_miss_despite_lucky_evaluations()
 
 @pytest.mark.parametrize(
     ("at", "slope", "flags"),
-    [(80.0, -0.3, {"first"}), (1000.0, -0.09, {"flat"}), (3600.0, -0.3, {"end"}), (1000.0, -0.11, set())],
+    [
+        (80.0, -0.3, {"first"}),
+        (150.0, -0.3, set()),
+        (1000.0, -0.09, {"flat"}),
+        (3600.0, -0.3, {"end"}),
+        (1000.0, -0.11, set()),
+    ],
 )
 def test_an_estimate_that_is_not_to_be_trusted_says_why(at, slope, flags):
     assert locate_crossing(EXAMPLES, falling(at, slope), 0.0).flags == flags

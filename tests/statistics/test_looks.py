@@ -93,6 +93,12 @@ def test_seeds_are_those_of_the_next_look_or_as_many_whole_ones_as_still_count(s
     assert decision.stop == (None if more else "budget")
 
 
+def test_seeds_that_just_fit_are_not_lost_to_rounding():
+    exact = state([0.0, 2.0, 0.0, 2.0], cost=np.full(4, 0.1), left=0.6)
+    assert 0.6 / 0.2 < 3
+    assert decide(exact, Rules(tolerance=0.0)).seeds == 6
+
+
 def test_untried_neighbours_are_added_before_a_search_may_end():
     coarse = state([2.0, 0.0, 2.0], sizes=(16, 64, 256))
     decision = decide(coarse)

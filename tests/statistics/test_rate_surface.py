@@ -108,6 +108,30 @@ def test_one_lucky_trial_at_a_high_rate_does_not_choose_it(random):
     assert chosen(changed)[4] < 0.8 * trials.rates[at]
 
 
+def test_trials_far_above_the_best_say_no_more_than_that_they_are_far(random):
+    trials, _ = RateTruth().draw(random, noise=0.05)
+    best = np.array([trials.log_examples[trials.batch_sizes == size].min() for size in trials.batch_sizes])
+    far = trials.log_examples - best > 0.9
+    assert far.sum() > 3
+    far_off, farther = (
+        replace(trials, log_examples=np.where(far, best + by, trials.log_examples), reached=trials.reached | far)
+        for by in (1.5, 5.0)
+    )
+    np.testing.assert_allclose(fit_surface(farther).ridge, fit_surface(far_off).ridge, atol=1e-3)
+    limit = np.where(far, best + rate_surface.NEARBY, trials.log_examples)
+    censored = replace(trials, log_examples=limit, reached=trials.reached & ~far)
+    np.testing.assert_allclose(fit_surface(farther).ridge, fit_surface(censored).ridge, atol=1e-3)
+
+
+def test_one_wild_trial_hardly_moves_the_ridge(random):
+    trials, _ = RateTruth().draw(random, noise=0.05)
+    at = int(np.flatnonzero(trials.batch_sizes == 256)[1])
+    wild = trials.log_examples.copy()
+    wild[at] += 0.8
+    moved = fit_surface(replace(trials, log_examples=wild)).ridge - fit_surface(trials).ridge
+    assert abs(moved[4]) < 0.05
+
+
 def test_the_order_of_trials_and_the_unit_of_examples_do_not_matter(random):
     trials, _ = RateTruth().draw(random)
     order = random.permutation(len(trials.rates))
