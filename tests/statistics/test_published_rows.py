@@ -1,4 +1,4 @@
-"""The statistics on published rows: what seeds share, rates that confirmation agrees with, sizes that are tied."""
+"""The statistics on published rows: spread over seeds, rates that confirmation agrees with, sizes that are tied."""
 
 from __future__ import annotations
 

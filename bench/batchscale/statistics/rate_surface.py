@@ -31,7 +31,7 @@ NEARBY = 1.3
 """Log examples above the best trial of a batch size from which a trial is censored: the parabola holds nearby only."""
 OFF_CURVE = 0.2
 """Prior standard deviation of the best rate about the curve, in octaves. Of the 14 pairs of rates that four published
-studies confirmed, the choices between .15 and .2 are wrong once, at 0.35 three times."""
+studies confirmed, the choices are wrong once where it is 0.15 or 0.2, and three times where it is 0.35."""
 DOUBT = 0.3
 """Standard deviation of a fitted best rate that the choice reckons with, in octaves."""
 MOST_REGRET = 1.5
