@@ -241,7 +241,7 @@ def test_single_runs_reach_the_target_at_the_step_that_the_mapped_ones_did(name,
         assert row.learning_rate == cells[row.batch_size]["best_learning_rate"]
         assert row.options == cells[row.batch_size]["best_options"]
         assert row.options["momentum"] in SWEEP["search"]["momentum"], "neither is the optimizer's own"
-        reached = next(step for step, seen in zip(curve.steps, curve.accuracy, strict=True) if seen >= 0.75)
+        reached = next(step for step, seen in zip(curve.steps, curve.scores["accuracy"], strict=True) if seen >= 0.75)
         assert (row.status, row.steps) == ("ok", reached)
         assert row.predicted_steps == reached
         assert row.predicted_seconds == pytest.approx(reached * cells[row.batch_size]["seconds_per_step"])

@@ -15,6 +15,7 @@ from batchscale.records import results_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import MINIMAL, altered, refusal
+from tiny_workload import shaped
 
 
 @pytest.mark.parametrize("name", experiments.shipped())
@@ -28,7 +29,7 @@ def test_every_shipped_experiment_parses_and_plans(name):
     duration = plan.duration(experiment, train_examples)
     assert duration.evaluations[-1] == duration.max_examples >= duration.budget_examples
     assert duration.budget_examples in duration.evaluations
-    make_learner(experiment.workload, (side, side, 1), 10)
+    make_learner(experiment.workload, shaped((side, side, 1), 10))
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_every_shipped_experiment_parses_and_plans(name):
     [
         ("learning_rate.anchors", 0.1, "tiny.toml: learning_rate.anchors: unknown key; did you mean anchor?"),
         ("bugdet", {}, "tiny.toml: bugdet: unknown key; did you mean budget?"),
-        ("target.zeal", 1, "tiny.toml: target.zeal: unknown key, expected one of accuracy, also"),
+        ("target.zeal", 1, "tiny.toml: target.zeal: unknown key, expected one of accuracy, loss, bits_per_byte, also"),
         (
             "throughput.devices",
             "all",
@@ -186,7 +187,7 @@ def test_batch_sizes_have_exactly_one_form(table, says):
 )
 def test_names_and_options_are_refused_before_anything_is_measured(path, value, says):
     def make(one):
-        make_learner(one.workload, (8, 8, 1), 10, searched=one.searched)
+        make_learner(one.workload, shaped((8, 8, 1), 10), searched=one.searched)
 
     assert says in refusal(altered(path, value), make)
 

@@ -15,7 +15,7 @@ from batchscale.measure.training.learner import make_learner
 from batchscale.models._transformer import Blocks, _rotated
 from batchscale.models.decoder import Model
 from flax import nnx
-from tiny_workload import assert_same
+from tiny_workload import assert_same, shaped
 
 TOKENS, CLASSES, WIDTH, HIDDEN = 8, 16, 12, 24
 TINY = {"width": WIDTH, "depth": 1, "heads": 2, "ratio": 2.0}
@@ -208,13 +208,13 @@ REFUSED = {
 @pytest.mark.parametrize("message", REFUSED)
 def test_wrong_options_are_refused_in_one_line(message):
     with pytest.raises(InputError, match=message) as refused:
-        make_learner(workload(**TINY | REFUSED[message]), (TOKENS,), CLASSES)
+        make_learner(workload(**TINY | REFUSED[message]), shaped((TOKENS,), CLASSES))
     assert "\n" not in str(refused.value)
 
 
 def test_images_are_refused():
     with pytest.raises(InputError, match=r"input_shape = \(8, 8, 1\), expected the length of a window"):
-        make_learner(workload(), (8, 8, 1), CLASSES)
+        make_learner(workload(), shaped((8, 8, 1), CLASSES))
 
 
 def workload(**options):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from batchscale.measure.training.learner import model_names
+from batchscale.measure.training.learner import model_names, take
 from batchscale.models._layers import LOWERINGS
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
@@ -15,7 +15,7 @@ BATCH = 6
 
 def inputs_and_labels():
     split = train_split()
-    return split.inputs[:BATCH], split.labels[:BATCH]
+    return take(split, np.arange(BATCH))
 
 
 def test_every_model_is_tested():
@@ -25,14 +25,13 @@ def test_every_model_is_tested():
 
 @pytest.mark.parametrize("lowering", [name for name in LOWERINGS if name != "xla"])
 def test_lowerings_agree_in_values_and_gradients(lowering):
-    inputs, labels = inputs_and_labels()
+    batch = inputs_and_labels()
+    inputs = batch.inputs
     reference, lowered = learner("lenet", lowering="xla"), learner("lenet", lowering=lowering)
     params = reference.params(3)
     assert_same(lowered.params(3), params)
-    assert_same(jax.jit(lowered.logits)(params, inputs), jax.jit(reference.logits)(params, inputs), 1e-5)
-    assert_same(
-        jax.jit(lowered.gradient)(params, inputs, labels), jax.jit(reference.gradient)(params, inputs, labels), 1e-5
-    )
+    assert_same(jax.jit(lowered.outputs)(params, inputs), jax.jit(reference.outputs)(params, inputs), 1e-5)
+    assert_same(jax.jit(lowered.gradient)(params, batch), jax.jit(reference.gradient)(params, batch), 1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in LOWERINGS if name != "xla"])
@@ -61,8 +60,8 @@ def test_a_row_of_a_kernel_is_a_filter_by_columns_then_rows_then_channels(name):
 
 @pytest.mark.parametrize("name", LOWERINGS)
 def test_float32_means_all_bits_in_every_product_of_a_step(name):
-    one, (inputs, labels) = learner("lenet", lowering=name), inputs_and_labels()
-    products = _products(jax.make_jaxpr(one.gradient)(one.params(1), inputs, labels).jaxpr)
+    one, batch = learner("lenet", lowering=name), inputs_and_labels()
+    products = _products(jax.make_jaxpr(one.gradient)(one.params(1), batch).jaxpr)
     assert len(products) >= 10
     assert all(product.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2 for product in products)
 
@@ -87,7 +86,7 @@ def test_a_pool_of_equal_values_gives_its_gradient_to_the_first(name):
 def test_the_logits_of_an_example_depend_on_no_other(model):
     one, (inputs, _) = learner(model), inputs_and_labels()
     params = jax.device_put(one.params(1))
-    jacobian = jax.jit(jax.jacrev(lambda batch: one.logits(params, batch)))(inputs)
+    jacobian = jax.jit(jax.jacrev(lambda batch: one.outputs(params, batch)))(inputs)
     influence = np.asarray(jnp.abs(jacobian).sum(axis=(1, 3, 4, 5)))
     assert np.all(np.diag(influence) > 0)
     np.testing.assert_array_equal(influence - np.diag(np.diag(influence)), 0)
@@ -100,10 +99,10 @@ def test_precision_decides_the_products_and_never_the_parameters(model):
         one = learner(model, precision=precision)
         params = one.params(1)
         assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
-        logits = jax.eval_shape(one.logits, params, inputs)
+        logits = jax.eval_shape(one.outputs, params, inputs)
         assert logits.dtype == jnp.float32
         assert logits.shape == (BATCH, 10)
-        lines = str(jax.make_jaxpr(one.logits)(params, inputs)).splitlines()
+        lines = str(jax.make_jaxpr(one.outputs)(params, inputs)).splitlines()
         made = [
             line.split(" = ")[0] for line in lines if " = dot_general[" in line or " = conv_general_dilated[" in line
         ]
@@ -114,8 +113,8 @@ def test_precision_decides_the_products_and_never_the_parameters(model):
 def test_bfloat16_is_near_and_float32_nearer():
     inputs, _ = inputs_and_labels()
     params = learner("mlp").params(1)
-    exact = jax.jit(learner("mlp").logits)(params, inputs)
-    rough = jax.jit(learner("mlp", precision="bfloat16").logits)(params, inputs)
+    exact = jax.jit(learner("mlp").outputs)(params, inputs)
+    rough = jax.jit(learner("mlp", precision="bfloat16").outputs)(params, inputs)
     difference = float(jnp.abs(exact - rough).max())
     assert 1e-6 < difference < 0.05 * float(jnp.abs(exact).max())
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from batchscale.config.experiment import Workload
 from batchscale.errors import InputError
+from batchscale.measure.data.datasets import Examples
 from batchscale.measure.training import flop_count
 from batchscale.measure.training.learner import make_learner
 from batchscale.models._layers import LOWERINGS
 from batchscale.models.resnet import _GroupNorm
 from flax import nnx
-from tiny_workload import assert_same, learner, train_split
+from tiny_workload import assert_same, learner, shaped, train_split
 
 CIFAR = (32, 32, 3)
 VARIANTS = {
@@ -23,7 +24,7 @@ VARIANTS = {
 
 def made(shape=CIFAR, classes=10, lowering=None, **options):
     workload = Workload(dataset="digits", model="resnet", model_options=options, optimizer="momentum")
-    return make_learner(workload, shape, classes, lowering)
+    return make_learner(workload, shaped(shape, classes), lowering)
 
 
 def parameters(*shape, **options):
@@ -73,7 +74,7 @@ def test_resnet8_has_the_flops_of_its_closed_form():
         + taps(8) ** 2 * 64 * 64
         + 64 * 10
     )
-    example = jax.ShapeDtypeStruct(CIFAR, np.float32)
+    example = shaped(CIFAR, 10).train
     assert flop_count.flops_per_example(made(), 4, example) == 2 * 2 * stem + 2 * 3 * others
 
 
@@ -83,7 +84,7 @@ def test_deeper_networks_need_the_published_multiply_adds(depth, published):
     options = {"depth": depth, "norm": "group", "groups": 32, "stem": "large"}
     one = made((224, 224, 3), 1000, **options)
     inputs = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
-    forward = flop_count.count(jax.make_jaxpr(one.logits)(one.abstract_params(), inputs).jaxpr)
+    forward = flop_count.count(jax.make_jaxpr(one.outputs)(one.abstract_params(), inputs).jaxpr)
     assert 0.92 * published < forward / 2 < published
 
 
@@ -98,7 +99,7 @@ def nudged(params, seed=5):
 def test_lowerings_agree_in_values_and_gradients(lowering):
     reference, lowered = learner("resnet", lowering="xla"), learner("resnet", lowering=lowering)
     params, split = nudged(reference.params(3)), train_split(6)
-    found, expected = (jax.jit(one.gradient)(params, split.inputs, split.labels) for one in (lowered, reference))
+    found, expected = (jax.jit(one.gradient)(params, split) for one in (lowered, reference))
     assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(expected))
     assert_same(found, expected, 1e-5)
 
@@ -111,7 +112,7 @@ def test_lowerings_agree_at_every_depth(lowering, variant):
     labels = jnp.arange(3)
     reference, lowered = (made(shape, 10, name, **VARIANTS[variant]) for name in ("xla", lowering))
     params = nudged(reference.params(3))
-    found, expected = (jax.jit(one.gradient)(params, inputs, labels) for one in (lowered, reference))
+    found, expected = (jax.jit(one.gradient)(params, Examples(inputs, labels)) for one in (lowered, reference))
     assert_same(found, expected, 1e-4)
 
 
@@ -120,11 +121,11 @@ def test_the_mapped_gradient_is_the_gradient(lowering):
     one, split = learner("resnet", lowering=lowering), train_split(6)
     of_seeds = [nudged(one.params(1), seed) for seed in (1, 2)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *of_seeds)
-    mapped = jax.jit(jax.vmap(one.gradient, in_axes=(0, None, None)))(stacked, split.inputs, split.labels)
+    mapped = jax.jit(jax.vmap(one.gradient, in_axes=(0, None)))(stacked, split)
     alone = jax.jit(one.gradient)
     for lane, params in enumerate(of_seeds):
         found = jax.tree.map(lambda leaf, lane=lane: leaf[lane], mapped)
-        assert_same(found, alone(params, split.inputs, split.labels), 1e-5)
+        assert_same(found, alone(params, split), 1e-5)
 
 
 @pytest.mark.slow
@@ -132,7 +133,7 @@ def test_the_mapped_gradient_is_the_gradient(lowering):
 def test_no_example_changes_the_logits_of_another(variant):
     one = made((16, 16, 3), **VARIANTS[variant])
     inputs = jax.random.normal(jax.random.key(0), (3, 16, 16, 3))
-    logits, params = jax.jit(one.logits), nudged(one.params(1))
+    logits, params = jax.jit(one.outputs), nudged(one.params(1))
     differs = np.asarray(logits(params, inputs) != logits(params, inputs.at[1].add(1.0))).any(axis=1)
     np.testing.assert_array_equal(differs, [False, True, False])
 
@@ -151,7 +152,7 @@ def test_a_fresh_network_is_its_stem_and_its_shortcuts():
     weights = stem["kernel"].reshape(16, 3, 3, 3).transpose(2, 1, 3, 0)
     entered = jax.lax.conv_general_dilated(images, weights, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     means = jax.nn.relu(entered[:, ::4, ::4]).mean((1, 2))
-    assert_same(jax.jit(one.logits)(fresh, images), means @ out["kernel"][:16] + out["bias"], 1e-5)
+    assert_same(jax.jit(one.outputs)(fresh, images), means @ out["kernel"][:16] + out["bias"], 1e-5)
 
 
 @pytest.mark.parametrize("channel_axis", [0, 3])

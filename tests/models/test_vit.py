@@ -10,7 +10,7 @@ from batchscale.measure.training import flop_count
 from batchscale.measure.training.learner import make_learner
 from batchscale.models.vit import Model, _patches
 from flax import nnx
-from tiny_workload import assert_same, learner, train_split
+from tiny_workload import assert_same, learner, shaped, train_split
 
 PATCH, WIDTH, HIDDEN, CLASSES = 4, 8, 24, 10
 OPTIONS = {"patch": PATCH, "width": WIDTH, "depth": 2, "heads": 2, "ratio": 3.0}
@@ -20,7 +20,7 @@ TOKENS, PIXELS = 2 * 3, PATCH * PATCH * 3
 
 def made(shape=SHAPE, **options):
     workload = Workload(dataset="digits", model="vit", model_options=OPTIONS | options, optimizer="adamw")
-    return make_learner(workload, shape, CLASSES)
+    return make_learner(workload, shaped(shape, CLASSES))
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -36,7 +36,7 @@ def test_flops_are_as_many_as_in_the_closed_form(depth, remat):
     """The embedding of patches needs no gradient of its inputs. Activations that are computed again count once."""
     block = 4 * WIDTH**2 + 2 * WIDTH * HIDDEN + 2 * TOKENS * WIDTH
     expected = 2 * 2 * TOKENS * PIXELS * WIDTH + 2 * 3 * (TOKENS * depth * block + WIDTH * CLASSES)
-    example = jax.ShapeDtypeStruct(SHAPE, np.float32)
+    example = shaped(SHAPE, CLASSES).train
     assert flop_count.flops_per_example(made(depth=depth, remat=remat), 4, example) == expected
 
 
@@ -61,10 +61,10 @@ def test_patches_are_cut_row_by_row():
 
 def test_every_patch_and_its_place_matter():
     one, images = learner("vit"), train_split().inputs[:1]
-    logits, params = jax.jit(one.logits), one.params(1)
+    logits, params = jax.jit(one.outputs), one.params(1)
     turned = jnp.roll(images, PATCH, axis=2)
     assert float(jnp.abs(logits(params, images) - logits(params, turned)).max()) > 1e-5
-    slopes = jnp.abs(jax.jit(jax.grad(lambda x: (one.logits(params, x) ** 2).sum()))(images)).sum((0, 3))
+    slopes = jnp.abs(jax.jit(jax.grad(lambda x: (one.outputs(params, x) ** 2).sum()))(images)).sum((0, 3))
     assert (slopes > 0).all()
 
 
@@ -72,11 +72,11 @@ def test_the_mapped_gradient_is_the_gradient():
     one, split = learner("vit"), train_split(6)
     of_seeds = [one.params(1), one.params(2)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *of_seeds)
-    mapped = jax.jit(jax.vmap(one.gradient, in_axes=(0, None, None)))(stacked, split.inputs, split.labels)
+    mapped = jax.jit(jax.vmap(one.gradient, in_axes=(0, None)))(stacked, split)
     alone = jax.jit(one.gradient)
     for lane, params in enumerate(of_seeds):
         found = jax.tree.map(lambda leaf, lane=lane: leaf[lane], mapped)
-        assert_same(found, alone(params, split.inputs, split.labels), 1e-5)
+        assert_same(found, alone(params, split), 1e-5)
 
 
 REFUSED = {

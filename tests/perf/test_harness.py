@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import msgspec
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.data import example_order
+from batchscale.measure.data.datasets import Examples
 from batchscale.measure.device.compiled_programs import Work, timed
 from batchscale.measure.device.sensors import NONE
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import rounds
 from batchscale.measure.throughput.stage import Throughput
 from batchscale.measure.throughput.timed_loops import BATCHES_AT_HAND, LEARNING_RATE
-from batchscale.measure.training.learner import Examples, Learner
+from batchscale.measure.training.learner import Learner, take
 from batchscale.records.row_types import AnyRow, Round
 
 PAIRS = 400
@@ -67,7 +68,7 @@ def by_hand(learner: Learner, split: Examples, batch_size: int) -> Work:
 
     @partial(jax.jit, donate_argnums=0)
     def step(state, split, chosen, rate):
-        return learner.train_step(state, split.inputs[chosen], split.labels[chosen], rate)
+        return learner.train_step(state, take(split, chosen), rate)
 
     def work(steps: int) -> None:
         nonlocal state

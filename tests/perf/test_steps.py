@@ -18,7 +18,7 @@ ROUND_SECONDS = 0.1
 @pytest.mark.parametrize("model", ["linear", "mlp", "lenet"])
 def test_train_step(benchmark, session, model, batch_size):
     workload = msgspec.structs.replace(session.experiment.workload, model=model)
-    learner = make_learner(workload, session.dataset.input_shape, session.dataset.classes)
+    learner = make_learner(workload, session.dataset)
     work, _, seconds = build(learner, session.splits[0], CellKey(batch_size, "dispatch"))
     steps = steps_to_fill(ROUND_SECONDS, work)
     benchmark.group = f"{model}, {batch_size} examples a step"

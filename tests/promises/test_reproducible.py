@@ -19,7 +19,7 @@ LOSSES = {
 def losses(model):
     of = programs(learner(model, "momentum"), 5)
     lanes = train(of, [1], settings([10, 10, 50, 50], [0.01, 0.05, 0.01, 0.05]), EXAMPLES)
-    return np.asarray(of.evaluate(lanes.state.params, of.validation_split)[1][0])
+    return np.asarray(of.evaluate(lanes.state.params, of.validation_split)["loss"].mean[0])
 
 
 @pytest.mark.parametrize("model", LOSSES)

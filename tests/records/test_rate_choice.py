@@ -58,7 +58,7 @@ def test_a_choice_is_best_by_its_own_measure(curves, target, budget):
     times = {one.point: rate_choice.examples_to_target(one, accuracy_of(target)) for one in trials}
     qualities = {one.point: rate_choice.best_score(one.curve, GOAL, budget) or 0.0 for one in trials}
     assert times[choice.for_target] == min(times.values())
-    assert qualities[choice.for_accuracy] == max(qualities.values())
+    assert qualities[choice.for_score] == max(qualities.values())
     assert choice.for_target not in choice.equally_fast
     assert all(times[point] == times[choice.for_target] < math.inf for point in choice.equally_fast)
     assert choice.points[0] == choice.for_target
@@ -74,7 +74,7 @@ def test_a_rate_whose_median_seed_misses_is_not_the_fastest():
 def test_equal_accuracy_goes_to_the_faster_rate_and_so_never_to_an_edge_by_chance():
     trials = [trial(0.1, [0.1, 0.1, 0.9]), trial(0.2, [0.1, 0.9, 0.9]), trial(0.4, [0.1, 0.1, 0.9])]
     choice = rate_choice.choose(trials, GOAL, 1000)
-    assert choice.for_accuracy == choice.for_target == Point(0.2)
+    assert choice.for_score == choice.for_target == Point(0.2)
     assert choice.lower_edges == choice.upper_edges == []
     assert choice.is_inside
 
@@ -115,5 +115,5 @@ def test_the_two_best_points_may_lie_at_edges_of_different_options():
     fast = [trial(rate, [accuracy, 0.8], momentum=0.9) for rate, accuracy in ((0.1, 0.8), (0.2, 0.1))]
     good = [trial(rate, [0.1, accuracy], momentum=0.0) for rate, accuracy in ((0.1, 0.2), (0.2, 0.99))]
     choice = rate_choice.choose([*fast, *good], GOAL, 1000)
-    assert choice.for_accuracy == Point(0.2, (("momentum", 0.0),))
+    assert choice.for_score == Point(0.2, (("momentum", 0.0),))
     assert (choice.lower_edges, choice.upper_edges) == ([(("momentum", 0.9),)], [(("momentum", 0.0),)])

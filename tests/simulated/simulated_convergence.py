@@ -50,7 +50,7 @@ def trial(truth, common, phase, batch_size, rate_step, seed, random) -> Trial:
         train_examples=truth.train_examples,
         steps=curve.steps[-1],
         curve=curve,
-        test_accuracy=None if diverged else curve.accuracy[-1],
+        test_accuracy=None if diverged else curve.scores["accuracy"][-1],
         microbatch_size=16,
         lanes=8,
         noise=None if diverged else gradient_noise(truth, curve, random),
@@ -78,7 +78,7 @@ def saturating_curve(truth: Truth, batch_size: int, wanted: float, ceiling: floa
 
 
 def with_average(curve: Curve, gain: float) -> Curve:
-    averaged = [min(max(accuracy + gain, 0.0), 1.0) for accuracy in curve.accuracy]
+    averaged = [min(max(accuracy + gain, 0.0), 1.0) for accuracy in curve.scores["accuracy"]]
     return msgspec.structs.replace(curve, ema_accuracy=averaged)
 
 

@@ -33,7 +33,7 @@ def crossing_of(group: list[Trial], target: float) -> Crossing:
     curves = []
     for trial in group:
         floor = 0.5 / (trial.validation_examples or np.inf)
-        scores = np.log(np.maximum(1 - np.array(trial.curve.accuracy), floor))
+        scores = np.log(np.maximum(1 - np.array(trial.curve.scores["accuracy"]), floor))
         curves.append((np.array(trial.curve.examples, dtype=np.float64), scores))
     return locate_crossing(*table_of(curves), float(np.log(1 - target)))
 

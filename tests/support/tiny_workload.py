@@ -26,11 +26,11 @@ from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.convergence.wave import Grid, LaneRecord, Setting, Wave
 from batchscale.measure.convergence.wave_loop import Checkpoint
 from batchscale.measure.data import datasets, example_order
-from batchscale.measure.data.datasets import Dataset
+from batchscale.measure.data.datasets import Dataset, Examples
 from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.measure.device.machine import Host
 from batchscale.measure.session import Session
-from batchscale.measure.training.learner import Examples, Learner, TrainState, make_learner, on_device
+from batchscale.measure.training.learner import Learner, TrainState, make_learner, on_device, take
 from batchscale.measure.training.optimizers import Schedule
 from batchscale.records import results_folder, row_files
 from batchscale.records.row_types import Environment, Machine, Trial, TrialKey
@@ -52,14 +52,27 @@ def digits() -> Dataset:
     return datasets.load("digits")
 
 
+def first(split: Examples, count: int) -> Examples:
+    """Return the first examples of a split."""
+    return Examples(split.inputs[:count], split.labels[:count])
+
+
+def shaped(input_shape: tuple[int, ...], classes: int) -> Dataset:
+    """Return one example of zeros in each split: a dataset of which only the shape matters."""
+    one = Examples(np.zeros((1, *input_shape), np.float32), np.zeros(1, np.int32))
+    return Dataset(
+        name="zeros", task="classification", classes=classes, source="", sha256="", train=one, validation=one, test=one
+    )
+
+
 @cache
 def train_split(count: int = TRAIN_EXAMPLES) -> Examples:
-    return on_device(*(part[:count] for part in digits().train))
+    return on_device(first(digits().train, count))
 
 
 @cache
 def held_out_split(count: int = 60) -> Examples:
-    return on_device(*(part[:count] for part in digits().validation))
+    return on_device(first(digits().validation, count))
 
 
 @cache
@@ -80,7 +93,7 @@ def learner(
         optimizer_options=dict(optimizer_options),
         precision=precision,
     )
-    return make_learner(workload, (8, 8, 1), 10, lowering, searched)
+    return make_learner(workload, digits(), lowering, searched)
 
 
 @cache
@@ -139,7 +152,7 @@ def train_alone(
     for step in range(examples // batch_size):
         chosen = example_order.indices(seed, step * batch_size, batch_size, len(split.labels))
         rate = learning_rate * schedule.factor(jnp.float32(step * batch_size))
-        state, _ = train_step(state, split.inputs[chosen], split.labels[chosen], rate)
+        state, _ = train_step(state, take(split, chosen), rate)
     return state
 
 
@@ -267,11 +280,8 @@ def host(workers: int = 1) -> Host:
 def tiny_dataset() -> Dataset:
     """Return a small part of the digits, so that a study takes seconds."""
     whole = digits()
-    kept = {
-        split: datasets.Examples(*(part[:count] for part in getattr(whole, split)))
-        for split, count in (("train", TRAIN_EXAMPLES), ("validation", 60), ("test", 60))
-    }
-    return replace(whole, **kept)
+    kept = {"train": TRAIN_EXAMPLES, "validation": 60, "test": 60}
+    return replace(whole, **{split: first(getattr(whole, split), count) for split, count in kept.items()})
 
 
 def session(folder: Path, workers: int = 1, **tables: Any) -> Session:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from batchscale.config.goal import Goal
+
 Interval = Sequence[float | None]
 Form = Callable[[float], str]
 
@@ -117,19 +119,33 @@ def _with_prefix(value: float) -> str:
     return f"{number(value / scale)} {letter}"
 
 
-def accuracy(value: float) -> str:
-    """Return a measured accuracy in percent, to hundredths."""
-    return f"{100 * value + 0.0:.2f}%"  # zero has a sign, and an accuracy is minimised as its negative
+def metric(goal: Goal) -> str:
+    """Return the name of a goal's score."""
+    return goal.metric.replace("_", " ")
 
 
-def points(value: float) -> str:
-    """Return a difference of accuracies in percentage points, with its sign."""
-    return f"{100 * value:+z.2f}"
+def score(goal: Goal, value: float) -> str:
+    """Return a measured score: an accuracy in percent to hundredths, a loss to four digits."""
+    return f"{100 * value:.2f}%" if goal.metric == "accuracy" else number(value, 4)
 
 
-def target(value: float) -> str:
-    """Return a chosen accuracy or threshold in percent, without trailing zeros."""
-    return f"{100 * value:.2f}".rstrip("0").rstrip(".") + "%"
+def gain(goal: Goal, value: float) -> str:
+    """Return a difference of scores with its sign: accuracies in percentage points."""
+    return f"{100 * value:+z.2f}" if goal.metric == "accuracy" else f"{value:+z.4f}"
+
+
+def target(goal: Goal) -> str:
+    """Return the threshold of a goal without trailing zeros: an accuracy in percent."""
+    if goal.metric != "accuracy":
+        return f"{goal.threshold:g}"
+    return f"{100 * goal.threshold:.2f}".rstrip("0").rstrip(".") + "%"
+
+
+def goal(of: Goal) -> str:
+    """Return a goal as the end of "epochs to ...", such as "97% validation accuracy"."""
+    if of.metric == "accuracy":
+        return f"{target(of)} validation accuracy"
+    return f"{target(of)} validation bits per byte" if of.kind.unit else f"a validation {metric(of)} of {target(of)}"
 
 
 def percent(fraction: float) -> str:

@@ -1,4 +1,4 @@
-"""The types of `summary.json`, schema 1: every kind of answer, with its interval and the data that it rests on."""
+"""The types of `summary.json`, schema 2: every kind of answer, with its interval and the data that it rests on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Loop, Phase
 from batchscale.statistics.estimate import Estimate, Interval
 
@@ -73,10 +74,10 @@ class TimeOptimal(Optimum, frozen=True, kw_only=True):
     fitted_interval: Interval | None = None
 
 
-class AccuracyOptimal(Optimum, frozen=True, kw_only=True):
-    """The batch size with the best validation `accuracy` (0 to 1, median over seeds) in a `budget`, in words."""
+class ScoreOptimal(Optimum, frozen=True, kw_only=True):
+    """The batch size with the best validation `score` (median over seeds) in a `budget`, in words."""
 
-    accuracy: float
+    score: float
     budget: str
 
 
@@ -216,13 +217,13 @@ class Verdict(Part, frozen=True, kw_only=True):
 
 
 class FurtherTarget(Part, frozen=True, kw_only=True):
-    """The answer for another target accuracy, from the same curves.
+    """The answer for another threshold of the goal's score, from the same curves.
 
     Targets harder than the experiment's are judged within the epoch budget, since trials may stop there. If the best
     rate for this target differs from the confirmed one, only search seeds exist for it.
 
     Attributes:
-        accuracy: the target, 0 to 1.
+        threshold: the target.
         reached: batch sizes that reached it in the median.
         unconfirmed: those of `reached` whose rate has search seeds alone.
         within_epochs: epochs that every trial was given to reach it.
@@ -230,7 +231,7 @@ class FurtherTarget(Part, frozen=True, kw_only=True):
         critical_batch_size, critical_batch_size_reason: the fit of the examples to it, or why there is none.
     """
 
-    accuracy: float
+    threshold: float
     reached: list[int]
     unconfirmed: list[int] = []
     within_epochs: float | None = None
@@ -348,16 +349,16 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
         examples_per_second, examples_per_second_interval: median over rounds, and its 95% interval.
         seconds_per_step: median over rounds.
         best_learning_rate, best_options: rate and searched options with the fewest median examples to the target.
-        best_learning_rate_for_accuracy, best_options_for_accuracy: those with the best accuracy in the epoch budget.
-        at_grid_edge, at_grid_edge_for_accuracy: True if these rates are at the edge of the rates tried.
+        best_learning_rate_for_score, best_options_for_score: those with the best score in the epoch budget.
+        at_grid_edge, at_grid_edge_for_score: True if these rates are at the edge of the rates tried.
         claims_on: phase of the trials that the numbers rest on.
         seeds, seeds_reached: how many trials these are, and how many of them reached the target.
         epochs_to_target, steps_to_target: epochs and optimizer steps.
         time_to_target, joules_to_target, cost_to_target: seconds, joules, and cost in the currency of the price.
-        best_accuracy, best_accuracy_by_steps: best validation accuracy in the epoch and in the step budget, 0 to 1.
-        best_ema_accuracy: best validation accuracy of the averaged parameters in the epoch budget.
-        ema_accuracy_gain: how much averaging the parameters adds to the best accuracy, run by run.
-        test_accuracy: median accuracy on the test split; nothing was chosen by it.
+        best_score, best_score_by_steps: best validation score in the epoch and in the step budget.
+        best_averaged_score: best validation score of the averaged parameters in the epoch budget.
+        averaged_score_gain: how much averaging the parameters improves the best score, run by run.
+        test_score: median score on the test split; nothing was chosen by it.
         regime: how it scales.
         compile_seconds: time to compile the timed step.
         peak_bytes, predicted_bytes: most memory in use once the step had run, and memory as the compiler predicts it.
@@ -377,10 +378,10 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
     seconds_per_step: float | None
     best_learning_rate: float | None
     best_options: dict[str, float] = msgspec.field(default_factory=dict)
-    best_learning_rate_for_accuracy: float | None = None
-    best_options_for_accuracy: dict[str, float] = msgspec.field(default_factory=dict)
+    best_learning_rate_for_score: float | None = None
+    best_options_for_score: dict[str, float] = msgspec.field(default_factory=dict)
     at_grid_edge: bool | None
-    at_grid_edge_for_accuracy: bool | None = None
+    at_grid_edge_for_score: bool | None = None
     claims_on: Phase | None = None
     seeds: int = 0
     seeds_reached: int = 0
@@ -389,11 +390,11 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
     time_to_target: Estimate
     joules_to_target: Estimate | None = None
     cost_to_target: Estimate | None = None
-    best_accuracy: Estimate
-    best_accuracy_by_steps: Estimate | None = None
-    best_ema_accuracy: Estimate | None = None
-    ema_accuracy_gain: Estimate | None = None
-    test_accuracy: float | None = None
+    best_score: Estimate
+    best_score_by_steps: Estimate | None = None
+    best_averaged_score: Estimate | None = None
+    averaged_score_gain: Estimate | None = None
+    test_score: float | None = None
     regime: Regime | None = None
     compile_seconds: float | None
     peak_bytes: int | None
@@ -416,15 +417,15 @@ class Summary(Part, frozen=True, kw_only=True):
     Attributes:
         schema: version of this format.
         experiment, title, machine, workload: the names of what was measured, and where.
-        target_accuracy: validation accuracy, 0 to 1; null where imported tables do not name it.
+        goal: the validation score to reach, and its threshold; null where imported tables do not name it.
         train_examples: examples in an epoch; null where imported tables do not give them.
         claims_on: the surest phase of trials that any batch size rests on.
         seeds: the most trials that any batch size rests on.
         notice: what the experiment asks every reader to know.
         convergence_from, speeds_from: the machine whose training runs, or table or folder whose speeds, were joined.
         evaluation_quantum_epochs: the widest gap between the two evaluations around a crossing of the target.
-        time_optimal, accuracy_optimal: least time to the target; best accuracy in the epoch budget.
-        accuracy_optimal_by_steps: best accuracy in the steps that the largest batch size takes in that budget.
+        time_optimal, score_optimal: least time to the target; best score in the epoch budget.
+        score_optimal_by_steps: best score in the steps that the largest batch size takes in that budget.
         throughput_optimal, max_batch_size: most examples per second; largest batch size that fits.
         energy_optimal: least energy to the target.
         price_per_hour, cost_optimal: the price of the machine that its user gave; least cost to the target.
@@ -438,12 +439,12 @@ class Summary(Part, frozen=True, kw_only=True):
         totals: the cost of measuring.
     """
 
-    schema: Literal[1] = 1
+    schema: Literal[2] = 2
     experiment: str
     title: str
     machine: str
     workload: Workload
-    target_accuracy: float | None
+    goal: Goal | None
     train_examples: int | None
     claims_on: Phase | None
     seeds: int
@@ -453,10 +454,10 @@ class Summary(Part, frozen=True, kw_only=True):
     evaluation_quantum_epochs: float | None = None
     time_optimal: TimeOptimal | None
     time_optimal_reason: str | None = None
-    accuracy_optimal: AccuracyOptimal | None
-    accuracy_optimal_reason: str | None = None
-    accuracy_optimal_by_steps: AccuracyOptimal | None
-    accuracy_optimal_by_steps_reason: str | None = None
+    score_optimal: ScoreOptimal | None
+    score_optimal_reason: str | None = None
+    score_optimal_by_steps: ScoreOptimal | None
+    score_optimal_by_steps_reason: str | None = None
     throughput_optimal: ThroughputOptimal | None
     throughput_optimal_reason: str | None = None
     max_batch_size: MaxBatchSize | None = None

@@ -116,13 +116,18 @@ def _program() -> list[str]:
 @click.command("list", epilog=example("batchscale list"))
 @AS_JSON
 def list_names(*, as_json: bool) -> None:
-    """List experiments, models, datasets and optimizers."""
+    """List experiments, models, datasets, tasks and optimizers."""
     from batchscale.measure.data.datasets import dataset_names
-    from batchscale.measure.training.learner import model_names
+    from batchscale.measure.training.learner import model_names, task_names
     from batchscale.measure.training.optimizers import OPTIMIZERS
 
     titles = {name: experiment.find(name).title for name in experiment.shipped()}
-    kinds = {"models": model_names(), "datasets": dataset_names(), "optimizers": [*OPTIMIZERS]}
+    kinds = {
+        "models": model_names(),
+        "datasets": dataset_names(),
+        "tasks": task_names(),
+        "optimizers": [*OPTIMIZERS],
+    }
     if as_json:
         return print_json({"experiments": titles, **kinds})
     lines = ["experiments", *(f"  {name:24}{title}" for name, title in titles.items())]

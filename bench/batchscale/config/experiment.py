@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from batchscale.config.goal import Goal
-from batchscale.config.vocabulary import NAME_PATTERN, NAME_RULE, Input, Loop, Name, Precision
+from batchscale.config.goal import METRICS, Goal, MetricName
+from batchscale.config.vocabulary import NAME_PATTERN, NAME_RULE, Input, Loop, Name, Precision, Source
 from batchscale.errors import InputError
 from batchscale.printable import LONGEST_REASON, bare, printable
 from batchscale.untrusted_input import convert, read_small
@@ -24,6 +24,7 @@ BatchSize = Annotated[int, Meta(ge=1, le=10**9)]
 Devices = Annotated[int, Meta(ge=1, le=4096)]
 Rate = Annotated[float, Meta(gt=0, le=1e3)]
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
+Loss = Annotated[float, Meta(gt=0, le=1e6)]
 Values = Annotated[list[Annotated[float, Meta(ge=-1e3, le=1e3)]], Meta(min_length=2, max_length=16)]
 Option = bool | int | float | str | list[int]
 
@@ -49,30 +50,48 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Workload(Table, frozen=True, kw_only=True):
     """What is trained, and in which arithmetic.
 
+    A file of the user is named by a path relative to the folder of the experiment's file.
+
     Attributes:
+        dataset: A shipped dataset, or a path: an .npz file, a folder of .npy files, or a text file.
+        model: A shipped model, or a class of the user: "mine.py:Model" or "package.module:Model".
+        task: What training means: a shipped task, or a class of the user; by default the task of the dataset.
+        dataset_options: Arguments of the dataset, such as the window of a text.
         model_options: Arguments of the model's constructor.
         optimizer_options: Arguments of the optimizer, such as momentum.
     """
 
-    dataset: Name
-    model: Name
+    dataset: Source
+    model: Source
     optimizer: Name
+    task: Source | None = None
+    dataset_options: dict[str, Option] = {}
     model_options: dict[str, Option] = {}
     optimizer_options: dict[str, float | bool] = {}
     precision: Precision = "float32"
 
 
 class Target(Table, frozen=True, kw_only=True):
-    """The validation accuracy that trials are timed to.
+    """The validation score that trials are timed to: exactly one of `accuracy`, `loss` and `bits_per_byte`.
 
     Attributes:
         accuracy: Training is timed to the first evaluation at or above it.
-        also: Further targets, judged on the same curves. Targets above `accuracy` are evaluated only up to
-            `budget.epochs`, because trials that reach `accuracy` stop there.
+        loss: Training is timed to the first evaluation at or below this mean loss, in nats.
+        bits_per_byte: As `loss`, in bits; for text.
+        also: Further targets of the same score, judged on the same curves. Harder targets are evaluated only up to
+            `budget.epochs`, because trials that reach the first target stop there.
     """
 
-    accuracy: Fraction
-    also: Annotated[list[Fraction], Meta(max_length=16)] = []
+    accuracy: Fraction | None = None
+    loss: Loss | None = None
+    bits_per_byte: Loss | None = None
+    also: Annotated[list[Loss], Meta(max_length=16)] = []
+
+    @property
+    def given(self) -> dict[MetricName, float]:
+        """The scores that are given, by name."""
+        values: dict[MetricName, float | None] = {name: getattr(self, name) for name in METRICS}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class BatchSizes(Table, frozen=True, kw_only=True):
@@ -220,20 +239,21 @@ class Experiment(Table, frozen=True, kw_only=True):
     @property
     def goal(self) -> Goal:
         """The target: the score that trials are compared by, and the value of it that they are timed to."""
-        return Goal(metric="accuracy", threshold=self.target.accuracy)
+        [(metric, threshold)] = self.target.given.items()
+        return Goal(metric=metric, threshold=threshold)
 
     @property
     def max_epochs(self) -> float:
         """Epochs after which a trial ends even if it has not reached the target."""
         return max(self.budget.max_epochs or 0.0, self.budget.epochs)
 
-    def epochs_to_reach(self, accuracy: float) -> float:
-        """Return how many epochs each trial was given to reach `accuracy`.
+    def epochs_to_reach(self, threshold: float) -> float:
+        """Return how many epochs each trial was given to reach a `threshold` of the goal's score.
 
-        Trials stop at the epoch budget once they have reached the experiment's target, so a higher accuracy can only
-        be judged within that budget.
+        Trials stop at the epoch budget once they have reached the experiment's target, so a harder one can only be
+        judged within that budget.
         """
-        return self.budget.epochs if self.goal.better(accuracy, self.goal.threshold) else self.max_epochs
+        return self.budget.epochs if self.goal.better(threshold, self.goal.threshold) else self.max_epochs
 
     def budget_examples(self, train_examples: int) -> int:
         """Return the number of examples in the epoch budget. Accuracies are compared within this budget."""
@@ -250,9 +270,14 @@ class Experiment(Table, frozen=True, kw_only=True):
         if self.evaluation.averaging_epochs is None:
             del evaluation["averaging_epochs"]
         searched = {"search": list(self.searched)} if self.search else {}
+        workload = msgspec.to_builtins(self.workload)
+        # Absent from fingerprints unless given, so that rows from before these fields existed keep theirs.
+        for later in ("task", "dataset_options"):
+            if not workload[later]:
+                del workload[later]
         return {
-            "workload": msgspec.to_builtins(self.workload),
-            "target": {"accuracy": self.target.accuracy},
+            "workload": workload,
+            "target": dict(self.target.given),
             "budget": {"epochs": self.budget.epochs, "max_epochs": self.max_epochs},
             "evaluation": evaluation,
             "learning_rate": {"schedule": rate.schedule, "warmup_epochs": rate.warmup_epochs},
@@ -305,7 +330,7 @@ def parse(data: object, name: str, source: str) -> Experiment:
     for option, value in experiment.workload.optimizer_options.items():
         _check_option(option, value, f"{source}: workload.optimizer_options.{option}")
     _check_search(experiment, source)
-    _check_each_once(experiment.target.also, f"{source}: target.also")
+    _check_target(experiment.target, f"{source}: target")
     for table in ("loops", "inputs", "precisions", "devices"):
         listed = getattr(experiment.throughput, table)
         if listed != "auto":
@@ -330,9 +355,10 @@ def refuse_contradictions(experiment: Experiment, source: str) -> None:
         raise InputError(
             f"{source}: batch_sizes.factor: {sizes.factor:g} with values, expected a factor only with start and stop"
         )
-    if target.accuracy in target.also:
+    goal = experiment.goal
+    if goal.threshold in target.also:
         raise InputError(
-            f"{source}: target.also: {printable(target.also)} holds accuracy = {target.accuracy} itself,"
+            f"{source}: target.also: {printable(target.also)} holds {goal.metric} = {goal.threshold} itself,"
             " expected other targets"
         )
     rate = experiment.learning_rate
@@ -343,6 +369,16 @@ def refuse_contradictions(experiment: Experiment, source: str) -> None:
             f"{source}: budget.max_epochs: {budget.max_epochs}, expected at most epochs = {budget.epochs}, where"
             f" {printable(rate.schedule)} has brought the rate to 0"
         )
+
+
+def _check_target(target: Target, field: str) -> None:
+    if len(target.given) != 1:
+        found = " and ".join(target.given) or "none of them"
+        raise InputError(f"{field}: holds {found}, expected exactly one of {', '.join(METRICS)}")
+    _check_each_once(target.also, f"{field}.also")
+    for value in target.also:
+        if target.accuracy is not None and value >= 1:
+            raise InputError(f"{field}.also: {value}, expected numbers above 0 and below 1")
 
 
 def _check_each_once(values: Sequence[object], field: str) -> None:

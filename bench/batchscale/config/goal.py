@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
@@ -17,22 +18,59 @@ Score = TypeVar("Score", float, "Scores")
 """One score, or a numpy array of scores."""
 
 Direction = Literal["at least", "at most"]
+MetricName = Literal["accuracy", "loss", "bits_per_byte"]
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True):
+    """A score that training can aim at.
+
+    Attributes:
+        direction: Which side of a threshold counts as reached.
+        ideal: Value that no score can beat.
+        worst: Score of a trial that was never evaluated.
+        unit: Unit of the score; empty for a share.
+        measured_as: Name of the score in a curve, if this metric is a multiple of it.
+        scale: The metric divided by the score that it is measured as.
+    """
+
+    direction: Direction
+    ideal: float
+    worst: float
+    unit: str = ""
+    measured_as: str
+    scale: float = 1.0
+
+
+METRICS: dict[MetricName, Metric] = {
+    "accuracy": Metric(direction="at least", ideal=1.0, worst=0.0, measured_as="accuracy"),
+    "loss": Metric(direction="at most", ideal=0.0, worst=math.inf, measured_as="loss"),
+    "bits_per_byte": Metric(
+        direction="at most", ideal=0.0, worst=math.inf, unit="bits per byte", measured_as="loss", scale=1 / math.log(2)
+    ),
+}
+"""Every metric by the name that a TOML file gives it. One nat is 1 / log(2) bits."""
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
     """A score to reach. Every comparison of two scores, in either half of the suite, is made here.
 
     Attributes:
-        metric: Name of the score in a trial's curve, such as "accuracy".
+        metric: Name of the score.
         threshold: Value of the score that counts as reached.
-        direction: Which side of the threshold counts: "at least" for an accuracy, "at most" for a loss.
-        ideal: Value that no score can beat.
     """
 
-    metric: str
+    metric: MetricName
     threshold: float
-    direction: Direction = "at least"
-    ideal: float = 1.0
+
+    @property
+    def kind(self) -> Metric:
+        """Direction, ideal and unit of the metric."""
+        return METRICS[self.metric]
+
+    @property
+    def direction(self) -> Direction:
+        """Which side of the threshold counts: "at least" for an accuracy, "at most" for a loss."""
+        return self.kind.direction
 
     def at(self, threshold: float) -> Goal:
         """Return the same goal with another threshold."""
@@ -59,10 +97,10 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
         return a > b if self.direction == "at least" else a < b
 
     def best(self, values: Iterable[float]) -> float | None:
-        """Return the best of several scores; None if there are none."""
+        """Return the best of several scores, ignoring NaN; None if there are none."""
         better_of = max if self.direction == "at least" else min
-        return better_of(values, default=None)
+        return better_of((value for value in values if not math.isnan(value)), default=None)
 
     def gap(self, value: Score) -> Score:
         """Return how far a score is from the ideal one, 0 or more: 1 - accuracy, or the loss itself."""
-        return self.rising(self.ideal) - self.rising(value)
+        return self.rising(self.kind.ideal) - self.rising(value)

@@ -12,6 +12,10 @@ NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description=NAME_RULE)]
 """Name of an experiment, a dataset, a model, an optimizer or one of its options."""
 
+SOURCE_RULE = "a name or a path of letters, digits, blanks and _ . : / + -, at most 200 characters"
+Source = Annotated[str, Meta(pattern=r"^[\w./~][\w .:/+-]{0,199}\Z", description=SOURCE_RULE)]
+"""Name of what comes with the package, or path of what the user brings."""
+
 Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}\Z")]
 """Name of a folder: an experiment's or a machine's."""
 

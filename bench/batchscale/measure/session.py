@@ -18,11 +18,11 @@ from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import Precision, StageName
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopper
-from batchscale.measure.data.datasets import Dataset
+from batchscale.measure.data.datasets import Dataset, Examples
 from batchscale.measure.device.compiled_programs import TuningFile
 from batchscale.measure.device.machine import Host
 from batchscale.measure.device.platform_policy import LanePolicy
-from batchscale.measure.training.learner import Examples, Learner, has_lowering, make_learner, on_device
+from batchscale.measure.training.learner import Learner, has_lowering, make_learner, model_named, on_device
 from batchscale.measure.training.optimizers import Schedule
 from batchscale.records import results_folder
 from batchscale.records.row_files import Writer
@@ -41,6 +41,7 @@ class Session:
         progress: The line that shows what is done and how long the rest takes.
         stopper: Holds a request to stop; its `check` raises where a stop loses nothing.
         retries_failed: True if whatever failed in an earlier run is tried again.
+        sources: The folder that paths of the experiment are relative to.
         batch_sizes: The batch sizes of the experiment, ascending.
         duration: Where trials stop and are evaluated, in examples.
     """
@@ -52,6 +53,7 @@ class Session:
     progress: Progress = field(default_factory=Progress)
     stopper: Stopper = field(default_factory=Stopper)
     retries_failed: bool = False
+    sources: Path = Path()
     _learners: dict[tuple[Precision, str | None], Learner] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,12 +84,7 @@ class Session:
     @cached_property
     def splits(self) -> tuple[Examples, Examples, Examples]:
         """Train, validation and test split on the device."""
-        data = self.dataset
-        return (
-            on_device(*data.train),
-            on_device(*data.validation),
-            on_device(*data.test),
-        )
+        return on_device(self.dataset.train), on_device(self.dataset.validation), on_device(self.dataset.test)
 
     @property
     def lowerings(self) -> Sequence[str | None]:
@@ -103,7 +100,8 @@ class Session:
     @property
     def convolves(self) -> bool:
         """True if the model has convolutions that can be lowered in several ways."""
-        return has_lowering(self.experiment.workload.model)
+        workload = self.experiment.workload
+        return has_lowering(model_named(workload.model, workload.model_options, self.sources))
 
     @cached_property
     def tuning(self) -> TuningFile:
@@ -115,8 +113,8 @@ class Session:
         key = (precision, lowering)
         if key not in self._learners:
             workload = msgspec.structs.replace(self.experiment.workload, precision=precision)
-            shape, classes = self.dataset.input_shape, self.dataset.classes
-            self._learners[key] = make_learner(workload, shape, classes, lowering, self.experiment.searched)
+            searched = self.experiment.searched
+            self._learners[key] = make_learner(workload, self.dataset, lowering, searched, self.sources)
         return self._learners[key]
 
     def origin(self) -> Origin:

@@ -39,20 +39,20 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         for_target: The point with the fewest examples to the target.
-        for_accuracy: The point with the best score within the budget.
+        for_score: The point with the best score within the budget.
         equally_fast: The neighbouring rates that reach the target at the same evaluation as `for_target`.
         tried: All points, sorted. A rate is at the edge if it is the lowest or highest tried with its options.
     """
 
     for_target: Point
-    for_accuracy: Point
+    for_score: Point
     equally_fast: list[Point]
     tried: list[Point]
 
     @property
     def points(self) -> list[Point]:
         """The points to confirm, each once."""
-        return list(dict.fromkeys([self.for_target, self.for_accuracy, *self.equally_fast]))
+        return list(dict.fromkeys([self.for_target, self.for_score, *self.equally_fast]))
 
     @property
     def lower_edges(self) -> list[Options]:
@@ -65,7 +65,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         return self._edges(-1)
 
     def _edges(self, end: int) -> list[Options]:
-        grids = {point: with_options(self.tried, point.options) for point in (self.for_target, self.for_accuracy)}
+        grids = {point: with_options(self.tried, point.options) for point in (self.for_target, self.for_score)}
         return list(dict.fromkeys(one.options for one, grid in grids.items() if len(grid) > 1 and one == grid[end]))
 
     def is_at_edge(self, point: Point) -> bool:
@@ -88,7 +88,7 @@ def with_options(points: Iterable[Point], options: Options) -> list[Point]:
 def crossing(curve: Curve, goal: Goal) -> Crossing | None:
     """Find the evaluation at which a curve first reaches the goal; None if it never does."""
     previous = 0
-    for examples, steps, score in zip(curve.examples, curve.steps, curve.scores(goal.metric), strict=True):
+    for examples, steps, score in zip(curve.examples, curve.steps, curve.values(goal.metric), strict=True):
         if goal.reached(score):
             return Crossing(examples, steps, previous)
         previous = examples
@@ -103,16 +103,22 @@ def examples_to_target(trial: Trial, goal: Goal) -> float:
 
 def best_score(curve: Curve, goal: Goal, examples: float = math.inf) -> float | None:
     """Return the best validation score within a budget of `examples`; None if nothing was evaluated within it."""
-    seen = zip(curve.examples, curve.scores(goal.metric), strict=True)
+    seen = zip(curve.examples, curve.values(goal.metric), strict=True)
     return goal.best(score for at, score in seen if at <= examples)
+
+
+def best_or_worst(curve: Curve, goal: Goal, examples: float = math.inf) -> float:
+    """Return the best validation score within a budget of `examples`, or the worst possible one if there is none."""
+    found = best_score(curve, goal, examples)
+    return goal.kind.worst if found is None else found
 
 
 def choose(trials: Iterable[Trial], goal: Goal, budget_examples: float) -> Choice | None:
     """Choose among the points of one batch size; None if none was evaluated.
 
     The point for the target has the fewest examples to it in the median over seeds; ties go to the better score. The
-    point for accuracy has the best mean score within `budget_examples`; ties go to the faster point. A trial that was
-    not evaluated within the budget counts as 0, so that no point gains by missing evaluations.
+    point for the best score has the best mean score within `budget_examples`; ties go to the faster point. A trial that
+    was not evaluated within the budget counts as the worst score, so that no point gains by missing evaluations.
 
     Args:
         trials: Search trials of one batch size.
@@ -126,7 +132,7 @@ def choose(trials: Iterable[Trial], goal: Goal, budget_examples: float) -> Choic
         return None
     speed = {point: median(examples_to_target(one, goal) for one in group) for point, group in by_point.items()}
     quality = {
-        point: mean(best_score(one.curve, goal, budget_examples) or 0.0 for one in group)
+        point: goal.rising(mean(best_or_worst(one.curve, goal, budget_examples) for one in group))
         for point, group in by_point.items()
     }
     points = sorted(by_point)
@@ -135,7 +141,7 @@ def choose(trials: Iterable[Trial], goal: Goal, budget_examples: float) -> Choic
     equally_fast = [
         one for one in _neighbours(points, fastest) if math.isfinite(speed[one]) and speed[one] <= speed[fastest]
     ]
-    return Choice(for_target=fastest, for_accuracy=best, equally_fast=equally_fast, tried=points)
+    return Choice(for_target=fastest, for_score=best, equally_fast=equally_fast, tried=points)
 
 
 def _neighbours(points: Iterable[Point], point: Point) -> list[Point]:

@@ -5,14 +5,15 @@ The key `kind` names the type of a row. A value that does not exist is null, nev
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from batchscale.config.goal import METRICS, MetricName
 from batchscale.config.vocabulary import Input, Loop, Name, Phase, Point, Positive, Precision, Slug, StageName
-
-SCHEMA = 1
 
 Count = Annotated[int, Meta(ge=0, le=10**15)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
@@ -53,7 +54,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 class Row(Origin, frozen=True, kw_only=True, tag_field="kind"):
     """A line of a results file."""
 
-    schema: Literal[1] = 1
+    schema: Literal[1, 2] = 2
 
 
 class Cell(Row, frozen=True, kw_only=True):
@@ -148,37 +149,84 @@ class Calibration(Row, frozen=True, kw_only=True, tag="calibration"):
     value: Annotated[float, Meta(gt=0, le=1e30)]
 
 
-def _equally_long(row: msgspec.Struct, *names: str) -> None:
-    lengths = {name: len(one) for name in names if (one := getattr(row, name)) is not None}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"lists of different lengths: {', '.join(f'{n} {name}' for name, n in lengths.items())}")
+def _equally_long(lists: Mapping[str, Sequence]) -> None:
+    if len(set(map(len, lists.values()))) > 1:
+        found = ", ".join(f"{len(values)} {name}" for name, values in lists.items())
+        raise ValueError(f"lists of different lengths: {found}")
 
 
-class Curve(msgspec.Struct, frozen=True, kw_only=True):
+ScoreKind = Literal["scores", "deviations", "test_scores", "averaged_scores"]
+ScoreLists = Annotated[dict[Name, list[Annotated[float, Meta(ge=0, le=LARGEST_AMOUNT)] | None]], Meta(max_length=16)]
+SCHEMA_1_SCORES: dict[str, tuple[ScoreKind, str]] = {
+    "accuracy": ("scores", "accuracy"),
+    "loss": ("scores", "loss"),
+    "test_accuracy": ("test_scores", "accuracy"),
+    "ema_accuracy": ("averaged_scores", "accuracy"),
+}
+"""Fields of a curve of schema 1, and the fields and names of their scores in schema 2."""
+
+
+class Curve(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Evaluations of one trial: equally long lists in the order of training.
+
+    A score is null where it is not finite. Rows of schema 1 hold `accuracy`, `loss`, `test_accuracy` and `ema_accuracy`
+    instead of the dictionaries; reading moves them there.
 
     Attributes:
         examples: Examples trained before the evaluation.
         steps: Optimizer steps taken before the evaluation: `examples` // batch size.
-        accuracy: Accuracy on the validation split.
-        loss: Mean loss on the validation split; null if it is not finite.
-        test_accuracy: Accuracy on the test split, if every evaluation tests.
-        ema_accuracy: Validation accuracy of an exponential moving average of the parameters, if one is kept.
+        scores: Mean of each score over the examples of the validation split, by name.
+        deviations: Standard deviation of each score over these examples, by name; empty in rows of schema 1.
+        test_scores: Scores on the test split, if every evaluation tests.
+        averaged_scores: Validation scores of an exponential moving average of the parameters, if one is kept.
     """
 
     examples: list[Count]
     steps: list[Count]
-    accuracy: list[Accuracy]
-    loss: list[Amount | None]
+    scores: ScoreLists = {}
+    deviations: ScoreLists = {}
+    test_scores: ScoreLists = {}
+    averaged_scores: ScoreLists = {}
+    accuracy: list[Accuracy] | None = None
+    loss: list[Amount | None] | None = None
     test_accuracy: list[Accuracy] | None = None
     ema_accuracy: list[Accuracy] | None = None
 
     def __post_init__(self) -> None:
-        _equally_long(self, *self.__struct_fields__)
+        for old, (new, name) in SCHEMA_1_SCORES.items():
+            if (values := getattr(self, old)) is not None:
+                msgspec.structs.force_setattr(self, new, {**getattr(self, new), name: values})
+                msgspec.structs.force_setattr(self, old, None)
+        if not self.scores:
+            raise ValueError("no scores, expected at least one list of scores")
+        lists = {"examples": self.examples, "steps": self.steps}
+        for field in ("scores", "deviations", "test_scores", "averaged_scores"):
+            lists |= {f"{field}.{name}": values for name, values in getattr(self, field).items()}
+        _equally_long(lists)
+        if max((score or 0.0 for score in self.scores.get("accuracy", ())), default=0.0) > 1:
+            raise ValueError("scores.accuracy: a value above 1, expected numbers from 0 to 1")
 
-    def scores(self, metric: str) -> list[float]:
-        """Return the evaluations of one metric, such as "accuracy", in the order of `examples`."""
-        return getattr(self, metric)
+    def values(self, metric: MetricName, of: ScoreKind = "scores") -> list[float]:
+        """Return the evaluations of one metric in the order of `examples`; NaN where there is none.
+
+        Args:
+            metric: The metric, such as "accuracy".
+            of: The validation split, the test split, the averaged parameters, or the deviations over examples.
+        """
+        kind = METRICS[metric]
+        found = getattr(self, of).get(kind.measured_as)
+        if found is None:
+            return [math.nan] * len(self.examples)
+        return [math.nan if score is None else kind.scale * score for score in found]
+
+    def variances(self, metric: MetricName) -> list[float]:
+        """Return the variance of a metric over the examples of the validation split at each evaluation.
+
+        Rows of schema 1 hold none. Their accuracies are means of zeros and ones, whose variance is p (1 - p).
+        """
+        if metric == "accuracy" and metric not in self.deviations:
+            return [score * (1 - score) for score in self.values(metric)]
+        return [deviation**2 for deviation in self.values(metric, "deviations")]
 
 
 class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,7 +251,8 @@ class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):
     squared_norms: list[Amount | None] | None = None
 
     def __post_init__(self) -> None:
-        _equally_long(self, "examples", "gradient_squared", "noise_trace")
+        names = ("examples", "gradient_squared", "noise_trace")
+        _equally_long({name: getattr(self, name) for name in names})
 
 
 class Run(Row, frozen=True, kw_only=True):
@@ -241,12 +290,15 @@ class TrialKey(msgspec.Struct, frozen=True, order=True):
 class Trial(Run, frozen=True, kw_only=True, tag="trial"):
     """One training run (batch size, point, seed) with its whole validation curve.
 
+    Rows of schema 1 hold `test_accuracy` instead of `test_scores`; reading moves it there.
+
     Attributes:
         reason: Why it ended early.
         train_examples: Examples in the training set.
         validation_examples: Examples in the validation split.
         steps: Optimizer steps that it took in all.
-        test_accuracy: Accuracy on the test split at the end of the epoch budget.
+        test_scores: Scores on the test split at the end of the epoch budget, by name.
+        tokens_per_example: Tokens of an example, if it is text.
         microbatch_size: Examples per forward pass while it was trained together with others.
         lanes: Number of trials that were trained together.
         lowering: Lowering of the model's convolutions.
@@ -259,11 +311,25 @@ class Trial(Run, frozen=True, kw_only=True, tag="trial"):
     validation_examples: Positive | None = None
     steps: Count
     curve: Curve
+    test_scores: Annotated[dict[Name, Amount | None], Meta(max_length=16)] = {}
+    tokens_per_example: Positive | None = None
     test_accuracy: Accuracy | None = None
     microbatch_size: Positive
     lanes: Positive
     lowering: Short | None = None
     noise: NoiseEstimate | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.test_accuracy is not None:
+            msgspec.structs.force_setattr(self, "test_scores", {"accuracy": self.test_accuracy})
+            msgspec.structs.force_setattr(self, "test_accuracy", None)
+
+    def test_score(self, metric: MetricName) -> float:
+        """Return a metric on the test split at the end of the epoch budget; NaN if it was not measured."""
+        kind = METRICS[metric]
+        found = self.test_scores.get(kind.measured_as)
+        return math.nan if found is None else kind.scale * found
 
     @property
     def key(self) -> TrialKey:

@@ -8,6 +8,7 @@ from typing import Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from batchscale.config.goal import Goal
 from batchscale.statistics.estimate import Interval
 from batchscale.statistics.intervals import LEVEL, Array, Locations, estimate, exp
 
@@ -44,11 +45,11 @@ class Contest:
 
     Attributes:
         sizes: the batch sizes (sizes,).
-        locations: of the logarithm of the metric or, if not `logarithmic`, of a negated accuracy.
+        locations: of the logarithm of the metric or, with a `goal`, of a score oriented so that the least is best.
         tried: True where the metric was measured, reached or not (sizes,).
         out_of_memory: True where the step did not fit (sizes,).
         metric: the name of the metric, in words.
-        logarithmic: True if `locations` are of logarithms.
+        goal: the score that is compared; None if `locations` are of logarithms.
         repeated: True if some batch size was measured more than once.
     """
 
@@ -57,7 +58,7 @@ class Contest:
     tried: NDArray[np.bool_]
     out_of_memory: NDArray[np.bool_]
     metric: str
-    logarithmic: bool = True
+    goal: Goal | None = None
     repeated: bool = True
 
     @property
@@ -73,8 +74,7 @@ class Contest:
         best = self.best
         if best is None:
             return np.nan
-        median = float(self.locations.medians[best])
-        return float(np.exp(median)) if self.logarithmic else -median
+        return float(self._quantities(self.locations.medians[[best]])[0])
 
     def found(self, best: int) -> Found:
         """Return the fields that every optimum has, for the batch size at index `best`."""
@@ -98,8 +98,11 @@ class Contest:
 
     def interval(self, best: int) -> Interval:
         """Return the 95% interval of the quantity at index `best`, in its own unit."""
-        quantity = exp if self.logarithmic else _accuracies
-        return estimate(self.locations.medians[best], self.locations.draws[:, best], quantity).interval
+        return estimate(self.locations.medians[best], self.locations.draws[:, best], self._quantities).interval
+
+    def _quantities(self, locations: Array) -> Array:
+        """Return locations in the unit of the quantity."""
+        return exp(locations) if self.goal is None else scores_of(self.goal, locations)
 
     def _edge(self, best: int) -> Edge | None:
         others = self.sizes[self.tried]
@@ -117,11 +120,14 @@ class Contest:
             return None, None
         second = rest[np.argmin(medians[rest])]
         behind = float(medians[second] - medians[best])
-        return (float(np.expm1(behind)) if self.logarithmic else behind), int(self.sizes[second])
+        return (float(np.expm1(behind)) if self.goal is None else behind), int(self.sizes[second])
 
 
-def _accuracies(negated: Array) -> Array:
-    return np.clip(-negated, 0, 1)
+def scores_of(goal: Goal, locations: Array) -> Array:
+    """Return scores that were oriented so that the least is best, in their own direction and range."""
+    low, high = sorted((goal.kind.ideal, goal.kind.worst))
+    # Subtracted from 0, since -0.0 would show its sign.
+    return np.clip(goal.rising(0.0 - locations) + 0.0, low, high)
 
 
 def tied_with_least(locations: Locations) -> NDArray[np.bool_]:

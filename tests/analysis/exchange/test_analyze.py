@@ -59,14 +59,14 @@ def test_every_batch_size_with_the_least_need_is_named(tables):
 
 def test_nothing_is_invented(tables):
     found = answer(tables("batch_size,seed,steps_to_target\n16,0,900\n64,0,300\n"), train_examples=None, target=None)
-    assert found.target_accuracy is None
+    assert found.goal is None
     assert found.train_examples is None
-    assert found.accuracy_optimal is None
-    assert found.accuracy_optimal_by_steps is None
+    assert found.score_optimal is None
+    assert found.score_optimal_by_steps is None
     for cell in found.cells:
         assert cell.epochs_to_target.median is None
         assert cell.best_learning_rate is None
-        assert cell.best_accuracy.median is None
+        assert cell.best_score.median is None
         assert cell.joules_to_target is None
     assert found.time_optimal is not None
 

@@ -106,7 +106,7 @@ def test_values_that_differ_by_rounding_share_an_axis_of_two_decades():
 
 
 def test_a_perfect_accuracy_has_no_place_on_an_axis_of_errors(sweep, summarized):
-    (plot,) = [plot for plot in PLOTS if plot.name == "best_accuracy"]
+    (plot,) = [plot for plot in PLOTS if plot.name == "best_score"]
     perfect = Estimate(median=1.0, interval=(1.0, 1.0))
 
     def all_with(**changes):
@@ -114,12 +114,12 @@ def test_a_perfect_accuracy_has_no_place_on_an_axis_of_errors(sweep, summarized)
         return msgspec.structs.replace(summarized, cells=cells)
 
     with style.applied():
-        (axes,) = plot.draw(sweep, all_with(best_accuracy=perfect)).axes
+        (axes,) = plot.draw(sweep, all_with(best_score=perfect)).axes
         labels = {line.get_label() for line in axes.get_lines()}
-        assert f"within {summarized.accuracy_optimal_by_steps.budget}" in labels
-        assert f"within {summarized.accuracy_optimal.budget}" not in labels
-        with pytest.raises(NothingToDrawError, match="classified all validation examples correctly"):
-            plot.draw(sweep, all_with(best_accuracy=perfect, best_accuracy_by_steps=perfect))
+        assert f"within {summarized.score_optimal_by_steps.budget}" in labels
+        assert f"within {summarized.score_optimal.budget}" not in labels
+        with pytest.raises(NothingToDrawError, match="reached the ideal accuracy"):
+            plot.draw(sweep, all_with(best_score=perfect, best_score_by_steps=perfect))
 
 
 def test_a_joined_figure_says_from_where(measured):

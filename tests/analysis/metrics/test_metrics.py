@@ -7,6 +7,7 @@ import simulated_folder
 from batchscale.analysis.frames import frames
 from batchscale.analysis.metrics import observations
 from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.config.goal import Goal
 from batchscale.records.row_types import Compilation, Curve, Round, Trial
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -175,21 +176,24 @@ def test_a_target_within_one_example_is_one_example():
     assert (needs.low.tolist(), needs.high.tolist()) == ([0.0], [0.0])
 
 
+GOAL = Goal(metric="accuracy", threshold=TARGET)
+
+
 def test_the_best_accuracy_is_negated_and_what_is_not_known_is_left_out():
     rows = [trained([0.5, 0.9, 0.7], seed=1), trained([0.8], seed=2)]
-    best = observations.best_accuracies(made(rows).trials)
+    best = observations.best_scores(GOAL, made(rows).trials)
     assert sorted(best.high) == [-0.9, -0.8]
     assert (best.misses, best.logarithmic) == (0, False)
     untold = frames.Imported(train_examples=None, target_accuracy=None, learning_rates=True)
     imported = frames.from_rows(
         simulated_folder.experiment(TRUTH), simulated_folder.machine_file(), rows, imported=untold
     )
-    assert observations.best_accuracies(imported.trials).count == 0
+    assert observations.best_scores(GOAL, imported.trials).count == 0
 
 
 def test_averaged_parameters_are_compared_with_their_own_run():
-    runs = pd.DataFrame({"best_accuracy": [0.5, 0.75, np.nan], "best_ema_accuracy": [0.75, 0.5, 0.25]})
-    averaged, gains = observations.best_ema_accuracies(runs), observations.ema_accuracy_gains(runs)
+    runs = pd.DataFrame({"best_score": [0.5, 0.75, np.nan], "best_averaged_score": [0.75, 0.5, 0.25]})
+    averaged, gains = observations.best_averaged_scores(GOAL, runs), observations.averaged_score_gains(GOAL, runs)
     np.testing.assert_array_equal(averaged.low, [-0.75, -0.5, -0.25])
     np.testing.assert_array_equal(gains.high, [-0.25, 0.25])
 
@@ -198,4 +202,4 @@ def test_a_budget_of_steps_counts_evaluations_up_to_and_at_it():
     found = made([trained([0.5, 0.7, 0.9], seed=1), trained([0.8, 0.1], seed=2), trained([0.99] * 3, seed=3)])
     own = found.trials.iloc[:2]
     for steps, expected in ((0, []), (1, [-0.8, -0.5]), (2, [-0.8, -0.7]), (3, [-0.9, -0.8])):
-        assert sorted(observations.best_accuracies_by_steps(found, own, steps).high) == expected
+        assert sorted(observations.best_scores_by_steps(found, own, steps).high) == expected

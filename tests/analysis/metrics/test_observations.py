@@ -17,7 +17,7 @@ def test_rates_are_chosen_at_each_batch_size_from_searches_that_did_not_fail():
     curve = Curve(examples=[64], steps=[1], accuracy=[0.96], loss=[1.0])
     other = change(trained([0.96], learning_rate=4.0), batch_size=64, curve=curve)
     found = observations.choices(made([good, best, failed, other]), TARGET)
-    assert {size: choice.for_accuracy for size, choice in found.items()} == {16: Point(1.0), 64: Point(4.0)}
+    assert {size: choice.for_score for size, choice in found.items()} == {16: Point(1.0), 64: Point(4.0)}
     assert observations.choices(made([failed]), TARGET) == {}
 
 
@@ -35,7 +35,7 @@ def test_claims_rest_on_confirmation_then_on_search_then_on_the_fixed_rate():
         claim = observations.claims(made(rows), TARGET)[16]
         assert claim.phase == phase
         assert (claim.choice.for_target if claim.choice else None) == (None if phase == "fixed" else Point(0.5))
-        assert sorted(claim.for_target["seed"]) == sorted(claim.for_accuracy["seed"]) == seeds
+        assert sorted(claim.for_target["seed"]) == sorted(claim.for_score["seed"]) == seeds
         assert len(set(claim.for_target["learning_rate"])) == 1
 
 
@@ -56,9 +56,9 @@ def test_accuracy_has_a_rate_of_its_own_and_falls_back_on_that_of_the_target():
     at_target = trained(quick, learning_rate=0.5, seed=1000, phase="confirm")
     at_accuracy = trained(slow, learning_rate=1.0, seed=1000, phase="confirm")
     both = observations.claims(made([*search, at_target, at_accuracy]), TARGET)[16]
-    assert (set(both.for_target["learning_rate"]), set(both.for_accuracy["learning_rate"])) == ({0.5}, {1.0})
+    assert (set(both.for_target["learning_rate"]), set(both.for_score["learning_rate"])) == ({0.5}, {1.0})
     one = observations.claims(made([*search, at_target]), TARGET)[16]
-    assert set(one.for_accuracy["learning_rate"]) == {0.5}
+    assert set(one.for_score["learning_rate"]) == {0.5}
 
 
 def test_trials_that_rest_on_no_phase_are_no_claim():
@@ -67,7 +67,7 @@ def test_trials_that_rest_on_no_phase_are_no_claim():
     assert claim.phase == "confirm"
     assert claim.choice is None
     empty = observations._claim(made([unmatched]).trials.iloc[:0], None)
-    assert (empty.choice, empty.phase, len(empty.for_target), len(empty.for_accuracy)) == (None, None, 0, 0)
+    assert (empty.choice, empty.phase, len(empty.for_target), len(empty.for_score)) == (None, None, 0, 0)
 
 
 def test_claims_rest_on_trials_with_the_options_that_were_chosen():
@@ -84,7 +84,7 @@ def test_claims_rest_on_trials_with_the_options_that_were_chosen():
     assert len(frames.trials) == 6, "trials that differ in an option alone are different trials"
     claim = observations.claims(frames, TARGET)[16]
     assert claim.choice.for_target == Point(0.5, (("momentum", 0.9),))
-    assert set(claim.for_target["options"]) == set(claim.for_accuracy["options"]) == {(("momentum", 0.9),)}
+    assert set(claim.for_target["options"]) == set(claim.for_score["options"]) == {(("momentum", 0.9),)}
     alone = observations.claims(made(confirm[:3]), TARGET)[16]
     assert set(alone.for_target["options"]) == {(("momentum", 0.0),)}, "those that most trials have"
 

@@ -66,7 +66,7 @@ def test_the_best_value_is_in_the_summary_the_table_the_csv_and_the_alternative_
     assert all("(edge), momentum 0.9" in row.entries[column].text for row in tables.batch_size_table(at_edge).rows)
     names, rows = tables.flat(summarized)
     assert {row[names.index("best_options")] for row in rows} == {"momentum=0.9"}
-    assert {row[names.index("best_options_for_accuracy")] for row in rows} <= {"momentum=0.9", "momentum=0.5"}
+    assert {row[names.index("best_options_for_score")] for row in rows} <= {"momentum=0.9", "momentum=0.5"}
 
 
 def test_the_table_of_trials_names_the_options_of_each(measured, reported):
@@ -104,7 +104,7 @@ def test_rates_of_different_momenta_are_compared_by_what_a_long_run_makes_of_the
         momentum = 0.0 if size < 100 else 0.9
         rates = [truth.rate(size) * (1 - momentum) * factor for factor in (0.5, 1.0, 2.0)]
         points = [Point(rate, (("momentum", momentum),)) for rate in rates]
-        return Choice(for_target=points[1], for_accuracy=points[1], equally_fast=[], tried=points)
+        return Choice(for_target=points[1], for_score=points[1], equally_fast=[], tried=points)
 
     claims = observations.claims(measured, truth.target)
     chosen = {size: replace(claim, choice=choice(size)) for size, claim in claims.items()}
@@ -158,10 +158,10 @@ def test_rates_that_files_round_stand_in_one_row_and_others_do_not(anchor, facto
 def test_the_fastest_and_the_most_accurate_are_told_with_what_each_was_trained_with(summarized):
     told = {fact.name: fact.more for fact in answer.facts(summarized)}
     cells = {cell.batch_size: cell for cell in summarized.cells}
-    fastest, best = cells[summarized.time_optimal.batch_size], cells[summarized.accuracy_optimal.batch_size]
+    fastest, best = cells[summarized.time_optimal.batch_size], cells[summarized.score_optimal.batch_size]
     assert (
         f"at learning rate {number_format.number(fastest.best_learning_rate)}, momentum 0.9"
         in told["Fastest to the target"]
     )
-    rate = number_format.point(best.best_learning_rate_for_accuracy, best.best_options_for_accuracy)
+    rate = number_format.point(best.best_learning_rate_for_score, best.best_options_for_score)
     assert told["Most accurate"].endswith(f" at learning rate {rate}")

@@ -205,7 +205,7 @@ def test_what_is_not_shipped_is_measured_again_from_the_file_next_to_the_page(su
 def test_verdicts_and_further_targets_become_tables(summarized):
     shown = Verdict(claim=2, statement="larger is faster", verdict="supported", numbers="1 against 2")
     target = FurtherTarget(
-        accuracy=0.9,
+        threshold=0.9,
         within_epochs=60.0,
         reached=[16, 32],
         time_optimal=None,
@@ -223,7 +223,7 @@ def test_verdicts_and_further_targets_become_tables(summarized):
     assert [row.entries[-1].text for row in table.rows] == ["16 and 32", "16 and 32†"]
     assert "† not confirmed" in table.caption
     assert "judged within" not in table.caption
-    harder = msgspec.structs.replace(target, accuracy=0.97, within_epochs=20.0)
+    harder = msgspec.structs.replace(target, threshold=0.97, within_epochs=20.0)
     table = report.further_targets(msgspec.structs.replace(changed, further_targets=[target, harder]))
     assert "Targets above 95% are judged within 20 epochs, because runs that reach 95% may end there." in table.caption
 

@@ -28,11 +28,12 @@ def test_a_harder_target_does_not_hang_on_how_long_runs_went_on_once_they_had_th
     def ended(row):
         if not isinstance(row, Trial):
             return row
-        best = np.maximum.accumulate(row.curve.accuracy)
+        best = np.maximum.accumulate(row.curve.scores["accuracy"])
         over = (np.array(row.curve.examples) >= budget) & (best >= TRUTH.target)
         last = int(over.argmax()) + 1 if over.any() else len(over)
-        lists = ("examples", "steps", "accuracy", "loss")
-        return change(row, curve=Curve(**{name: getattr(row.curve, name)[:last] for name in lists}))
+        curve = row.curve
+        scores = {name: values[:last] for name, values in curve.scores.items()}
+        return change(row, curve=Curve(examples=curve.examples[:last], steps=curve.steps[:last], scores=scores))
 
     shorter = answered(rows=list(map(ended, simulated_folder.rows(TRUTH))))
     assert shorter.further_targets == found.further_targets

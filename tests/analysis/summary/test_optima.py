@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from batchscale.analysis.summary import build
-from batchscale.analysis.summary_types import AccuracyOptimal, CostOptimal, TimeOptimal
+from batchscale.analysis.summary_types import CostOptimal, ScoreOptimal, TimeOptimal
+from batchscale.config.goal import Goal
 from batchscale.statistics import ties
 from batchscale.statistics.intervals import DRAWS, LEVEL, Locations, Repetitions, interval, locate
 from batchscale.statistics.ties import Contest
@@ -24,6 +25,9 @@ def certain(values):
 
 def repeated(values, spread=0.01):
     return locate([Repetitions.exact([value - spread, value, value + spread]) for value in values])
+
+
+ACCURACY, LOSS = Goal(metric="accuracy", threshold=0.9), Goal(metric="loss", threshold=1.0)
 
 
 def contest(locations, sizes=SIZES, tried=None, out_of_memory=None, **more):
@@ -100,11 +104,11 @@ def test_an_optimum_at_an_end_of_what_was_tried_says_what_ended_there(best, trie
     assert found["at_edge"] == (edge in ("smallest", "largest", "only"))
 
 
-@given(st.lists(st.floats(-3, 3), min_size=2, max_size=4), st.booleans())
-def test_the_margin_is_a_ratio_of_times_and_a_difference_of_accuracies(values, logarithmic):
-    one = contest(certain(values), SIZES[: len(values)], logarithmic=logarithmic)
+@given(st.lists(st.floats(-3, 3), min_size=2, max_size=4), st.sampled_from([None, ACCURACY]))
+def test_the_margin_is_a_ratio_of_times_and_a_difference_of_accuracies(values, goal):
+    one = contest(certain(values), SIZES[: len(values)], goal=goal)
     found, (least, second, *_) = one.found(one.best), sorted(values)
-    behind = np.exp(second) / np.exp(least) - 1 if logarithmic else second - least
+    behind = np.exp(second) / np.exp(least) - 1 if goal is None else second - least
     assert found["margin"] == pytest.approx(behind, abs=1e-12)
     assert values[SIZES.tolist().index(found["next_best"])] == second
 
@@ -119,7 +123,7 @@ def test_without_a_second_there_is_no_margin(values):
     "answer",
     [
         lambda one: build.optimum(TimeOptimal, one, seconds=one.value),
-        lambda one: build.optimum(AccuracyOptimal, one, accuracy=one.value, budget="10 epochs"),
+        lambda one: build.optimum(ScoreOptimal, one, score=one.value, budget="10 epochs"),
         build.most_examples_per_second,
     ],
 )
@@ -138,13 +142,22 @@ def test_each_answer_is_in_its_own_unit():
 
 
 def test_an_accuracy_keeps_its_sign_and_its_bounds():
-    most = contest(repeated([-0.9, -0.99, -0.5, -0.1], 0.03), logarithmic=False)
-    best = build.optimum(AccuracyOptimal, most, accuracy=most.value, budget="10 epochs")
-    assert (best.batch_size, best.accuracy) == (16, pytest.approx(0.99))
+    most = contest(repeated([-0.9, -0.99, -0.5, -0.1], 0.03), goal=ACCURACY)
+    best = build.optimum(ScoreOptimal, most, score=most.value, budget="10 epochs")
+    assert (best.batch_size, best.score) == (16, pytest.approx(0.99))
     low, high = best.interval
     assert 0.9 < low < 0.99 < high == 1.0
-    worst = contest(repeated([-0.02, -0.01, -0.01, 0.0], 0.03), logarithmic=False)
+    worst = contest(repeated([-0.02, -0.01, -0.01, 0.0], 0.03), goal=ACCURACY)
     assert worst.interval(worst.best)[0] == 0
+
+
+def test_the_best_loss_is_the_least_and_is_never_below_zero():
+    least = contest(repeated([0.9, 0.02, 0.5, 1.1], 0.03), goal=LOSS)
+    best = build.optimum(ScoreOptimal, least, score=least.value, budget="10 epochs")
+    assert (best.batch_size, best.score) == (16, pytest.approx(0.02))
+    low, high = best.interval
+    assert low == 0
+    assert 0.02 < high < 0.1
 
 
 def test_throughput_is_the_inverse_of_seconds_per_example_and_nearly_is_five_percent():

@@ -22,18 +22,18 @@ from batchscale.records.row_types import Limit
 from simulated_answers import TRUTH, answered, cell, verdict
 
 KEYS = {
-    "": "schema experiment machine workload target_accuracy time_optimal accuracy_optimal throughput_optimal"
+    "": "schema experiment machine workload goal time_optimal score_optimal throughput_optimal"
     " critical_batch_size cells",
     "workload": "dataset model optimizer",
     "time_optimal": "batch_size seconds interval tied at_edge fitted_batch_size",
-    "accuracy_optimal": "batch_size accuracy interval tied budget at_edge",
+    "score_optimal": "batch_size score interval tied budget at_edge",
     "throughput_optimal": "batch_size examples_per_second smallest_within_5_percent",
     "energy_optimal": "batch_size joules interval tied at_edge",
     "critical_batch_size": "value interval fit_error",
 }
 CELL_KEYS = (
     "batch_size status loop examples_per_second seconds_per_step best_learning_rate at_grid_edge epochs_to_target"
-    " time_to_target best_accuracy compile_seconds peak_bytes"
+    " time_to_target best_score compile_seconds peak_bytes"
 )
 
 
@@ -144,8 +144,8 @@ def test_what_is_not_reached_is_null_with_a_status():
 def test_where_nothing_is_reached_there_is_no_time_but_a_reason():
     found = answered(ceiling=0.5)
     assert found.time_optimal is None
-    assert "0.95" in found.time_optimal_reason
-    assert found.accuracy_optimal is not None
+    assert "95%" in found.time_optimal_reason
+    assert found.score_optimal is not None
     assert found.critical_batch_size is None
     assert found.critical_batch_size_reason
 
@@ -191,19 +191,21 @@ def test_the_only_batch_size_is_no_end_of_a_sweep():
     assert "Batch size 64 is the only one tried, so another may be better." in fastest
 
 
-def test_runs_that_learned_nothing_have_no_best_accuracy():
+def test_runs_that_learned_nothing_have_no_best_score():
     rows = [
         msgspec.structs.replace(
-            row, curve=msgspec.structs.replace(row.curve, accuracy=[0.0] * len(row.curve.accuracy)), status="diverged"
+            row,
+            curve=msgspec.structs.replace(row.curve, accuracy=[0.0] * len(row.curve.scores["accuracy"])),
+            status="diverged",
         )
         if hasattr(row, "curve")
         else row
         for row in simulated_folder.rows(TRUTH)
     ]
     found = answered(rows=rows)
-    assert found.accuracy_optimal is None
-    assert found.accuracy_optimal_reason == "no training run learned anything within the budget"
-    assert number_format.accuracy(-0.0) == "0.00%"
+    assert found.score_optimal is None
+    assert found.score_optimal_reason == "no training run learned anything within the budget"
+    assert number_format.score(found.goal, 0.0) == "0.00%"
 
 
 def test_batch_sizes_that_were_not_confirmed_yet_are_named():
@@ -239,19 +241,19 @@ def test_the_edge_of_a_rate_grid_is_flagged():
 
 def test_the_edges_of_the_rate_for_the_target_and_of_that_for_accuracy_are_told_apart(monkeypatch):
     rates = [Point(rate) for rate in (0.1, 0.2, 0.4)]
-    choice = Choice(for_target=rates[1], for_accuracy=rates[2], equally_fast=[], tried=rates)
+    choice = Choice(for_target=rates[1], for_score=rates[2], equally_fast=[], tried=rates)
     assert [choice.is_at_edge(point) for point in rates] == [True, False, True]
     made = observations.claims
 
     def claims(*of):
         return {
-            size: replace(claim, choice=choice, for_accuracy=claim.for_accuracy.assign(learning_rate=0.4))
+            size: replace(claim, choice=choice, for_score=claim.for_score.assign(learning_rate=0.4))
             for size, claim in made(*of).items()
         }
 
     monkeypatch.setattr(observations, "claims", claims)
     found = answered()
-    assert {(one.at_grid_edge, one.at_grid_edge_for_accuracy) for one in found.cells} == {(False, True)}
+    assert {(one.at_grid_edge, one.at_grid_edge_for_score) for one in found.cells} == {(False, True)}
     told = {fact.name: fact.more for fact in answer.facts(found)}
     assert told["Most accurate"].endswith("at learning rate 0.400, at the edge of the rates tried")
     assert "edge" not in told["Fastest to the target"]

@@ -7,6 +7,7 @@ import re
 
 import pytest
 from batchscale.analysis import number_format
+from batchscale.config.goal import Goal
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,8 +29,15 @@ def test_a_number_is_plain_and_reads_back(value):
 
 @given(st.integers(0, 10_000))
 def test_an_accuracy_keeps_hundredths_of_a_percent(hundredths):
-    for form in (number_format.accuracy, number_format.target):
-        assert round(100 * float(form(hundredths / 10_000).removesuffix("%"))) == hundredths
+    goal = Goal(metric="accuracy", threshold=hundredths / 10_000)
+    for shown in (number_format.score(goal, goal.threshold), number_format.target(goal)):
+        assert round(100 * float(shown.removesuffix("%"))) == hundredths
+
+
+def test_a_goal_reads_as_the_end_of_a_sentence():
+    assert number_format.goal(Goal(metric="accuracy", threshold=0.97)) == "97% validation accuracy"
+    assert number_format.goal(Goal(metric="loss", threshold=1.6)) == "a validation loss of 1.6"
+    assert number_format.goal(Goal(metric="bits_per_byte", threshold=2.37)) == "2.37 validation bits per byte"
 
 
 @pytest.mark.parametrize("power", range(20))

@@ -42,7 +42,7 @@ def simulate(generator, rates=5, seeds=1, validation=1000):
 
 
 def cut(found, examples):
-    return curve(found.accuracy[: bisect_right(found.examples, examples)])
+    return curve(found.scores["accuracy"][: bisect_right(found.examples, examples)])
 
 
 def run(rule, curves):

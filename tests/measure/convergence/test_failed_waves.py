@@ -70,7 +70,7 @@ def test_a_device_lost_in_training_fails_the_trials_it_was_at_and_other_tiers_go
     failed = [row for row in rows if row.status == "failed"]
     assert {(row.phase, row.batch_size, row.reason) for row in failed} == {("search", 7, "INTERNAL: device lost")}
     assert len(failed) == 2 * 3 - 1
-    assert all(row.steps == 0 and row.curve.accuracy == [] for row in failed)
+    assert all(row.steps == 0 and row.curve.examples == [] for row in failed)
     assert {row.phase for row in rows if row.batch_size == 7} == {"search"}
     assert {row.phase for row in rows if row.batch_size == 50} == {"search", "confirm"}
     assert all(row.status == "ok" for row in rows if row.batch_size == 50)

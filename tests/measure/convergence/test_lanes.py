@@ -161,15 +161,16 @@ def test_evaluation_counts_the_whole_split_in_chunks_of_any_size():
     one = learner("linear", "sgd")
     of = programs(one, 5)
     lanes = train(of, [1, 2], settings([5, 20], [0.1, 0.1]), 300)
-    accuracy, loss = of.evaluate(lanes.state.params, of.validation_split)
+    found = of.evaluate(lanes.state.params, of.validation_split)
+    assert found.keys() == {"accuracy", "loss"}
     for row, column in np.ndindex(2, 2):
-        correct, total = one.evaluate(lane(lanes.state.params, row, column), *of.validation_split)
-        count = len(of.validation_split.labels)
-        assert accuracy[row, column] == int(correct) / count
-        assert loss[row, column] == pytest.approx(float(total) / count, rel=1e-5)
+        scores = one.scores(lane(lanes.state.params, row, column), of.validation_split)
+        for name, each in scores.items():
+            assert found[name].mean[row, column] == pytest.approx(float(np.mean(each)), rel=1e-5)
+            assert found[name].deviation[row, column] == pytest.approx(float(np.std(each)), rel=1e-4)
     in_chunks = programs(one, 5, evaluation_batch_size=17).evaluate(lanes.state.params, of.validation_split)
-    np.testing.assert_array_equal(in_chunks[0], accuracy)
-    np.testing.assert_allclose(in_chunks[1], loss, rtol=1e-6)
+    np.testing.assert_array_equal(in_chunks["accuracy"].mean, found["accuracy"].mean)
+    np.testing.assert_allclose(in_chunks["loss"].mean, found["loss"].mean, rtol=1e-6)
 
 
 def test_programs_are_compiled_once_for_a_shape_and_cut_down_to_memory(monkeypatch):

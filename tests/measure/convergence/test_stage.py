@@ -55,7 +55,7 @@ def test_a_tier_compiles_at_most_three_training_programs(studied):
 def test_trials_say_of_how_many_examples_their_accuracies_are_shares(studied):
     for trial in rows_of(studied.session.folder, Trial):
         assert trial.validation_examples == len(studied.session.dataset.validation.labels)
-        counts = np.array(trial.curve.accuracy) * trial.validation_examples
+        counts = np.array(trial.curve.scores["accuracy"]) * trial.validation_examples
         np.testing.assert_allclose(counts, counts.round(), atol=1e-9)
 
 
@@ -86,7 +86,7 @@ def test_every_claim_rests_on_confirmation_trials_of_the_chosen_rates(studied):
         assert Counter(row.seed for row in confirm) == dict.fromkeys(
             plan.confirmation_seeds(studied.session.experiment), len(chosen.points)
         )
-        assert all(row.status == "ok" and row.test_accuracy is not None for row in confirm)
+        assert all(row.status == "ok" and row.test_scores["accuracy"] is not None for row in confirm)
 
 
 def test_curves_count_examples_and_steps_on_the_same_cadence(studied):

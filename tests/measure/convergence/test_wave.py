@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from batchscale.config.vocabulary import Point
 from batchscale.measure.convergence import wave
-from batchscale.measure.convergence.lanes import Lanes, Programs
+from batchscale.measure.convergence.lanes import Lanes, Moments, Programs
 from batchscale.measure.convergence.wave import (
     SHARE_OF_LANES,
     SHARE_OF_MEMORY,
@@ -95,7 +95,7 @@ def test_device_settings_are_the_settings():
 def test_an_evaluation_without_a_new_update_is_not_recorded():
     record = LaneRecord(setting=Setting("search", 250, Point(0.1)), seed=1)
     for examples in (100, 200, 300, 400, 500):
-        record.record(examples, Reading(0.5, 1.0))
+        record.record(examples, Reading({"loss": Moments(1.0, 0.5)}))
     assert record.curve.examples == [250, 500]
     assert record.steps == 2
 

@@ -10,6 +10,7 @@ import pytest
 from batchscale.config.vocabulary import Point
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence import wave_loop
+from batchscale.measure.convergence.lanes import Moments
 from batchscale.measure.convergence.wave import Setting
 from batchscale.measure.convergence.wave_loop import Workers
 from batchscale.records.row_types import Curve
@@ -35,7 +36,7 @@ def noise_agrees(found, expected):
 def curves_agree(found, expected, tolerance=0.0):
     assert found.examples == expected.examples
     assert found.steps == expected.steps
-    np.testing.assert_allclose(found.accuracy, expected.accuracy, rtol=0, atol=1.01 * tolerance)
+    np.testing.assert_allclose(found.scores["accuracy"], expected.scores["accuracy"], rtol=0, atol=1.01 * tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +56,11 @@ def test_a_curve_is_what_training_alone_evaluates_to(unraced):
     setting, seed = Setting("confirm", 50, Point(0.05)), 2
     curve, one = unraced[setting, seed].curve, learner("linear", "momentum")
     for examples, steps, accuracy in itertools.islice(
-        zip(curve.examples, curve.steps, curve.accuracy, strict=True), 0, None, 3
+        zip(curve.examples, curve.steps, curve.scores["accuracy"], strict=True), 0, None, 3
     ):
         assert examples == steps * 50
-        correct, _ = one.evaluate(train_alone(one, seed, 50, 0.05, examples).params, *held_out_split())
-        assert accuracy == pytest.approx(int(correct) / 60, abs=1.01 * ONE_EXAMPLE)
+        alone = one.scores(train_alone(one, seed, 50, 0.05, examples).params, held_out_split())
+        assert accuracy == pytest.approx(float(np.mean(alone["accuracy"])), abs=1.01 * ONE_EXAMPLE)
 
 
 def test_every_lane_is_reported_once_with_a_verdict(tmp_path):
@@ -73,12 +74,12 @@ def test_every_lane_is_reported_once_with_a_verdict(tmp_path):
 def test_a_lane_at_its_target_ends_with_the_budget_and_another_goes_on(unraced):
     ends = set()
     for record in unraced.values():
-        seen = zip(record.curve.examples, record.curve.accuracy, strict=True)
+        seen = zip(record.curve.examples, record.curve.scores["accuracy"], strict=True)
         reached = next((examples for examples, accuracy in seen if RACE.goal.reached(accuracy)), math.inf)
         ends.add(record.curve.examples[-1])
         assert record.curve.examples[-1] == min(max(reached, DURATION.budget_examples), DURATION.max_examples)
         assert record.status == "ok"
-        assert record.test_accuracy is not None
+        assert record.test_scores.get("accuracy") is not None
     assert {DURATION.budget_examples, DURATION.max_examples} <= ends
 
 
@@ -152,9 +153,9 @@ def test_racing_shortens_a_curve_and_changes_nothing_else(plain, unraced):
     stopped = 0
     for (setting, seed), record in plain.items():
         free = unraced[msgspec.structs.replace(setting, phase="confirm"), seed]
-        kept = len(record.curve.accuracy)
-        assert record.curve.accuracy == free.curve.accuracy[:kept]
-        assert record.curve.loss == free.curve.loss[:kept]
+        kept = len(record.curve.scores["accuracy"])
+        assert record.curve.scores["accuracy"] == free.curve.scores["accuracy"][:kept]
+        assert record.curve.scores["loss"] == free.curve.scores["loss"][:kept]
         if record.status == "stopped":
             stopped += 1
             assert record.reason
@@ -169,7 +170,7 @@ def test_what_leaves_the_numbers_is_diverged_and_its_neighbours_do_not_notice(tm
         if lane[0].point.learning_rate == 3e38:
             assert record.status == "diverged"
             assert "after 100 examples" in record.reason
-            assert record.curve.loss == [None]
+            assert record.curve.scores["loss"] == [None]
             msgspec.json.decode(msgspec.json.encode(record.curve), type=Curve)
         else:
             assert record == unraced[lane]
@@ -180,26 +181,30 @@ def test_a_loss_that_no_row_may_hold_is_null_and_diverged(tmp_path, monkeypatch,
     bench = Bench(tmp_path)
     monkeypatch.setattr(
         "batchscale.measure.convergence.lanes.Programs.evaluate",
-        lambda *_: (np.full((2, 6), 0.1), np.full((2, 6), loss)),
+        lambda *_: {"loss": Moments(np.full((2, 6), loss), np.full((2, 6), 0.1))},
     )
     for record in bench.run().records:
         assert record.status == "diverged"
-        assert record.curve.loss == [None]
+        assert record.curve.scores["loss"] == [None]
 
 
 def test_test_accuracy_is_read_at_the_budget_or_at_every_evaluation(tmp_path, unraced):
     always = by_lane(Bench(tmp_path, settings=grid_of("confirm"), tests_always=True).run().records)
     for lane, record in always.items():
-        assert len(record.curve.test_accuracy) == len(record.curve.accuracy)
+        assert len(record.curve.test_scores["accuracy"]) == len(record.curve.scores["accuracy"])
         at_budget = record.curve.examples.index(DURATION.budget_examples)
-        assert record.test_accuracy == record.curve.test_accuracy[at_budget] == unraced[lane].test_accuracy
-        assert unraced[lane].curve.test_accuracy is None
+        assert (
+            record.test_scores.get("accuracy")
+            == record.curve.test_scores["accuracy"][at_budget]
+            == unraced[lane].test_scores.get("accuracy")
+        )
+        assert unraced[lane].curve.test_scores == {}
 
 
 def test_parameters_without_an_update_at_the_budget_are_not_tested(tmp_path):
     larger = Setting("confirm", DURATION.budget_examples + 100, Point(0.01))
     for record in Bench(tmp_path, settings=[larger], shapes=((2, 1),)).run().records:
-        assert (record.steps, record.test_accuracy) == (1, None)
+        assert (record.steps, record.test_scores.get("accuracy")) == (1, None)
 
 
 @pytest.mark.parametrize(("shards", "workers"), [(1, 2), (3, 2), (4, 2), (5, 4), (2, 1)])

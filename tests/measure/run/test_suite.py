@@ -23,7 +23,7 @@ from tiny_workload import digits, experiment, host
 def offline(monkeypatch):
     here = digits()
 
-    def load(name, _announce=None):
+    def load(name, _options=None, _folder=None, _announce=None):
         if name == "digits":
             return here
         raise InputError(f"{name}: no source has it\n  tried the moon: no answer")

@@ -27,6 +27,7 @@ def job(batch_size=50, memory_bytes=1 << 30, **changes):
     return Job(
         experiment=experiment(throughput={"rounds": 5, "round_seconds": 0.001}),
         host=host(),
+        sources="",
         platform="cpu",
         examples=example_spec(tiny_dataset()),
         train_examples=100,

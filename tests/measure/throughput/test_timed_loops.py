@@ -10,6 +10,7 @@ from batchscale.config import plan
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.throughput import timed_loops
 from batchscale.measure.throughput.timed_loops import LEARNING_RATE, Placement
+from batchscale.measure.training.learner import take
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_workload import assert_same, experiment, learner, train_split
@@ -41,7 +42,7 @@ def test_a_timed_loop_is_the_training_loop(monkeypatch, key):
     state = made.first_state(made.params(0), LEARNING_RATE)
     for i in range(STEPS):
         chosen = timed_loops.example_order.indices(0, i * 8, 8, len(split.labels))
-        state, _ = made.train_step(state, split.inputs[chosen], split.labels[chosen], LEARNING_RATE)
+        state, _ = made.train_step(state, take(split, chosen), LEARNING_RATE)
     assert_same(trained(monkeypatch, key), state.params, 1e-6)
 
 
@@ -67,7 +68,7 @@ def test_what_comes_from_host_memory_is_dispatched_only():
 def test_a_whole_training_set_in_microbatches_is_the_step_of_the_whole_batch(optimizer):
     made, split = learner("mlp", optimizer), train_split()
     state = made.first_state(made.params(1), 0.1)
-    whole, loss = made.train_step(state, *split, 0.1)
+    whole, loss = made.train_step(state, split, 0.1)
     pieces = jax.tree.map(lambda leaf: leaf.reshape(20, -1, *leaf.shape[1:]), split)
     accumulated, mean_loss = made.accumulated_step(state, pieces, lambda piece: piece, 0.1, len(split.labels))
     assert_same(accumulated, whole, 1e-5)

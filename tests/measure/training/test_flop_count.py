@@ -12,7 +12,7 @@ from batchscale.records.row_types import Compilation
 from fake_throughput import KEYS, Pretended
 from tiny_workload import MODEL_OPTIONS, learner, train_split
 
-EXAMPLE = jax.ShapeDtypeStruct((8, 8, 1), np.float32)
+EXAMPLE = train_split()
 PIXELS, CLASSES = 64, 10
 
 

@@ -12,8 +12,9 @@ from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence.lanes import Programs
 from batchscale.measure.convergence.wave import Setting
 from batchscale.measure.data import example_order
+from batchscale.measure.data.datasets import Examples
 from batchscale.measure.training import gradient_noise
-from batchscale.measure.training.learner import Examples, Learner
+from batchscale.measure.training.learner import Learner, take, task_named
 from batchscale.measure.training.optimizers import optimizer_named
 from batchscale.records.row_types import NoiseEstimate
 from tiny_workload import (
@@ -42,8 +43,8 @@ class Gaussian(Learner):
     def params(self, seed):
         return {"w": np.zeros(len(MEAN), np.float32)}
 
-    def gradient(self, params, inputs, labels):
-        return jnp.float32(0), {"w": (params["w"] - inputs.reshape(len(inputs), -1)).mean(0)}
+    def gradient(self, params, batch):
+        return jnp.float32(0), {"w": (params["w"] - batch.inputs.reshape(len(batch.inputs), -1)).mean(0)}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def gaussian():
     """Sums over one epoch for 64 seeds at batch sizes 8 to 256, and the examples they were drawn from."""
     inputs = np.random.default_rng(5).normal(MEAN, DEVIATIONS, (EXAMPLES, len(MEAN))).astype(np.float32)
     split = Examples(jnp.asarray(inputs.reshape(EXAMPLES, 1, 1, -1)), jnp.zeros(EXAMPLES, jnp.int32))
-    one = Gaussian(None, None, optimizer_named("sgd", {}), "float32")
+    one = Gaussian(task_named("classification"), None, None, optimizer_named("sgd", {}), "float32")
     of = Programs(one, split, split, split, MICROBATCH_SIZE, CONSTANT, True, 64, 7)
     sizes = [8, 16, 32, 64, 128, 256]
     sums = train_on(of, range(64), settings(sizes, [STANDING] * len(sizes)), EXAMPLES).norms
@@ -121,7 +122,7 @@ def test_a_lane_sums_the_norms_of_the_run_alone():
 
     def squared(params, start, count):
         chosen = example_order.indices(SEEDS[1], start, count, len(split.labels))
-        _, gradient = gradient_of(params, split.inputs[chosen], split.labels[chosen])
+        _, gradient = gradient_of(params, take(split, chosen))
         return sum(float(np.square(leaf).sum()) for leaf in jax.tree.leaves(gradient))
 
     params = {start: train_alone(one, SEEDS[1], 20, 0.02, start).params for start in range(0, 130, 20)}

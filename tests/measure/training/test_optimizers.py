@@ -241,13 +241,18 @@ def test_curves_hold_the_accuracy_of_the_average_through_compaction_and_interrup
     with pytest.raises(Stopped):
         bench.run(stop_after=3)
     assert msgspec.to_builtins(bench.run().records) == msgspec.to_builtins(whole)
-    assert all(len(record.curve.ema_accuracy) == len(record.curve.accuracy) for record in whole)
+    assert all(
+        len(record.curve.averaged_scores["accuracy"]) == len(record.curve.scores["accuracy"]) for record in whole
+    )
     (record,) = [
         one for one in whole if (one.setting.batch_size, one.setting.point.learning_rate, one.seed) == (50, 0.05, 2)
     ]
     params = average_alone(learner("linear", "momentum"), 50, 0.05, 200, 50)
-    correct, _ = learner("linear", "momentum").evaluate(params, *held_out_split())
-    assert record.curve.ema_accuracy[1] == pytest.approx(int(correct) / 60, abs=1.01 / 60)
-    assert [one.curve.accuracy for one in whole] == [
-        one.curve.accuracy for one in Bench(tmp_path, settings=grid_of("confirm"), shapes=made["shapes"]).run().records
+    alone = learner("linear", "momentum").scores(params, held_out_split())
+    assert record.curve.averaged_scores["accuracy"][1] == pytest.approx(
+        float(np.mean(alone["accuracy"])), abs=1.01 / 60
+    )
+    assert [one.curve.scores["accuracy"] for one in whole] == [
+        one.curve.scores["accuracy"]
+        for one in Bench(tmp_path, settings=grid_of("confirm"), shapes=made["shapes"]).run().records
     ]

@@ -64,9 +64,9 @@ PLOTS = (
         captions.time_to_target,
     ),
     Plot(
-        "Best accuracy",
-        answer.best_accuracy,
-        captions.best_accuracy,
+        "Best score",
+        answer.best_score,
+        captions.best_score,
         captions.averaging,
     ),
     Plot(

@@ -1,4 +1,4 @@
-"""The figures that the answer is read from: time to the target, and the best accuracy within each budget."""
+"""The figures that the answer is read from: time to the target, and the best score within each budget."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from batchscale.analysis import number_format
 from batchscale.analysis.figures import drawing, style
 from batchscale.analysis.figures.drawing import NothingToDrawError, medians, open_ends
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.summary_types import AccuracyOptimal, BatchSizeSummary, Optimum, Summary
+from batchscale.analysis.summary_types import BatchSizeSummary, Optimum, ScoreOptimal, Summary
 from batchscale.analysis.text.answer import target
 from batchscale.analysis.text.captions import origin
+from batchscale.config.goal import Goal, MetricName
 
-AVERAGED = "best_ema_accuracy"
+AVERAGED = "best_averaged_score"
+LIMITS: dict[MetricName, tuple[float, float]] = {
+    "accuracy": (0.001, 100),
+    "loss": (1e-6, 1e6),
+    "bits_per_byte": (1e-6, 1e6),
+}
+"""Least and largest gap that is drawn."""
 
 
 def time_to_target(sweep: Sweep, summary: Summary) -> Figure:
@@ -41,74 +48,86 @@ def time_to_target(sweep: Sweep, summary: Summary) -> Figure:
     return drawing.finished(figure, origin(sweep.frames, summary))
 
 
-def best_accuracy(sweep: Sweep, summary: Summary) -> Figure:
-    """Draw the best validation accuracy within the epoch budget and within the step budget, ties marked.
+def best_score(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw the best validation score within the epoch budget and within the step budget, ties marked.
 
-    The axis is the error on a logarithmic scale that runs downwards: on a linear one the best batch sizes would look
-    alike.
+    The axis is the gap to the ideal score on a logarithmic scale: on a linear one the best batch sizes would look
+    alike. It is labelled with accuracies and runs downwards if the score is an accuracy.
     """
+    goal = sweep.goal
     budgets = (
-        ("best_accuracy", summary.accuracy_optimal, style.BLUE, "o", 0.97),
-        ("best_accuracy_by_steps", summary.accuracy_optimal_by_steps, style.ORANGE, "s", 1.03),
+        ("best_score", summary.score_optimal, style.BLUE, "o", 0.97),
+        ("best_score_by_steps", summary.score_optimal_by_steps, style.ORANGE, "s", 1.03),
     )
     if not any(summary.known(quantity) for quantity, *_ in budgets):
-        raise NothingToDrawError(summary.accuracy_optimal_reason or "no accuracies were recorded")
-    if not any(_below_one(summary, quantity) for quantity, *_ in budgets):
-        raise NothingToDrawError("every batch size classified all validation examples correctly")
+        raise NothingToDrawError(summary.score_optimal_reason or "no scores were recorded")
+    if not any(_with_gap(goal, summary, quantity) for quantity, *_ in budgets):
+        raise NothingToDrawError(f"every batch size reached the ideal {number_format.metric(goal)}")
     figure, (axes,) = drawing.sheet()
     for quantity, optimum, color, marker, shift in budgets:
-        if optimum and (cells := _below_one(summary, quantity)):
-            _draw_accuracies(axes, cells, quantity, optimum, color, marker, shift)
-    if (best := summary.accuracy_optimal) and (cells := _below_one(summary, AVERAGED)):
-        _draw_averaged(axes, cells, f"within {best.budget}, averaged parameters")
-    _limit_errors(axes, summary)
-    drawing.log_axis(axes, "best validation accuracy (%)")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:.4g}"))
+        if optimum and (cells := _with_gap(goal, summary, quantity)):
+            _draw_scores(axes, goal, cells, quantity, optimum, (color, marker, shift))
+    if (best := summary.score_optimal) and (cells := _with_gap(goal, summary, AVERAGED)):
+        _draw_averaged(axes, goal, cells, f"within {best.budget}, averaged parameters")
+    _limit_gaps(axes, goal, summary)
+    drawing.log_axis(axes, f"best validation {number_format.metric(goal)}{' (%)' * (goal.metric == 'accuracy')}")
+    if goal.metric == "accuracy":
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:.4g}"))
     drawing.log2_axis(axes, [cell.batch_size for cell in summary.cells])
     return drawing.finished(figure, origin(sweep.frames, summary))
 
 
-def _below_one(summary: Summary, quantity: str) -> list[BatchSizeSummary]:
-    """Return the cells with an error above 0, which alone have a place on a logarithmic axis of errors."""
-    return [cell for cell in summary.known(quantity) if getattr(cell, quantity).median < 1]
+def _with_gap(goal: Goal, summary: Summary, quantity: str) -> list[BatchSizeSummary]:
+    """Return the cells with a gap above 0, which alone have a place on a logarithmic axis of gaps."""
+    return [cell for cell in summary.known(quantity) if goal.gap(getattr(cell, quantity).median) > 0]
 
 
-def _draw_accuracies(
+def _draw_scores(
     axes: Axes,
+    goal: Goal,
     cells: Sequence[BatchSizeSummary],
     quantity: str,
-    optimum: AccuracyOptimal,
-    color: str,
-    marker: str,
-    shift: float,
+    optimum: ScoreOptimal,
+    style_of: tuple[str, str, float],
 ) -> None:
+    color, marker, shift = style_of
     sizes = [cell.batch_size for cell in cells]
-    errors = 100 * (1 - medians(cells, quantity))
+    gaps = drawing.gaps(goal, medians(cells, quantity))
     shifted = shift * np.array(sizes)
-    low, high = np.clip(100 * (1 - open_ends(cells, quantity)), 0.001, 100)
-    axes.plot(shifted, errors, f"{marker}-", color=color, label=f"within {optimum.budget}", zorder=4)
+    low, high = _clipped(goal, open_ends(cells, quantity))
+    axes.plot(shifted, gaps, f"{marker}-", color=color, label=f"within {optimum.budget}", zorder=4)
     axes.vlines(shifted, low, high, color=color, linewidth=1, alpha=0.8, zorder=3)
     tied = [at for at, size in enumerate(sizes) if size in {optimum.batch_size, *optimum.tied}]
-    drawing.ring(axes, shifted[tied], errors[tied], "best, and tied with it", color)
-    drawing.hover(axes, sizes, list(errors), across=list(shifted))
+    drawing.ring(axes, shifted[tied], gaps[tied], "best, and tied with it", color)
+    drawing.hover(axes, sizes, list(gaps), across=list(shifted))
 
 
-def _draw_averaged(axes: Axes, cells: Sequence[BatchSizeSummary], label: str) -> None:
-    """Draw the accuracy of averaged parameters, where an average was kept."""
-    sizes, errors = [cell.batch_size for cell in cells], 100 * (1 - medians(cells, AVERAGED))
-    low, high = np.clip(100 * (1 - open_ends(cells, AVERAGED)), 0.001, 100)
-    axes.plot(sizes, errors, "D--", color=style.SKY, markersize=3, linewidth=1, label=label, zorder=4)
+def _clipped(goal: Goal, scores: np.ndarray) -> np.ndarray:
+    """Return gaps that a logarithmic axis can hold."""
+    return np.clip(drawing.gaps(goal, scores), *LIMITS[goal.metric])
+
+
+def _draw_averaged(axes: Axes, goal: Goal, cells: Sequence[BatchSizeSummary], label: str) -> None:
+    """Draw the score of averaged parameters, where an average was kept."""
+    sizes, gaps = [cell.batch_size for cell in cells], drawing.gaps(goal, medians(cells, AVERAGED))
+    low, high = _clipped(goal, open_ends(cells, AVERAGED))
+    axes.plot(sizes, gaps, "D--", color=style.SKY, markersize=3, linewidth=1, label=label, zorder=4)
     axes.vlines(sizes, low, high, color=style.SKY, linewidth=1, alpha=0.8, zorder=3)
-    drawing.hover(axes, sizes, errors)
+    drawing.hover(axes, sizes, gaps)
 
 
-def _limit_errors(axes: Axes, summary: Summary) -> None:
-    """Let the axis end at the largest error and at half the least: an interval up to 100% would reach to infinity."""
-    quantities = ("best_accuracy", "best_accuracy_by_steps", AVERAGED)
+def _limit_gaps(axes: Axes, goal: Goal, summary: Summary) -> None:
+    """Let the axis end near the largest and the least gap: an interval up to 100% would reach to infinity."""
+    quantities = ("best_score", "best_score_by_steps", AVERAGED)
     seen = np.concatenate([medians(summary.known(quantity), quantity) for quantity in quantities])
-    errors = 100 * (1 - seen[seen < 1])
-    if len(errors):
-        axes.set_ylim(min(errors.max() * 1.3, 110), errors.min() / 2)
+    gaps = drawing.gaps(goal, seen)
+    gaps = gaps[gaps > 0]
+    if not len(gaps):
+        return
+    if goal.metric == "accuracy":
+        axes.set_ylim(min(gaps.max() * 1.3, 110), gaps.min() / 2)
+    else:
+        axes.set_ylim(gaps.min() / 1.1, gaps.max() * 1.1)
 
 
 def _ring_tied(axes: Axes, best: Optimum, values: dict[int, float]) -> None:

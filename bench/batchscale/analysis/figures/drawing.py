@@ -23,6 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from batchscale.analysis import number_format
 from batchscale.analysis.figures import style
 from batchscale.analysis.summary_types import BatchSizeSummary
+from batchscale.config.goal import Goal
 from batchscale.statistics.intervals import Array
 
 LEAST_PANEL_INCHES = 2.2
@@ -293,3 +294,13 @@ def finished(figure: Figure, origin: str) -> Figure:
     lines = textwrap.fill(origin.replace("$", r"\$"), width, break_on_hyphens=False)
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=mpl.rcParams["font.size"] - 1.5, color=style.MUTED)
     return figure
+
+
+def gaps(goal: Goal, scores: Array) -> Array:
+    """Return how far scores are from the ideal one: errors in percent, or the losses themselves."""
+    return (100 if goal.metric == "accuracy" else 1) * goal.gap(scores)
+
+
+def gap_label(goal: Goal) -> str:
+    """Return the label of an axis of validation gaps."""
+    return "validation error (%)" if goal.metric == "accuracy" else f"validation {number_format.metric(goal)}"

@@ -69,17 +69,18 @@ def frontier(sweep: Sweep, summary: Summary) -> Figure:
 
 
 def learning_curves(sweep: Sweep, summary: Summary) -> Figure:
-    """Draw the validation error during training at each batch size's best rate, over epochs and over seconds."""
+    """Draw the validation gap during training at each batch size's best rate, over epochs and over seconds."""
     curves = _claimed_curves(sweep, summary)
     panels = ["epochs", "seconds"] if np.isfinite(values(curves, "seconds")).any() else ["epochs"]
     figure, axes_list = drawing.sheet(len(panels))
-    sizes, accuracy = batch_sizes(curves), sweep.frames.target_accuracy
+    sizes, goal = batch_sizes(curves), sweep.goal
     for axes, column in zip(axes_list, panels, strict=True):
-        drawing.lines_by_batch_size(axes, curves.dropna(subset=[column]), column, "error", sizes)
-        if accuracy is not None:
-            axes.axhline(100 * (1 - accuracy), color=style.BEST, linestyle="--", linewidth=1, label="target")
+        drawing.lines_by_batch_size(axes, curves.dropna(subset=[column]), column, "gap", sizes)
+        if sweep.frames.goal is not None:
+            target_gap = float(drawing.gaps(goal, np.array(goal.threshold)))
+            axes.axhline(target_gap, color=style.BEST, linestyle="--", linewidth=1, label="target")
         drawing.log_axis_across(axes, "epochs" if column == "epochs" else "seconds of training")
-        drawing.log_axis(axes, "validation error (%)")
+        drawing.log_axis(axes, drawing.gap_label(goal))
     drawing.batch_size_bar(figure, axes_list, sizes)
     return drawing.finished(figure, origin(sweep.frames, summary))
 
@@ -118,7 +119,7 @@ def _label_points(axes: Axes, sizes: Sequence[int], across: Array, up: Array) ->
 
 
 def _claimed_curves(sweep: Sweep, summary: Summary) -> pd.DataFrame:
-    """Return the curves that claims rest on, as far as all seeds went, with the columns `error` (%) and `seconds`."""
+    """Return the curves that claims rest on, as far as all seeds went, with the columns `gap` and `seconds`."""
     frames = sweep.frames
     curves = only(frames.curves, frames.curves["trial"].isin(sweep.claim_trials["trial"]))
     if curves.empty or np.isnan(frames.epoch) or frames.imported:
@@ -129,9 +130,9 @@ def _claimed_curves(sweep: Sweep, summary: Summary) -> pd.DataFrame:
     limits, per_second = (
         np.array([of_size[size] for size in values(curves, "batch_size")]) for of_size in (together, speeds)
     )
-    examples, error = values(curves, "examples"), 100 * (1 - values(curves, "accuracy"))
-    curves = curves.assign(error=error, seconds=examples / per_second)
-    return only(curves, (examples <= limits) & (examples > 0) & (error > 0))
+    examples, gap = values(curves, "examples"), drawing.gaps(sweep.goal, values(curves, "score"))
+    curves = curves.assign(gap=gap, seconds=examples / per_second)
+    return only(curves, (examples <= limits) & (examples > 0) & (gap > 0))
 
 
 def gradient_noise_scale(sweep: Sweep, summary: Summary) -> Figure:

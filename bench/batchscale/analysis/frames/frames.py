@@ -110,13 +110,14 @@ class Frames:
 
     @property
     def budget_examples(self) -> float:
-        """Examples within which accuracies are compared."""
+        """Examples within which scores are compared."""
         return _budget_examples(self.experiment, self.train_examples)
 
     @property
-    def target_accuracy(self) -> float | None:
-        """The accuracy whose first crossing is timed; None where imported tables do not record it."""
-        return self.imported.target_accuracy if self.imported else self.experiment.target.accuracy
+    def goal(self) -> Goal | None:
+        """The score whose first crossing is timed; None where imported tables do not record it."""
+        unknown = self.imported is not None and self.imported.target_accuracy is None
+        return None if unknown else self.experiment.goal
 
 
 def load(folder: Path) -> Frames:
@@ -154,8 +155,8 @@ def from_rows(
     epoch = float(train_examples or np.nan)
     trials = trial_frame(observed, experiment.goal, _budget_examples(experiment, train_examples), epoch)
     if imported:
-        # The tables hold when the target was reached, not the accuracies after it.
-        trials[["best_accuracy", "best_ema_accuracy"]] = np.nan
+        # The tables hold when the target was reached, not the scores after it.
+        trials[["best_score", "best_averaged_score"]] = np.nan
     return Frames(
         experiment,
         _described(machine, named),
@@ -257,10 +258,10 @@ def observe(trial: Trial, goal: Goal) -> Observed:
     series = {
         "examples": np.array(curve.examples, np.int64),
         "steps": np.array(curve.steps, np.int64),
-        "accuracy": np.array(curve.accuracy, np.float64),
-        "loss": numbers(curve.loss),
-        "test_accuracy": numbers(curve.test_accuracy or [None] * len(curve.examples)),
-        "ema_accuracy": numbers(curve.ema_accuracy or [None] * len(curve.examples)),
+        "score": np.array(curve.values(goal.metric), np.float64),
+        "loss": np.array(curve.values("loss"), np.float64),
+        "test_score": np.array(curve.values(goal.metric, "test_scores"), np.float64),
+        "averaged_score": np.array(curve.values(goal.metric, "averaged_scores"), np.float64),
     }
     _check(trial, "curve", series)
     _check_steps(trial, series)
@@ -268,7 +269,7 @@ def observe(trial: Trial, goal: Goal) -> Observed:
     if noise:
         _check(trial, "noise", noise)
     norms = _norm_series(trial) if trial.noise else None
-    kept = msgspec.structs.replace(trial, curve=_records(curve, goal.rising(series[goal.metric])), noise=None)
+    kept = msgspec.structs.replace(trial, curve=_records(curve, goal, series["score"]), noise=None)
     return Observed(kept, series, noise, norms)
 
 
@@ -318,32 +319,37 @@ def _check_steps(trial: Trial, series: Series) -> None:
         )
 
 
-def _records(curve: Curve, rising: np.ndarray) -> Curve:
+def _records(curve: Curve, goal: Goal, scores: np.ndarray) -> Curve:
     """Keep the evaluations that are better than all before them: only these decide a crossing or a best score."""
-    before = np.maximum.accumulate(np.concatenate([[-np.inf], rising]))[:-1]
-    kept = np.flatnonzero(rising > before).tolist()
+    rising = goal.rising(scores)
+    before = np.fmax.accumulate(np.concatenate([[-np.inf], rising]))[:-1]
+    return _at(curve, goal, np.flatnonzero(rising > before).tolist())
+
+
+def _at(curve: Curve, goal: Goal, places: Sequence[int]) -> Curve:
+    """Return the scores of the goal at some evaluations."""
+    name = goal.kind.measured_as
+    scores = curve.scores.get(name) or [None] * len(curve.examples)
     return Curve(
-        examples=[curve.examples[at] for at in kept],
-        steps=[curve.steps[at] for at in kept],
-        accuracy=[curve.accuracy[at] for at in kept],
-        loss=[curve.loss[at] for at in kept],
+        examples=[curve.examples[at] for at in places],
+        steps=[curve.steps[at] for at in places],
+        scores={name: [scores[at] for at in places]},
     )
 
 
-def up_to(trial: Trial, examples: float) -> Trial:
+def up_to(trial: Trial, goal: Goal, examples: float) -> Trial:
     """Return an observed trial with only the evaluations up to `examples`."""
     curve = trial.curve
     count = sum(at <= examples for at in curve.examples)
     if count == len(curve.examples):
         return trial
-    lists = {name: getattr(curve, name)[:count] for name in ("examples", "steps", "accuracy", "loss")}
-    return msgspec.structs.replace(trial, curve=Curve(**lists))
+    return msgspec.structs.replace(trial, curve=_at(curve, goal, range(count)))
 
 
 def trial_frame(observed: Sequence[Observed], goal: Goal, budget_examples: float, epoch: float) -> pd.DataFrame:
     """Build the `trials` frame; `epoch` is the number of training examples (NaN if unknown)."""
     records = []
-    averaged = any(np.isfinite(one.curve["ema_accuracy"]).any() for one in observed)
+    averaged = any(np.isfinite(one.curve["averaged_score"]).any() for one in observed)
     for number, one in enumerate(observed):
         trial = one.trial
         found = crossing(trial.curve, goal)
@@ -360,9 +366,9 @@ def trial_frame(observed: Sequence[Observed], goal: Goal, budget_examples: float
                 "steps_to_target": examples / trial.batch_size,
                 "epochs_to_target": examples / epoch,
                 "previous_examples": previous_evaluation(one.curve["examples"], examples),
-                "best_accuracy": best_score(trial.curve, goal, budget_examples),
-                "best_ema_accuracy": _best_average(goal, one.curve, budget_examples) if averaged else None,
-                "test_accuracy": trial.test_accuracy,
+                "best_score": best_score(trial.curve, goal, budget_examples),
+                "best_averaged_score": _best_average(goal, one.curve, budget_examples) if averaged else None,
+                "test_score": trial.test_score(goal.metric),
             }
         )
     return tidy("trials", records)
@@ -370,7 +376,7 @@ def trial_frame(observed: Sequence[Observed], goal: Goal, budget_examples: float
 
 def _best_average(goal: Goal, curve: Series, examples: float) -> float:
     """Return the best score of the averaged parameters within a budget; NaN if no average was kept or evaluated."""
-    best = goal.best(curve["ema_accuracy"][curve["examples"] <= examples])
+    best = goal.best(curve["averaged_score"][curve["examples"] <= examples])
     return np.nan if best is None else float(best)
 
 

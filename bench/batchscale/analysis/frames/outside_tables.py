@@ -87,7 +87,7 @@ def trial_rows(
                 "status": "ok",
                 "train_examples": train_examples or 1,
                 "steps": examples // need.batch_size if examples else 0,
-                "curve": _curve(examples, need.batch_size, experiment.target.accuracy),
+                "curve": _curve(examples, need.batch_size, experiment.goal.threshold),
                 "microbatch_size": need.batch_size,
                 "lanes": 1,
             },
@@ -109,9 +109,9 @@ def _examples(need: Need, train_examples: int | None, path: Path) -> int | None:
 def _curve(examples: int | None, batch_size: int, target: float) -> Curve:
     """Return a curve of an evaluation just before the crossing and one at it; empty where nothing crossed."""
     seen = [] if examples is None else [at for at in (examples - 1, examples) if at > 0]
-    accuracy = [target if at == examples else 0.0 for at in seen]
+    accuracy: list[float | None] = [target if at == examples else 0.0 for at in seen]
     steps = [at // batch_size for at in seen]
-    return Curve(examples=seen, steps=steps, accuracy=accuracy, loss=[None] * len(seen))
+    return Curve(examples=seen, steps=steps, scores={"accuracy": accuracy})
 
 
 def round_rows(

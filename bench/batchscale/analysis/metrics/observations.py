@@ -12,6 +12,7 @@ import pandas as pd
 
 from batchscale.analysis.frames.frames import Frames, up_to
 from batchscale.analysis.frames.schema import CELL, aggregated, one_before, only, values
+from batchscale.config.goal import Goal
 from batchscale.config.plan import effective_rate
 from batchscale.config.vocabulary import Loop, Phase, Point
 from batchscale.records.rate_choice import Choice, choose
@@ -30,13 +31,13 @@ class Claim:
         choice: the chosen rates and options; None where none were searched.
         phase: phase of the trials; None without trials.
         for_target: rows of the `trials` frame at the rate that is best for the target.
-        for_accuracy: rows at the rate that is best for accuracy.
+        for_score: rows at the rate with the best score.
     """
 
     choice: Choice | None
     phase: Phase | None
     for_target: pd.DataFrame
-    for_accuracy: pd.DataFrame
+    for_score: pd.DataFrame
 
 
 def horizon(frames: Frames, target: float) -> float:
@@ -55,7 +56,7 @@ def choices(frames: Frames, target: float) -> dict[int, Choice]:
         if trial.status != "failed":
             by_size.setdefault(trial.batch_size, []).append(trial)
     made = {
-        size: choose((up_to(one, until) for one in trials), goal, frames.budget_examples)
+        size: choose((up_to(one, goal, until) for one in trials), goal, frames.budget_examples)
         for size, trials in by_size.items()
     }
     return {size: choice for size, choice in made.items() if choice is not None}
@@ -79,8 +80,8 @@ def _claim(trials: pd.DataFrame, choice: Choice | None) -> Claim:
         of_phase = only(trials, trials["phase"] == phase)
         for_target = _at(of_phase, choice.for_target if choice else None)
         if len(for_target):
-            for_accuracy = _at(of_phase, choice.for_accuracy if choice else None)
-            return Claim(choice, phase, for_target, for_accuracy if len(for_accuracy) else for_target)
+            for_score = _at(of_phase, choice.for_score if choice else None)
+            return Claim(choice, phase, for_target, for_score if len(for_score) else for_target)
     return Claim(choice, None, trials.iloc[:0], trials.iloc[:0])
 
 
@@ -103,12 +104,12 @@ def crossings(frames: Frames, target: float) -> pd.DataFrame:
     target other than the experiment's, only evaluations up to its `horizon` count.
     """
     trials = frames.trials.set_index("trial")
-    if target == frames.experiment.target.accuracy:
+    if target == frames.experiment.goal.threshold:
         return trials.loc[:, ["examples_to_target", "previous_examples"]]
     owner, examples = np.asarray(frames.curves["trial"]), values(frames.curves, "examples")
     previous = one_before(frames.curves, "examples")
     goal = frames.experiment.goal.at(target)
-    reached_there = goal.reached(values(frames.curves, goal.metric))
+    reached_there = goal.reached(values(frames.curves, "score"))
     above = np.flatnonzero(reached_there & (examples <= horizon(frames, target)))
     reached, first = np.unique(owner[above], return_index=True)
     ended, last = np.unique(owner[::-1], return_index=True)
@@ -133,34 +134,34 @@ def log_examples_to_target(trials: pd.DataFrame, crossed: pd.DataFrame, limit_ex
     return Repetitions(np.minimum(low, high)[order], high[order], len(own) - len(reached), limit, logarithmic=True)
 
 
-def best_accuracies(trials: pd.DataFrame) -> Repetitions:
-    """Return the best validation accuracy of each trial within the epoch budget, negated so that the least is best."""
-    return _negated(values(trials, "best_accuracy"))
+def best_scores(goal: Goal, trials: pd.DataFrame) -> Repetitions:
+    """Return the best validation score of each trial within the epoch budget, oriented so that the least is best."""
+    return _falling(goal, values(trials, "best_score"))
 
 
-def best_ema_accuracies(trials: pd.DataFrame) -> Repetitions:
+def best_averaged_scores(goal: Goal, trials: pd.DataFrame) -> Repetitions:
     """Return the same for the averaged parameters, where an average was kept."""
-    return _negated(values(trials, "best_ema_accuracy"))
+    return _falling(goal, values(trials, "best_averaged_score"))
 
 
-def ema_accuracy_gains(trials: pd.DataFrame) -> Repetitions:
-    """Return the gain of the averaged parameters per trial, negated.
+def averaged_score_gains(goal: Goal, trials: pd.DataFrame) -> Repetitions:
+    """Return how much better the averaged parameters are in each trial, negated.
 
     The gain is paired by seed, because seeds differ by more than the gain.
     """
-    return _negated(values(trials, "best_ema_accuracy") - values(trials, "best_accuracy"))
+    return _falling(goal, values(trials, "best_averaged_score") - values(trials, "best_score"))
 
 
-def _negated(seen: Array) -> Repetitions:
-    return Repetitions.exact(-seen[np.isfinite(seen)])
+def _falling(goal: Goal, seen: Array) -> Repetitions:
+    return Repetitions.exact(-goal.rising(seen[np.isfinite(seen)]))
 
 
-def best_accuracies_by_steps(frames: Frames, trials: pd.DataFrame, steps: float) -> Repetitions:
+def best_scores_by_steps(frames: Frames, trials: pd.DataFrame, steps: float) -> Repetitions:
     """Return the same within a budget of optimizer steps; trials without an evaluation within it are left out."""
     curves = frames.curves
     own = only(curves, curves["trial"].isin(trials["trial"]) & (curves["steps"] <= steps))
     goal = frames.experiment.goal
-    rising = goal.rising(values(own, goal.metric))
+    rising = goal.rising(values(own, "score"))
     return Repetitions.exact(-np.asarray(pd.Series(rising).groupby(own["trial"].to_numpy()).max(), dtype=np.float64))
 
 

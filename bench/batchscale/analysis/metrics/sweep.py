@@ -17,12 +17,13 @@ from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics import observations
 from batchscale.analysis.metrics.observations import Claim, Speed, comparable, fastest_loops
+from batchscale.config.goal import Goal
 from batchscale.statistics.curve_fit import Knee, Refusal, fit_knee
 from batchscale.statistics.intervals import Array, Locations, Repetitions, locate
 from batchscale.statistics.ties import Contest, above_a_later_one
 
 # Each quantity has its own stream of random numbers, so that the errors of two quantities are independent.
-EXAMPLES, STEP_SECONDS, STEP_JOULES, ACCURACY, ACCURACY_BY_STEPS, EMA_ACCURACY_GAIN = range(6)
+EXAMPLES, STEP_SECONDS, STEP_JOULES, SCORE, SCORE_BY_STEPS, AVERAGED_SCORE_GAIN = range(6)
 
 SECONDS_PER_HOUR = 3600.0
 LEAST_EXCESS = 0.05
@@ -43,7 +44,7 @@ class Sweep:
 
     Attributes:
         frames: the rows of the folder.
-        target: the accuracy to reach.
+        target: the score to reach.
         speeds: the faster loop of each timed batch size, on one device.
     """
 
@@ -53,11 +54,11 @@ class Sweep:
 
     @classmethod
     def of(cls, frames: Frames, target: float | None = None) -> Sweep:
-        """Return the sweep of a folder under the accuracy `target` (the experiment's own when None)."""
-        return cls(frames, frames.experiment.target.accuracy if target is None else target, fastest_loops(frames))
+        """Return the sweep of a folder under the score `target` (the experiment's own when None)."""
+        return cls(frames, frames.experiment.goal.threshold if target is None else target, fastest_loops(frames))
 
     def towards(self, target: float) -> Sweep:
-        """Return the same sweep under another target accuracy."""
+        """Return the same sweep under another target."""
         return replace(self, target=target)
 
     @cached_property
@@ -171,35 +172,35 @@ class Sweep:
         return self.time.shifted(np.full(len(self.sizes), np.log(price / SECONDS_PER_HOUR))) if price else None
 
     @cached_property
-    def accuracy(self) -> Locations:
-        """Best accuracies within the budget of epochs, negated."""
-        return self._locate(self._accuracies(observations.best_accuracies), ACCURACY)
+    def score(self) -> Locations:
+        """Best scores within the budget of epochs, oriented so that the least is best."""
+        return self._locate(self._scores(observations.best_scores), SCORE)
 
     @cached_property
-    def ema_accuracy(self) -> Locations:
-        """Best accuracies of the averaged parameters, negated, with the random numbers of `accuracy`."""
-        return self._locate(self._accuracies(observations.best_ema_accuracies), ACCURACY)
+    def averaged_score(self) -> Locations:
+        """Best scores of the averaged parameters, oriented as `score`, with the random numbers of `score`."""
+        return self._locate(self._scores(observations.best_averaged_scores), SCORE)
 
     @cached_property
-    def ema_accuracy_gain(self) -> Locations:
-        """Gain in accuracy by averaging the parameters, seed by seed, negated."""
-        return self._locate(self._accuracies(observations.ema_accuracy_gains), EMA_ACCURACY_GAIN)
+    def averaged_score_gain(self) -> Locations:
+        """Gain in score by averaging the parameters, seed by seed, negated."""
+        return self._locate(self._scores(observations.averaged_score_gains), AVERAGED_SCORE_GAIN)
 
     @cached_property
     def step_budget(self) -> int:
         """Steps that the largest trained batch size takes within the epoch budget; all others take at least as many."""
-        trained = [size for size, claim in self.claims.items() if len(claim.for_accuracy)]
+        trained = [size for size, claim in self.claims.items() if len(claim.for_score)]
         budget = self.frames.budget_examples
         return int(budget // max(trained)) if trained and np.isfinite(budget) else 0
 
     @cached_property
-    def accuracy_by_steps(self) -> Locations:
-        """Best accuracies within the budget of steps, negated."""
+    def score_by_steps(self) -> Locations:
+        """Best scores within the budget of steps, oriented as `score`."""
         steps = self.step_budget
         if self.frames.imported:
-            return self._locate([observations.NOTHING] * len(self.sizes), ACCURACY_BY_STEPS)
-        seen = self._accuracies(lambda claimed: observations.best_accuracies_by_steps(self.frames, claimed, steps))
-        return self._locate(seen, ACCURACY_BY_STEPS)
+            return self._locate([observations.NOTHING] * len(self.sizes), SCORE_BY_STEPS)
+        seen = self._scores(lambda _, claimed: observations.best_scores_by_steps(self.frames, claimed, steps))
+        return self._locate(seen, SCORE_BY_STEPS)
 
     @cached_property
     def below_useful_range(self) -> NDArray[np.bool_]:
@@ -224,11 +225,17 @@ class Sweep:
         """Logarithms of the batch sizes."""
         return np.log(self.sizes.astype(np.float64))
 
-    def contest(self, locations: Locations, metric: str, *, logarithmic: bool = True) -> Contest:
+    @property
+    def goal(self) -> Goal:
+        """The score to reach, with the target of this sweep."""
+        return self.frames.experiment.goal.at(self.target)
+
+    def contest(self, locations: Locations, metric: str, *, of_scores: bool = False) -> Contest:
         """Return the comparison of the batch sizes by one of the locations above, named by `metric`."""
         tried = ~np.isnan(locations.medians)
         repeated = any(need.count > 1 for need in self.needs)
-        return Contest(self.sizes, locations, tried, self.out_of_memory, metric, logarithmic, repeated)
+        goal = self.goal if of_scores else None
+        return Contest(self.sizes, locations, tried, self.out_of_memory, metric, goal, repeated)
 
     @cached_property
     def out_of_memory(self) -> NDArray[np.bool_]:
@@ -236,14 +243,16 @@ class Sweep:
         full = set(only(self.compilations, self.compilations["status"] == "out_of_memory")["batch_size"])
         return np.array([size in full and size not in self.speeds for size in self.sizes.tolist()], dtype=bool)
 
-    def _accuracies(self, observe: Callable[[pd.DataFrame], Repetitions]) -> list[Repetitions]:
-        """Return accuracies, whose spread is at least one validation example."""
+    def _scores(self, observe: Callable[[Goal, pd.DataFrame], Repetitions]) -> list[Repetitions]:
+        """Return scores; the spread of accuracies is at least one validation example."""
         seen = [
-            observe(self.claims[size].for_accuracy) if size in self.claims else observations.NOTHING
+            observe(self.goal, self.claims[size].for_score) if size in self.claims else observations.NOTHING
             for size in self.sizes.tolist()
         ]
         examples = self.frames.validation_examples
-        return [replace(one, least_spread=1 / examples) if examples else one for one in seen]
+        if examples is None or self.goal.metric != "accuracy":
+            return seen
+        return [replace(one, least_spread=1 / examples) for one in seen]
 
     def _locate(self, cells: list[Repetitions], stream: int) -> Locations:
         return locate(cells, self.log_sizes, stream)

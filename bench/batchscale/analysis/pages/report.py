@@ -26,6 +26,7 @@ from batchscale.analysis.summary_types import FurtherTarget, Optimum, ParallelPo
 from batchscale.analysis.text import answer, method
 from batchscale.analysis.text.captions import VIRTUAL, origin
 from batchscale.config.experiment import shipped
+from batchscale.config.goal import Goal
 from batchscale.records import results_folder, row_files
 
 LARGEST_EMBEDDED_BYTES = 150_000
@@ -127,8 +128,8 @@ def _write_csv(folder: Path, measured: Frames, summary: Summary) -> Iterator[Dow
     trials = measured.trials.assign(
         options=[number_format.assignments(dict(one)) for one in measured.trials["options"]]
     )
-    if np.isnan(values(trials, "best_ema_accuracy")).all():
-        trials = trials.drop(columns="best_ema_accuracy")
+    if np.isnan(values(trials, "best_averaged_score")).all():
+        trials = trials.drop(columns="best_averaged_score")
     contents = {
         "cells.csv": ("one line per batch size", tables.as_csv(*tables.flat(summary))),
         "trials.csv": ("one line per training run", _frame_csv(trials)),
@@ -212,23 +213,25 @@ def _off(share: float) -> str:
 
 def further_targets(summary: Summary) -> Table | None:
     """Return the answers for other targets, from the same learning curves; None without any."""
-    rows = [TableRow(_further_cells(one)) for one in summary.further_targets]
+    rows = [TableRow(_further_cells(one, summary.goal)) for one in summary.further_targets]
     columns = [Column("Target"), Column("Fastest"), Column("Time"), Column("Tied", text=True)]
     columns += [Column("Critical batch size"), Column("Reached by", text=True)]
     caption = "Other targets, read from the same learning curves."
-    own = summary.target_accuracy or 1.0
-    if ends := [one.within_epochs for one in summary.further_targets if one.accuracy > own and one.within_epochs]:
-        within, goal = number_format.epochs(ends[0]), number_format.target(own)
-        caption += f" Targets above {goal} are judged within {within}, because runs that reach {goal} may end there."
+    goal = summary.goal
+    harder = [one for one in summary.further_targets if goal and goal.better(one.threshold, goal.threshold)]
+    if goal and (ends := [one.within_epochs for one in harder if one.within_epochs]):
+        within, own = number_format.epochs(ends[0]), number_format.target(goal)
+        side = "above" if goal.direction == "at least" else "below"
+        caption += f" Targets {side} {own} are judged within {within}, because runs that reach {own} may end there."
     if any(one.unconfirmed for one in summary.further_targets):
         caption += f" {UNCONFIRMED} not confirmed: judged by the seeds that also chose the learning rate."
     return Table(caption, columns, rows) if rows else None
 
 
-def _further_cells(one: FurtherTarget) -> list[Entry]:
+def _further_cells(one: FurtherTarget, goal: Goal | None) -> list[Entry]:
     best, critical = one.time_optimal, one.critical_batch_size
     return [
-        Entry(number_format.target(one.accuracy), one.accuracy),
+        Entry(number_format.target(goal.at(one.threshold)) if goal else UNKNOWN, one.threshold),
         Entry(str(best.batch_size), best.batch_size) if best else Entry(UNKNOWN),
         entry(best.seconds if best else None, number_format.seconds),
         Entry(_tied_list(best)),

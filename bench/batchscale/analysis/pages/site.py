@@ -155,6 +155,6 @@ def _index_row(result: PublishedResult) -> IndexRow:
         fastest=str(of.time_optimal.batch_size) if of.time_optimal else "—",
         seconds=number_format.seconds(of.time_optimal.seconds) if of.time_optimal else "—",
         seconds_value=of.time_optimal.seconds if of.time_optimal else None,
-        accurate=str(of.accuracy_optimal.batch_size) if of.accuracy_optimal else "—",
+        accurate=str(of.score_optimal.batch_size) if of.score_optimal else "—",
         address=f"{result.address}/{report.NAME}",
     )

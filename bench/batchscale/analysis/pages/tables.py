@@ -6,7 +6,8 @@ import csv
 import io
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import CELL, values
 from batchscale.analysis.metrics import hardware
 from batchscale.analysis.summary_types import BatchSizeSummary, Estimate, Summary
+from batchscale.config.goal import Goal
 from batchscale.statistics.intervals import finite
 
 Scalar = str | float | int | bool | None
@@ -102,9 +104,9 @@ COLUMNS = (
     Column("Learning rate"),
     Column("Epochs to target"),
     Column("Time to target"),
-    Column("Best accuracy"),
+    Column("Best score"),
     Column("Averaged parameters"),
-    Column("Test accuracy"),
+    Column("Test score"),
     Column("Regime", text=True),
     Column("Compile"),
     Column("Memory"),
@@ -126,30 +128,37 @@ STATUS = {
     "out_of_memory": "out of memory",
     "not_measured": "not measured",
 }
-OF_AVERAGES = ("best_ema_accuracy", "ema_accuracy_gain")
-ACCURACIES = ("best_accuracy", "best_accuracy_by_steps", *OF_AVERAGES)
+OF_AVERAGES = ("best_averaged_score", "averaged_score_gain")
+SCORES = ("best_score", "best_score_by_steps", *OF_AVERAGES)
 NO_ESTIMATE = Estimate(median=None, interval=(None, None))
+
+
+def columns(goal: Goal | None) -> list[Column]:
+    """Return the columns with the score named: "Best accuracy" for "Best score"."""
+    metric = number_format.metric(goal) if goal else "score"
+    return [replace(column, title=column.title.replace("score", metric)) for column in COLUMNS]
 
 
 def batch_size_table(summary: Summary) -> Table:
     """Return the table with one row for each batch size, the fastest to the target marked."""
     best = summary.time_optimal.batch_size if summary.time_optimal else None
-    lines = [_of_batch_size(cell) for cell in summary.cells]
+    lines = [_of_batch_size(cell, summary.goal) for cell in summary.cells]
     empty = {at for at in WHERE_MEASURED if all(line[at].value is None for line in lines)}
     shown = [at for at in range(len(COLUMNS)) if at not in empty]
+    titled = columns(summary.goal)
     rows = [
         TableRow([line[at] for at in shown], str(cell.batch_size), cell.batch_size == best)
         for cell, line in zip(summary.cells, lines, strict=True)
     ]
     caption = "Medians over seeds with 95% intervals. The batch size that reaches the target fastest is marked."
-    return Table(caption, [COLUMNS[at] for at in shown], rows)
+    return Table(caption, [titled[at] for at in shown], rows)
 
 
 def described(summary: Summary) -> dict[int, str]:
     """Return by batch size its most important numbers, one a line."""
-    shown = {}
+    shown, titled = {}, columns(summary.goal)
     for row in batch_size_table(summary).rows:
-        facts = [f"{COLUMNS[at].title}: {row.entries[at].text}" for at in POINTED_AT]
+        facts = [f"{titled[at].title}: {row.entries[at].text}" for at in POINTED_AT]
         shown[int(row.anchor)] = "\n".join([f"Batch size {row.anchor}: {row.entries[1].text}", *facts])
     return shown
 
@@ -184,7 +193,8 @@ def flat(summary: Summary) -> tuple[list[str], list[list[Scalar]]]:
     return names, rows
 
 
-def _of_batch_size(cell: BatchSizeSummary) -> list[Entry]:
+def _of_batch_size(cell: BatchSizeSummary, goal: Goal | None) -> list[Entry]:
+    score = partial(number_format.score, goal) if goal else number_format.number
     rate = entry(cell.best_learning_rate, number_format.number)
     at_edge = " (edge)" if cell.at_grid_edge else ""
     return [
@@ -196,9 +206,9 @@ def _of_batch_size(cell: BatchSizeSummary) -> list[Entry]:
         Entry(", ".join([f"{rate.text}{at_edge}", *number_format.options(cell.best_options)]), rate.value),
         _estimate(cell.epochs_to_target, number_format.number),
         _duration(cell.time_to_target),
-        _estimate(cell.best_accuracy, number_format.accuracy),
-        _estimate(cell.best_ema_accuracy or NO_ESTIMATE, number_format.accuracy),
-        entry(cell.test_accuracy, number_format.accuracy),
+        _estimate(cell.best_score, score),
+        _estimate(cell.best_averaged_score or NO_ESTIMATE, score),
+        entry(cell.test_score, score),
         Entry((cell.regime or UNKNOWN).replace("_", " ")),
         entry(cell.compile_seconds, number_format.seconds),
         entry(cell.memory_bytes, number_format.mebibytes),
@@ -227,7 +237,7 @@ def _duration(estimate: Estimate) -> Entry:
 
 def _spread(name: str, value: object) -> list[tuple[str, Scalar]]:
     """Return a field as one column or, for estimates and intervals, as several; the same columns whatever the value."""
-    if name.endswith("_to_target") or name in ACCURACIES:
+    if name.endswith("_to_target") or name in SCORES:
         estimate = value if isinstance(value, Estimate) else NO_ESTIMATE
         return [(name, estimate.median), *_ends(name, estimate.interval)]
     if isinstance(value, tuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,7 @@ from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_types import BatchSizeSummary, Estimate, Regime, Status
 from batchscale.config.vocabulary import Point
 from batchscale.statistics.intervals import Locations, estimate, exp, interval
-
-LOWEST, HIGHEST = 0.0, 1.0
+from batchscale.statistics.ties import scores_of
 
 
 def cells(sweep: Sweep) -> list[BatchSizeSummary]:
@@ -39,7 +39,7 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> BatchSizeSu
         **_speed(sweep, at, speed),
         best_learning_rate=_rate(sweep, claim),
         best_options=dict(claim.for_target["options"].iloc[0]) if claim and len(claim.for_target) else {},
-        **_for_accuracy(sweep, claim),
+        **_for_score(sweep, claim),
         at_grid_edge=choice.is_at_edge(choice.for_target) if choice else None,
         claims_on=claim.phase if claim else None,
         seeds=sweep.needs[at].count,
@@ -49,11 +49,11 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> BatchSizeSu
         time_to_target=_estimate(sweep.time, at),
         joules_to_target=_estimate(sweep.energy, at) if _has(sweep.step_joules, at) else None,
         cost_to_target=_estimate(sweep.cost, at) if sweep.cost else None,
-        best_accuracy=_accuracy(sweep.accuracy, at),
-        best_accuracy_by_steps=_accuracy(sweep.accuracy_by_steps, at) if _has(sweep.accuracy_by_steps, at) else None,
-        best_ema_accuracy=_accuracy(sweep.ema_accuracy, at) if _has(sweep.ema_accuracy, at) else None,
-        ema_accuracy_gain=_accuracy(sweep.ema_accuracy_gain, at, -HIGHEST) if _has(sweep.ema_accuracy, at) else None,
-        test_accuracy=_test_accuracy(claim),
+        best_score=_score(sweep, sweep.score, at),
+        best_score_by_steps=_score(sweep, sweep.score_by_steps, at) if _has(sweep.score_by_steps, at) else None,
+        best_averaged_score=_score(sweep, sweep.averaged_score, at) if _has(sweep.averaged_score, at) else None,
+        averaged_score_gain=_gain(sweep.averaged_score_gain, at) if _has(sweep.averaged_score, at) else None,
+        test_score=_test_score(claim),
         regime=regime,
         compile_seconds=_number(compiled["compile_seconds"]),
         peak_bytes=_whole(compiled["peak_bytes"]),
@@ -107,16 +107,16 @@ def _first(rows: pd.DataFrame, column: str) -> str | None:
     return next((str(text) for text in rows[column] if isinstance(text, str)), None)
 
 
-def _for_accuracy(sweep: Sweep, claim: Claim | None) -> dict[str, Any]:
-    """Return the fields on the rate and options of the best accuracy; imported tables have none."""
-    if claim is None or claim.choice is None or not len(claim.for_accuracy) or sweep.frames.imported:
+def _for_score(sweep: Sweep, claim: Claim | None) -> dict[str, Any]:
+    """Return the fields on the rate and options of the best score; imported tables have none."""
+    if claim is None or claim.choice is None or not len(claim.for_score) or sweep.frames.imported:
         return {}
-    best, choice = claim.for_accuracy.iloc[0], claim.choice
+    best, choice = claim.for_score.iloc[0], claim.choice
     point = Point(best["learning_rate"], best["options"])
     return {
-        "best_learning_rate_for_accuracy": float(best["learning_rate"]),
-        "best_options_for_accuracy": dict(best["options"]),
-        "at_grid_edge_for_accuracy": choice.is_at_edge(point),
+        "best_learning_rate_for_score": float(best["learning_rate"]),
+        "best_options_for_score": dict(best["options"]),
+        "at_grid_edge_for_score": choice.is_at_edge(point),
     }
 
 
@@ -127,9 +127,9 @@ def _rate(sweep: Sweep, claim: Claim | None) -> float | None:
     return float(values(claim.for_target, "learning_rate")[0]) if claim and len(claim.for_target) else None
 
 
-def _test_accuracy(claim: Claim | None) -> float | None:
-    """Return the median over seeds of the accuracy on the test split; nothing was chosen by it."""
-    tested = values(claim.for_accuracy, "test_accuracy") if claim else np.array([])
+def _test_score(claim: Claim | None) -> float | None:
+    """Return the median over seeds of the score on the test split; nothing was chosen by it."""
+    tested = values(claim.for_score, "test_score") if claim else np.array([])
     tested = tested[np.isfinite(tested)]
     return float(np.median(tested)) if len(tested) else None
 
@@ -147,9 +147,14 @@ def _estimate(locations: Locations, at: int) -> Estimate:
     return estimate(locations.medians[at], locations.draws[:, at], exp)
 
 
-def _accuracy(locations: Locations, at: int, lowest: float = LOWEST) -> Estimate:
-    """Estimate from negated accuracies; they are subtracted from 0, since -0.0 would show its sign."""
-    return estimate(0.0 - locations.medians[at], np.clip(0.0 - locations.draws[:, at], lowest, HIGHEST))
+def _score(sweep: Sweep, locations: Locations, at: int) -> Estimate:
+    """Estimate a score from locations that are oriented so that the least is best."""
+    return estimate(locations.medians[at], locations.draws[:, at], partial(scores_of, sweep.goal))
+
+
+def _gain(locations: Locations, at: int) -> Estimate:
+    """Estimate from negated gains; they are subtracted from 0, since -0.0 would show its sign."""
+    return estimate(0.0 - locations.medians[at], 0.0 - locations.draws[:, at])
 
 
 def _exp(value: float) -> float | None:

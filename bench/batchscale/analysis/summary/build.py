@@ -17,13 +17,13 @@ from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.batch_size_rows import cells
 from batchscale.analysis.summary.classic_claims import Evidence, verdicts
 from batchscale.analysis.summary_types import (
-    AccuracyOptimal,
     CostOptimal,
     EnergyOptimal,
     FurtherTarget,
     MaxBatchSize,
     Optimum,
     Part,
+    ScoreOptimal,
     Summary,
     ThroughputOptimal,
     TimeOptimal,
@@ -41,14 +41,14 @@ def summarize(of: Sweep) -> Summary:
     """Return every answer that the rows of a results folder support."""
     frames = of.frames
     per_size = cells(of)
-    time, accuracy, throughput = time_optimal(of), accuracy_optimal(of), throughput_optimal(of)
-    by_steps, cost = accuracy_optimal_by_steps(of), cost_optimal(of)
+    time, best, throughput = time_optimal(of), score_optimal(of), throughput_optimal(of)
+    by_steps, cost = score_optimal_by_steps(of), cost_optimal(of)
     noise, rates, shared = scaling.gradient_noise(of), scaling.learning_rates(of), hardware.on_several_devices(of)
     return Summary(
         **_identity(of),
         **_reasoned("time_optimal", time, _why_no_time(of)),
-        **_reasoned("accuracy_optimal", accuracy, _why_no_accuracy(of, of.accuracy)),
-        **_reasoned("accuracy_optimal_by_steps", by_steps, _why_no_accuracy(of, of.accuracy_by_steps)),
+        **_reasoned("score_optimal", best, _why_no_score(of, of.score)),
+        **_reasoned("score_optimal_by_steps", by_steps, _why_no_score(of, of.score_by_steps)),
         **_reasoned("throughput_optimal", throughput, "no batch size has timed rounds"),
         **_reasoned("max_batch_size", max_batch_size(frames), _why_no_max_batch_size(frames)),
         **_reasoned("energy_optimal", energy_optimal(of), _why_no_energy(of)),
@@ -64,7 +64,7 @@ def summarize(of: Sweep) -> Summary:
         data_parallel=shared,
         virtual_devices=frames.machine.machine.virtual_devices,
         further_targets=[further_target(of.towards(target)) for target in frames.experiment.target.also],
-        verdicts=verdicts(Evidence(of, per_size, time, accuracy, throughput, noise, rates, shared)),
+        verdicts=verdicts(Evidence(of, per_size, time, best, throughput, noise, rates, shared)),
         totals=_totals(frames),
     )
 
@@ -83,7 +83,7 @@ def _identity(of: Sweep) -> dict[str, Any]:
         "title": experiment.title,
         "machine": frames.machine.machine.name,
         "workload": Workload(dataset=workload.dataset, model=workload.model, optimizer=workload.optimizer),
-        "target_accuracy": frames.target_accuracy,
+        "goal": frames.goal,
         "train_examples": frames.train_examples,
         "claims_on": _claims_on(of),
         "seeds": max((one.count for one in of.needs), default=0),
@@ -96,11 +96,11 @@ def _identity(of: Sweep) -> dict[str, Any]:
 
 def further_target(of: Sweep) -> FurtherTarget:
     """Return the answer for another target from the same curves: see `FurtherTarget`."""
-    frames, accuracy = of.frames, of.target
+    frames, threshold = of.frames, of.target
     reached = of.sizes[np.isfinite(of.examples.medians)].tolist()
     return FurtherTarget(
-        accuracy=accuracy,
-        within_epochs=frames.experiment.epochs_to_reach(accuracy),
+        threshold=threshold,
+        within_epochs=frames.experiment.epochs_to_reach(threshold),
         reached=reached,
         unconfirmed=[] if frames.imported else [size for size in reached if of.claims[size].phase != "confirm"],
         **_reasoned("time_optimal", time_optimal(of), _why_no_time(of)),
@@ -142,15 +142,15 @@ def _why_no_time(of: Sweep) -> str:
     if not len(of.frames.trials):
         return "no training runs were measured"
     if not np.isfinite(of.examples.medians).any():
-        return f"no batch size reached the target accuracy of {of.target:g} in the median"
+        return f"no batch size reached {number_format.goal(of.goal)} in the median"
     if not of.speeds:
         return "no batch size has timed rounds"
     return "no batch size has both timed rounds and training runs that reached the target"
 
 
-def _why_no_accuracy(of: Sweep, within_budget: Locations) -> str:
+def _why_no_score(of: Sweep, within_budget: Locations) -> str:
     if of.frames.imported:
-        return "the tables record when a target was reached, not the accuracies"
+        return "the tables record when a target was reached, not the scores"
     if np.isfinite(within_budget.medians).any():
         return "no training run learned anything within the budget"
     return "no training run was evaluated within the budget"
@@ -246,23 +246,21 @@ def time_optimal(of: Sweep) -> TimeOptimal | None:
     return optimum(TimeOptimal, contest, seconds=contest.value, fitted_batch_size=fitted[0], fitted_interval=fitted[1])
 
 
-def accuracy_optimal(of: Sweep) -> AccuracyOptimal | None:
-    """Return the batch size with the best accuracy within the budget of epochs; None where all accuracies are 0."""
-    contest = of.contest(
-        of.accuracy, "median over seeds of the best validation accuracy within the budget", logarithmic=False
-    )
+def score_optimal(of: Sweep) -> ScoreOptimal | None:
+    """Return the batch size with the best score within the budget of epochs; None where all scores are the worst."""
+    metric = f"median over seeds of the best validation {number_format.metric(of.goal)} within the budget"
+    contest = of.contest(of.score, metric, of_scores=True)
     budget = number_format.epochs(of.frames.experiment.budget.epochs)
-    return optimum(AccuracyOptimal, contest, accuracy=contest.value, budget=budget) if contest.value > 0 else None
+    if not of.goal.better(contest.value, of.goal.kind.worst):
+        return None
+    return optimum(ScoreOptimal, contest, score=contest.value, budget=budget)
 
 
-def accuracy_optimal_by_steps(of: Sweep) -> AccuracyOptimal | None:
-    """Return the batch size with the best accuracy within the budget of steps."""
-    contest = of.contest(
-        of.accuracy_by_steps,
-        "median over seeds of the best validation accuracy within the step budget",
-        logarithmic=False,
-    )
-    return optimum(AccuracyOptimal, contest, accuracy=contest.value, budget=f"{of.step_budget:,} steps")
+def score_optimal_by_steps(of: Sweep) -> ScoreOptimal | None:
+    """Return the batch size with the best score within the budget of steps."""
+    metric = f"median over seeds of the best validation {number_format.metric(of.goal)} within the step budget"
+    contest = of.contest(of.score_by_steps, metric, of_scores=True)
+    return optimum(ScoreOptimal, contest, score=contest.value, budget=f"{of.step_budget:,} steps")
 
 
 def throughput_optimal(of: Sweep) -> ThroughputOptimal | None:

@@ -49,7 +49,7 @@ class Evidence(NamedTuple):
     sweep: Sweep
     cells: Sequence[BatchSizeSummary]
     time: Optimum | None
-    accuracy: Optimum | None
+    score: Optimum | None
     throughput: Optimum | None
     noise: GradientNoise | None
     rates: LearningRates | None
@@ -137,12 +137,15 @@ def some_size_is_time_optimal(evidence: Evidence) -> Judgement:
     return _inside(evidence.sweep.sizes[_tried(evidence.sweep.time)], evidence.time, "time to the target", behind)
 
 
-def some_size_is_accuracy_optimal(evidence: Evidence) -> Judgement:
-    """Judge whether the best accuracy has its maximum inside the sweep."""
-    best = evidence.accuracy
-    behind = f", by {100 * best.margin:.2f} points" if best and best.margin is not None else ""
-    sizes = evidence.sweep.sizes[_tried(evidence.sweep.accuracy)]
-    return _inside(sizes, best, "accuracy within the budget", behind)
+def some_size_is_score_optimal(evidence: Evidence) -> Judgement:
+    """Judge whether the best score is inside the sweep."""
+    best, goal = evidence.score, evidence.sweep.goal
+    points = " points" * (goal.metric == "accuracy")
+    behind = (
+        f", by {number_format.gain(goal, best.margin).lstrip('+')}{points}" if best and best.margin is not None else ""
+    )
+    sizes = evidence.sweep.sizes[_tried(evidence.sweep.score)]
+    return _inside(sizes, best, f"{number_format.metric(goal)} within the budget", behind)
 
 
 def _tried(locations: Locations) -> NDArray[np.bool_]:
@@ -282,7 +285,7 @@ CLAIMS: dict[str, Callable[[Evidence], Judgement]] = {
     "A larger batch processes the same data faster": larger_is_faster,
     "A larger batch needs more epochs for the same accuracy": larger_needs_more_epochs,
     "So some batch size takes the least time": some_size_is_time_optimal,
-    "And some batch size gives the best accuracy": some_size_is_accuracy_optimal,
+    "And some batch size gives the best accuracy": some_size_is_score_optimal,
     "The variance of the gradient falls as one over the batch size": gradient_variance_falls,
     "So the learning rate should grow with the batch size": rate_should_grow,
     "Memory grows with the batch size, up to a limit": memory_grows,

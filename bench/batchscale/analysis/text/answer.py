@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from batchscale.analysis import number_format
 from batchscale.analysis.summary_types import BatchSizeSummary, CostOptimal, Optimum, Summary
@@ -27,8 +28,8 @@ class Fact:
 
 
 def answer(summary: Summary) -> list[str]:
-    """Return two paragraphs: the batch size to train with for speed, and the one for accuracy."""
-    return [_fastest(summary), _most_accurate(summary)]
+    """Return two paragraphs: the batch size to train with for speed, and the one with the best score."""
+    return [_fastest(summary), _best_score(summary)]
 
 
 def notices(summary: Summary) -> list[str]:
@@ -47,14 +48,13 @@ def notices(summary: Summary) -> list[str]:
 
 def facts(summary: Summary) -> list[Fact]:
     """Return the optima, one fact each."""
-    known = [_time, _cost, _accuracy, _throughput, _largest, _energy, _critical]
+    known = [_time, _cost, _score, _throughput, _largest, _energy, _critical]
     return [fact for fact in (one(summary) for one in known) if fact]
 
 
 def target(summary: Summary) -> str:
     """Return the target as the end of "epochs to ...", such as "97% validation accuracy"."""
-    reached = summary.target_accuracy
-    return "the target" if reached is None else f"{number_format.target(reached)} validation accuracy"
+    return "the target" if summary.goal is None else number_format.goal(summary.goal)
 
 
 def tied(best: Optimum, summary: Summary) -> str:
@@ -94,14 +94,15 @@ def _fastest(summary: Summary) -> str:
     return f"On {summary.machine}, {reached}{cost}{edge(best)} {tied(best, summary)}"
 
 
-def _most_accurate(summary: Summary) -> str:
-    best = summary.accuracy_optimal
-    if best is None:
-        reason = summary.accuracy_optimal_reason or "the rows do not show it"
-        return f"The batch size with the best validation accuracy is not known: {reason}."
-    accuracy = number_format.accuracy(best.accuracy)
-    interval = number_format.with_level(number_format.between(best.interval, number_format.accuracy))
-    reached = f"batch size {best.batch_size} reaches the best validation accuracy, {accuracy} ({interval})."
+def _best_score(summary: Summary) -> str:
+    best, goal = summary.score_optimal, summary.goal
+    metric = number_format.metric(goal) if goal else "score"
+    if best is None or goal is None:
+        reason = summary.score_optimal_reason or "the rows do not show it"
+        return f"The batch size with the best validation {metric} is not known: {reason}."
+    interval = number_format.with_level(number_format.between(best.interval, partial(number_format.score, goal)))
+    score = f"{number_format.score(goal, best.score)} ({interval})"
+    reached = f"batch size {best.batch_size} reaches the best validation {metric}, {score}."
     return f"Within {best.budget}, {reached}{edge(best)} {tied(best, summary)}"
 
 
@@ -138,16 +139,15 @@ def _price(best: CostOptimal) -> str:
     return f"{number_format.number(best.cost)} at {best.price_per_hour:g} an hour"
 
 
-def _accuracy(summary: Summary) -> Fact | None:
-    best = summary.accuracy_optimal
-    if best is None:
+def _score(summary: Summary) -> Fact | None:
+    best, goal = summary.score_optimal, summary.goal
+    if best is None or goal is None:
         return None
     cell = _cell(summary, best.batch_size)
-    rate, options = cell.best_learning_rate_for_accuracy, cell.best_options_for_accuracy
-    recipe = _recipe(rate, options, cell.at_grid_edge_for_accuracy)
-    return Fact(
-        "Most accurate", str(best.batch_size), f"{number_format.accuracy(best.accuracy)} within {best.budget}{recipe}"
-    )
+    rate, options = cell.best_learning_rate_for_score, cell.best_options_for_score
+    recipe = _recipe(rate, options, cell.at_grid_edge_for_score)
+    title = "Most accurate" if goal.metric == "accuracy" else f"Best {number_format.metric(goal)}"
+    return Fact(title, str(best.batch_size), f"{number_format.score(goal, best.score)} within {best.budget}{recipe}")
 
 
 def _throughput(summary: Summary) -> Fact | None:

@@ -6,6 +6,7 @@ An alternative text states in words, from the same numbers, what its figure show
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -17,7 +18,7 @@ from batchscale.analysis.frames.schema import batch_sizes, by_batch_size, only, 
 from batchscale.analysis.metrics.hardware import LEAST_CHANGE, LEAST_SHARE, roofline_cells
 from batchscale.analysis.metrics.observations import at_best
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.summary_types import AccuracyOptimal, BatchSizeSummary, CellTrend, Drift, Limit, Rule, Summary
+from batchscale.analysis.summary_types import BatchSizeSummary, CellTrend, Drift, Limit, Rule, ScoreOptimal, Summary
 from batchscale.analysis.text.answer import edge, target, tied
 from batchscale.config.vocabulary import CellKey
 
@@ -25,9 +26,9 @@ CAPTIONS = {
     "time_to_target": (
         "Lower is faster. Ringed batch sizes are tied with the fastest: they are not significantly slower."
     ),
-    "best_accuracy": (
-        "Higher is better; the axis is stretched towards 100%. Rings mark the best batch size of each budget and"
-        " those tied with it."
+    "best_score": (
+        "The axis is stretched towards the ideal score. Rings mark the best batch size of each budget and those tied"
+        " with it."
     ),
     "throughput": (
         "Higher is faster. Where the line levels off, the hardware is fully used. Small dots are single rounds."
@@ -159,18 +160,20 @@ def _limited(limit: Limit | None, runs: list[list[BatchSizeSummary]]) -> str:
 
 
 def averaging(summary: Summary) -> str:
-    """Return whether averaged parameters are better at the accuracy-optimal batch size, as far as seeds show."""
-    best = summary.accuracy_optimal
+    """Return whether averaged parameters are better at the batch size with the best score, as far as seeds show."""
+    best = summary.score_optimal
     cells = [cell for cell in summary.cells if best and cell.batch_size == best.batch_size]
-    gain = cells[0].ema_accuracy_gain if cells else None
-    if gain is None or gain.median is None:
+    gain = cells[0].averaged_score_gain if cells else None
+    if gain is None or gain.median is None or summary.goal is None:
         return ""
-    where, median = f"at batch size {cells[0].batch_size}", f"{number_format.points(gain.median)} percentage points"
+    text = partial(number_format.gain, summary.goal)
+    unit = " percentage points" if summary.goal.metric == "accuracy" else " better" * (gain.median > 0)
+    where, median = f"at batch size {cells[0].batch_size}", f"{text(gain.median)}{unit}"
     if cells[0].seeds == 1:
         return f"Averaging the parameters {where}: {median} on one seed, which may be noise."
     low, high = gain.interval
     effect = "helps" if (low or 0) > 0 else "hurts" if (high or 0) < 0 else "has no clear effect"
-    interval = number_format.between(gain.interval, number_format.points)
+    interval = number_format.between(gain.interval, text)
     return f"Averaging the parameters {effect} {where}: {median} ({interval}), compared seed by seed."
 
 
@@ -193,7 +196,7 @@ def drift(summary: Summary) -> str:
     if found.drifts:
         overall = f"Drift over {found.rounds} rounds: all timings together became {moved}."
     else:
-        threshold = number_format.target(LEAST_CHANGE)
+        threshold = number_format.percent(LEAST_CHANGE)
         overall = f"No significant drift over {found.rounds} rounds ({moved}; threshold {threshold})."
     return f"{overall}{_single_timings(found)}{_sensors(found)}"
 
@@ -238,18 +241,21 @@ def time_to_target(_: Sweep, summary: Summary) -> str:
     return f"Batch size {best.batch_size} is the fastest: {took}.{edge(best)} {tied(best, summary)}{joined}"
 
 
-def best_accuracy(_: Sweep, summary: Summary) -> str:
+def best_score(_: Sweep, summary: Summary) -> str:
     """Return the best batch size within each budget."""
-    budgets = [best for best in (summary.accuracy_optimal, summary.accuracy_optimal_by_steps) if best]
-    found = " ".join(_most_accurate(best, summary) for best in budgets) or f"{summary.accuracy_optimal_reason}."
+    budgets = [best for best in (summary.score_optimal, summary.score_optimal_by_steps) if best]
+    found = " ".join(_best_in_budget(best, summary) for best in budgets) or f"{summary.score_optimal_reason}."
     return f"{found} {averaging(summary)}".rstrip()
 
 
-def _most_accurate(best: AccuracyOptimal, summary: Summary) -> str:
-    interval = number_format.between(best.interval, number_format.accuracy)
-    accuracy = number_format.accuracy(best.accuracy)
-    reached = f"Within {best.budget}, batch size {best.batch_size} is the most accurate: {accuracy} ({interval})."
-    return f"{reached} {tied(best, summary)}"
+def _best_in_budget(best: ScoreOptimal, summary: Summary) -> str:
+    goal = summary.goal
+    if goal is None:
+        return ""
+    interval = number_format.between(best.interval, partial(number_format.score, goal))
+    score = f"{number_format.score(goal, best.score)} ({interval})"
+    quality = "is the most accurate" if goal.metric == "accuracy" else f"has the best {number_format.metric(goal)}"
+    return f"Within {best.budget}, batch size {best.batch_size} {quality}: {score}. {tied(best, summary)}"
 
 
 def throughput(_: Sweep, summary: Summary) -> str:

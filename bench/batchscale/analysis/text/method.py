@@ -121,7 +121,7 @@ def _training(measured: Frames, summary: Summary) -> str:
     verb = "were" if experiment.searched else "was"
     return (
         f"Training: at most {longest}{_cadence(measured.curves)} on a validation split that was held out of the"
-        " training set. Test accuracy is reported, but nothing was chosen by it."
+        " training set. The score on the test split is reported, but nothing was chosen by it."
         f" The {tuned} {verb} tuned at every batch size on search seeds. The claims rest on"
         f" {seeds(summary)} with the best values.{_averaging(experiment.evaluation.averaging_epochs)}"
     )

@@ -3,8 +3,10 @@
 A *point* is a learning rate with the options searched next to it. Points of one batch size race against each other.
 A point is certainly *slower* if another point already has a smaller median time to the target than this one could still
 achieve, even if all its remaining seeds reached the target now. A point is *beaten* if a third of the epoch budget is
-spent and its validation error exceeds the leader's by more than three standard errors of their difference, and by a
-factor: 2, and 1.5 once two thirds of the budget are spent.
+spent, and its best score is clearly behind the leader's: by more than three standard errors of their difference, and
+by a margin. The margin of an accuracy is a factor on the error: 2, and 1.5 once two thirds of the budget are spent. A
+loss has a floor that is not known, so factors on it mean little. Its margin is in time: the leader was as good with a
+quarter of the examples, and with half of them once two thirds of the budget are spent.
 
 Two claims can be won: the shortest time to the target, and the best score within the budget. Before the end of the
 budget a point is stopped if it is beaten and short of the target. After it, a point short of the target is stopped if
@@ -16,17 +18,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import NamedTuple
 
 import msgspec
 
 from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Point
-from batchscale.records.rate_choice import best_score, crossing
+from batchscale.records.rate_choice import best_or_worst, crossing
 from batchscale.records.row_types import Curve
 
 GRACE = 1 / 3
 """Share of the epoch budget before which nothing is stopped."""
 STANDARD_ERRORS = 3.0
+FACTORS = {False: 2.0, True: 1.5}
+"""Factor on the leader's error, before and after two thirds of the budget."""
+SHARES = {False: 0.25, True: 0.5}
+"""Share of the examples with which the leader was as good, before and after two thirds of the budget."""
 
 
 class Race(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +42,7 @@ class Race(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         goal: The score to reach.
         budget_examples: Examples in the epoch budget.
-        validation_examples: Size of the validation split, which decides the noise of an error.
+        validation_examples: Size of the validation split, which decides the noise of a score.
     """
 
     goal: Goal
@@ -55,12 +62,11 @@ def losers(race: Race, curves: Mapping[Point, Sequence[Curve]], examples: int) -
         return {}
     times = {point: [_time(race, curve, examples) for curve in group] for point, group in curves.items()}
     fastest = min(map(median, times.values()))
-    errors = {point: _error(race.goal, group, examples) for point, group in curves.items()}
-    lowest = min(errors.values())
-    seeds = min(len(group) for group in curves.values())
+    standings = {point: Standing.of(race, group, examples) for point, group in curves.items()}
+    leader = min(standings, key=lambda point: standings[point].gap)
     found = {}
     for point in curves:
-        beaten = _beaten(race, errors[point], lowest, seeds, examples)
+        beaten = _beaten(race, standings[point], standings[leader], curves[leader], examples)
         reason = _reason(race, times[point], fastest, beaten, examples)
         if reason:
             found[point] = reason
@@ -86,16 +92,50 @@ def _time(race: Race, curve: Curve, examples: int) -> float:
     return crossed.examples if crossed and crossed.examples <= examples else math.inf
 
 
-def _error(goal: Goal, group: Sequence[Curve], examples: int) -> float:
-    """Return the mean over seeds of the lowest validation error so far."""
-    best = [best_score(curve, goal, examples) or 0.0 for curve in group]
-    return goal.gap(sum(best) / len(best))
+class Standing(NamedTuple):
+    """How well a point does so far.
+
+    Attributes:
+        gap: Mean over seeds of the smallest gap between the validation score and the ideal one.
+        variance: Of the gap, from the deviation of the score over the validation examples.
+    """
+
+    gap: float
+    variance: float
+
+    @classmethod
+    def of(cls, race: Race, group: Sequence[Curve], examples: int) -> Standing:
+        """Return the standing of the curves of a point after `examples`."""
+        metric, goal = race.goal.metric, race.goal
+        gaps = [goal.gap(best_or_worst(curve, goal, examples)) for curve in group]
+        variances = []
+        for curve, gap in zip(group, gaps, strict=True):
+            at_best = (
+                variance
+                for seen, score, variance in zip(
+                    curve.examples, curve.values(metric), curve.variances(metric), strict=True
+                )
+                if seen <= examples and goal.gap(score) == gap
+            )
+            variances.append(next(at_best, 0.0))
+        count = len(group)
+        return cls(sum(gaps) / count, sum(variances) / (race.validation_examples * count**2))
 
 
-def _beaten(race: Race, error: float, lowest: float, seeds: int, examples: int) -> str | None:
-    factor = 1.5 if examples >= 2 * GRACE * race.budget_examples else 2.0
-    # The binomial variance of an error rate over the validation split.
-    variance = (error * (1 - error) + lowest * (1 - lowest)) / (race.validation_examples * seeds)
-    if error > factor * lowest and error - lowest > STANDARD_ERRORS * math.sqrt(variance):
-        return f"error {error:.4f} vs {lowest:.4f} for the best rate after {examples:,} examples"
+def _beaten(race: Race, own: Standing, lead: Standing, leaders: Sequence[Curve], examples: int) -> str | None:
+    late = examples >= 2 * GRACE * race.budget_examples
+    # All points are evaluated on the same examples, so the variance of a difference is at most this sum.
+    error = math.sqrt(own.variance + lead.variance)
+    if not own.gap - lead.gap > STANDARD_ERRORS * error:
+        return None
+    if race.goal.metric == "accuracy":
+        factor = FACTORS[late]
+        if own.gap > factor * lead.gap:
+            return f"error {own.gap:.4f} vs {lead.gap:.4f} for the best rate after {examples:,} examples"
+        return None
+    earlier = int(examples * SHARES[late])
+    if Standing.of(race, leaders, earlier).gap < own.gap:
+        return (
+            f"{race.goal.metric} {own.gap:.4f} after {examples:,} examples vs less after {earlier:,} for the best rate"
+        )
     return None

@@ -21,12 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, PyTree, Shaped
 
+from batchscale.measure.data.datasets import Examples
 from batchscale.measure.device import compiled_programs
 from batchscale.measure.device.compiled_programs import predicted_bytes
 from batchscale.measure.device.platform_policy import EVALUATION_BATCH_SIZE
 from batchscale.measure.training import gradient_noise
 from batchscale.measure.training.gradient_noise import Norms
-from batchscale.measure.training.learner import Examples, Learner, TrainState
+from batchscale.measure.training.learner import Learner, TrainState, take
 from batchscale.measure.training.optimizers import Schedule, averaged_parameters
 
 
@@ -54,7 +55,16 @@ class Settings(NamedTuple):
     options: Mapping[str, Float[Array, " setting"]]
 
 
-Scores = Float[np.ndarray, "seed setting"]
+class Moments(NamedTuple):
+    """Mean and standard deviation of a score over the examples of a split, for every lane of a shard or for one."""
+
+    mean: Float[np.ndarray, "*lanes"] | np.floating | float
+    deviation: Float[np.ndarray, "*lanes"] | np.floating | float
+
+    @classmethod
+    def of(cls, first: Float[np.ndarray, "*lanes"], second: Float[np.ndarray, "*lanes"]) -> Moments:
+        """Return the moments that follow from the means of the scores and of their squares."""
+        return cls(first, np.sqrt(np.maximum(second - first**2, 0.0)))
 
 
 @dataclass(frozen=True)
@@ -179,11 +189,11 @@ class Programs:
         program = self.program((seeds, len(settings.batch_sizes)))
         return program(lanes, settings, self.train_split, padded, np.int32(first_tick), np.int32(ticks))
 
-    def evaluate(self, params: PyTree, split: Examples) -> tuple[Scores, Scores]:
-        """Return the accuracy and the mean loss of every lane's parameters on a whole split."""
+    def evaluate(self, params: PyTree, split: Examples) -> dict[str, Moments]:
+        """Return mean and deviation over a whole split of every score of every lane's parameters."""
         size = len(split.labels)
-        correct, loss = self.evaluation(jax.tree.leaves(params)[0].shape[:2], split)(params, split)
-        return np.asarray(correct, np.float64) / size, np.asarray(loss, np.float64) / size
+        sums = self.evaluation(jax.tree.leaves(params)[0].shape[:2], split)(params, split)
+        return {name: Moments.of(*(np.asarray(total, np.float64) / size for total in sums[name])) for name in sums}
 
 
 def _first_state(learner: Learner, params: PyTree, settings: Settings) -> TrainState:
@@ -202,12 +212,11 @@ def _advance_lanes(
 ) -> Lanes:
     learner, width = programs.learner, programs.microbatch_size
     # All settings of a seed share the examples (None): these are read once, not once per lane.
-    over_settings = jax.vmap(learner.gradient, in_axes=(0, None, None))
+    over_settings = jax.vmap(learner.gradient, in_axes=(0, None))
     microbatches_per_step = settings.batch_sizes // width
 
     def tick(i: Int32[Array, ""], lanes: Lanes) -> Lanes:
-        chosen = order[:, i]
-        _, gradient = jax.vmap(over_settings)(lanes.state.params, split.inputs[chosen], split.labels[chosen])
+        _, gradient = jax.vmap(over_settings)(lanes.state.params, take(split, order[:, i]))
         now = first_tick + i
         # A schedule counts the examples before the step, like a single run. If the batch is complete in this tick, the
         # examples before the step are all examples up to the end of this tick minus the batch.
@@ -275,16 +284,19 @@ def _along(values: Shaped[Array, " setting"], leaf: Array) -> Array:
 
 def evaluate_lanes(
     learner: Learner, params: PyTree, split: Examples, batch_size: int = EVALUATION_BATCH_SIZE
-) -> tuple[Int32[Array, "seed setting"], Float[Array, "seed setting"]]:
-    """Return how many examples of a split every lane classifies correctly, and the sum of its losses."""
-    evaluate = jax.vmap(jax.vmap(learner.evaluate, in_axes=(0, None, None)), in_axes=(0, None, None))
+) -> dict[str, tuple[Float[Array, "seed setting"], Float[Array, "seed setting"]]]:
+    """Return, for every score, its sum and the sum of its squares over the examples of a split, for every lane."""
+
+    def of_lane(params: PyTree, chunk: Examples) -> PyTree:
+        return {name: (one.sum(), (one * one).sum()) for name, one in learner.scores(params, chunk).items()}
+
+    evaluate = jax.vmap(jax.vmap(of_lane, in_axes=(0, None)), in_axes=(0, None))
     size = min(batch_size, len(split.labels))
     whole = len(split.labels) // size * size
     chunks = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, size, *leaf.shape[1:]), split)
     # Chunks are evaluated one after another: activations of all lanes on the whole split would not fit into memory.
-    totals = jax.lax.map(lambda chunk: evaluate(params, *chunk), chunks)
-    correct, loss = jax.tree.map(lambda total: total.sum(0), totals)
+    totals = jax.tree.map(lambda total: total.sum(0), jax.lax.map(partial(evaluate, params), chunks))
     if whole < len(split.labels):
-        rest_correct, rest_loss = evaluate(params, split.inputs[whole:], split.labels[whole:])
-        correct, loss = correct + rest_correct, loss + rest_loss
-    return correct, loss
+        rest = evaluate(params, jax.tree.map(lambda leaf: leaf[whole:], split))
+        totals = jax.tree.map(jnp.add, totals, rest)
+    return totals

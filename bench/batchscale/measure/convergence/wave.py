@@ -23,10 +23,12 @@ from batchscale.config.experiment import Experiment
 from batchscale.config.plan import Duration
 from batchscale.config.vocabulary import Phase, Point
 from batchscale.measure.convergence.early_stopping import Race
-from batchscale.measure.convergence.lanes import Lanes, Programs, Settings
+from batchscale.measure.convergence.lanes import Lanes, Moments, Programs, Settings
 from batchscale.measure.training import gradient_noise
-from batchscale.records.row_types import LARGEST_AMOUNT, Curve, NoiseEstimate, TrialKey, TrialStatus
+from batchscale.records.row_types import LARGEST_AMOUNT, Curve, NoiseEstimate, ScoreLists, TrialKey, TrialStatus
 
+Number = Float[np.ndarray, "*lanes"] | np.floating | float
+"""A number, or one for each lane of a shard."""
 Shape = tuple[int, int]
 """How many seeds and settings a program call holds."""
 WORTH_COMPACTING = 0.7
@@ -123,17 +125,15 @@ class Reading(NamedTuple):
     """One evaluation, of a single lane or of all lanes of a shard [seed, setting].
 
     Attributes:
-        accuracy: On the validation split.
-        loss: Mean loss on the validation split.
-        test_accuracy: On the test split; None if it was not asked for.
-        ema_accuracy: Validation accuracy of the averaged parameters; None if no average is kept.
+        scores: On the validation split, by name.
+        test_scores: On the test split; empty if they were not asked for.
+        averaged_scores: Validation scores of the averaged parameters; empty if no average is kept.
         norms: Squared gradient norms summed since the last reading, by part of the batch; None if not recorded.
     """
 
-    accuracy: Float[np.ndarray, "*lanes"] | float
-    loss: Float[np.ndarray, "*lanes"] | float
-    test_accuracy: Float[np.ndarray, "*lanes"] | float | None = None
-    ema_accuracy: Float[np.ndarray, "*lanes"] | float | None = None
+    scores: Mapping[str, Moments]
+    test_scores: Mapping[str, Moments] = {}
+    averaged_scores: Mapping[str, Moments] = {}
     norms: Float[np.ndarray, "*lanes part"] | None = None
 
     def lane(self, row: int, column: int) -> Reading:
@@ -149,7 +149,7 @@ class LaneRecord(msgspec.Struct, kw_only=True):
         seed: The seed.
         status: None as long as the lane trains.
         reason: Why it ended, unless it simply reached its end.
-        test_accuracy: At the end of the epoch budget.
+        test_scores: At the end of the epoch budget.
         reported: True once the row was written.
         curve: The evaluations.
         noise: Gradient noise; None if the batch is one microbatch, which gives no estimate.
@@ -159,11 +159,9 @@ class LaneRecord(msgspec.Struct, kw_only=True):
     seed: int
     status: TrialStatus | None = None
     reason: str | None = None
-    test_accuracy: float | None = None
+    test_scores: dict[str, float | None] = {}
     reported: bool = False
-    curve: Curve = msgspec.field(
-        default_factory=lambda: Curve(examples=[], steps=[], accuracy=[], loss=[], test_accuracy=None)
-    )
+    curve: Curve = msgspec.field(default_factory=lambda: Curve(examples=[], steps=[], scores={"loss": []}))
     noise: NoiseEstimate | None = None
 
     @property
@@ -185,14 +183,13 @@ class LaneRecord(msgspec.Struct, kw_only=True):
         curve, updated_at = self.curve, steps * self.setting.batch_size
         if self.noise is not None and reading.norms is not None:
             self.noise = gradient_noise.extended(self.noise, updated_at, reading.norms, steps - self.steps)
-        curve.examples.append(updated_at)
-        curve.steps.append(steps)
-        curve.accuracy.append(float(reading.accuracy))
-        curve.loss.append(float(reading.loss) if reading.loss <= LARGEST_AMOUNT else None)
-        self.curve = msgspec.structs.replace(
-            curve,
-            test_accuracy=_longer(curve.test_accuracy, reading.test_accuracy),
-            ema_accuracy=_longer(curve.ema_accuracy, reading.ema_accuracy),
+        self.curve = Curve(
+            examples=[*curve.examples, updated_at],
+            steps=[*curve.steps, steps],
+            scores=_longer(curve.scores, means_of(reading.scores)),
+            deviations=_longer(curve.deviations, {name: one.deviation for name, one in reading.scores.items()}),
+            test_scores=_longer(curve.test_scores, means_of(reading.test_scores)),
+            averaged_scores=_longer(curve.averaged_scores, means_of(reading.averaged_scores)),
         )
 
     def finish(self, status: TrialStatus, reason: str | None = None) -> None:
@@ -201,8 +198,18 @@ class LaneRecord(msgspec.Struct, kw_only=True):
             self.status, self.reason = status, reason
 
 
-def _longer(known: list[float] | None, value: np.ndarray | float | None) -> list[float] | None:
-    return known if value is None else [*(known or []), float(value)]
+def means_of(scores: Mapping[str, Moments]) -> dict[str, Number]:
+    """Return the mean of each score."""
+    return {name: one.mean for name, one in scores.items()}
+
+
+def finite(value: Number) -> float | None:
+    """Return a value as rows hold it: None if it is not finite or too large."""
+    return float(value) if 0 <= value <= LARGEST_AMOUNT else None
+
+
+def _longer(known: ScoreLists, values: Mapping[str, Number]) -> ScoreLists:
+    return {name: [*known.get(name, []), finite(value)] for name, value in values.items()} or known
 
 
 class Layout(msgspec.Struct):

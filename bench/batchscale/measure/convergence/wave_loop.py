@@ -28,11 +28,11 @@ from batchscale.errors import InputError
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence.early_stopping import losers
 from batchscale.measure.convergence.lanes import Programs
-from batchscale.measure.convergence.wave import LaneRecord, Layout, Reading, Shard, Wave
+from batchscale.measure.convergence.wave import LaneRecord, Layout, Reading, Shard, Wave, finite, means_of
 from batchscale.measure.data import example_order
 from batchscale.records import row_files
 from batchscale.records.rate_choice import crossing
-from batchscale.records.row_types import LARGEST_AMOUNT, TrialKey
+from batchscale.records.row_types import TrialKey
 from batchscale.untrusted_input import read_small
 
 CHECKPOINT_SECONDS = 30.0
@@ -219,12 +219,10 @@ def _order(wave: Wave, shard: Shard, tick: int, ticks: int) -> Int32[np.ndarray,
 
 def _read(programs: Programs, shard: Shard, *, tests: bool) -> Reading:
     params, averages = shard.lanes.state.params, programs.averaging_examples is not None
-    accuracy, loss = programs.evaluate(params, programs.validation_split)
     return Reading(
-        accuracy,
-        loss,
-        test_accuracy=programs.evaluate(params, programs.test_split)[0] if tests else None,
-        ema_accuracy=programs.evaluate(shard.lanes.average, programs.validation_split)[0] if averages else None,
+        programs.evaluate(params, programs.validation_split),
+        test_scores=programs.evaluate(params, programs.test_split) if tests else {},
+        averaged_scores=programs.evaluate(shard.lanes.average, programs.validation_split) if averages else {},
         norms=shard.read_norms(),
     )
 
@@ -232,11 +230,11 @@ def _read(programs: Programs, shard: Shard, *, tests: bool) -> Reading:
 def _record(wave: Wave, shard: Shard, examples: int, readings: Reading) -> None:
     for row, column, record in shard.alive(wave.records):
         reading = readings.lane(row, column)
-        record.record(examples, reading if wave.tests_always else reading._replace(test_accuracy=None))
+        record.record(examples, reading if wave.tests_always else reading._replace(test_scores={}))
         if examples == wave.duration.budget_examples and record.steps:
-            record.test_accuracy = None if reading.test_accuracy is None else float(reading.test_accuracy)
-        if not reading.loss <= LARGEST_AMOUNT:
-            record.finish("diverged", f"the validation loss was {float(reading.loss)} after {examples} examples")
+            record.test_scores = {name: finite(mean) for name, mean in means_of(reading.test_scores).items()}
+        if finite(loss := reading.scores["loss"].mean) is None:
+            record.finish("diverged", f"the validation loss was {float(loss)} after {examples} examples")
 
 
 def _retire(wave: Wave, examples: int) -> None:

@@ -27,7 +27,7 @@ from batchscale.measure.run import time_estimate
 from batchscale.measure.session import Session
 from batchscale.measure.throughput.stage import Throughput
 from batchscale.measure.training import optimizers
-from batchscale.measure.training.learner import model_named
+from batchscale.measure.training.learner import model_named, task_named
 from batchscale.printable import bare
 from batchscale.records import results_folder, row_files
 
@@ -58,6 +58,11 @@ class Request:
     convergence_from: Path | None = None
     retries_failed: bool = False
     progress: Progress = field(default_factory=Progress)
+
+    @property
+    def sources(self) -> list[Path]:
+        """The folder of each named experiment file, to which paths in it are relative."""
+        return [Path(name).parent if name.endswith(".toml") else Path() for name in self.names]
 
     def share(self, count: int) -> float | None:
         """Return the minutes of each of `count` experiments; None without a limit."""
@@ -121,19 +126,20 @@ KINDS: dict[StageName, type[Throughput | Convergence]] = {"throughput": Throughp
 
 def _sessions(request: Request, host: Host, stopper: Stopper) -> list[Session]:
     """Return a session for each experiment as its file has it; refuse what cannot run."""
-    wanted, source = chosen(request.names, host.machine.platform), request.convergence_from
-    for name, experiment in zip(request.names, wanted, strict=False):
+    wanted, joined = chosen(request.names, host.machine.platform), request.convergence_from
+    sources = request.sources or [Path()] * len(wanted)
+    for name, experiment, source in zip(request.names, wanted, sources, strict=False):
         with _refused_as_of(Path(name).name):
-            _refuse_unknown_names(experiment)
+            _refuse_unknown_names(experiment, source)
         experiments.refuse_contradictions(experiment, Path(name).name)
-    if source is not None:
-        results_folder.read_experiment(source)
-    pairs = with_data(wanted, named=bool(request.names), progress=request.progress)
+    if joined is not None:
+        results_folder.read_experiment(joined)
+    pairs = with_data(wanted, sources, named=bool(request.names), progress=request.progress)
     minutes, sessions = request.share(len(pairs)), []
-    for experiment, dataset in pairs:
+    for (experiment, dataset), source in zip(pairs, sources, strict=False):
         named = experiment if minutes is None else time_budget.named(experiment, minutes)
         folder = results_folder.folder_of(request.results, named, host.machine)
-        one = Session(experiment, dataset, host, folder, request.progress, stopper, request.retries_failed)
+        one = Session(experiment, dataset, host, folder, request.progress, stopper, request.retries_failed, source)
         _refuse_what_cannot_run(one)
         sessions.append(one)
     _refuse_one_folder_twice(sessions, request.names)
@@ -163,11 +169,14 @@ def chosen(names: Sequence[str], platform: str) -> list[Experiment]:
     return sorted((one for one in shipped if platform in one.suites), key=lambda one: one.name, reverse=True)
 
 
-def with_data(wanted: Sequence[Experiment], *, named: bool, progress: Progress) -> list[tuple[Experiment, Dataset]]:
+def with_data(
+    wanted: Sequence[Experiment], sources: Sequence[Path], *, named: bool, progress: Progress
+) -> list[tuple[Experiment, Dataset]]:
     """Return every experiment with its dataset; a suite without available data becomes the `FALLBACK` experiment.
 
     Args:
         wanted: The experiments.
+        sources: The folder that paths of each experiment are relative to.
         named: True if the user named them, so that no other experiment may replace them.
         progress: Shows what was tried.
 
@@ -175,9 +184,10 @@ def with_data(wanted: Sequence[Experiment], *, named: bool, progress: Progress) 
         InputError: When an experiment named by the user has no data; lists what was tried.
     """
     found = []
-    for experiment in wanted:
+    for experiment, source in zip(wanted, sources, strict=True):
+        workload = experiment.workload
         try:
-            found.append((experiment, datasets.load(experiment.workload.dataset)))
+            found.append((experiment, datasets.load(workload.dataset, workload.dataset_options, source)))
         except InputError as error:
             if named:
                 raise
@@ -204,10 +214,12 @@ def _refused_as_of(name: str) -> Iterator[None]:
         raise InputError(f"{name}: {error}") from None
 
 
-def _refuse_unknown_names(experiment: Experiment) -> None:
+def _refuse_unknown_names(experiment: Experiment, source: Path) -> None:
     workload = experiment.workload
-    datasets.check(workload.dataset)
-    model_named(workload.model, workload.model_options)
+    datasets.check(workload.dataset, workload.dataset_options, source)
+    model_named(workload.model, workload.model_options, source)
+    if workload.task is not None:
+        task_named(workload.task, source)
     optimizers.optimizer_named(workload.optimizer, workload.optimizer_options, experiment.searched)
 
 
@@ -218,6 +230,9 @@ def _refuse_what_cannot_run(session: Session) -> None:
     with _refused_as_of(experiment.name):
         optimizers.refuse_contradictions(experiment, sizes[0])
         learner = session.learner(experiment.workload.precision, None)
+        if (metric := experiment.goal.metric) not in learner.task.metrics:
+            found = f"target.{metric}: {experiment.workload.task or session.dataset.task} has no such score"
+            raise InputError(f"{found}, expected one of {', '.join(learner.task.metrics)}")
         parameters = sum(leaf.size for leaf in jax.tree.leaves(learner.abstract_params()))
         needed, free = COPIES_OF_PARAMETERS * 4 * parameters, host.program_memory_bytes()
         if needed > free:

@@ -20,15 +20,17 @@ import msgspec
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
+from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Loop
 from batchscale.errors import InputError
 from batchscale.measure.convergence.lanes import evaluate_lanes
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.data import datasets, example_order
+from batchscale.measure.data.datasets import Examples
 from batchscale.measure.device import compiled_programs
 from batchscale.measure.device.machine import Host
 from batchscale.measure.session import Session
-from batchscale.measure.training.learner import Examples, Learner, TrainState
+from batchscale.measure.training.learner import Learner, TrainState, take
 from batchscale.measure.training.optimizers import Scalar, Schedule
 from batchscale.records import rate_choice, results_folder
 from batchscale.records.row_files import Writer
@@ -97,7 +99,8 @@ def verify(folder: Path, recommended: int, reported: Mapping[int, Reported]) -> 
         InputError: When the folder has no confirmed runs that reach the target, or is from another machine.
     """
     experiment = results_folder.read_experiment(folder)
-    session = Session(experiment, datasets.load(experiment.workload.dataset), Host.describe(), folder)
+    workload = experiment.workload
+    session = Session(experiment, datasets.load(workload.dataset, workload.dataset_options), Host.describe(), folder)
     session.prepare_folder()
     trials, lowerings = Convergence(session).trials.values(), _timed_lowerings(session)
     found = {size: find_case(session, trials, size, one, lowerings) for size, one in reported.items()}
@@ -169,7 +172,7 @@ def train_alone(session: Session, case: Case) -> Alone:
     points = [point // trial.batch_size for point in session.duration.evaluations]
     longest = max(after - before for before, after in pairwise([0, *points]))
     prepare = _segments(learner, session.splits[0], session.schedule, trial, case.loop, max(longest, 1))
-    accuracy = _scorer(learner, session.splits[1])
+    score = _scorer(learner, session.splits[1], session.experiment.goal)
     prepare(0, max(points[0], 1))(_start(learner, trial))
     state, done, seconds = _start(learner, trial), 0, 0.0
     for point in points:
@@ -179,7 +182,7 @@ def train_alone(session: Session, case: Case) -> Alone:
             state = advance(state)
             seconds += time.perf_counter() - start
             done = point
-        if session.experiment.goal.reached(accuracy(state)):
+        if session.experiment.goal.reached(score(state)):
             return Alone("ok", done, seconds)
     return Alone("not_reached", done, seconds)
 
@@ -188,15 +191,15 @@ def _start(learner: Learner, trial: Trial) -> TrainState:
     return learner.first_state(jax.device_put(learner.params(trial.seed)), trial.learning_rate, trial.options)
 
 
-def _scorer(learner: Learner, split: Examples) -> Callable[[TrainState], float]:
-    """Return a function that computes the accuracy of a single run on a whole split."""
-    score = jax.jit(partial(evaluate_lanes, learner))
+def _scorer(learner: Learner, split: Examples, goal: Goal) -> Callable[[TrainState], float]:
+    """Return a function that computes the goal's score of a single run on a whole split."""
+    evaluate = jax.jit(partial(evaluate_lanes, learner))
 
-    def accuracy(state: TrainState) -> float:
-        correct, _ = score(jax.tree.map(lambda leaf: leaf[None, None], state.params), split)
-        return float(correct[0, 0]) / len(split.labels)
+    def score(state: TrainState) -> float:
+        total, _ = evaluate(jax.tree.map(lambda leaf: leaf[None, None], state.params), split)[goal.kind.measured_as]
+        return goal.kind.scale * float(total[0, 0]) / len(split.labels)
 
-    return accuracy
+    return score
 
 
 def _segments(
@@ -210,7 +213,7 @@ def _segments(
     compiled = partial(jax.jit, donate_argnums=0, compiler_options=compiled_programs.options())
 
     def step(state: TrainState, chosen: Int32[Array, " batch"], rate: Scalar) -> TrainState:
-        return learner.train_step(state, split.inputs[chosen], split.labels[chosen], rate, trial.options)[0]
+        return learner.train_step(state, take(split, chosen), rate, trial.options)[0]
 
     @compiled
     def many(

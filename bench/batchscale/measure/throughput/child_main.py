@@ -55,7 +55,7 @@ def do(job: Job, append: Callable[[AnyRow], None]) -> None:
 
 def furnish(job: Job, append: Callable[[AnyRow], None]) -> Throughput:
     """Return the stage on made-up examples, whose programs run under the job's limit on memory."""
-    session = Session(job.experiment, made_up(job), job.host, Path(), Progress(quiet=True))
+    session = Session(job.experiment, made_up(job), job.host, Path(), Progress(quiet=True), sources=Path(job.sources))
     session.progress.plan("timing", 1, 1.0)
     stage = Throughput(session, append)
     stage.known.rounds[job.key] = job.first_round

@@ -51,6 +51,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         task: "time" times the cell `key`; "max_batch_size" searches for the largest batch size up to that of `key`.
         experiment: The experiment of the session.
         host: Named by the rows.
+        sources: The folder that paths of the experiment are relative to.
         platform: JAX's backend, on which the child has to run too.
         examples: Shapes and types of the dataset's examples.
         train_examples: Size of the train split.
@@ -63,6 +64,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     task: Literal["time", "max_batch_size"]
     experiment: Experiment
     host: Host
+    sources: str
     platform: str
     examples: ExampleSpec
     train_examples: Positive
@@ -77,6 +79,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return cls(
             experiment=session.experiment,
             host=session.host,
+            sources=str(session.sources),
             platform=jax.default_backend(),
             examples=example_spec(session.dataset),
             train_examples=session.train_examples,

@@ -114,11 +114,10 @@ def _built(stage: Throughput, key: CellKey, lowering: str | None) -> Built:
 
 def _arithmetic(stage: Throughput, key: CellKey, compiled: jax.stages.Compiled) -> dict[str, Any]:
     """Return FLOPs per example: counted from the model (the same for every lowering), and reported by the compiler."""
-    inputs = stage.session.splits[0].inputs
-    example = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
+    split = stage.session.splits[0]
     return {
         "flops_per_example": flop_count.flops_per_example(
-            stage.session.learner(key.precision, None), key.batch_size, example
+            stage.session.learner(key.precision, None), key.batch_size, split
         ),
         "compiler_flops_per_example": flop_count.compiler_count(compiled, "flops", key.examples_at_once),
         "compiler_bytes_per_example": flop_count.compiler_count(compiled, "bytes accessed", key.examples_at_once),

@@ -19,11 +19,12 @@ from jaxtyping import Array, Float, Int32, PyTree, Shaped
 
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.data import example_order
+from batchscale.measure.data.datasets import Examples
 from batchscale.measure.device import compiled_programs
 from batchscale.measure.device.compiled_programs import Work
 from batchscale.measure.device.machine import platform_name
 from batchscale.measure.device.platform_policy import POLICIES
-from batchscale.measure.training.learner import Examples, Learner, TrainState
+from batchscale.measure.training.learner import Learner, TrainState, take
 
 AXIS = "data"
 """Name of the axis over which a batch is split."""
@@ -106,17 +107,17 @@ def _dispatch(learner: Learner, placement: Placement, split: Examples, state: Tr
 
 def _fed(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
     """Run one jitted step per call on batches from host memory; a thread fetches the next batch, as a loader does."""
-    inputs, labels = np.asarray(split.inputs), np.asarray(split.labels)
-    batches = _batches(key.batch_size, len(labels))
+    on_host = Examples(*(np.asarray(leaf) for leaf in split))
+    batches = _batches(key.batch_size, len(on_host.labels))
     rate = placement.whole(jnp.float32(LEARNING_RATE))
 
     def fetch(i: int) -> Examples:
         chosen = batches[i % len(batches)]
-        return Examples(placement.parts(inputs[chosen]), placement.parts(labels[chosen]))
+        return Examples(*(placement.parts(leaf[chosen]) for leaf in on_host))
 
     def step(state: TrainState, batch: Examples, rate: Array) -> tuple[TrainState, Float[Array, ""]]:
         if key.accumulation == 1:
-            return placement.joined(learner.train_step(state, *batch, rate))
+            return placement.joined(learner.train_step(state, batch, rate))
         pieces = jax.tree.map(lambda leaf: leaf.reshape(key.accumulation, -1, *leaf.shape[1:]), batch)
         stepped = learner.accumulated_step(state, pieces, lambda piece: piece, rate, key.batch_size)
         return placement.joined(stepped)
@@ -174,11 +175,10 @@ def _step(
     rate: Array,
 ) -> tuple[TrainState, Float[Array, ""]]:
     def examples_of(piece: Int32[Array, " example"]) -> Examples:
-        mine = placement.split(piece)
-        return Examples(split.inputs[mine], split.labels[mine])
+        return take(split, placement.split(piece))
 
     if key.accumulation == 1:
-        return placement.joined(learner.train_step(state, *examples_of(chosen), rate))
+        return placement.joined(learner.train_step(state, examples_of(chosen), rate))
     pieces = chosen.reshape(key.accumulation, -1)
     return placement.joined(learner.accumulated_step(state, pieces, examples_of, rate, key.batch_size))
 

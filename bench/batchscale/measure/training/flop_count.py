@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
+from batchscale.measure.data.datasets import Examples
 from batchscale.measure.training.learner import Learner
 
 OPAQUE = ("pallas_call", "ffi_call", "ragged_dot_general")
@@ -27,7 +28,7 @@ class UncountableError(Exception):
     """A program holds arithmetic whose amount its jaxpr does not show."""
 
 
-def flops_per_example(model: Learner, batch_size: int, example: jax.ShapeDtypeStruct) -> float | None:
+def flops_per_example(model: Learner, batch_size: int, split: Examples) -> float | None:
     """Return the FLOPs of the gradient of a batch, divided by its examples; None if they cannot be counted.
 
     Activations that a model computes again in the backward pass count once, so that shares of peak compare models and
@@ -36,13 +37,12 @@ def flops_per_example(model: Learner, batch_size: int, example: jax.ShapeDtypeSt
     Args:
         model: A learner whose lowering adds no arithmetic ("xla").
         batch_size: Examples in the batch.
-        example: Shape and type of one input, without the batch axis.
+        split: Examples of the shape and type that the model trains on.
     """
-    inputs = jax.ShapeDtypeStruct((batch_size, *example.shape), example.dtype)
-    labels = jax.ShapeDtypeStruct((batch_size,), np.int32)
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), leaf.dtype), split)
     model = _computing_once(model)
     try:
-        return count(jax.make_jaxpr(model.gradient)(model.abstract_params(), inputs, labels).jaxpr) / batch_size
+        return count(jax.make_jaxpr(model.gradient)(model.abstract_params(), batch).jaxpr) / batch_size
     except UncountableError:
         return None
 

@@ -5,43 +5,68 @@ Everything here is a pure function, so the step can be compiled alone or mapped 
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, get_type_hints
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, Int32, PyTree, UInt32
+from jaxtyping import Array, Float, Int, PyTree, Shaped, UInt32
 
 from batchscale import models
 from batchscale.config.experiment import Workload
 from batchscale.config.vocabulary import Precision
 from batchscale.errors import InputError
+from batchscale.measure.data.datasets import Dataset, Examples
 from batchscale.measure.device.compiled_programs import compute_dtype, matmul_precision
+from batchscale.measure.training import tasks
+from batchscale.measure.training.named_code import check_types, class_named, constructor_options, names_in
 from batchscale.measure.training.optimizers import NONE_GIVEN, BatchSize, Given, Optimizer, Scalar, optimizer_named
-from batchscale.printable import bare, reason
-from batchscale.untrusted_input import misfit
+from batchscale.printable import bare, printable, reason
 
-_RESERVED = {"self", "input_shape", "classes", "rngs", "dtype", "lowering"}
+_RESERVED = {"input_shape", "classes", "rngs", "dtype", "lowering"}
 """Parameters of a model's constructor that the harness passes; the others are the model's options."""
 
 
-class Examples(NamedTuple):
-    """A split on the device."""
-
-    inputs: Float[Array, "example height width channel"]
-    labels: Int32[Array, " example"]
-
-
-def on_device(inputs: np.ndarray, labels: np.ndarray) -> Examples:
+def on_device(split: Examples) -> Examples:
     """Put a split on the default device."""
-    return Examples(jnp.asarray(inputs), jnp.asarray(labels, jnp.int32))
+    return jax.tree.map(jnp.asarray, split)
+
+
+def take(split: Examples, chosen: Int[Array | np.ndarray, "*chosen"]) -> Examples:
+    """Return the examples of a split at the indices `chosen`."""
+    return Examples(split.inputs[chosen], split.labels[chosen])
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What training means for one kind of data: a class that can be built without arguments.
+
+    `outputs` are the float32 outputs of the model for `batch.inputs`. Training minimises the mean of the losses over
+    examples. The score "loss" is always measured. Rows hold mean and deviation of every score over a split.
+    """
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Scores that a target may name."""
+        ...
+
+    def losses(self, outputs: Float[Array, "batch ..."], batch: Examples) -> Float[Array, " batch"]:
+        """Return the training loss of each example."""
+        ...
+
+    def scores(self, outputs: Float[Array, "batch ..."], batch: Examples) -> dict[str, Float[Array, " batch"]]:
+        """Return further scores of each example, by name."""
+        ...
+
+    def check(self, dataset: Dataset) -> None:
+        """Raise InputError where the dataset does not suit the task."""
+        ...
 
 
 class TrainState(NamedTuple):
@@ -56,6 +81,7 @@ class Learner:
     """A model, its loss and its optimizer as pure functions of `params`.
 
     Attributes:
+        task: Losses and scores of the model's outputs.
         graph: The static part of the Flax NNX model (`nnx.GraphDef`).
         make_model: Builds a fresh model from `rngs`.
         optimizer: See `optimizers.optimizer_named`.
@@ -65,6 +91,7 @@ class Learner:
         initial: The compiled initialiser, once it was needed.
     """
 
+    task: Task
     graph: Any
     make_model: Any
     optimizer: Optimizer
@@ -89,25 +116,21 @@ class Learner:
         """Return the state before the first step."""
         return TrainState(params, self.optimizer(learning_rate, 1, options).init(params))
 
-    def logits(self, params: PyTree, inputs: Float[Array, "batch ..."]) -> Float[Array, "batch class"]:
-        """Return float32 logits, computed at the workload's precision."""
+    def outputs(self, params: PyTree, inputs: Shaped[Array | np.ndarray, "batch ..."]) -> Float[Array, "batch ..."]:
+        """Return the model's outputs in float32, computed at the workload's precision."""
         with jax.default_matmul_precision(matmul_precision(self.precision)):
             return nnx.merge(self.graph, params)(inputs).astype(jnp.float32)
 
-    def losses(
-        self, params: PyTree, inputs: Float[Array, "batch ..."], labels: Int[Array, " batch"]
-    ) -> Float[Array, " batch"]:
-        """Return the softmax cross-entropy of each example, in nats."""
-        return optax.softmax_cross_entropy_with_integer_labels(self.logits(params, inputs), labels)
+    def losses(self, params: PyTree, batch: Examples) -> Float[Array, " batch"]:
+        """Return the loss of each example."""
+        return self.task.losses(self.outputs(params, batch.inputs), batch)
 
-    def gradient(
-        self, params: PyTree, inputs: Float[Array, "batch ..."], labels: Int[Array, " batch"]
-    ) -> tuple[Float[Array, ""], PyTree]:
+    def gradient(self, params: PyTree, batch: Examples) -> tuple[Float[Array, ""], PyTree]:
         """Return the mean loss of a batch and its gradient."""
-        # `logits` sets the precision too, but the custom gradients of the lowerings are traced after its context has
+        # `outputs` sets the precision too, but the custom gradients of the lowerings are traced after its context has
         # ended.
         with jax.default_matmul_precision(matmul_precision(self.precision)):
-            return jax.value_and_grad(lambda p: self.losses(p, inputs, labels).mean())(params)
+            return jax.value_and_grad(lambda p: self.losses(p, batch).mean())(params)
 
     def apply(
         self,
@@ -123,22 +146,17 @@ class Learner:
         return TrainState(optax.apply_updates(state.params, updates), opt_state)
 
     def train_step(
-        self,
-        state: TrainState,
-        inputs: Float[Array, "batch ..."],
-        labels: Int[Array, " batch"],
-        learning_rate: Scalar,
-        options: Given = NONE_GIVEN,
+        self, state: TrainState, batch: Examples, learning_rate: Scalar, options: Given = NONE_GIVEN
     ) -> tuple[TrainState, Float[Array, ""]]:
         """Take one step on one batch; return the new state and the loss before the step."""
-        loss, gradient = self.gradient(state.params, inputs, labels)
-        return self.apply(state, gradient, learning_rate, len(labels), options), loss
+        loss, gradient = self.gradient(state.params, batch)
+        return self.apply(state, gradient, learning_rate, len(batch.labels), options), loss
 
     def accumulated_step(
         self,
         state: TrainState,
         microbatches: PyTree,
-        examples_of: Callable[[PyTree], tuple[Float[Array, "microbatch ..."], Int[Array, " microbatch"]]],
+        examples_of: Callable[[PyTree], Examples],
         learning_rate: Scalar,
         batch_size: int,
     ) -> tuple[TrainState, Float[Array, ""]]:
@@ -147,29 +165,24 @@ class Learner:
         Args:
             state: The state before the step.
             microbatches: Leaves whose first axis is [microbatch], all of equal size.
-            examples_of: Returns the inputs and labels of one microbatch.
+            examples_of: Returns the examples of one microbatch.
             learning_rate: The learning rate.
             batch_size: Examples of all microbatches together.
         """
         zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
 
         def add(total: PyTree, microbatch: PyTree) -> tuple[PyTree, None]:
-            return jax.tree.map(jnp.add, total, self.gradient(state.params, *examples_of(microbatch))), None
+            return jax.tree.map(jnp.add, total, self.gradient(state.params, examples_of(microbatch))), None
 
         total, _ = jax.lax.scan(add, zero, microbatches)
         count = len(jax.tree.leaves(microbatches)[0])
         loss, gradient = jax.tree.map(lambda leaf: leaf / count, total)
         return self.apply(state, gradient, learning_rate, batch_size), loss
 
-    def evaluate(
-        self, params: PyTree, inputs: Float[Array, "batch ..."], labels: Int[Array, " batch"]
-    ) -> tuple[Int[Array, ""], Float[Array, ""]]:
-        """Return how many examples are classified correctly, and the sum of their losses."""
-        logits = self.logits(params, inputs)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        # argmax of NaNs is class 0, which would count as correct for every example of that class.
-        finite = jnp.isfinite(logits).all(axis=-1)
-        return ((logits.argmax(-1) == labels) & finite).sum(), losses.sum()
+    def scores(self, params: PyTree, batch: Examples) -> dict[str, Float[Array, " batch"]]:
+        """Return every score of each example, by name: the loss, and what the task adds."""
+        outputs = self.outputs(params, batch.inputs)
+        return {"loss": self.task.losses(outputs, batch), **self.task.scores(outputs, batch)}
 
 
 def _compile_quickly(function: Callable[[Array], PyTree]) -> jax.stages.Compiled:
@@ -179,19 +192,22 @@ def _compile_quickly(function: Callable[[Array], PyTree]) -> jax.stages.Compiled
 
 def model_names() -> list[str]:
     """Return the names of all models: the public files of `models/`."""
-    return sorted(entry.name for entry in pkgutil.iter_modules(models.__path__) if not entry.name.startswith("_"))
+    return names_in(models)
 
 
-def model_named(name: str, options: dict[str, Any]) -> Callable[..., nnx.Module]:
-    """Return the model class of a file in `models/`.
+def task_names() -> list[str]:
+    """Return the names of all tasks: the public files of `tasks/`."""
+    return names_in(tasks)
+
+
+def model_named(name: str, options: Mapping[str, Any], folder: Path = Path()) -> type[Any]:
+    """Return the model class that an experiment names.
 
     Raises:
-        InputError: on an unknown model, or an option that its constructor does not have.
+        InputError: On an unknown model, or an option that its constructor does not have.
     """
-    if name not in model_names():
-        raise InputError(f"workload.model: {name!r}, expected one of {', '.join(model_names())}")
-    model = importlib.import_module(f"{models.__name__}.{name}").Model
-    known = _options(model) - _RESERVED
+    model = class_named("workload.model", name, models, "Model", folder)
+    known = constructor_options(model) - _RESERVED
     for option in options:
         if option not in known:
             expected = f"one of {', '.join(sorted(known))}" if known else "none"
@@ -199,58 +215,66 @@ def model_named(name: str, options: dict[str, Any]) -> Callable[..., nnx.Module]
     return model
 
 
-def _check_types(model: Callable[..., nnx.Module], options: Mapping[str, Any]) -> None:
-    """Check options against the annotations of the model's constructor."""
-    hints = get_type_hints(model.__init__)
-    for option, value in options.items():
-        if message := misfit(value, hints[option], f"workload.model_options.{option}"):
-            raise InputError(message)
+def has_lowering(model: type[Any]) -> bool:
+    """Return True if a model's convolutions can be lowered in several ways."""
+    return "lowering" in constructor_options(model)
 
 
-def has_lowering(name: str) -> bool:
-    """True if a model's convolutions can be lowered in several ways."""
-    return "lowering" in _options(model_named(name, {}))
+def task_named(name: str, folder: Path = Path()) -> Task:
+    """Return the task that an experiment or a dataset names.
 
-
-def _options(model: Any) -> set[str]:  # noqa: ANN401 - a class whose metaclass hides its signature
-    return set(inspect.signature(model.__init__).parameters)
+    Raises:
+        InputError: On an unknown task, or a class that is no task.
+    """
+    task = class_named("workload.task", name, tasks, "Task", folder)
+    missing = [method for method in ("metrics", "losses", "scores", "check") if not hasattr(task, method)]
+    if missing:
+        raise InputError(
+            f"workload.task: {printable(name)} has no {missing[0]}, expected metrics, losses, scores, check"
+        )
+    return task()
 
 
 def make_learner(
     workload: Workload,
-    input_shape: tuple[int, ...],
-    classes: int,
+    dataset: Dataset,
     lowering: str | None = None,
     searched: Collection[str] = (),
+    folder: Path = Path(),
 ) -> Learner:
     """Build the pure functions of a workload.
 
     Args:
-        workload: Names the model, the optimizer and their options.
-        input_shape: Of one example.
-        classes: Number of classes.
+        workload: Names the model, the task, the optimizer and their options.
+        dataset: Gives the shape of an example's input, the width of the model's output, and the usual task.
         lowering: How convolutions are computed, in models that have a choice; `models/_layers.py`.
         searched: Optimizer options that the learner's functions take as values.
+        folder: The folder that paths of the workload are relative to.
 
     Raises:
-        InputError: when the model cannot be built with its options.
+        InputError: When the model cannot be built with its options, or the task does not suit the dataset.
     """
-    model = model_named(workload.model, workload.model_options)
-    _check_types(model, workload.model_options)
+    task = task_named(workload.task or dataset.task, folder)
+    task.check(dataset)
+    model = model_named(workload.model, workload.model_options, folder)
+    check_types("workload.model_options", model, workload.model_options)
     options: dict[str, Any] = dict(workload.model_options)
-    if has_lowering(workload.model):
+    if has_lowering(model):
         options["lowering"] = lowering or "xla"
     options["dtype"] = compute_dtype(workload.precision)
+    make_model = partial(model, dataset.input_shape, dataset.classes, **options)
+    graph = _graph(workload.model, make_model)
+    optimizer = optimizer_named(workload.optimizer, workload.optimizer_options, searched)
+    return Learner(task, graph, make_model, optimizer, workload.precision, tuple(searched))
 
-    def make_model(rngs: nnx.Rngs) -> nnx.Module:
-        return model(input_shape, classes, rngs=rngs, **options)
 
+def _graph(name: str, make_model: Callable[..., nnx.Module]) -> Any:  # noqa: ANN401 - `nnx.GraphDef` is not exported
+    """Return the static part of a model, without computing any parameter."""
     try:
-        abstract = nnx.eval_shape(lambda: make_model(nnx.Rngs(params=0)))
+        abstract = nnx.eval_shape(lambda: make_model(rngs=nnx.Rngs(params=0)))
         if any(leaf.size == 0 for leaf in jax.tree.leaves(nnx.state(abstract))):
             raise ValueError("a layer would have no width")
     except (TypeError, ValueError, ArithmeticError) as error:
         why = "a layer would have no width" if isinstance(error, ArithmeticError) else reason(error)
-        raise InputError(f"workload.model_options: {workload.model} cannot be built with them: {why}") from None
-    optimizer = optimizer_named(workload.optimizer, workload.optimizer_options, searched)
-    return Learner(nnx.graphdef(abstract), make_model, optimizer, workload.precision, tuple(searched))
+        raise InputError(f"workload.model_options: {name} cannot be built with them: {why}") from None
+    return nnx.graphdef(abstract)
