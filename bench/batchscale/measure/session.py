@@ -23,10 +23,11 @@ from batchscale.measure.device.compiled_programs import TuningFile
 from batchscale.measure.device.machine import Host
 from batchscale.measure.device.platform_policy import LanePolicy
 from batchscale.measure.training.learner import Learner, has_lowering, make_learner, model_named, on_device
+from batchscale.measure.training.named_code import code_hash
 from batchscale.measure.training.optimizers import Schedule
 from batchscale.records import results_folder
 from batchscale.records.row_files import Writer
-from batchscale.records.row_types import AnyRow, Origin, Stage
+from batchscale.records.row_types import AnyRow, Data, Origin, Stage
 
 
 @dataclass
@@ -64,10 +65,30 @@ class Session:
         """Write experiment, machine and environment into the folder.
 
         Raises:
-            InputError: When the folder holds rows of another protocol or machine.
+            InputError: When the folder holds rows of another protocol, machine, data or code.
         """
         environments = {self.host.environment_hash: self.host.environment}
-        results_folder.prepare(self.folder, self.experiment, self.host.machine, environments)
+        results_folder.prepare(self.folder, self.experiment, self.host.machine, environments, self.data)
+
+    @cached_property
+    def data(self) -> Data:
+        """What is measured on, as each rows file names it once."""
+        workload, dataset = self.experiment.workload, self.dataset
+        return Data(
+            **msgspec.structs.asdict(self.origin()),
+            dataset=Path(workload.dataset).name,
+            task=Path(workload.task or dataset.task).name,
+            source=dataset.source,
+            sha256=dataset.sha256,
+            train_examples=self.train_examples,
+            validation_examples=len(dataset.validation.labels),
+            test_examples=len(dataset.test.labels),
+            classes=dataset.classes,
+            tokens_per_example=dataset.tokens_per_example,
+            facts=dict(dataset.facts),
+            model_sha256=code_hash(workload.model, self.sources),
+            task_sha256=code_hash(workload.task, self.sources) if workload.task else None,
+        )
 
     @property
     def train_examples(self) -> int:
@@ -151,6 +172,7 @@ class StageRows:
         self._session, self._see = session, see
         self._stage: StageName = stage
         self._writer: Writer | None = None
+        self._names_data = False
         self.finished = False
         """True if the last run of the stage came to its end."""
         for row in session.rows(results_folder.ROWS_OF[stage]):
@@ -164,8 +186,10 @@ class StageRows:
         """
         if self._writer is None:
             raise RuntimeError(f"rows of the {self._stage} stage are written while it runs")
-        self._writer.append(row)
-        self._take(row)
+        new = [row] if self._names_data else [self._session.data, row]
+        self._writer.append(*new)
+        for one in new:
+            self._take(one)
 
     @contextmanager
     def open(self, cost: Callable[[], dict[str, Any]]) -> Iterator[None]:
@@ -195,6 +219,8 @@ class StageRows:
     def _take(self, row: AnyRow) -> None:
         if isinstance(row, Stage) and row.stage == self._stage:
             self.finished = row.finished
+        if isinstance(row, Data):
+            self._names_data = True
         self._see(row)
 
     def _report_torn_line(self, writer: Writer) -> None:

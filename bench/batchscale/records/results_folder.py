@@ -16,7 +16,7 @@ from batchscale.config.vocabulary import Slug, StageName
 from batchscale.errors import InputError
 from batchscale.printable import bare, printable
 from batchscale.records import row_files
-from batchscale.records.row_types import AnyRow, Environment, Machine, MachineFile, Row, Run, Text
+from batchscale.records.row_types import AnyRow, Data, Environment, Machine, MachineFile, Row, Run, Text
 from batchscale.untrusted_input import is_there, read_json
 
 T = TypeVar("T")
@@ -115,22 +115,31 @@ def read_label(folder: Path, name: str, to: type[T]) -> T | None:
     return read_file(folder, name, to) if is_there(folder / name) else None
 
 
-def prepare(folder: Path, experiment: Experiment, machine: Machine, environments: dict[str, Environment]) -> None:
-    """Make the folder ready for rows of this experiment on this machine.
+def prepare(
+    folder: Path,
+    experiment: Experiment,
+    machine: Machine,
+    environments: dict[str, Environment],
+    data: Data | None = None,
+) -> None:
+    """Make the folder ready for rows of this experiment on this machine and, if given, this data.
 
     Raises:
-        InputError: if it holds another protocol or another machine; names the difference.
+        InputError: if it holds another protocol, machine, data or code; names the difference.
     """
-    _accept_experiment(folder, experiment)
+    _refuse_other_protocol(folder, experiment)
     known = read_machine(folder) if (folder / MACHINE).exists() else None
     if known is not None and known.machine != machine:
         different = _different(msgspec.to_builtins(known.machine), msgspec.to_builtins(machine))
         raise InputError(f"{folder}: its rows are from another machine ({different}); give another --results")
+    if data is not None:
+        refuse_other_data(folder, data)
     merged = {**(known.environments if known else {}), **environments}
+    row_files.write_whole(folder / EXPERIMENT, to_toml(experiment))
     row_files.write_json(folder / MACHINE, MachineFile(machine=machine, environments=merged))
 
 
-def _accept_experiment(folder: Path, experiment: Experiment) -> None:
+def _refuse_other_protocol(folder: Path, experiment: Experiment) -> None:
     path = folder / EXPERIMENT
     if path.exists() and any(_has_rows(folder / name) for name in (THROUGHPUT, CONVERGENCE)):
         known = experiments.read(path)
@@ -140,7 +149,6 @@ def _accept_experiment(folder: Path, experiment: Experiment) -> None:
                 f"{folder}: its rows were measured under another protocol ({different});"
                 f" undo the edit, rename the experiment file, or give another --results"
             )
-    row_files.write_whole(path, to_toml(experiment))
 
 
 def _has_rows(path: Path) -> bool:
@@ -189,6 +197,29 @@ def rows(folder: Path, name: str, experiment: Experiment) -> Iterator[AnyRow]:
             found, right = printable(sorted(row.options)), printable(list(experiment.searched))
             raise InputError(f"{where}: options: {found}, expected {right}, which the experiment searches")
         yield row
+
+
+def read_data(folder: Path) -> Data | None:
+    """Return the row that describes the data of a results folder; None in a folder of an earlier version.
+
+    Raises:
+        InputError: on an invalid row before it.
+    """
+    each = (row for name in (THROUGHPUT, CONVERGENCE) for row in row_files.read(folder / name))
+    return next((row for row in each if isinstance(row, Data)), None)
+
+
+def refuse_other_data(folder: Path, now: Data) -> None:
+    """Check that the rows of a folder were measured on the data and the code of `now`.
+
+    Raises:
+        InputError: if a hash differs.
+    """
+    known = read_data(folder)
+    if known is not None and (changed := known.changed(now)):
+        raise InputError(
+            f"{folder}: its rows were measured on something else ({changed}); undo, or give another --results"
+        )
 
 
 def _of_another_protocol(row: Row, experiment: Experiment) -> str:

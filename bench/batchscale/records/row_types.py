@@ -382,7 +382,54 @@ class Verification(Run, frozen=True, kw_only=True, tag="verification"):
     predicted_seconds: Seconds | None = None
 
 
-AnyRow = Compilation | Round | Limit | Calibration | Trial | Stage | Verification
+class Data(Row, frozen=True, kw_only=True, tag="data"):
+    """What the rows of a file were measured on: the data and the user's own code, each by a hash of its content.
+
+    A file holds one such row, before every row of the same suite version. Files of earlier versions have none.
+
+    Attributes:
+        dataset: Name of the dataset, or of the user's file or folder, without the folders above it.
+        task: What the data is made for.
+        source: Where its files came from.
+        sha256: Hash of what was loaded.
+        classes: Width of a model's output.
+        tokens_per_example: Tokens of an example, if it is text.
+        facts: Numbers worth knowing, such as the bits per byte that a program compresses the text to.
+        model_sha256: Hash of the file with the user's own model.
+        task_sha256: Hash of the file with the user's own task.
+    """
+
+    dataset: Short
+    task: Short
+    source: Short
+    sha256: Hash
+    train_examples: Count
+    validation_examples: Count
+    test_examples: Count
+    classes: Positive
+    tokens_per_example: Positive | None = None
+    facts: Annotated[
+        dict[Name, Annotated[float, Meta(ge=-LARGEST_AMOUNT, le=LARGEST_AMOUNT)]], Meta(max_length=64)
+    ] = {}
+    model_sha256: Hash | None = None
+    task_sha256: Hash | None = None
+
+    def changed(self, now: Data) -> str:
+        """Return what differs between this row and the data and code of `now`, with both hashes; empty if nothing."""
+        found = {
+            f"the data of {now.dataset}": (self.sha256, now.sha256),
+            "the code of the model": (self.model_sha256, now.model_sha256),
+            "the code of the task": (self.task_sha256, now.task_sha256),
+        }
+        differ = [(name, *pair) for name, pair in found.items() if pair[0] != pair[1]]
+        return ", ".join(f"{name}: SHA-256 {_start(old)} there, {_start(new)} here" for name, old, new in differ)
+
+
+def _start(digest: str | None) -> str:
+    return f"{digest[:16]}..." if digest else "none"
+
+
+AnyRow = Compilation | Round | Limit | Calibration | Trial | Stage | Verification | Data
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):

@@ -88,6 +88,7 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
         for one in sessions:
             if source is not None:
                 results_folder.refuse_unlike(one.experiment, one.folder, source)
+                results_folder.refuse_other_data(source, one.data)
         for one in sessions:
             one.prepare_folder()
         stages = []

@@ -57,9 +57,12 @@ def class_named(field: str, name: str, package: ModuleType, attribute: str, fold
 
 
 def code_hash(name: str, folder: Path) -> str | None:
-    """Return the SHA-256 of the file that "file.py:Class" names; None for every other name."""
+    """Return the SHA-256 of the file with the user's class; None for what comes with the package."""
+    if not is_users(name):
+        return None
     where = name.rpartition(":")[0]
-    return hashlib.sha256((folder / where).read_bytes()).hexdigest() if where.endswith(".py") else None
+    path = str(folder / where) if where.endswith(".py") else getattr(sys.modules.get(where), "__file__", None)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
 
 
 def constructor_options(of: type) -> set[str]:
