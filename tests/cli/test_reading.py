@@ -121,12 +121,11 @@ def tables(folder, *machines):
 
 def test_a_folder_made_of_tables_is_not_published(tmp_path, capsys):
     needs, speeds = tables(tmp_path)
-    printed(
-        capsys, "analyze", "--convergence", needs, "--throughput", speeds, "--train-examples", 99, "--out", tmp_path
-    )
-    assert command_line.run(["submit", str(tmp_path), "--published", str(tmp_path / "published")]) == 1
+    out = tmp_path / "out"
+    printed(capsys, "analyze", "--convergence", needs, "--throughput", speeds, "--train-examples", 99, "--out", out)
+    assert command_line.run(["submit", str(out), "--published", str(tmp_path / "published")]) == 1
     problem, last = capsys.readouterr().out.splitlines()
-    assert problem.startswith(f"{tmp_path}: made from tables, expected rows")
+    assert problem.startswith(f"{out}: made from tables, expected rows")
     assert last == "not placed"
 
 

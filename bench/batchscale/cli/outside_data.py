@@ -22,6 +22,13 @@ from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, Number, 
 @click.option(
     "--target", type=Number("an accuracy such as 0.99", 1), metavar="ACCURACY", help="The target, for the page."
 )
+@click.option(
+    "--evaluated-every",
+    type=float,
+    metavar="X",
+    help="Distance of two evaluations, in the unit of the table; by default read from its numbers.",
+)
+@click.option("--workload", metavar="NAME", help="Name of what was trained; needed to compare folders later.")
 @PRICE
 @AS_JSON
 def analyze(
@@ -31,6 +38,8 @@ def analyze(
     out: Path,
     train_examples: int | None,
     target: float | None,
+    evaluated_every: float | None,
+    workload: str | None,
     price_per_hour: float | None,
     as_json: bool,
 ) -> None:
@@ -41,7 +50,10 @@ def analyze(
     from batchscale.analysis.exchange import analyze
     from batchscale.analysis.pages import report
 
-    made = analyze.write_folders(convergence, throughput, out, train_examples, target, price_per_hour)
+    known = analyze.Known(
+        train_examples=train_examples, target=target, evaluated_every=evaluated_every, workload=workload
+    )
+    made = analyze.write_folders(convergence, throughput, out, known, price_per_hour)
     if len(made) == 1:
         return answer([*made.values()], as_json=as_json)
     summaries = {name: report.write_report(folder) for name, folder in made.items()}

@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 import simulated_folder
-from batchscale.analysis.exchange.analyze import write_folders, write_together
+from batchscale.analysis.exchange.analyze import Known, write_folders, write_together
 from batchscale.analysis.frames import frames
-from batchscale.analysis.frames.outside_tables import read_needs, read_timings
 from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.outside.tables import read_needs, read_timings
 from batchscale.analysis.summary.build import summarize
 from batchscale.errors import InputError
 from hypothesis import given, settings
@@ -32,7 +32,7 @@ def tables(tmp_path):
 
 
 def answer(paths, train_examples=10_000, target=0.95):
-    folders = write_folders(*paths, train_examples=train_examples, target=target)
+    folders = write_folders(*paths, Known(train_examples=train_examples, target=target))
     return summarize(Sweep.of(frames.load(next(iter(folders.values())))))
 
 
@@ -101,7 +101,7 @@ def test_several_machines_get_an_answer_each(tables):
     for machine, fixed, watts in (("Fast GPU", 1e-2, 300), ("slow cpu", 1e-6, 50)):
         lines += [f"{size},{fixed + 1e-4 * size},{machine},{watts}" for size in (16, 64, 256)]
     paths = tables(speeds="\n".join(lines) + "\n")
-    folders = write_folders(*paths, train_examples=10_000)
+    folders = write_folders(*paths, Known(train_examples=10_000))
     write_together(paths[2], {name: summarize(Sweep.of(frames.load(folder))) for name, folder in folders.items()})
     found = json.loads((paths[2] / "summary.json").read_text())["machines"]
     assert set(found) == set(folders) == {"Fast GPU", "slow cpu"}
@@ -173,6 +173,7 @@ WRONG_NEEDS = {
     ),
     "batch_size,seed,epochs_to_target\n16,0,1_000\n": (2, "epochs_to_target", "not a plain number"),
     "batch_size,seed,epochs_to_target\n16,0,1e300\n": (2, "epochs_to_target", "out of range"),
+    "batch_size,seed,epochs_to_target,learning_rate\n16,0,2,2e9\n": (2, "learning_rate", "expected 1e-12 to 1e+09"),
     "batch_size,seed,epochs_to_target\n16.5,0,2\n": (2, "batch_size", "not a whole number"),
     "batch_size,seed,epochs_to_target\n0,0,2\n": (2, "batch_size", "not a whole number"),
     "batch_size,seed,epochs_to_target\n16,x,2\n": (2, "seed", "not a whole number"),
@@ -184,6 +185,11 @@ WRONG_NEEDS = {
     "": (1, "batch_size", "missing column"),
 }
 WRONG_SPEEDS = {
+    "batch_size,examples_per_second\n16,0.0\n": (
+        2,
+        "examples_per_second",
+        "leave the field empty",
+    ),
     "batch_size,examples_per_second\n16,-1\n": (2, "examples_per_second", "negative"),
     "batch_size,examples_per_second,seconds_per_step\n16,5,1\n": (1, "seconds_per_step", "second unit"),
     "batch_size,examples_per_second,machine\n16,5,\n": (2, "machine", "not a name"),
@@ -201,7 +207,7 @@ def test_a_wrong_table_is_one_line_naming_file_row_and_column(tables, name, text
     paths = tables(**{"needs" if name == "c.csv" else "speeds": text})
     row, column, said = where
     with pytest.raises(InputError) as error:
-        write_folders(*paths, train_examples=100)
+        write_folders(*paths, Known(train_examples=100))
     message = str(error.value)
     assert f"{name}: row {row}: {column}: " in message
     assert said in message
@@ -220,12 +226,14 @@ def test_conversions_ask_for_the_training_set(tables):
 @pytest.mark.parametrize("options", [{"target": 99}, {"target": 0}, {"train_examples": 0}])
 def test_wrong_options_are_refused(tables, options):
     with pytest.raises(InputError, match="--"):
-        write_folders(*tables(), **{"train_examples": 10, **options})
+        write_folders(*tables(), Known(**{"train_examples": 10, **options}))
 
 
 def test_machines_that_would_share_a_folder_are_refused(tables):
     with pytest.raises(InputError, match="machine"):
-        write_folders(*tables(speeds="batch_size,seconds_per_step,machine\n16,1,A b\n16,1,a-B\n"), train_examples=10)
+        write_folders(
+            *tables(speeds="batch_size,seconds_per_step,machine\n16,1,A b\n16,1,a-B\n"), Known(train_examples=10)
+        )
 
 
 def test_measurements_are_never_overwritten(tables):
@@ -233,7 +241,7 @@ def test_measurements_are_never_overwritten(tables):
     simulated_folder.write(paths[2], batch_sizes=(16,))
     before = (paths[2] / "convergence.jsonl").read_bytes()
     with pytest.raises(InputError, match="not made from tables"):
-        write_folders(*paths, train_examples=100)
+        write_folders(*paths, Known(train_examples=100))
     assert (paths[2] / "convergence.jsonl").read_bytes() == before
 
 
@@ -263,3 +271,105 @@ def test_no_bytes_make_anything_but_rows_or_an_input_error(tmp_path_factory, rea
     except InputError as error:
         refused = str(error)
     assert refused.isprintable()
+
+
+def test_a_need_in_whole_epochs_was_observed_to_an_epoch(tables):
+    needs = "batch_size,seed,epochs_to_target\n" + "".join(
+        f"{size},{seed},4\n" for size in (16, 64) for seed in range(5)
+    )
+    found = answer(tables(needs, "batch_size,seconds_per_step\n16,0.002\n64,0.0085\n"))
+    assert set(found.time_optimal.tied) == {16, 64}, "6 % apart, but an epoch of four is 25 %"
+    low, high = by_size(found)[64].epochs_to_target.interval
+    assert low < 3.3
+    assert 3.9 < high < 4.3
+
+
+def test_the_interval_between_evaluations_may_be_given(tables):
+    needs = "batch_size,seed,epochs_to_target\n16,0,4\n16,1,4\n64,0,5\n64,1,5\n"
+    folders = write_folders(*tables(needs), Known(train_examples=10_000, evaluated_every=2))
+    crossed = Sweep.of(frames.load(folders["imported"])).crossed
+    assert sorted(set(crossed["previous_examples"])) == [20_000, 30_000]
+
+
+def test_the_common_step_of_three_needs_is_their_evaluation_interval(tables):
+    needs = "batch_size,seed,steps_to_target\n16,0,300\n16,1,400\n16,2,700\n64,0,70\n64,1,70\n"
+    (folder,) = write_folders(*tables(needs), Known()).values()
+    rows = frames.load(folder).trials
+    found = dict(zip(rows["examples_to_target"], rows["previous_examples"], strict=True))
+    assert found == {300 * 16: 200 * 16, 400 * 16: 300 * 16, 700 * 16: 600 * 16, 70 * 64: 69 * 64}
+
+
+def test_a_need_beyond_every_range_is_refused(tables):
+    paths = tables("batch_size,seed,epochs_to_target\n16,0,1e12\n")
+    with pytest.raises(InputError, match=r"c\.csv: epochs_to_target: 1e\+12 at .* is 1e\+18 examples"):
+        write_folders(*paths, Known(train_examples=10**6))
+
+
+def test_a_batch_size_that_did_not_fit_is_a_row(tables):
+    needs = "batch_size,seed,epochs_to_target\n" + "".join(f"{size},{seed},2\n" for size in (16, 64) for seed in (0, 1))
+    found = answer(tables(needs, "batch_size,examples_per_second\n16,1000\n64,4000\n256,OOM\n1024,\n"))
+    cells = by_size(found)
+    assert cells[256].status == cells[1024].status == "out_of_memory"
+    assert found.time_optimal.batch_size == 64
+    assert not found.time_optimal.at_edge, "the sweep ends where memory does"
+
+
+def test_the_exponent_of_the_rate_knows_the_grid_of_the_table(tables):
+    sizes, rates = (16, 64, 256, 1024), (0.001, 0.01, 0.1, 1, 10)
+    needs = "batch_size,seed,learning_rate,epochs_to_target\n" + "".join(
+        f"{size},0,{rate},{2 + abs(np.log10(rate) + 1):g}\n" for size in sizes for rate in rates
+    )
+    found = answer(tables(needs, "batch_size,seconds_per_step\n16,0.1\n"))
+    assert found.learning_rates.overall.value == pytest.approx(0, abs=0.05)
+    assert found.learning_rates.overall.interval[1] > 0.4, "the rates are a decade apart"
+    assert found.learning_rates.rule == "undecided"
+
+
+@pytest.mark.parametrize("name", ["trials.csv", "rounds.csv", "notes.txt"])
+def test_nothing_of_the_user_is_overwritten_or_removed(tables, name):
+    paths = tables()
+    paths[2].mkdir()
+    mine = paths[2] / name
+    mine.write_text("mine")
+    with pytest.raises(InputError, match=f"--out: holds {name}, which was not made from tables"):
+        write_folders(*paths, Known(train_examples=100))
+    assert [*paths[2].iterdir()] == [mine]
+    assert mine.read_text() == "mine"
+
+
+def test_an_input_in_the_folder_of_the_answer_is_refused(tables):
+    needs, speeds, out = tables()
+    write_folders(needs, speeds, out, Known(train_examples=100))
+    inside = out / "rounds.csv"
+    inside.write_text(SPEEDS)
+    with pytest.raises(InputError, match=r"rounds\.csv: is in the folder --out"):
+        write_folders(needs, inside, out, Known(train_examples=100))
+    assert inside.read_text() == SPEEDS
+
+
+def test_no_answer_of_an_earlier_call_stays(tables):
+    one = "batch_size,seconds_per_step\n16,1\n"
+    two = "batch_size,seconds_per_step,machine\n16,1,fast\n16,2,slow\n"
+    needs, speeds, out = tables(speeds=one)
+    write_folders(needs, speeds, out, Known(train_examples=100), price_per_hour=2)
+    (out / "figures").mkdir()
+    (out / "report.html").write_text("old")
+    speeds.write_text(two)
+    write_folders(needs, speeds, out, Known(train_examples=100))
+    assert sorted(path.name for path in out.iterdir()) == ["fast", "slow"]
+    speeds.write_text(one)
+    write_folders(needs, speeds, out, Known(train_examples=100))
+    assert not (out / "fast").exists()
+    assert not (out / "price.json").exists()
+
+
+def test_more_batch_sizes_than_an_experiment_holds_name_their_table(tables):
+    speeds = "batch_size,seconds_per_step\n" + "".join(f"{size},1\n" for size in range(1, 101))
+    with pytest.raises(InputError, match=r"t\.csv: batch_size: 100 different sizes, expected at most 64"):
+        write_folders(*tables(speeds=speeds), Known(train_examples=100))
+
+
+@pytest.mark.parametrize("workload", ["", "No Blanks", "x" * 41, "../up"])
+def test_a_strange_name_of_a_workload_is_refused(tables, workload):
+    with pytest.raises(InputError, match=r"--workload: .* expected a lower-case letter"):
+        write_folders(*tables(), Known(train_examples=100, workload=workload))

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 import simulated_folder
-from batchscale.analysis.exchange.analyze import write_folders
+from batchscale.analysis.exchange.analyze import Known, write_folders
 from batchscale.analysis.figures import PLOTS
 from batchscale.analysis.frames import frames
 from batchscale.analysis.pages import html, report, tables
@@ -262,7 +262,9 @@ def test_tables_from_elsewhere_are_not_called_measured_here(tmp_path):
     (tmp_path / "t.csv").write_text(
         "batch_size,seconds_per_epoch\n" + "".join(f"{2**n},{9 - n / 2}\n" for n in range(4, 9))
     )
-    (folder,) = write_folders(tmp_path / "c.csv", tmp_path / "t.csv", tmp_path / "out", train_examples=1000).values()
+    (folder,) = write_folders(
+        tmp_path / "c.csv", tmp_path / "t.csv", tmp_path / "out", Known(train_examples=1000)
+    ).values()
     report.write_report(folder)
     text = (folder / report.NAME).read_text(encoding="utf-8")
     assert "tables measured elsewhere" in text

@@ -8,8 +8,9 @@ from pathlib import Path
 from batchscale.analysis.compare.compatibility import ABSENT, MAY_DIFFER, flattened, sets_speed
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import Frames, from_rows
-from batchscale.analysis.frames.outside_tables import machines_of, read_timings, round_rows, slug, unknown_machine
+from batchscale.analysis.frames.outside_tables import machines_of, round_rows, slug, unknown_machine
 from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.outside.tables import read_timings
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Summary
 from batchscale.errors import InputError

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 import pandas as pd
+from msgspec import Meta
 
 from batchscale.analysis import number_format
 from batchscale.analysis.frames.schema import CELL, Series, numbers, stacked, tidy
@@ -34,6 +35,7 @@ from batchscale.records.row_types import (
     Row,
     Run,
     Stage,
+    Text,
     Trial,
     TrialKey,
     Verification,
@@ -48,12 +50,14 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
         train_examples: examples in an epoch; null where it was not given.
         target_accuracy: the accuracy that the runs reached; null where it was not given.
         learning_rates: True if the tables name learning rates.
+        notes: sentences on how the files were read, for the page.
     """
 
     schema: Literal[1] = 1
     train_examples: Positive | None
     target_accuracy: Accuracy | None
     learning_rates: bool
+    notes: Annotated[list[Text], Meta(max_length=16)] = []
 
 
 @dataclass(frozen=True)

@@ -130,15 +130,25 @@ def _write_csv(folder: Path, measured: Frames, summary: Summary) -> Iterator[Dow
     )
     if np.isnan(values(trials, "best_averaged_score")).all():
         trials = trials.drop(columns="best_averaged_score")
+    trials, rounds = _as_known(measured, trials, measured.rounds)
     contents = {
         "cells.csv": ("one line per batch size", tables.as_csv(*tables.flat(summary))),
         "trials.csv": ("one line per training run", _frame_csv(trials)),
-        "rounds.csv": ("one line per timed round", _frame_csv(measured.rounds)),
+        "rounds.csv": ("one line per timed round", _frame_csv(rounds)),
     }
     for name, (content, data) in contents.items():
         row_files.write_whole(folder / name, data)
         small = len(data) <= LARGEST_EMBEDDED_BYTES
         yield Download(name, html.data_address(data, "text/csv") if small else name, content)
+
+
+def _as_known(measured: Frames, trials: pd.DataFrame, rounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return both frames with blanks where imported tables record nothing."""
+    if not measured.imported:
+        return trials, rounds
+    if not measured.imported.learning_rates:
+        trials = trials.assign(learning_rate=np.nan)
+    return trials, rounds.assign(loop="", precision="")
 
 
 def _frame_csv(rows: pd.DataFrame) -> bytes:

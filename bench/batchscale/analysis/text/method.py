@@ -14,6 +14,7 @@ from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_types import Summary
 from batchscale.analysis.text.captions import seeds
 from batchscale.config.experiment import LearningRate, Option
+from batchscale.printable import visible
 
 LONGEST_OPTIONS = 300
 """Characters of the options of a model or an optimizer that are shown; any file may name as many as it likes."""
@@ -24,7 +25,7 @@ def paragraphs(sweep: Sweep, summary: Summary) -> list[str]:
     measured = sweep.frames
     if measured.imported:
         elsewhere = "The rows were made from tables measured elsewhere; how these were measured is not known here."
-        return [elsewhere, _claims(summary)]
+        return [" ".join([elsewhere, *map(visible, measured.imported.notes)]), _claims(summary)]
     speed, limits = _speed(sweep), _limits(measured, summary)
     found = [_workload(measured), speed, limits, _training(measured, summary), _claims(summary)]
     return [paragraph for paragraph in found if paragraph]
