@@ -22,7 +22,7 @@ from batchscale.analysis.text import answer
 from batchscale.config import plan
 from batchscale.config.experiment import LearningRate
 from batchscale.config.vocabulary import Point
-from batchscale.records.rate_choice import Choice
+from batchscale.decisions.rate_choice import Choice
 from hypothesis import given
 from hypothesis import strategies as st
 from truth import RICH

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import simulated_folder
-from batchscale.records.rate_choice import crossing
+from batchscale.decisions.evaluations import crossing
 from batchscale.records.row_types import Round, Stage, Trial
 from sample_rows import accuracy_of
 from simulated_answers import answered

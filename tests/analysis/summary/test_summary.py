@@ -16,8 +16,8 @@ from batchscale.analysis.pages import tables
 from batchscale.analysis.summary import build
 from batchscale.analysis.text import answer
 from batchscale.config.vocabulary import Point
+from batchscale.decisions.rate_choice import Choice
 from batchscale.errors import InputError
-from batchscale.records.rate_choice import Choice
 from batchscale.records.row_types import Limit
 from simulated_answers import TRUTH, answered, cell, verdict
 

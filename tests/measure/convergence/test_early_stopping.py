@@ -5,8 +5,8 @@ from bisect import bisect_right
 
 import numpy as np
 import pytest
+from batchscale.decisions.evaluations import crossing
 from batchscale.measure.convergence.early_stopping import GRACE, Race, losers
-from batchscale.records.rate_choice import crossing
 from batchscale.records.row_types import Curve
 from sample_rows import accuracy_of
 

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 from batchscale.config import plan
+from batchscale.decisions import rate_choice
 from batchscale.errors import InputError
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopped
@@ -19,7 +20,7 @@ from batchscale.measure.convergence import tiers, wave_loop
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.device.compiled_programs import TuningFile
-from batchscale.records import rate_choice, results_folder, row_files
+from batchscale.records import results_folder, row_files
 from batchscale.records.row_types import Stage, Trial
 from tiny_workload import session, trials
 

@@ -17,9 +17,9 @@ from batchscale.analysis import number_format
 from batchscale.analysis.frames.schema import CELL, Series, numbers, stacked, tidy
 from batchscale.config.experiment import Experiment
 from batchscale.config.goal import Goal
+from batchscale.decisions.evaluations import best_score, crossing
 from batchscale.errors import InputError
 from batchscale.records import results_folder
-from batchscale.records.rate_choice import best_score, crossing
 from batchscale.records.results_folder import JoinedFrom, Price
 from batchscale.records.row_types import (
     Accuracy,

@@ -15,7 +15,7 @@ from batchscale.analysis.frames.schema import CELL, aggregated, one_before, only
 from batchscale.config.goal import Goal
 from batchscale.config.plan import effective_rate
 from batchscale.config.vocabulary import Loop, Phase, Point
-from batchscale.records.rate_choice import Choice, choose
+from batchscale.decisions.rate_choice import Choice, choose
 from batchscale.records.row_types import Trial
 from batchscale.statistics.intervals import Array, Repetitions
 

@@ -24,7 +24,7 @@ import msgspec
 
 from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Point
-from batchscale.records.rate_choice import best_or_worst, crossing
+from batchscale.decisions.evaluations import best_or_worst, crossing
 from batchscale.records.row_types import Curve
 
 GRACE = 1 / 3

@@ -14,6 +14,7 @@ import msgspec
 from batchscale.config import plan
 from batchscale.config.plan import Tier
 from batchscale.config.vocabulary import Phase, Point
+from batchscale.decisions import rate_choice
 from batchscale.measure.control.failures import FAILURES, Streak, failure_of
 from batchscale.measure.control.progress import SECONDS_PER_TIER, confirm_trials, search_trials
 from batchscale.measure.convergence import wave, wave_loop
@@ -32,7 +33,6 @@ from batchscale.measure.convergence.wave import (
 from batchscale.measure.convergence.wave_loop import Checkpoint, Reporter
 from batchscale.measure.session import Session, StageRows
 from batchscale.measure.training.optimizers import usual_options
-from batchscale.records import rate_choice
 from batchscale.records.row_types import AnyRow, Curve, Trial, TrialKey
 
 

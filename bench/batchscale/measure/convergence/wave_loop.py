@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Int32
 
+from batchscale.decisions.evaluations import crossing
 from batchscale.errors import InputError
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence.early_stopping import losers
@@ -31,7 +32,6 @@ from batchscale.measure.convergence.lanes import Programs
 from batchscale.measure.convergence.wave import LaneRecord, Layout, Reading, Shard, Wave, finite, means_of
 from batchscale.measure.data import example_order
 from batchscale.records import row_files
-from batchscale.records.rate_choice import crossing
 from batchscale.records.row_types import TrialKey
 from batchscale.untrusted_input import read_small
 

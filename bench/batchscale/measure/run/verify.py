@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int32
 
 from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Loop
+from batchscale.decisions import evaluations
 from batchscale.errors import InputError
 from batchscale.measure.convergence.lanes import evaluate_lanes
 from batchscale.measure.convergence.stage import Convergence
@@ -32,7 +33,7 @@ from batchscale.measure.device.machine import Host
 from batchscale.measure.session import Session
 from batchscale.measure.training.learner import Learner, TrainState, take
 from batchscale.measure.training.optimizers import Scalar, Schedule
-from batchscale.records import rate_choice, results_folder
+from batchscale.records import results_folder
 from batchscale.records.row_files import Writer
 from batchscale.records.row_types import Round, Trial, Verification
 
@@ -132,7 +133,7 @@ def find_case(
         if (one.phase, one.batch_size) == ("confirm", batch_size)
         and one.status != "failed"
         and (one.learning_rate, one.options) == point
-        and (found := rate_choice.crossing(one.curve, goal))
+        and (found := evaluations.crossing(one.curve, goal))
     ]
     if not reached:
         return None

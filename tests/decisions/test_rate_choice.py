@@ -2,8 +2,11 @@
 
 import math
 
+import msgspec
+import pytest
+from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Point
-from batchscale.records import rate_choice
+from batchscale.decisions import crossings, evaluations, rate_choice
 from batchscale.records.row_types import Curve, Trial
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +40,7 @@ accuracies = st.lists(st.floats(0, 1), max_size=12)
 
 @given(accuracies, st.floats(0, 1))
 def test_a_crossing_is_the_first_evaluation_at_the_target_and_brackets_the_truth(values, target):
-    found = rate_choice.crossing(trial(0.1, values).curve, accuracy_of(target))
+    found = evaluations.crossing(trial(0.1, values).curve, accuracy_of(target))
     if found is None:
         assert all(value < target for value in values)
         return
@@ -55,8 +58,8 @@ def test_a_choice_is_best_by_its_own_measure(curves, target, budget):
     if choice is None:
         assert not any(curves)
         return
-    times = {one.point: rate_choice.examples_to_target(one, accuracy_of(target)) for one in trials}
-    qualities = {one.point: rate_choice.best_score(one.curve, GOAL, budget) or 0.0 for one in trials}
+    times = {one.point: crossings.typical_examples([one], accuracy_of(target)) for one in trials}
+    qualities = {one.point: evaluations.best_score(one.curve, GOAL, budget) or 0.0 for one in trials}
     assert times[choice.for_target] == min(times.values())
     assert qualities[choice.for_score] == max(qualities.values())
     assert choice.for_target not in choice.equally_fast
@@ -95,9 +98,9 @@ def test_nothing_is_chosen_where_the_budget_gave_no_rate_a_step():
 def test_what_nobody_reached_is_infinite_and_tied_with_nothing():
     choice = rate_choice.choose([trial(0.1, [0.1]), trial(0.2, [0.1])], GOAL, 1000)
     assert choice.equally_fast == []
-    assert rate_choice.examples_to_target(trial(0.1, [0.1]), GOAL) == math.inf
-    assert rate_choice.best_score(trial(0.1, []).curve, GOAL, 1000) is None
-    assert rate_choice.best_score(trial(0.1, [0.9]).curve, GOAL, 99) is None
+    assert evaluations.examples_to_target(trial(0.1, [0.1]), GOAL) == math.inf
+    assert evaluations.best_score(trial(0.1, []).curve, GOAL, 1000) is None
+    assert evaluations.best_score(trial(0.1, [0.9]).curve, GOAL, 99) is None
 
 
 def test_options_are_chosen_with_the_rate_and_edges_and_ties_are_those_of_the_same_options():
@@ -117,3 +120,83 @@ def test_the_two_best_points_may_lie_at_edges_of_different_options():
     choice = rate_choice.choose([*fast, *good], GOAL, 1000)
     assert choice.for_score == Point(0.2, (("momentum", 0.0),))
     assert (choice.lower_edges, choice.upper_edges) == ([(("momentum", 0.9),)], [(("momentum", 0.0),)])
+
+
+SIZES = (16, 32, 64, 128, 256)
+RATES = (0.025, 0.05, 0.1, 0.2, 0.4)
+
+
+def searched(best_rates, missed=(), loss=False, **options):
+    """Search trials whose error falls as n^-1/2, later by the square of the octaves to the best rate of their size."""
+    found = {}
+    for size, best in zip(SIZES, best_rates, strict=True):
+        found[size] = []
+        for rate in RATES:
+            late = 0.3 * math.log2(rate / best) ** 2
+            gaps = [0.9 * (number / 2) ** -0.5 * math.exp(late / 2) for number in range(4, 65)]
+            gaps = [min(gap, 0.9) if size not in missed else 0.9 for gap in gaps]
+            one = trial(rate, [] if loss else [1 - gap for gap in gaps], every=50, **options)
+            curve = Curve(
+                examples=[50 * number for number in range(4, 65)],
+                steps=list(range(4, 65)),
+                scores={"loss": gaps} if loss else {"accuracy": [1 - gap for gap in gaps]},
+            )
+            found[size].append(msgspec.structs.replace(one, batch_size=size, curve=curve))
+    return found
+
+
+LINE = [0.05 * 2 ** (number / 2) for number in range(5)]
+
+
+@pytest.mark.parametrize("goal", [accuracy_of(0.8), Goal(metric="loss", threshold=0.2)])
+def test_all_sizes_are_chosen_together_between_tried_rates_and_inside_them(goal):
+    trials = searched(LINE, loss=goal.metric == "loss")
+    made = rate_choice.choose_rates(trials, goal, 3200)
+    for size, best in zip(SIZES, LINE, strict=True):
+        chosen = made[size].for_target
+        assert abs(math.log2(chosen.learning_rate / best)) <= 0.3
+        assert RATES[0] <= chosen.learning_rate <= RATES[-1]
+        assert made[size].for_score in made[size].tried == [Point(rate) for rate in RATES]
+        assert made[size].regret is not None
+        assert not made[size].neighbours
+    between = [choice for choice in made.values() if choice.for_target not in choice.tried]
+    assert between
+    assert all(choice.is_inside and not choice.is_at_edge(choice.for_target) for choice in between)
+    rates = [choice.for_target.learning_rate for choice in between]
+    assert rates == [float(f"{rate:.6g}") for rate in rates], "a file holds the same rate"
+
+
+def test_a_size_that_never_reached_the_target_takes_its_rate_from_its_neighbours():
+    made = rate_choice.choose_rates(searched(LINE, missed={64}), accuracy_of(0.8), 3200)
+    assert [size for size, choice in made.items() if choice.neighbours] == [64]
+    assert abs(math.log2(made[64].for_target.learning_rate / LINE[2])) <= 0.5
+
+
+def test_few_batch_sizes_are_judged_each_alone_on_smoothed_curves():
+    trials = {size: found for size, found in searched(LINE).items() if size <= 32}
+    assert rate_choice.fit_surfaces(trials, accuracy_of(0.8)) == {}
+    made = rate_choice.choose_rates(trials, accuracy_of(0.8), 3200)
+    assert made == {size: rate_choice.choose(found, accuracy_of(0.8), 3200) for size, found in trials.items()}
+    assert all(choice.regret is None for choice in made.values())
+
+
+def test_every_combination_of_options_has_a_surface_and_the_cheapest_one_is_chosen():
+    slow = searched([best / 2 for best in LINE], momentum=0.0)
+    fast = searched(LINE, missed={256}, momentum=0.9)
+    late = {size: [halved(one) for one in found] for size, found in slow.items()}
+    goal = accuracy_of(0.7)
+    both = {size: [*late[size], *fast[size]] for size in SIZES}
+    made = rate_choice.choose_rates(both, goal, 3200)
+    momenta = {size: dict(choice.for_target.options)["momentum"] for size, choice in made.items()}
+    assert momenta == {16: 0.9, 32: 0.9, 64: 0.9, 128: 0.9, 256: 0.0}
+    assert not made[256].neighbours, "a level that no trial reached does not beat one that was measured"
+
+
+def halved(one):
+    """The same trial at half the speed."""
+    curve = msgspec.structs.replace(one.curve, examples=[2 * at for at in one.curve.examples])
+    return msgspec.structs.replace(one, curve=curve)
+
+
+def test_nothing_evaluated_is_no_choice():
+    assert rate_choice.choose_rates({16: [trial(0.1, [])], 32: []}, GOAL, 1000) == {}

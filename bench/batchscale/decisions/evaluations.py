@@ -1,0 +1,57 @@
+"""Read raw evaluations of one run: the first one that reaches the goal, and the best score within a budget.
+
+The first evaluation at the target is what a training run that stops there would see. Estimates that do not depend on
+how often a run is evaluated are in `crossings`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from batchscale.config.goal import Goal
+from batchscale.records.row_types import Curve, Trial
+
+
+class Crossing(msgspec.Struct, frozen=True):
+    """The first evaluation that reaches the goal.
+
+    Attributes:
+        examples: Examples trained at that evaluation.
+        steps: Optimizer steps taken at that evaluation.
+        previous_examples: Examples trained at the evaluation before it, 0 if there is none: the goal was reached
+            after these and by `examples`.
+    """
+
+    examples: int
+    steps: int
+    previous_examples: int
+
+
+def crossing(curve: Curve, goal: Goal) -> Crossing | None:
+    """Find the evaluation at which a curve first reaches the goal; None if it never does."""
+    previous = 0
+    for examples, steps, score in zip(curve.examples, curve.steps, curve.values(goal.metric), strict=True):
+        if goal.reached(score):
+            return Crossing(examples, steps, previous)
+        previous = examples
+    return None
+
+
+def examples_to_target(trial: Trial, goal: Goal) -> float:
+    """Return the examples trained until the goal was reached; infinity if it was not."""
+    found = crossing(trial.curve, goal)
+    return found.examples if found else math.inf
+
+
+def best_score(curve: Curve, goal: Goal, examples: float = math.inf) -> float | None:
+    """Return the best validation score within a budget of `examples`; None if nothing was evaluated within it."""
+    seen = zip(curve.examples, curve.values(goal.metric), strict=True)
+    return goal.best(score for at, score in seen if at <= examples)
+
+
+def best_or_worst(curve: Curve, goal: Goal, examples: float = math.inf) -> float:
+    """Return the best validation score within a budget of `examples`, or the worst possible one if there is none."""
+    found = best_score(curve, goal, examples)
+    return goal.kind.worst if found is None else found
