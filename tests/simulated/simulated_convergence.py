@@ -7,13 +7,15 @@ from collections.abc import Iterator
 
 import msgspec
 import numpy as np
-from batchscale.records.row_types import AnyRow, Curve, NoiseEstimate, Stage, Trial
-from truth import RATE_FACTOR, Truth, origin
+from batchscale.records.row_types import AnyRow, Curve, Data, NoiseEstimate, Stage, Trial
+from truth import LOSS_SCALE, RATE_FACTOR, Truth, origin
 
 
 def convergence_rows(truth: Truth, random: np.random.Generator, machine: str = "simulated-cpu") -> Iterator[AnyRow]:
     """Yield a search over five rates for each batch size and momentum, then fresh seeds at and near the best rate."""
     common = origin(truth, machine)
+    if truth.facts or truth.tokens_per_example:
+        yield data(truth, machine)
     for batch_size in truth.batch_sizes:
         for options in [{"momentum": momentum} for momentum in truth.momenta] or [{}]:
             for step in range(-2, 3):
@@ -25,6 +27,23 @@ def convergence_rows(truth: Truth, random: np.random.Generator, machine: str = "
             for step in (-1, 0, 1):
                 yield trial(truth, best, "confirm", batch_size, step, seed, random)
     yield Stage(**common, stage="convergence", seconds=60.0, compilations=3, trained_examples=10**7)
+
+
+def data(truth: Truth, machine: str = "simulated-cpu") -> Data:
+    """Return the row that describes a text."""
+    return Data(
+        **origin(truth, machine),
+        dataset="simulated",
+        task="classification" if truth.tokens_per_example is None else "language_model",
+        source="simulated",
+        sha256="ab" * 32,
+        train_examples=truth.train_examples,
+        validation_examples=1000,
+        test_examples=1000,
+        classes=256,
+        tokens_per_example=truth.tokens_per_example,
+        facts=truth.facts,
+    )
 
 
 def trial(truth, common, phase, batch_size, rate_step, seed, random) -> Trial:
@@ -40,6 +59,8 @@ def trial(truth, common, phase, batch_size, rate_step, seed, random) -> Trial:
         curve = Curve(examples=[curve.examples[0]], steps=[curve.steps[0]], accuracy=[0.1], loss=[None])
     if truth.averaging_gain is not None:
         curve = with_average(curve, truth.averaging_gain)
+    if truth.metric != "accuracy":
+        curve = without_accuracy(curve)
     return Trial(
         **common,
         phase=phase,
@@ -50,7 +71,8 @@ def trial(truth, common, phase, batch_size, rate_step, seed, random) -> Trial:
         train_examples=truth.train_examples,
         steps=curve.steps[-1],
         curve=curve,
-        test_accuracy=None if diverged else curve.scores["accuracy"][-1],
+        test_scores={} if diverged else {truth.metric_measured: curve.scores[truth.metric_measured][-1]},
+        tokens_per_example=truth.tokens_per_example,
         microbatch_size=16,
         lanes=8,
         noise=None if diverged else gradient_noise(truth, curve, random),
@@ -72,9 +94,19 @@ def saturating_curve(truth: Truth, batch_size: int, wanted: float, ceiling: floa
         examples=(steps * batch_size).tolist(),
         steps=steps.tolist(),
         accuracy=accuracy.tolist(),
-        loss=(2.3 * (1 - accuracy)).tolist(),
+        loss=(LOSS_SCALE * (1 - accuracy)).tolist(),
         test_accuracy=(accuracy * 0.995).tolist(),
     )
+
+
+def without_accuracy(curve: Curve) -> Curve:
+    """Return a curve of losses alone, as text has."""
+    losses = {
+        name: {"loss": [LOSS_SCALE * (1 - accuracy) for accuracy in of["accuracy"]]}
+        for name in ("test_scores", "averaged_scores")
+        if "accuracy" in (of := getattr(curve, name))
+    }
+    return Curve(examples=curve.examples, steps=curve.steps, scores={"loss": curve.scores["loss"]}, **losses)
 
 
 def with_average(curve: Curve, gain: float) -> Curve:

@@ -14,7 +14,9 @@ from simulated_convergence import convergence_rows, trial
 from simulated_throughput import throughput_rows
 from truth import Truth, experiment, experiment_table, origin
 
-__all__ = ["Truth", "experiment", "experiment_table", "machine_file", "origin", "rows", "trial", "write"]
+__all__ = ["Truth", "change", "experiment", "experiment_table", "machine_file", "origin", "rows", "trial", "write"]
+
+change = msgspec.structs.replace
 
 
 def machine_file(name: str = "simulated-cpu") -> MachineFile:

@@ -7,8 +7,10 @@ from typing import Any
 
 from batchscale.config import experiment as experiments
 from batchscale.config.experiment import Experiment
+from batchscale.config.goal import METRICS, MetricName
 
 RATE_FACTOR = 2.0
+LOSS_SCALE = 2.3
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Truth:
     searched with the rate multiplies the examples by its factor.
     A step on several `devices` takes the time of one device with one part of the batch, plus `sharing_seconds`.
     Averaged parameters are more accurate by `averaging_gain`; without it no average is kept.
+    The goal is an accuracy, or the loss or bits per byte that an accuracy stands for: `LOSS_SCALE` (1 - accuracy) nats.
     Seconds per step: `fixed_seconds` + `seconds_per_example` B in the scan loop. The dispatch loop adds
     `dispatch_seconds`.
     """
@@ -64,6 +67,19 @@ class Truth:
     gradient_variance_exponent: float = -1.0
     outliers: dict[int, float] = field(default_factory=dict)
     averaging_gain: float | None = None
+    metric: MetricName = "accuracy"
+    tokens_per_example: int | None = None
+    facts: dict[str, float] = field(default_factory=dict)
+
+    def score(self, accuracy: float) -> float:
+        """Return the goal's score that an accuracy stands for."""
+        kind = METRICS[self.metric]
+        return accuracy if self.metric == "accuracy" else kind.scale * LOSS_SCALE * (1 - accuracy)
+
+    @property
+    def metric_measured(self) -> str:
+        """The score in a curve that the goal is measured as."""
+        return METRICS[self.metric].measured_as
 
     def examples_to_target(self, batch_size: int) -> float:
         """Return the median over seeds at the best rate."""
@@ -116,7 +132,7 @@ def experiment_table(truth: Truth) -> dict[str, Any]:
     return {
         "title": "A simulated sweep",
         "workload": {"dataset": "simulated", "model": "hyperbola", "optimizer": "momentum"},
-        "target": {"accuracy": truth.target, "also": list(truth.also)},
+        "target": {truth.metric: truth.score(truth.target), "also": [truth.score(one) for one in truth.also]},
         "batch_sizes": {"values": list(truth.batch_sizes)},
         "learning_rate": {
             **{"anchor": truth.best_rate, "rule": "sqrt", "factor": RATE_FACTOR, "span": 2},

@@ -39,6 +39,11 @@ def batch_sizes(sizes: Iterable[int]) -> str:
     return f"batch size{'s' * (len(found) != 1)} {listed(found)}"
 
 
+def batch_size(size: int, tokens_per_example: int | None) -> str:
+    """Return `64`, or `64 (4,096 tokens)` where the data is text."""
+    return f"{size} ({size * tokens_per_example:,} tokens)" if tokens_per_example else f"{size}"
+
+
 def option(name: str) -> str:
     """Return the name of an optimizer option in words."""
     return name.replace("_", " ")
@@ -98,8 +103,10 @@ def _time_unit(value: float) -> tuple[float, str]:
     return next(((scale, unit) for least, scale, unit in units if value >= least), (1e-9, "ns"))
 
 
-def examples_per_second(value: float) -> str:
-    """Return a throughput."""
+def examples_per_second(value: float, tokens_per_example: int | None = None) -> str:
+    """Return a throughput, in tokens too where the data is text."""
+    if tokens_per_example:
+        return f"{short(value)} windows/s ({short(value * tokens_per_example)} tokens/s)"
     return f"{short(value)} examples/s"
 
 

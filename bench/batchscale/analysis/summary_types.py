@@ -341,12 +341,13 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
     """One batch size. A value that was not measured or not reached is null; `status` gives the reason.
 
     Attributes:
-        batch_size: examples of a step.
+        batch_size, batch_size_tokens: examples of a step, and their tokens where the data is text.
         status: the outcome.
         message: more about the outcome, such as the error of a step that failed.
         loop: the faster way to run steps, whose times are used.
         accumulation: microbatches of a step; more than 1 only where the whole batch does not fit.
         examples_per_second, examples_per_second_interval: median over rounds, and its 95% interval.
+        tokens_per_second: tokens of these examples, where the data is text.
         seconds_per_step: median over rounds.
         best_learning_rate, best_options: rate and searched options with the fewest median examples to the target.
         best_learning_rate_for_score, best_options_for_score: those with the best score in the epoch budget.
@@ -354,6 +355,7 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
         claims_on: phase of the trials that the numbers rest on.
         seeds, seeds_reached: how many trials these are, and how many of them reached the target.
         epochs_to_target, steps_to_target: epochs and optimizer steps.
+        tokens_to_target: tokens trained until then, where the data is text.
         time_to_target, joules_to_target, cost_to_target: seconds, joules, and cost in the currency of the price.
         best_score, best_score_by_steps: best validation score in the epoch and in the step budget.
         best_averaged_score: best validation score of the averaged parameters in the epoch budget.
@@ -369,12 +371,14 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
     """
 
     batch_size: int
+    batch_size_tokens: int | None = None
     status: Status
     message: str | None = None
     loop: Loop | None
     accumulation: int | None = None
     examples_per_second: float | None
     examples_per_second_interval: Interval = (None, None)
+    tokens_per_second: float | None = None
     seconds_per_step: float | None
     best_learning_rate: float | None
     best_options: dict[str, float] = msgspec.field(default_factory=dict)
@@ -387,6 +391,7 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
     seeds_reached: int = 0
     epochs_to_target: Estimate
     steps_to_target: Estimate
+    tokens_to_target: Estimate | None = None
     time_to_target: Estimate
     joules_to_target: Estimate | None = None
     cost_to_target: Estimate | None = None
@@ -419,6 +424,7 @@ class Summary(Part, frozen=True, kw_only=True):
         experiment, title, machine, workload: the names of what was measured, and where.
         goal: the validation score to reach, and its threshold; null where imported tables do not name it.
         train_examples: examples in an epoch; null where imported tables do not give them.
+        tokens_per_example: tokens of an example, a window of text; null where the data is no text.
         claims_on: the surest phase of trials that any batch size rests on.
         seeds: the most trials that any batch size rests on.
         notice: what the experiment asks every reader to know.
@@ -446,6 +452,7 @@ class Summary(Part, frozen=True, kw_only=True):
     workload: Workload
     goal: Goal | None
     train_examples: int | None
+    tokens_per_example: int | None = None
     claims_on: Phase | None
     seeds: int
     notice: str = ""
@@ -485,6 +492,11 @@ class Summary(Part, frozen=True, kw_only=True):
     further_targets: list[FurtherTarget] = msgspec.field(default_factory=list)
     verdicts: list[Verdict] = msgspec.field(default_factory=list)
     totals: Totals
+
+    @property
+    def example(self) -> str:
+        """What a reader calls an example: a window, where the data is text."""
+        return "window" if self.tokens_per_example else "example"
 
     def known(self, quantity: str) -> list[BatchSizeSummary]:
         """Return the batch sizes whose estimate named `quantity` has a finite median, smallest first."""

@@ -60,7 +60,7 @@ def test_the_best_value_is_in_the_summary_the_table_the_csv_and_the_alternative_
     assert plot.alt_text(sweep, summarized).startswith("Best momentum: 0.9 (the largest tried) at batch sizes 4, 8, ")
     least = replaced(summarized, best_options={MOMENTUM: 0.5})
     assert plot.alt_text(sweep, least).startswith("Best momentum: 0.5 (the smallest tried) at batch sizes 4, 8, ")
-    column = [column.title for column in tables.COLUMNS].index("Learning rate")
+    (column,) = tables.places(tables.batch_size_table(summarized), ["Learning rate"])
     assert all("momentum 0.9" in row.entries[column].text for row in tables.batch_size_table(summarized).rows)
     at_edge = replaced(summarized, at_grid_edge=True)
     assert all("(edge), momentum 0.9" in row.entries[column].text for row in tables.batch_size_table(at_edge).rows)

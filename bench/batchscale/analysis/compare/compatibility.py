@@ -12,6 +12,8 @@ from batchscale.printable import printable
 MAY_DIFFER = ("workload.precision",)
 MATTERS_TO_SPEED = (
     "workload.dataset",
+    "workload.dataset_options",
+    "workload.task",
     "workload.model",
     "workload.model_options",
     "workload.optimizer",
@@ -39,6 +41,17 @@ def refuse_unlike(names: Sequence[str], sides: Sequence[Frames], *, throughput_o
             relaxed = "" if sets_speed(field) else "; --throughput-only compares speeds of one workload alone"
             found = f"{left} in {names[0]}, {right} in {name}"
             raise InputError(f"{field}: {found}: these are not the same experiment{relaxed}")
+        refuse_other_data(name, side, sides[0])
+
+
+def refuse_other_data(name: str, side: Frames, first: Frames) -> None:
+    """Check that two folders were measured on the same data and the same code of the user.
+
+    Raises:
+        InputError: when a hash differs. Folders of earlier versions have none.
+    """
+    if side.data and first.data and (changed := first.data.changed(side.data)):
+        raise InputError(f"{name}: measured on something else ({changed}), expected the same data and code")
 
 
 def flattened(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:

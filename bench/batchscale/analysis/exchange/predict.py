@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from batchscale.analysis.compare.compatibility import ABSENT, MAY_DIFFER, flattened, sets_speed
+from batchscale.analysis.compare.compatibility import ABSENT, MAY_DIFFER, flattened, refuse_other_data, sets_speed
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import Frames, from_rows
 from batchscale.analysis.frames.outside_tables import machines_of, round_rows, slug, unknown_machine
@@ -44,6 +44,7 @@ def _from_folder(trained: Frames, folder: Path) -> dict[str, Frames]:
         if found != expected and (sets_speed(field) or field in MAY_DIFFER):
             as_trained = f"expected {printable(expected)} as in the training runs"
             raise InputError(f"{folder}: {bare(field)}: {printable(found)}, {as_trained}")
+    refuse_other_data(str(folder), timed, trained)
     if not len(timed.rounds):
         raise InputError(f"{folder}: throughput.jsonl: holds no timed rounds to predict with")
     return {timed.machine.machine.name: _joined(trained, timed, folder)}

@@ -11,7 +11,7 @@ from typing import Literal
 from matplotlib.figure import Figure
 
 from batchscale.analysis.figures import answer, hardware, learning_rates, style, training
-from batchscale.analysis.figures.drawing import NothingToDrawError
+from batchscale.analysis.figures.drawing import NothingToDrawError, add_tokens
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_types import Summary
 from batchscale.analysis.text import captions
@@ -169,6 +169,7 @@ def draw(sweep: Sweep, summary: Summary, plots: Sequence[Plot], formats: Sequenc
     for plot in plots:
         try:
             figure = plot.draw(sweep, summary)
+            add_tokens(figure, summary)
         except NothingToDrawError as missing:
             yield Drawing(plot, {}, str(missing))
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter
 from batchscale.analysis import number_format
 from batchscale.analysis.figures import drawing, style
 from batchscale.analysis.figures.drawing import NothingToDrawError, medians, open_ends
+from batchscale.analysis.metrics.known_losses import known_losses
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_types import BatchSizeSummary, Optimum, ScoreOptimal, Summary
 from batchscale.analysis.text.answer import target
@@ -69,7 +70,8 @@ def best_score(sweep: Sweep, summary: Summary) -> Figure:
             _draw_scores(axes, goal, cells, quantity, optimum, (color, marker, shift))
     if (best := summary.score_optimal) and (cells := _with_gap(goal, summary, AVERAGED)):
         _draw_averaged(axes, goal, cells, f"within {best.budget}, averaged parameters")
-    _limit_gaps(axes, goal, summary)
+    known = known_losses(sweep.frames)
+    _limit_gaps(axes, goal, summary, known)
     drawing.log_axis(axes, f"best validation {number_format.metric(goal)}{' (%)' * (goal.metric == 'accuracy')}")
     if goal.metric == "accuracy":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:.4g}"))
@@ -116,8 +118,11 @@ def _draw_averaged(axes: Axes, goal: Goal, cells: Sequence[BatchSizeSummary], la
     drawing.hover(axes, sizes, gaps)
 
 
-def _limit_gaps(axes: Axes, goal: Goal, summary: Summary) -> None:
-    """Let the axis end near the largest and the least gap: an interval up to 100% would reach to infinity."""
+def _limit_gaps(axes: Axes, goal: Goal, summary: Summary, known: Mapping[str, float]) -> None:
+    """Let the axis end near the largest and the least gap: an interval up to 100% would reach to infinity.
+
+    Known losses near the gaps are drawn too.
+    """
     quantities = ("best_score", "best_score_by_steps", AVERAGED)
     seen = np.concatenate([medians(summary.known(quantity), quantity) for quantity in quantities])
     gaps = drawing.gaps(goal, seen)
@@ -127,7 +132,10 @@ def _limit_gaps(axes: Axes, goal: Goal, summary: Summary) -> None:
     if goal.metric == "accuracy":
         axes.set_ylim(min(gaps.max() * 1.3, 110), gaps.min() / 2)
     else:
-        axes.set_ylim(gaps.min() / 1.1, gaps.max() * 1.1)
+        near = drawing.near_known(known, gaps)
+        drawing.known_lines(axes, near)
+        ends = [*gaps, *near.values()]
+        axes.set_ylim(min(ends) / 1.05, max(ends) * 1.05)
 
 
 def _ring_tied(axes: Axes, best: Optimum, values: dict[int, float]) -> None:

@@ -35,7 +35,7 @@ def throughputs(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
         drawing.hover(axes, batch_sizes, speeds)
     if not sizes:
         raise NothingToDrawError("no rounds were timed")
-    drawing.log_axis(axes, "examples per second")
+    drawing.log_axis(axes, f"{summaries[0].example}s per second")
     drawing.log2_axis(axes, sorted(sizes))
     return drawing.finished(figure, _workload(summaries))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,10 +19,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from numpy.typing import ArrayLike
 
 from batchscale.analysis import number_format
 from batchscale.analysis.figures import style
-from batchscale.analysis.summary_types import BatchSizeSummary
+from batchscale.analysis.summary_types import BatchSizeSummary, Summary
 from batchscale.config.goal import Goal
 from batchscale.statistics.intervals import Array
 
@@ -34,6 +35,11 @@ ROUNDING = 1e-9
 """Values this close to each other, relative to themselves, differ only by rounding."""
 ACROSS_INCHES, UP_INCHES = 0.42, 0.3
 """Room for one label of an axis."""
+BATCH_SIZE = "batch size"
+KNOWN_MARGIN = 1.25
+"""A known loss that is further than this factor from all that is drawn has no line: it would press the curves flat."""
+LABEL_PLACES = (0.99, 0.79, 0.59, 0.39)
+"""Horizontal places of the names of lines, in turn, so that neighbours do not overlap."""
 BATCH_SIZE_ID = "cell-"
 """Prefix of the SVG id of a point that belongs to a batch size."""
 
@@ -96,13 +102,63 @@ def label_batch_sizes(axis: Axis, sizes: Sequence[int], room: float = 1.0) -> No
     axis.set_minor_locator(NullLocator())
 
 
-def log2_axis(axes: Axes, values: Sequence[int], label: str = "batch size") -> None:
+def log2_axis(axes: Axes, values: Sequence[int], label: str = BATCH_SIZE) -> None:
     """Make the horizontal axis logarithmic to base 2, labelled with batch sizes (or numbers of devices)."""
     sizes = sorted({int(value) for value in values})
     axes.set_xscale("log", base=2)
     axes.set_xlim(sizes[0] / 1.45, sizes[-1] * 1.45)
     label_batch_sizes(axes.xaxis, sizes)
     axes.set_xlabel(label)
+
+
+def add_tokens(figure: Figure, summary: Summary) -> None:
+    """Give every axis over batch sizes a second one in tokens, at the top, where the data is text."""
+    tokens = summary.tokens_per_example
+    if tokens is None:
+        return
+    for axes in figure.axes:
+        locator = axes.xaxis.get_major_locator()
+        if not isinstance(locator, BatchSizeLocator) or axes.get_xlabel() != BATCH_SIZE:
+            continue
+        axes.set_xlabel(f"{BATCH_SIZE} ({summary.example}s)")
+        top = axes.secondary_xaxis("top", functions=_scaled_by(tokens))
+        top.xaxis.set_major_locator(BatchSizeLocator(top.xaxis, [size * tokens for size in locator.sizes], 1.0))
+        top.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number_format.short(round(value))))
+        top.xaxis.set_minor_locator(NullLocator())
+        top.set_xlabel(f"{BATCH_SIZE} (tokens)")
+
+
+def add_tokens_per_second(axes: Axes, summary: Summary) -> None:
+    """Give a vertical axis of examples per second a second one in tokens, at the right, where the data is text."""
+    tokens = summary.tokens_per_example
+    if tokens is None:
+        return
+    right = axes.secondary_yaxis("right", functions=_scaled_by(tokens))
+    right.set_ylabel("tokens per second")
+    right.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    right.yaxis.set_minor_locator(NullLocator())
+    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number_format.short(value)))
+
+
+def _scaled_by(tokens: int) -> tuple[Callable[[ArrayLike], Array], Callable[[ArrayLike], Array]]:
+    """Return the way from an axis of examples to one of tokens, and back."""
+    return lambda examples: np.asarray(examples, np.float64) * tokens, lambda found: np.asarray(found) / tokens
+
+
+def near_known(known: Mapping[str, float], drawn: Array) -> dict[str, float]:
+    """Return the known losses that are near what is drawn, the least first."""
+    low, high = drawn.min() / KNOWN_MARGIN, drawn.max() * KNOWN_MARGIN
+    return dict(sorted(((name, loss) for name, loss in known.items() if low < loss < high), key=lambda pair: pair[1]))
+
+
+def known_lines(axes: Axes, near: Mapping[str, float]) -> None:
+    """Draw known losses as named lines."""
+    for at, (name, loss) in enumerate(near.items()):
+        axes.axhline(loss, color=style.MUTED, linestyle=":", linewidth=0.9, zorder=1.5)
+        where: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
+        halo: dict[str, Any] = {"facecolor": style.PAPER, "edgecolor": "none", "pad": 0.4, "alpha": 0.8}
+        place = LABEL_PLACES[at % len(LABEL_PLACES)]
+        axes.text(place, loss, name, color=style.MUTED, fontsize="small", bbox=halo, zorder=5, **where)
 
 
 def spaced(sizes: Sequence[int], inches: float) -> list[int]:

@@ -59,7 +59,8 @@ def throughput(sweep: Sweep, summary: Summary) -> Figure:
         axes.plot(along, along / _step_seconds(fit, along), **drawing.FITTED, label="affine fit")
     if best := summary.throughput_optimal:
         drawing.star(axes, best.batch_size, best.examples_per_second, "fastest")
-    drawing.log_axis(axes, "examples per second")
+    drawing.log_axis(axes, f"{summary.example}s per second")
+    drawing.add_tokens_per_second(axes, summary)
     return drawing.finished(figure, origin(sweep.frames, summary))
 
 

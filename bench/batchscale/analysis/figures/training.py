@@ -14,6 +14,7 @@ from batchscale.analysis import number_format
 from batchscale.analysis.figures import drawing, style
 from batchscale.analysis.figures.drawing import NothingToDrawError, medians, open_ends
 from batchscale.analysis.frames.schema import aggregated, batch_sizes, by_batch_size, only, values
+from batchscale.analysis.metrics.known_losses import known_losses
 from batchscale.analysis.metrics.scaling import gradient_variances
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_types import CriticalBatchSize, Summary
@@ -63,7 +64,7 @@ def frontier(sweep: Sweep, summary: Summary) -> Figure:
     axes.set(xscale="log", yscale="log")
     axes.margins(0.1)
     drawing.log_axis_across(axes, f"steps to {target(summary)} (serial time)")
-    drawing.log_axis(axes, "examples until then (compute)")
+    drawing.log_axis(axes, f"{summary.example}s until then (compute)")
     drawing.hover(axes, sizes, examples, across=steps)
     return drawing.finished(figure, origin(sweep.frames, summary))
 
@@ -79,6 +80,7 @@ def learning_curves(sweep: Sweep, summary: Summary) -> Figure:
         if sweep.frames.goal is not None:
             target_gap = float(drawing.gaps(goal, np.array(goal.threshold)))
             axes.axhline(target_gap, color=style.BEST, linestyle="--", linewidth=1, label="target")
+        drawing.known_lines(axes, drawing.near_known(known_losses(sweep.frames), values(curves, "gap")))
         drawing.log_axis_across(axes, "epochs" if column == "epochs" else "seconds of training")
         drawing.log_axis(axes, drawing.gap_label(goal))
     drawing.batch_size_bar(figure, axes_list, sizes)
@@ -149,7 +151,7 @@ def gradient_noise_scale(sweep: Sweep, summary: Summary) -> Figure:
             axes.axhspan(low, high, color=style.BEST, alpha=0.12, linewidth=0)
         label = f"critical batch size {number_format.number(critical.value)}, 95% interval"
         axes.axhline(critical.value, color=style.BEST, linestyle="--", linewidth=1, label=label)
-    drawing.log_axis(axes, "gradient noise scale (examples)")
+    drawing.log_axis(axes, f"gradient noise scale ({summary.example}s)")
     drawing.log_axis_across(axes, "epochs trained")
     drawing.batch_size_bar(figure, [axes], sizes)
     return drawing.finished(figure, origin(sweep.frames, summary))

@@ -27,6 +27,7 @@ from batchscale.records.row_types import (
     Calibration,
     Compilation,
     Curve,
+    Data,
     Limit,
     MachineFile,
     NoiseEstimate,
@@ -81,6 +82,8 @@ class Frames:
             choosing a learning rate needs.
         train_examples: examples in an epoch.
         validation_examples: size of the smallest validation split of any trial; None if a trial does not record it.
+        tokens_per_example: tokens of an example; None where the data is no text.
+        data: what the rows were measured on; None in folders of earlier versions.
         convergence_from: the machine that the trials were joined from.
         speeds_from: the table or folder that speeds were joined from.
         imported: set where the rows were made from tables.
@@ -102,6 +105,8 @@ class Frames:
     searched: tuple[Trial, ...]
     train_examples: int | None
     validation_examples: int | None = None
+    tokens_per_example: int | None = None
+    data: Data | None = None
     convergence_from: str | None = None
     speeds_from: str | None = None
     imported: Imported | None = None
@@ -157,6 +162,7 @@ def from_rows(
     observed = latest(_set_others_aside(_noting_environments(rows, named), kept), experiment.goal)
     train_examples = imported.train_examples if imported else _train_examples(one.trial for one in observed)
     epoch = float(train_examples or np.nan)
+    data = next((row for row in kept.get(Data, []) if isinstance(row, Data)), None)
     trials = trial_frame(observed, experiment.goal, _budget_examples(experiment, train_examples), epoch)
     if imported:
         # The tables hold when the target was reached, not the scores after it.
@@ -177,6 +183,8 @@ def from_rows(
         searched=tuple(one.trial for one in observed if one.trial.phase == "search"),
         train_examples=train_examples,
         validation_examples=min((one.trial.validation_examples or 0 for one in observed), default=0) or None,
+        tokens_per_example=_tokens_per_example(data, observed),
+        data=data,
         convergence_from=convergence_from,
         imported=imported,
     )
@@ -218,6 +226,12 @@ def _train_examples(trials: Iterable[Trial]) -> int | None:
             f"trials: train_examples: {sizes} in one folder, expected the same training set in every trial"
         )
     return sizes[0] if sizes else None
+
+
+def _tokens_per_example(data: Data | None, observed: Sequence[Observed]) -> int | None:
+    if data is not None:
+        return data.tokens_per_example
+    return next((one.trial.tokens_per_example for one in observed), None)
 
 
 def _budget_examples(experiment: Experiment, train_examples: int | None) -> float:

@@ -12,7 +12,7 @@ from batchscale.analysis import number_format
 from batchscale.analysis.compare.compare import LEAST_DIFFERENCE, QUANTITIES, Comparison, Quantity, Ratio
 from batchscale.analysis.figures import comparison as figures
 from batchscale.analysis.figures import encode, style
-from batchscale.analysis.figures.drawing import NothingToDrawError
+from batchscale.analysis.figures.drawing import NothingToDrawError, add_tokens
 from batchscale.analysis.pages import html
 from batchscale.analysis.pages.html import PageFigure
 from batchscale.analysis.pages.tables import UNKNOWN, Column, Entry, Scalar, Table, TableRow, as_csv, entry
@@ -93,7 +93,8 @@ def sentences(comparison: Comparison) -> list[str]:
 def optima(comparison: Comparison) -> Table:
     """Return the optima of each result."""
     columns = [Column("Result", text=True), Column("Fastest to target"), Column("Time"), Column("Tied", text=True)]
-    columns += [Column("Most examples/s at"), Column("Examples/s"), Column("Least energy at")]
+    example = comparison.summaries[0].example
+    columns += [Column(f"Most {example}s/s at"), Column(f"{example.capitalize()}s/s"), Column("Least energy at")]
     rows = [
         TableRow(_optima_cells(label, one)) for label, one in zip(comparison.labels, comparison.summaries, strict=True)
     ]
@@ -189,7 +190,9 @@ def _figures(comparison: Comparison) -> list[PageFigure]:
     with style.applied():
         for plot in plots:
             try:
-                files = encode(plot.draw(), ("png", "svg"))
+                figure = plot.draw()
+                add_tokens(figure, summaries[0])
+                files = encode(figure, ("png", "svg"))
             except NothingToDrawError:
                 continue
             image = html.image(files["svg"], files["png"], plot.name, alt_text, rows)

@@ -258,7 +258,8 @@ def _tied_list(best: Optimum | None) -> str:
 
 def several_devices(summary: Summary) -> Table | None:
     """Return speed, updates and epochs of every batch that was divided among several devices; None without any."""
-    titles = ("Devices", "Batch size", "Examples/s", "Efficiency: same batch", "Efficiency: one batch per device")
+    speed = f"{summary.example.capitalize()}s/s"
+    titles = ("Devices", "Batch size", speed, "Efficiency: same batch", "Efficiency: one batch per device")
     joined = ("Updates per epoch", "Epochs to target", "Ratio to epochs at one part", "Time to target")
     caption = (
         "A batch is divided into equal parts, one per device. Efficiency is the speed divided by the product of the"

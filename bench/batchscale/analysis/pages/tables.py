@@ -32,11 +32,13 @@ class Column:
     Attributes:
         text: align the column left.
         prose: align it left and let it wrap.
+        name: a title that does not depend on the workload, by which the column is found.
     """
 
     title: str
     text: bool = False
     prose: bool = False
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,15 @@ def _safe(value: Scalar) -> Scalar:
 
 COLUMNS = (
     Column("Batch size"),
+    Column("Tokens per step"),
     Column("Status", text=True),
     Column("Examples/s"),
+    Column("Tokens/s"),
     Column("Loop", text=True),
     Column("Step"),
     Column("Learning rate"),
     Column("Epochs to target"),
+    Column("Tokens to target"),
     Column("Time to target"),
     Column("Best score"),
     Column("Averaged parameters"),
@@ -113,14 +118,23 @@ COLUMNS = (
     Column("FLOP/s, of peak"),
 )
 """The columns of the table of batch sizes."""
-CORE = (0, 1, 2, 5, 6, 7, 8)
-"""The columns that a terminal has room for."""
-FIRST_OUT = (2, 6, 5, 8, 1)
+CORE = (
+    *("Batch size", "Tokens per step", "Status", "Examples/s", "Tokens/s", "Learning rate", "Epochs to target"),
+    *("Tokens to target", "Time to target", "Best score"),
+)
+"""The columns that a terminal has room for, by name."""
+FIRST_OUT = (
+    *("Tokens to target", "Examples/s", "Tokens/s", "Tokens per step", "Epochs to target", "Learning rate"),
+    *("Best score", "Status"),
+)
 """The columns that a narrow terminal leaves out, in this order."""
-POINTED_AT = (2, 6, 7, 8)
+POINTED_AT = (
+    *("Tokens per step", "Examples/s", "Tokens/s", "Epochs to target", "Tokens to target", "Time to target"),
+    "Best score",
+)
 """The columns shown while a reader points at a batch size in a figure."""
-WHERE_MEASURED = (9,)
-"""The columns left out where no batch size has a value; every index above is smaller."""
+WHERE_MEASURED = ("Tokens per step", "Tokens/s", "Tokens to target", "Averaged parameters")
+"""The columns left out where no batch size has a value."""
 
 STATUS = {
     "ok": "reached",
@@ -129,23 +143,34 @@ STATUS = {
     "not_measured": "not measured",
 }
 OF_AVERAGES = ("best_averaged_score", "averaged_score_gain")
+OF_TOKENS = ("batch_size_tokens", "tokens_per_second", "tokens_to_target")
 SCORES = ("best_score", "best_score_by_steps", *OF_AVERAGES)
 NO_ESTIMATE = Estimate(median=None, interval=(None, None))
 
 
-def columns(goal: Goal | None) -> list[Column]:
-    """Return the columns with the score named: "Best accuracy" for "Best score"."""
-    metric = number_format.metric(goal) if goal else "score"
-    return [replace(column, title=column.title.replace("score", metric)) for column in COLUMNS]
+def columns(summary: Summary) -> list[Column]:
+    """Return the columns with score and examples named: "Best accuracy" for "Best score", "Windows/s" for text."""
+    metric = number_format.metric(summary.goal) if summary.goal else "score"
+    speed = f"{summary.example.capitalize()}s/s"
+    titles = (column.title.replace("score", metric).replace("Examples/s", speed) for column in COLUMNS)
+    return [replace(column, title=title, name=column.title) for column, title in zip(COLUMNS, titles, strict=True)]
+
+
+def places(table: Table, names: Sequence[str]) -> list[int]:
+    """Return the indices of the columns with these names, in the order of the names; a table may lack some."""
+    return [at for name in names for at, column in enumerate(table.columns) if column.name == name]
 
 
 def batch_size_table(summary: Summary) -> Table:
     """Return the table with one row for each batch size, the fastest to the target marked."""
     best = summary.time_optimal.batch_size if summary.time_optimal else None
     lines = [_of_batch_size(cell, summary.goal) for cell in summary.cells]
-    empty = {at for at in WHERE_MEASURED if all(line[at].value is None for line in lines)}
-    shown = [at for at in range(len(COLUMNS)) if at not in empty]
-    titled = columns(summary.goal)
+    titled = columns(summary)
+    shown = [
+        at
+        for at, column in enumerate(titled)
+        if column.name not in WHERE_MEASURED or any(line[at].value is not None for line in lines)
+    ]
     rows = [
         TableRow([line[at] for at in shown], str(cell.batch_size), cell.batch_size == best)
         for cell, line in zip(summary.cells, lines, strict=True)
@@ -156,10 +181,11 @@ def batch_size_table(summary: Summary) -> Table:
 
 def described(summary: Summary) -> dict[int, str]:
     """Return by batch size its most important numbers, one a line."""
-    shown, titled = {}, columns(summary.goal)
-    for row in batch_size_table(summary).rows:
-        facts = [f"{titled[at].title}: {row.entries[at].text}" for at in POINTED_AT]
-        shown[int(row.anchor)] = "\n".join([f"Batch size {row.anchor}: {row.entries[1].text}", *facts])
+    shown, table = {}, batch_size_table(summary)
+    (state,) = places(table, ["Status"])
+    for row in table.rows:
+        facts = [f"{table.columns[at].title}: {row.entries[at].text}" for at in places(table, POINTED_AT)]
+        shown[int(row.anchor)] = "\n".join([f"Batch size {row.anchor}: {row.entries[state].text}", *facts])
     return shown
 
 
@@ -179,13 +205,18 @@ def loop(cell: BatchSizeSummary) -> str:
 def flat(summary: Summary) -> tuple[list[str], list[list[Scalar]]]:
     """Return column names and rows for CSV: every field of every batch size in SI units.
 
-    An estimate becomes three columns: median, low and high. Fields of averaged parameters are left out where no batch
-    size has them.
+    An estimate becomes three columns: median, low and high. Fields of averaged parameters and of tokens are left out
+    where no batch size has them.
     """
     names: list[str] = []
     rows: list[list[Scalar]] = []
-    averaged = any(getattr(cell, name) for cell in summary.cells for name in OF_AVERAGES)
-    fields = [name for name in BatchSizeSummary.__struct_fields__ if averaged or name not in OF_AVERAGES]
+    absent = [
+        name
+        for names in (OF_AVERAGES, OF_TOKENS)
+        for name in names
+        if not any(getattr(cell, other) for cell in summary.cells for other in names)
+    ]
+    fields = [name for name in BatchSizeSummary.__struct_fields__ if name not in absent]
     for cell in summary.cells:
         pairs = [pair for name in fields for pair in _spread(name, getattr(cell, name))]
         names = [name for name, _ in pairs]
@@ -199,12 +230,15 @@ def _of_batch_size(cell: BatchSizeSummary, goal: Goal | None) -> list[Entry]:
     at_edge = " (edge)" if cell.at_grid_edge else ""
     return [
         Entry(str(cell.batch_size), cell.batch_size),
+        entry(cell.batch_size_tokens, number_format.number),
         Entry(status(cell)),
         entry(cell.examples_per_second, number_format.short),
+        entry(cell.tokens_per_second, number_format.short),
         Entry(loop(cell)),
         entry(cell.seconds_per_step, number_format.seconds),
         Entry(", ".join([f"{rate.text}{at_edge}", *number_format.options(cell.best_options)]), rate.value),
         _estimate(cell.epochs_to_target, number_format.number),
+        _estimate(cell.tokens_to_target or NO_ESTIMATE, number_format.short),
         _duration(cell.time_to_target),
         _estimate(cell.best_score, score),
         _estimate(cell.best_averaged_score or NO_ESTIMATE, score),
@@ -281,6 +315,8 @@ def timed_variants_table(frames: Frames) -> Table | None:
     shown = [name for name in CELL if name in ALWAYS or len(known[name].unique()) > 1]
     columns = [Column(VARIANT_TITLES[name], text=CELL[name] == "object") for name in shown]
     facts = VARIANT_FACTS if any(isinstance(message, str) for message in known["message"]) else VARIANT_FACTS[:-1]
+    if frames.tokens_per_example:
+        facts = [replace(fact, title=fact.title.replace("Examples", "Windows")) for fact in facts]
     rows = [TableRow(line[: len(columns) + len(facts)]) for line in _of_variants(frames, known, rounds, shown)]
     caption = (
         "Medians over rounds. The answer uses the faster loop at each batch size, on one device that holds the data, in"

@@ -35,7 +35,8 @@ def render(summary: Summary, file: TextIO | None = None) -> None:
     console = console_for(file)
     for line in answer.notices(summary):
         console.print(plain(line), style="bold yellow")
-    console.print(table(tables.batch_size_table(summary), tables.CORE, tables.FIRST_OUT))
+    whole = tables.batch_size_table(summary)
+    console.print(table(whole, *(tables.places(whole, names) for names in (tables.CORE, tables.FIRST_OUT))))
     for paragraph in answer.answer(summary):
         console.print(plain(paragraph), style="bold")
 

@@ -31,9 +31,10 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> BatchSizeSu
     claim, speed = sweep.claims.get(size), sweep.speeds.get(size)
     compiled = observations.compiled(sweep.frames, size, speed)
     status, message = _status(sweep, at, claim)
-    choice = claim.choice if claim else None
+    choice, tokens = claim.choice if claim else None, sweep.frames.tokens_per_example
     return BatchSizeSummary(
         batch_size=size,
+        batch_size_tokens=tokens * size if tokens else None,
         status=status,
         message=message,
         **_speed(sweep, at, speed),
@@ -46,6 +47,7 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> BatchSizeSu
         seeds_reached=len(sweep.needs[at].high),
         epochs_to_target=_needed(sweep, at, sweep.frames.epoch),
         steps_to_target=_needed(sweep, at, size),
+        tokens_to_target=_needed(sweep, at, 1 / tokens) if tokens else None,
         time_to_target=_estimate(sweep.time, at),
         joules_to_target=_estimate(sweep.energy, at) if _has(sweep.step_joules, at) else None,
         cost_to_target=_estimate(sweep.cost, at) if sweep.cost else None,
@@ -69,11 +71,13 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> BatchSizeSu
 def _speed(sweep: Sweep, at: int, speed: Speed | None) -> dict[str, Any]:
     """Return the fields on speed: which loop was faster, and how fast it was."""
     per_second = sweep.step_seconds.shifted(-sweep.log_sizes)
+    tokens = sweep.frames.tokens_per_example
     return {
         "loop": speed.loop if speed else None,
         "accumulation": speed.accumulation if speed else None,
         "examples_per_second": _exp(-per_second.medians[at]),
         "examples_per_second_interval": interval(exp(-per_second.draws[:, at])),
+        "tokens_per_second": _exp(np.log(tokens) - per_second.medians[at]) if tokens else None,
         "seconds_per_step": _number(observations.seconds_per_step(speed)),
     }
 

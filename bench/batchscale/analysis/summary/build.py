@@ -85,6 +85,7 @@ def _identity(of: Sweep) -> dict[str, Any]:
         "workload": Workload(dataset=workload.dataset, model=workload.model, optimizer=workload.optimizer),
         "goal": frames.goal,
         "train_examples": frames.train_examples,
+        "tokens_per_example": frames.tokens_per_example,
         "claims_on": _claims_on(of),
         "seeds": max((one.count for one in of.needs), default=0),
         "notice": experiment.notice,

@@ -89,7 +89,8 @@ def _fastest(summary: Summary) -> str:
         return f"The batch size that reaches {target(summary)} fastest on {summary.machine} is not known: {reason}."
     seconds = number_format.seconds(best.seconds)
     interval = number_format.with_level(number_format.seconds_between(best.interval, best.seconds))
-    reached = f"batch size {best.batch_size} reaches {target(summary)} fastest, in {seconds} ({interval})."
+    size = number_format.batch_size(best.batch_size, summary.tokens_per_example)
+    reached = f"batch size {size} reaches {target(summary)} fastest, in {seconds} ({interval})."
     cost = f" The training costs {_price(summary.cost_optimal)}." if summary.cost_optimal else ""
     return f"On {summary.machine}, {reached}{cost}{edge(best)} {tied(best, summary)}"
 
@@ -102,7 +103,8 @@ def _best_score(summary: Summary) -> str:
         return f"The batch size with the best validation {metric} is not known: {reason}."
     interval = number_format.with_level(number_format.between(best.interval, partial(number_format.score, goal)))
     score = f"{number_format.score(goal, best.score)} ({interval})"
-    reached = f"batch size {best.batch_size} reaches the best validation {metric}, {score}."
+    size = number_format.batch_size(best.batch_size, summary.tokens_per_example)
+    reached = f"batch size {size} reaches the best validation {metric}, {score}."
     return f"Within {best.budget}, {reached}{edge(best)} {tied(best, summary)}"
 
 
@@ -113,7 +115,10 @@ def _time(summary: Summary) -> Fact | None:
     fitted = f"; the fits put it at {number_format.number(best.fitted_batch_size, 2)}" if best.fitted_batch_size else ""
     cell = _cell(summary, best.batch_size)
     recipe = _recipe(cell.best_learning_rate, cell.best_options, cell.at_grid_edge)
-    more = f"{number_format.seconds(best.seconds)}{recipe}{fitted}"
+    tokens = (
+        f" and {number_format.short(need.median)} tokens" if (need := cell.tokens_to_target) and need.median else ""
+    )
+    more = f"{number_format.seconds(best.seconds)}{tokens}{recipe}{fitted}"
     return Fact("Fastest to the target", str(best.batch_size), more)
 
 
@@ -156,8 +161,8 @@ def _throughput(summary: Summary) -> Fact | None:
         return None
     smallest = best.smallest_within_5_percent
     near = f"; {smallest} is the smallest within 5% of it" if smallest != best.batch_size else ""
-    more = f"{number_format.examples_per_second(best.examples_per_second)}{near}"
-    return Fact("Most examples per second", str(best.batch_size), more)
+    more = f"{number_format.examples_per_second(best.examples_per_second, summary.tokens_per_example)}{near}"
+    return Fact(f"Most {summary.example}s per second", str(best.batch_size), more)
 
 
 def _largest(summary: Summary) -> Fact | None:
@@ -183,5 +188,5 @@ def _critical(summary: Summary) -> Fact | None:
     interval = number_format.with_level(
         number_format.between(fit.interval, lambda value: number_format.number(value, 2))
     )
-    more = f"{interval}; needs twice the examples of a small batch"
+    more = f"{interval}; needs twice the {summary.example}s of a small batch"
     return Fact("Critical batch size", number_format.number(fit.value, 2), more)

@@ -262,8 +262,8 @@ def throughput(_: Sweep, summary: Summary) -> str:
     """Return the peak and the smallest batch size near it."""
     best = summary.throughput_optimal
     if best is None:
-        return f"No batch size with the most examples per second: {summary.throughput_optimal_reason}."
-    rate = number_format.examples_per_second(best.examples_per_second)
+        return f"No batch size with the most {summary.example}s per second: {summary.throughput_optimal_reason}."
+    rate = number_format.examples_per_second(best.examples_per_second, summary.tokens_per_example)
     smallest = f"Batch size {best.smallest_within_5_percent} is the smallest within 5% of it."
     return f"Most at batch size {best.batch_size}: {rate}.{edge(best)} {smallest}"
 
@@ -275,7 +275,7 @@ def step_time(_: Sweep, summary: Summary) -> str:
         return f"No straight line fits the step times: {summary.affine_step_time_reason}."
     fixed, growing = number_format.seconds(fit.alpha_seconds), number_format.seconds(fit.beta_seconds)
     knee = number_format.number(fit.knee_batch_size)
-    return f"A step costs {fixed} plus {growing} per example; both parts are equal at B = {knee}."
+    return f"A step costs {fixed} plus {growing} per {summary.example}; both parts are equal at B = {knee}."
 
 
 def steps_to_target(_: Sweep, summary: Summary) -> str:
@@ -285,7 +285,8 @@ def steps_to_target(_: Sweep, summary: Summary) -> str:
 
 def epochs_to_target(_: Sweep, summary: Summary) -> str:
     """Return how epochs grow with the batch size."""
-    return f"{_first_and_last(summary, 'epochs_to_target', 'epochs')} {_critical(summary)}"
+    tokens = f" {_first_and_last(summary, 'tokens_to_target', 'tokens')}" if summary.tokens_per_example else ""
+    return f"{_first_and_last(summary, 'epochs_to_target', 'epochs')}{tokens} {_critical(summary)}"
 
 
 def _first_and_last(summary: Summary, quantity: str, unit: str) -> str:
@@ -313,7 +314,7 @@ def frontier(_: Sweep, summary: Summary) -> str:
     fit = summary.critical_batch_size
     if fit is None:
         return _critical(summary)
-    least = f"{number_format.short(fit.steps_min)} steps or {number_format.short(fit.examples_min)} examples"
+    least = f"{number_format.short(fit.steps_min)} steps or {number_format.short(fit.examples_min)} {summary.example}s"
     critical = number_format.number(fit.value, 2)
     return f"By the fit, no batch size needs fewer than about {least}; at B = {critical} both are doubled."
 

@@ -10,6 +10,7 @@ import pandas as pd
 from batchscale.analysis import number_format
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import CELL, batch_sizes, one_before, only, values
+from batchscale.analysis.metrics.known_losses import ENTROPY, known_bits
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_types import Summary
 from batchscale.analysis.text.captions import seeds
@@ -27,7 +28,7 @@ def paragraphs(sweep: Sweep, summary: Summary) -> list[str]:
         elsewhere = "The rows were made from tables measured elsewhere; how these were measured is not known here."
         return [" ".join([elsewhere, *map(visible, measured.imported.notes)]), _claims(summary)]
     speed, limits = _speed(sweep), _limits(measured, summary)
-    found = [_workload(measured), speed, limits, _training(measured, summary), _claims(summary)]
+    found = [_workload(measured), _data(measured), speed, limits, _training(measured, summary), _claims(summary)]
     return [paragraph for paragraph in found if paragraph]
 
 
@@ -40,6 +41,28 @@ def _workload(measured: Frames) -> str:
         f" {_with(optimizer, workload.optimizer_options)}. The learning rates tried are a factor of {rates.factor:g}"
         f" apart; {_schedule(rates)}."
     )
+
+
+def _data(measured: Frames) -> str:
+    """Return what the data is and what is known of it without training; empty where the rows do not name it."""
+    data = measured.data
+    if data is None:
+        return ""
+    example, bits = ("window" if data.tokens_per_example else "example"), known_bits(measured)
+    entropy = bits.pop(ENTROPY, None)
+    size = f" of {data.tokens_per_example:,} tokens" if data.tokens_per_example else ""
+    found = (
+        f"Data: {data.dataset}, {data.train_examples:,} {example}s{size} to train on, {data.validation_examples:,} for"
+        f" validation and {data.test_examples:,} to test; SHA-256 {data.sha256[:16]}."
+    )
+    if bits:
+        each = [f"{name} to {number_format.number(value)}" for name, value in bits.items()]
+        found += f" Programs compress the whole text to fewer bits per byte: {number_format.listed(each)}."
+    if entropy is not None:
+        found += f" Its entropy is {number_format.number(entropy)} bits per byte; no model can need fewer."
+    own = {"model": data.model_sha256, "task": data.task_sha256}
+    code = [f"the {name} has SHA-256 {digest[:16]}" for name, digest in own.items() if digest]
+    return f"{found} Of the user's own code, {number_format.listed(code)}." if code else found
 
 
 def _with(name: str, options: Mapping[str, Option]) -> str:
