@@ -342,12 +342,10 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
 
     Attributes:
         batch_size, batch_size_tokens: examples of a step, and their tokens where the data is text.
-        status: the outcome.
-        message: more about the outcome, such as the error of a step that failed.
+        status, message: the outcome, and more about it, such as the error of a step that failed.
         loop: the faster way to run steps, whose times are used.
         accumulation: microbatches of a step; more than 1 only where the whole batch does not fit.
         examples_per_second, examples_per_second_interval: median over rounds, and its 95% interval.
-        tokens_per_second: tokens of these examples, where the data is text.
         seconds_per_step: median over rounds.
         best_learning_rate, best_options: rate and searched options with the fewest median examples to the target.
         best_learning_rate_for_score, best_options_for_score: those with the best score in the epoch budget.
@@ -355,7 +353,7 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
         claims_on: phase of the trials that the numbers rest on.
         seeds, seeds_reached: how many trials these are, and how many of them reached the target.
         epochs_to_target, steps_to_target: epochs and optimizer steps.
-        tokens_to_target: tokens trained until then, where the data is text.
+        tokens_per_second, tokens_to_target: of these examples, and until the target, where the data is text.
         time_to_target, joules_to_target, cost_to_target: seconds, joules, and cost in the currency of the price.
         best_score, best_score_by_steps: best validation score in the epoch and in the step budget.
         best_averaged_score: best validation score of the averaged parameters in the epoch budget.
@@ -433,13 +431,11 @@ class Summary(Part, frozen=True, kw_only=True):
         time_optimal, score_optimal: least time to the target; best score in the epoch budget.
         score_optimal_by_steps: best score in the steps that the largest batch size takes in that budget.
         throughput_optimal, max_batch_size: most examples per second; largest batch size that fits.
-        energy_optimal: least energy to the target.
-        price_per_hour, cost_optimal: the price of the machine that its user gave; least cost to the target.
+        energy_optimal, price_per_hour, cost_optimal: least energy; the price that the user gave; least cost.
         critical_batch_size, affine_step_time: fits of the steps to the target and of the seconds per step.
         learning_rates, gradient_noise: how the best rate changes with the batch size; the gradient noise scale.
         ceilings, drift: calibrated rates of the machine; whether timed rounds became slower or faster.
-        cells: every batch size, smallest first.
-        data_parallel: every batch that was timed on several devices.
+        cells, data_parallel: every batch size, smallest first; every batch that was timed on several devices.
         virtual_devices: True if these devices share the cores of one processor.
         further_targets, verdicts: answers for other targets; verdicts on the claims of the 2015 experiment.
         totals: the cost of measuring.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -162,7 +162,6 @@ def from_rows(
     observed = latest(_set_others_aside(_noting_environments(rows, named), kept), experiment.goal)
     train_examples = imported.train_examples if imported else _train_examples(one.trial for one in observed)
     epoch = float(train_examples or np.nan)
-    data = next((row for row in kept.get(Data, []) if isinstance(row, Data)), None)
     trials = trial_frame(observed, experiment.goal, _budget_examples(experiment, train_examples), epoch)
     if imported:
         # The tables hold when the target was reached, not the scores after it.
@@ -182,9 +181,7 @@ def from_rows(
         verifications=tidy("verifications", map(_run, kept.get(Verification, []))),
         searched=tuple(one.trial for one in observed if one.trial.phase == "search"),
         train_examples=train_examples,
-        validation_examples=min((one.trial.validation_examples or 0 for one in observed), default=0) or None,
-        tokens_per_example=_tokens_per_example(data, observed),
-        data=data,
+        **_of_data(kept.get(Data, []), observed),
         convergence_from=convergence_from,
         imported=imported,
     )
@@ -228,10 +225,14 @@ def _train_examples(trials: Iterable[Trial]) -> int | None:
     return sizes[0] if sizes else None
 
 
-def _tokens_per_example(data: Data | None, observed: Sequence[Observed]) -> int | None:
-    if data is not None:
-        return data.tokens_per_example
-    return next((one.trial.tokens_per_example for one in observed), None)
+def _of_data(rows: Iterable[Row], observed: Sequence[Observed]) -> dict[str, Any]:
+    """Return the fields of `Frames` on the data. Rows of earlier versions do not describe it; their trials may."""
+    data, trials = next((row for row in rows if isinstance(row, Data)), None), [one.trial for one in observed]
+    return {
+        "validation_examples": min((trial.validation_examples or 0 for trial in trials), default=0) or None,
+        "tokens_per_example": data.tokens_per_example if data else next((t.tokens_per_example for t in trials), None),
+        "data": data,
+    }
 
 
 def _budget_examples(experiment: Experiment, train_examples: int | None) -> float:
