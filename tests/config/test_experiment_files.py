@@ -42,7 +42,7 @@ def test_a_syntax_error_is_reported_with_its_line(tmp_path):
 def test_absent_and_oversized_files_and_unknown_names_are_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="cannot be read"):
         experiments.find(str(tmp_path / "absent.toml"))
-    with pytest.raises(InputError, match=r"expected a file ending in \.toml, or one of lenet_digits"):
+    with pytest.raises(InputError, match=r"expected a file ending in \.toml, or one of decoder_enwik8"):
         experiments.find("\x1b[31mlenet")
     monkeypatch.setattr(experiments, "LARGEST_FILE_BYTES", 10)
     (tmp_path / "large.toml").write_text("# " + "x" * 20)

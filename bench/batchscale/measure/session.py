@@ -22,12 +22,19 @@ from batchscale.measure.data.datasets import Dataset, Examples
 from batchscale.measure.device.compiled_programs import TuningFile
 from batchscale.measure.device.machine import Host
 from batchscale.measure.device.platform_policy import LanePolicy
+from batchscale.measure.training.flop_count import flops_per_example
 from batchscale.measure.training.learner import Learner, has_lowering, make_learner, model_named, on_device
 from batchscale.measure.training.named_code import code_hash
 from batchscale.measure.training.optimizers import Schedule
 from batchscale.records import results_folder
 from batchscale.records.row_files import Writer
 from batchscale.records.row_types import AnyRow, Data, Origin, Stage
+
+MOST_ARITHMETIC = 3.0
+"""A lowering is tried if it needs at most this many times the FLOPs of the cheapest one.
+
+"banded" needs 1.7 times those of "patches" for LeNet, where either may win, and 7 times for ResNet-8, where it cannot.
+"""
 
 
 @dataclass
@@ -107,16 +114,29 @@ class Session:
         """Train, validation and test split on the device."""
         return on_device(self.dataset.train), on_device(self.dataset.validation), on_device(self.dataset.test)
 
-    @property
+    @cached_property
     def lowerings(self) -> Sequence[str | None]:
-        """Lowerings of the model worth a trial on this platform."""
-        return self.lane_policy.lowerings
+        """Lowerings of the model worth a trial on this platform: those that do not multiply its arithmetic."""
+        named = self.lane_policy.lowerings
+        if len(named) == 1:
+            return named
+        precision, one = self.experiment.workload.precision, self.dataset.train
+        flops = [flops_per_example(self.learner(precision, lowering), 1, one) for lowering in named]
+        if None in flops:
+            return named
+        least = min(each for each in flops if each is not None)
+        return [name for name, each in zip(named, flops, strict=True) if each and each <= MOST_ARITHMETIC * least]
 
     @property
     def lane_policy(self) -> LanePolicy:
         """How lanes of this model are trained and evaluated on this platform."""
         policy = self.host.policy
         return policy.convolutional if self.convolves else policy.other
+
+    @property
+    def tries_shapes(self) -> bool:
+        """True if the shapes of lanes are tried, because the platform's numbers were measured with other models."""
+        return self.experiment.workload.model not in self.lane_policy.measured_with
 
     @property
     def convolves(self) -> bool:

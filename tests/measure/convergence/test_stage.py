@@ -63,7 +63,7 @@ def test_trials_say_of_how_many_examples_their_accuracies_are_shares(studied):
 def test_programs_of_a_lowering_that_lost_its_trial_are_counted_as_well(tmp_path):
     tables = {"seeds": {"search": 1, "confirm": 1}, "learning_rate": {"span": 0, "extend": 0}}
     made = Convergence(session(tmp_path, **tables))
-    made.programs.programs[10, "lost"] = SimpleNamespace(compilations=100)
+    made.programs.programs[10, 10, "lost"] = SimpleNamespace(compilations=100)
     made.run()
     (stage,) = rows_of(tmp_path, Stage)
     assert 100 < stage.compilations <= 100 + 3 * len(made.tiers)

@@ -1,8 +1,13 @@
 """The speed of a tier's programs, as a trial measures it."""
 
+from types import SimpleNamespace
+
 import pytest
 from batchscale.measure.convergence import tiers
-from tiny_workload import grid_of, learner, programs
+from batchscale.measure.convergence.tiers import LanePrograms
+from batchscale.measure.device.compiled_programs import TuningFile
+from batchscale.measure.session import Session
+from tiny_workload import MODEL_OPTIONS, experiment, grid_of, host, learner, programs, session, shaped
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -12,3 +17,59 @@ def test_lane_examples_and_evaluations_are_counted_over_seeds_settings_and_worke
     trial = tiers.SpeedTrial(programs(learner("linear", "momentum"), 5), [1, 2], grid_of(), workers)
     assert trial.examples_per_second() == workers * 2 * 6 * 10 * 5 / 2.0
     assert trial.seconds_per_evaluation() == 2.0 / (workers * 2 * 6)
+
+
+def tuned_by(monkeypatch, folder, model, speed):
+    """Tune every tier of a model at pretended speeds of (lowering, microbatch, lanes of a shard)."""
+    sizes = {"batch_sizes": {"values": [8, 16, 64]}, "seeds": {"search": 1, "confirm": 1}}
+    one = session(folder, workload={"model": model, "model_options": MODEL_OPTIONS[model]}, **sizes)
+    one.tuning = TuningFile(folder / "fresh", one.lowerings)
+    asked = []
+
+    def pretend(of, lowering, tier, lanes):
+        asked.append((lowering, tier.microbatch_size, lanes))
+        return speed(*asked[-1])
+
+    def trial(of, tier, lowering, width):
+        width = len(tier.batch_sizes) * 3 if width is None else width
+        return SimpleNamespace(
+            examples_per_second=lambda: pretend(of, lowering, tier, width), seconds_per_evaluation=lambda: 0.1
+        )
+
+    (folder / "fresh").mkdir()
+    monkeypatch.setattr(LanePrograms, "_speed_trial", trial)
+    of = LanePrograms(one)
+    return of, [of.tuned(tier) for tier in of.tiers], asked
+
+
+def test_models_that_the_numbers_were_measured_with_keep_them(monkeypatch, tmp_path):
+    of, tuned, asked = tuned_by(monkeypatch, tmp_path, "mlp", lambda *_: 1.0)
+    assert {width for _, _, width in asked} == {1}
+    assert all(one.shard_settings is None and one.microbatch_size is None for one in tuned)
+    assert [of.shard_width(tier, one) for tier, one in zip(of.tiers, tuned, strict=True)] == [1] * len(tuned)
+    assert max(tier.microbatch_size for tier in of.tiers) > 4
+
+
+@pytest.mark.parametrize(("best", "width"), [(4, 1), (4, 4), (16, 1), (16, None)])
+def test_the_fastest_microbatch_and_width_are_found_and_used(monkeypatch, tmp_path, best, width):
+    def speed(_, microbatch, lanes):
+        near = 1.0 if microbatch == min(best, 8) or microbatch == best else 0.5
+        order = {1: 1, 4: 4, None: 5}[width]
+        return 100 * near * (2 ** -abs(min(lanes, 5) - order))
+
+    of, tuned, _ = tuned_by(monkeypatch, tmp_path, "vit", speed)
+    assert of.widest_microbatch == best
+    assert [one.shard_settings for one in tuned] == [width] * len(tuned)
+    assert of.shard_width(of.tiers[0], tuned[0]) == width
+    again = LanePrograms(of.session)
+    assert [again.tuned(tier) for tier in again.tiers] == tuned
+
+
+@pytest.mark.parametrize(
+    ("model", "input_shape", "lowerings"),
+    [("lenet", (8, 8, 1), ["patches", "banded"]), ("resnet", (28, 28, 1), ["patches"])],
+)
+def test_a_lowering_that_multiplies_the_arithmetic_is_not_tried(tmp_path, model, input_shape, lowerings):
+    workload = {"model": model, "model_options": MODEL_OPTIONS[model]}
+    study = experiment(workload=workload, batch_sizes={"values": [1]})
+    assert list(Session(study, shaped(input_shape, 10), host(), tmp_path).lowerings) == lowerings

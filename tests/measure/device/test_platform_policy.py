@@ -5,6 +5,7 @@ from typing import get_args, get_type_hints
 import pytest
 from batchscale.measure.device.machine import platform_name
 from batchscale.measure.device.platform_policy import POLICIES
+from batchscale.measure.training.learner import model_names
 from batchscale.models import _layers
 
 
@@ -30,3 +31,11 @@ def test_lanes_are_bounded_by_core_or_by_evaluation(platform):
     for lanes in (POLICIES[platform].convolutional, POLICIES[platform].other):
         assert (lanes.shard_examples is None) == (lanes.evaluated_at_once is not None)
         assert (lanes.shard_examples is not None) == POLICIES[platform].program_per_core
+
+
+@pytest.mark.parametrize("platform", POLICIES)
+def test_shapes_are_tried_for_the_models_that_nobody_measured(platform):
+    for lanes in (POLICIES[platform].convolutional, POLICIES[platform].other):
+        assert set(lanes.measured_with) <= set(model_names())
+        assert lanes.microbatches[-1] <= lanes.widest_microbatch
+        assert {1, None} <= set(lanes.settings)

@@ -62,3 +62,34 @@ def test_what_fails_loses_and_where_all_fail_the_first_reason_is_given():
     assert compiled_programs.fastest(["xla", "patches", "banded"], speed) == Tuned("patches", 5.0)
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla"):
         compiled_programs.fastest(["xla", "banded"], speed)
+
+
+def test_shapes_are_tried_as_long_as_each_is_worth_a_change():
+    speeds, tried = {1: 100.0, 4: 120.0, 16: 121.0, 64: 900.0}, []
+
+    def speed(shape):
+        tried.append(shape)
+        return speeds[shape]
+
+    assert compiled_programs.climbed(list(speeds), speed, 10, lambda: 0.0) == (4, 120.0)
+    assert tried == [1, 4, 16]
+    assert compiled_programs.climbed([16, 64], speed, 10, lambda: 0.0) == (64, 900.0)
+
+
+def test_no_shape_is_tried_after_the_time_is_over_and_one_that_fails_loses():
+    def speed(shape):
+        if shape == 16:
+            raise jax.errors.JaxRuntimeError("out of memory")
+        return float(shape)
+
+    clock = iter([0.0, 5.0, 11.0])
+    assert compiled_programs.climbed([1, 2, 4, 8], speed, 10, lambda: next(clock)) == (2, 2.0)
+    assert compiled_programs.climbed([8, 16, 64], speed, 10, lambda: 0.0) == (8, 8.0)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="out of memory"):
+        compiled_programs.climbed([16, 64], speed, 10, lambda: 0.0)
+
+
+def test_a_choice_of_an_earlier_version_has_no_shape(tmp_path):
+    (tmp_path / "tuning.json").write_text('{"tier": {"lowering": null, "examples_per_second": 5.0}}')
+    known = TuningFile(tmp_path, (None,)).get("tier", lambda: pytest.fail("measured again"))
+    assert (known.shard_settings, known.microbatch_size) == (None, None)

@@ -200,7 +200,7 @@ class TierSearch:
     def shape(self, grid: Grid) -> Shape:
         """Return the shape of a shard of these trials."""
         every, workers = self.stage.programs, self.stage.session.host.workers
-        return fitting_shape(self.programs, grid, every.memory_bytes, workers, every.shard_width(self.tier))
+        return fitting_shape(self.programs, grid, every.memory_bytes, workers, every.shard_width(self.tier, self.tuned))
 
     def extensions(self, searched: Sequence[Setting]) -> Iterator[Setting]:
         """Yield the next rate beyond every edge of the grid at which a best rate is found.

@@ -35,7 +35,11 @@ MOST_TICKS_PER_CALL = 4096
 """Most ticks of a program call, so that a signal does not wait long."""
 TRIAL_SECONDS = 0.4
 """Duration of a speed trial."""
+SHAPE_SECONDS = 20.0
+"""No further shape of a tier, and no further microbatch, is tried after this time."""
 EVALUATION_TRIALS = 3
+EVALUATED_MICROBATCHES = 5
+"""Examples evaluated at once, in microbatches, where microbatches were tried: an evaluation keeps less in the cache."""
 
 
 @dataclass
@@ -44,11 +48,11 @@ class LanePrograms:
 
     Attributes:
         session: The experiment, its data and the host.
-        programs: The programs made so far, by smallest batch size of the tier and lowering.
+        programs: The programs made so far, by microbatch size and smallest batch size of the tier and lowering.
     """
 
     session: Session
-    programs: dict[tuple[int, str | None], Programs] = field(default_factory=dict)
+    programs: dict[tuple[int, int, str | None], Programs] = field(default_factory=dict)
 
     @property
     def compilations(self) -> int:
@@ -60,14 +64,45 @@ class LanePrograms:
         """Memory for the lanes of a wave and their programs."""
         return steady_bytes(self.session.host.free_memory_bytes())
 
-    @property
+    @cached_property
     def tiers(self) -> list[plan.Tier]:
         """The batch sizes, grouped into programs."""
-        policy = self.session.lane_policy
-        return plan.tiers(self.session.batch_sizes, policy.widest_microbatch, policy.most_splitting)
+        return self._tiers(self.widest_microbatch)
 
-    def shard_width(self, tier: plan.Tier) -> int | None:
-        """Return the most settings of a shard; None if one shard holds all lanes of a wave, as on accelerators."""
+    def _tiers(self, widest: int) -> list[plan.Tier]:
+        return plan.tiers(self.session.batch_sizes, widest, self.session.lane_policy.most_splitting)
+
+    @cached_property
+    def widest_microbatch(self) -> int:
+        """The most examples of a microbatch, measured once for a results folder where the platform does not know it."""
+        session, policy = self.session, self.session.lane_policy
+        if not session.tries_shapes:
+            return policy.widest_microbatch
+        if len(policy.microbatches) == 1:
+            return policy.microbatches[0]
+        known = session.tuning.get("convergence microbatch", self._measured_microbatch)
+        return known.microbatch_size or policy.microbatches[0]
+
+    def _measured_microbatch(self) -> Tuned:
+        """Measure microbatches of one setting a call, in the tier of the largest batch size, which trains longest."""
+        session, lowering = self.session, self.session.lowerings[0]
+        session.progress.show("trying microbatches", planned=False)
+
+        def speed(widest: int) -> float:
+            return self._speed_trial(self._tiers(widest)[-1], lowering, 1).examples_per_second()
+
+        chosen, examples = compiled_programs.climbed(session.lane_policy.microbatches, speed, SHAPE_SECONDS)
+        return Tuned(lowering, examples, microbatch_size=chosen)
+
+    def shard_width(self, tier: plan.Tier, tuned: Tuned | None = None) -> int | None:
+        """Return the most settings of a shard; None if one shard holds all lanes of a wave, as on accelerators.
+
+        Args:
+            tier: The tier.
+            tuned: Its measured shape; by default the platform's.
+        """
+        if self.session.tries_shapes and tuned is not None:
+            return tuned.shard_settings
         examples = self.session.lane_policy.shard_examples
         if examples is None:
             return None
@@ -75,7 +110,7 @@ class LanePrograms:
 
     def of(self, tier: plan.Tier, lowering: str | None) -> Programs:
         """Return the programs of a tier under a lowering, made when they are first asked for."""
-        key, session = (tier.batch_sizes[0], lowering), self.session
+        key, session = (tier.microbatch_size, tier.batch_sizes[0], lowering), self.session
         if key not in self.programs:
             gap = max(after - before for before, after in pairwise([0, *session.duration.evaluations]))
             epochs = session.experiment.evaluation.averaging_epochs
@@ -93,27 +128,35 @@ class LanePrograms:
         return self.programs[key]
 
     def tuned(self, tier: plan.Tier) -> Tuned:
-        """Return the fastest lowering of a tier and its speed, measured once for a results folder."""
+        """Return the fastest lowering and shape of a tier and its speed, measured once for a results folder."""
         key = f"convergence {tier.microbatch_size} {tier.batch_sizes}"
         return self.session.tuning.get(key, partial(self._measured, tier))
 
     def _measured(self, tier: plan.Tier) -> Tuned:
         doing = f"trying how fast {tier.label} trains"
         self.session.progress.show(doing, planned=False)
-        speed = partial(self._trained_per_second, tier)
-        found = compiled_programs.fastest(self.session.lowerings, speed)
-        evaluation = self._speed_trial(tier, found.lowering).seconds_per_evaluation()
+        session, shapes = self.session, self.session.lane_policy.settings
+        first = shapes[0] if session.tries_shapes else self.shard_width(tier)
+
+        def speed(lowering: str | None, width: int | None) -> float:
+            return self._speed_trial(tier, lowering, width).examples_per_second()
+
+        found = compiled_programs.fastest(session.lowerings, partial(speed, width=first))
+        width = first
+        if session.tries_shapes:
+            known = {first: found.examples_per_second}
+            tried = partial(speed, found.lowering)
+            width, examples = compiled_programs.climbed(shapes, lambda one: known.get(one) or tried(one), SHAPE_SECONDS)
+            found = msgspec.structs.replace(found, examples_per_second=examples, shard_settings=width)
+        evaluation = self._speed_trial(tier, found.lowering, width).seconds_per_evaluation()
         return msgspec.structs.replace(found, seconds_per_evaluation=evaluation)
 
-    def _trained_per_second(self, tier: plan.Tier, lowering: str | None) -> float:
-        return self._speed_trial(tier, lowering).examples_per_second()
-
-    def _speed_trial(self, tier: plan.Tier, lowering: str | None) -> SpeedTrial:
+    def _speed_trial(self, tier: plan.Tier, lowering: str | None, width: int | None) -> SpeedTrial:
         session = self.session
         session.stopper.check()
         of, workers = self.of(tier, lowering), session.host.workers
         grid = Grid(plan.search_seeds(session.experiment), search_grid(session.experiment, tier))
-        rows, columns = fitting_shape(of, grid, self.memory_bytes, workers, self.shard_width(tier))
+        rows, columns = fitting_shape(of, grid, self.memory_bytes, workers, width)
         return SpeedTrial(of, grid.seeds[:rows], grid.settings[:columns], workers)
 
     def _evaluation_batch_size(self, tier: plan.Tier) -> int:
@@ -123,7 +166,8 @@ class LanePrograms:
         """
         experiment, policy = self.session.experiment, self.session.lane_policy
         if policy.evaluated_at_once is None:
-            return policy.evaluation_batch_size
+            most, tried = policy.evaluation_batch_size, self.session.tries_shapes
+            return min(most, EVALUATED_MICROBATCHES * tier.microbatch_size) if tried else most
         lanes = max(trials(experiment, tier) for trials in (search_trials, confirm_trials))
         return max(1, min(policy.evaluation_batch_size, int(policy.evaluated_at_once / lanes)))
 

@@ -12,10 +12,10 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +86,8 @@ def matmul_precision(precision: Precision) -> str | None:
     return "highest" if precision == "float32" else None
 
 
+Shape = TypeVar("Shape")
+
 Clock = Callable[[], float]
 """Returns seconds since some moment."""
 Work = Callable[[int], object]
@@ -144,17 +146,21 @@ NOMINAL_EXAMPLES_PER_SECOND = 10_000.0
 
 
 class Tuned(msgspec.Struct, frozen=True):
-    """The fastest lowering of a program and its speed.
+    """The fastest lowering and shape of a program, and its speed.
 
     Attributes:
         lowering: Name of the lowering, None for a model that has a single one.
         examples_per_second: Speed of training in the trial, summed over lanes where lanes share the program.
         seconds_per_evaluation: Seconds to evaluate one lane; 0 where nothing is evaluated.
+        shard_settings: Most settings of a program call; None where no shapes were tried, or all settings won.
+        microbatch_size: Widest microbatch of the lanes; None where no microbatches were tried.
     """
 
     lowering: str | None
     examples_per_second: Annotated[float, Meta(ge=1e-6, le=1e30)]
     seconds_per_evaluation: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    shard_settings: Annotated[int, Meta(ge=1, le=10**9)] | None = None
+    microbatch_size: Annotated[int, Meta(ge=1, le=10**9)] | None = None
 
 
 class TuningFile:
@@ -206,3 +212,40 @@ def fastest(lowerings: Sequence[str | None], speed: Callable[[str | None], float
     if not tried:
         raise failures[0]
     return max(tried, key=lambda one: one.examples_per_second)
+
+
+WORTH_A_CHANGE = 1.05
+"""A shape replaces the one tried before it only if it is this many times as fast, so that noise changes no choice."""
+
+
+def climbed(
+    shapes: Iterable[Shape], speed: Callable[[Shape], float], seconds: float, clock: Clock = WALL
+) -> tuple[Shape, float]:
+    """Measure the `speed` of shapes in order, as long as each is faster than the one before.
+
+    Args:
+        shapes: At least one shape; neighbours are similar.
+        speed: Measures a shape, in examples per second. A shape that fails loses, unless it is the first.
+        seconds: No further shape is tried after this time.
+        clock: Reads the time.
+
+    Returns:
+        The last shape that was worth a change, and its speed.
+
+    Raises:
+        JaxRuntimeError: When the first shape fails.
+    """
+    start, order = clock(), iter(shapes)
+    best = next(order)
+    reached = speed(best)
+    for shape in order:
+        if clock() - start > seconds:
+            break
+        try:
+            found = speed(shape)
+        except FAILURES:
+            break
+        if found < WORTH_A_CHANGE * reached:
+            break
+        best, reached = shape, found
+    return best, reached

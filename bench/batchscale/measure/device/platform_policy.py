@@ -1,7 +1,7 @@
 """Everything that depends on the platform and is no compile option: how work is scheduled on a CPU, a GPU and a TPU.
 
-The numbers for a CPU were measured with LeNet and a perceptron on 2 x86 cores, JAX 0.10, November 2026. They are fixed
-and not tried at the start of a run, since the rounding of results depends on them.
+The numbers for a CPU were measured with LeNet and a perceptron on 2 x86 cores, JAX 0.10, November 2026. For these
+models they are fixed, since the rounding of results depends on them. For other models a run tries a few shapes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ class LanePolicy:
         shard_examples: examples of a microbatch, summed over the settings of a program call; None: it holds all lanes.
         evaluation_batch_size: examples of a lane evaluated at once, at most.
         evaluated_at_once: examples evaluated at once, summed over the lanes of a tier, about; None for no bound.
+        measured_with: shipped models that the numbers above were measured with; no other shape is tried for them.
+        microbatches: widest microbatches worth a trial for other models, each while the one before was faster still.
+        settings: most settings of a program call worth a trial for other models, in the same way; None means all.
     """
 
     lowerings: tuple[str | None, ...] = (None,)
@@ -34,6 +37,9 @@ class LanePolicy:
     shard_examples: int | None = None
     evaluation_batch_size: int = EVALUATION_BATCH_SIZE
     evaluated_at_once: int | None = None
+    measured_with: tuple[str, ...] = ()
+    microbatches: tuple[int, ...] = (WIDEST_MICROBATCH,)
+    settings: tuple[int | None, ...] = (None, 4, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +74,19 @@ _CPU_CONVOLUTIONAL = LanePolicy(
     shard_examples=32,
     # The fastest of 10 to 500 for two or five lanes of LeNet: twice as fast as 500.
     evaluation_batch_size=20,
+    measured_with=("lenet",),
+    microbatches=(4, 16),
+    settings=(1, 4, None),
 )
 # A perceptron trains fastest with one setting a call: two take three times as long at single examples, and 1.17 times
 # at microbatches of 64.
-_CPU_OTHER = LanePolicy(shard_examples=1)
+_CPU_OTHER = LanePolicy(
+    shard_examples=1,
+    measured_with=("mlp", "linear"),
+    # A byte decoder (T 64, width 64) trains 1.25 times as fast at 4 as at 16, and as fast at 1.
+    microbatches=(4, 16, 64, WIDEST_MICROBATCH),
+    settings=(1, 4, None),
+)
 # Approximate: 500 examples per lane would need gigabytes for LeNet's patches.
 _ACCELERATOR_OTHER = LanePolicy(evaluated_at_once=1 << 14)
 _ACCELERATOR_CONVOLUTIONAL = LanePolicy(lowerings=("xla", "patches", "banded"), evaluated_at_once=1 << 14)
