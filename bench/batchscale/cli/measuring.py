@@ -152,8 +152,15 @@ def doctor(*, results: Path, as_json: bool) -> None:
 
 @click.command(epilog=example("batchscale verify results/local/lenet_mnist/MACHINE"))
 @FOLDER
+@click.option(
+    "--sources",
+    type=PATH,
+    default=Path(),
+    metavar="DIR",
+    help="Folder of the experiment's file, if it names files of yours.",
+)
 @AS_JSON
-def verify(*, folder: Path, as_json: bool) -> None:
+def verify(*, folder: Path, sources: Path, as_json: bool) -> None:
     """Train single runs alone, to check the predicted times.
 
     These are the recommended batch size and two others; their measured times become part of the report.
@@ -177,7 +184,7 @@ def verify(*, folder: Path, as_json: bool) -> None:
         if cell.claims_on == "confirm" and cell.best_learning_rate
         if cell.accumulation == 1 and cell.loop and cell.seconds_per_step
     }
-    rows = train_alone(folder, found.time_optimal.batch_size, reported)
+    rows = train_alone(folder, found.time_optimal.batch_size, reported, sources)
     for row in rows if not as_json else ():
         print(
             f"B = {row.batch_size}: {row.steps} steps in {row.seconds:.3g} s;"

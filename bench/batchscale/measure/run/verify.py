@@ -88,20 +88,24 @@ class Alone:
     seconds: float
 
 
-def verify(folder: Path, recommended: int, reported: Mapping[int, Reported]) -> list[Verification]:
+def verify(
+    folder: Path, recommended: int, reported: Mapping[int, Reported], sources: Path = Path()
+) -> list[Verification]:
     """Train at the recommended, the smallest and the largest batch size that reached the target, and append the rows.
 
     Args:
         folder: The results folder.
         recommended: The time-optimal batch size.
         reported: What the report shows for each batch size that was confirmed and timed in whole batches.
+        sources: The folder that paths of the experiment are relative to.
 
     Raises:
         InputError: When the folder has no confirmed runs that reach the target, or is from another machine.
     """
     experiment = results_folder.read_experiment(folder)
     workload = experiment.workload
-    session = Session(experiment, datasets.load(workload.dataset, workload.dataset_options), Host.describe(), folder)
+    dataset = datasets.load(workload.dataset, workload.dataset_options, sources)
+    session = Session(experiment, dataset, Host.describe(), folder, sources=sources)
     session.prepare_folder()
     trials, lowerings = Convergence(session).trials.values(), _timed_lowerings(session)
     found = {size: find_case(session, trials, size, one, lowerings) for size, one in reported.items()}

@@ -5,6 +5,7 @@ Everything here is a pure function, so the step can be compiled alone or mapped 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,17 +21,30 @@ from jaxtyping import Array, Float, Int, PyTree, Shaped, UInt32
 
 from batchscale import models
 from batchscale.config.experiment import Workload
-from batchscale.config.vocabulary import Precision
+from batchscale.config.goal import METRICS
+from batchscale.config.vocabulary import NAME_PATTERN, NAME_RULE, Precision
 from batchscale.errors import InputError
 from batchscale.measure.data.datasets import Dataset, Examples
 from batchscale.measure.device.compiled_programs import compute_dtype, matmul_precision
 from batchscale.measure.training import tasks
-from batchscale.measure.training.named_code import check_types, class_named, constructor_options, names_in
+from batchscale.measure.training.named_code import (
+    check_types,
+    class_named,
+    constructor_options,
+    is_users,
+    names_in,
+    run_users,
+)
 from batchscale.measure.training.optimizers import NONE_GIVEN, BatchSize, Given, Optimizer, Scalar, optimizer_named
 from batchscale.printable import bare, printable, reason
 
 _RESERVED = {"input_shape", "classes", "rngs", "dtype", "lowering"}
 """Parameters of a model's constructor that the harness passes; the others are the model's options."""
+
+
+DRAWS = "draws random numbers while it trains, expected a model without Dropout"
+TRACED_EXAMPLES = 3
+"""Examples in the batch that a model is traced on to learn the shape of its outputs."""
 
 
 def on_device(split: Examples) -> Examples:
@@ -232,7 +246,7 @@ def task_named(name: str, folder: Path = Path()) -> Task:
         raise InputError(
             f"workload.task: {printable(name)} has no {missing[0]}, expected metrics, losses, scores, check"
         )
-    return task()
+    return run_users("workload.task: it cannot be built without arguments", task)
 
 
 def make_learner(
@@ -255,7 +269,7 @@ def make_learner(
         InputError: When the model cannot be built with its options, or the task does not suit the dataset.
     """
     task = task_named(workload.task or dataset.task, folder)
-    task.check(dataset)
+    run_users("workload.task: its check fails", lambda: task.check(dataset))
     model = model_named(workload.model, workload.model_options, folder)
     check_types("workload.model_options", model, workload.model_options)
     options: dict[str, Any] = dict(workload.model_options)
@@ -265,7 +279,50 @@ def make_learner(
     make_model = partial(model, dataset.input_shape, dataset.classes, **options)
     graph = _graph(workload.model, make_model)
     optimizer = optimizer_named(workload.optimizer, workload.optimizer_options, searched)
-    return Learner(task, graph, make_model, optimizer, workload.precision, tuple(searched))
+    learner = Learner(task, graph, make_model, optimizer, workload.precision, tuple(searched))
+    refuse_misfits(learner, workload, dataset)
+    return learner
+
+
+def refuse_misfits(learner: Learner, workload: Workload, dataset: Dataset) -> None:
+    """Trace model and task on a few examples without computing anything, so that a misfit never trains in silence.
+
+    Raises:
+        InputError: When the model fails, its outputs have the wrong shape, or a score is not one number an example.
+    """
+    model, task = workload.model, workload.task or dataset.task
+    spec = [jax.ShapeDtypeStruct((TRACED_EXAMPLES, *part.shape[1:]), part.dtype) for part in dataset.train]
+    batch, params = Examples(*spec), learner.abstract_params()
+    outputs = run_users(
+        f"workload.model: {model} fails on inputs {_shown(batch.inputs)} of type {batch.inputs.dtype}",
+        lambda: jax.eval_shape(learner.outputs, params, batch.inputs),
+    )
+    shipped = not is_users(task)
+    if outputs.shape[:1] != (TRACED_EXAMPLES,) or (shipped and outputs.shape[-1:] != (dataset.classes,)):
+        width = f"[batch, ..., {dataset.classes}]" if shipped else "[batch, ...]"
+        raise InputError(f"workload.model: {model} gives outputs {_shown(outputs)}, expected {width} for {task}")
+    scores = run_users(
+        f"workload.task: {task} fails on outputs {_shown(outputs)} and labels {_shown(batch.labels)}",
+        lambda: jax.eval_shape(lambda *given: _judged(learner.task, *given), outputs, batch),
+    )
+    for name, score in scores.items():
+        if not re.match(NAME_PATTERN, name):
+            raise InputError(f"workload.task: {task}: score {printable(name)}, expected {NAME_RULE}")
+        if score.shape != (TRACED_EXAMPLES,):
+            raise InputError(f"workload.task: {task}: {name} has shape {_shown(score)}, expected [batch]")
+    for metric, kind in METRICS.items():
+        if metric in learner.task.metrics and kind.measured_as not in scores:
+            found = f"{task} promises {metric}, but scores only {', '.join(scores)}"
+            raise InputError(f"workload.task: {found}, expected a score {kind.measured_as}")
+
+
+def _judged(task: Task, outputs: Float[Array, "batch ..."], batch: Examples) -> dict[str, Float[Array, " ..."]]:
+    return {"loss": task.losses(outputs, batch), **task.scores(outputs, batch)}
+
+
+def _shown(array: jax.ShapeDtypeStruct) -> str:
+    first, *others = array.shape or ("",)
+    return f"[{', '.join(map(str, ['batch' if first == TRACED_EXAMPLES else first, *others]))}]"
 
 
 def _graph(name: str, make_model: Callable[..., nnx.Module]) -> Any:  # noqa: ANN401 - `nnx.GraphDef` is not exported
@@ -277,4 +334,17 @@ def _graph(name: str, make_model: Callable[..., nnx.Module]) -> Any:  # noqa: AN
     except (TypeError, ValueError, ArithmeticError) as error:
         why = "a layer would have no width" if isinstance(error, ArithmeticError) else reason(error)
         raise InputError(f"workload.model_options: {name} cannot be built with them: {why}") from None
+    except Exception as error:
+        if "RngStream" in str(error):
+            raise InputError(f"workload.model: {name} {DRAWS}") from None
+        raise InputError(f"workload.model: {name} cannot be built: {type(error).__name__}: {reason(error)}") from None
+    if jax.tree.leaves(nnx.state(abstract, nnx.BatchStat)):
+        raise InputError(
+            f"workload.model: {name} has batch statistics, which couple examples, expected a layer or"
+            " group norm instead of BatchNorm"
+        )
+    if jax.tree.leaves(nnx.state(abstract, nnx.RngState)):
+        raise InputError(f"workload.model: {name} {DRAWS}")
+    if len(jax.tree.leaves(nnx.state(abstract))) > len(jax.tree.leaves(nnx.state(abstract, nnx.Param))):
+        raise InputError(f"workload.model: {name} has state that is not trained, expected nnx.Param alone")
     return nnx.graphdef(abstract)

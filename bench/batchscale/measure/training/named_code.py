@@ -8,7 +8,8 @@ import importlib.machinery
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, get_type_hints
@@ -48,7 +49,8 @@ def class_named(field: str, name: str, package: ModuleType, attribute: str, fold
             raise InputError(f"{field}: {printable(name)}, expected one of {', '.join(known)}")
         return getattr(importlib.import_module(f"{package.__name__}.{name}"), attribute)
     where, _, wanted = name.rpartition(":")
-    module = _module_of_file(field, folder / where) if where.endswith(".py") else _module_named(field, where)
+    with _found_last(folder / where if where.endswith(".py") else folder / "_"):
+        module = _module_of_file(field, folder / where) if where.endswith(".py") else _module_named(field, where)
     found = getattr(module, wanted, None)
     if not isinstance(found, type):
         held = [key for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")]
@@ -90,19 +92,40 @@ def _module_of_file(field: str, path: Path) -> ModuleType:
     # Dataclasses and type hints look their module up by its name.
     module = sys.modules[loader.name] = ModuleType(loader.name)
     module.__file__ = str(path)
-    _run(field, lambda: loader.exec_module(module))
+    run_users(f"{field}: its code cannot be loaded", lambda: loader.exec_module(module))
     return module
 
 
 def _module_named(field: str, name: str) -> ModuleType:
-    return _run(field, lambda: importlib.import_module(name))
+    return run_users(f"{field}: its code cannot be loaded", lambda: importlib.import_module(name))
 
 
-def _run(field: str, load: Callable[[], T]) -> T:
+@contextmanager
+def _found_last(path: Path) -> Iterator[None]:
+    """Let the user's code import what is next to it; anything installed comes first."""
+    sys.path.append(str(path.parent.resolve()))
     try:
-        return load()
+        yield
+    finally:
+        sys.path.pop()
+
+
+def run_users(what: str, call: Callable[[], T]) -> T:
+    """Call code of the user.
+
+    Args:
+        what: How a message begins: the field, and what failed.
+        call: The code.
+
+    Raises:
+        InputError: Whatever the code raises, as one line.
+    """
+    try:
+        return call()
+    except InputError:
+        raise
     except Exception as error:
-        raise InputError(f"{field}: its code cannot be loaded: {type(error).__name__}: {reason(error)}") from None
+        raise InputError(f"{what}: {type(error).__name__}: {reason(error)}") from None
 
 
 def _few(names: list[str]) -> str:
