@@ -172,7 +172,7 @@ def test_hardware_without_training_gets_an_answer(quick, tmp_path, capsys):
         ),
         (
             "analyze --convergence c --throughput t --out o --target 97",
-            "'97' is not an accuracy such as 0.99, expected a number above 0 and at most 1",
+            "--target: 97, expected an accuracy between 0 and 1, such as 0.99; for a loss add --metric loss",
         ),
     ],
 )

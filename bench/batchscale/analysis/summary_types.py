@@ -420,11 +420,10 @@ class Summary(Part, frozen=True, kw_only=True):
     Attributes:
         schema: version of this format.
         experiment, title, machine, workload: the names of what was measured, and where.
-        goal: the validation score to reach, and its threshold; null where imported tables do not name it.
+        goal, scored: the validation score to reach; where no target was given, `scored` has the metric, no threshold.
         train_examples: examples in an epoch; null where imported tables do not give them.
         tokens_per_example: tokens of an example, a window of text; null where the data is no text.
-        claims_on: the surest phase of trials that any batch size rests on.
-        seeds: the most trials that any batch size rests on.
+        claims_on, seeds: the surest phase of trials, and the most trials, that any batch size rests on.
         notice: what the experiment asks every reader to know.
         convergence_from, speeds_from: the machine whose training runs, or table or folder whose speeds, were joined.
         evaluation_quantum_epochs: the widest gap between the two evaluations around a crossing of the target.
@@ -447,6 +446,7 @@ class Summary(Part, frozen=True, kw_only=True):
     machine: str
     workload: Workload
     goal: Goal | None
+    scored: Goal | None = None
     train_examples: int | None
     tokens_per_example: int | None = None
     claims_on: Phase | None

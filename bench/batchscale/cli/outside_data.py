@@ -2,26 +2,69 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
 import click
 
 from batchscale.cli.reading import answer, print_json, show
 from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, Number, example
+from batchscale.printable import printable
+
+if TYPE_CHECKING:
+    from batchscale.analysis.outside.runs import Asked
+    from batchscale.config.goal import MetricName
 
 
-@click.command(
-    epilog=example("batchscale analyze --convergence c.csv --throughput t.csv --train-examples 55000 --out analysis")
+_METRIC = re.compile(r"(?:(?P<column>[^:]{1,80}):)?(?P<metric>accuracy|loss|bits_per_byte)")
+_GOAL = re.compile(
+    r"\s*(?P<column>[^<>=]{1,80}?)\s*(?P<sign><=|>=)\s*(?P<value>[0-9.]{1,20}(?:e-?[0-9]{1,2})?)(?P<percent>%?)\s*"
 )
+
+
+class _Said(TypedDict):
+    """What the user knows and no file holds: see `analysis.exchange.analyze.Known`."""
+
+    train_examples: int | None
+    tokens_per_example: int | None
+    target: float | None
+    evaluated_every: float | None
+    workload: str | None
+
+
+def _metric(_: click.Context, __: click.Parameter, text: str | None) -> re.Match[str] | None:
+    found = _METRIC.fullmatch(text) if text is not None else None
+    if text is not None and not found:
+        raise click.BadParameter(f"{printable(text)}, expected accuracy, loss or bits_per_byte, or NAME:loss")
+    return found
+
+
+def _goal(_: click.Context, __: click.Parameter, text: str | None) -> re.Match[str] | None:
+    found = _GOAL.fullmatch(text) if text is not None else None
+    if text is not None and not found:
+        raise click.BadParameter(f"{printable(text)}, expected such as 'val_loss<=3.28' or 'acc>=97%'")
+    return found
+
+
+@click.command(epilog=example("batchscale analyze --convergence runs.csv --goal 'val_loss<=3.28' --out analysis"))
 @click.option(
-    "--convergence", type=PATH, required=True, metavar="CSV", help="Columns batch_size, seed, epochs_to_target."
+    "--convergence",
+    type=PATH,
+    required=True,
+    multiple=True,
+    metavar="FILE|DIR",
+    help="Training runs: a CSV of needs, curves or final scores; trainer_state.json; metrics.csv of Lightning;"
+    " CSV of W&B; MLPerf points and logs. May be given again.",
 )
-@click.option("--throughput", type=PATH, required=True, metavar="CSV", help="Columns batch_size, examples_per_second.")
+@click.option("--throughput", type=PATH, metavar="CSV", help="Columns batch_size, examples_per_second.")
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="A new folder for the answer.")
 @click.option("--train-examples", type=int, metavar="N", help="Number of training examples, to convert units.")
-@click.option(
-    "--target", type=Number("an accuracy such as 0.99", 1), metavar="ACCURACY", help="The target, for the page."
-)
+@click.option("--tokens-per-example", type=int, metavar="N", help="To convert tokens; 1 if batch sizes count tokens.")
+@click.option("--batch-size", type=click.IntRange(1, 10**12), metavar="N", help="Of runs whose files do not name it.")
+@click.option("--target", type=Number("a score such as 0.99", 1e6), metavar="SCORE", help="The score to reach.")
+@click.option("--metric", callback=_metric, metavar="[NAME:]METRIC", help="accuracy, loss or bits_per_byte.")
+@click.option("--goal", callback=_goal, metavar="GOAL", help="Both at once, such as 'val_loss<=3.28' or 'acc>=97%'.")
 @click.option(
     "--evaluated-every",
     type=float,
@@ -33,26 +76,27 @@ from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, Number, 
 @AS_JSON
 def analyze(
     *,
-    convergence: Path,
-    throughput: Path,
+    convergence: tuple[Path, ...],
+    throughput: Path | None,
     out: Path,
-    train_examples: int | None,
-    target: float | None,
-    evaluated_every: float | None,
-    workload: str | None,
+    batch_size: int | None,
+    metric: re.Match[str] | None,
+    goal: re.Match[str] | None,
     price_per_hour: float | None,
     as_json: bool,
+    **said: Unpack[_Said],
 ) -> None:
-    """Answer for runs made elsewhere, from two CSV tables.
+    """Answer for runs made elsewhere, from files of other tools.
 
     Each machine in the tables gets a results folder.
     """
     from batchscale.analysis.exchange import analyze
     from batchscale.analysis.pages import report
 
-    known = analyze.Known(
-        train_examples=train_examples, target=target, evaluated_every=evaluated_every, workload=workload
-    )
+    if goal and (metric or said["target"] is not None):
+        raise click.UsageError("--goal: with --target or --metric, expected only one of the two forms")
+    scores, wanted = _asked(metric, goal, batch_size)
+    known = analyze.Known(**{**said, "target": wanted if goal else said["target"]}, scores=scores)
     made = analyze.write_folders(convergence, throughput, out, known, price_per_hour)
     if len(made) == 1:
         return answer([*made.values()], as_json=as_json)
@@ -62,6 +106,28 @@ def analyze(
         return print_json(together)
     for name, folder in made.items():
         show(folder, summaries[name])
+
+
+def _asked(
+    metric: re.Match[str] | None, goal: re.Match[str] | None, batch_size: int | None
+) -> tuple[Asked, float | None]:
+    """Return what the options say about scores, and the target that a goal names."""
+    from batchscale.analysis.outside.runs import Asked, metric_of
+
+    if goal is None:
+        column, named = (metric["column"], metric["metric"]) if metric else (None, None)
+        return Asked(metric=cast("MetricName | None", named), column=column, batch_size=batch_size), None
+    falling, percent = goal["sign"] == "<=", goal["percent"] == "%"
+    known = metric_of(goal["column"]) or ("loss" if falling else "accuracy")
+    if falling != (known != "accuracy"):
+        raise click.UsageError(
+            f"--goal: {printable(goal[0])}: {known} is better the other way, expected the other sign"
+        )
+    try:
+        value = float(goal["value"]) / (100 if percent else 1)
+    except ValueError:
+        raise click.UsageError(f"--goal: {printable(goal['value'])}, expected a number") from None
+    return Asked(metric=known, column=goal["column"], percent=percent, batch_size=batch_size), value
 
 
 @click.command(epilog=example("batchscale predict DIR --seconds-per-step t.csv"))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from batchscale.analysis.exchange.out_folder import refuse_foreign, remove_earlier
 from batchscale.analysis.frames.frames import Imported
+from batchscale.analysis.frames.outside_curves import budget_of, curve_experiment, curve_rows, timings_of
 from batchscale.analysis.frames.outside_tables import (
     LARGEST_EXAMPLES,
+    UNNAMED,
     evaluation_interval,
     experiment_of,
     machines_of,
@@ -20,7 +23,9 @@ from batchscale.analysis.frames.outside_tables import (
     trial_rows,
     unknown_machine,
 )
-from batchscale.analysis.outside.tables import Need, read_needs, read_timings
+from batchscale.analysis.outside import recognise
+from batchscale.analysis.outside.runs import Asked, Reading
+from batchscale.analysis.outside.tables import Timing, read_timings
 from batchscale.analysis.summary_types import Summary
 from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import NAME_PATTERN, NAME_RULE
@@ -43,65 +48,127 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         train_examples: examples in an epoch, to convert units.
-        target: the accuracy that the runs reached.
-        evaluated_every: distance of two evaluations, in the unit of the convergence table.
+        tokens_per_example: to convert tokens.
+        target: the score that the runs were to reach, as the metric counts it.
+        evaluated_every: distance of two evaluations, in the unit of a table of needs.
         workload: a name of what was trained; only folders of one name are compared.
+        scores: the metric, and where the files hold it.
     """
 
     train_examples: int | None = None
+    tokens_per_example: int | None = None
     target: float | None = None
     evaluated_every: float | None = None
     workload: str | None = None
+    scores: Asked = Asked()
 
 
 NOTHING_KNOWN = Known()
 
 
+@dataclass(frozen=True)
+class Found:
+    """What the files hold, ready to be written.
+
+    Attributes:
+        trials: Makes the training runs of a machine.
+        timings: The speeds of every machine.
+    """
+
+    experiment: Experiment
+    imported: Imported
+    trials: Callable[[str], Iterable[Trial]]
+    timings: dict[str, list[Timing]]
+
+
 def write_folders(
-    convergence: Path,
-    throughput: Path,
+    convergence: Sequence[Path],
+    throughput: Path | None,
     out: Path,
     known: Known = NOTHING_KNOWN,
     price_per_hour: float | None = None,
 ) -> dict[str, Path]:
-    """Turn a table of runs and one of speeds into results folders; return the folder of each machine by its name.
+    """Turn training runs and speeds of other tools into results folders; return each machine's by its name.
 
     A single machine's folder is `out` itself. Several machines have a folder each below `out`. What an earlier call
     made in `out` is removed.
 
+    Args:
+        convergence: files, or folders of files, with training runs.
+        throughput: a table of speeds; by default the speeds are those of the runs' own clocks, if they have one.
+        out: the folder to write.
+        known: what no file holds.
+        price_per_hour: a price to keep in every folder.
+
     Raises:
-        InputError: when a table or an option is wrong, or `out` holds anything that was not made from tables.
+        InputError: when a file or an option is wrong, or `out` holds anything that was not made from tables.
     """
     _check_known(known)
-    refuse_foreign(out, (convergence, throughput))
-    needs, timings = read_needs(convergence), read_timings(throughput)
-    by_machine = machines_of(timings, throughput)
-    experiment = experiment_of(needs, timings, known.target, convergence, throughput, known.workload)
-    imported = _imported(needs, known)
-    folders = {name: out if len(by_machine) == 1 else out / slug(name) for name in by_machine}
-    rows = {}
-    for name in folders:
-        trials = trial_rows(needs, experiment, slug(name), known.train_examples, convergence, known.evaluated_every)
-        rounds = round_rows(by_machine[name], experiment, slug(name), known.train_examples, throughput)
-        rows[name] = [*trials], [*rounds]
+    refuse_foreign(out, [*convergence, *([throughput] if throughput else [])])
+    found = _find(convergence, throughput, known)
+    folders = {name: out if len(found.timings) == 1 else out / slug(name) for name in found.timings}
+    source, rows = throughput or convergence[0], {}
+    for name, timings in found.timings.items():
+        rounds = round_rows(timings, found.experiment, slug(name), known.train_examples, source)
+        rows[name] = [*found.trials(slug(name))], [*rounds]
     remove_earlier(out)
     for name, folder in folders.items():
         trials, rounds = rows[name]
-        _write(folder, experiment, name, imported, trials=trials, rounds=rounds)
+        _write(folder, found.experiment, name, found.imported, trials=trials, rounds=rounds)
         if price_per_hour is not None:
             set_price(folder, price_per_hour)
     return folders
 
 
-def _imported(needs: Sequence[Need], known: Known) -> Imported:
-    every = f"{known.evaluated_every:g}" if known.evaluated_every else evaluation_interval(needs)
+def _find(convergence: Sequence[Path], throughput: Path | None, known: Known) -> Found:
+    """Read all files."""
+    read = recognise.read(convergence, known.scores)
+    timings = read_timings(throughput) if throughput else []
+    files = convergence[0], throughput
+    if isinstance(read, Reading):
+        return _of_scores(read, timings, files, known)
+    if throughput is None:
+        raise InputError(f"{convergence[0]}: holds what runs needed and no clock, expected --throughput CSV too")
+    experiment = experiment_of(read, timings, known.target, files, known.workload)
+    every = f"{known.evaluated_every:g}" if known.evaluated_every else evaluation_interval(read)
     observed = [f"Needs were observed to {every}: a run may have reached the target up to so much earlier."]
-    return Imported(
+    imported = Imported(
         train_examples=known.train_examples,
-        target_accuracy=known.target,
-        learning_rates=any(need.learning_rate is not None for need in needs),
+        target=known.target,
+        learning_rates=any(need.learning_rate is not None for need in read),
         notes=observed if every else [],
     )
+
+    def trials(machine: str) -> Iterable[Trial]:
+        return trial_rows(read, experiment, machine, known.train_examples, files[0], known.evaluated_every)
+
+    return Found(experiment, imported, trials, machines_of(timings, throughput))
+
+
+CLOCK = "Speeds are those of the runs' own clocks, which include whatever they timed, such as evaluations."
+
+
+def _of_scores(read: Reading, timings: list[Timing], files: tuple[Path, Path | None], known: Known) -> Found:
+    """Take curves, or final scores without a target."""
+    final, units = read.final_only, (known.train_examples, known.tokens_per_example)
+    if final and known.target is not None:
+        raise InputError(f"{files[0]}: one score of each run does not show when it reached --target; leave it out")
+    if not final and known.target is None:
+        raise InputError(f"{files[0]}: expected --target, the {read.metric} to reach, or --goal 'NAME<=3.28'")
+    clocked = [] if timings or final else timings_of(read, *units)
+    experiment = curve_experiment(read, timings, known.target, files, known.workload)
+    budget_examples, budget = budget_of(read, *units)
+    imported = Imported(
+        train_examples=known.train_examples,
+        target=known.target,
+        learning_rates=any(run.learning_rate is not None for run in read.runs),
+        scores=True,
+        budget=budget,
+        budget_examples=budget_examples or None,
+        notes=[*read.notes, *([CLOCK] if clocked else [])],
+    )
+    by_machine = machines_of([*timings, *clocked], files[1] or files[0]) or {UNNAMED: []}
+    return Found(experiment, imported, lambda machine: curve_rows(read, experiment, machine, *units), by_machine)
 
 
 def write_together(out: Path, summaries: dict[str, Summary]) -> MachineSummaries:
@@ -119,8 +186,11 @@ def _check_known(known: Known) -> None:
     examples, target, every = known.train_examples, known.target, known.evaluated_every
     if examples is not None and not 1 <= examples <= LARGEST_EXAMPLES:
         raise InputError(f"--train-examples: {examples}, expected a whole number from 1 to {LARGEST_EXAMPLES}")
-    if target is not None and not 0 < target < 1:
-        raise InputError(f"--target: {target:g}, expected an accuracy between 0 and 1, such as 0.99")
+    if target is not None and known.scores.metric in (None, "accuracy") and not 0 < target < 1:
+        hint = "" if known.scores.metric else "; for a loss add --metric loss"
+        raise InputError(f"--target: {target:g}, expected an accuracy between 0 and 1, such as 0.99{hint}")
+    if known.tokens_per_example is not None and not 1 <= known.tokens_per_example <= LARGEST_EXAMPLES:
+        raise InputError(f"--tokens-per-example: {known.tokens_per_example}, expected a whole number from 1")
     if every is not None and not 0 < every <= LARGEST_EXAMPLES:
         raise InputError(f"--evaluated-every: {every:g}, expected a number above 0 and up to {LARGEST_EXAMPLES:.0e}")
     if known.workload is not None and not re.fullmatch(NAME_PATTERN, known.workload):

@@ -124,7 +124,7 @@ def _claimed_curves(sweep: Sweep, summary: Summary) -> pd.DataFrame:
     """Return the curves that claims rest on, as far as all seeds went, with the columns `gap` and `seconds`."""
     frames = sweep.frames
     curves = only(frames.curves, frames.curves["trial"].isin(sweep.claim_trials["trial"]))
-    if curves.empty or np.isnan(frames.epoch) or frames.imported:
+    if curves.empty or np.isnan(frames.epoch) or not frames.has_scores:
         raise NothingToDrawError("no learning curves were recorded")
     ended = aggregated(curves, ["batch_size", "trial"], last=("examples", "max"))
     together = dict(zip(*by_batch_size(ended, "last", np.min), strict=True))

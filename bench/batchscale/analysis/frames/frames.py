@@ -23,6 +23,7 @@ from batchscale.records import results_folder
 from batchscale.records.results_folder import JoinedFrom, Price
 from batchscale.records.row_types import (
     Accuracy,
+    Amount,
     AnyRow,
     Calibration,
     Compilation,
@@ -35,6 +36,7 @@ from batchscale.records.row_types import (
     Round,
     Row,
     Run,
+    Short,
     Stage,
     Text,
     Trial,
@@ -49,16 +51,29 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         schema: version of this format.
         train_examples: examples in an epoch; null where it was not given.
-        target_accuracy: the accuracy that the runs reached; null where it was not given.
+        target: the score that the runs reached; null where it was not given.
+        target_accuracy: the same in folders that were written before other metrics were read.
+        scores: True if the files hold scores, not only when a target was reached.
+        budget: training within which scores are compared, in words; empty where it is not known.
+        budget_examples: the same in examples.
         learning_rates: True if the tables name learning rates.
         notes: sentences on how the files were read, for the page.
     """
 
     schema: Literal[1] = 1
     train_examples: Positive | None
-    target_accuracy: Accuracy | None
     learning_rates: bool
+    target: Amount | None = None
+    target_accuracy: Accuracy | None = None
+    scores: bool = False
+    budget: Short = ""
+    budget_examples: Positive | None = None
     notes: Annotated[list[Text], Meta(max_length=16)] = []
+
+    def __post_init__(self) -> None:
+        if self.target_accuracy is not None:
+            msgspec.structs.force_setattr(self, "target", self.target_accuracy)
+            msgspec.structs.force_setattr(self, "target_accuracy", None)
 
 
 @dataclass(frozen=True)
@@ -120,13 +135,18 @@ class Frames:
     @property
     def budget_examples(self) -> float:
         """Examples within which scores are compared."""
-        return _budget_examples(self.experiment, self.train_examples)
+        return _budget_examples(self.experiment, self.train_examples, self.imported)
 
     @property
     def goal(self) -> Goal | None:
         """The score whose first crossing is timed; None where imported tables do not record it."""
-        unknown = self.imported is not None and self.imported.target_accuracy is None
+        unknown = self.imported is not None and self.imported.target is None
         return None if unknown else self.experiment.goal
+
+    @property
+    def has_scores(self) -> bool:
+        """True if scores were recorded; tables may hold only when a target was reached."""
+        return self.imported is None or self.imported.scores
 
 
 def load(folder: Path) -> Frames:
@@ -162,10 +182,9 @@ def from_rows(
     observed = latest(_set_others_aside(_noting_environments(rows, named), kept), experiment.goal)
     train_examples = imported.train_examples if imported else _train_examples(one.trial for one in observed)
     epoch = float(train_examples or np.nan)
-    trials = trial_frame(observed, experiment.goal, _budget_examples(experiment, train_examples), epoch)
+    trials = trial_frame(observed, experiment.goal, _budget_examples(experiment, train_examples, imported), epoch)
     if imported:
-        # The tables hold when the target was reached, not the scores after it.
-        trials[["best_score", "best_averaged_score"]] = np.nan
+        _forget_unknown(trials, imported)
     return Frames(
         experiment,
         _described(machine, named),
@@ -185,6 +204,15 @@ def from_rows(
         convergence_from=convergence_from,
         imported=imported,
     )
+
+
+def _forget_unknown(trials: pd.DataFrame, imported: Imported) -> None:
+    """Remove from trials what follows from placeholders alone."""
+    if not imported.scores:
+        # The tables hold when the target was reached, not the scores after it.
+        trials[["best_score", "best_averaged_score"]] = np.nan
+    elif imported.target is None:
+        trials[["examples_to_target", "steps_to_target", "epochs_to_target"]] = np.inf
 
 
 def _noting_environments(rows: Iterable[AnyRow], named: set[str]) -> Iterator[AnyRow]:
@@ -235,7 +263,9 @@ def _of_data(rows: Iterable[Row], observed: Sequence[Observed]) -> dict[str, Any
     }
 
 
-def _budget_examples(experiment: Experiment, train_examples: int | None) -> float:
+def _budget_examples(experiment: Experiment, train_examples: int | None, imported: Imported | None) -> float:
+    if imported and imported.scores:
+        return imported.budget_examples or np.inf
     return experiment.budget_examples(train_examples) if train_examples else np.inf
 
 

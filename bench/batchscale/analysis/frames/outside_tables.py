@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ import msgspec
 from batchscale.analysis.outside.tables import Need, Timing
 from batchscale.config import experiment as experiments
 from batchscale.config.experiment import Experiment, LearningRate
+from batchscale.config.goal import MetricName
 from batchscale.errors import InputError
 from batchscale.printable import bare, printable
 from batchscale.records.row_types import Compilation, Curve, Environment, Machine, MachineFile, Round, Trial
@@ -60,7 +61,8 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "machine"
 
 
-def _origin(experiment: Experiment, machine: str) -> dict[str, str | bool]:
+def origin(experiment: Experiment, machine: str) -> dict[str, str | bool]:
+    """Return the fields of a row that say where it comes from."""
     return {
         "experiment": experiment.name,
         "fingerprint": experiment.fingerprint,
@@ -87,15 +89,16 @@ def trial_rows(
     Evaluations are `evaluated_every` apart, in the unit of the table; by default this is read from its numbers.
     """
     resolution = _resolution(needs, needs[0].unit)
+    searched = several_rates((need.batch_size, need.learning_rate) for need in needs)
     for need in needs:
         examples = _examples(need, need.amount, train_examples, path)
         every = evaluated_every or resolution.get(need.batch_size, 0.0)
         before = _examples(need, (need.amount or 0.0) - every, train_examples, path) or 0
         yield msgspec.convert(
             {
-                **_origin(experiment, machine),
+                **origin(experiment, machine),
                 "kind": "trial",
-                "phase": "search" if _several_rates(needs) else "confirm",
+                "phase": "search" if searched else "confirm",
                 "batch_size": need.batch_size,
                 "learning_rate": need.learning_rate or UNKNOWN_RATE,
                 "seed": need.seed,
@@ -110,8 +113,10 @@ def trial_rows(
         )
 
 
-def _several_rates(needs: Sequence[Need]) -> bool:
-    return len({(need.batch_size, need.learning_rate) for need in needs}) > len({need.batch_size for need in needs})
+def several_rates(settings: Iterable[tuple[int, float | None]]) -> bool:
+    """Return True if some batch size was trained at several learning rates."""
+    different = set(settings)
+    return len(different) > len({size for size, _ in different})
 
 
 def evaluation_interval(needs: Sequence[Need]) -> str | None:
@@ -179,7 +184,7 @@ def round_rows(
     seen: Counter[int] = Counter()
     for timing in timings:
         cell = {
-            **_origin(experiment, machine),
+            **origin(experiment, machine),
             "batch_size": timing.batch_size,
             "loop": "dispatch",
             "precision": experiment.workload.precision,
@@ -215,23 +220,48 @@ def experiment_of(
     needs: Sequence[Need],
     timings: Sequence[Timing],
     target: float | None,
-    convergence: Path,
-    throughput: Path,
+    files: tuple[Path, Path | None],
     workload: str | None = None,
 ) -> Experiment:
-    """Build an experiment with the batch sizes of the tables.
+    """Build an experiment with the batch sizes and rates of the tables.
+
+    Raises:
+        InputError: as `experiment_from`.
+    """
+    trained, timed = {need.batch_size for need in needs}, {timing.batch_size for timing in timings}
+    rates = [need.learning_rate for need in needs]
+    return experiment_from(trained, timed, rates, {"accuracy": target or UNKNOWN_TARGET}, files, workload)
+
+
+def experiment_from(
+    trained: set[int],
+    timed: set[int],
+    rates: Iterable[float | None],
+    goal: Mapping[MetricName, float],
+    files: tuple[Path, Path | None],
+    workload: str | None,
+) -> Experiment:
+    """Build an experiment.
+
+    Args:
+        trained: the batch sizes of the training runs.
+        timed: the batch sizes of the speeds.
+        rates: the learning rates that were tried.
+        goal: the metric and its target.
+        files: of the training runs and of the speeds, for refusals.
+        workload: the name of what was trained.
 
     Raises:
         InputError: when the batch sizes are more, or larger, than an experiment can have, or rates are too far apart.
     """
-    trained, timed = {need.batch_size for need in needs}, {timing.batch_size for timing in timings}
-    _refuse_many(trained, timed, convergence, throughput)
+    convergence, throughput = files
+    _refuse_many(trained, timed, convergence, throughput or convergence)
     table = {
         "title": f"Measurements from {bare(convergence.name)}",
         "workload": {"dataset": workload or UNNAMED, "model": UNNAMED, "optimizer": UNNAMED},
-        "target": {"accuracy": target or UNKNOWN_TARGET},
+        "target": dict(goal),
         "batch_sizes": {"values": sorted(trained | timed)},
-        "learning_rate": {"anchor": UNKNOWN_RATE, "factor": _rate_factor(need.learning_rate for need in needs)},
+        "learning_rate": {"anchor": UNKNOWN_RATE, "factor": _rate_factor(rates)},
         "budget": {"epochs": ANY_EPOCHS},
     }
     return experiments.parse(table, UNNAMED, str(convergence))

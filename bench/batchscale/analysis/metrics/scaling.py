@@ -92,12 +92,14 @@ def _regime(overhead: float, *, fitted: bool) -> Regime:
 def learning_rates(sweep: Sweep) -> LearningRates | None:
     """Fit the power of the batch size that the best rate for the target is proportional to.
 
-    None where fewer than three batch sizes that reached the target have a best rate inside their grid.
+    None where fewer than three batch sizes that reached the target have a best rate inside their grid. Without a target
+    the best rate is that of the best score, at every batch size.
     """
     chosen = {size: claim.choice for size, claim in sweep.claims.items() if claim.choice}
     reached = dict(zip(sweep.sizes.tolist(), np.isfinite(sweep.examples.medians), strict=True))
+    untimed = sweep.frames.has_scores and sweep.frames.goal is None
     edges = [size for size, choice in chosen.items() if choice.is_at_edge(choice.for_target)]
-    inside = {size: choice for size, choice in chosen.items() if choice.is_inside and reached.get(size, False)}
+    inside = {size: choice for size, choice in chosen.items() if choice.is_inside and (untimed or reached.get(size))}
     rates = {size: effective_rate(choice.for_target) for size, choice in inside.items()}
     if len(rates) < 3:
         return None

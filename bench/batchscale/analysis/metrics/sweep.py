@@ -197,7 +197,7 @@ class Sweep:
     def score_by_steps(self) -> Locations:
         """Best scores within the budget of steps, oriented as `score`."""
         steps = self.step_budget
-        if self.frames.imported:
+        if self.frames.imported and (not self.frames.has_scores or self.frames.goal is None):
             return self._locate([observations.NOTHING] * len(self.sizes), SCORE_BY_STEPS)
         seen = self._scores(lambda _, claimed: observations.best_scores_by_steps(self.frames, claimed, steps))
         return self._locate(seen, SCORE_BY_STEPS)

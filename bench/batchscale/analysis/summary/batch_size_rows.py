@@ -82,6 +82,15 @@ def _speed(sweep: Sweep, at: int, speed: Speed | None) -> dict[str, Any]:
     }
 
 
+def _missed(sweep: Sweep, claim: Claim) -> tuple[Status, str | None]:
+    """Return the status of a batch size that did not reach the target in the median."""
+    if set(claim.for_target["status"]) == {"diverged"}:
+        return "diverged", None
+    if sweep.frames.goal is None and sweep.frames.has_scores:
+        return "not_measured", "one score of each run is known, not when it reached a target"
+    return "not_reached", None
+
+
 def _status(sweep: Sweep, at: int, claim: Claim | None) -> tuple[Status, str | None]:
     """Return the status of a batch size and more about it; that of training comes before that of timing."""
     size = int(sweep.sizes[at])
@@ -92,8 +101,7 @@ def _status(sweep: Sweep, at: int, claim: Claim | None) -> tuple[Status, str | N
     if sweep.out_of_memory[at]:
         return "out_of_memory", _first(only(compiled, compiled["status"] == "out_of_memory"), "message")
     if claim and np.isinf(sweep.examples.medians[at]):
-        diverged = set(claim.for_target["status"]) == {"diverged"}
-        return ("diverged" if diverged else "not_reached"), None
+        return _missed(sweep, claim)
     if set(trials["status"]) == {"failed"}:
         return "failed", _first(trials, "reason")
     if size not in sweep.speeds and len(failures):
@@ -112,8 +120,10 @@ def _first(rows: pd.DataFrame, column: str) -> str | None:
 
 
 def _for_score(sweep: Sweep, claim: Claim | None) -> dict[str, Any]:
-    """Return the fields on the rate and options of the best score; imported tables have none."""
-    if claim is None or claim.choice is None or not len(claim.for_score) or sweep.frames.imported:
+    """Return the fields on the rate and options of the best score; tables may hold no scores, or no rates."""
+    if claim is None or claim.choice is None or not len(claim.for_score) or not sweep.frames.has_scores:
+        return {}
+    if sweep.frames.imported and not sweep.frames.imported.learning_rates:
         return {}
     best, choice = claim.for_score.iloc[0], claim.choice
     point = Point(best["learning_rate"], best["options"])

@@ -84,6 +84,7 @@ def _identity(of: Sweep) -> dict[str, Any]:
         "machine": frames.machine.machine.name,
         "workload": Workload(dataset=workload.dataset, model=workload.model, optimizer=workload.optimizer),
         "goal": frames.goal,
+        "scored": frames.experiment.goal if frames.goal is None and frames.has_scores else None,
         "train_examples": frames.train_examples,
         "tokens_per_example": frames.tokens_per_example,
         "claims_on": _claims_on(of),
@@ -142,6 +143,8 @@ def _claims_on(of: Sweep) -> Phase | None:
 def _why_no_time(of: Sweep) -> str:
     if not len(of.frames.trials):
         return "no training runs were measured"
+    if of.frames.has_scores and of.frames.goal is None:
+        return "the files hold one score of each run, not when a target was reached"
     if not np.isfinite(of.examples.medians).any():
         return f"no batch size reached {number_format.goal(of.goal)} in the median"
     if not of.speeds:
@@ -150,7 +153,7 @@ def _why_no_time(of: Sweep) -> str:
 
 
 def _why_no_score(of: Sweep, within_budget: Locations) -> str:
-    if of.frames.imported:
+    if not of.frames.has_scores:
         return "the tables record when a target was reached, not the scores"
     if np.isfinite(within_budget.medians).any():
         return "no training run learned anything within the budget"
@@ -251,7 +254,8 @@ def score_optimal(of: Sweep) -> ScoreOptimal | None:
     """Return the batch size with the best score within the budget of epochs; None where all scores are the worst."""
     metric = f"median over seeds of the best validation {number_format.metric(of.goal)} within the budget"
     contest = of.contest(of.score, metric, of_scores=True)
-    budget = number_format.epochs(of.frames.experiment.budget.epochs)
+    imported = of.frames.imported
+    budget = imported.budget if imported else number_format.epochs(of.frames.experiment.budget.epochs)
     if not of.goal.better(contest.value, of.goal.kind.worst):
         return None
     return optimum(ScoreOptimal, contest, score=contest.value, budget=budget)

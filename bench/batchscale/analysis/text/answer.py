@@ -96,7 +96,7 @@ def _fastest(summary: Summary) -> str:
 
 
 def _best_score(summary: Summary) -> str:
-    best, goal = summary.score_optimal, summary.goal
+    best, goal = summary.score_optimal, summary.goal or summary.scored
     metric = number_format.metric(goal) if goal else "score"
     if best is None or goal is None:
         reason = summary.score_optimal_reason or "the rows do not show it"
@@ -145,7 +145,7 @@ def _price(best: CostOptimal) -> str:
 
 
 def _score(summary: Summary) -> Fact | None:
-    best, goal = summary.score_optimal, summary.goal
+    best, goal = summary.score_optimal, summary.goal or summary.scored
     if best is None or goal is None:
         return None
     cell = _cell(summary, best.batch_size)

@@ -249,7 +249,7 @@ def best_score(_: Sweep, summary: Summary) -> str:
 
 
 def _best_in_budget(best: ScoreOptimal, summary: Summary) -> str:
-    goal = summary.goal
+    goal = summary.goal or summary.scored
     if goal is None:
         return ""
     interval = number_format.between(best.interval, partial(number_format.score, goal))

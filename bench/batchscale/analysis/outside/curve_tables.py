@@ -1,0 +1,217 @@
+"""Read scores from CSV files: curves and final scores in long form, Lightning's metrics.csv, exports of W&B."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from batchscale.analysis.outside.lines import Line, header, lines
+from batchscale.analysis.outside.runs import (
+    Asked,
+    Evaluation,
+    OutsideRun,
+    Reading,
+    Unit,
+    choose_column,
+    made_run,
+    refuse_many,
+    settings_from_name,
+)
+from batchscale.config.goal import MetricName
+from batchscale.errors import InputError
+from batchscale.printable import LONGEST_REASON, bare
+from batchscale.untrusted_input import read_small
+
+HYPERPARAMETERS = "hparams.yaml"
+LARGEST_HYPERPARAMETERS = 1 << 20
+SETTINGS = {
+    "batch_size": ("batch_size", "global_batch_size", "train_batch_size", "config.batch_size", "bs", "batch"),
+    "learning_rate": ("learning_rate", "config.learning_rate", "lr", "config.lr"),
+    "seed": ("seed", "config.seed", "random_seed"),
+}
+"""The names that tools give to a setting, those that are preferred first."""
+RUN = ("run", "run_id", "run_name", "id", "name", "commit")
+POSITIONS: tuple[tuple[Unit, tuple[str, ...]], ...] = (
+    ("examples", ("examples", "samples", "samples_count")),
+    ("tokens", ("tokens",)),
+    ("steps", ("trainer/global_step", "train/global_step", "global_step", "step", "steps", "iteration", "_step")),
+    ("epochs", ("epoch", "epochs")),
+)
+SECONDS = ("seconds", "_runtime", "runtime")
+_WIDE = re.compile(r"(?P<run>.+) - (?P<metric>[^-]+)")
+_SCALAR = re.compile(r"(?P<key>[A-Za-z_][\w.-]{0,79}):[ \t]+(?P<value>[0-9][0-9.eE+-]{0,30})[ \t]*(#.*)?")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where a table holds what.
+
+    Attributes:
+        settings: Column of each setting that the table has.
+        run: Column that names the run.
+        position: Unit and column of the training before an evaluation.
+        seconds: Column of the run's clock.
+        score: Column of the score.
+        one_run: True if the whole file is one run.
+        from_zero: True if the first step has the number 0.
+    """
+
+    settings: Mapping[str, str]
+    run: str | None
+    position: tuple[Unit, str] | None
+    seconds: str | None
+    score: str
+    one_run: bool
+    from_zero: bool
+
+
+def read_curves(path: Path, asked: Asked) -> Reading:
+    """Read the scores of a CSV file.
+
+    Raises:
+        InputError: on the first error, with file, row and column.
+    """
+    names = header(path)
+    if not any(names):
+        raise InputError(f"{path}: row 1: empty, expected the names of the columns")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{path}: row 1: {bare(repeated[0]) or 'empty'}: a column given twice")
+    if any(_WIDE.fullmatch(name) for name in names):
+        return _read_wide(path, names, asked)
+    columns, metric = _columns(path, names, asked)
+    runs = _runs(path, columns, asked)
+    return Reading(runs, metric, _notes(path, names, columns))
+
+
+def _columns(path: Path, names: Sequence[str], asked: Asked) -> tuple[Columns, MetricName]:
+    settings = {wanted: name for wanted, aliases in SETTINGS.items() if (name := _first(names, aliases))}
+    position = _position(names)
+    run, seconds = _first(names, RUN), _first(names, SECONDS)
+    taken = {*settings.values(), run, seconds, position[1] if position else None}
+    score, metric = choose_column((name for name in names if name not in taken), asked, f"{path}: row 1")
+    one_run = run is None and "batch_size" not in settings
+    # Lightning's logger writes epochs next to steps, and counts steps from 0.
+    from_zero = one_run and position == ("steps", "step") and "epoch" in names
+    return Columns(settings, run, position, seconds, score, one_run, from_zero), metric
+
+
+def _position(names: Sequence[str]) -> tuple[Unit, str] | None:
+    for unit, aliases in POSITIONS:
+        if name := _first(names, aliases):
+            return unit, name
+    return None
+
+
+def _first(names: Sequence[str], aliases: Sequence[str]) -> str | None:
+    lower = {name.lower(): name for name in names}
+    return next((lower[alias] for alias in aliases if alias in lower), None)
+
+
+def _runs(path: Path, columns: Columns, asked: Asked) -> list[OutsideRun]:
+    asked = _naming(asked, columns.score)
+    found: dict[tuple[object, ...], tuple[dict[str, float], list[Evaluation]]] = {}
+    whole_file = _of_file(path) if columns.one_run else {}
+    for line in lines(path):
+        if not line.fields[columns.score]:
+            continue
+        known = whole_file | _settings(line, columns)
+        name = line.name(columns.run) if columns.run else None
+        final = columns.position is None and not columns.one_run and columns.run is None
+        key = (name, *sorted(known.items()), line.number if final and "seed" not in known else None)
+        found.setdefault(key, (known, []))[1].append(_evaluation(line, columns))
+        refuse_many(path, len(found))
+    if not found:
+        raise InputError(f"{path}: {bare(columns.score)}: no score in any row, expected at least one")
+    unit = columns.position[0] if columns.position else None
+    return [
+        made_run(_where(path, key[0], known), settings_from_name(str(key[0] or "")) | known, asked, unit, evaluations)
+        for key, (known, evaluations) in found.items()
+    ]
+
+
+def _naming(asked: Asked, score: str) -> Asked:
+    """Return what was asked for, with the metric that the column holds."""
+    return replace(asked, metric=asked.metric or choose_column([score], asked, score)[1])
+
+
+def _where(path: Path, run: object, known: Mapping[str, float]) -> str:
+    named = f"run {bare(str(run))}" if run else ", ".join(f"{name} {value:g}" for name, value in known.items())
+    return f"{path}: {named}" if named else str(path)
+
+
+def _settings(line: Line, columns: Columns) -> dict[str, float]:
+    known: dict[str, float] = {}
+    for wanted, column in columns.settings.items():
+        if line.fields[column]:
+            known[wanted] = line.rate(column) if wanted == "learning_rate" else line.count(column, wanted != "seed")
+    return known
+
+
+def _evaluation(line: Line, columns: Columns) -> Evaluation:
+    at = 0.0
+    if columns.position:
+        at = line.at_least_zero(columns.position[1]) + columns.from_zero
+    seconds = line.at_least_zero(columns.seconds) if columns.seconds and line.fields[columns.seconds] else None
+    return Evaluation(at, line.score(columns.score), seconds)
+
+
+def _of_file(path: Path) -> dict[str, float]:
+    """Return the settings of a file that is one run: of the file next to it, else of its folder's name."""
+    found = settings_from_name(f"{path.absolute().parent.name}/{path.stem}")
+    beside = path.with_name(HYPERPARAMETERS)
+    if beside.is_file():
+        scalars = top_level_numbers(read_small(beside, LARGEST_HYPERPARAMETERS).decode("utf-8", "replace"))
+        for wanted, aliases in SETTINGS.items():
+            if alias := _first([*scalars], aliases):
+                found[wanted] = scalars[alias]
+    return found
+
+
+def top_level_numbers(text: str) -> dict[str, float]:
+    """Return the numbers of a YAML file that are values of its outermost keys.
+
+    Only lines such as `lr: 0.1` are read; everything else that YAML can say is left out.
+    """
+    matches = filter(None, map(_SCALAR.fullmatch, text.splitlines()))
+    found = {}
+    for match in matches:
+        try:
+            found[match["key"].lower()] = float(match["value"])
+        except ValueError:
+            continue
+    return found
+
+
+def _read_wide(path: Path, names: Sequence[str], asked: Asked) -> Reading:
+    """Read the CSV of a W&B chart: a column of steps, and one for each run, with its least and its greatest value."""
+    plain = [name for name in names if not name.endswith(("__MIN", "__MAX"))]
+    scores = {name: match for name in plain if (match := _WIDE.fullmatch(name)) and not match["metric"].startswith("_")}
+    score, metric = choose_column((match["metric"].strip() for match in scores.values()), asked, f"{path}: row 1")
+    position = _position(plain)
+    if position is None:
+        raise InputError(f"{path}: row 1: step: missing column, expected one next to those of the runs")
+    kept = {name: match["run"] for name, match in scores.items() if match["metric"].strip() == score}
+    refuse_many(path, len(kept))
+    evaluations: dict[str, list[Evaluation]] = {name: [] for name in kept}
+    for line in lines(path):
+        for name in kept:
+            if line.fields[name]:
+                evaluations[name].append(Evaluation(line.at_least_zero(position[1]), line.score(name)))
+    named = _naming(asked, score)
+    runs = [
+        made_run(f"{path}: run {bare(run)}", settings_from_name(run), named, position[0], evaluations[name])
+        for name, run in kept.items()
+    ]
+    return Reading(runs, metric, [f"The score is {bare(score)}; batch sizes and rates are those in the runs' names."])
+
+
+def _notes(path: Path, names: Iterable[str], columns: Columns) -> list[str]:
+    position = columns.position[1] if columns.position else None
+    used = {*columns.settings.values(), columns.run, columns.seconds, columns.score, position}
+    unread = [name for name in names if name not in used and name]
+    said = f"{bare(path.name)}: the score is {bare(columns.score)}"
+    said += f"; training is counted by {bare(position)}." if position else ", one for each run."
+    ignored = f" Its columns {bare(', '.join(unread), LONGEST_REASON)} were not read." if unread else ""
+    return [said + ignored]

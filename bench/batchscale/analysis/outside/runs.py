@@ -1,0 +1,246 @@
+"""What a file of another tool says about its training runs, in one form for all formats."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from batchscale.analysis.outside.lines import LARGEST_AMOUNT, LARGEST_COUNT, LARGEST_RATE, LEAST_AMOUNT
+from batchscale.config.goal import MetricName
+from batchscale.errors import InputError
+from batchscale.printable import LONGEST_REASON, bare, printable
+
+Unit = Literal["steps", "examples", "tokens", "epochs"]
+MOST_RUNS = 20_000
+_IN_A_NAME = {
+    "batch_size": re.compile(r"(?:^|[^a-z])(?:batch[_-]?size|global[_-]?batch|bsz|bs|b)[=_-]?(\d{1,9})(?![\d.]|e-?\d)"),
+    "learning_rate": re.compile(r"(?:^|[^a-z])(?:learning[_-]?rate|lr)[=_-]?(\d{1,9}(?:\.\d{1,12})?(?:e-?\d{1,2})?)"),
+    "seed": re.compile(r"(?:^|[^a-z])seed[=_-]?(\d{1,9})(?!\d)"),
+}
+_NAMES: dict[MetricName, re.Pattern[str]] = {
+    "loss": re.compile(r"(^|[_/. -])(loss|nll|cross[_-]?entropy|ce)$", re.IGNORECASE),
+    "accuracy": re.compile(r"(^|[_/. -])(acc|accuracy|acc1|top1)$", re.IGNORECASE),
+    "bits_per_byte": re.compile(r"(^|[_/. -])(bpb|bits[_-]per[_-]byte)$", re.IGNORECASE),
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a run.
+
+    Attributes:
+        at: Training before it, in the unit of its run.
+        score: None where it is not finite.
+        seconds: Reading of the run's clock.
+    """
+
+    at: float
+    score: float | None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class OutsideRun:
+    """One training run.
+
+    Attributes:
+        where: File and name of the run, for refusals.
+        unit: Unit of its evaluations; None for one score under a budget that the file does not name.
+        clock: Training between two readings of its clock, in `unit`, and the seconds between them, if it has a clock.
+    """
+
+    where: str
+    batch_size: int
+    learning_rate: float | None
+    seed: int | None
+    unit: Unit | None
+    evaluations: tuple[Evaluation, ...]
+    clock: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The runs of some files.
+
+    Attributes:
+        notes: Sentences on how the files were read.
+    """
+
+    runs: list[OutsideRun]
+    metric: MetricName
+    notes: list[str]
+
+    @property
+    def final_only(self) -> bool:
+        """True if every run has one score: when a target was reached is then not known."""
+        return all(len(run.evaluations) == 1 for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user says about files that do not say it.
+
+    Attributes:
+        metric: The score, if it is named.
+        column: The name that the files give to it.
+        percent: True if the files hold percentages.
+        batch_size: Batch size of every run.
+    """
+
+    metric: MetricName | None = None
+    column: str | None = None
+    percent: bool = False
+    batch_size: int | None = None
+
+    def scaled(self, score: float | None, where: str) -> float | None:
+        """Return a score as a share, where the files hold percentages.
+
+        Raises:
+            InputError: for an accuracy that is no share.
+        """
+        if score is None:
+            return None
+        value = score / 100 if self.percent else score
+        if self.metric == "accuracy" and value > 1:
+            raise InputError(f"{where}: accuracy {score:g}, expected 0 to 1 (or --goal 'NAME>=97%' for percentages)")
+        return value
+
+
+def metric_of(column: str) -> MetricName | None:
+    """Return the metric that the name of a column ends with, such as loss for val_loss; None for other names."""
+    return next((metric for metric, names in _NAMES.items() if names.search(column)), None)
+
+
+def choose_column(names: Iterable[str], asked: Asked, where: str) -> tuple[str, MetricName]:
+    """Choose the column that holds the score, and the metric that it measures.
+
+    Scores of a validation split are preferred to those of training.
+
+    Raises:
+        InputError: when there is no such column, or several.
+    """
+    known = list(dict.fromkeys(names))
+    if asked.column is not None:
+        if asked.column not in known:
+            raise InputError(f"{where}: {bare(asked.column)}: missing, expected one of {_listed(known)}")
+        metric = asked.metric or metric_of(asked.column)
+        if metric is None:
+            raise InputError(f"{where}: {bare(asked.column)}: which way is better? expected {HOW_TO_NAME}")
+        return asked.column, metric
+    fitting: list[tuple[str, MetricName]] = []
+    for name in known:
+        metric = metric_of(name)
+        if metric and asked.metric in (None, metric):
+            fitting.append((name, metric))
+    of_validation = [one for one in fitting if re.match(r"(val|valid|validation|eval|dev)([_/. -]|$)", one[0].lower())]
+    not_of_training = [one for one in fitting if not re.match(r"(train|test)", one[0].lower())]
+    chosen = of_validation or not_of_training
+    if len(chosen) == 1:
+        return chosen[0]
+    if not chosen and asked.metric and "value" in known:
+        return "value", asked.metric
+    several = f"{_listed([name for name, _ in chosen])} are scores" if chosen else f"no score among {_listed(known)}"
+    raise InputError(f"{where}: {several}, expected {HOW_TO_NAME}")
+
+
+HOW_TO_NAME = "--goal 'NAME<=3.28' or --metric NAME:loss to name one"
+
+
+def _listed(names: list[str]) -> str:
+    return bare(", ".join(names), LONGEST_REASON) or "nothing"
+
+
+def named_in(text: str, wanted: str) -> str | None:
+    """Find a setting in the name of a file, a folder or a run, such as bs64-lr0.1-seed2."""
+    found = _IN_A_NAME[wanted].search(text.lower())
+    return found.group(1) if found else None
+
+
+def settings_from_name(text: str) -> dict[str, float]:
+    """Return the batch size, rate and seed that a name states."""
+    found = {wanted: named_in(text, wanted) for wanted in _IN_A_NAME}
+    return {wanted: float(value) for wanted, value in found.items() if value is not None}
+
+
+def made_run(
+    where: str,
+    known: dict[str, float],
+    asked: Asked,
+    unit: Unit | None,
+    evaluations: Iterable[Evaluation],
+    clock: tuple[float, float] | None = None,
+) -> OutsideRun:
+    """Check the settings of a run, and put its evaluations into the order of training.
+
+    Args:
+        where: File and name of the run.
+        known: batch_size, learning_rate and seed, as far as they are known.
+        asked: Options of the user.
+        unit: Unit of the evaluations.
+        evaluations: In any order; one that is repeated with the same score is kept once.
+        clock: As in `OutsideRun`; by default the seconds of the evaluations.
+
+    Raises:
+        InputError: when the batch size is not known, a setting is out of range, or two scores contradict each other.
+    """
+    size = asked.batch_size or known.get("batch_size")
+    if size is None:
+        raise InputError(f"{where}: batch_size: not in the file, expected --batch-size N, or a name such as bs64-lr0.1")
+    seed, rate = known.get("seed"), known.get("learning_rate")
+    whole = {"batch_size": (size, 1), **({} if seed is None else {"seed": (seed, 0)})}
+    for name, (value, least) in whole.items():
+        if not (least <= value <= LARGEST_COUNT and float(value).is_integer()):
+            raise InputError(f"{where}: {name}: {value:g}, expected a whole number from {least} to {LARGEST_COUNT}")
+    if rate is not None and not LEAST_AMOUNT <= rate <= LARGEST_RATE:
+        raise InputError(f"{where}: learning_rate: {rate:g}, expected {LEAST_AMOUNT:g} to {LARGEST_RATE:g}")
+    ordered = _in_order(where, evaluations)
+    scored = tuple(replace(one, score=asked.scaled(one.score, where)) for one in ordered)
+    clock = clock or _clock(where, scored)
+    return OutsideRun(where, int(size), rate, None if seed is None else int(seed), unit, scored, clock)
+
+
+def _clock(where: str, evaluations: Sequence[Evaluation]) -> tuple[float, float] | None:
+    """Return the training and the seconds between the first and the last reading of the clock."""
+    read = [one for one in evaluations if one.seconds is not None]
+    if len(read) < 2:
+        return None
+    trained, seconds = read[-1].at - read[0].at, (read[-1].seconds or 0.0) - (read[0].seconds or 0.0)
+    if seconds <= 0:
+        raise InputError(f"{where}: seconds: do not grow from {read[0].at:g} to {read[-1].at:g}, expected a clock")
+    return trained, seconds
+
+
+def _in_order(where: str, evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    kept: dict[float, Evaluation] = {}
+    for one in evaluations:
+        if not (0 <= one.at <= LARGEST_AMOUNT):
+            raise InputError(f"{where}: an evaluation at {one.at:g}, expected 0 to {LARGEST_AMOUNT:g}")
+        if one.score is not None and not 0 <= one.score <= LARGEST_AMOUNT:
+            raise InputError(f"{where}: score {one.score:g} at {one.at:g}, expected 0 to {LARGEST_AMOUNT:g}")
+        if one.at in kept and kept[one.at].score != one.score:
+            raise InputError(f"{where}: two scores at {one.at:g}, expected one evaluation there")
+        kept.setdefault(one.at, one)
+    if not kept:
+        raise InputError(f"{where}: no evaluation, expected at least one score")
+    return [kept[at] for at in sorted(kept)]
+
+
+def score_value(value: object, where: str) -> float | None:
+    """Return a score that was read from JSON; None where it is not finite.
+
+    Raises:
+        InputError: when it is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{where}: {printable(value)}, expected a number")
+    return float(value) if math.isfinite(value) else None
+
+
+def refuse_many(path: Path, count: int) -> None:
+    """Raise InputError where a file holds more runs than are ever compared."""
+    if count > MOST_RUNS:
+        raise InputError(f"{path}: {count} runs, expected at most {MOST_RUNS:,}")
