@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from repository import ROOT
 
@@ -156,3 +157,49 @@ def test_a_clone_runs_without_installation(project):
     variables = {"PYTHONPATH": str(ROOT / "bench")}
     assert "linear" in run(project, sys.executable, "-m", "batchscale", "list", **variables)
     assert "linear" in run(ROOT, sys.executable, "-m", "batchscale", "list", PYTHONPATH="bench")
+
+
+OWN_MODEL = """
+import jax.numpy as jnp
+from flax import nnx
+from helper import WIDTH
+
+
+class Model(nnx.Module):
+    def __init__(self, input_shape, classes, *, rngs, dtype=jnp.float32, width: int = WIDTH):
+        self.first = nnx.Linear(input_shape[0], width, dtype=dtype, rngs=rngs)
+        self.last = nnx.Linear(width, classes, dtype=dtype, rngs=rngs)
+
+    def __call__(self, inputs):
+        return self.last(nnx.tanh(self.first(inputs)))
+"""
+
+
+def test_a_stranger_trains_a_model_and_data_of_their_own_to_a_loss(installed, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(600, 4)).astype(np.float32)
+    np.savez(own / "data.npz", inputs=inputs, labels=(inputs @ random.normal(size=(4, 2))).astype(np.float32))
+    (own / "helper.py").write_text("WIDTH = 8\n")
+    (own / "mine.py").write_text(OWN_MODEL)
+    table = TINY.replace('"digits"', '"data.npz"').replace('"linear"', '"mine.py:Model"')
+    (own / "own.toml").write_text(table.replace("accuracy = 0.5", "loss = 1.0").replace("epochs = 2", "epochs = 8"))
+    program = installed / "batchscale"
+    answer = json.loads(run(tmp_path, program, "run", "own/own.toml", "--json"))
+    assert answer["goal"] == {"metric": "loss", "threshold": 1.0}
+    assert answer["time_optimal"]["batch_size"] in (64, 128)
+    (folder,) = (tmp_path / "results" / "local" / "own").iterdir()
+    page = (folder / "report.html").read_text()
+    assert "a validation loss of 1" in page
+    assert "mine.py:Model" in page
+    rows = (folder / "throughput.jsonl").read_text() + (folder / "convergence.jsonl").read_text()
+    assert str(tmp_path) not in rows
+    assert run(tmp_path, program, "verify", folder, "--sources", own)
+    with (own / "mine.py").open("a") as file:
+        file.write("# edited\n")
+    refused = subprocess.run(
+        [program, "run", "own/own.toml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert "the code of the model: SHA-256" in refused.stderr
