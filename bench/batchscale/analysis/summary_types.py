@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from batchscale.analysis.summary_parts import Ceilings, Part, Recommended
 from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Loop, Phase
 from batchscale.statistics.estimate import Estimate, Interval
@@ -21,10 +22,6 @@ Limit = Literal["arithmetic", "copying", "fixed_cost"]
 
 Rule = Literal["sqrt", "linear", "none", "sqrt or linear", "neither", "undecided"]
 """The rules for scaling a learning rate with the batch size that the measured exponent allows."""
-
-
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of every type in a summary."""
 
 
 class Workload(Part, frozen=True, kw_only=True):
@@ -64,12 +61,14 @@ class Optimum(Part, frozen=True, kw_only=True):
 
 
 class TimeOptimal(Optimum, frozen=True, kw_only=True):
-    """The batch size with the least time to the target, of which `seconds` is the median.
+    """The batch size whose typical run takes the least time to the target, `seconds`.
 
+    `recommended` is the batch size to take, with its bound; null where nothing was repeated.
     `fitted_batch_size` is B*, where the fitted curves put the least time, and `fitted_interval` its 95% interval.
     """
 
     seconds: float
+    recommended: Recommended | None = None
     fitted_batch_size: float | None = None
     fitted_interval: Interval | None = None
 
@@ -233,23 +232,12 @@ class FurtherTarget(Part, frozen=True, kw_only=True):
 
     threshold: float
     reached: list[int]
-    unconfirmed: list[int] = []
+    unconfirmed: list[int] = msgspec.field(default_factory=list)
     within_epochs: float | None = None
     time_optimal: TimeOptimal | None
     time_optimal_reason: str | None
     critical_batch_size: CriticalBatchSize | None
     critical_batch_size_reason: str | None
-
-
-class Ceilings(Part, frozen=True, kw_only=True):
-    """The best rates of a short calibration of the machine; null where they were not measured.
-
-    Matrix products are in the precision that was trained in; bytes copied count as read and as written.
-    """
-
-    matmul_flops_per_second: float | None = None
-    copy_bytes_per_second: float | None = None
-    timer_resolution_seconds: float | None = None
 
 
 class Trend(Part, frozen=True, kw_only=True):
@@ -352,8 +340,11 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
         at_grid_edge, at_grid_edge_for_score: True if these rates are at the edge of the rates tried.
         claims_on: phase of the trials that the numbers rest on.
         seeds, seeds_reached: how many trials these are, and how many of them reached the target.
-        epochs_to_target, steps_to_target: epochs and optimizer steps.
         tokens_per_second, tokens_to_target: of these examples, and until the target, where the data is text.
+        epochs_to_target, steps_to_target: epochs and steps after which the typical run reached the target.
+        first_evaluation_epochs: median over seeds of the epochs at the first evaluation that reached it.
+        typical_run: False where the first evaluation stands for it, because runs ended or crossed too soon.
+        doubt: why the examples to the target are not to be trusted, in words.
         time_to_target, joules_to_target, cost_to_target: seconds, joules, and cost in the currency of the price.
         best_score, best_score_by_steps: best validation score in the epoch and in the step budget.
         best_averaged_score: best validation score of the averaged parameters in the epoch budget.
@@ -390,6 +381,9 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
     epochs_to_target: Estimate
     steps_to_target: Estimate
     tokens_to_target: Estimate | None = None
+    first_evaluation_epochs: float | None = None
+    typical_run: bool = True
+    doubt: str | None = None
     time_to_target: Estimate
     joules_to_target: Estimate | None = None
     cost_to_target: Estimate | None = None

@@ -19,15 +19,23 @@ FLAT_SLOPES: dict[MetricName, float] = {"accuracy": FLAT, "loss": -0.02, "bits_p
 of its data (Kaplan et al., 2020, Scaling Laws for Neural Language Models), where an error on digits falls as -0.3."""
 
 
+Run = tuple[Float[np.ndarray, " evaluations"], Float[np.ndarray, " evaluations"]]
+"""Examples and validation scores of the evaluations of one run."""
+
+
 def locate(trials: Sequence[Trial], goal: Goal) -> Crossing:
     """Locate where the typical run of some trials of one setting reaches the goal, with one value for each trial.
 
     Trials that were never evaluated count as misses.
     """
-    least = least_gap(trials, goal)
-    runs = [_log_gaps(trial, goal, least) for trial in trials]
+    return locate_runs([_run(trial, goal) for trial in trials], goal, least_gap(trials, goal))
+
+
+def locate_runs(runs: Sequence[Run], goal: Goal, least: float) -> Crossing:
+    """Locate the same from the evaluations of each run; `least` is the gap at which a perfect score counts."""
+    falling = [(at[at > 0], np.log(np.maximum(goal.gap(scores[at > 0]), least))) for at, scores in runs]
     target = float(np.log(max(goal.gap(goal.threshold), least)))
-    return locate_crossing(*table_of(runs), target, FLAT_SLOPES[goal.metric])
+    return locate_crossing(*table_of(falling), target, FLAT_SLOPES[goal.metric])
 
 
 def typical_examples(trials: Sequence[Trial], goal: Goal) -> float:
@@ -41,16 +49,17 @@ def least_gap(trials: Sequence[Trial], goal: Goal) -> float:
     It is half of what one validation example changes in an accuracy; otherwise half of the least gap that was seen.
     """
     sizes = {trial.validation_examples for trial in trials}
-    if goal.metric == "accuracy" and None not in sizes and sizes:
-        return 0.5 / max(size for size in sizes if size)
-    gaps = [goal.gap(score) for trial in trials for score in trial.curve.values(goal.metric)]
-    return 0.5 * min((gap for gap in gaps if gap > 0), default=1.0)
+    smallest = None if None in sizes else min((size for size in sizes if size), default=None)
+    return least_gap_of([_run(trial, goal)[1] for trial in trials], goal, smallest)
 
 
-def _log_gaps(
-    trial: Trial, goal: Goal, least: float
-) -> tuple[Float[np.ndarray, " evaluations"], Float[np.ndarray, " evaluations"]]:
-    examples = np.array(trial.curve.examples, dtype=np.float64)
-    gaps = goal.gap(np.array(trial.curve.values(goal.metric), dtype=np.float64))
-    started = examples > 0
-    return examples[started], np.log(np.maximum(gaps[started], least))
+def least_gap_of(scores: Sequence[Float[np.ndarray, " _"]], goal: Goal, validation_examples: int | None) -> float:
+    """Return the same from the scores of each run."""
+    if goal.metric == "accuracy" and validation_examples:
+        return 0.5 / validation_examples
+    gaps = [goal.gap(one) for one in scores]
+    return 0.5 * min((float(gap[gap > 0].min()) for gap in gaps if (gap > 0).any()), default=1.0)
+
+
+def _run(trial: Trial, goal: Goal) -> Run:
+    return np.array(trial.curve.examples, dtype=np.float64), np.array(trial.curve.values(goal.metric), dtype=np.float64)

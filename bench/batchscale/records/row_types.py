@@ -106,7 +106,8 @@ class Round(Cell, frozen=True, kw_only=True, tag="round"):
     """One timed repetition: `steps` training steps of `batch_size` examples in `seconds`.
 
     Attributes:
-        round: Number of the repetition, from 0.
+        round: Number of the repetition, from 0, over all blocks.
+        block: Rounds of one block were timed in one go.
         lowering: Lowering of the model's convolutions.
         joules: Energy that the device used in the round.
         clock_mhz: Mean clock rate of the device.
@@ -114,6 +115,7 @@ class Round(Cell, frozen=True, kw_only=True, tag="round"):
     """
 
     round: Count
+    block: Count = 0
     steps: Positive
     seconds: Annotated[float, Meta(gt=0, le=1e9)]
     lowering: Short | None = None

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from batchscale.statistics.effects import Effects, Source
-from batchscale.statistics.intervals import SEED
+from batchscale.statistics.intervals import DRAWS as FEWER_DRAWS
+from batchscale.statistics.intervals import SEED, Locations
 
 DRAWS = 10_000
 """Random draws of the errors; at a level of 0.4%, 40 of them lie beyond the critical value."""
@@ -126,6 +127,25 @@ def compare(
     # A value that is unknown can be the least, and then nothing bounds the others.
     unbounded = out | (never >= alpha / 4) | bool((among & ~out & np.isnan(centres)).any())
     return Comparison(alpha, among, out, centres, np.where(unbounded, np.inf, bounds), critical, variances)
+
+
+def locations_of(effects: Effects, stream: int = 0) -> Locations:
+    """Return where each arm lies on its own, with errors that hold what its runs have in common as well.
+
+    Errors of seeds alone are counted. The draws are infinite as often as half of all runs or more plausibly miss.
+    """
+    random = np.random.default_rng([SEED, 12, stream])
+    never = _chance_of_missing(effects)
+    later, later_draws = _lateness(effects, random, FEWER_DRAWS)
+    found = np.maximum(effects.runs - effects.misses, 1)
+    at = random.standard_normal(FEWER_DRAWS)
+    scales = np.stack([_scales(max(float(one), 1e-3), at) for one in effects.parts["seeds"].freedom], axis=1)
+    errors = random.standard_normal((FEWER_DRAWS, len(found))) * scales * effects.spreads / np.sqrt(found)
+    errors = errors + later_draws - later
+    typical = np.where(2 * effects.misses >= effects.runs, np.inf, effects.centres + later)
+    centres = np.where(np.isfinite(effects.centres), effects.centres + later, typical)
+    draws = np.where(random.random(errors.shape) < never, np.inf, centres + errors)
+    return Locations(typical, centres, errors, draws)
 
 
 def _bounds(

@@ -93,8 +93,8 @@ class Frames:
         calibrations: one row per calibrated quantity.
         stages: one row per end of a stage.
         verifications: one row per run that was repeated alone.
-        searched: the search trials. Their curves hold only the evaluations that set a record, which are all that
-            choosing a learning rate needs.
+        searched: the search trials. Their curves hold only the score of the goal, which is all that choosing a
+            learning rate needs.
         train_examples: examples in an epoch.
         validation_examples: size of the smallest validation split of any trial; None if a trial does not record it.
         tokens_per_example: tokens of an example; None where the data is no text.
@@ -274,7 +274,7 @@ class Observed:
     """A trial whose series are kept as arrays.
 
     Attributes:
-        trial: the row; its curve holds only the evaluations that set a record.
+        trial: the row; its curve holds only the evaluations that set a record or, for search trials, the goal's score.
         curve: all evaluations.
         noise: estimates of the gradient noise over training.
         norms: squared gradient norms by the examples that they are over.
@@ -318,7 +318,9 @@ def observe(trial: Trial, goal: Goal) -> Observed:
     if noise:
         _check(trial, "noise", noise)
     norms = _norm_series(trial) if trial.noise else None
-    kept = msgspec.structs.replace(trial, curve=_records(curve, goal, series["score"]), noise=None)
+    searched = trial.phase == "search"
+    scores = _at(curve, goal, range(len(curve.examples))) if searched else _records(curve, goal, series["score"])
+    kept = msgspec.structs.replace(trial, curve=scores, noise=None)
     return Observed(kept, series, noise, norms)
 
 

@@ -32,6 +32,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
     "rounds": {
         **CELL,
         "round": "int64",
+        "block": "int64",
         "steps": "int64",
         "seconds": "float64",
         "seconds_per_step": "float64",

@@ -15,7 +15,7 @@ from batchscale.analysis.frames.schema import CELL, aggregated, one_before, only
 from batchscale.config.goal import Goal
 from batchscale.config.plan import effective_rate
 from batchscale.config.vocabulary import Loop, Phase, Point
-from batchscale.decisions.rate_choice import Choice, choose
+from batchscale.decisions.rate_choice import Choice, choose_rates
 from batchscale.records.row_types import Trial
 from batchscale.statistics.intervals import Array, Repetitions
 
@@ -32,12 +32,14 @@ class Claim:
         phase: phase of the trials; None without trials.
         for_target: rows of the `trials` frame at the rate that is best for the target.
         for_score: rows at the rate with the best score.
+        other_arms: rows at each other rate that was confirmed.
     """
 
     choice: Choice | None
     phase: Phase | None
     for_target: pd.DataFrame
     for_score: pd.DataFrame
+    other_arms: tuple[pd.DataFrame, ...] = ()
 
 
 def horizon(frames: Frames, target: float) -> float:
@@ -55,15 +57,15 @@ def choices(frames: Frames, target: float) -> dict[int, Choice]:
     for trial in frames.searched:
         if trial.status != "failed":
             by_size.setdefault(trial.batch_size, []).append(trial)
-    made = {
-        size: choose((up_to(one, goal, until) for one in trials), goal, frames.budget_examples)
-        for size, trials in by_size.items()
-    }
-    return {size: choice for size, choice in made.items() if choice is not None}
+    within = {size: [up_to(one, goal, until) for one in trials] for size, trials in by_size.items()}
+    return choose_rates(within, goal, frames.budget_examples)
 
 
 def claims(frames: Frames, target: float) -> dict[int, Claim]:
     """Select the trials of each batch size: confirmation at the chosen rate, else search, else the fixed rate.
+
+    For the experiment's own target, the confirmed rate that is nearest to the chosen one counts: both the rule that
+    chose it and its neighbours may have been others then. Every confirmed rate is compared.
 
     Trials that ended before their first step are left out. Trials from imported tables count no steps and are kept.
     """
@@ -71,30 +73,57 @@ def claims(frames: Frames, target: float) -> dict[int, Claim]:
     stepped = (trials["steps"] > 0) | (frames.imported is not None)
     finished = only(trials, (trials["status"] != "failed") & stepped)
     sizes = np.unique(values(finished, "batch_size")).astype(int).tolist()
-    return {size: _claim(only(finished, finished["batch_size"] == size), chosen.get(size)) for size in sizes}
+    own = target == frames.experiment.goal.threshold
+    by_size = {size: only(finished, finished["batch_size"] == size) for size in sizes}
+    return {size: _claim(trials, chosen.get(size), own=own) for size, trials in by_size.items()}
 
 
-def _claim(trials: pd.DataFrame, choice: Choice | None) -> Claim:
+def _claim(trials: pd.DataFrame, choice: Choice | None, *, own: bool) -> Claim:
     phases: Sequence[Phase] = ("confirm", "search", "fixed")
     for phase in phases:
         of_phase = only(trials, trials["phase"] == phase)
-        for_target = _at(of_phase, choice.for_target if choice else None)
+        # The point between tried ones that a surface chose has no search trial; the nearest one stands for it.
+        near = (phase == "confirm" and own) or phase == "search"
+        for_target = _at(of_phase, choice.for_target if choice else None, near=near)
         if len(for_target):
-            for_score = _at(of_phase, choice.for_score if choice else None)
-            return Claim(choice, phase, for_target, for_score if len(for_score) else for_target)
+            for_score = _at(of_phase, choice.for_score if choice else None, near=near)
+            others = _others(of_phase, for_target) if phase == "confirm" and own else ()
+            return Claim(choice, phase, for_target, for_score if len(for_score) else for_target, others)
     return Claim(choice, None, trials.iloc[:0], trials.iloc[:0])
 
 
-def _at(trials: pd.DataFrame, point: Point | None) -> pd.DataFrame:
-    """Return the trials with one rate and options; without a choice, with those that most trials have."""
+def _at(trials: pd.DataFrame, point: Point | None, *, near: bool = False) -> pd.DataFrame:
+    """Return the trials with one rate and options; without a choice, with those that most trials have.
+
+    Args:
+        trials: rows of the `trials` frame.
+        point: the rate and options.
+        near: whether trials with the nearest rate count if none has this one, with the same options if there are any.
+    """
     if not len(trials):
         return trials
-    rates = values(trials, "learning_rate")
-    points = list(map(Point, rates.tolist(), trials["options"]))
+    points = _points(trials)
     counts = Counter(points)
     wanted = point or max(sorted(counts), key=counts.__getitem__)
-    same_rate = np.isclose(rates, wanted.learning_rate, rtol=SAME_RATE, atol=0)
+    if near:
+        wanted = min(sorted(counts), key=lambda one: (one.options != wanted.options, _octaves_off(one, wanted)))
+    same_rate = np.isclose(values(trials, "learning_rate"), wanted.learning_rate, rtol=SAME_RATE, atol=0)
     return only(trials, same_rate & [one.options == wanted.options for one in points])
+
+
+def _octaves_off(one: Point, other: Point) -> float:
+    # Rounded, so that of two rates that are equally near the lower one counts, which costs less.
+    return round(abs(np.log2(effective_rate(one) / effective_rate(other))), 6)
+
+
+def _points(trials: pd.DataFrame) -> list[Point]:
+    return list(map(Point, values(trials, "learning_rate").tolist(), trials["options"]))
+
+
+def _others(trials: pd.DataFrame, chosen: pd.DataFrame) -> tuple[pd.DataFrame, ...]:
+    """Return the trials at each rate and options that are not those of the chosen ones."""
+    left = only(trials, ~trials["trial"].isin(chosen["trial"]))
+    return tuple(_at(left, point) for point in sorted(set(_points(left))))
 
 
 def crossings(frames: Frames, target: float) -> pd.DataFrame:

@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import only, values
+from batchscale.analysis.metrics import arms as settings
 from batchscale.analysis.metrics import observations
+from batchscale.analysis.metrics.arms import Arm
 from batchscale.analysis.metrics.observations import Claim, Speed, comparable, fastest_loops
 from batchscale.config.goal import Goal
+from batchscale.statistics.comparison import Comparison, compare, locations_of
 from batchscale.statistics.curve_fit import Knee, Refusal, fit_knee
-from batchscale.statistics.intervals import Array, Locations, Repetitions, locate
+from batchscale.statistics.effects import Effects
+from batchscale.statistics.intervals import DRAWS, LEVEL, Array, Locations, Repetitions, locate
 from batchscale.statistics.ties import Contest, above_a_later_one
 
 # Each quantity has its own stream of random numbers, so that the errors of two quantities are independent.
@@ -119,29 +123,88 @@ class Sweep:
         return observations.crossings(self.frames, self.target)
 
     @cached_property
+    def arms(self) -> list[Arm]:
+        """Every batch size at every rate that is compared, by batch size: see `arms`."""
+        return settings.arms(self.frames, self.claims, self.crossed, self.goal)
+
+    @cached_property
+    def claim_arms(self) -> dict[int, int]:
+        """The number of the arm that the claims on each trained batch size rest on."""
+        return {size: self._arm_sizes.index(size) for size, claim in self.claims.items() if len(claim.for_target)}
+
+    @property
+    def _arm_sizes(self) -> list[int]:
+        return [arm.batch_size for arm in self.arms]
+
+    @cached_property
+    def effects(self) -> Effects | None:
+        """Examples to the target of every arm; None without training runs."""
+        return settings.effects_of(self.arms) if self.arms else None
+
+    @cached_property
     def needs(self) -> list[Repetitions]:
         """Logarithms of the examples to the target, one entry for each of `sizes`."""
         limit = observations.horizon(self.frames, self.target)
-        return [
-            observations.log_examples_to_target(self.claims[size].for_target, self.crossed, limit)
-            if size in self.claims
-            else observations.NOTHING
-            for size in self.sizes.tolist()
-        ]
+        return [self._needs(size, limit) for size in self.sizes.tolist()]
+
+    def _needs(self, size: int, limit: float) -> Repetitions:
+        if size not in self.claim_arms:
+            return observations.NOTHING
+        arm = self.arms[self.claim_arms[size]]
+        if arm.is_smoothed:
+            found = np.sort(arm.log_examples[np.isfinite(arm.log_examples)])
+            return replace(Repetitions.exact(found, logarithmic=True), misses=len(arm.log_examples) - len(found))
+        return observations.log_examples_to_target(arm.trials, self.crossed, limit)
 
     @cached_property
     def examples(self) -> Locations:
-        """Examples to the target."""
-        return self._locate(self.needs, EXAMPLES)
+        """Examples after which the typical run reaches the target.
+
+        Where nothing was repeated, and for imported tables, these are medians over runs.
+        """
+        effects = self.effects
+        if self.frames.imported or effects is None or not np.isfinite(effects.spreads).any():
+            return self._locate(self.needs, EXAMPLES)
+        found = locations_of(effects, EXAMPLES)
+        count, at = len(self.sizes), np.searchsorted(self.sizes, list(self.claim_arms))
+        arms = list(self.claim_arms.values())
+        medians, centres = np.full(count, np.nan), np.full(count, np.nan)
+        errors, draws = np.full((DRAWS, count), np.nan), np.full((DRAWS, count), np.nan)
+        medians[at], centres[at] = found.medians[arms], found.centres[arms]
+        errors[:, at], draws[:, at] = found.errors[:, arms], found.draws[:, arms]
+        return Locations(medians, centres, errors, draws)
 
     @cached_property
-    def median_examples(self) -> Array:
-        """Median examples to the target, without a round trip through logarithms, which makes 129 into 128.999..."""
+    def first_evaluations(self) -> Array:
+        """Median over runs of the examples at the first evaluation that reached the target (sizes,)."""
         needed = self.crossed["examples_to_target"]
         rested_on = [
             self.claims[size].for_target["trial"] if size in self.claims else [] for size in self.sizes.tolist()
         ]
         return np.array([needed.loc[numbers].median() for numbers in rested_on], dtype=np.float64)
+
+    @cached_property
+    def typical_examples(self) -> Array:
+        """Examples to the target (sizes,); recorded ones are kept exact, since logarithms make 129 into 128.999..."""
+        return self.first_evaluations if self.frames.imported else np.exp(self.examples.medians)
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """The comparison of all arms by their time to the target; None where too little was trained or timed."""
+        effects, sizes = self.effects, np.unique(self._arm_sizes)
+        timed = np.isin(self._arm_sizes, list(self.speeds))
+        if effects is None or not timed.any() or not np.isfinite(effects.spreads).any():
+            return None
+        a_step = settings.timing_of(sizes.tolist(), self.speeds).shifted(-np.log(sizes.astype(np.float64)))
+        times = effects.with_timing(a_step.spread_over(np.searchsorted(sizes, self._arm_sizes)))
+        return compare(times, timed, 1 - LEVEL)
+
+    @cached_property
+    def tied_in_time(self) -> set[int] | None:
+        """The batch sizes of which some arm can have the least time to the target; None without a comparison."""
+        if self.comparison is None:
+            return None
+        return {size for size, tied in zip(self._arm_sizes, self.comparison.tied.tolist(), strict=True) if tied}
 
     @cached_property
     def step_seconds(self) -> Locations:

@@ -16,6 +16,7 @@ from batchscale.analysis.metrics.scaling import regimes
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_types import BatchSizeSummary, Estimate, Regime, Status
 from batchscale.config.vocabulary import Point
+from batchscale.statistics.crossing import Flag
 from batchscale.statistics.intervals import Locations, estimate, exp, interval
 from batchscale.statistics.ties import scores_of
 
@@ -48,6 +49,7 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> BatchSizeSu
         epochs_to_target=_needed(sweep, at, sweep.frames.epoch),
         steps_to_target=_needed(sweep, at, size),
         tokens_to_target=_needed(sweep, at, 1 / tokens) if tokens else None,
+        **_first_evaluation(sweep, at),
         time_to_target=_estimate(sweep.time, at),
         joules_to_target=_estimate(sweep.energy, at) if _has(sweep.step_joules, at) else None,
         cost_to_target=_estimate(sweep.cost, at) if sweep.cost else None,
@@ -154,7 +156,27 @@ def _has(locations: Locations, at: int) -> bool:
 
 def _needed(sweep: Sweep, at: int, unit: float) -> Estimate:
     """Estimate the need for the target in a unit of `unit` examples."""
-    return estimate(sweep.median_examples[at] / unit, exp(sweep.examples.draws[:, at]) / unit)
+    return estimate(sweep.typical_examples[at] / unit, exp(sweep.examples.draws[:, at]) / unit)
+
+
+DOUBTS: dict[Flag, str] = {
+    "first": "runs crossed the target near the first evaluation; evaluate more often in the first epoch",
+    "end": "runs ended at the target, so the first evaluation there stands for the typical run",
+    "flat": "the curve hardly falls at the target, so no number of seeds settles where it crosses;"
+    " choose an easier target",
+}
+
+
+def _first_evaluation(sweep: Sweep, at: int) -> dict[str, Any]:
+    """Return the fields on the first evaluation at the target, and on what the estimate for the typical run rests."""
+    size = int(sweep.sizes[at])
+    arm = sweep.arms[sweep.claim_arms[size]] if size in sweep.claim_arms else None
+    found = arm.crossing.flags if arm and arm.crossing else frozenset()
+    return {
+        "first_evaluation_epochs": _number(sweep.first_evaluations[at] / sweep.frames.epoch),
+        "typical_run": arm is None or arm.is_smoothed,
+        "doubt": next((words for flag, words in DOUBTS.items() if flag in found), None),
+    }
 
 
 def _estimate(locations: Locations, at: int) -> Estimate:

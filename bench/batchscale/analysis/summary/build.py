@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 import pandas as pd
 
@@ -14,6 +15,7 @@ from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics import hardware, scaling
 from batchscale.analysis.metrics.hardware import FEWEST_ROUNDS, drift
 from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.summary import recommendation
 from batchscale.analysis.summary.batch_size_rows import cells
 from batchscale.analysis.summary.classic_claims import Evidence, verdicts
 from batchscale.analysis.summary_types import (
@@ -241,13 +243,25 @@ def optimum(kind: type[Kind], contest: Contest, **own: Any) -> Kind | None:
 
 
 def time_optimal(of: Sweep) -> TimeOptimal | None:
-    """Return the batch size with the least time to the target, and the one that the two fitted curves predict."""
-    contest = of.contest(
-        of.time, "median over seeds of seconds to the target: steps to the target times seconds per step"
-    )
+    """Return the batch size with the least time to the target, the one to take, and the one that the fits predict."""
+    contest = of.contest(of.time, "seconds to the target of the typical run: its steps times seconds per step")
     examples, step_time = of.examples_fit.knee, of.step_seconds_fit.knee
     fitted = best_between_knees(examples, step_time) if examples and step_time else (None, None)
-    return optimum(TimeOptimal, contest, seconds=contest.value, fitted_batch_size=fitted[0], fitted_interval=fitted[1])
+    best = optimum(TimeOptimal, contest, seconds=contest.value, fitted_batch_size=fitted[0], fitted_interval=fitted[1])
+    if best is None or of.tied_in_time is None:
+        return best
+    return msgspec.structs.replace(
+        best,
+        tied=sorted(of.tied_in_time | {best.batch_size}),
+        test=PAIRED,
+        recommended=recommendation.recommended(of),
+    )
+
+
+PAIRED = (
+    "multiple comparisons with the best (Hsu) on typical runs, seeds paired, variances moderated across batch sizes"
+    " (Smyth), rounds and blocks of timing, evaluation rounding and misses counted"
+)
 
 
 def score_optimal(of: Sweep) -> ScoreOptimal | None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from batchscale.analysis import number_format
-from batchscale.analysis.summary_types import BatchSizeSummary, CostOptimal, Optimum, Summary
+from batchscale.analysis.summary_parts import Recommended
+from batchscale.analysis.summary_types import BatchSizeSummary, CostOptimal, Optimum, Summary, TimeOptimal
+from batchscale.statistics.effects import Source
 
 LISTED_TIES = 3
 
@@ -92,7 +94,37 @@ def _fastest(summary: Summary) -> str:
     size = number_format.batch_size(best.batch_size, summary.tokens_per_example)
     reached = f"batch size {size} reaches {target(summary)} fastest, in {seconds} ({interval})."
     cost = f" The training costs {_price(summary.cost_optimal)}." if summary.cost_optimal else ""
-    return f"On {summary.machine}, {reached}{cost}{edge(best)} {tied(best, summary)}"
+    return f"On {summary.machine}, {reached}{cost}{edge(best)} {tied(best, summary)}{_advice(best)}"
+
+
+def _advice(best: TimeOptimal) -> str:
+    """Return, after a space, the batch size to take, how much slower than the best it can be, and why."""
+    found = best.recommended
+    if found is None:
+        return ""
+    if found.bound is None:
+        return f" Take {found.batch_size}; {found.reason}."
+    if not found.error_shares:
+        return f" Take {found.batch_size}: no other of those measured is as fast (95%)."
+    slower = f"at most {number_format.percent(found.bound)} slower than the best of those measured (95%)"
+    return f" Take {found.batch_size}: {slower}. {_more(found)}"
+
+
+MORE: dict[Source, str] = {
+    "seeds": "twice the seeds would",
+    "rounds": "twice the timed rounds would",
+    "blocks": "timing in as many further sittings would",
+}
+
+
+def _more(found: Recommended) -> str:
+    """Return what the doubt comes from, and what more data would buy."""
+    reason = f"{found.reason[0].upper()}{found.reason[1:]}"
+    bounds = found.bound_after_doubling
+    if not bounds or found.bound is None:
+        return f"{reason}."
+    source = min(bounds, key=bounds.__getitem__)
+    return f"{reason}; {MORE[source]} lower the bound to {number_format.percent(bounds[source])}."
 
 
 def _best_score(summary: Summary) -> str:

@@ -1,0 +1,142 @@
+"""The settings that batch sizes are compared by: where their runs reach the target, and how fast their steps are.
+
+An arm is a batch size at one confirmed learning rate. A batch size can have several; it is tied if any of them is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from batchscale.analysis.frames.frames import Frames
+from batchscale.analysis.frames.schema import values
+from batchscale.analysis.metrics.observations import Claim, Speed, horizon
+from batchscale.config.goal import Goal
+from batchscale.decisions.crossings import Run, least_gap_of, locate_runs
+from batchscale.statistics.crossing import Crossing
+from batchscale.statistics.effects import Effects, Part, of_blocks, of_seeds
+
+WIDEST = np.log(4)
+"""Log examples that the gap before a first evaluation counts for at most."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A batch size at one learning rate.
+
+    Attributes:
+        batch_size: the batch size.
+        trials: rows of the `trials` frame, one for each run.
+        crossing: where the runs cross the target, smoothed; None where only the crossing was recorded.
+        log_examples: what is compared, one value for each run; infinite where it missed.
+        unresolved: variance of the estimate that no further seed lowers, because evaluations are too far apart.
+    """
+
+    batch_size: int
+    trials: pd.DataFrame
+    crossing: Crossing | None
+    log_examples: Float[np.ndarray, " runs"]
+    unresolved: float = 0.0
+
+    @property
+    def is_smoothed(self) -> bool:
+        """True where the examples are those of the typical run, False where they are those of first evaluations."""
+        return self.crossing is not None and not self.crossing.flags & {"first", "end"}
+
+
+def arms(frames: Frames, claims: Mapping[int, Claim], crossed: pd.DataFrame, goal: Goal) -> list[Arm]:
+    """Return every arm, by batch size; the one that the claims on a batch size rest on comes first."""
+    curves = _Curves(frames, goal)
+    return [
+        _arm(size, trials, curves, crossed)
+        for size, claim in claims.items()
+        for trials in (claim.for_target, *claim.other_arms)
+    ]
+
+
+class _Curves:
+    """The evaluations of every run that count for the goal."""
+
+    def __init__(self, frames: Frames, goal: Goal) -> None:
+        curves = frames.curves
+        self.goal = goal
+        self.known = frames.imported is None
+        self.places: Mapping[Hashable, NDArray[np.intp]] = curves.groupby("trial").indices
+        self.examples, self.scores = values(curves, "examples").astype(np.float64), values(curves, "score")
+        own = goal.threshold == frames.experiment.goal.threshold
+        self.until = np.inf if own else horizon(frames, goal.threshold)
+        self.least = least_gap_of([self.scores], goal, frames.validation_examples)
+
+    def run(self, trial: int) -> Run:
+        places = self.places.get(trial, np.zeros(0, dtype=np.intp))
+        examples, scores = self.examples[places], self.scores[places]
+        return examples[examples <= self.until], scores[examples <= self.until]
+
+
+def _arm(size: int, trials: pd.DataFrame, curves: _Curves, crossed: pd.DataFrame) -> Arm:
+    own = crossed.loc[trials["trial"]]
+    first, previous = values(own, "examples_to_target"), values(own, "previous_examples")
+    if not curves.known:
+        return Arm(size, trials, None, np.log(first))
+    runs = [curves.run(int(number)) for number in trials["trial"]]
+    found = locate_runs(runs, curves.goal, curves.least)
+    if "end" in found.flags:
+        return Arm(size, trials, found, np.log(first))
+    if "first" in found.flags:
+        reached = np.isfinite(first)
+        middles = np.where(reached, np.log((np.where(reached, first, 1) + previous) / 2), np.inf)
+        gaps = np.log(np.maximum(first[reached], 1)) - np.log(np.maximum(previous[reached], 1))
+        width = np.minimum(gaps, WIDEST)
+        return Arm(size, trials, found, middles, float(np.mean(width**2) / 12) if reached.any() else 0.0)
+    return Arm(size, trials, found, found.values)
+
+
+def effects_of(found: Sequence[Arm]) -> Effects:
+    """Return the effects of the arms, their runs paired by seed."""
+    rows: dict[tuple[int, int], int] = {}
+    entries: list[tuple[int, int, float]] = []
+    for column, arm in enumerate(found):
+        repeats = arm.trials.groupby("seed").cumcount()
+        for seed, repeat, value in zip(arm.trials["seed"], repeats, arm.log_examples, strict=True):
+            entries.append((rows.setdefault((int(seed), int(repeat)), len(rows)), column, float(value)))
+    table = np.full((len(rows), len(found)), np.nan)
+    for row, column, value in entries:
+        table[row, column] = value
+    paired = of_seeds(table)
+    seeds = paired.parts["seeds"]
+    unresolved = np.diag([arm.unresolved for arm in found])
+    return Effects(
+        paired.centres,
+        {"seeds": Part(seeds.covariance + unresolved, seeds.freedom)},
+        paired.misses,
+        paired.runs,
+        np.sqrt(paired.spreads**2 + np.diag(unresolved) * np.maximum(paired.runs - paired.misses, 1)),
+    )
+
+
+def timing_of(sizes: Sequence[int], speeds: Mapping[int, Speed]) -> Effects:
+    """Return the effects of seconds per step of each batch size, in the blocks in which rounds were timed."""
+    timed: list[list[Float[np.ndarray, " rounds"]]] = []
+    for size in sizes:
+        rounds = speeds[size].rounds if size in speeds else None
+        timed.append([] if rounds is None else _blocks(rounds))
+    blocks = max(map(len, timed), default=0)
+    longest = max((len(block) for of_size in timed for block in of_size), default=0)
+    table = np.full((blocks, longest, len(sizes)), np.nan)
+    for column, of_size in enumerate(timed):
+        for number, block in enumerate(of_size):
+            table[number, : len(block), column] = block
+    return of_blocks(table)
+
+
+def _blocks(rounds: pd.DataFrame) -> list[Float[np.ndarray, " rounds"]]:
+    """Return log seconds per step of each block; rounds that took no time were not measured."""
+    seconds = values(rounds, "seconds_per_step")
+    number = values(rounds, "block").astype(np.int64)
+    found = [seconds[(number == at) & (seconds > 0)] for at in range(int(number.max(initial=0)) + 1)]
+    return [np.log(block) for block in found]

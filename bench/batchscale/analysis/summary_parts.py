@@ -1,0 +1,45 @@
+"""Parts of `summary.json`: the batch size to take, with its bound and the reason, and the limits of the machine."""
+
+from __future__ import annotations
+
+import msgspec
+
+from batchscale.statistics.effects import Source
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of every type in a summary."""
+
+
+class Recommended(Part, frozen=True, kw_only=True):
+    """The batch size with the least bound on how much slower it can be than the best of those measured.
+
+    Attributes:
+        batch_size: the batch size to take.
+        learning_rate: the rate at which it was compared.
+        bound: how much slower than the best of those measured it is at most, as a fraction; null where nothing bounds
+            it, which `reason` explains.
+        reason: what the bound rests on, in words.
+        error_shares: the share of each source in the variance that the bound rests on.
+        bound_after_doubling: the bound to expect if the seeds, or the blocks of timed rounds, were doubled.
+        level: confidence of the bound and of the tied set together.
+    """
+
+    batch_size: int
+    learning_rate: float
+    bound: float | None
+    reason: str
+    error_shares: dict[Source, float] = {}
+    bound_after_doubling: dict[Source, float] = {}
+    level: float = 0.95
+
+
+class Ceilings(Part, frozen=True, kw_only=True):
+    """The best rates of a short calibration of the machine; null where they were not measured.
+
+    Matrix products are in the precision that was trained in; bytes copied count as read and as written.
+    """
+
+    matmul_flops_per_second: float | None = None
+    copy_bytes_per_second: float | None = None
+    timer_resolution_seconds: float | None = None
