@@ -113,7 +113,7 @@ def _at(trials: pd.DataFrame, point: Point | None, *, near: bool = False) -> pd.
 
 def _octaves_off(one: Point, other: Point) -> float:
     # Rounded, so that of two rates that are equally near the lower one counts, which costs less.
-    return round(abs(np.log2(effective_rate(one) / effective_rate(other))), 6)
+    return round(abs(np.log2(effective_rate(one) / effective_rate(other))), 3)
 
 
 def _points(trials: pd.DataFrame) -> list[Point]:
