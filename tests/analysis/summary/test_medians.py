@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import simulated_folder
+from batchscale.decisions.crossings import locate
 from batchscale.decisions.evaluations import crossing
 from batchscale.records.row_types import Round, Stage, Trial
 from sample_rows import accuracy_of
@@ -12,16 +13,26 @@ from simulated_answers import answered
 
 
 @pytest.mark.parametrize("seeds", [1, 3, 4])
-def test_needs_are_medians_of_the_rows(seeds):
+def test_needs_are_those_of_the_typical_run_and_first_evaluations_are_medians_of_the_rows(seeds):
     truth = simulated_folder.Truth(confirm_seeds=seeds)
     runs = [row for row in simulated_folder.rows(truth) if isinstance(row, Trial) and row.phase == "confirm"]
+    smoothed = 0
     for one in answered(truth).cells:
         own = [row for row in runs if (row.batch_size, row.learning_rate) == (one.batch_size, one.best_learning_rate)]
-        steps = float(np.median([crossing(row.curve, accuracy_of(truth.target)).steps for row in own]))
-        assert one.steps_to_target.median == steps
-        assert one.epochs_to_target.median == pytest.approx(steps * one.batch_size / truth.train_examples, rel=1e-15)
+        first = float(np.median([crossing(row.curve, accuracy_of(truth.target)).examples for row in own]))
+        assert one.first_evaluation_epochs == pytest.approx(first / truth.train_examples, rel=1e-15)
+        found = locate(own, accuracy_of(truth.target))
+        assert one.typical_run == (not found.flags & {"first", "end"})
+        if one.typical_run:
+            smoothed += 1
+            typical = np.exp(found.typical)
+            assert one.epochs_to_target.median == pytest.approx(typical / truth.train_examples, rel=1e-9)
+        assert one.steps_to_target.median * one.batch_size == pytest.approx(
+            one.epochs_to_target.median * truth.train_examples, rel=1e-12
+        )
         low, high = one.steps_to_target.interval
-        assert (low or steps) <= steps <= (high or steps)
+        assert (low or 0) <= one.steps_to_target.median <= (high or np.inf)
+    assert smoothed
 
 
 def test_step_times_are_medians_of_the_rounds():
