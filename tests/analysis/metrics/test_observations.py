@@ -28,7 +28,7 @@ def test_claims_rest_on_confirmation_then_on_search_then_on_the_fixed_rate():
     fixed = [trained([0.99], learning_rate=8.0, seed=seed, phase="fixed") for seed in (1000, 1001, 1002)]
     for rows, phase, seeds in (
         ([*search, *confirm, stray, *fixed], "confirm", [1000, 1001]),
-        ([*search, stray, *fixed], "search", [1]),
+        ([*search, stray, *fixed], "confirm", [1000]),
         (fixed, "fixed", [1000, 1001, 1002]),
         ([*search, change(confirm[0], status="failed", reason="lost")], "search", [1]),
     ):
@@ -66,7 +66,7 @@ def test_trials_that_rest_on_no_phase_are_no_claim():
     claim = observations.claims(made([unmatched]), TARGET)[16]
     assert claim.phase == "confirm"
     assert claim.choice is None
-    empty = observations._claim(made([unmatched]).trials.iloc[:0], None)
+    empty = observations._claim(made([unmatched]).trials.iloc[:0], None, own=True)
     assert (empty.choice, empty.phase, len(empty.for_target), len(empty.for_score)) == (None, None, 0, 0)
 
 
