@@ -47,7 +47,6 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> BatchSizeSu
         seeds=sweep.needs[at].count,
         seeds_reached=len(sweep.needs[at].high),
         epochs_to_target=_needed(sweep, at, sweep.frames.epoch),
-        steps_to_target=_needed(sweep, at, size),
         tokens_to_target=_needed(sweep, at, 1 / tokens) if tokens else None,
         **_first_evaluation(sweep, at),
         time_to_target=_estimate(sweep.time, at),
@@ -168,11 +167,12 @@ DOUBTS: dict[Flag, str] = {
 
 
 def _first_evaluation(sweep: Sweep, at: int) -> dict[str, Any]:
-    """Return the fields on the first evaluation at the target, and on what the estimate for the typical run rests."""
+    """Return the steps of the typical run, the first evaluation at the target, and what the estimate rests on."""
     size = int(sweep.sizes[at])
     arm = sweep.arms[sweep.claim_arms[size]] if size in sweep.claim_arms else None
     found = arm.crossing.flags if arm and arm.crossing else frozenset()
     return {
+        "steps_to_target": _needed(sweep, at, size),
         "first_evaluation_epochs": _number(sweep.first_evaluations[at] / sweep.frames.epoch),
         "typical_run": arm is None or arm.is_smoothed,
         "doubt": next((words for flag, words in DOUBTS.items() if flag in found), None),
