@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (default: the arguments of this process) and return its exit code."""
+    _never_fail_to_print()
     try:
         code = _call(sys.argv[1:] if arguments is None else [*arguments])
         sys.stdout.flush()  # here a closed pipe ends quietly; when Python shuts down it would print a traceback
@@ -103,6 +105,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("\nbatchscale: stopped\n")
         return measuring.INTERRUPTED
     return 2
+
+
+def _never_fail_to_print() -> None:
+    """Escape characters that the terminal's encoding lacks, where printing them would end in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _call(typed: list[str]) -> int:

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from batchscale.config.goal import METRICS, Goal, MetricName
-from batchscale.config.vocabulary import NAME_PATTERN, NAME_RULE, Input, Loop, Name, Precision, Source
+from batchscale.config.vocabulary import NAME_PATTERN, NAME_RULE, FreeText, Input, Loop, Name, Precision, Source
 from batchscale.errors import InputError
 from batchscale.printable import LONGEST_REASON, bare, printable
 from batchscale.untrusted_input import convert, read_small
@@ -217,8 +217,8 @@ class Experiment(Table, frozen=True, kw_only=True):
     """
 
     name: Name = ""
-    title: Annotated[str, Meta(min_length=1, max_length=120)]
-    description: Annotated[str, Meta(max_length=4000)] = ""
+    title: Annotated[FreeText, Meta(min_length=1, max_length=120)]
+    description: Annotated[FreeText, Meta(max_length=4000)] = ""
     workload: Workload
     target: Target
     batch_sizes: BatchSizes
@@ -228,7 +228,7 @@ class Experiment(Table, frozen=True, kw_only=True):
     budget: Budget
     evaluation: Evaluation = Evaluation()
     throughput: Throughput = Throughput()
-    notice: Annotated[str, Meta(max_length=400)] = ""
+    notice: Annotated[FreeText, Meta(max_length=400)] = ""
     suites: list[Literal["cpu", "gpu", "tpu"]] = msgspec.field(default_factory=list)
 
     @property

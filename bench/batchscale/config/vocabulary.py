@@ -16,6 +16,12 @@ SOURCE_RULE = "a name or a path of letters, digits, blanks and _ . : / + -, at m
 Source = Annotated[str, Meta(pattern=r"^[\w./~][\w .:/+-]{0,199}\Z", description=SOURCE_RULE)]
 """Name of what comes with the package, or path of what the user brings."""
 
+PRINTABLE_RULE = "text without control characters"
+PRINTABLE_PATTERN = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*\Z"
+"""Free text. Line ends and tabs are allowed; what moves a cursor or turns the direction of writing is not."""
+
+FreeText = Annotated[str, Meta(pattern=PRINTABLE_PATTERN, description=PRINTABLE_RULE)]
+
 Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}\Z")]
 """Name of a folder: an experiment's or a machine's."""
 

@@ -69,6 +69,8 @@ _LARGEST_BYTES = {file.name: file.largest_bytes for file in FILES}
 
 LOCAL = Path("results/local")
 MOST_PER_HOUR = 1e9
+SAME_MEMORY = 0.02
+"""Relative difference in memory up to which two machines of one description are one."""
 MOST_SHOWN = 3
 """Number of differences that a message names; the others are counted."""
 
@@ -129,7 +131,7 @@ def prepare(
     """
     _refuse_other_protocol(folder, experiment)
     known = read_machine(folder) if (folder / MACHINE).exists() else None
-    if known is not None and known.machine != machine:
+    if known is not None and not _same(known.machine, machine):
         different = _different(msgspec.to_builtins(known.machine), msgspec.to_builtins(machine))
         raise InputError(f"{folder}: its rows are from another machine ({different}); give another --results")
     if data is not None:
@@ -149,6 +151,13 @@ def _refuse_other_protocol(folder: Path, experiment: Experiment) -> None:
                 f"{folder}: its rows were measured under another protocol ({different});"
                 f" undo the edit, rename the experiment file, or give another --results"
             )
+
+
+def _same(known: Machine, machine: Machine) -> bool:
+    """Return True for one machine; after an update of the kernel its memory has some pages more or fewer."""
+    before = known.host_memory_bytes
+    near = abs(before - machine.host_memory_bytes) <= SAME_MEMORY * before
+    return known == (msgspec.structs.replace(machine, host_memory_bytes=before) if near else machine)
 
 
 def _has_rows(path: Path) -> bool:

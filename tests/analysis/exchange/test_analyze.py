@@ -6,7 +6,9 @@ import os
 import numpy as np
 import pytest
 import simulated_folder
+from batchscale.analysis.compare.compare import compare
 from batchscale.analysis.exchange.analyze import Known, write_folders, write_together
+from batchscale.analysis.exchange.predict import predict
 from batchscale.analysis.frames import frames
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.outside.tables import read_needs, read_timings
@@ -372,3 +374,14 @@ def test_more_batch_sizes_than_an_experiment_holds_name_their_table(tables):
 def test_a_strange_name_of_a_workload_is_refused(tables, workload):
     with pytest.raises(InputError, match=r"--workload: .* expected a lower-case letter"):
         write_folders(*tables(), Known(train_examples=100, workload=workload))
+
+
+def test_folders_of_unnamed_workloads_are_neither_compared_nor_joined(tables, tmp_path):
+    needs, speeds, _ = tables()
+    for name, workload in (("a", None), ("b", None), ("c", "mine"), ("d", "mine")):
+        write_folders(needs, speeds, tmp_path / name, Known(train_examples=100, workload=workload))
+    with pytest.raises(InputError, match=r"a: made from tables of an unnamed workload, expected analyze --workload"):
+        compare([tmp_path / "a", tmp_path / "b"])
+    with pytest.raises(InputError, match="unnamed workload"):
+        predict(tmp_path / "a", tmp_path / "b")
+    assert predict(tmp_path / "c", tmp_path / "d")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from batchscale.analysis.frames.frames import Frames
+from batchscale.analysis.frames.outside_tables import UNNAMED
 from batchscale.errors import InputError
 from batchscale.printable import printable
 
@@ -30,6 +31,7 @@ def refuse_unlike(names: Sequence[str], sides: Sequence[Frames], *, throughput_o
         InputError: when workloads, targets or protocols differ. It names one field with both values, if possible one
             that matters to speed.
     """
+    refuse_unnamed(names, sides)
     first = flattened(sides[0].experiment.protocol)
     for name, side in zip(names[1:], sides[1:], strict=True):
         other = flattened(side.experiment.protocol)
@@ -52,6 +54,17 @@ def refuse_other_data(name: str, side: Frames, first: Frames) -> None:
     """
     if side.data and first.data and (changed := first.data.changed(side.data)):
         raise InputError(f"{name}: measured on something else ({changed}), expected the same data and code")
+
+
+def refuse_unnamed(names: Sequence[str], sides: Sequence[Frames]) -> None:
+    """Check that the workloads of folders made from tables are known by name.
+
+    Raises:
+        InputError: names the first folder whose workload has no name.
+    """
+    for name, side in zip(names, sides, strict=True):
+        if side.imported and side.experiment.workload.dataset == UNNAMED:
+            raise InputError(f"{name}: made from tables of an unnamed workload, expected analyze --workload NAME")
 
 
 def flattened(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:

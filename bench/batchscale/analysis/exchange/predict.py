@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from batchscale.analysis.compare.compatibility import ABSENT, MAY_DIFFER, flattened, refuse_other_data, sets_speed
+from batchscale.analysis.compare.compatibility import (
+    ABSENT,
+    MAY_DIFFER,
+    flattened,
+    refuse_other_data,
+    refuse_unnamed,
+    sets_speed,
+)
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import Frames, from_rows
 from batchscale.analysis.frames.outside_tables import machines_of, round_rows, slug, unknown_machine
@@ -38,6 +45,7 @@ def predict(folder: Path, seconds_per_step: Path) -> dict[str, Summary]:
 
 def _from_folder(trained: Frames, folder: Path) -> dict[str, Frames]:
     timed = frames.load(folder)
+    refuse_unnamed([str(folder), "the training runs"], [timed, trained])
     here, there = flattened(timed.experiment.protocol), flattened(trained.experiment.protocol)
     for field in sorted({*here, *there}):
         found, expected = here.get(field, ABSENT), there.get(field, ABSENT)

@@ -16,8 +16,10 @@ import jax
 import msgspec
 
 import batchscale
+from batchscale.errors import InputError
 from batchscale.measure.device import compiled_programs
 from batchscale.measure.device.platform_policy import POLICIES, PlatformPolicy
+from batchscale.printable import reason
 from batchscale.records.row_types import Environment, Machine
 from batchscale.subprocesses import CommandError, run
 
@@ -30,6 +32,7 @@ SETTINGS = (
     "jax_threefry_partitionable",
     "jax_default_prng_impl",
 )
+PLATFORM_VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
 VARIABLES = (
     "XLA_CLIENT_MEM_FRACTION",
     "XLA_PYTHON_CLIENT_ALLOCATOR",
@@ -114,8 +117,27 @@ class Host:
         return stats if "bytes_limit" in stats else {}
 
 
+def _refuse_absent_device() -> None:
+    """Start JAX, which fails with RuntimeError or a bare AssertionError where the platform asked for is not here."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked = [f"{name}={os.environ[name]}" for name in PLATFORM_VARIABLES if os.environ.get(name)]
+        if not asked:
+            raise
+        found = reason(error) or "no such device"
+        raise InputError(
+            f"{', '.join(asked)}: JAX finds no such device here ({found}), expected it to be unset"
+        ) from None
+
+
 def describe() -> tuple[Machine, Environment]:
-    """Describe the machine JAX runs on and the software in use."""
+    """Describe the machine JAX runs on and the software in use.
+
+    Raises:
+        InputError: when an environment variable asks for a device that is not here.
+    """
+    _refuse_absent_device()
     nvidia = nvidia_driver() if jax.default_backend() == "gpu" else None
     return describe_machine(nvidia), describe_environment(nvidia)
 
