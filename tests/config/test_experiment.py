@@ -1,15 +1,18 @@
 """Experiments: shipped ones parse, and invalid ones are refused in one line with the full path of the field."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import msgspec
+import numpy as np
 import pytest
 import tomli_w
 from batchscale.config import experiment as experiments
 from batchscale.config import plan
 from batchscale.config.experiment import BatchSizes, Experiment, expand_batch_sizes, parse, refuse_contradictions
 from batchscale.errors import InputError
+from batchscale.measure.data.datasets import Examples
 from batchscale.measure.training.learner import make_learner
 from batchscale.records import results_folder
 from hypothesis import given, settings
@@ -17,19 +20,42 @@ from hypothesis import strategies as st
 from refusals import MINIMAL, altered, refusal
 from tiny_workload import shaped
 
+IMAGES = {
+    "digits": (1297, (8, 8, 1)),
+    "mnist": (55_000, (28, 28, 1)),
+    "fashion_mnist": (55_000, (28, 28, 1)),
+    "cifar10": (45_000, (32, 32, 3)),
+}
+TEXT_BYTES = {"shakespeare": 4_600_000, "gcide": 36_000_000, "enwik8": 90_000_000}
+
+
+def stand_in(workload):
+    """Return the size of a training set, and a dataset that has only its shape."""
+    options = workload.dataset_options
+    if workload.dataset in TEXT_BYTES:
+        window = np.zeros((1, options["window"]), np.uint8)
+        text = replace(shaped((1,), 256), task="language_model", **dict.fromkeys(SPLITS, Examples(window, window)))
+        return TEXT_BYTES[workload.dataset] // options["window"], text
+    if workload.dataset == "synthetic_images":
+        return 1024, shaped(tuple(options["shape"]), options["classes"])
+    train_examples, shape = IMAGES[workload.dataset]
+    return train_examples, shaped(shape, 10)
+
+
+SPLITS = ("train", "validation", "test")
+
 
 @pytest.mark.parametrize("name", experiments.shipped())
 def test_every_shipped_experiment_parses_and_plans(name):
     experiment = experiments.find(name)
     refuse_contradictions(experiment, name)
-    train_examples = {"digits": 1297, "mnist": 55_000, "fashion_mnist": 55_000}[experiment.workload.dataset]
-    side = 8 if experiment.workload.dataset == "digits" else 28
+    train_examples, dataset = stand_in(experiment.workload)
     sizes = plan.batch_sizes(experiment, train_examples)
     assert sorted(size for tier in plan.tiers(sizes) for size in tier.batch_sizes) == sizes
     duration = plan.duration(experiment, train_examples)
     assert duration.evaluations[-1] == duration.max_examples >= duration.budget_examples
     assert duration.budget_examples in duration.evaluations
-    make_learner(experiment.workload, shaped((side, side, 1), 10))
+    make_learner(experiment.workload, dataset)
 
 
 @pytest.mark.parametrize(
