@@ -10,9 +10,16 @@ import pytest
 import tomli_w
 from batchscale.config import experiment as experiments
 from batchscale.config import plan
-from batchscale.config.experiment import BatchSizes, Experiment, expand_batch_sizes, parse, refuse_contradictions
+from batchscale.config.experiment import (
+    BatchSizes,
+    Experiment,
+    Workload,
+    expand_batch_sizes,
+    parse,
+    refuse_contradictions,
+)
 from batchscale.errors import InputError
-from batchscale.measure.data.datasets import Examples
+from batchscale.measure.data.datasets import Dataset, Examples
 from batchscale.measure.training.learner import make_learner
 from batchscale.records import results_folder
 from hypothesis import given, settings
@@ -29,7 +36,7 @@ IMAGES = {
 TEXT_BYTES = {"shakespeare": 4_600_000, "gcide": 36_000_000, "enwik8": 90_000_000}
 
 
-def stand_in(workload):
+def stand_in(workload: Workload) -> tuple[int, Dataset]:
     """Return the size of a training set, and a dataset that has only its shape."""
     options = workload.dataset_options
     if workload.dataset in TEXT_BYTES:
