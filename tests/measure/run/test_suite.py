@@ -1,6 +1,7 @@
 """Which experiments are run: named ones as asked, a default suite with a loud fall-back where data is missing."""
 
 import io
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -81,6 +82,34 @@ def test_a_suite_without_data_becomes_the_digits_and_says_so_loudly(tmp_path, of
     said = asked.progress.output.getvalue()
     assert f"*** {session.experiment.notice} ***" in said
     assert "tried the moon" in said
+
+
+def test_a_suite_leaves_out_what_has_no_data_and_says_so(tmp_path, monkeypatch, runs):
+    here = digits()
+
+    def load(name, _options=None, _folder=None, _announce=None):
+        if name == "cifar10":
+            raise InputError("cifar10: no source has it")
+        return here
+
+    monkeypatch.setattr(datasets, "load", load)
+    wanted, asked = [experiments.find(name) for name in ("resnet8_cifar10", "mlp_mnist")], request(tmp_path)
+    found = suite.with_data(wanted, [tmp_path] * 2, named=False, progress=asked.progress)
+    assert [one.name for one, _ in found] == ["mlp_mnist"]
+    assert "resnet8_cifar10: left out" in asked.progress.output.getvalue()
+
+
+@pytest.mark.parametrize(("platform", "minutes"), [("cpu", None), ("gpu", 20.0), ("tpu", 20.0)])
+@pytest.mark.parametrize("asked", [None, 3.0])
+def test_a_default_suite_is_scaled_where_its_platform_says_so(tmp_path, monkeypatch, platform, minutes, asked):
+    seen = []
+    monkeypatch.setattr(suite, "_sessions", lambda request, *_: seen.append(request.minutes) or [])
+    monkeypatch.setattr(suite, "_within_minutes", lambda *_: [])
+    here = host()
+    on = replace(here, machine=msgspec.structs.replace(here.machine, platform=platform))
+    suite.measure(request(tmp_path, minutes=asked), on, Stopper())
+    suite.measure(request(tmp_path, minutes=asked, names=["mlp_mnist"]), on, Stopper())
+    assert seen == [asked or minutes, asked]
 
 
 def test_the_notice_reaches_the_results_folder(tmp_path, offline, runs):

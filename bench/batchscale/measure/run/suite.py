@@ -33,6 +33,8 @@ from batchscale.records import results_folder, row_files
 
 FALLBACK = "lenet_digits"
 """The experiment that needs no download, run where the data of a default suite are not available."""
+SUITE_MINUTES = {"gpu": 20.0, "tpu": 20.0}
+"""Minutes that a default suite is scaled to if none are asked for; a CPU runs its suite as the files have it."""
 COPIES_OF_PARAMETERS = 3
 """Least number of copies that training holds: the parameters, their gradient and their update."""
 
@@ -80,6 +82,8 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
         DeviceError: When the device keeps failing; rows are saved.
     """
     source, progress = request.convergence_from, request.progress
+    if not request.names and request.minutes is None:
+        request = replace(request, minutes=SUITE_MINUTES.get(host.machine.platform))
     unscaled = _sessions(request, host, stopper)
     with ExitStack() as claims:
         for one in unscaled:
@@ -173,7 +177,9 @@ def chosen(names: Sequence[str], platform: str) -> list[Experiment]:
 def with_data(
     wanted: Sequence[Experiment], sources: Sequence[Path], *, named: bool, progress: Progress
 ) -> list[tuple[Experiment, Dataset]]:
-    """Return every experiment with its dataset; a suite without available data becomes the `FALLBACK` experiment.
+    """Return every experiment with its dataset.
+
+    A suite leaves out experiments whose data are not available, and without any it becomes the `FALLBACK` experiment.
 
     Args:
         wanted: The experiments.
@@ -192,9 +198,8 @@ def with_data(
         except InputError as error:
             if named:
                 raise
-            progress.say(str(error))
-            return [_fallback(experiment.workload.dataset, progress)]
-    return found
+            progress.say(f"{experiment.name}: left out, because there are no data\n{error}")
+    return found or [_fallback(wanted[0].workload.dataset, progress)]
 
 
 def _fallback(missing: str, progress: Progress) -> tuple[Experiment, Dataset]:
