@@ -30,7 +30,7 @@ def rounds_of(logarithms, **sensors):
             size, loop = 1 << cell // 2, ("scan", "dispatch")[cell % 2]
             which = {"batch_size": size, "loop": loop, "input": "device", "precision": "float32"}
             seconds = {"round": number, "steps": 1, "seconds_per_step": math.exp(value)}
-            records.append({**which, "devices": 1, "accumulation": 1, **seconds, **read})
+            records.append({**which, "devices": 1, "accumulation": 1, "block": 0, **seconds, **read})
     return tidy("rounds", records)
 
 

@@ -263,7 +263,7 @@ def test_tables_from_elsewhere_are_not_called_measured_here(tmp_path):
         "batch_size,seconds_per_epoch\n" + "".join(f"{2**n},{9 - n / 2}\n" for n in range(4, 9))
     )
     (folder,) = write_folders(
-        tmp_path / "c.csv", tmp_path / "t.csv", tmp_path / "out", Known(train_examples=1000)
+        [tmp_path / "c.csv"], tmp_path / "t.csv", tmp_path / "out", Known(train_examples=1000)
     ).values()
     report.write_report(folder)
     text = (folder / report.NAME).read_text(encoding="utf-8")

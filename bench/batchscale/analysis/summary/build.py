@@ -314,8 +314,12 @@ def cost_optimal(of: Sweep) -> CostOptimal | None:
     """Return the batch size with the least cost to the target; None where no price is known."""
     if of.cost is None:
         return None
-    contest = of.contest(of.cost, "median over seeds of seconds to the target times the price")
-    return optimum(CostOptimal, contest, cost=contest.value, price_per_hour=of.frames.price_per_hour)
+    contest = of.contest(of.cost, "seconds to the target of the typical run, times the price")
+    best = optimum(CostOptimal, contest, cost=contest.value, price_per_hour=of.frames.price_per_hour)
+    if best is None or of.tied_in_time is None:
+        return best
+    # A cost is a time in another unit, so the same batch sizes are tied.
+    return msgspec.structs.replace(best, tied=sorted(of.tied_in_time | {best.batch_size}), test=PAIRED)
 
 
 def _inverse(value: float | None) -> float | None:
