@@ -95,6 +95,7 @@ def nudged(params, seed=5):
     return jax.tree.unflatten(tree, [leaf + 0.1 * drawn.standard_normal(leaf.shape, np.float32) for leaf in leaves])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lowering", [name for name in LOWERINGS if name != "xla"])
 def test_lowerings_agree_in_values_and_gradients(lowering):
     reference, lowered = learner("resnet", lowering="xla"), learner("resnet", lowering=lowering)
@@ -116,6 +117,7 @@ def test_lowerings_agree_at_every_depth(lowering, variant):
     assert_same(found, expected, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lowering", ["xla", "patches"])
 def test_the_mapped_gradient_is_the_gradient(lowering):
     one, split = learner("resnet", lowering=lowering), train_split(6)

@@ -73,6 +73,7 @@ def test_sentences_tables_and_files_name_windows_and_tokens(summary, folder):
     assert json.loads((folder / "summary.json").read_text())["tokens_per_example"] == T
 
 
+@pytest.mark.slow
 def test_images_have_no_word_of_tokens(tmp_path):
     simulated_folder.write(tmp_path, replace(TRUTH, metric="accuracy", tokens_per_example=None, facts={}))
     write_report(tmp_path)
@@ -112,6 +113,7 @@ def test_in_nats_the_lines_are_shorter_by_log_2(tmp_path):
     assert known_losses(found)["gzip -9"] == pytest.approx(0.3 * 0.6931, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_loss_is_compared_predicted_exported_and_shown_in_the_gallery(folder, summary, tmp_path):
     other = tmp_path / "published" / "simulated" / "other-cpu"
     simulated_folder.write(other, TRUTH, seed=1, machine="other-cpu", seconds_per_example=1e-5)

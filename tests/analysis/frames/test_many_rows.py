@@ -11,6 +11,7 @@ import simulated_folder
 from simulated_answers import TRUTH, answered
 
 
+@pytest.mark.slow
 def test_tied_sets_and_knees_hold_through_the_whole_pipeline():
     worlds, held, covered = 12, 0, 0
     truth = replace(TRUTH, rate_penalty=3.0, per_epoch=16, confirm_seeds=3, epochs=10.0, also=(), watts=None)

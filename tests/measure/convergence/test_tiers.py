@@ -50,6 +50,7 @@ def test_models_that_the_numbers_were_measured_with_keep_them(monkeypatch, tmp_p
     assert max(tier.microbatch_size for tier in of.tiers) > 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("best", "width"), [(4, 1), (4, 4), (16, 1), (16, None)])
 def test_the_fastest_microbatch_and_width_are_found_and_used(monkeypatch, tmp_path, best, width):
     def speed(_, microbatch, lanes):
