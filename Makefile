@@ -10,18 +10,27 @@ $(if $(word 2,$(VENV)),$(error VENV: "$(VENV)" holds a blank, expected a path wi
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench test test-rest test-all test-repeat mutate perf lint report compare site clean
+.PHONY: help bench test test-rest test-accelerators test-all test-repeat mutate perf lint report compare site clean
 
 ifeq ($(strip $(VENV)),)
 PY := "$(PYTHON)"
+PY_PLAN := $(PY)
 export PYTHONPATH := $(CURDIR)/bench$(if $(PYTHONPATH),:$(PYTHONPATH))
 else
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 INSTALLED_TEST := $(VENV)/.installed-test
 INSTALLED_MUTATE := $(VENV)/.installed-mutate
+# An environment of its own: with these compilers JAX looks for the devices whenever it starts. Where they cannot be had,
+# the tests are skipped and say so.
+VENV_PLAN := $(VENV)-plan
+PY_PLAN := $(VENV_PLAN)/bin/python
+INSTALLED_PLAN := $(VENV_PLAN)/.installed
 $(INSTALLED_TEST): EXTRAS := test
 $(INSTALLED_MUTATE): EXTRAS := test mutate
+$(INSTALLED_PLAN): pyproject.toml bench/install.py
+	@"$(PYTHON)" bench/install.py $(VENV_PLAN) test plan || "$(PYTHON)" bench/install.py $(VENV_PLAN) test
+	@touch $@
 $(INSTALLED) $(INSTALLED_TEST) $(INSTALLED_MUTATE): pyproject.toml bench/install.py
 	@command -v "$(PYTHON)" >/dev/null || { echo "batchscale: $(PYTHON) was not found; install Python 3.11 or newer, or name it: PYTHON=/path/to/python"; exit 1; }
 	@"$(PYTHON)" bench/install.py $(VENV) $(EXTRAS)
@@ -31,6 +40,7 @@ endif
 # A file stays with one worker, so what its tests share is made and compiled once.
 PYTEST := $(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 REST := slow or network or browser
+ELSEWHERE := accelerator
 # Tests refuse connections themselves; where the system allows it, a network of their own is empty for children too.
 NO_NETWORK = $(shell unshare -rn true 2>/dev/null && echo unshare -rn)
 
@@ -43,17 +53,20 @@ bench: $(INSTALLED) ## measure this machine and answer (BUDGET=minutes, EXPERIME
 	@$(PY) -m batchscale run $(if $(BUDGET),--budget $(BUDGET)) $(EXPERIMENTS)
 
 test: $(INSTALLED_TEST) ## the tests, a few minutes
-	@$(PYTEST) -m "not ($(REST))" $(PYTEST_OPTIONS)
+	@$(PYTEST) -m "not ($(REST) or $(ELSEWHERE))" $(PYTEST_OPTIONS)
 
 test-rest: $(INSTALLED_TEST) ## the tests that `make test` leaves out: long proofs, the network, a browser
 	@$(PYTEST) -m "$(REST)" $(PYTEST_OPTIONS)
 
+test-accelerators: $(INSTALLED_PLAN) ## compile the default suite for GPUs and TPUs that are not here, some minutes
+	@$(PY_PLAN) -m pytest -p no:xdist -m $(ELSEWHERE) tests/accelerators $(PYTEST_OPTIONS)
+
 test-all: $(INSTALLED_TEST) ## every test, with branch coverage of at least 90 %
-	@$(PYTEST) --cov --cov-fail-under=90 $(PYTEST_OPTIONS)
+	@$(PYTEST) -m "not $(ELSEWHERE)" --cov --cov-fail-under=90 $(PYTEST_OPTIONS)
 
 test-repeat: $(INSTALLED_TEST) ## the tests TIMES times (20), in another order each time, with the network cut
 	@for time in $$(seq $(TIMES)); do \
-	  echo "$$time of $(TIMES)"; $(NO_NETWORK) $(PYTEST) -m "not ($(REST))" --quiet $(PYTEST_OPTIONS) || exit 1; \
+	  echo "$$time of $(TIMES)"; $(NO_NETWORK) $(PYTEST) -m "not ($(REST) or $(ELSEWHERE))" --quiet $(PYTEST_OPTIONS) || exit 1; \
 	done
 
 mutate: $(INSTALLED_MUTATE) ## small faults put into analysis, fits, stream and store: at least 80 % must be noticed
@@ -78,5 +91,5 @@ site: $(INSTALLED) ## one site of all published results, in site/
 	@$(PY) -m batchscale site
 
 clean: ## remove the environment, caches and built pages; results stay
-	rm -rf $(if $(INSTALLED),$(VENV)) .benchmarks .coverage* .hypothesis .import_linter_cache .pytest_cache .ruff_cache build mutants dist site
+	rm -rf $(if $(INSTALLED),$(VENV) $(VENV_PLAN)) .benchmarks .coverage* .hypothesis .import_linter_cache .pytest_cache .ruff_cache build mutants dist site
 	find bench models tests -name __pycache__ -type d -exec rm -rf {} +

@@ -30,7 +30,8 @@ def main(arguments: list[str]) -> int:
     folder, extras = Path(arguments[0]), arguments[1:]
     try:
         python = create_environment(folder, find_python())
-        install(python, [*extras, *accelerator_extras()])
+        # The compilers of `plan` are for devices that are not here: a plugin for one that is would be in their way.
+        install(python, [*extras, *([] if "plan" in extras else accelerator_extras())])
     except (InstallError, CommandError) as error:
         print(f"batchscale: {error}", file=sys.stderr)
         return 1

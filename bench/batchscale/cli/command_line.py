@@ -12,7 +12,7 @@ from itertools import pairwise
 import click
 
 from batchscale import __version__
-from batchscale.cli import measuring, outside_data, publishing, reading
+from batchscale.cli import measuring, outside_data, planning, publishing, reading
 from batchscale.errors import UserError, warn
 
 EXAMPLES = """\b
@@ -66,6 +66,7 @@ APP = Commands(
         publishing.submit,
         outside_data.analyze,
         outside_data.predict,
+        planning.plan,
     ],
 )
 click.version_option(__version__, message="batchscale %(version)s")(APP)

@@ -67,6 +67,10 @@ class Moments(NamedTuple):
         return cls(first, np.sqrt(np.maximum(second - first**2, 0.0)))
 
 
+Call = tuple[Callable[..., PyTree], tuple[PyTree, ...]]
+"""A function to compile, and its arguments or their shapes and types."""
+
+
 @dataclass(frozen=True)
 class Programs:
     """Training and evaluation of one tier, compiled once per shape (seeds, settings); safe to call from threads.
@@ -148,9 +152,20 @@ class Programs:
 
     def evaluation(self, shape: tuple[int, int], split: Examples) -> jax.stages.Compiled:
         """Return the program that evaluates lanes of a shape on a split, compiled when it is first asked for."""
-        work = partial(evaluate_lanes, self.learner, batch_size=self.evaluation_batch_size)
+        work, arguments = self.evaluation_call(shape, split)
         key = ("evaluate", shape, len(split.labels))
-        return self._once(key, lambda: jax.jit(work).lower(self._abstract(shape)[0].state.params, split))
+        return self._once(key, lambda: jax.jit(work).lower(*arguments))
+
+    def training_call(self, shape: tuple[int, int]) -> Call:
+        """Return the function that trains lanes of a shape, and its arguments; it may overwrite the first of them."""
+        lanes, values = self._abstract(shape)
+        order = jax.ShapeDtypeStruct((shape[0], self.ticks_per_call, self.microbatch_size), jnp.int32)
+        return partial(_advance_lanes, self), (lanes, values, self.train_split, order, np.int32(0), np.int32(0))
+
+    def evaluation_call(self, shape: tuple[int, int], split: Examples) -> Call:
+        """Return the function that evaluates lanes of a shape on a split, and its arguments."""
+        work = partial(evaluate_lanes, self.learner, batch_size=self.evaluation_batch_size)
+        return work, (self._abstract(shape)[0].state.params, split)
 
     def _abstract(self, shape: tuple[int, int]) -> tuple[Lanes, Settings]:
         seeds, settings = shape
@@ -159,11 +174,9 @@ class Programs:
         return jax.eval_shape(partial(self.initialise, np.zeros(seeds, np.int32)), values), values
 
     def _lower(self, shape: tuple[int, int]) -> jax.stages.Lowered:
-        lanes, values = self._abstract(shape)
-        order = jax.ShapeDtypeStruct((shape[0], self.ticks_per_call, self.microbatch_size), jnp.int32)
-        arguments = (lanes, values, self.train_split, order, np.int32(0), np.int32(0))
+        work, arguments = self.training_call(shape)
         # Donation lets XLA update the lanes in place: without it parameters, optimizer state and sums exist twice.
-        return jax.jit(partial(_advance_lanes, self), donate_argnums=0).lower(*arguments)
+        return jax.jit(work, donate_argnums=0).lower(*arguments)
 
     def _once(self, key: tuple, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
         with self.lock:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from batchscale.measure.ahead import plugins, targets
 from batchscale.measure.data.datasets import available, dataset_names
 from batchscale.measure.data.files.sources import Answer, folder_fault
 from batchscale.measure.device import compiled_programs, sensors
@@ -36,7 +37,7 @@ class Finding(NamedTuple):
 def diagnose(results: Path) -> list[Finding]:
     """Check device, versions, timer, memory, the folder `results`, and every source of every dataset."""
     machine, environment = device.describe()
-    findings = [*_machine(machine), *_software(environment), _timer(), _energy(machine), _results(results)]
+    findings = [*_machine(machine), *_software(environment), _timer(), _energy(machine), _results(results), _planning()]
     if fault := folder_fault():
         findings.append(Finding("data folder", fault, ok=False))
     names = dataset_names()
@@ -90,6 +91,13 @@ def _results(folder: Path) -> Finding:
             return Finding("results folder", f"{folder} can be written", ok=True)
     except OSError as error:
         return Finding("results folder", f"{folder} cannot be written ({error.strerror})", ok=False)
+
+
+def _planning() -> Finding:
+    """Report for which devices `batchscale plan` can compile; none of them limits a run."""
+    why = {name: plugins.missing(target) for name, target in targets.targets().items()}
+    able = [name for name, missing in why.items() if missing is None]
+    return Finding("plan --on", ", ".join(able) or next(missing for missing in why.values() if missing), ok=True)
 
 
 def _sources(dataset: str, answers: list[Answer]) -> list[Finding]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,13 +40,19 @@ Built = tuple[Work, jax.stages.Compiled, float]
 
 @dataclass(frozen=True)
 class Placement:
-    """How the arrays of a step are placed on the first `devices` local devices; on a single one JAX places them."""
+    """How the arrays of a step are placed on several devices; on a single one JAX places them.
+
+    Attributes:
+        devices: How many.
+        among: The devices to take them from; the local ones if it is empty.
+    """
 
     devices: int = 1
+    among: tuple[Any, ...] = ()
 
     @cached_property
     def _mesh(self) -> Mesh:
-        return Mesh(np.array(jax.local_devices()[: self.devices]), (AXIS,))
+        return Mesh(np.array((self.among or jax.local_devices())[: self.devices]), (AXIS,))
 
     def whole(self, tree: PyTree) -> PyTree:
         """Copy arrays to every device: parameters, the training set, the order of its examples."""
@@ -93,7 +100,7 @@ def _dispatch(learner: Learner, placement: Placement, split: Examples, state: Tr
     """Run one jitted step per call, as a plain Python loop does."""
     batches = [placement.whole(chosen) for chosen in _batches(key.batch_size, len(split.labels))]
     rate = placement.whole(jnp.float32(LEARNING_RATE))
-    compiled, seconds = _compile(partial(_step, learner, placement, key), state, split, batches[0], rate)
+    compiled, seconds = _compile(partial(step, learner, placement, key), state, split, batches[0], rate)
 
     def work(steps: int) -> None:
         nonlocal state
@@ -141,20 +148,9 @@ def _fed(learner: Learner, placement: Placement, split: Examples, state: TrainSt
 
 def _scan(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
     """Run many steps per call, with the loop inside the program."""
-    examples, batch_size = len(split.labels), key.batch_size
-    order = placement.whole(example_order.order(0, 0, examples))
+    order = placement.whole(example_order.order(0, 0, len(split.labels)))
     rate = placement.whole(jnp.float32(LEARNING_RATE))
-
-    def steps_of(
-        state: TrainState, split: Examples, order: Int32[Array, " example"], steps: Int32[Array, ""], rate: Array
-    ) -> tuple[TrainState, Float[Array, ""]]:
-        def step(i: Int32[Array, ""], carried: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-            start = (i * batch_size) % (examples - batch_size + 1)
-            chosen = jax.lax.dynamic_slice(order, (start,), (batch_size,))
-            return _step(learner, placement, key, carried[0], split, chosen, rate)
-
-        return jax.lax.fori_loop(0, steps, step, (state, jnp.float32(0)))
-
+    steps_of = many_steps(learner, placement, key)
     compiled, seconds = _compile(steps_of, state, split, order, np.int32(1), rate)
 
     def work(steps: int) -> None:
@@ -165,7 +161,24 @@ def _scan(learner: Learner, placement: Placement, split: Examples, state: TrainS
     return work, compiled, seconds
 
 
-def _step(
+def many_steps(learner: Learner, placement: Placement, key: CellKey) -> Callable[..., PyTree]:
+    """Return the function that takes many steps of a cell: the program that `scan` times."""
+    batch_size = key.batch_size
+
+    def steps_of(
+        state: TrainState, split: Examples, order: Int32[Array, " example"], steps: Int32[Array, ""], rate: Array
+    ) -> tuple[TrainState, Float[Array, ""]]:
+        def next_step(i: Int32[Array, ""], carried: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+            start = (i * batch_size) % (len(order) - batch_size + 1)
+            chosen = jax.lax.dynamic_slice(order, (start,), (batch_size,))
+            return step(learner, placement, key, carried[0], split, chosen, rate)
+
+        return jax.lax.fori_loop(0, steps, next_step, (state, jnp.float32(0)))
+
+    return steps_of
+
+
+def step(
     learner: Learner,
     placement: Placement,
     key: CellKey,
@@ -174,6 +187,8 @@ def _step(
     chosen: Int32[Array, " batch"],
     rate: Array,
 ) -> tuple[TrainState, Float[Array, ""]]:
+    """Take one step of a cell on the examples at the indices `chosen`: the program that `dispatch` times."""
+
     def examples_of(piece: Int32[Array, " example"]) -> Examples:
         return take(split, placement.split(piece))
 

@@ -1,0 +1,71 @@
+"""Join a plan with steps that were measured elsewhere: the least time to the goal on a device that nobody had."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from batchscale.analysis import number_format
+from batchscale.analysis.frames import frames
+from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.summary.build import summarize
+from batchscale.analysis.summary_types import BatchSizeSummary
+from batchscale.config.experiment import Experiment
+from batchscale.errors import InputError
+from batchscale.printable import printable, visible
+from batchscale.records.plan_file import LeastTime, Plan, PlannedStep, TargetPlan
+
+
+def with_steps(plan: Plan, folder: Path) -> Plan:
+    """Return the plan with the least time to the goal of `folder` at every batch size that was trained there.
+
+    Raises:
+        InputError: When the folder holds other training, or no batch size of it reached the goal.
+    """
+    trained = frames.load(folder)
+    _refuse_unlike(plan, trained.experiment, folder)
+    cells = [cell for cell in summarize(Sweep.of(trained)).cells if cell.steps_to_target.median is not None]
+    if not cells:
+        raise InputError(f"--needs {folder}: no batch size reached the target, expected steps to it")
+    return msgspec.structs.replace(
+        plan,
+        steps_from=visible(str(folder)),
+        goal=number_format.goal(trained.experiment.goal),
+        targets=[_joined(target, cells) for target in plan.targets],
+    )
+
+
+def _refuse_unlike(plan: Plan, experiment: Experiment, folder: Path) -> None:
+    """Refuse steps of another model, dataset or optimizer; precision changes them little and may differ."""
+    for field in ("model", "dataset", "optimizer"):
+        found, expected = getattr(experiment.workload, field), getattr(plan, field)
+        if found != expected:
+            raise InputError(
+                f"--needs {folder}: workload.{field}: {printable(found)}, expected {printable(expected)} as planned"
+            )
+
+
+def _joined(target: TargetPlan, cells: Sequence[BatchSizeSummary]) -> TargetPlan:
+    steps = {step.batch_size: step for step in target.steps if step.fits}
+    times = [_least_time(cell, steps[cell.batch_size]) for cell in cells if cell.batch_size in steps]
+    best = min((time.likely_seconds[1] for time in times), default=math.inf)
+    return msgspec.structs.replace(
+        target,
+        least_times=times,
+        may_be_optimal=[time.batch_size for time in times if time.least_seconds <= best],
+        likely_optimal=[time.batch_size for time in times if time.likely_seconds[0] <= best],
+    )
+
+
+def _least_time(cell: BatchSizeSummary, step: PlannedStep) -> LeastTime:
+    median, fewest = cell.steps_to_target.median or 0.0, cell.steps_to_target.interval[0]
+    low, high = step.likely_seconds or (0.0, math.inf)
+    return LeastTime(
+        batch_size=cell.batch_size,
+        steps=median,
+        least_seconds=(median if fewest is None else fewest) * (step.bound_seconds or 0.0),
+        likely_seconds=(median * low, median * high),
+    )

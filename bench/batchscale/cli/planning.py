@@ -1,0 +1,44 @@
+"""The command for hardware that one does not have: plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from batchscale.cli.reading import print_json
+from batchscale.cli.shared_options import AS_JSON, PATH, example
+from batchscale.printable import visible
+
+
+@click.command(epilog=example("batchscale plan lenet_mnist --on h100 --on tpu-v6e --needs DIR"))
+@click.argument("experiment", metavar="EXPERIMENT")
+@click.option(
+    "--on", "targets", multiple=True, required=True, metavar="DEVICE", help="A device; may be given several times."
+)
+@click.option("--needs", type=PATH, metavar="DIR", help="A results folder with the steps to the goal.")
+@click.option("--out", type=PATH, default="plan", show_default=True, metavar="DIR", help="Folder for the page.")
+@AS_JSON
+def plan(*, experiment: str, targets: tuple[str, ...], needs: Path | None, out: Path, as_json: bool) -> None:
+    """Compile for devices you do not have: what fits, and bounds.
+
+    No number is a measurement: a bound is the least time that a step can take, and an estimate is named so.
+    """
+    from batchscale.analysis.exchange.least_times import with_steps
+    from batchscale.analysis.pages import planned, terminal
+    from batchscale.measure.ahead import planning
+    from batchscale.measure.control.progress import Progress
+
+    progress = Progress()
+    found = planning.plan(experiment, list(dict.fromkeys(targets)), progress)
+    progress.end()
+    if needs is not None:
+        found = with_steps(found, needs)
+    page = planned.write_plan(found, out)
+    if as_json:
+        return print_json(found)
+    console = terminal.console_for()
+    console.print(terminal.table(planned.table(found)))
+    for sentence in planned.sentences(found):
+        console.print(terminal.plain(sentence))
+    print(visible(f"page: {page}"))

@@ -1,0 +1,102 @@
+"""Compile what `batchscale run` would compile for the default suite on a described device; a line of JSON for each.
+
+`python tests/accelerators/compile_suite.py h100` prints them. `test_accelerators.py` runs it once for each device,
+since a wrong description ends the process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import msgspec
+from batchscale.config import experiment as experiments
+from batchscale.config.vocabulary import CellKey
+from batchscale.measure.ahead import programs, targets
+from batchscale.measure.ahead.program_facts import compiled_facts
+from batchscale.measure.ahead.programs import Sizes
+from batchscale.measure.control.failures import FAILURES, failure_of
+from batchscale.measure.convergence.lanes import Call
+from batchscale.measure.convergence.tiers import LanePrograms
+from batchscale.measure.data.made_up import ArraySpec, ExampleSpec
+
+MNIST = ExampleSpec(
+    task="classification",
+    classes=10,
+    inputs=ArraySpec(shape=[28, 28, 1], dtype="float32", levels=0),
+    labels=ArraySpec(shape=[], dtype="int32", levels=10),
+)
+SIZES = Sizes(55_000, 5_000, 10_000)
+SUITE = ("lenet_mnist", "mlp_mnist")
+PARALLEL_BATCH_SIZE = 256
+
+
+class Program(NamedTuple):
+    kind: str
+    name: str
+    call: Call
+    devices: tuple[Any, ...]
+    donated: bool
+
+
+def programs_of(name: str, session: Any) -> Iterator[Program]:
+    """Yield the programs of one experiment; of those that take a TPU minutes, a single one."""
+    tpu = session.host.machine.platform == "tpu"
+    precision = session.experiment.workload.precision
+    lowering = programs.usual_lowering(session)
+    if tpu and session.convolves:
+        yield cell(name, session, CellKey(64, "scan", precision="default"), lowering, 1)
+        return
+    for size in sorted({session.batch_sizes[0], 256, session.batch_sizes[-1]}):
+        for one in ("float32", "default", "bfloat16"):
+            for loop in ("dispatch", "scan"):
+                yield cell(name, session, CellKey(size, loop, precision=one), lowering, 1)
+    for count in (4, 8):
+        key = CellKey(PARALLEL_BATCH_SIZE, "dispatch", precision=precision, devices=count)
+        yield cell(name, session, key, lowering, count)
+    for tier in LanePrograms(session).tiers:
+        for way in session.lowerings:
+            for part, call in programs.tier_calls(session, tier, way):
+                yield Program(part, f"{name} {part} {tier.label} {way}", call, described(session, 1), part == "train")
+
+
+def described(session: Any, count: int) -> tuple[Any, ...]:
+    return tuple(targets.devices(targets.target_named(session.host.machine.name), count))
+
+
+def cell(name: str, session: Any, key: CellKey, lowering: str | None, count: int) -> Program:
+    devices = described(session, count)
+    label = f"{name} {key.loop} B={key.batch_size} {key.precision} {lowering}" + (f" x{count}" if count > 1 else "")
+    kind = "parallel" if count > 1 else "cell"
+    return Program(kind, label, programs.cell_call(session, key, lowering, devices), devices, True)
+
+
+def compiled(target: targets.Target, program: Program) -> dict[str, Any]:
+    """Compile a program; return its facts next to what they should be by counting arrays."""
+    arguments = jax.tree.map(lambda leaf: leaf.size * leaf.dtype.itemsize, program.call[1])
+    found: dict[str, Any] = {
+        "kind": program.kind,
+        "name": program.name,
+        "argument_bytes": sum(jax.tree.leaves(arguments)),
+        "donated_bytes": sum(jax.tree.leaves(arguments[0])) if program.donated else 0,
+    }
+    try:
+        facts = compiled_facts(target, program.devices, *program.call, donated=program.donated)
+    except FAILURES as error:
+        return {**found, "error": failure_of(error).message}
+    return {**found, "facts": msgspec.to_builtins(facts)}
+
+
+def main(name: str) -> None:
+    target = targets.target_named(name)
+    for suite in SUITE:
+        session = programs.described_session(experiments.find(suite), MNIST, SIZES, target, name)
+        for program in programs_of(suite, session):
+            print(json.dumps(compiled(target, program)), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

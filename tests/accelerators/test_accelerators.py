@@ -1,0 +1,112 @@
+"""Programs of the default suite, compiled for devices that are not there, hold to facts and to bounds of their own.
+
+`last_seen.toml` keeps what was last seen of each program: kernels of a tick, bytes of temporary memory, processor
+seconds of compiling. More than the factors below is a regression. `python tests/accelerators/last_seen.py` writes it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from functools import cache
+
+import pytest
+from batchscale.measure.ahead import plugins, targets
+from repository import ROOT
+
+HERE = ROOT / "tests" / "accelerators"
+LAST_SEEN = tomllib.loads((HERE / "last_seen.toml").read_text())
+TARGETS = tuple(LAST_SEEN)
+MORE_KERNELS, MORE_BYTES, MORE_SECONDS = 1.1, 1.1, 3.0
+LEAST_SECONDS = 2.0
+"""A program that compiles in less is never late: other work on the machine can make it so."""
+MOST_SECONDS = 1500
+MAY_FAIL = {("a100-80", "mlp_mnist evaluate B=64..4096 None")}
+"""JAX 0.10 finds no tiles for one product here, where no device can try them; whether a real one does is not known."""
+
+pytestmark = [pytest.mark.accelerator, pytest.mark.parametrize("target", TARGETS)]
+
+
+@pytest.fixture
+def programs(target):
+    """Every program of a device, by name; each device is compiled for once, in a process of its own."""
+    if why := plugins.missing(targets.target_named(target)):
+        pytest.skip(why)
+    return compiled(target)
+
+
+@cache
+def compiled(target):
+    path = os.pathsep.join([str(ROOT / "bench"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, str(HERE / "compile_suite.py"), target],
+        env={**os.environ, **plugins.VARIABLES, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=MOST_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {one["name"]: one for one in map(json.loads, done.stdout.splitlines())}
+
+
+def facts_of(programs, *kinds):
+    found = {name: one["facts"] for name, one in programs.items() if "facts" in one}
+    return {name: facts for name, facts in found.items() if not kinds or programs[name]["kind"] in kinds}
+
+
+def test_every_program_compiles(programs, target):
+    failed = {name: one["error"] for name, one in programs.items() if "error" in one}
+    assert {name: error for name, error in failed.items() if (target, name) not in MAY_FAIL} == {}
+    assert len(programs) > 20
+
+
+def test_nothing_waits_for_the_host_or_computes_in_double_precision(programs):
+    assert {name: facts["on_host"] for name, facts in facts_of(programs).items() if facts["on_host"]} == {}
+
+
+def test_one_device_has_no_collective(programs):
+    alone = facts_of(programs, "cell", "train", "evaluate")
+    assert {name: facts["collectives"] for name, facts in alone.items() if facts["collectives"]} == {}
+
+
+def test_a_data_parallel_step_adds_its_gradients_once(programs):
+    shared = facts_of(programs, "parallel")
+    assert shared
+    for name, facts in shared.items():
+        assert facts["collectives"] == {"all-reduce": 1}, name
+        # Half of the donated state are the parameters, whose gradients travel with the loss.
+        assert facts["collective_bytes"] == programs[name]["donated_bytes"] // 2 + 4, name
+
+
+def test_memory_is_what_counting_the_arrays_gives(programs, target):
+    for name, facts in facts_of(programs).items():
+        counted = programs[name]
+        if target.startswith("tpu"):  # which pads arrays to its tiles
+            assert facts["argument_bytes"] >= counted["argument_bytes"], name
+            assert facts["alias_bytes"] >= counted["donated_bytes"], name
+        else:
+            assert facts["argument_bytes"] == counted["argument_bytes"], name
+            assert facts["alias_bytes"] == counted["donated_bytes"], name
+
+
+def test_loops_are_those_that_were_written(programs):
+    for name, facts in facts_of(programs, "train").items():
+        assert facts["loops"] == 1, name
+    for name, facts in facts_of(programs, "cell").items():
+        assert facts["loops"] == (1 if " scan " in name else 0), name
+
+
+def test_no_program_became_larger_or_slower_to_compile(programs, target):
+    known, regressions = LAST_SEEN[target], []
+    assert {name for name in set(programs) ^ set(known) if (target, name) not in MAY_FAIL} == set()
+    for name, facts in facts_of(programs).items():
+        if name not in known:
+            continue
+        kernels, temp_bytes, seconds = known[name]
+        found = facts["kernels"], facts["temp_bytes"], facts["compile_cpu_seconds"]
+        most = kernels * MORE_KERNELS, temp_bytes * MORE_BYTES, max(LEAST_SECONDS, seconds) * MORE_SECONDS
+        if any(value > limit for value, limit in zip(found, most, strict=True)):
+            regressions.append((name, found, known[name]))
+    assert regressions == []

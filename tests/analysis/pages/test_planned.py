@@ -1,0 +1,63 @@
+"""A plan's page calls bounds bounds and estimates estimates, and shows every step of every device."""
+
+import msgspec
+from batchscale.analysis.pages import planned
+from batchscale.records.plan_file import LeastTime, Plan
+from planned_devices import plan, step, target
+
+TIMES = [LeastTime(batch_size=16, steps=1000, least_seconds=0.016, likely_seconds=(0.032, 0.16))]
+
+
+def test_the_page_and_the_numbers_are_written(tmp_path):
+    whole = plan(target(), target("tpu-v6e"))
+    page = planned.write_plan(whole, tmp_path).read_text()
+    assert page.count("<svg") == 1
+    assert "nothing here was measured" in page
+    assert msgspec.json.decode((tmp_path / "plan.json").read_bytes(), type=Plan) == whole
+
+
+def test_every_step_is_a_row_without_a_single_number_that_looks_measured():
+    rows = planned.table(plan(target(), target("a100"))).rows
+    assert [(row.entries[0].text, row.entries[1].value) for row in rows] == [
+        (name, size) for name in ("H100", "A100") for size in (16, 64, 256)
+    ]
+    texts = [column.title for column in planned.table(plan()).columns]
+    assert "Step at least" in texts
+    assert "Likely (estimate)" in texts
+    assert rows[0].entries[9].text == "32.0 µs to 160 µs"
+
+
+def test_sentences_report_what_fits():
+    assert "even all 55,000 training examples" in planned.sentences(plan(target(all_examples_fit=True)))[0]
+    assert "the largest batch found to fit in the 60.0 GiB" in planned.sentences(plan())[0]
+    nothing = target(sizes=(), largest_batch_size=None)
+    assert "no batch size of the sweep fits" in planned.sentences(plan(nothing))[0]
+    assert "from batch size 64 on, XLA recomputes" in planned.sentences(plan(target(recomputes_from=64)))[1]
+
+
+def test_a_device_that_could_not_be_planned_is_named_with_the_reason(tmp_path):
+    failed = target(steps=[], message="the process that compiles was ended by SIGSEGV")
+    assert planned.sentences(plan(failed)) == [
+        "H100: not planned, because the process that compiles was ended by SIGSEGV."
+    ]
+    assert planned.write_plan(plan(failed), tmp_path).exists()
+
+
+def test_sizes_that_were_not_compiled_are_named():
+    left = step(1024, memory_bytes=None, fits=False, likely_seconds=None, message="not compiled: 150 s were spent")
+    found = planned.sentences(plan(target(steps=[step(16), left])))
+    assert "H100: batch size 1024 could not be planned: not compiled: 150 s were spent." in found
+
+
+def test_times_to_the_goal_come_with_the_range_of_batch_sizes(tmp_path):
+    timed = target(least_times=TIMES, may_be_optimal=[16, 64], likely_optimal=[16])
+    whole = plan(timed, goal="97% validation accuracy", steps_from="results/x")
+    found = " ".join(planned.sentences(whole))
+    assert "the fastest batch size to 97% validation accuracy can only be among batch sizes 16 and 64" in found
+    assert "an estimate of that range: batch size 16." in found
+    assert planned.table(whole).rows[0].entries[-2].text == "16.0 ms"
+    assert planned.write_plan(whole, tmp_path).read_text().count("<svg") == 2
+
+
+def test_text_from_a_file_stays_text():
+    assert b"<script>alert" not in planned.render(plan(title="<script>alert(1)</script>"))

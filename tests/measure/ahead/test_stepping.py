@@ -1,0 +1,82 @@
+"""The largest batch size is found whatever the compiler reports, and the search ends where compiling takes long."""
+
+import pytest
+from batchscale.config import experiment as experiments
+from batchscale.measure.ahead import programs, stepping, targets
+from batchscale.measure.ahead.programs import Sizes
+from planned_programs import SPEC, facts
+
+H100 = targets.target_named("h100")
+TRAIN_EXAMPLES = 1 << 20
+
+
+@pytest.fixture
+def planner(monkeypatch):
+    """A planner whose programs need 1 MB for each example, and one second of compiling."""
+
+    def make(bytes_per_example=1_000_000, seconds=1.0, recomputes_above=None):
+        def compiled(target, devices, function, arguments, *, donated):
+            size = function
+            recomputed = int(recomputes_above is not None and size > recomputes_above)
+            total = size * bytes_per_example
+            return facts(total_bytes=total, temp_bytes=total, recomputed=recomputed, compile_cpu_seconds=seconds)
+
+        session = programs.described_session(
+            experiments.find("mlp_mnist"), SPEC, Sizes(TRAIN_EXAMPLES, 10, 10), H100, "h100"
+        )
+        monkeypatch.setattr(stepping, "compiled_facts", compiled)
+        monkeypatch.setattr(stepping, "devices", lambda target: ["a device"])
+        monkeypatch.setattr(stepping.programs, "cell_call", lambda _session, key, *_: (key.batch_size, ()))
+        return stepping.Planner(session, H100, SPEC)
+
+    return make
+
+
+def test_the_largest_batch_is_within_a_tenth_of_the_truth(planner):
+    found = planner().plan("h100")
+    largest = H100.pool_bytes / 1_000_000
+    assert found.largest_batch_size is not None
+    assert found.largest_batch_size <= largest <= stepping.CLOSE_ENOUGH * found.largest_batch_size
+    assert not found.all_examples_fit
+    sizes = [step.batch_size for step in found.steps]
+    assert sizes == sorted(set(sizes))
+
+
+def test_every_batch_fits_where_all_examples_do(planner):
+    found = planner(bytes_per_example=1).plan("h100")
+    assert found.largest_batch_size == TRAIN_EXAMPLES
+    assert found.all_examples_fit
+
+
+def test_no_batch_fits(planner):
+    found = planner(bytes_per_example=10**10).plan("h100")
+    assert found.largest_batch_size is None
+    assert not any(step.fits for step in found.steps)
+
+
+def test_within_the_sweep_the_search_starts_below_the_first_that_does_not_fit(planner):
+    found = planner(bytes_per_example=H100.pool_bytes // 300).plan("h100")
+    assert 270 <= (found.largest_batch_size or 0) <= 300
+
+
+def test_where_the_compiler_recomputes_is_reported(planner):
+    assert planner(recomputes_above=1000).plan("h100").recomputes_from == 1024
+    assert planner().plan("h100").recomputes_from is None
+
+
+def test_compiling_ends_once_it_has_taken_long(planner):
+    found = planner(seconds=stepping.MOST_CPU_SECONDS / 2).plan("h100")
+    compiled = [step for step in found.steps if step.memory_bytes is not None]
+    assert len(compiled) == 3
+    left = found.steps[-1]
+    assert left.message is not None
+    assert left.message.startswith("not compiled")
+    assert left.bound_seconds is not None
+    assert found.largest_batch_size == compiled[-1].batch_size
+
+
+def test_a_described_session_takes_no_memory_for_its_examples():
+    session = programs.described_session(experiments.find("mlp_mnist"), SPEC, Sizes(10**9, 10, 10), H100, "h100")
+    assert session.train_examples == 10**9
+    assert session.dataset.train.inputs.strides[0] == 0
+    assert session.host.free_memory_bytes() == session.host.program_memory_bytes() == H100.pool_bytes
