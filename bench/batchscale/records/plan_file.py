@@ -117,7 +117,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         model, dataset, optimizer, precision: Of its workload.
         train_examples: Size of the train split; no batch is larger.
         jax: Version of JAX that compiled.
-        steps_from: The results folder that the steps to the goal were measured in.
+        steps_from: The results folder that the steps to the goal were measured in, as <experiment>/<machine>.
         goal: The goal that those steps reach.
         targets: The devices.
     """

@@ -32,7 +32,7 @@ def with_steps(plan: Plan, folder: Path) -> Plan:
         raise InputError(f"--needs {folder}: no batch size reached the target, expected steps to it")
     return msgspec.structs.replace(
         plan,
-        steps_from=visible(str(folder)),
+        steps_from=visible(f"{folder.resolve().parent.name}/{folder.resolve().name}"),
         goal=number_format.goal(trained.experiment.goal),
         targets=[_joined(target, cells) for target in plan.targets],
     )
