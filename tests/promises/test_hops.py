@@ -18,7 +18,7 @@ from subprocess_study import environment
 
 pytestmark = pytest.mark.slow
 
-CEILINGS = {"Trial": 31, "Round": 30, "page": 39}
+CEILINGS = {"Trial": 40, "Round": 38, "page": 48}
 EXPERIMENT = """
 title = "hops"
 batch_sizes = { values = [10, 50] }

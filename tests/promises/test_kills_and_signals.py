@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from batchscale.records import results_folder, row_files
 from batchscale.records.row_files import Writer
-from batchscale.records.row_types import Trial
+from batchscale.records.row_types import Data, Trial
 from subprocess_study import SWEEP, begin, environment, finish, only_folder, rounds
 from tiny_workload import experiment, trials
 
@@ -140,4 +140,4 @@ def test_a_torn_line_is_set_aside_and_measured_again(tmp_path, workplace, uninte
     assert path.with_suffix(".torn").read_bytes() == whole[last][:-40] + b"\n"
     with Writer(path) as writer:
         assert writer.torn_bytes == 0
-    assert all(isinstance(row, Trial) or row.compilations for row in row_files.read(path))
+    assert all(isinstance(row, Trial | Data) or row.compilations for row in row_files.read(path))

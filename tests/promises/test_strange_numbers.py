@@ -53,7 +53,7 @@ def test_a_target_that_is_never_reached(page):
     _, answer, text = page(target={"accuracy": 0.9999})
     assert statuses(answer) == {10: "not_reached", 50: "not_reached"}
     assert answer["time_optimal"] is None
-    assert "0.9999" in answer["time_optimal_reason"]
+    assert "99.99%" in answer["time_optimal_reason"]
     assert answer["time_optimal_reason"] in text
 
 

@@ -121,8 +121,8 @@ def test_intervals_hold_for_all_batch_sizes_together(tmp_path):
         for at in (0, 1):
             folder = tmp_path / f"{number}-{at}"
             simulated_folder.write(folder, truth, seed=1000 + 2 * number + at)
-            one = frames.load(folder)
-            sides.append(Side(str(at), Sweep.of(one), summarize(Sweep.of(one))))
+            sweep = Sweep.of(frames.load(folder))
+            sides.append(Side(str(at), sweep, summarize(sweep)))
         found = [one.interval for one in ratios(*sides, "time_to_target")]
         whole += all(low <= 1 <= high for low, high in found)
     assert whole >= tries * 0.95 - 3 * np.sqrt(tries * 0.95 * 0.05)

@@ -67,7 +67,7 @@ def winners(rule, curves):
         return float(np.median([one.examples if one else math.inf for one in found]))
 
     def quality(group):
-        return np.mean([max(one.accuracy[: rule.budget_examples // 100]) for one in group])
+        return np.mean([max(one.scores["accuracy"][: rule.budget_examples // 100]) for one in group])
 
     times = {rate: time(group) for rate, group in curves.items()}
     fastest = min(times, key=lambda rate: times[rate])
