@@ -25,7 +25,7 @@ def test_tied_sets_and_knees_hold_through_the_whole_pipeline():
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_trials_are_analysed_in_a_few_dozen_times_what_parsing_them_takes_and_little_memory(
+def test_a_hundred_thousand_trials_take_a_few_dozen_times_what_parsing_takes_and_little_memory(
     tmp_path,
 ):
     truth = simulated_folder.write(
