@@ -184,10 +184,19 @@ def test_the_environment_wins_over_files_and_is_used_without_pip(pip, monkeypatc
     assert pip_settings() == {"index-url": "https://of-environment"}
 
 
-def test_without_pip_or_settings_the_index_is_pips_default(pip):
-    pip["text"] = None
-    index = index_with(at="https://pypi.org/simple")
-    assert source(index).probe(FILES[:1]) == "answers"
+def test_without_settings_the_index_is_the_default_that_pips_help_names(pip):
+    pip["text"] = (
+        "  -i, --index-url <url>   Base URL of the index (default\n      https://of-pip/simple). This should ...\n"
+    )
+    assert source(index_with(at="https://of-pip/simple")).probe(FILES[:1]) == "answers"
+    assert pip["asked"][-1] == [sys.executable, "-m", "pip", "download", "--help"]
+
+
+@pytest.mark.parametrize("text", [None, "no index in this help"])
+def test_without_pip_or_a_default_there_is_no_index(pip, text):
+    pip["text"] = text
+    with pytest.raises(Unavailable, match="no package index is configured"):
+        source(index_with()).probe(FILES[:1])
 
 
 def test_certificates_that_cannot_be_read_are_a_refusal(tmp_path):

@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import ssl
 import sys
 import time
@@ -35,8 +36,9 @@ from batchscale.measure.data.files.downloads import (
 )
 from batchscale.measure.data.files.packings import DataFile, Files, Rejected, Unavailable
 
-DEFAULT_INDEX = "https://pypi.org/simple"
 MOST_PAGE_BYTES = 16 << 20
+PIPS = ([sys.executable, "-m", "pip"], ["pip"])
+"""Where pip may be found: an environment may have been made without it."""
 SETTINGS = ("index-url", "extra-index-url", "no-index", "cert")
 
 
@@ -99,7 +101,7 @@ class PipArchive:
         if settings.get("no-index", "").lower() in ("1", "true", "yes", "on"):
             raise Unavailable("pip is configured to use no package index")
         opener, refusals = self.opener(settings.get("cert")), []
-        for index in (settings.get("index-url", DEFAULT_INDEX), *settings.get("extra-index-url", "").split()):
+        for index in (settings.get("index-url") or default_index(), *settings.get("extra-index-url", "").split()):
             try:
                 return opener, self._linked(opener, f"{index.rstrip('/')}/{self.package}/")
             except Unavailable as error:
@@ -123,13 +125,29 @@ def pip_settings() -> dict[str, str]:
     found = {
         name: os.environ[key] for name in SETTINGS if (key := f"PIP_{name.upper().replace('-', '_')}") in os.environ
     }
-    for pip in ([sys.executable, "-m", "pip"], ["pip"]):
+    for pip in PIPS:
         try:
             listed = run_client([*pip, "config", "list"], PROBE_SECONDS).decode(errors="replace")
         except Unavailable:
             continue
         return {**_parsed(listed), **found}
     return found
+
+
+def default_index() -> str:
+    """Return the index that pip uses without configuration, which its help names.
+
+    Raises:
+        Unavailable: when there is no pip, or its help does not name an index.
+    """
+    for pip in PIPS:
+        try:
+            text = run_client([*pip, "download", "--help"], PROBE_SECONDS).decode(errors="replace")
+        except Unavailable:
+            continue
+        if found := re.search(r"\(default\s+(https://[^)\s]+)\)", text):
+            return found[1]
+    raise Unavailable("no package index is configured, and pip does not name its default")
 
 
 def links(page: str, base: str) -> Iterator[str]:
