@@ -140,7 +140,7 @@ def locate_crossing(
 
 
 def typical_of(values: Float[np.ndarray, " runs"], spread: float | None = None) -> float:
-    """Return the median over runs of normal values of which some are infinite; their mean where none is.
+    """Return the median over runs of normal values, some of them infinite; their mean where none is infinite.
 
     Args:
         values: One value per run, infinite for a run that missed.

@@ -129,7 +129,7 @@ def _resolution(needs: Sequence[Need], unit: str) -> dict[int, float]:
     """Return, by batch size, the distance of the evaluations between which a need was observed.
 
     Epochs with at most two decimals were observed to the last decimal that the column uses: whole epochs to one epoch.
-    Steps and examples were observed to the step of which all needs of a batch size are multiples, if three differ.
+    Steps and examples were observed to the greatest common divisor of the needs of a batch size, if three differ.
     """
     by_size: dict[int, list[float]] = defaultdict(list)
     for need in needs:
@@ -282,7 +282,7 @@ def _rate_factor(rates: Iterable[float | None]) -> float:
 
 
 def unknown_machine(name: str) -> MachineFile:
-    """Return a machine of which only the name is known."""
+    """Return a machine with only its name known."""
     machine = Machine(
         name=slug(name),
         platform="cpu",

@@ -201,7 +201,7 @@ class Sweep:
 
     @cached_property
     def tied_in_time(self) -> set[int] | None:
-        """The batch sizes of which some arm can have the least time to the target; None without a comparison."""
+        """The batch sizes with an arm that can have the least time to the target; None without a comparison."""
         if self.comparison is None:
             return None
         return {size for size, tied in zip(self._arm_sizes, self.comparison.tied.tolist(), strict=True) if tied}

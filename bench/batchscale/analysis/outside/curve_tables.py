@@ -160,9 +160,9 @@ def _evaluation(line: Line, columns: Columns) -> Evaluation:
 def _of_file(path: Path) -> dict[str, float]:
     """Return the settings of a file that is one run: of the file next to it, else of its folder's name."""
     found = settings_from_name(f"{path.absolute().parent.name}/{path.stem}")
-    beside = path.with_name(HYPERPARAMETERS)
-    if beside.is_file():
-        scalars = top_level_numbers(read_small(beside, LARGEST_HYPERPARAMETERS).decode("utf-8", "replace"))
+    settings = path.with_name(HYPERPARAMETERS)
+    if settings.is_file():
+        scalars = top_level_numbers(read_small(settings, LARGEST_HYPERPARAMETERS).decode("utf-8", "replace"))
         for wanted, aliases in SETTINGS.items():
             if alias := _first([*scalars], aliases):
                 found[wanted] = scalars[alias]
@@ -211,7 +211,7 @@ def _notes(path: Path, names: Iterable[str], columns: Columns) -> list[str]:
     position = columns.position[1] if columns.position else None
     used = {*columns.settings.values(), columns.run, columns.seconds, columns.score, position}
     unread = [name for name in names if name not in used and name]
-    said = f"{bare(path.name)}: the score is {bare(columns.score)}"
-    said += f"; training is counted by {bare(position)}." if position else ", one for each run."
+    read = f"{bare(path.name)}: the score is {bare(columns.score)}"
+    read += f"; training is counted by {bare(position)}." if position else ", one for each run."
     ignored = f" Its columns {bare(', '.join(unread), LONGEST_REASON)} were not read." if unread else ""
-    return [said + ignored]
+    return [read + ignored]

@@ -1,4 +1,4 @@
-"""Devices that programs can be compiled for without having one: their facts, and how XLA is told about them."""
+"""Devices that programs can be compiled for without having one: their facts, and their descriptions for XLA."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchscale.errors import InputError
 from batchscale.printable import printable
 
 SHARE_OF_GPU_MEMORY = 0.75
-"""Share of a GPU's memory that JAX's allocator takes unless told otherwise."""
+"""Share of a GPU's memory that JAX's allocator takes by default."""
 CUDA = "12.8.0"
 """Version of driver and toolkit in the descriptions: the first with conditional nodes of every kind in its graphs."""
 MOST_DEVICES = 8

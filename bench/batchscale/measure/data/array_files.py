@@ -77,7 +77,7 @@ def _mapped(file: Path, field: str) -> Shaped[np.ndarray, " ..."]:
 
 
 def _array(member: io.BufferedIOBase, size: int, field: str) -> Shaped[np.ndarray, " ..."]:
-    """Read an array whose file has `size` bytes, of which its header promises to be worth the rest."""
+    """Read an array from a file of `size` bytes; its header gives the shape and the type of the values after it."""
     shape, fortran, dtype = _shape_and_type(member, field)
     expected, found = math.prod(shape) * dtype.itemsize, size - member.tell()
     if expected != found:
