@@ -450,6 +450,11 @@ def shipped() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
+def sources_of(name: str) -> Path:
+    """Return the folder that paths in an experiment are relative to: that of its file, else the current one."""
+    return Path(name).parent if name.endswith(".toml") else Path()
+
+
 def find(name: str) -> Experiment:
     """Read an experiment by shipped name or by path.
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 from batchscale.config import experiment as experiments
 from batchscale.config.plan import batch_sizes
 from batchscale.errors import InputError
 from batchscale.measure.ahead import plugins
-from batchscale.measure.ahead.child_process import Job, planned
+from batchscale.measure.ahead.target_process import Job, planned
 from batchscale.measure.ahead.targets import Target, target_named
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.data import datasets
@@ -32,7 +31,7 @@ def plan(name: str, targets: Sequence[str], progress: Progress) -> Plan:
         InputError: When the experiment or a device is not known, its data cannot be had, or a compiler is missing.
     """
     described = _able(targets)
-    experiment, sources = experiments.find(name), _sources(name)
+    experiment, sources = experiments.find(name), experiments.sources_of(name)
     progress.begin(experiment.name)
     workload = experiment.workload
     dataset = datasets.load(workload.dataset, workload.dataset_options, sources, progress.say)
@@ -88,8 +87,3 @@ def _planned(job: Job, target: Target, progress: Progress) -> TargetPlan:
         bytes_per_second=target.bytes_per_second,
         message=bare(found),
     )
-
-
-def _sources(name: str) -> Path:
-    """Return the folder that paths of an experiment are relative to: that of its file."""
-    return Path(name).absolute().parent if name.endswith(".toml") else Path()

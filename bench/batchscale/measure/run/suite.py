@@ -64,7 +64,7 @@ class Request:
     @property
     def sources(self) -> list[Path]:
         """The folder of each named experiment file, to which paths in it are relative."""
-        return [Path(name).parent if name.endswith(".toml") else Path() for name in self.names]
+        return [experiments.sources_of(name) for name in self.names]
 
     def share(self, count: int) -> float | None:
         """Return the minutes of each of `count` experiments; None without a limit."""
