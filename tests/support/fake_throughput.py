@@ -12,7 +12,7 @@ from batchscale.measure.control.signals import Stopped
 from batchscale.measure.device.sensors import NONE
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import rounds as throughput
-from batchscale.measure.throughput.child_process import ChildError
+from batchscale.measure.throughput.cell_process import ChildError
 from batchscale.measure.throughput.stage import Throughput
 from batchscale.records.row_types import Compilation, Round
 from sample_rows import ORIGIN

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from batchscale.measure.throughput import child_process
+from batchscale.measure.throughput import cell_process
 from batchscale.records import results_folder, row_files
 from batchscale.records.row_types import Round
 from repository import ROOT
@@ -38,7 +38,7 @@ def environment(workplace):
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     path = {"PYTHONPATH": os.pathsep.join([str(ROOT / "bench"), str(ROOT / "tests" / "support")])}
-    return {**os.environ, **child_process.VARIABLES, **cache, **path}
+    return {**os.environ, **cell_process.VARIABLES, **cache, **path}
 
 
 def begin(workplace, results, *command):

@@ -34,9 +34,9 @@ def _stages(text: str) -> list[str]:
 
 def _share_device() -> None:
     """Let child processes use the device too; every command that measures does this, because rows record it."""
-    from batchscale.measure.throughput import child_process
+    from batchscale.measure.throughput import cell_process
 
-    for name, value in child_process.VARIABLES.items():
+    for name, value in cell_process.VARIABLES.items():
         os.environ.setdefault(name, value)
 
 

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.data.made_up import example_spec
-from batchscale.measure.throughput import child_main, child_process
-from batchscale.measure.throughput.child_process import COMMAND, Child, ChildError, Job
+from batchscale.measure.throughput import cell_main, cell_process
+from batchscale.measure.throughput.cell_process import COMMAND, Child, ChildError, Job
 from batchscale.records.row_files import encode
 from batchscale.records.row_types import Compilation, Round
 from repository import ROOT
@@ -161,7 +161,7 @@ def test_a_child_ends_with_its_parent(monkeypatch):
 
 def test_a_limit_leaves_just_so_much():
     script = """
-from batchscale.measure.throughput.child_main import limit_memory
+from batchscale.measure.throughput.cell_main import limit_memory
 limit_memory(64 << 20)
 kept = bytearray(40 << 20)
 try:
@@ -174,17 +174,17 @@ except MemoryError:
 
 
 def test_made_up_examples_have_the_shape_and_classes_of_the_dataset():
-    made = child_main.made_up(job())
+    made = cell_main.made_up(job())
     assert made.train.inputs.shape == (100, *made.input_shape) == (100, 8, 8, 1)
     assert set(made.train.labels.tolist()) <= set(range(made.classes))
-    assert child_process.VARIABLES["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    assert cell_process.VARIABLES["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
 
 
 def test_a_cell_of_its_own_takes_the_step_whose_options_are_searched():
     plain, searching = job(), msgspec.structs.replace(job(), experiment=experiment(search={"weight_decay": [0.0, 0.1]}))
     states = [
         one.first_state(one.params(0), 0.1)
-        for one in (child_main.furnish(asked, print).session.learner("float32", None) for asked in (plain, searching))
+        for one in (cell_main.furnish(asked, print).session.learner("float32", None) for asked in (plain, searching))
     ]
     assert len(jax.tree.leaves(states[0])) == len(jax.tree.leaves(states[1]))
     assert jax.tree.structure(states[0]) != jax.tree.structure(states[1]), "the decay is a part of the step"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 
 import jax
 import msgspec
 
+from batchscale.measure.control.child_process import begin
 from batchscale.measure.control.failures import FAILURES, failure_of
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.data.examples import Dataset
@@ -20,7 +19,7 @@ from batchscale.measure.data.made_up import made_up_dataset
 from batchscale.measure.device.machine import available_memory_bytes
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import max_batch_size, rounds
-from batchscale.measure.throughput.child_process import Job
+from batchscale.measure.throughput.cell_process import Job
 from batchscale.measure.throughput.stage import Throughput
 from batchscale.records import row_files
 from batchscale.records.row_types import AnyRow
@@ -31,15 +30,13 @@ RUNTIME_BYTES = 64 << 20
 
 def main() -> None:
     """Read one job and do it; end when the parent process ends."""
-    append = _rows_on(os.dup(sys.stdout.fileno()))
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not be taken for a row
+    text, write = begin()
     limit_memory(available_memory_bytes())
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
-    Thread(target=_end_with_parent, daemon=True).start()
+    job = msgspec.json.decode(text, type=Job)
     if jax.default_backend() != job.platform:
         raise RuntimeError(f"JAX has no {job.platform} here, only {jax.default_backend()}")
     try:
-        do(job, append)
+        do(job, lambda row: write(row_files.encode(row)))
     except FAILURES as error:
         sys.exit(failure_of(error).message)
 
@@ -84,20 +81,6 @@ def limit_memory(further_bytes: int) -> None:
 def _live_bytes() -> int:
     """Return the bytes of all arrays: examples and parameters, which the compiler counts as the program's."""
     return sum(array.nbytes for array in jax.live_arrays())
-
-
-def _rows_on(descriptor: int) -> Callable[[AnyRow], None]:
-    def append(row: AnyRow) -> None:
-        os.write(descriptor, row_files.encode(row))
-
-    return append
-
-
-def _end_with_parent() -> None:
-    """Wait until standard input ends, as it does when the parent ends for any reason; then end this process."""
-    while os.read(sys.stdin.fileno(), 1):
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import jax
 import msgspec
 
-import batchscale
 from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import CellKey
 from batchscale.errors import InputError
+from batchscale.measure.control.child_process import ChildProcess, command
 from batchscale.measure.control.failures import LONGEST_MESSAGE, Failure, failure_saying
 from batchscale.measure.data.made_up import ExampleSpec, example_spec
 from batchscale.measure.device.machine import Host, without_paths
@@ -27,18 +21,9 @@ from batchscale.printable import bare
 from batchscale.records import row_files
 from batchscale.records.row_types import AnyRow, Compilation, Count, Positive
 
-PACKAGE = Path(batchscale.__file__).resolve().parents[1]
-COMMAND = (
-    sys.executable,
-    "-P",  # without it Python would import modules of the current folder, such as a user's `models`
-    "-c",
-    f"import sys; sys.path.append({str(PACKAGE)!r});"
-    " from batchscale.measure.throughput import child_main; child_main.main()",
-)
+COMMAND = command("batchscale.measure.throughput.cell_main")
 VARIABLES = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 """Set before the child imports JAX: two processes share the device, so neither may reserve all of its memory."""
-LAST_WORDS_BYTES = 4000
-"""How much of the end of standard error is searched for the cause of a death."""
 KILLED = "its process was killed (SIGKILL), as a system does with a process that takes too much memory"
 
 
@@ -99,36 +84,11 @@ class ChildError(RuntimeError):
         self.failure = failure
 
 
-class Child:
-    """A child process with a job: it runs while the context is entered, and is killed with its own children at exit.
-
-    It is started in a new session of the operating system, so that a signal to this process does not reach it and its
-    current row is finished.
-    """
+class Child(ChildProcess):
+    """A child process that times a cell or looks for the largest batch size."""
 
     def __init__(self, job: Job, command: tuple[str, ...] = COMMAND, variables: Mapping[str, str] = VARIABLES) -> None:
-        self._job, self._command, self._variables = job, command, variables
-
-    def __enter__(self) -> Self:
-        self._errors = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(  # noqa: S603 - a fixed argument list, no shell
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**os.environ, **self._variables},
-            start_new_session=True,
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._errors):
-            if pipe is not None:
-                with suppress(BrokenPipeError):
-                    pipe.close()
+        super().__init__(job, command, variables)
 
     def rows(self) -> Iterator[AnyRow]:
         """Yield the rows of the job as they are measured.
@@ -136,36 +96,26 @@ class Child:
         Raises:
             ChildError: When the process wrote something other than a row, or died.
         """
-        process = self._process
-        if process.stdin is None or process.stdout is None:
-            return
-        with suppress(BrokenPipeError):
-            process.stdin.write(msgspec.json.encode(self._job) + b"\n")
-            process.stdin.flush()
-        while line := process.stdout.readline(row_files.LONGEST_LINE_BYTES):
+        for line in self.lines():
             yield self._explained(_row(line))
-        if process.wait() != 0:
-            raise ChildError(self._death(process.returncode))
+        if self.status != 0:
+            raise ChildError(self._death())
 
-    def _death(self, status: int) -> Failure:
+    def _death(self) -> Failure:
         """Return the failure that the exit status and the end of standard error show."""
-        if status == -signal.SIGKILL:
+        if self.status == -signal.SIGKILL:
             return Failure("out_of_memory", KILLED)
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
-        return failure_saying(f"its process {how}: {self._last_words() or 'it wrote no message'}")
+        return failure_saying(f"its process {self.how_it_ended()}: {self._cause() or 'it wrote no message'}")
 
     def _explained(self, row: AnyRow) -> AnyRow:
         """Add the end of standard error to a failure: some libraries report only there that memory ran out."""
         if not isinstance(row, Compilation) or row.status != "failed":
             return row
-        failure = failure_saying(f"{row.message} ({self._last_words()})")
+        failure = failure_saying(f"{row.message} ({self._cause()})")
         return msgspec.structs.replace(row, status=failure.status, message=failure.message)
 
-    def _last_words(self) -> str:
-        size = self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(0, size - LAST_WORDS_BYTES))
-        lines = [line for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
-        return bare(without_paths(" ".join(lines[-2:])), LONGEST_MESSAGE // 2)
+    def _cause(self) -> str:
+        return bare(without_paths(self.last_words(2)), LONGEST_MESSAGE // 2)
 
 
 def _row(line: bytes) -> AnyRow:

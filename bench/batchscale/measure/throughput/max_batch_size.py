@@ -12,7 +12,7 @@ import msgspec
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.failures import Failure
 from batchscale.measure.device.compiled_programs import Work, predicted_bytes
-from batchscale.measure.throughput.child_process import Child, ChildError
+from batchscale.measure.throughput.cell_process import Child, ChildError
 from batchscale.measure.throughput.timed_loops import build
 from batchscale.records.row_types import Limit
 

@@ -14,7 +14,7 @@ import msgspec
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.failures import FAILURES, Failure, failure_of
 from batchscale.measure.device.compiled_programs import Work, predicted_bytes, steps_to_fill, timed
-from batchscale.measure.throughput.child_process import ChildError
+from batchscale.measure.throughput.cell_process import ChildError
 from batchscale.measure.throughput.timed_loops import Built, build
 from batchscale.measure.training import flop_count
 from batchscale.records.row_types import Compilation, Round

@@ -27,7 +27,7 @@ from batchscale.measure.device.compiled_programs import WALL, Clock
 from batchscale.measure.device.sensors import Sensors
 from batchscale.measure.session import Session, StageRows
 from batchscale.measure.throughput import lowering_choice, max_batch_size, rounds
-from batchscale.measure.throughput.child_process import Child, Job
+from batchscale.measure.throughput.cell_process import Child, Job
 from batchscale.measure.throughput.timed_loops import Built
 from batchscale.printable import reason
 from batchscale.records.row_types import AnyRow, Calibration, Compilation, Limit, MeasurementStatus, Round

@@ -1,0 +1,121 @@
+"""Work in a child process: one JSON job on its standard input, lines on its standard output, its end in words."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import Self
+
+import msgspec
+
+import batchscale
+from batchscale.records.row_files import LONGEST_LINE_BYTES
+
+PACKAGE = Path(batchscale.__file__).resolve().parents[1]
+LAST_WORDS_BYTES = 4000
+"""How much of the end of standard error is searched for the cause of a death."""
+
+
+def command(module: str) -> tuple[str, ...]:
+    """Return the command that calls `main` of a module of this package."""
+    return (
+        sys.executable,
+        "-P",  # without it Python would import modules of the current folder, such as a user's own `models`
+        "-c",
+        f"import sys; sys.path.append({str(PACKAGE)!r}); import {module}; {module}.main()",
+    )
+
+
+class ChildProcess:
+    """A child process with a job: it runs while the context is entered, and is killed with its own children at exit.
+
+    It is started in a new session of the operating system, so that a signal to this process does not reach it and its
+    current line is finished.
+
+    Attributes:
+        status: Exit status; None as long as it runs. Minus the number of the signal that ended it.
+    """
+
+    def __init__(self, job: msgspec.Struct, command: tuple[str, ...], variables: Mapping[str, str]) -> None:
+        self._job, self._command, self._variables = job, command, variables
+
+    def __enter__(self) -> Self:
+        self._errors = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(  # noqa: S603 - a fixed argument list, no shell
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, **self._variables},
+            start_new_session=True,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._errors):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+
+    @property
+    def status(self) -> int | None:
+        """The exit status."""
+        return self._process.returncode
+
+    def lines(self) -> Iterator[bytes]:
+        """Hand the job in, yield the lines as they come, and wait for the end."""
+        process = self._process
+        if process.stdin is None or process.stdout is None:
+            return
+        with suppress(BrokenPipeError):
+            process.stdin.write(msgspec.json.encode(self._job) + b"\n")
+            process.stdin.flush()
+        while line := process.stdout.readline(LONGEST_LINE_BYTES):
+            yield line
+        process.wait()
+
+    def how_it_ended(self) -> str:
+        """Return in words how the process ended, such as "was ended by SIGKILL"."""
+        status = self._process.wait()
+        return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+
+    def last_words(self, lines: int) -> str:
+        """Return the last lines of standard error in one; empty if there are none."""
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - LAST_WORDS_BYTES))
+        text = self._errors.read().decode(errors="replace")
+        return " ".join([line for line in text.splitlines() if line.strip()][-lines:])
+
+
+def begin() -> tuple[bytes, Callable[[bytes], None]]:
+    """Read the job in a child process; return it, and a function that writes one line to the parent process.
+
+    The child ends when the parent ends. What a library prints goes to standard error, so that it is not taken for a
+    line.
+    """
+    output = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    job = sys.stdin.buffer.readline()
+    Thread(target=_end_with_parent, daemon=True).start()
+
+    def write(line: bytes) -> None:
+        os.write(output, line)
+
+    return job, write
+
+
+def _end_with_parent() -> None:
+    """Wait until standard input ends, as it does when the parent ends for any reason; then end this process."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
