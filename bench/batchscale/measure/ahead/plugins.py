@@ -9,7 +9,7 @@ from pathlib import Path
 
 from batchscale.measure.ahead.targets import Target
 
-INSTALL = "pip install 'batchscale[plan]'"
+INSTALL = "pip install '.[plan]' in a clone of batchscale"
 VARIABLES: Mapping[str, str] = {
     # Nothing runs: arrays that have to exist are on the CPU.
     "JAX_PLATFORMS": "cpu",
