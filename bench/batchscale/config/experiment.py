@@ -76,7 +76,7 @@ class Target(Table, frozen=True, kw_only=True):
 
     Attributes:
         accuracy: Training is timed to the first evaluation at or above it.
-        loss: Training is timed to the first evaluation at or below this mean loss, in nats.
+        loss: Training is timed to the first evaluation at or below this mean loss: in nats for classes and text.
         bits_per_byte: As `loss`, in bits; for text.
         also: Further targets of the same score, judged on the same curves. Harder targets are evaluated only up to
             `budget.epochs`, because trials that reach the first target stop there.
