@@ -40,7 +40,7 @@ accuracies = st.lists(st.floats(0, 1), max_size=12)
 
 @given(accuracies, st.floats(0, 1))
 def test_a_crossing_is_the_first_evaluation_at_the_target_and_brackets_the_truth(values, target):
-    found = evaluations.crossing(trial(0.1, values).curve, accuracy_of(target))
+    found = evaluations.first_at_target(trial(0.1, values).curve, accuracy_of(target))
     if found is None:
         assert all(value < target for value in values)
         return
@@ -98,7 +98,7 @@ def test_nothing_is_chosen_where_the_budget_gave_no_rate_a_step():
 def test_what_nobody_reached_is_infinite_and_tied_with_nothing():
     choice = rate_choice.choose([trial(0.1, [0.1]), trial(0.2, [0.1])], GOAL, 1000)
     assert choice.equally_fast == []
-    assert evaluations.examples_to_target(trial(0.1, [0.1]), GOAL) == math.inf
+    assert evaluations.first_at_target(trial(0.1, [0.1]).curve, GOAL) is None
     assert evaluations.best_score(trial(0.1, []).curve, GOAL, 1000) is None
     assert evaluations.best_score(trial(0.1, [0.9]).curve, GOAL, 99) is None
 

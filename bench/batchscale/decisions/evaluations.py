@@ -11,10 +11,10 @@ import math
 import msgspec
 
 from batchscale.config.goal import Goal
-from batchscale.records.row_types import Curve, Trial
+from batchscale.records.row_types import Curve
 
 
-class Crossing(msgspec.Struct, frozen=True):
+class FirstEvaluation(msgspec.Struct, frozen=True):
     """The first evaluation that reaches the goal.
 
     Attributes:
@@ -29,20 +29,14 @@ class Crossing(msgspec.Struct, frozen=True):
     previous_examples: int
 
 
-def crossing(curve: Curve, goal: Goal) -> Crossing | None:
+def first_at_target(curve: Curve, goal: Goal) -> FirstEvaluation | None:
     """Find the evaluation at which a curve first reaches the goal; None if it never does."""
     previous = 0
     for examples, steps, score in zip(curve.examples, curve.steps, curve.values(goal.metric), strict=True):
         if goal.reached(score):
-            return Crossing(examples, steps, previous)
+            return FirstEvaluation(examples, steps, previous)
         previous = examples
     return None
-
-
-def examples_to_target(trial: Trial, goal: Goal) -> float:
-    """Return the examples trained until the goal was reached; infinity if it was not."""
-    found = crossing(trial.curve, goal)
-    return found.examples if found else math.inf
 
 
 def best_score(curve: Curve, goal: Goal, examples: float = math.inf) -> float | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import simulated_folder
 from batchscale.decisions.crossings import locate
-from batchscale.decisions.evaluations import crossing
+from batchscale.decisions.evaluations import first_at_target
 from batchscale.records.row_types import Round, Stage, Trial
 from sample_rows import accuracy_of
 from simulated_answers import answered
@@ -19,7 +19,7 @@ def test_needs_are_those_of_the_typical_run_and_first_evaluations_are_medians_of
     smoothed = 0
     for one in answered(truth).cells:
         own = [row for row in runs if (row.batch_size, row.learning_rate) == (one.batch_size, one.best_learning_rate)]
-        first = float(np.median([crossing(row.curve, accuracy_of(truth.target)).examples for row in own]))
+        first = float(np.median([first_at_target(row.curve, accuracy_of(truth.target)).examples for row in own]))
         assert one.first_evaluation_epochs == pytest.approx(first / truth.train_examples, rel=1e-15)
         found = locate(own, accuracy_of(truth.target))
         assert one.typical_run == (not found.flags & {"first", "end"})

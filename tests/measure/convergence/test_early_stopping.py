@@ -5,7 +5,7 @@ from bisect import bisect_right
 
 import numpy as np
 import pytest
-from batchscale.decisions.evaluations import crossing
+from batchscale.decisions.evaluations import first_at_target
 from batchscale.measure.convergence.early_stopping import GRACE, Race, losers
 from batchscale.records.row_types import Curve
 from sample_rows import accuracy_of
@@ -63,7 +63,7 @@ def winners(rule, curves):
     """The rate first at the target by the median seed, and the one most accurate within the budget."""
 
     def time(group):
-        found = [crossing(one, rule.goal) for one in group]
+        found = [first_at_target(one, rule.goal) for one in group]
         return float(np.median([one.examples if one else math.inf for one in found]))
 
     def quality(group):

@@ -17,7 +17,7 @@ from batchscale.analysis import number_format
 from batchscale.analysis.frames.schema import CELL, Series, numbers, stacked, tidy
 from batchscale.config.experiment import Experiment
 from batchscale.config.goal import Goal
-from batchscale.decisions.evaluations import best_score, crossing
+from batchscale.decisions.evaluations import best_score, first_at_target
 from batchscale.errors import InputError
 from batchscale.records import results_folder
 from batchscale.records.results_folder import JoinedFrom, Price
@@ -403,7 +403,7 @@ def trial_frame(observed: Sequence[Observed], goal: Goal, budget_examples: float
     averaged = any(np.isfinite(one.curve["averaged_score"]).any() for one in observed)
     for number, one in enumerate(observed):
         trial = one.trial
-        found = crossing(trial.curve, goal)
+        found = first_at_target(trial.curve, goal)
         examples = found.examples if found else np.inf
         records.append(
             {

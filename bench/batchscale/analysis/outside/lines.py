@@ -14,7 +14,6 @@ from batchscale.untrusted_input import refuse_endless
 
 LARGEST_FILE_BYTES = 64 << 20
 MOST_ROWS = 1_000_000
-MOST_COLUMNS = 4_000
 LONGEST_LINE = 100_000
 LONGEST_NAME = 80
 LEAST_AMOUNT, LARGEST_AMOUNT = 1e-12, 1e12

@@ -24,7 +24,7 @@ import msgspec
 
 from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Point
-from batchscale.decisions.evaluations import best_or_worst, crossing
+from batchscale.decisions.evaluations import best_or_worst, first_at_target
 from batchscale.records.row_types import Curve
 
 GRACE = 1 / 3
@@ -88,7 +88,7 @@ def _time(race: Race, curve: Curve, examples: int) -> float:
 
     The curve of a trial that finished earlier holds later evaluations, which a running trial must not race against.
     """
-    crossed = crossing(curve, race.goal)
+    crossed = first_at_target(curve, race.goal)
     return crossed.examples if crossed and crossed.examples <= examples else math.inf
 
 

@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Int32
 
-from batchscale.decisions.evaluations import crossing
+from batchscale.decisions.evaluations import first_at_target
 from batchscale.errors import InputError
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence.early_stopping import losers
@@ -246,7 +246,7 @@ def _retire(wave: Wave, examples: int) -> None:
     if examples < wave.duration.budget_examples:
         return
     for record in wave.records:
-        if examples >= wave.duration.max_examples or crossing(record.curve, wave.race.goal):
+        if examples >= wave.duration.max_examples or first_at_target(record.curve, wave.race.goal):
             record.finish("ok")
 
 

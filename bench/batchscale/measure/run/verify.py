@@ -137,7 +137,7 @@ def find_case(
         if (one.phase, one.batch_size) == ("confirm", batch_size)
         and one.status != "failed"
         and (one.learning_rate, one.options) == point
-        and (found := evaluations.crossing(one.curve, goal))
+        and (found := evaluations.first_at_target(one.curve, goal))
     ]
     if not reached:
         return None
