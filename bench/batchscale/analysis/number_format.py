@@ -133,17 +133,17 @@ def metric(goal: Goal) -> str:
 
 def score(goal: Goal, value: float) -> str:
     """Return a measured score: an accuracy in percent to hundredths, a loss to four digits."""
-    return f"{100 * value:.2f}%" if goal.metric == "accuracy" else number(value, 4)
+    return f"{100 * value:.2f}%" if goal.kind.is_share else number(value, 4)
 
 
 def gain(goal: Goal, value: float) -> str:
     """Return a difference of scores with its sign: accuracies in percentage points."""
-    return f"{100 * value:+z.2f}" if goal.metric == "accuracy" else f"{value:+z.4f}"
+    return f"{100 * value:+z.2f}" if goal.kind.is_share else f"{value:+z.4f}"
 
 
 def target(goal: Goal) -> str:
     """Return the threshold of a goal without trailing zeros: an accuracy in percent."""
-    if goal.metric != "accuracy":
+    if not goal.kind.is_share:
         return f"{goal.threshold:g}"
     return f"{100 * goal.threshold:.2f}".rstrip("0").rstrip(".") + "%"
 

@@ -31,6 +31,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
         unit: Unit of the score; empty for a share.
         measured_as: Name of the score in a curve, if this metric is a multiple of it.
         scale: The metric divided by the score that it is measured as.
+        is_share: True if it is a share of the examples, from 0 to 1, which people read in percent.
     """
 
     direction: Direction
@@ -39,10 +40,11 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     unit: str = ""
     measured_as: str
     scale: float = 1.0
+    is_share: bool = False
 
 
 METRICS: dict[MetricName, Metric] = {
-    "accuracy": Metric(direction="at least", ideal=1.0, worst=0.0, measured_as="accuracy"),
+    "accuracy": Metric(direction="at least", ideal=1.0, worst=0.0, measured_as="accuracy", is_share=True),
     "loss": Metric(direction="at most", ideal=0.0, worst=math.inf, measured_as="loss"),
     "bits_per_byte": Metric(
         direction="at most", ideal=0.0, worst=math.inf, unit="bits per byte", measured_as="loss", scale=1 / math.log(2)

@@ -55,7 +55,7 @@ def least_gap(trials: Sequence[Trial], goal: Goal) -> float:
 
 def least_gap_of(scores: Sequence[Float[np.ndarray, " _"]], goal: Goal, validation_examples: int | None) -> float:
     """Return the same from the scores of each run."""
-    if goal.metric == "accuracy" and validation_examples:
+    if goal.kind.is_share and validation_examples:
         return 0.5 / validation_examples
     gaps = [goal.gap(one) for one in scores]
     return 0.5 * min((float(gap[gap > 0].min()) for gap in gaps if (gap > 0).any()), default=1.0)

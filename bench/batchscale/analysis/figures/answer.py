@@ -17,15 +17,11 @@ from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_types import BatchSizeSummary, Optimum, ScoreOptimal, Summary
 from batchscale.analysis.text.answer import target
 from batchscale.analysis.text.captions import origin
-from batchscale.config.goal import Goal, MetricName
+from batchscale.config.goal import Goal
 
 AVERAGED = "best_averaged_score"
-LIMITS: dict[MetricName, tuple[float, float]] = {
-    "accuracy": (0.001, 100),
-    "loss": (1e-6, 1e6),
-    "bits_per_byte": (1e-6, 1e6),
-}
-"""Least and largest gap that is drawn."""
+LIMITS_OF_SHARES, LIMITS = (0.001, 100), (1e-6, 1e6)
+"""Least and largest gap that is drawn: in percent for shares."""
 
 
 def time_to_target(sweep: Sweep, summary: Summary) -> Figure:
@@ -72,8 +68,8 @@ def best_score(sweep: Sweep, summary: Summary) -> Figure:
         _draw_averaged(axes, goal, cells, f"within {best.budget}, averaged parameters")
     known = known_losses(sweep.frames)
     _limit_gaps(axes, goal, summary, known)
-    drawing.log_axis(axes, f"best validation {number_format.metric(goal)}{' (%)' * (goal.metric == 'accuracy')}")
-    if goal.metric == "accuracy":
+    drawing.log_axis(axes, f"best validation {number_format.metric(goal)}{' (%)' * (goal.kind.is_share)}")
+    if goal.kind.is_share:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:.4g}"))
     drawing.log2_axis(axes, [cell.batch_size for cell in summary.cells])
     return drawing.finished(figure, origin(sweep.frames, summary))
@@ -106,7 +102,7 @@ def _draw_scores(
 
 def _clipped(goal: Goal, scores: np.ndarray) -> np.ndarray:
     """Return gaps that a logarithmic axis can hold."""
-    return np.clip(drawing.gaps(goal, scores), *LIMITS[goal.metric])
+    return np.clip(drawing.gaps(goal, scores), *(LIMITS_OF_SHARES if goal.kind.is_share else LIMITS))
 
 
 def _draw_averaged(axes: Axes, goal: Goal, cells: Sequence[BatchSizeSummary], label: str) -> None:
@@ -129,7 +125,7 @@ def _limit_gaps(axes: Axes, goal: Goal, summary: Summary, known: Mapping[str, fl
     gaps = gaps[gaps > 0]
     if not len(gaps):
         return
-    if goal.metric == "accuracy":
+    if goal.kind.is_share:
         axes.set_ylim(min(gaps.max() * 1.3, 110), gaps.min() / 2)
     else:
         near = drawing.near_known(known, gaps)

@@ -354,9 +354,9 @@ def finished(figure: Figure, origin: str) -> Figure:
 
 def gaps(goal: Goal, scores: Array) -> Array:
     """Return how far scores are from the ideal one: errors in percent, or the losses themselves."""
-    return (100 if goal.metric == "accuracy" else 1) * goal.gap(scores)
+    return (100 if goal.kind.is_share else 1) * goal.gap(scores)
 
 
 def gap_label(goal: Goal) -> str:
     """Return the label of an axis of validation gaps."""
-    return "validation error (%)" if goal.metric == "accuracy" else f"validation {number_format.metric(goal)}"
+    return "validation error (%)" if goal.kind.is_share else f"validation {number_format.metric(goal)}"

@@ -313,7 +313,7 @@ class Sweep:
             for size in self.sizes.tolist()
         ]
         examples = self.frames.validation_examples
-        if examples is None or self.goal.metric != "accuracy":
+        if examples is None or not self.goal.kind.is_share:
             return seen
         return [replace(one, least_spread=1 / examples) for one in seen]
 

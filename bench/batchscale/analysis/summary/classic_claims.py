@@ -140,7 +140,7 @@ def some_size_is_time_optimal(evidence: Evidence) -> Judgement:
 def some_size_is_score_optimal(evidence: Evidence) -> Judgement:
     """Judge whether the best score is inside the sweep."""
     best, goal = evidence.score, evidence.sweep.goal
-    points = " points" * (goal.metric == "accuracy")
+    points = " points" * (goal.kind.is_share)
     behind = (
         f", by {number_format.gain(goal, best.margin).lstrip('+')}{points}" if best and best.margin is not None else ""
     )

@@ -167,7 +167,7 @@ def averaging(summary: Summary) -> str:
     if gain is None or gain.median is None or summary.goal is None:
         return ""
     text = partial(number_format.gain, summary.goal)
-    unit = " percentage points" if summary.goal.metric == "accuracy" else " better" * (gain.median > 0)
+    unit = " percentage points" if summary.goal.kind.is_share else " better" * (gain.median > 0)
     where, median = f"at batch size {cells[0].batch_size}", f"{text(gain.median)}{unit}"
     if cells[0].seeds == 1:
         return f"Averaging the parameters {where}: {median} on one seed, which may be noise."

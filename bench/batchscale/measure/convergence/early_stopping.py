@@ -124,11 +124,11 @@ class Standing(NamedTuple):
 
 def _beaten(race: Race, own: Standing, lead: Standing, leaders: Sequence[Curve], examples: int) -> str | None:
     late = examples >= 2 * GRACE * race.budget_examples
-    # All points are evaluated on the same examples, so the variance of a difference is at most this sum.
+    # Scores of two points on the same examples rise together, so the variance of their difference is below this sum.
     error = math.sqrt(own.variance + lead.variance)
     if not own.gap - lead.gap > STANDARD_ERRORS * error:
         return None
-    if race.goal.metric == "accuracy":
+    if race.goal.kind.is_share:
         factor = FACTORS[late]
         if own.gap > factor * lead.gap:
             return f"error {own.gap:.4f} vs {lead.gap:.4f} for the best rate after {examples:,} examples"
