@@ -5,6 +5,7 @@ from bisect import bisect_right
 
 import numpy as np
 import pytest
+from batchscale.config.goal import Goal
 from batchscale.decisions.evaluations import first_at_target
 from batchscale.measure.convergence.early_stopping import GRACE, Race, losers
 from batchscale.records.row_types import Curve
@@ -139,3 +140,35 @@ def test_later_evaluations_of_a_finished_trial_stop_nothing_now():
 def test_the_median_seed_decides():
     group = [curve([0.5] * 10 + [0.95]), curve([0.5] * 11), curve([0.5] * 10 + [0.95])]
     assert losers(race(), {0.1: group, 0.2: [curve([0.91] * 11)] * 3}, 1100) == {}
+
+
+def falling(losses, deviation=0.1):
+    """The curve of a loss, whose examples differ by `deviation`."""
+    points = [100 * (number + 1) for number in range(len(losses))]
+    return Curve(examples=points, steps=points, scores={"loss": losses}, deviations={"loss": [deviation] * len(losses)})
+
+
+@pytest.mark.parametrize("metric", ["loss", "bits_per_byte"])
+@pytest.mark.parametrize(("examples", "share"), [(400, 0.25), (800, 0.5)])
+def test_a_loss_is_beaten_in_time(metric, examples, share):
+    """The leader was better with a share of the examples, or only after it: a factor on the losses decides nothing."""
+    rule = Race(goal=Goal(metric=metric, threshold=0.1), budget_examples=1000, validation_examples=1000)
+    count, early = examples // 100, int(examples * share) // 100
+    slow = falling([3.0] * count)
+    ahead = falling([3.5] * (early - 1) + [2.9] * (count - early + 1))
+    just_ahead = falling([3.5] * early + [2.9] * (count - early))
+    assert list(losers(rule, {0.1: [slow], 0.2: [ahead]}, examples)) == [0.1]
+    assert losers(rule, {0.1: [slow], 0.2: [just_ahead]}, examples) == {}
+
+
+def test_a_loss_within_the_noise_of_its_examples_goes_on():
+    rule = Race(goal=Goal(metric="loss", threshold=0.1), budget_examples=1000, validation_examples=100)
+    # The standard error of a difference is 0.1 sqrt(2 / 100) = 0.014, and 0.14 with ten times the deviation.
+    for deviation, stopped in ((0.1, [0.1]), (1.0, [])):
+        slow, ahead = falling([3.0] * 4, deviation), falling([2.9] * 4, deviation)
+        assert list(losers(rule, {0.1: [slow], 0.2: [ahead]}, 400)) == stopped
+
+
+def test_a_trial_that_was_never_evaluated_has_the_worst_score():
+    rule = Race(goal=Goal(metric="loss", threshold=0.1), budget_examples=1000, validation_examples=100)
+    assert list(losers(rule, {0.1: [falling([])], 0.2: [falling([2.9] * 4)]}, 400)) == [0.1]
