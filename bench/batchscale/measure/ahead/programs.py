@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -128,7 +128,7 @@ def tier_calls(session: Session, tier: plan.Tier, lowering: str | None) -> Itera
 
 def abstract_state(learner: Learner) -> Any:  # noqa: ANN401 - a tree of shapes
     """Return shapes and types of parameters and optimizer state."""
-    first: Callable = lambda params: learner.first_state(params, timed_loops.LEARNING_RATE)  # noqa: E731
+    first = partial(learner.first_state, learning_rate=timed_loops.LEARNING_RATE)
     return jax.eval_shape(first, learner.abstract_params())
 
 
