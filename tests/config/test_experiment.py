@@ -342,3 +342,18 @@ def test_a_file_that_parses_survives_being_written(data):
     assert msgspec.json.encode(found) == msgspec.json.encode(
         parse(experiments.tomllib.loads(results_folder.to_toml(found).decode()), "tiny", "tiny.toml")
     )
+
+
+def test_looks_change_the_fingerprint_only_by_where_runs_end():
+    plain, looked = (parse(data, "tiny", "tiny.toml") for data in (MINIMAL, altered("confirm", {})))
+    often = parse(altered("confirm", {"looks": [2, 9], "tolerance": 0.2}), "tiny", "tiny.toml")
+    longer = parse(altered("confirm", {"past_target": 2.0}), "tiny", "tiny.toml")
+    assert "confirm" not in plain.protocol
+    assert looked.fingerprint == often.fingerprint
+    assert len({plain.fingerprint, looked.fingerprint, longer.fingerprint}) == 3
+
+
+@pytest.mark.parametrize("looks", [[6, 3], [3, 3]])
+def test_looks_that_do_not_rise_are_refused(looks):
+    message = f"tiny.toml: confirm.looks: {looks}, expected rising numbers of seeds"
+    assert refusal(altered("confirm", {"looks": looks})) == message

@@ -154,3 +154,36 @@ def test_a_budget_without_one_example_and_one_with_endless_evaluations_are_refus
     endless = experiment(budget={"epochs": epochs, "max_epochs": 1e5}, evaluation={"per_epoch": 1000})
     with pytest.raises(InputError, match=f"^tiny: budget.{field}: .*{says}$"):
         plan.duration(endless, 55_000)
+
+
+LOOKED = plan.Duration(800, 1200, [100, 200], 1.42)
+
+
+@pytest.mark.parametrize(
+    ("phase", "seed", "examples", "crossed", "ended"),
+    [
+        ("search", 1, 700, 100, None),
+        ("search", 1, 800, 100, "budget"),
+        ("search", 1, 900, 900, "target"),
+        ("search", 1, 900, None, None),
+        ("confirm", 1000, 799, 100, None),
+        ("confirm", 1002, 800, 100, "budget"),
+        ("confirm", 1002, 900, 700, None),
+        ("confirm", 1002, 1000, 700, "past_target"),
+        ("confirm", 1003, 141, 100, None),
+        ("confirm", 1003, 142, 100, "past_target"),
+        ("fixed", 1003, 142, 100, "past_target"),
+        ("confirm", 1003, 1200, None, "max"),
+    ],
+)
+def test_runs_end_past_their_target_and_the_first_three_seeds_not_before_the_budget(
+    phase, seed, examples, crossed, ended
+):
+    assert LOOKED.ended(phase, seed, examples, crossed) == ended
+
+
+def test_without_looks_every_phase_ends_at_the_target_or_the_budget_whichever_is_later():
+    plain = plan.Duration(800, 1200, [100, 200])
+    for phase in ("search", "confirm", "fixed"):
+        found = [plain.ended(phase, 1005, examples, 500) for examples in (500, 799, 800, 900, 1200)]
+        assert found == [None, None, "budget", "target", "max"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import tomli_w
-from batchscale.records.row_types import AnyRow, Environment, Machine, MachineFile
+from batchscale.records.machine_file import Environment, Machine, MachineFile
+from batchscale.records.row_types import AnyRow
 from simulated_convergence import convergence_rows, trial
 from simulated_throughput import throughput_rows
 from truth import Truth, experiment, experiment_table, origin

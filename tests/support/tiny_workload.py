@@ -33,7 +33,8 @@ from batchscale.measure.session import Session
 from batchscale.measure.training.learner import Learner, TrainState, make_learner, on_device, take
 from batchscale.measure.training.optimizers import Schedule
 from batchscale.records import results_folder, row_files
-from batchscale.records.row_types import Environment, Machine, Trial, TrialKey
+from batchscale.records.machine_file import Environment, Machine
+from batchscale.records.row_types import Trial, TrialKey
 
 TRAIN_EXAMPLES = 100
 """The size of the training set, so small that a batch may be all of it."""

@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -147,6 +148,27 @@ class Seeds(Table, frozen=True, kw_only=True):
     confirm: Annotated[int, Meta(ge=1, le=1000)] = 3
 
 
+class Confirm(Table, frozen=True, kw_only=True):
+    """Confirm at looks: after each one, only batch sizes that can still be the best get more seeds.
+
+    `seeds.confirm` then is the mean number of seeds of a batch size: as many runs to the epoch budget may be spent in
+    all, where they decide most. An experiment without this table gives `seeds.confirm` seeds to every batch size, and
+    rows of it are what they were before looks existed.
+
+    Attributes:
+        looks: Seeds of every batch size that is left, at each look.
+        tolerance: The study is over when the recommended batch size is at most this much slower than the best.
+        past_target: Runs end at this multiple of their first evaluation at the target; the first three seeds run the
+            whole epoch budget as well. Smoothed curves need evaluations on both sides of the target.
+    """
+
+    looks: Annotated[list[Annotated[int, Meta(ge=2, le=1000)]], Meta(min_length=1, max_length=6)] = msgspec.field(
+        default_factory=lambda: [3, 6, 12, 24]
+    )
+    tolerance: Annotated[float, Meta(gt=0, le=1)] = 0.05
+    past_target: Annotated[float, Meta(ge=1.2, le=10)] = 1.42
+
+
 class Budget(Table, frozen=True, kw_only=True):
     """How long trials train.
 
@@ -211,6 +233,7 @@ class Experiment(Table, frozen=True, kw_only=True):
     Attributes:
         name: The file's stem.
         search: Optimizer options to search together with the learning rate: each value is tried over the grid of rates.
+        confirm: How seeds are spent at looks; None gives every batch size `seeds.confirm` seeds.
         notice: A remark that is shown on every page about the experiment.
         suites: The platforms whose default suite the experiment is part of. `batchscale run` without names runs the
             experiments that list this device's platform.
@@ -225,6 +248,7 @@ class Experiment(Table, frozen=True, kw_only=True):
     learning_rate: LearningRate
     search: Annotated[dict[str, Values], Meta(max_length=3)] = msgspec.field(default_factory=dict)
     seeds: Seeds = Seeds()
+    confirm: Confirm | None = None
     budget: Budget
     evaluation: Evaluation = Evaluation()
     throughput: Throughput = Throughput()
@@ -270,6 +294,8 @@ class Experiment(Table, frozen=True, kw_only=True):
         if self.evaluation.averaging_epochs is None:
             del evaluation["averaging_epochs"]
         searched = {"search": list(self.searched)} if self.search else {}
+        # When the study looks, and when it is content, changes no trial.
+        past_target = {"confirm": {"past_target": self.confirm.past_target}} if self.confirm else {}
         workload = msgspec.to_builtins(self.workload)
         # Absent from fingerprints unless given, so that rows from before these fields existed keep theirs.
         for later in ("task", "dataset_options"):
@@ -282,6 +308,7 @@ class Experiment(Table, frozen=True, kw_only=True):
             "evaluation": evaluation,
             "learning_rate": {"schedule": rate.schedule, "warmup_epochs": rate.warmup_epochs},
             **searched,
+            **past_target,
         }
 
     @property
@@ -331,6 +358,8 @@ def parse(data: object, name: str, source: str) -> Experiment:
         _check_option(option, value, f"{source}: workload.optimizer_options.{option}")
     _check_search(experiment, source)
     _check_target(experiment.target, f"{source}: target")
+    if experiment.confirm:
+        _check_looks(experiment.confirm.looks, f"{source}: confirm.looks")
     for table in ("loops", "inputs", "precisions", "devices"):
         listed = getattr(experiment.throughput, table)
         if listed != "auto":
@@ -379,6 +408,11 @@ def _check_target(target: Target, field: str) -> None:
     for value in target.also:
         if target.accuracy is not None and value >= 1:
             raise InputError(f"{field}.also: {value}, expected numbers above 0 and below 1")
+
+
+def _check_looks(looks: Sequence[int], field: str) -> None:
+    if any(after <= before for before, after in pairwise(looks)):
+        raise InputError(f"{field}: {printable(looks)}, expected rising numbers of seeds")
 
 
 def _check_each_once(values: Sequence[object], field: str) -> None:

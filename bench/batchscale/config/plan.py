@@ -9,11 +9,14 @@ from itertools import product
 import msgspec
 
 from batchscale.config.experiment import Experiment, LearningRate, expand_batch_sizes
-from batchscale.config.vocabulary import CellKey, Options, Point
+from batchscale.config.vocabulary import CellKey, Ended, Options, Phase, Point
 from batchscale.errors import InputError
 
 FIRST_CONFIRMATION_SEED = 1000
 """Confirmation seeds start here, so that adding search seeds never makes one of them a seed of a claim."""
+
+WHOLE_BUDGET_SEEDS = 3
+"""Confirmation seeds that run the whole epoch budget in a study with looks, for its claims about accuracy."""
 
 LOWEST_RATE, HIGHEST_RATE = 1e-30, 1e9
 """Rates that float32 and a row can hold."""
@@ -48,11 +51,35 @@ class Duration(msgspec.Struct, frozen=True):
         budget_examples: Examples in the epoch budget. Accuracies are compared within this budget.
         max_examples: A trial ends here even if it has not reached the target.
         evaluations: Examples after which every trial is evaluated, ascending.
+        past_target: Multiple of its first evaluation at the target at which a confirmation run ends; None for a study
+            without looks, whose runs end at the target or at the epoch budget, whichever comes later.
     """
 
     budget_examples: int
     max_examples: int
     evaluations: list[int]
+    past_target: float | None = None
+
+    def ended(self, phase: Phase, seed: int, examples: int, crossed: int | None) -> Ended | None:
+        """Return why a run ends after `examples`; None if it goes on.
+
+        Args:
+            phase: What the run is for.
+            seed: Its seed: the first confirmation seeds run the whole epoch budget.
+            examples: Examples trained.
+            crossed: Examples at the first evaluation at the target; None if there was none.
+        """
+        if examples >= self.max_examples:
+            return "budget" if self.max_examples == self.budget_examples else "max"
+        if crossed is None:
+            return None
+        multiple = None if phase == "search" else self.past_target
+        whole = multiple is None or seed < FIRST_CONFIRMATION_SEED + WHOLE_BUDGET_SEEDS
+        if (whole and examples < self.budget_examples) or examples < (multiple or 1.0) * crossed:
+            return None
+        if whole and examples == self.budget_examples:
+            return "budget"
+        return "target" if multiple is None else "past_target"
 
 
 def batch_sizes(experiment: Experiment, train_examples: int) -> list[int]:
@@ -210,6 +237,17 @@ def extension(table: LearningRate, batch_size: int, tried: Iterable[Point], *, u
     return None
 
 
+def confirmation_examples(experiment: Experiment, sizes: int, duration: Duration) -> int:
+    """Return the lane-examples that confirmation runs of a study with looks may spend, for a number of batch sizes."""
+    return experiment.seeds.confirm * sizes * duration.budget_examples
+
+
+def first_seeds(experiment: Experiment) -> int:
+    """Return the confirmation seeds of every batch size before the first look, or before the end where none is."""
+    most = experiment.seeds.confirm
+    return min(most, experiment.confirm.looks[0]) if experiment.confirm else most
+
+
 def search_seeds(experiment: Experiment) -> list[int]:
     """Return the seeds that rates are chosen on."""
     return list(range(1, experiment.seeds.search + 1))
@@ -244,7 +282,8 @@ def duration(experiment: Experiment, train_examples: int) -> Duration:
         for i in range(1, math.ceil((experiment.max_epochs - 1) * evaluation.per_epoch) + 1)
     ]
     points = {point for point in [*early, *later, budget, longest] if 0 < point <= longest}
-    return Duration(budget, longest, sorted(points))
+    past_target = experiment.confirm.past_target if experiment.confirm else None
+    return Duration(budget, longest, sorted(points), past_target)
 
 
 def tiers(sizes: Sequence[int], widest: int = WIDEST_MICROBATCH, most_splitting: int = MOST_SPLITTING) -> list[Tier]:

@@ -120,8 +120,10 @@ def scaled_before(experiment: Experiment, known: Experiment) -> Experiment:
 def described(experiment: Experiment) -> str:
     """Describe in words how large the study is."""
     options = "".join(f" x {len(tried)} of {option}" for option, tried in sorted(experiment.search.items()))
+    seeds = f"{experiment.seeds.search} search and {experiment.seeds.confirm} confirmation seeds"
+    at_looks = " on average, spent at looks" if experiment.confirm else ""
     return (
         f"{experiment.learning_rate.grid_size} learning rates{options},"
-        f" {experiment.seeds.search} search and {experiment.seeds.confirm} confirmation seeds,"
+        f" {seeds}{at_looks},"
         f" {experiment.budget.epochs:g} epochs (up to {experiment.max_epochs:g} for the target)"
     )

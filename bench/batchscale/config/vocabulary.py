@@ -40,6 +40,10 @@ Input = Literal["device", "host"]
 Phase = Literal["search", "confirm", "fixed"]
 """What a trial is for: to choose the learning rate, to confirm the chosen one, or to run at the one fixed rate."""
 
+Ended = Literal["target", "past_target", "budget", "max"]
+"""Where a run ended that did not fail: past the epoch budget at its first evaluation at the target, at a multiple of
+that, at the end of the epoch budget, or at the most epochs that are allowed."""
+
 StageName = Literal["throughput", "convergence"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 """In the order in which they are run."""

@@ -192,7 +192,8 @@ class StageRows:
         self._session, self._see = session, see
         self._stage: StageName = stage
         self._writer: Writer | None = None
-        self._names_data = False
+        self._names_data, self._paused = False, 0.0
+        self._counted: dict[str, int] = {}
         self.finished = False
         """True if the last run of the stage came to its end."""
         for row in session.rows(results_folder.ROWS_OF[stage]):
@@ -212,18 +213,19 @@ class StageRows:
             self._take(one)
 
     @contextmanager
-    def open(self, cost: Callable[[], dict[str, Any]]) -> Iterator[None]:
+    def open(self, cost: Callable[[], dict[str, int]]) -> Iterator[None]:
         """Allow rows to be appended, and close the run of the stage with a row of what it cost.
 
         A run that found nothing left to measure adds no row.
 
         Args:
-            cost: Returns what the stage counted: fields of `Stage`.
+            cost: Returns what the stage counted since it was made: fields of `Stage`.
 
         Raises:
             InputError: When the file cannot be written, or another run writes it.
         """
         session, start, ended = self._session, time.monotonic(), False
+        self._paused = 0.0
         with Writer(session.folder / results_folder.ROWS_OF[self._stage]) as writer:
             self._writer = writer
             self._report_torn_line(writer)
@@ -232,9 +234,21 @@ class StageRows:
                 ended = True
             finally:
                 if writer.appended or not (ended and self.finished):
-                    origin, seconds = msgspec.structs.asdict(session.origin()), time.monotonic() - start
-                    self.append(Stage(**origin, stage=self._stage, finished=ended, seconds=seconds, **cost()))
+                    origin = msgspec.structs.asdict(session.origin())
+                    seconds = time.monotonic() - start - self._paused
+                    spent: dict[str, Any] = {name: value - self._counted.get(name, 0) for name, value in cost().items()}
+                    self._counted = cost()
+                    self.append(Stage(**origin, stage=self._stage, finished=ended, seconds=seconds, **spent))
                 self._writer = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let another stage work; its time is not counted as time of this one."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._paused += time.monotonic() - start
 
     def _take(self, row: AnyRow) -> None:
         if isinstance(row, Stage) and row.stage == self._stage:

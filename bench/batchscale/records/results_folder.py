@@ -16,7 +16,8 @@ from batchscale.config.vocabulary import Slug, StageName
 from batchscale.errors import InputError
 from batchscale.printable import bare, printable
 from batchscale.records import row_files
-from batchscale.records.row_types import AnyRow, Data, Environment, Machine, MachineFile, Row, Run, Text
+from batchscale.records.machine_file import Environment, Machine, MachineFile
+from batchscale.records.row_types import AnyRow, Data, Row, Run, Text
 from batchscale.untrusted_input import is_there, read_json
 
 T = TypeVar("T")

@@ -13,13 +13,14 @@ import msgspec
 from msgspec import Meta
 
 from batchscale.config.goal import METRICS, MetricName
-from batchscale.config.vocabulary import Input, Loop, Name, Phase, Point, Positive, Precision, Slug, StageName
+from batchscale.config.vocabulary import Ended, Input, Loop, Name, Phase, Point, Positive, Precision, Slug, StageName
 
 Count = Annotated[int, Meta(ge=0, le=10**15)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 LARGEST_AMOUNT = 1e30
 Amount = Annotated[float, Meta(ge=0, le=LARGEST_AMOUNT)]
-Accuracy = Annotated[float, Meta(ge=0, le=1)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Accuracy = Fraction
 Short = Annotated[str, Meta(max_length=200)]
 Text = Annotated[str, Meta(max_length=2000)]
 Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{4,64}\Z")]
@@ -296,6 +297,7 @@ class Trial(Run, frozen=True, kw_only=True, tag="trial"):
 
     Attributes:
         reason: Why it ended early.
+        ended: Where it ended, if it ended as planned; older rows hold none.
         train_examples: Examples in the training set.
         validation_examples: Examples in the validation split.
         steps: Optimizer steps that it took in all.
@@ -309,6 +311,7 @@ class Trial(Run, frozen=True, kw_only=True, tag="trial"):
     phase: Phase
     status: TrialStatus
     reason: Text | None = None
+    ended: Ended | None = None
     train_examples: Positive
     validation_examples: Positive | None = None
     steps: Count
@@ -344,6 +347,52 @@ class Trial(Run, frozen=True, kw_only=True, tag="trial"):
         The latest successful row counts; if none succeeded, the latest row.
         """
         return self.status == "ok" or earlier.status != "ok"
+
+
+class Arm(msgspec.Struct, frozen=True, kw_only=True, order=True, omit_defaults=True):
+    """A batch size at the point that is confirmed for its time to the target."""
+
+    batch_size: Positive
+    learning_rate: Annotated[float, Meta(gt=0, le=1e9)]
+    options: Annotated[dict[Name, Annotated[float, Meta(ge=-1e3, le=1e3)]], Meta(max_length=3)] = {}
+
+    @property
+    def point(self) -> Point:
+        """The learning rate and the options, as one value."""
+        return Point(self.learning_rate, tuple(sorted(self.options.items())))
+
+
+Arms = Annotated[list[Arm], Meta(max_length=1024)]
+
+
+class Look(Row, frozen=True, kw_only=True, tag="look"):
+    """One comparison of the batch sizes that are left, and what follows; a resumed run repeats it from this row.
+
+    Look 0 compares nothing: it adds the first arms.
+
+    Attributes:
+        number: Number of the look, from 1; a look that only adds arms has the number of the one before it.
+        seeds: Confirmation seeds that every compared arm had.
+        alpha: Chance of an error that this look was allowed.
+        compared: The arms that were left before it.
+        out: The compared arms that cannot be the best; they get no more seeds.
+        added: Arms that join, with as many seeds as the others.
+        next_seeds: Seeds of every arm that is left until the next look.
+        spent: Lane-examples of confirmation runs so far.
+        left: Lane-examples that may still be spent.
+        stop: Why no look follows; None where one does.
+    """
+
+    number: Count
+    seeds: Count
+    alpha: Fraction
+    compared: Arms = []
+    out: Arms = []
+    added: Arms = []
+    next_seeds: Count
+    spent: Count
+    left: Count
+    stop: Short | None = None
 
 
 class Stage(Row, frozen=True, kw_only=True, tag="stage"):
@@ -431,51 +480,4 @@ def _start(digest: str | None) -> str:
     return f"{digest[:16]}..." if digest else "none"
 
 
-AnyRow = Compilation | Round | Limit | Calibration | Trial | Stage | Verification | Data
-
-
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """The hardware, without anything that names its owner.
-
-    Attributes:
-        name: A slug of the device, which names the results folder.
-        device_kind: The device's name, as JAX reports it.
-        cpu: Name of the CPU.
-        virtual_devices: True if XLA was asked to split the host into several devices.
-    """
-
-    name: Slug
-    platform: Literal["cpu", "gpu", "tpu", "unknown"]
-    device_kind: Short
-    device_count: Positive
-    device_memory_bytes: Count | None = None
-    cpu: Short
-    cpu_cores: Positive
-    host_memory_bytes: Count
-    virtual_devices: bool = False
-
-
-class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """The software that a row was measured with.
-
-    Attributes:
-        packages: Version of each package that affects speed or numbers.
-        driver: Version of the accelerator's driver.
-        xla_flags: The XLA_FLAGS variable, without paths.
-        settings: Further settings that affect speed or numbers: JAX's, environment variables and compile options.
-    """
-
-    python: Short
-    os: Short
-    packages: Annotated[dict[Short, Short], Meta(max_length=64)]
-    driver: Short | None = None
-    xla_flags: Text = ""
-    settings: Annotated[dict[Short, Short], Meta(max_length=64)] = {}
-
-
-class MachineFile(msgspec.Struct, frozen=True, kw_only=True):
-    """`machine.json`: the machine, and every environment that rows name by its hash."""
-
-    schema: Literal[1] = 1
-    machine: Machine
-    environments: dict[Hash, Environment]
+AnyRow = Compilation | Round | Limit | Calibration | Trial | Look | Stage | Verification | Data

@@ -26,7 +26,7 @@ from batchscale.measure.device.machine import (
     without_paths,
 )
 from batchscale.measure.run import doctor
-from batchscale.records.row_types import Environment, Machine
+from batchscale.records.machine_file import Environment, Machine
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -157,3 +157,15 @@ def test_reported_seconds_agree_with_a_stopwatch_from_outside_that_waits_for_eve
         jax.block_until_ready(jax.live_arrays())
         shares.append(reported / (time.monotonic() - start))
     assert statistics.median(shares) == pytest.approx(1, abs=0.05)
+
+
+def test_a_further_block_times_every_cell_again_and_numbers_its_rounds_after_the_others(monkeypatch):
+    made = Pretended(monkeypatch)
+    made.measure(KEYS[:2])
+    made.stage.known.block = 1
+    made.stage.session.progress.plan(made.stage.item, 1, 1.0)
+    made.measure(KEYS[:1])
+    found = [row for row in made.rows if isinstance(row, Round) and CellKey.of(row) == KEYS[0]]
+    assert [(row.block, row.round) for row in found] == [(0, n) for n in range(5)] + [(1, n) for n in range(5, 10)]
+    made.measure(KEYS[:1])
+    assert sum(isinstance(row, Round) for row in made.rows) == 15, "the block is complete"

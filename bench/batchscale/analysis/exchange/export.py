@@ -15,7 +15,8 @@ from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import CellKey
 from batchscale.errors import InputError
 from batchscale.records import results_folder, row_files
-from batchscale.records.row_types import MachineFile, Round
+from batchscale.records.machine_file import MachineFile
+from batchscale.records.row_types import Round
 
 FORMAT_VERSION = "5.1.0"
 """The version of pytest-benchmark that writes this format."""

@@ -20,6 +20,7 @@ from batchscale.config.goal import Goal
 from batchscale.decisions.evaluations import best_score, first_at_target
 from batchscale.errors import InputError
 from batchscale.records import results_folder
+from batchscale.records.machine_file import MachineFile
 from batchscale.records.results_folder import JoinedFrom, Price
 from batchscale.records.row_types import (
     Accuracy,
@@ -30,7 +31,6 @@ from batchscale.records.row_types import (
     Curve,
     Data,
     Limit,
-    MachineFile,
     NoiseEstimate,
     Positive,
     Round,

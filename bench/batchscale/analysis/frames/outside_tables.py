@@ -22,7 +22,8 @@ from batchscale.config.experiment import Experiment, LearningRate
 from batchscale.config.goal import MetricName
 from batchscale.errors import InputError
 from batchscale.printable import bare, printable
-from batchscale.records.row_types import Compilation, Curve, Environment, Machine, MachineFile, Round, Trial
+from batchscale.records.machine_file import Environment, Machine, MachineFile
+from batchscale.records.row_types import Compilation, Curve, Round, Trial
 
 NOT_RECORDED = "not recorded"
 ENVIRONMENT = "0000"

@@ -75,9 +75,15 @@ def search_trials(experiment: Experiment, tier: plan.Tier) -> float:
 
 
 def confirm_trials(experiment: Experiment, tier: plan.Tier) -> float:
-    """Guess a tier's confirmation, the fixed rate included, as a number of trials to the epoch budget."""
-    rates = RATES_CONFIRMED + (experiment.learning_rate.fixed is not None)
-    return len(tier.batch_sizes) * rates * experiment.seeds.confirm * BEYOND_BUDGET
+    """Guess a tier's confirmation, the fixed rate included, as a number of trials to the epoch budget.
+
+    Looks may spend `seeds.confirm` trials per batch size on the times to the target, but at least the first seeds.
+    """
+    sizes, first = len(tier.batch_sizes), plan.first_seeds(experiment) * BEYOND_BUDGET
+    others = RATES_CONFIRMED - 1 + (experiment.learning_rate.fixed is not None)
+    if experiment.confirm is None:
+        return sizes * (1 + others) * first
+    return sizes * (others * first + max(experiment.seeds.confirm, first))
 
 
 @dataclass
@@ -121,6 +127,7 @@ class Progress:
         items: planned work by experiment and name.
         prefix: the experiment that work is planned and done for.
         last_line: when the last line was written, by `clock`.
+        note: what the line also shows, such as the batch sizes that are undecided.
     """
 
     output: TextIO = field(default_factory=lambda: sys.stderr)
@@ -129,6 +136,7 @@ class Progress:
     items: dict[tuple[str, str], Item] = field(default_factory=dict)
     prefix: str = ""
     last_line: float = -1e9
+    note: str = ""
 
     def begin(self, experiment: str) -> None:
         """Plan and count work for this experiment from now on."""
@@ -169,7 +177,7 @@ class Progress:
             return
         self.last_line = now
         left = f" | {readable(self.remaining_seconds())} left" if planned else ""
-        line = f"{self.prefix} | {doing}{left}"
+        line = " | ".join(part for part in (self.prefix, doing, self.note) if part) + left
         # A live line that wraps could not be cleared.
         self.output.write(f"{CLEARED}{line[: shutil.get_terminal_size().columns - 1]}" if live else f"{line}\n")
         self.output.flush()

@@ -12,6 +12,7 @@ from itertools import product
 import msgspec
 
 from batchscale.config import plan
+from batchscale.config.experiment import Experiment
 from batchscale.config.plan import Tier
 from batchscale.config.vocabulary import Phase, Point
 from batchscale.decisions import rate_choice
@@ -31,9 +32,10 @@ from batchscale.measure.convergence.wave import (
     waves,
 )
 from batchscale.measure.convergence.wave_loop import Checkpoint, Reporter
+from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.measure.session import Session, StageRows
 from batchscale.measure.training.optimizers import usual_options
-from batchscale.records.row_types import AnyRow, Curve, Trial, TrialKey
+from batchscale.records.row_types import AnyRow, Curve, Look, Trial, TrialKey
 
 
 class Convergence:
@@ -47,6 +49,7 @@ class Convergence:
         rows: The rows file of the stage.
         streak: Counts waves that fail one after another.
         trained_examples: Lane-examples that this run trained.
+        looks: The looks so far.
     """
 
     def __init__(self, session: Session) -> None:
@@ -57,7 +60,9 @@ class Convergence:
             validation_examples=len(session.dataset.validation.labels),
         )
         self.streak, self.trained_examples = Streak(), 0
+        self._joined: dict[int, TierSearch] = {}
         self.trials: dict[TrialKey, Trial] = {}
+        self.looks: list[Look] = []
         self.rows = StageRows(session, "convergence", self._see)
         if session.retries_failed:
             self.trials = {key: trial for key, trial in self.trials.items() if trial.status != "failed"}
@@ -80,9 +85,61 @@ class Convergence:
             Stopped: When a signal asked to stop.
             DeviceError: When the device keeps failing.
         """
-        with self.rows.open(self._cost):
+        with self.rows.open(self.cost):
+            self.search()
             for tier in self.tiers:
-                tier.run()
+                tier.confirm_all()
+
+    def search(self) -> None:
+        """Train the missing search trials of every tier."""
+        for tier in self.tiers:
+            tier.search()
+
+    def confirm(self, name: str, settings: Sequence[Setting], seeds: Sequence[int]) -> None:
+        """Train the missing trials of some settings, each tier in its own programs.
+
+        Args:
+            name: What the progress line calls them.
+            settings: The settings, also of batch sizes that joined between looks.
+            seeds: The seeds of each.
+        """
+        groups: dict[int, tuple[TierSearch, list[Setting]]] = {}
+        for setting in settings:
+            tier = self.tier_of(setting.batch_size)
+            groups.setdefault(id(tier), (tier, []))[1].append(setting)
+        for tier, own in groups.values():
+            tier.confirm(name, Grid(seeds, own))
+
+    def tier_of(self, batch_size: int) -> TierSearch:
+        """Return the tier that trains a batch size.
+
+        One that joined between looks is trained by the programs of the next smaller batch size if these add up
+        gradients, and else by programs of its own with the same microbatch.
+        """
+        known = next((tier for tier in self.tiers if batch_size in tier.tier.batch_sizes), None)
+        if known is not None or batch_size in self._joined:
+            return known or self._joined[batch_size]
+        home = self.home_of(batch_size)
+        sizes = home.tier.batch_sizes
+        fits = len(sizes) > 1 and batch_size < sizes[-1]
+        alone = Tier(home.tier.microbatch_size, [batch_size])
+        self._joined[batch_size] = home if fits else TierSearch(self, alone, home.tuned)
+        return self._joined[batch_size]
+
+    def home_of(self, batch_size: float) -> TierSearch:
+        """Return the tier of the next smaller batch size."""
+        return max((tier for tier in self.tiers if tier.tier.batch_sizes[0] <= batch_size), key=_smallest)
+
+    def choices(self) -> dict[int, rate_choice.Choice]:
+        """Choose the points of all batch sizes together, by their search trials.
+
+        A batch size with a failed search trial has none: the best point may be the one that was not tried.
+        """
+        failed = {
+            key.batch_size for key, one in self.trials.items() if one.status == "failed" and key.phase == "search"
+        }
+        found = {size: self.of("search", size) for size in self.session.batch_sizes if size not in failed}
+        return rate_choice.choose_rates(found, self.session.experiment.goal, self.session.duration.budget_examples)
 
     def of(self, phase: Phase, batch_size: int) -> list[Trial]:
         """Return the trials of one phase and batch size that did not fail."""
@@ -125,11 +182,25 @@ class Convergence:
         return found
 
     def _see(self, row: AnyRow) -> None:
-        if isinstance(row, Trial) and (row.key not in self.trials or row.supersedes(self.trials[row.key])):
+        if isinstance(row, Look):
+            self.looks.append(row)
+        elif isinstance(row, Trial) and (row.key not in self.trials or row.supersedes(self.trials[row.key])):
             self.trials[row.key] = row
 
-    def _cost(self) -> dict[str, int]:
+    def cost(self) -> dict[str, int]:
+        """Return what was counted so far, as fields of the row that closes a run of the stage."""
         return {"compilations": self.programs.compilations, "trained_examples": self.trained_examples}
+
+
+def fixed_setting(experiment: Experiment, batch_size: int) -> list[Setting]:
+    """Return the fixed rate with the usual options, if the experiment names one."""
+    rate = experiment.learning_rate.fixed
+    usual = usual_options(experiment.workload.optimizer, experiment.searched)
+    return [Setting("fixed", batch_size, Point(rate, usual))] if rate else []
+
+
+def _smallest(tier: TierSearch) -> int:
+    return tier.tier.batch_sizes[0]
 
 
 class TierSearch:
@@ -142,9 +213,9 @@ class TierSearch:
         programs: The tier's programs under this lowering.
     """
 
-    def __init__(self, stage: Convergence, tier: Tier) -> None:
+    def __init__(self, stage: Convergence, tier: Tier, tuned: Tuned | None = None) -> None:
         self.stage, self.tier = stage, tier
-        self.tuned = stage.programs.tuned(tier)
+        self.tuned = tuned or stage.programs.tuned(tier)
         self.programs = stage.programs.of(tier, self.tuned.lowering)
         self._experiment, self._duration = stage.session.experiment, stage.session.duration
 
@@ -154,7 +225,8 @@ class TierSearch:
         searched = sum(len(self.stage.of("search", size)) for size in sizes)
         self._plan("search", max(0.0, search_trials(experiment, self.tier) - searched))
         left = [size for size in sizes if not self.stage.of("confirm", size)]
-        self._plan("confirm", confirm_trials(experiment, self.tier) * len(left) / len(sizes))
+        if experiment.confirm is None:
+            self._plan("confirm", confirm_trials(experiment, self.tier) * len(left) / len(sizes))
         if left:
             self.stage.session.progress.plan(self._item("compile"), SECONDS_PER_TIER, 1.0)
 
@@ -168,8 +240,8 @@ class TierSearch:
         """Return the name of a phase of this tier in the progress line."""
         return f"{phase} {self.tier.label}"
 
-    def run(self) -> None:
-        """Train the missing trials of all phases: search, extensions of the search, and confirmation.
+    def search(self) -> None:
+        """Train the missing trials of the search and of its extensions.
 
         At most three training programs are compiled: for all settings of a shard, for a quarter of them, and for the
         confirmation. Each rejected lowering, and each shape that had to be halved to fit memory, adds one program.
@@ -183,9 +255,19 @@ class TierSearch:
                 break
             self._run_grid(f"extension {number + 1}", Grid(seeds, beyond), lambda: [self.small])
             searched = [*searched, *beyond]
-        claims = Grid(plan.confirmation_seeds(experiment), self.confirmations())
-        self._run_grid("confirm", claims, lambda: [self.shape(claims), self.small])
+
+    def confirm_all(self) -> None:
+        """Train the missing confirmation trials of a study without looks."""
+        self.confirm("confirm", Grid(plan.confirmation_seeds(self._experiment), self.confirmations()))
+        self.close()
+
+    def close(self) -> None:
+        """Mark the tier as done in the progress line."""
         self.stage.session.progress.close(self._item("compile"))
+
+    def confirm(self, name: str, claims: Grid) -> None:
+        """Train the missing trials of a grid that claims rest on."""
+        self._run_grid(name, claims, lambda: [self.shape(claims), self.small])
 
     @cached_property
     def full(self) -> Shape:
@@ -221,14 +303,12 @@ class TierSearch:
                     yield Setting("search", size, beyond)
 
     def confirmations(self) -> list[Setting]:
-        """Return the chosen points, and the fixed rate with the usual options if the experiment names one."""
-        experiment = self._experiment
-        fixed, usual = experiment.learning_rate.fixed, usual_options(experiment.workload.optimizer, experiment.searched)
-        settings = []
+        """Return the chosen points, and the fixed rate if the experiment names one."""
+        settings, choices = [], self.stage.choices()
         for size in self.tier.batch_sizes:
-            choice = self.stage.choice(size)
-            settings += [Setting("confirm", size, point) for point in (choice.points if choice else [])]
-            settings += [Setting("fixed", size, Point(fixed, usual))] if fixed else []
+            points = choices[size].points if size in choices else []
+            settings += [Setting("confirm", size, point) for point in points]
+            settings += fixed_setting(self._experiment, size)
         return settings
 
     def _run_grid(self, phase: str, grid: Grid, shapes_of: Callable[[], list[Shape]]) -> None:
@@ -343,6 +423,7 @@ class TierSearch:
                 seed=record.seed,
                 status=record.status or "ok",
                 reason=record.reason,
+                ended=record.ended,
                 train_examples=len(self.programs.train_split.labels),
                 validation_examples=len(self.programs.validation_split.labels),
                 steps=record.steps,

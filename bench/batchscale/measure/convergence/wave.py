@@ -21,7 +21,7 @@ from jaxtyping import Float
 from batchscale.config import plan
 from batchscale.config.experiment import Experiment
 from batchscale.config.plan import Duration
-from batchscale.config.vocabulary import Phase, Point
+from batchscale.config.vocabulary import Ended, Phase, Point
 from batchscale.measure.convergence.early_stopping import Race
 from batchscale.measure.convergence.lanes import Lanes, Moments, Programs, Settings
 from batchscale.measure.training import gradient_noise
@@ -149,6 +149,7 @@ class LaneRecord(msgspec.Struct, kw_only=True):
         seed: The seed.
         status: None as long as the lane trains.
         reason: Why it ended, unless it simply reached its end.
+        ended: Where it ended, if it simply reached its end.
         test_scores: At the end of the epoch budget.
         reported: True once the row was written.
         curve: The evaluations.
@@ -159,6 +160,7 @@ class LaneRecord(msgspec.Struct, kw_only=True):
     seed: int
     status: TrialStatus | None = None
     reason: str | None = None
+    ended: Ended | None = None
     test_scores: dict[str, float | None] = {}
     reported: bool = False
     curve: Curve = msgspec.field(default_factory=lambda: Curve(examples=[], steps=[], scores={"loss": []}))
@@ -192,10 +194,10 @@ class LaneRecord(msgspec.Struct, kw_only=True):
             averaged_scores=_longer(curve.averaged_scores, means_of(reading.averaged_scores)),
         )
 
-    def finish(self, status: TrialStatus, reason: str | None = None) -> None:
+    def finish(self, status: TrialStatus, reason: str | None = None, ended: Ended | None = None) -> None:
         """Close the record; the first verdict stays."""
         if self.status is None:
-            self.status, self.reason = status, reason
+            self.status, self.reason, self.ended = status, reason, ended
 
 
 def means_of(scores: Mapping[str, Moments]) -> dict[str, Number]:

@@ -238,16 +238,13 @@ def _record(wave: Wave, shard: Shard, examples: int, readings: Reading) -> None:
 
 
 def _retire(wave: Wave, examples: int) -> None:
-    """Close the lanes that are finished.
-
-    From the epoch budget on, a lane is finished once it has reached the target. At the longest budget every lane is
-    finished.
-    """
-    if examples < wave.duration.budget_examples:
-        return
+    """Close the lanes that have come to their end."""
     for record in wave.records:
-        if examples >= wave.duration.max_examples or first_at_target(record.curve, wave.race.goal):
-            record.finish("ok")
+        if record.status is None:
+            first = first_at_target(record.curve, wave.race.goal)
+            at = first.examples if first else None
+            if ended := wave.duration.ended(record.setting.phase, record.seed, examples, at):
+                record.finish("ok", ended=ended)
 
 
 def _stop_losers(wave: Wave, examples: int) -> None:

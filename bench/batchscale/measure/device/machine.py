@@ -20,7 +20,7 @@ from batchscale.errors import InputError
 from batchscale.measure.device import compiled_programs
 from batchscale.measure.device.platform_policy import POLICIES, PlatformPolicy
 from batchscale.printable import reason
-from batchscale.records.row_types import Environment, Machine
+from batchscale.records.machine_file import Environment, Machine
 from batchscale.subprocesses import CommandError, run
 
 COMMAND_SECONDS = 10.0

@@ -13,7 +13,7 @@ from batchscale.measure.data.datasets import available, dataset_names
 from batchscale.measure.data.files.sources import Answer, folder_fault
 from batchscale.measure.device import compiled_programs, sensors
 from batchscale.measure.device import machine as device
-from batchscale.records.row_types import Environment, Machine
+from batchscale.records.machine_file import Environment, Machine
 
 COARSE_TIMER_SECONDS = 1e-5
 """A timer this coarse is an error of 1 in 10,000 in a timed round of 0.1 s."""

@@ -24,6 +24,7 @@ from batchscale.measure.data import datasets
 from batchscale.measure.data.datasets import Dataset
 from batchscale.measure.device.machine import Host
 from batchscale.measure.run import time_estimate
+from batchscale.measure.run.study import Study
 from batchscale.measure.session import Session
 from batchscale.measure.throughput.stage import Throughput
 from batchscale.measure.training import optimizers
@@ -109,8 +110,10 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
     return [one.folder for one in sessions]
 
 
-def planned_stages(session: Session, names: Sequence[str]) -> list[Throughput | Convergence]:
+def planned_stages(session: Session, names: Sequence[str]) -> list[Throughput | Convergence | Study]:
     """Return the named stages of a session in order, once the progress line holds what is missing of each.
+
+    Training with looks alternates with timing, so the two are then one `Study`.
 
     Lowerings of lanes are chosen here, where that is still to do, since the time left depends on their speed.
 
@@ -119,7 +122,11 @@ def planned_stages(session: Session, names: Sequence[str]) -> list[Throughput | 
         Stopped: When a signal asked to stop.
     """
     session.progress.begin(session.experiment.name)
-    stages = [kind(session) for name, kind in KINDS.items() if name in names]
+    stages: list[Throughput | Convergence | Study] = []
+    if session.experiment.confirm and "convergence" in names:
+        stages.append(Study(session, times="throughput" in names))
+    else:
+        stages += [kind(session) for name, kind in KINDS.items() if name in names]
     for one in stages:
         one.plan()
     return stages

@@ -48,4 +48,6 @@ def seconds(
     cells = plan.cells(experiment, sizes, devices, train_examples)
     compiling = len(tiers) * SECONDS_PER_TIER + lowering_seconds(experiment, sizes, lowerings)
     ends = CALIBRATIONS * SECONDS_PER_CALIBRATION + max_batch_size_seconds(experiment) + SECONDS_PER_PAGE
-    return ends + compiling + timing_seconds(experiment, len(cells)) + training
+    blocks = len(experiment.confirm.looks) - 1 if experiment.confirm else 0
+    timed = len(cells) + blocks * len(sizes)
+    return ends + compiling + timing_seconds(experiment, timed) + training

@@ -53,9 +53,11 @@ def do(job: Job, append: Callable[[AnyRow], None]) -> None:
 def furnish(job: Job, append: Callable[[AnyRow], None]) -> Throughput:
     """Return the stage on made-up examples, whose programs run under the job's limit on memory."""
     session = Session(job.experiment, made_up(job), job.host, Path(), Progress(quiet=True), sources=Path(job.sources))
-    session.progress.plan("timing", 1, 1.0)
     stage = Throughput(session, append)
-    stage.known.rounds[job.key] = job.first_round
+    stage.known.block = job.block
+    session.progress.plan(stage.item, 1, 1.0)
+    stage.known.has_rounds(job.key, job.block, job.first_round)
+    stage.known.has_rounds(job.key, -1, job.other_rounds)
     if job.host.policy.in_host_memory:
         stage.confine = lambda: limit_memory(job.memory_bytes + RUNTIME_BYTES - _live_bytes())
     else:

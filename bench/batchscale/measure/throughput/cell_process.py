@@ -42,7 +42,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         train_examples: Size of the train split.
         key: The cell.
         lowering: Lowering of its convolutions.
-        first_round: Number of the first round that is missing.
+        first_round: Rounds of the block that the cell has.
+        block: The block that is timed.
+        other_rounds: Rounds that the cell has in other blocks.
         memory_bytes: Memory that the cell's program may use.
     """
 
@@ -56,6 +58,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     key: CellKey
     lowering: str | None
     first_round: Count = 0
+    block: Count = 0
+    other_rounds: Count = 0
     memory_bytes: Count
 
     @classmethod

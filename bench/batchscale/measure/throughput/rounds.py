@@ -167,7 +167,8 @@ def _time_round(stage: Throughput, cell: TimedCell, number: int) -> None:
     stage.record(
         Round(
             **stage.origin_of(cell.key),
-            round=number,
+            round=stage.known.other_rounds(cell.key) + number,
+            block=stage.known.block,
             steps=cell.steps,
             seconds=max(seconds, 1e-9),
             lowering=cell.compiled.lowering,

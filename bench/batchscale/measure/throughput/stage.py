@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from typing import Any, Literal
@@ -41,23 +41,42 @@ class Known:
     """What the rows of the stage show so far.
 
     Attributes:
-        rounds: How many rounds each cell has.
+        block: The block of rounds that is timed now.
+        timed: Every round, in order.
         failures: Cells whose last attempt failed, and how.
         retried: Cells that failed in an earlier run and are tried again in this one.
         peak_rates: Quantity, precision and environment hash of every peak rate that was measured.
         limit: The last row about the largest batch size.
     """
 
-    rounds: Counter[CellKey] = field(default_factory=Counter)
+    block: int = 0
+    timed: list[Round] = field(default_factory=list)
     failures: dict[CellKey, MeasurementStatus] = field(default_factory=dict)
     retried: frozenset[CellKey] = frozenset()
     peak_rates: set[tuple[str, Precision | None, str]] = field(default_factory=set)
     limit: Limit | None = None
 
+    def __post_init__(self) -> None:
+        self._counts: defaultdict[int, Counter[CellKey]] = defaultdict(Counter)
+
+    @property
+    def rounds(self) -> Counter[CellKey]:
+        """How many rounds each cell has in the block that is timed now."""
+        return self._counts[self.block]
+
+    def other_rounds(self, key: CellKey) -> int:
+        """Return how many rounds a cell has in all other blocks."""
+        return sum(counts[key] for block, counts in self._counts.items() if block != self.block)
+
+    def has_rounds(self, key: CellKey, block: int, count: int) -> None:
+        """Let a cell have rounds that another process timed."""
+        self._counts[block][key] = count
+
     def see(self, row: AnyRow) -> None:
         """Take in a row, old or new."""
         if isinstance(row, Round):
-            self.rounds[CellKey.of(row)] += 1
+            self._counts[row.block][CellKey.of(row)] += 1
+            self.timed.append(row)
         elif isinstance(row, Compilation) and row.status == "ok":
             self.failures.pop(CellKey.of(row), None)
         elif isinstance(row, Compilation):
@@ -118,7 +137,7 @@ class Throughput:
 
     @cached_property
     def missing(self) -> list[CellKey]:
-        """The cells that lacked rounds when the stage was planned."""
+        """The cells that lacked rounds of the first block when the stage was planned."""
         session = self.session
         devices = plan.device_counts(session.experiment, session.host.machine.device_count)
         cells = plan.cells(session.experiment, session.batch_sizes, devices, session.train_examples)
@@ -171,14 +190,43 @@ class Throughput:
         with self._rows.open(lambda: {"compilations": self.compilations}):
             if not self._has_work:
                 return
-            experiment, host = self.session.experiment, self.session.host
-            self.memory_bytes = experiment.throughput.memory_limit_bytes or host.program_memory_bytes()
-            self._measure_peak_rates(host.free_memory_bytes())
-            self.lowerings = lowering_choice.choose(self, self._to_lower)
+            self._measure_peak_rates(self.session.host.free_memory_bytes())
+            self._prepare(self._to_lower)
             rounds.measure(self, self.missing)
             self.session.progress.close("timing")
             if self._lacks_limit:
                 max_batch_size.measure(self)
+
+    def time_block(self, block: int, keys: Sequence[CellKey]) -> None:
+        """Time cells in one more block of rounds, in which the machine's day may be another.
+
+        Raises:
+            InputError: When the rows cannot be written.
+            Stopped: When a signal asked to stop.
+            DeviceError: At the third failure in a row.
+        """
+        if self._rows is None:
+            raise RuntimeError("a stage that writes elsewhere has no blocks")
+        self.known.block = block
+        lacking = [key for key in keys if self.known.next(key, self.rounds)]
+        if not lacking:
+            return
+        self.session.progress.plan(self.item, len(lacking), 1 / timing_seconds(self.session.experiment, 1))
+        with self._rows.open(lambda: {"compilations": self.compilations}):
+            self._prepare(lacking)
+            rounds.measure(self, lacking)
+        self.session.progress.close(self.item)
+
+    def _prepare(self, keys: Sequence[CellKey]) -> None:
+        """Find out how much memory there is, and choose the lowerings of cells."""
+        asked, host = self.session.experiment.throughput.memory_limit_bytes, self.session.host
+        self.memory_bytes = asked or host.program_memory_bytes()
+        self.lowerings = lowering_choice.choose(self, keys)
+
+    @property
+    def item(self) -> str:
+        """The name of the block in the progress line."""
+        return f"timing, block {self.known.block}" if self.known.block else "timing"
 
     def _measure_peak_rates(self, memory_bytes: int) -> None:
         """Append the rows of the peak rates; a rate at which the device fails has none."""
@@ -208,7 +256,7 @@ class Throughput:
 
     @property
     def rounds(self) -> int:
-        """Rounds that every cell is to have."""
+        """Rounds that every cell is to have in a block."""
         return self.session.experiment.throughput.rounds
 
     def round_seconds(self, key: CellKey) -> float:
@@ -221,7 +269,7 @@ class Throughput:
 
     def book(self, cells: float, seconds: float, doing: str) -> None:
         """Report progress: half of a cell is compiling it, half its rounds."""
-        self.session.progress.advance("timing", cells, seconds, doing)
+        self.session.progress.advance(self.item, cells, seconds, doing)
 
     def append(self, row: AnyRow) -> None:
         """Write a row.
@@ -267,7 +315,14 @@ class Throughput:
         memory_bytes = self.memory_bytes or 0
         return Child(
             Job.of(
-                self.session, task=task, key=key, lowering=lowering, first_round=first_round, memory_bytes=memory_bytes
+                self.session,
+                task=task,
+                key=key,
+                lowering=lowering,
+                first_round=first_round,
+                block=self.known.block,
+                other_rounds=self.known.other_rounds(key),
+                memory_bytes=memory_bytes,
             )
         )
 

@@ -1,0 +1,245 @@
+"""Look at the rows of a study: which batch sizes are out, how many more seeds the others get, and which ones join.
+
+Rows alone decide, so a run that is resumed repeats its decisions. Decisions that were made are rows too, and are
+replayed rather than made again: a later version of a library may round another way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from batchscale.config import plan
+from batchscale.config.experiment import Experiment
+from batchscale.config.vocabulary import CellKey, Options, Point
+from batchscale.decisions import rate_choice
+from batchscale.decisions.crossings import locate
+from batchscale.decisions.evaluations import examples_to_target
+from batchscale.records.row_types import Arm, Look, Round, Trial
+from batchscale.statistics import looks
+from batchscale.statistics.looks import ALPHAS, Decision, Rules
+from batchscale.statistics.rate_surface import Surface
+
+ABOUT_AS_FAST = 1.1
+"""A loop is timed again next to the faster one if it takes at most this multiple of its seconds."""
+
+
+class Batch(NamedTuple):
+    """Runs to train before the next look: every seed of every arm."""
+
+    arms: tuple[Arm, ...]
+    seeds: range
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the looks so far leave.
+
+    Attributes:
+        number: Number of the last look.
+        seeds: Seeds of every arm that is left, from the first, until the next look.
+        arms: Every arm that ever joined, in the order in which they did.
+        left: The arms that are not out.
+        batches: What was to be trained, in order.
+        stop: Why no look follows; None where one does.
+        budget: Lane-examples that the last look could spend in all.
+    """
+
+    number: int = 0
+    seeds: int = 0
+    arms: tuple[Arm, ...] = ()
+    left: tuple[Arm, ...] = ()
+    batches: tuple[Batch, ...] = ()
+    stop: str | None = None
+    budget: int = 0
+
+    def after(self, look: Look) -> Standing:
+        """Return what one more look leaves."""
+        added = tuple(look.added)
+        left = tuple(arm for arm in self.left if arm not in look.out)
+        grids = [Batch(added, range(self.seeds)), Batch((*left, *added), range(self.seeds, look.next_seeds))]
+        return Standing(
+            number=look.number,
+            seeds=max(self.seeds, look.next_seeds),
+            arms=(*self.arms, *added),
+            left=(*left, *added),
+            batches=(*self.batches, *(one for one in grids if one.arms and len(one.seeds))),
+            stop=look.stop,
+            budget=look.spent + look.left,
+        )
+
+
+def replay(rows: Iterable[Look]) -> Standing:
+    """Return what the looks of a study leave."""
+    standing = Standing()
+    for row in rows:
+        standing = standing.after(row)
+    return standing
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The rows that a look decides from.
+
+    Attributes:
+        experiment: Goal, looks and budgets.
+        duration: How long trials train.
+        trials: All trials that did not fail.
+        rounds: All timed rounds.
+    """
+
+    experiment: Experiment
+    duration: plan.Duration
+    trials: Sequence[Trial]
+    rounds: Sequence[Round]
+
+    @cached_property
+    def _confirmed(self) -> dict[tuple[int, Point], list[Trial]]:
+        found: dict[tuple[int, Point], list[Trial]] = defaultdict(list)
+        for trial in self.trials:
+            if trial.phase == "confirm":
+                found[trial.batch_size, trial.point].append(trial)
+        return found
+
+    @cached_property
+    def surfaces(self) -> dict[Options, Surface]:
+        """The surfaces of learning rates, by options."""
+        return rate_choice.fit_surfaces(searched(self.trials), self.experiment.goal)
+
+    def arm_between(self, arms: Iterable[Arm], batch_size: int) -> Arm:
+        """Return the arm of an untried batch size: with the options of the nearest arm, and their surface's rate."""
+        known = [arm for arm in arms if arm.point.options in self.surfaces]
+        nearest = min(known, key=lambda arm: abs(math.log(arm.batch_size / batch_size)))
+        rate = self.surfaces[nearest.point.options].rate_at(batch_size)
+        return Arm(batch_size=batch_size, learning_rate=float(f"{rate:.6g}"), options=nearest.options)
+
+    def runs(self, arm: Arm) -> list[Trial]:
+        """Return the confirmation runs of an arm, by seed."""
+        return sorted(self._confirmed.get((arm.batch_size, arm.point), []), key=lambda trial: trial.seed)
+
+    @property
+    def spent(self) -> int:
+        """Lane-examples of all confirmation runs."""
+        return sum(trial.curve.examples[-1] for runs in self._confirmed.values() for trial in runs if trial.curve.steps)
+
+    def log_examples(self, arms: Sequence[Arm], seeds: int) -> Float[np.ndarray, "seeds arms"]:
+        """Return where every run crosses the target; infinite where it never does, NaN where there is no run."""
+        table = np.full((seeds, len(arms)), np.nan)
+        for column, arm in enumerate(arms):
+            first = plan.FIRST_CONFIRMATION_SEED
+            runs = [trial for trial in self.runs(arm) if trial.seed < first + seeds]
+            if runs:
+                table[[trial.seed - first for trial in runs], column] = locate(runs, self.experiment.goal).values
+        return table
+
+    def a_seed(self, arm: Arm) -> float:
+        """Predict the lane-examples of one more run of an arm: to past its target, or to the most that is allowed."""
+        past = self.duration.past_target or 1.0
+        ends = [
+            min(past * examples_to_target(trial, self.experiment.goal), self.duration.max_examples)
+            for trial in self.runs(arm)
+        ]
+        return float(np.mean(ends)) if ends else float(self.duration.max_examples)
+
+    def fastest(self, batch_size: int) -> dict[CellKey, float]:
+        """Return the median seconds per step of the cells that a batch size would train in, the fastest first.
+
+        Whole batches go before those in microbatches. Empty where none was timed.
+        """
+        seconds: dict[CellKey, list[float]] = defaultdict(list)
+        precision = self.experiment.workload.precision
+        for row in self.rounds:
+            if (row.batch_size, row.input, row.precision, row.devices) == (batch_size, "device", precision, 1):
+                seconds[CellKey.of(row)].append(row.seconds / row.steps)
+        least = min((key.accumulation for key in seconds), default=1)
+        medians = {key: median(found) for key, found in seconds.items() if key.accumulation == least}
+        return dict(sorted(medians.items(), key=lambda item: (item[1], item[0])))
+
+    def log_seconds(self, sizes: Sequence[int]) -> Float[np.ndarray, "blocks rounds sizes"]:
+        """Return the log seconds of a step in every round of the fastest cell of each batch size; NaN for no round."""
+        found: dict[tuple[int, int], list[float]] = defaultdict(list)
+        for column, size in enumerate(sizes):
+            cell = next(iter(self.fastest(size)), None)
+            own = sorted((row for row in self.rounds if CellKey.of(row) == cell), key=lambda row: row.round)
+            for row in own:
+                found[row.block, column].append(row.seconds / row.steps)
+        blocks = sorted({block for block, _ in found})
+        table = np.full((len(blocks), max(map(len, found.values()), default=0), len(sizes)), np.nan)
+        for (block, column), seconds in found.items():
+            table[blocks.index(block), : len(seconds), column] = np.log(seconds)
+        return table
+
+    def cells(self, sizes: Iterable[int]) -> list[CellKey]:
+        """Return the cells to time in one more block: the fastest loop of each batch size, and one about as fast.
+
+        Every loop of a batch size that was not timed yet.
+        """
+        keys: list[CellKey] = []
+        for size in dict.fromkeys(sizes):
+            medians = self.fastest(size)
+            least = min(medians.values(), default=0.0)
+            near = [key for key, seconds in medians.items() if seconds <= ABOUT_AS_FAST * least]
+            precision = self.experiment.workload.precision
+            every = [CellKey(size, loop, precision=precision) for loop in self.experiment.throughput.loops]
+            keys += near or every
+        return sorted(keys)
+
+
+def searched(trials: Iterable[Trial]) -> dict[int, list[Trial]]:
+    """Return the search trials by batch size."""
+    found: dict[int, list[Trial]] = defaultdict(list)
+    for trial in trials:
+        if trial.phase == "search":
+            found[trial.batch_size].append(trial)
+    return found
+
+
+def decide(evidence: Evidence, standing: Standing, budget: int, multiple: Callable[[float], int]) -> Decision:
+    """Decide at the look that follows, among the arms that are left, ran and were timed; the others are out.
+
+    Args:
+        evidence: The rows so far.
+        standing: What the looks so far leave.
+        budget: Lane-examples that all confirmation runs may spend.
+        multiple: What a batch size near a given one must be a multiple of.
+    """
+    arms = standing.arms
+    sizes = sorted({arm.batch_size for arm in arms})
+    log_examples = evidence.log_examples(arms, standing.seeds)
+    unknown = {size for size in sizes if not evidence.fastest(size)}
+    is_out = np.array([arm not in standing.left or arm.batch_size in unknown for arm in arms])
+    state = looks.State(
+        look=standing.number,
+        sizes=tuple(arm.batch_size for arm in arms),
+        out=is_out | np.isnan(log_examples).all(axis=0),
+        log_examples=log_examples,
+        log_seconds=evidence.log_seconds(sizes),
+        cost=np.array([evidence.a_seed(arm) for arm in arms]),
+        left=float(max(0, budget - evidence.spent)),
+    )
+    return looks.decide(state, _rules(evidence, standing), multiple)
+
+
+def _rules(evidence: Evidence, standing: Standing) -> Rules:
+    """Return the rules of the experiment from the present look on.
+
+    Batch sizes join only where a surface gives them rates.
+    """
+    table = evidence.experiment.confirm
+    if table is None:
+        raise ValueError(f"{evidence.experiment.name}: has no looks")
+    following = [seeds for seeds in table.looks if seeds > standing.seeds]
+    seeds = [*[standing.seeds] * (standing.number + 1), *following][: len(ALPHAS)]
+    sizes = sorted({arm.batch_size for arm in standing.arms})
+    apart = any(after > looks.OCTAVE * before for before, after in pairwise(sizes))
+    finest = looks.OCTAVE if apart and evidence.surfaces else np.inf
+    return Rules(tuple(seeds), ALPHAS[: len(seeds)], table.tolerance, finest)
