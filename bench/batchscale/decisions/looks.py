@@ -23,7 +23,7 @@ from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import CellKey, Options, Point
 from batchscale.decisions import rate_choice
 from batchscale.decisions.crossings import locate
-from batchscale.decisions.evaluations import examples_to_target
+from batchscale.decisions.evaluations import first_at_target
 from batchscale.records.row_types import Arm, Look, Round, Trial
 from batchscale.statistics import looks
 from batchscale.statistics.looks import ALPHAS, Decision, Rules
@@ -143,12 +143,11 @@ class Evidence:
 
     def a_seed(self, arm: Arm) -> float:
         """Predict the lane-examples of one more run of an arm: to past its target, or to the most that is allowed."""
-        past = self.duration.past_target or 1.0
-        ends = [
-            min(past * examples_to_target(trial, self.experiment.goal), self.duration.max_examples)
-            for trial in self.runs(arm)
-        ]
-        return float(np.mean(ends)) if ends else float(self.duration.max_examples)
+        past, most, ends = self.duration.past_target or 1.0, self.duration.max_examples, []
+        for trial in self.runs(arm):
+            first = first_at_target(trial.curve, self.experiment.goal)
+            ends.append(min(past * first.examples, most) if first else most)
+        return float(np.mean(ends)) if ends else float(most)
 
     def fastest(self, batch_size: int) -> dict[CellKey, float]:
         """Return the median seconds per step of the cells that a batch size would train in, the fastest first.

@@ -25,7 +25,7 @@ from batchscale.measure.device.machine import Host, describe_environment
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import timed_loops
 from batchscale.measure.training.learner import Learner
-from batchscale.records.row_types import Machine
+from batchscale.records.machine_file import Machine
 
 WITHOUT_CHOICE = {"gpu": "xla", "tpu": "patches"}
 """Lowering of convolutions where none is tried. On a TPU, XLA's own float32 convolutions take minutes to compile."""
