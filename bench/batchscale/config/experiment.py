@@ -27,6 +27,7 @@ Rate = Annotated[float, Meta(gt=0, le=1e3)]
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
 Loss = Annotated[float, Meta(gt=0, le=1e6)]
 Values = Annotated[list[Annotated[float, Meta(ge=-1e3, le=1e3)]], Meta(min_length=2, max_length=16)]
+Looks = Annotated[list[Annotated[int, Meta(ge=2, le=1000)]], Meta(min_length=1, max_length=6)]
 Option = bool | int | float | str | list[int]
 
 LARGEST_FILE_BYTES = 1 << 20
@@ -152,8 +153,7 @@ class Confirm(Table, frozen=True, kw_only=True):
     """Confirm at looks: after each one, only batch sizes that can still be the best get more seeds.
 
     `seeds.confirm` then is the mean number of seeds of a batch size: as many runs to the epoch budget may be spent in
-    all, where they decide most. An experiment without this table gives `seeds.confirm` seeds to every batch size, and
-    rows of it are what they were before looks existed.
+    all, where they decide most. An experiment without this table gives `seeds.confirm` seeds to every batch size.
 
     Attributes:
         looks: Seeds of every batch size that is left, at each look.
@@ -162,9 +162,7 @@ class Confirm(Table, frozen=True, kw_only=True):
             whole epoch budget as well. Smoothed curves need evaluations on both sides of the target.
     """
 
-    looks: Annotated[list[Annotated[int, Meta(ge=2, le=1000)]], Meta(min_length=1, max_length=6)] = msgspec.field(
-        default_factory=lambda: [3, 6, 12, 24]
-    )
+    looks: Looks = msgspec.field(default_factory=lambda: [3, 6, 12, 24])
     tolerance: Annotated[float, Meta(gt=0, le=1)] = 0.05
     past_target: Annotated[float, Meta(ge=1.2, le=10)] = 1.42
 
