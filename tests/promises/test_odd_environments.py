@@ -1,6 +1,9 @@
 """Faults that odd environments and texts showed: each ends in one line, or changes nothing."""
 
 import io
+import os
+import shutil
+import subprocess
 import sys
 
 import msgspec
@@ -11,6 +14,7 @@ from batchscale.config import experiment as experiments
 from batchscale.errors import InputError
 from batchscale.measure.device import machine as device
 from batchscale.records import results_folder
+from repository import ROOT
 
 
 @pytest.mark.parametrize("field", ["title", "description", "notice"])
@@ -62,3 +66,14 @@ def test_some_pages_of_memory_more_or_fewer_are_the_same_machine(tmp_path, chang
     else:
         with pytest.raises(InputError, match="host_memory_bytes"):
             results_folder.prepare(tmp_path, experiment, machine, known.environments)
+
+
+@pytest.mark.slow
+def test_figures_need_nothing_of_the_users_matplotlib(tmp_path, recorded):
+    """A notebook exports a backend that may not be installed here; a matplotlibrc in this folder may ask for LaTeX."""
+    folder = shutil.copytree(recorded, tmp_path / "folder")
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: module://nowhere\n")
+    own = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONPATH": str(ROOT / "bench")}
+    command = [sys.executable, "-m", "batchscale", "figures", str(folder), "--only", "steps_to_target"]
+    ended = subprocess.run(command, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -87,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (default: the arguments of this process) and return its exit code."""
     _never_fail_to_print()
+    _draw_without_the_users_settings()
     try:
         code = _call(sys.argv[1:] if arguments is None else [*arguments])
         sys.stdout.flush()  # here a closed pipe ends quietly; when Python shuts down it would print a traceback
@@ -113,6 +114,11 @@ def _never_fail_to_print() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
             stream.reconfigure(errors="backslashreplace")
+
+
+def _draw_without_the_users_settings() -> None:
+    """Let matplotlib read no settings of the user; the backend of a notebook, for example, may be missing here."""
+    os.environ.update(MPLBACKEND="agg", MATPLOTLIBRC=os.devnull)
 
 
 def _call(typed: list[str]) -> int:

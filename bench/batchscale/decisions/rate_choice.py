@@ -164,7 +164,7 @@ def _located(trials: list[Trial], goal: Goal) -> rate_surface.Trials:
     last = np.array([math.log(trial.curve.examples[-1]) for trial in trials])
     return rate_surface.Trials(
         np.array([float(trial.batch_size) for trial in trials]),
-        np.array([trial.learning_rate for trial in trials]),
+        np.array([trial.point.learning_rate for trial in trials]),
         np.where(reached, at, last),
         reached,
     )

@@ -18,6 +18,8 @@ from batchscale.config.vocabulary import Ended, Input, Loop, Name, Phase, Point,
 Count = Annotated[int, Meta(ge=0, le=10**15)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 LARGEST_AMOUNT = 1e30
+UNKNOWN_RATE = 1.0
+"""Stands for a learning rate that is not known where trials are compared; it is never shown or written."""
 Amount = Annotated[float, Meta(ge=0, le=LARGEST_AMOUNT)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Accuracy = Fraction
@@ -262,12 +264,13 @@ class Run(Row, frozen=True, kw_only=True):
     """A training run at one point.
 
     Attributes:
+        learning_rate: The base rate, before any schedule; None in a table of another tool that does not name it.
         options: The optimizer options that are searched together with the learning rate.
         seed: Seed of the initial parameters and of the order of examples.
     """
 
     batch_size: Positive
-    learning_rate: Annotated[float, Meta(gt=0, le=1e9)]
+    learning_rate: Annotated[float, Meta(gt=0, le=1e9)] | None
     options: Annotated[dict[Name, Annotated[float, Meta(ge=-1e3, le=1e3)]], Meta(max_length=3)] = {}
     seed: Count
 
@@ -277,8 +280,8 @@ class Run(Row, frozen=True, kw_only=True):
 
     @property
     def point(self) -> Point:
-        """The learning rate and the options, as one value."""
-        return Point(self.learning_rate, tuple(sorted(self.options.items())))
+        """The learning rate and the options, as one value; `UNKNOWN_RATE` stands for a rate that is not known."""
+        return Point(self.learning_rate or UNKNOWN_RATE, tuple(sorted(self.options.items())))
 
 
 class TrialKey(msgspec.Struct, frozen=True, order=True):

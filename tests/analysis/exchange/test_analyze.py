@@ -59,7 +59,7 @@ def test_every_batch_size_with_the_least_need_is_named(tables):
     assert answer(tables(needs)).verdicts[2].numbers.endswith("(95%: unknown); 16, 64 needed the fewest.")
 
 
-def test_nothing_is_invented(tables):
+def test_nothing_is_invented(tables, tmp_path):
     found = answer(tables("batch_size,seed,steps_to_target\n16,0,900\n64,0,300\n"), train_examples=None, target=None)
     assert found.goal is None
     assert found.train_examples is None
@@ -70,7 +70,10 @@ def test_nothing_is_invented(tables):
         assert cell.best_learning_rate is None
         assert cell.best_score.median is None
         assert cell.joules_to_target is None
+        assert cell.loop is None
     assert found.time_optimal is not None
+    for line in (tmp_path / "out" / "convergence.jsonl").read_text().splitlines():
+        assert json.loads(line)["learning_rate"] is None
 
 
 def test_units_agree(tables):

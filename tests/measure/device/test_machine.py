@@ -13,16 +13,13 @@ import msgspec
 import pytest
 from batchscale.measure.device import machine as device
 from batchscale.measure.device.machine import (
-    available_memory_bytes,
     code_version,
     cpu_model,
     describe,
     environment_hash,
-    host_memory_bytes,
     nvidia_driver,
     short_cpu_name,
     slug,
-    usable_cores,
     without_paths,
 )
 from batchscale.measure.run import doctor
@@ -108,31 +105,6 @@ def test_a_gpu_is_named_by_its_kind_and_number():
 @pytest.mark.parametrize("text", ["--a=/home/me/x", "/root/y", "--b=~/z", "--a=1 --b=/tmp/me,/srv/me"])
 def test_no_path_is_left_in_a_setting(text):
     assert not re.search(r"home|root|srv|tmp|/", without_paths(text).replace("<path>", ""))
-
-
-def test_a_control_groups_limits_bound_cores_and_memory(tmp_path):
-    (tmp_path / "cpu").write_text("150000 100000\n")
-    (tmp_path / "memory").write_text("1048576\n")
-    free = tmp_path / "free"
-    free.write_text("max 100000\n")
-    assert usable_cores(tmp_path / "cpu") == min(2, len(os.sched_getaffinity(0)))
-    assert usable_cores(free) == usable_cores(tmp_path / "absent") == len(os.sched_getaffinity(0))
-    assert host_memory_bytes(tmp_path / "memory") == 1048576
-    assert host_memory_bytes(free) == host_memory_bytes(tmp_path / "absent") > 1048576
-
-
-def test_memory_that_may_be_taken_is_what_the_system_can_free_within_a_control_group(tmp_path):
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal: 9000 kB\nMemAvailable: 4000 kB\n")
-    assert available_memory_bytes(meminfo, tmp_path) == 4000 << 10
-    (tmp_path / "memory.max").write_text("3000000\n")
-    (tmp_path / "memory.current").write_text("1000000\n")
-    assert available_memory_bytes(meminfo, tmp_path) == 2_000_000
-    (tmp_path / "memory.stat").write_text("anon 300000\ninactive_file 400000\nactive_file 300000\n")
-    assert available_memory_bytes(meminfo, tmp_path) == 2_400_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert available_memory_bytes(meminfo, tmp_path) == 4000 << 10
-    assert available_memory_bytes(tmp_path / "absent", tmp_path) > 0
 
 
 @pytest.mark.parametrize(

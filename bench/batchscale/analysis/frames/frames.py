@@ -292,7 +292,7 @@ class Observed:
         return {
             "phase": trial.phase,
             "batch_size": trial.batch_size,
-            "learning_rate": trial.learning_rate,
+            "learning_rate": trial.point.learning_rate,
             "seed": trial.seed,
         }
 
@@ -349,7 +349,7 @@ def _norm_series(trial: Trial) -> Series | None:
 
 
 def _where(trial: Trial) -> str:
-    point = number_format.point(trial.learning_rate, trial.options)
+    point = number_format.point(trial.point.learning_rate, trial.options)
     return f"trial of batch size {trial.batch_size}, learning rate {point}, seed {trial.seed}"
 
 

@@ -11,7 +11,6 @@ import msgspec
 
 from batchscale.analysis.frames.outside_tables import (
     LARGEST_EXAMPLES,
-    UNKNOWN_RATE,
     experiment_from,
     origin,
     several_rates,
@@ -90,7 +89,7 @@ def curve_rows(
                 "kind": "trial",
                 "phase": "search" if searched else "confirm",
                 "batch_size": run.batch_size,
-                "learning_rate": run.learning_rate or UNKNOWN_RATE,
+                "learning_rate": run.learning_rate,
                 "seed": seed,
                 "status": "diverged" if run.evaluations[-1].score is None else "ok",
                 "train_examples": train_examples or 1,

@@ -23,14 +23,12 @@ from batchscale.config.goal import MetricName
 from batchscale.errors import InputError
 from batchscale.printable import bare, printable
 from batchscale.records.machine_file import Environment, Machine, MachineFile
-from batchscale.records.row_types import Compilation, Curve, Round, Trial
+from batchscale.records.row_types import UNKNOWN_RATE, Compilation, Curve, Round, Trial
 
 NOT_RECORDED = "not recorded"
 ENVIRONMENT = "0000"
 UNKNOWN_TARGET = 0.5
 """Placeholder for a target that was not given; it is never shown, since `imported.json` records none."""
-UNKNOWN_RATE = 1.0
-"""Placeholder for a learning rate that the tables do not name."""
 ANY_EPOCHS = 1e5
 """Placeholder for the budget of epochs."""
 LARGEST_EXAMPLES = 10**15
@@ -101,7 +99,7 @@ def trial_rows(
                 "kind": "trial",
                 "phase": "search" if searched else "confirm",
                 "batch_size": need.batch_size,
-                "learning_rate": need.learning_rate or UNKNOWN_RATE,
+                "learning_rate": need.learning_rate,
                 "seed": need.seed,
                 "status": "ok",
                 "train_examples": train_examples or 1,

@@ -74,7 +74,7 @@ def _speed(sweep: Sweep, at: int, speed: Speed | None) -> dict[str, Any]:
     per_second = sweep.step_seconds.shifted(-sweep.log_sizes)
     tokens = sweep.frames.tokens_per_example
     return {
-        "loop": speed.loop if speed else None,
+        "loop": speed.loop if speed and not sweep.frames.imported else None,
         "accumulation": speed.accumulation if speed else None,
         "examples_per_second": _exp(-per_second.medians[at]),
         "examples_per_second_interval": interval(exp(-per_second.draws[:, at])),

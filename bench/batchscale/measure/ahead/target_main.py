@@ -11,11 +11,13 @@ from batchscale.measure.ahead.programs import Sizes
 from batchscale.measure.ahead.target_process import Job, Line
 from batchscale.measure.ahead.targets import target_named
 from batchscale.measure.control.child_process import begin
+from batchscale.measure.device import jax_settings
 
 
 def main() -> None:
     """Read one job, do it, and write its lines; end when the parent process ends."""
     text, write_bytes = begin()
+    jax_settings.hold()
     job = msgspec.json.decode(text, type=Job)
 
     def write(line: Line) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import platform
 import re
@@ -17,7 +16,7 @@ import msgspec
 
 import batchscale
 from batchscale.errors import InputError
-from batchscale.measure.device import compiled_programs
+from batchscale.measure.device import compiled_programs, control_groups, jax_settings
 from batchscale.measure.device.platform_policy import POLICIES, PlatformPolicy
 from batchscale.printable import reason
 from batchscale.records.machine_file import Environment, Machine
@@ -132,12 +131,13 @@ def _refuse_absent_device() -> None:
 
 
 def describe() -> tuple[Machine, Environment]:
-    """Describe the machine JAX runs on and the software in use.
+    """Describe the machine JAX runs on and the software in use; from here on, JAX computes as rows claim.
 
     Raises:
         InputError: when an environment variable asks for a device that is not here.
     """
     _refuse_absent_device()
+    jax_settings.hold()
     nvidia = nvidia_driver() if jax.default_backend() == "gpu" else None
     return describe_machine(nvidia), describe_environment(nvidia)
 
@@ -251,40 +251,27 @@ def short_cpu_name(model: str) -> str:
     return " ".join(kept.split())
 
 
-def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Return the cores this process may run on, or fewer where a control group (cgroup v2) limits its time."""
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return the cores this process may run on, or fewer where a control group limits its time."""
     cores = len(os.sched_getaffinity(0))
-    limit, _, period = _first_line(quota).partition(" ")
-    return min(cores, math.ceil(int(limit) / int(period))) if limit.isdecimal() and period.isdecimal() else cores
+    return min(cores, control_groups.own(root).cores() or cores)
 
 
-def host_memory_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
-    """Return the memory of the host in bytes, or the limit of its control group if that is lower."""
+def host_memory_bytes(root: Path = Path("/")) -> int:
+    """Return the memory of the host in bytes, or the limit of a control group if that is lower."""
     installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    allowed = _first_line(limit)
-    return min(installed, int(allowed)) if allowed.isdecimal() else installed
+    return min(installed, control_groups.own(root).memory_bytes() or installed)
 
 
-def available_memory_bytes(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes of host memory that can still be allocated, within the limit of a control group."""
+def available_memory_bytes(root: Path = Path("/")) -> int:
+    """Return the bytes of host memory that can still be allocated, within the limits of control groups."""
     try:
-        found = re.search(r"^MemAvailable:\s*(\d+) kB", meminfo.read_text(), re.MULTILINE)
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", (root / "proc/meminfo").read_text(), re.MULTILINE)
     except OSError:
         found = None
     free = int(found[1]) << 10 if found else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit, used = _first_line(group / "memory.max"), _first_line(group / "memory.current")
-    if not (limit.isdecimal() and used.isdecimal()):
-        return free
-    return min(free, max(0, int(limit) - int(used) + _reclaimable_bytes(group / "memory.stat")))
-
-
-def _reclaimable_bytes(statistics: Path) -> int:
-    """Return the bytes of cached files that a control group counts as used, but drops first when memory runs short."""
-    try:
-        found = re.search(r"^inactive_file (\d+)$", statistics.read_text(), re.MULTILINE)
-    except OSError:
-        return 0
-    return int(found[1]) if found else 0
+    left = control_groups.own(root).free_bytes()
+    return free if left is None else min(free, left)
 
 
 def operating_system() -> str:
@@ -302,10 +289,3 @@ def slug(text: str, ending: str = "") -> str:
 def without_paths(text: str) -> str:
     """Replace every absolute path, since paths name users and hosts."""
     return re.sub(r"(?<![\w.])[~/][^\s,;]*", "<path>", text)
-
-
-def _first_line(path: Path) -> str:
-    try:
-        return path.read_text().partition("\n")[0].strip()
-    except OSError:
-        return ""

@@ -136,7 +136,7 @@ def find_case(
         for one in trials
         if (one.phase, one.batch_size) == ("confirm", batch_size)
         and one.status != "failed"
-        and (one.learning_rate, one.options) == point
+        and (one.point.learning_rate, one.options) == point
         and (found := evaluations.first_at_target(one.curve, goal))
     ]
     if not reached:
@@ -193,7 +193,7 @@ def train_alone(session: Session, case: Case) -> Alone:
 
 
 def _start(learner: Learner, trial: Trial) -> TrainState:
-    return learner.first_state(jax.device_put(learner.params(trial.seed)), trial.learning_rate, trial.options)
+    return learner.first_state(jax.device_put(learner.params(trial.seed)), trial.point.learning_rate, trial.options)
 
 
 def _scorer(learner: Learner, split: Examples, goal: Goal) -> Callable[[TrainState], float]:
@@ -250,4 +250,4 @@ def _segments(
 def _rates(schedule: Schedule, trial: Trial, first: int, steps: int) -> Float[np.ndarray, " step"]:
     """Return the learning rate of each step from step `first`: as in lanes, by the examples seen before its batch."""
     seen = jnp.asarray(np.arange(first, first + steps) * trial.batch_size, jnp.float32)
-    return np.asarray(jnp.float32(trial.learning_rate) * schedule.factor(seen))
+    return np.asarray(jnp.float32(trial.point.learning_rate) * schedule.factor(seen))

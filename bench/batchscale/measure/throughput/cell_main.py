@@ -16,6 +16,7 @@ from batchscale.measure.control.failures import FAILURES, failure_of
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.data.examples import Dataset
 from batchscale.measure.data.made_up import made_up_dataset
+from batchscale.measure.device import jax_settings
 from batchscale.measure.device.machine import available_memory_bytes
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import max_batch_size, rounds
@@ -32,6 +33,7 @@ def main() -> None:
     """Read one job and do it; end when the parent process ends."""
     text, write = begin()
     limit_memory(available_memory_bytes())
+    jax_settings.hold()
     job = msgspec.json.decode(text, type=Job)
     if jax.default_backend() != job.platform:
         raise RuntimeError(f"JAX has no {job.platform} here, only {jax.default_backend()}")

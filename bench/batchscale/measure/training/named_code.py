@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, TypeVar, get_type_hints
 
 from batchscale.errors import InputError
+from batchscale.measure.device import jax_settings
 from batchscale.printable import bare, printable, reason
 from batchscale.untrusted_input import misfit
 
@@ -51,6 +52,7 @@ def class_named(field: str, name: str, package: ModuleType, attribute: str, fold
     where, _, wanted = name.rpartition(":")
     with _found_last(folder / where if where.endswith(".py") else folder / "_"):
         module = _module_of_file(field, folder / where) if where.endswith(".py") else _module_named(field, where)
+    jax_settings.hold()  # the user's code may have changed them
     found = getattr(module, wanted, None)
     if not isinstance(found, type):
         held = [key for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")]

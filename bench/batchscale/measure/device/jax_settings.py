@@ -1,0 +1,50 @@
+"""Settings of JAX that this package decides, whatever the user's environment says: rows claim their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+NUMERICS: dict[str, Any] = {
+    "jax_enable_x64": False,  # with it, what has no explicit type becomes float64 under the name float32
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+    "jax_default_matmul_precision": None,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_disable_jit": False,
+    "jax_debug_nans": False,  # a run that diverges is a row
+    "jax_debug_infs": False,
+}
+"""What changes initial parameters, the type of numbers, or whether a run that diverges ends in an error."""
+
+
+def hold() -> None:
+    """Set every setting of `NUMERICS`. Environment variables such as `JAX_ENABLE_X64` then change no number."""
+    for name, value in NUMERICS.items():
+        if getattr(jax.config, name) != value:
+            jax.config.update(name, value)
+
+
+@contextmanager
+def compiling_anew() -> Iterator[None]:
+    """Compile without JAX's persistent cache, since reading a program from it is no compilation."""
+    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if folder is None:
+        yield
+        return
+    _use(None)
+    try:
+        yield
+    finally:
+        _use(folder)
+
+
+def _use(folder: str | None) -> None:
+    # JAX looks at the setting once, and again after a reset.
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()

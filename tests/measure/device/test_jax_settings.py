@@ -1,0 +1,43 @@
+"""The environment changes no number that a row claims: not their type, not the initial weights, not a compile time."""
+
+import jax
+import numpy as np
+import pytest
+from batchscale.measure.device import jax_settings, machine
+from batchscale.measure.throughput import timed_loops
+from jax.experimental.compilation_cache import compilation_cache
+from tiny_workload import learner
+
+
+@pytest.fixture
+def settings():
+    before = {name: getattr(jax.config, name) for name in [*jax_settings.NUMERICS, "jax_compilation_cache_dir"]}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_initial_weights_are_the_same_whatever_the_environment_sets(settings):
+    before = learner.__wrapped__("lenet").params(0)
+    for name, value in {"jax_enable_x64": True, "jax_default_prng_impl": "rbg", "jax_random_seed_offset": 5}.items():
+        jax.config.update(name, value)
+    changed = jax.tree.leaves(learner.__wrapped__("lenet").params(0))
+    assert {leaf.dtype for leaf in changed} == {np.dtype("float32"), np.dtype("float64")}
+    machine.describe()
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(learner.__wrapped__("lenet").params(0)), strict=True):
+        assert b.dtype == np.float32
+        np.testing.assert_array_equal(a, b)
+
+
+def test_timed_programs_are_compiled_and_not_read_from_a_cache(settings, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    compilation_cache.reset_cache()
+    jax.jit(lambda x: x + 1).lower(np.float32(1)).compile()
+    others = sorted(tmp_path.iterdir())
+    assert others
+    timed_loops._compile(lambda x: x * 3, np.float32(1))
+    assert sorted(tmp_path.iterdir()) == others
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+    jax.jit(lambda x: x * 5).lower(np.float32(1)).compile()
+    assert len(sorted(tmp_path.iterdir())) > len(others)
