@@ -203,7 +203,9 @@ def test_workers_and_microbatches_are_not_seen_beyond_rounding(tmp_path, studied
     expected = trials(studied.session.folder)
     for key, trial in trials(tmp_path).items():
         assert trial["curve"]["examples"] == expected[key]["curve"]["examples"]
-        assert trial["curve"]["accuracy"] == pytest.approx(expected[key]["curve"]["accuracy"], abs=1.01 / 60)
+        assert trial["curve"]["scores"]["accuracy"] == pytest.approx(
+            expected[key]["curve"]["scores"]["accuracy"], abs=1.01 / 60
+        )
 
 
 def test_a_torn_last_line_is_told(tmp_path, monkeypatch):
