@@ -38,7 +38,7 @@ class Truth:
     round_noise: float = 0.02
     train_examples: int = 10_000
     target: float = 0.95
-    also: tuple[float, ...] = (0.9, 0.97)
+    also: tuple[float, ...] = ()
     ceiling: float = 0.99
     ceilings: dict[int, float] = field(default_factory=dict)
     ceiling_noise: float = 0.001
@@ -115,6 +115,7 @@ class Truth:
 
 
 RICH = Truth(
+    also=(0.9, 0.97),
     batch_sizes=(4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
     gradient_noise_scale=300.0,
     watts=30.0,

@@ -26,6 +26,8 @@ REACH = BANDWIDTH / 2
 """How far beyond the evaluations a crossing is looked for, in log examples."""
 STEP = 0.01
 """Distance in log examples between the points at which the smooth curve is computed; it is straight between them."""
+POINTS_AT_ONCE = 100
+"""Points at which the smooth curve is computed together."""
 COLLAPSED = np.log(2)
 """A run has collapsed where its score is this far above the least mean of three successive evaluations."""
 FLAT = -0.1
@@ -219,16 +221,19 @@ def _weights(curve: Curve, at: Float[np.ndarray, " points"]) -> Float[np.ndarray
 def _cross(curve: Curve, target: float) -> tuple[float, float] | None:
     """Return the first point at which the smooth curve is at the target, and its slope there; None without one."""
     points = np.arange(curve.where[0] - REACH, curve.where[-1] + REACH + STEP, STEP)
-    value, slope = smooth(curve, points)
-    below = value <= target
-    if not below.any():
-        return None
-    at = int(below.argmax())
-    if at == 0:
-        return float(points[0]), float(slope[0])
-    share = (value[at - 1] - target) / (value[at - 1] - value[at])
-    crossing = points[at - 1] + share * STEP
-    return float(crossing), float(np.interp(crossing, points, slope))
+    # In parts that overlap by one point, because most curves cross early and what follows need not be smoothed.
+    for start in range(0, len(points), POINTS_AT_ONCE - 1):
+        part = points[start : start + POINTS_AT_ONCE]
+        value, slope = smooth(curve, part)
+        at = int((value <= target).argmax())
+        if value[at] > target:
+            continue
+        if at == 0:
+            return float(part[0]), float(slope[0])
+        share = (value[at - 1] - target) / (value[at - 1] - value[at])
+        crossing = part[at - 1] + share * STEP
+        return float(crossing), float(np.interp(crossing, part, slope))
+    return None
 
 
 def _levels_at(
@@ -240,12 +245,17 @@ def _levels_at(
     """
     weights = np.broadcast_to(_weights(curve, np.array([at])), table.shape) * np.isfinite(table)
     residuals = table - curve.mean
-    middle = np.nanmedian(residuals, axis=1, keepdims=True)
-    reach = CLIP * np.nanmedian(np.abs(residuals - middle), axis=1, keepdims=True)
+    middle = _median_of_known(residuals)
+    reach = CLIP * _median_of_known(np.abs(residuals - middle))
     clipped = np.clip(np.nan_to_num(residuals), middle - reach, middle + reach)
     total = weights.sum(axis=1)
     near = np.where(total > 0, (weights * clipped).sum(axis=1) / np.maximum(total, 1e-12), levels)
     return near - near.mean()
+
+
+def _median_of_known(table: Float[np.ndarray, "runs evaluations"]) -> Float[np.ndarray, "runs 1"]:
+    # numpy's nanmedian takes ten times as long.
+    return np.array([[np.median(row[np.isfinite(row)])] for row in table])
 
 
 def _flags(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import simulated_folder
 from batchscale.records.row_types import Curve, Trial
-from simulated_answers import TRUTH, answered
+from simulated_answers import TRUTH as ONE_TARGET
+from simulated_answers import answered
 from simulated_rows import change
+
+TRUTH = replace(ONE_TARGET, also=(0.9, 0.97))
 
 
 @pytest.fixture(scope="module")
 def found():
-    return answered()
+    return answered(TRUTH)
 
 
 def test_further_targets_are_read_from_the_same_curves(found):
@@ -35,7 +40,7 @@ def test_a_harder_target_does_not_hang_on_how_long_runs_went_on_once_they_had_th
         scores = {name: values[:last] for name, values in curve.scores.items()}
         return change(row, curve=Curve(examples=curve.examples[:last], steps=curve.steps[:last], scores=scores))
 
-    shorter = answered(rows=list(map(ended, simulated_folder.rows(TRUTH))))
+    shorter = answered(TRUTH, rows=list(map(ended, simulated_folder.rows(TRUTH))))
     (easier, harder), (easier_whole, harder_whole) = shorter.further_targets, found.further_targets
     assert harder == harder_whole
     # Evaluations after the own target also tell where a smooth curve crosses an easier one, but little.
@@ -49,5 +54,5 @@ def test_a_further_target_names_the_batch_sizes_whose_rate_was_not_confirmed():
     def confirmed(row):
         return not (isinstance(row, Trial) and row.phase == "confirm" and row.batch_size == 64)
 
-    easier, _ = answered(rows=list(filter(confirmed, simulated_folder.rows(TRUTH)))).further_targets
+    easier, _ = answered(TRUTH, rows=list(filter(confirmed, simulated_folder.rows(TRUTH)))).further_targets
     assert easier.unconfirmed == [64]
