@@ -29,6 +29,7 @@ from batchscale.measure.throughput import rounds
 from batchscale.measure.training.learner import Learner
 from batchscale.records import results_folder, row_files
 from batchscale.records.row_types import Curve, Round, Stage, Trial, Verification
+from long_proofs import long_unless
 from sample_rows import ORIGIN
 from tiny_workload import experiment, host, session, tiny_dataset
 
@@ -97,7 +98,7 @@ def retried(swept, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=WARMUP_EPOCHS)
+@pytest.fixture(scope="module", params=long_unless(["warmup_cosine"], WARMUP_EPOCHS))
 def scheduled(request, tmp_path_factory):
     """A study under one schedule, and its trial at batch size 20, which is confirmed in two microbatches a step."""
     rate = {"anchor": 0.01, "span": 0, "extend": 0}
@@ -146,6 +147,7 @@ def test_a_second_run_measures_nothing_and_answers_the_same(swept, sweep, capsys
     assert before == {name: (swept / name).read_bytes() for name in before}
 
 
+@pytest.mark.slow
 def test_convergence_of_another_machine_is_joined_with_speeds_of_this_one(swept, sweep, tmp_path):
     assert command_line.run(["run", sweep, "--results", str(tmp_path), "--convergence-from", str(swept)]) == 0
     folder = tmp_path / "sweep" / host().machine.name
@@ -176,6 +178,7 @@ def test_convergence_is_not_joined_where_trials_lie(swept, sweep, capsys):
     assert "already holds convergence rows measured here" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_only_the_stages_that_are_named_are_run(sweep, tmp_path):
     assert command_line.run(["run", sweep, "--results", str(tmp_path), "--stages", "throughput"]) == 0
     (folder,) = (tmp_path / "sweep").iterdir()
@@ -226,7 +229,7 @@ def test_pages_are_finished_at_the_first_signal_and_left_at_the_second(tmp_path,
     assert "To continue: " in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["swept", "retried"])
+@pytest.mark.parametrize("name", long_unless(["swept"], ["swept", "retried"]))
 def test_single_runs_reach_the_target_at_the_step_that_the_mapped_ones_did(name, swept, request, capsys):
     folder = request.getfixturevalue(name)
     assert command_line.run(["verify", str(folder), "--json"]) == 0

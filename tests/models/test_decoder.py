@@ -15,6 +15,7 @@ from batchscale.measure.training.learner import make_learner
 from batchscale.models._transformer import Blocks, _rotated
 from batchscale.models.decoder import Model
 from flax import nnx
+from long_proofs import long_unless
 from tiny_workload import assert_same, shaped
 
 TOKENS, CLASSES, WIDTH, HIDDEN = 8, 16, 12, 24
@@ -60,7 +61,7 @@ def gradient(variant, params, inputs, labels):
     return jax.grad(functools.partial(loss, made(variant)[0]))(params, inputs, labels)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", long_unless(["other"], VARIANTS))
 def test_a_token_reaches_the_features_of_itself_and_of_later_tokens_of_its_example(variant):
     """By gradients, as nanodo tests it: the influence of each token that enters the blocks on each that leaves."""
     blocks = nnx.merge(*made(variant)).blocks
@@ -72,7 +73,7 @@ def test_a_token_reaches_the_features_of_itself_and_of_later_tokens_of_its_examp
     np.testing.assert_array_equal(influence > 0, (example == other) & (of <= to))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", long_unless(["default"], VARIANTS))
 def test_a_changed_byte_changes_no_earlier_logits_and_no_other_example(variant):
     logits, (inputs, _) = forward(variant), windows()
     changed = inputs.at[1, 5].set((inputs[1, 5] + 1) % CLASSES)
@@ -81,7 +82,7 @@ def test_a_changed_byte_changes_no_earlier_logits_and_no_other_example(variant):
     np.testing.assert_array_equal(differs, (example == 1) & (at >= 5))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", long_unless(["other"], VARIANTS))
 def test_the_order_of_earlier_bytes_matters(variant):
     """One block of attention without positions would give the last byte the same logits in every order."""
     logits, (inputs, _) = forward(variant), windows()
@@ -114,9 +115,7 @@ def test_parameters_and_flops_are_as_many_as_in_the_closed_forms(variant, depth)
     assert flop_count.count(program.jaxpr) == 2 * 3 * per_token * inputs.size
 
 
-@pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=[] if name == "default" else pytest.mark.slow) for name in VARIANTS]
-)
+@pytest.mark.parametrize("variant", long_unless(["default"], VARIANTS))
 def test_the_mapped_gradient_is_the_gradient(variant):
     inputs, labels = windows()
     of_seeds = [made(variant)[1], jax.tree.map(lambda leaf: leaf * 1.1 + 0.01, made(variant)[1])]
@@ -143,7 +142,7 @@ def test_recomputation_changes_no_gradient_and_saves_memory():
     assert found[True][1] < 0.5 * found[False][1]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", long_unless(["other"], VARIANTS))
 def test_bfloat16_decides_the_products_and_never_the_parameters(variant):
     graph, params = made(variant, "bfloat16")
     inputs, _ = windows()
@@ -162,6 +161,7 @@ def test_bfloat16_is_near(variant):
     assert 1e-4 < float(jnp.abs(exact - rough).max()) < 0.05 * float(jnp.abs(exact).max())
 
 
+@pytest.mark.slow
 def test_a_fresh_decoder_keeps_variances(monkeypatch):
     """Tokens enter the blocks with variance 1, and so do the logits leave. Depth scales what ends in the sum."""
     model, depth = decoder(64, 256, width=64, depth=4), 4

@@ -8,6 +8,7 @@ from batchscale.measure.training.learner import model_names, take
 from batchscale.models._layers import LOWERINGS
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
+from long_proofs import long_unless
 from tiny_workload import MODEL_OPTIONS, assert_same, learner, train_split
 
 BATCH = 6
@@ -23,7 +24,7 @@ def test_every_model_is_tested():
     assert sorted([*MODEL_OPTIONS, "decoder"]) == model_names()
 
 
-@pytest.mark.parametrize("lowering", [name for name in LOWERINGS if name != "xla"])
+@pytest.mark.parametrize("lowering", long_unless(["patches"], [name for name in LOWERINGS if name != "xla"]))
 def test_lowerings_agree_in_values_and_gradients(lowering):
     batch = inputs_and_labels()
     inputs = batch.inputs
@@ -82,7 +83,7 @@ def test_a_pool_of_equal_values_gives_its_gradient_to_the_first(name):
     np.testing.assert_allclose(found[0], np.array(first), rtol=1e-5)
 
 
-@pytest.mark.parametrize("model", MODEL_OPTIONS)
+@pytest.mark.parametrize("model", long_unless(["lenet"], MODEL_OPTIONS))
 def test_the_logits_of_an_example_depend_on_no_other(model):
     one, (inputs, _) = learner(model), inputs_and_labels()
     params = jax.device_put(one.params(1))
@@ -92,7 +93,7 @@ def test_the_logits_of_an_example_depend_on_no_other(model):
     np.testing.assert_array_equal(influence - np.diag(np.diag(influence)), 0)
 
 
-@pytest.mark.parametrize("model", MODEL_OPTIONS)
+@pytest.mark.parametrize("model", long_unless(["lenet"], MODEL_OPTIONS))
 def test_precision_decides_the_products_and_never_the_parameters(model):
     inputs, _ = inputs_and_labels()
     for precision, products in (("float32", "f32"), ("bfloat16", "bf16")):

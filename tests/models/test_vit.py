@@ -59,6 +59,7 @@ def test_patches_are_cut_row_by_row():
         np.testing.assert_array_equal(found[:, :, token], expected.T)
 
 
+@pytest.mark.slow
 def test_every_patch_and_its_place_matter():
     one, images = learner("vit"), train_split().inputs[:1]
     logits, params = jax.jit(one.outputs), one.params(1)

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import simulated_folder
 from batchscale.records import results_folder, row_files
+from long_proofs import long_unless
 from repository import ROOT
 from sample_rows import stage
 from subprocess_study import SWEEP, environment, only_folder, rounds
@@ -77,7 +78,7 @@ def test_a_file_that_may_grow_no_further_keeps_every_row_written_before(tmp_path
 
 
 @needs_mounts
-@pytest.mark.parametrize("verb", ["report", "figures"])
+@pytest.mark.parametrize("verb", long_unless(["report"], ["report", "figures"]))
 def test_a_results_folder_that_may_only_be_read_is_refused_in_one_line(tmp_path, verb):
     simulated_folder.write(tmp_path / "folder", batch_sizes=(16, 64), confirm_seeds=2, epochs=3.0, max_epochs=4.0)
     mounted = f"mount --bind '{tmp_path}' '{tmp_path}' && mount -o remount,bind,ro '{tmp_path}'"

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from long_proofs import long_unless
 from tiny_workload import learner, programs, settings, train
 
 EXAMPLES = 400
@@ -22,7 +23,7 @@ def losses(model):
     return np.asarray(of.evaluate(lanes.state.params, of.validation_split)["loss"].mean[0])
 
 
-@pytest.mark.parametrize("model", LOSSES)
+@pytest.mark.parametrize("model", long_unless(["linear", "mlp"], LOSSES))
 def test_losses_are_those_of_other_versions_within_the_stated_tolerance(model):
     np.testing.assert_allclose(losses(model), LOSSES[model], rtol=TOLERANCE)
 

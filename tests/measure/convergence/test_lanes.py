@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from batchscale.measure.device.compiled_programs import predicted_bytes
 from batchscale.measure.training.optimizers import OPTIMIZERS, Schedule, searchable, usual_options
+from long_proofs import long_unless
 from tiny_workload import CONSTANT, TRAIN_EXAMPLES, assert_same, lane, learner, programs, settings, train, train_alone
 
 SUMMATION = 1e-5
@@ -17,14 +18,7 @@ KINDS = ("sgd", "momentum", "adamw", "rprop", "lamb")
 """One optimizer of each kind: the others keep the same sort of state, and are trained among the long proofs."""
 
 
-def long_unless(quick, cases):
-    """The cases as parameters; those that are not `quick` are long proofs."""
-    return [pytest.param(*case, marks=() if case in quick else pytest.mark.slow) for case in cases]
-
-
-@pytest.mark.parametrize(
-    "optimizer", [pytest.param(name, marks=() if name in KINDS else pytest.mark.slow) for name in OPTIMIZERS]
-)
+@pytest.mark.parametrize("optimizer", long_unless(KINDS, OPTIMIZERS))
 def test_a_lane_is_the_run_alone_under_every_optimizer(optimizer):
     one, rate = learner("linear", optimizer), RATE.get(optimizer, 0.05)
     lanes = train(programs(one, 10), [3, 4], settings([10, 20], [rate, 2 * rate]), 600)
@@ -68,6 +62,7 @@ def test_a_lane_with_its_own_option_is_the_run_alone_with_it(optimizer, option):
         assert_same(without.params, with_value.params, 10 * SUMMATION)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "decay"), long_unless([("adam", "b2")], [("adam", "b2"), ("rmsprop", "decay")]))
 def test_a_decay_that_depends_on_the_batch_size_is_the_decay_of_the_run_alone(optimizer, decay):
     one = learner("linear", optimizer, optimizer_options=((f"{decay}_batch_size", 50.0), (decay, 0.8)))
@@ -93,7 +88,7 @@ def test_convolutions_train_as_alone_with_another_lowering():
     assert_same(lane(lanes.state, 0, 1), alone, SUMMATION)
 
 
-@pytest.mark.parametrize("name", ["warmup", "warmup_cosine", "linear_decay"])
+@pytest.mark.parametrize("name", long_unless(["warmup_cosine"], ["warmup", "warmup_cosine", "linear_decay"]))
 def test_a_schedule_moves_a_lane_as_it_moves_the_run_alone(name):
     one, schedule = learner("linear", "sgd"), Schedule(name, 120.0, 600.0)
     lanes = train(programs(one, 5, schedule), [1], settings([5, 50], [0.1, 0.1]), 600)
@@ -109,6 +104,7 @@ def test_the_microbatch_is_not_seen_in_the_result():
         assert_same(train(programs(one, microbatch_size, schedule), [1], values, 600).state, finest.state, SUMMATION)
 
 
+@pytest.mark.slow
 def test_a_tier_of_one_batch_size_needs_no_accumulator_and_gives_the_same():
     one, values = learner("linear", "momentum"), settings([20, 20], [0.1, 0.02])
     direct = train(programs(one, 20, accumulates=False), [1], values, 600)

@@ -22,6 +22,7 @@ from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.device.compiled_programs import TuningFile
 from batchscale.records import results_folder, row_files
 from batchscale.records.row_types import Stage, Trial
+from long_proofs import long_unless
 from tiny_workload import session, trials
 
 
@@ -60,6 +61,7 @@ def test_trials_say_of_how_many_examples_their_accuracies_are_shares(studied):
         np.testing.assert_allclose(counts, counts.round(), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_programs_of_a_lowering_that_lost_its_trial_are_counted_as_well(tmp_path):
     tables = {"seeds": {"search": 1, "confirm": 1}, "learning_rate": {"span": 0, "extend": 0}}
     made = Convergence(session(tmp_path, **tables))
@@ -108,7 +110,7 @@ def test_a_second_run_measures_nothing(studied, monkeypatch):
     assert (studied.session.folder / results_folder.CONVERGENCE).read_bytes() == before
 
 
-@pytest.mark.parametrize("stop_at", [2, 7])
+@pytest.mark.parametrize("stop_at", long_unless([7], [2, 7]))
 def test_a_study_stopped_in_mid_training_and_resumed_is_the_uninterrupted_one_bit_for_bit(tmp_path, studied, stop_at):
     calls = Counter()
 
@@ -173,6 +175,7 @@ def test_a_stage_that_had_finished_and_goes_on_has_the_cost_of_that_too(tmp_path
     assert stopped or after.trained_examples > 0
 
 
+@pytest.mark.slow
 def test_a_clock_set_back_in_mid_study_changes_no_number_and_mixes_no_row(tmp_path, studied, monkeypatch):
     class Backwards(datetime):
         """A year earlier at every look."""

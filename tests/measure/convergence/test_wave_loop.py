@@ -83,7 +83,9 @@ def test_a_lane_at_its_target_ends_with_the_budget_and_another_goes_on(unraced):
     assert {DURATION.budget_examples, DURATION.max_examples} <= ends
 
 
-@pytest.mark.parametrize("stops", [(1,), (3, 2, 1), (7,)])
+@pytest.mark.parametrize(
+    "stops", [pytest.param((1,), marks=pytest.mark.slow), (3, 2, 1), pytest.param((7,), marks=pytest.mark.slow)]
+)
 def test_a_wave_interrupted_anywhere_and_resumed_is_the_uninterrupted_one_bit_for_bit(tmp_path, plain, stops):
     shapes = ((2, 6), (2, 3), (1, 3))
     whole = by_lane(Bench(tmp_path / "whole", shapes=shapes).run().records)
@@ -143,6 +145,7 @@ def test_how_lanes_are_run_is_not_seen_in_their_curves(tmp_path, plain, how):
         noise_agrees(record.noise, plain[lane].noise)
 
 
+@pytest.mark.slow
 def test_chunks_and_lane_order_change_no_bit(tmp_path, plain):
     for how in ({"ticks_per_call": 7}, {"settings": grid_of()[::-1]}):
         for lane, record in by_lane(Bench(tmp_path, **how).run().records).items():
@@ -244,6 +247,7 @@ def test_a_mistake_in_training_is_never_taken_for_the_end_of_the_line(tmp_path, 
         Workers(pool, 2).train(one, one.shards, 40)
 
 
+@pytest.mark.slow
 def test_a_stop_asked_for_when_every_lane_has_its_verdict_changes_nothing(tmp_path):
     evaluations = Bench(tmp_path).run().evaluation
     last = Bench(tmp_path)

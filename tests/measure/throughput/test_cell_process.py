@@ -124,6 +124,7 @@ def test_a_real_cell_is_timed_in_a_process_of_its_own(monkeypatch):
     assert all(isinstance(row, Round) and row.fingerprint == job().experiment.fingerprint for row in rounds)
 
 
+@pytest.mark.slow
 def test_a_users_own_modules_in_the_current_folder_do_not_disturb_a_cell(tmp_path, monkeypatch):
     for name in ("models", "bench"):
         (tmp_path / name).mkdir()

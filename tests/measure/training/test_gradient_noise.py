@@ -17,6 +17,7 @@ from batchscale.measure.training import gradient_noise
 from batchscale.measure.training.learner import Learner, take, task_named
 from batchscale.measure.training.optimizers import optimizer_named
 from batchscale.records.row_types import NoiseEstimate
+from long_proofs import long_unless
 from tiny_workload import (
     CONSTANT,
     SEEDS,
@@ -99,11 +100,9 @@ def test_the_variance_of_the_gradient_falls_as_one_over_the_batch_size(gaussian)
 
 @pytest.mark.parametrize(
     ("model", "optimizer", "lowering"),
-    [
-        ("mlp", "adam", None),
-        ("linear", "lars", None),
-        pytest.param("lenet", "momentum", "patches", marks=pytest.mark.slow),
-    ],
+    long_unless(
+        [("linear", "lars", None)], [("mlp", "adam", None), ("linear", "lars", None), ("lenet", "momentum", "patches")]
+    ),
 )
 def test_measuring_changes_no_bit_of_training(model, optimizer, lowering):
     one, values = learner(model, optimizer, lowering=lowering), settings([5, 10, 40], [0.01, 0.02, 0.03])
@@ -159,7 +158,7 @@ def test_every_entry_ends_at_an_evaluation_with_new_updates(whole):
             assert all(norm > 0 for norm in record.noise.squared_norms)
 
 
-@pytest.mark.parametrize("stops", [(1,), (4, 5)])
+@pytest.mark.parametrize("stops", [pytest.param((1,), marks=pytest.mark.slow), (4, 5)])
 def test_noise_survives_an_interruption_in_mid_batch_bit_for_bit(tmp_path, whole, stops):
     bench = Bench(tmp_path, settings=CLAIMS, shapes=((2, 8), (2, 4), (2, 2)))
     for stop in stops:
@@ -168,6 +167,7 @@ def test_noise_survives_an_interruption_in_mid_batch_bit_for_bit(tmp_path, whole
     assert noise_of(bench.run().records) == noise_of(whole)
 
 
+@pytest.mark.slow
 def test_neither_compaction_nor_shards_are_seen_beyond_rounding(tmp_path, whole):
     found = noise_of(Bench(tmp_path, settings=CLAIMS, shapes=((1, 4),), workers=2).run().records)
     for key, expected in noise_of(whole).items():

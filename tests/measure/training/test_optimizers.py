@@ -21,6 +21,7 @@ from batchscale.measure.training.optimizers import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from long_proofs import long_unless
 from tiny_workload import (
     SEEDS,
     Bench,
@@ -199,7 +200,7 @@ def average_alone(one, batch_size, rate, examples, stride):
     return weighted_mean(states, [np.exp((end - examples) / HORIZON) for end in ends])
 
 
-@pytest.mark.parametrize("accumulates", [True, False])
+@pytest.mark.parametrize("accumulates", long_unless([True], [True, False]))
 def test_a_lane_is_the_weighted_mean_of_the_parameters_of_the_run_alone(accumulates):
     one, sizes = learner("linear", "momentum"), [20, 100] if accumulates else [20, 20]
     of = programs(one, 20, accumulates=accumulates, averaging_examples=HORIZON)
