@@ -69,6 +69,7 @@ def test_every_patch_and_its_place_matter():
     assert (slopes > 0).all()
 
 
+@pytest.mark.slow
 def test_the_mapped_gradient_is_the_gradient():
     one, split = learner("vit"), train_split(6)
     of_seeds = [one.params(1), one.params(2)]

@@ -169,6 +169,7 @@ def test_evaluation_counts_the_whole_split_in_chunks_of_any_size():
     np.testing.assert_allclose(in_chunks["loss"].mean, found["loss"].mean, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_programs_are_compiled_once_for_a_shape_and_cut_down_to_memory(monkeypatch):
     of = programs(learner("linear", "sgd"), 20)
     before = of.compilations

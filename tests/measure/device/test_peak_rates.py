@@ -38,6 +38,7 @@ def test_products_grow_until_one_is_long_or_the_widest_is_reached(fixed, expecte
     assert len(tried) <= 2
 
 
+@pytest.mark.slow
 def test_every_precision_and_the_copy_are_measured_for_real():
     found = {part[:2]: part.measure(SMALL_BYTES, compiled_programs.WALL) for part in peak_rates.PARTS}
     assert len(found) == CALIBRATIONS == len(peak_rates.PARTS)

@@ -138,6 +138,7 @@ def test_a_users_own_modules_in_the_current_folder_do_not_disturb_a_cell(tmp_pat
     assert rows[0].status == "ok"
 
 
+@pytest.mark.slow
 def test_a_real_cell_under_a_limit_on_memory_is_a_row_and_not_a_crash(monkeypatch):
     monkeypatch.chdir(ROOT)
     wide = experiment(workload={"model": "mlp", "model_options": {"hidden": [1 << 16]}})
