@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from batchscale.errors import InputError
-from batchscale.measure.data.idx_format import parse
+from batchscale.measure.data.idx_format import parse, split_idx
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -65,3 +65,12 @@ def test_a_promise_of_exabytes_allocates_nothing():
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()
+
+
+def test_as_many_examples_are_held_out_as_an_experiment_asks_for():
+    random = np.random.default_rng(0)
+    train, test = (random.integers(0, 256, (count, 3, 3), dtype=np.uint8) for count in (60, 7))
+    labels = [np.arange(len(images), dtype=np.uint8) % 10 for images in (train, test)]
+    files = dict(zip("abcd", map(idx, (train, labels[0], test, labels[1])), strict=True))
+    content = split_idx(files, validation_examples=20)
+    assert [len(one.labels) for one in (content.train, content.validation, content.test)] == [40, 20, 7]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import struct
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import UInt8
+from msgspec import Meta
 
 from batchscale.errors import InputError
 from batchscale.measure.data.examples import Content, Examples
@@ -29,10 +31,12 @@ def idx_files(train_images: str, train_labels: str, test_images: str, test_label
     )
 
 
-def split_idx(files: Files) -> Content:
-    """Split four IDX files in the order of `idx_files`; 5,000 examples are held out of the published train set."""
+def split_idx(
+    files: Files, *, validation_examples: Annotated[int, Meta(ge=1, le=50_000)] = VALIDATION_EXAMPLES
+) -> Content:
+    """Split four IDX files in the order of `idx_files`; `validation_examples` are held out of the published train set."""
     train_images, train_labels, test_images, test_labels = (parse(data, name) for name, data in files.items())
-    validation, train = hold_out(Examples(train_images, train_labels), VALIDATION_EXAMPLES)
+    validation, train = hold_out(Examples(train_images, train_labels), validation_examples)
     return image_classes(train, validation, Examples(test_images, test_labels), CLASSES)
 
 
