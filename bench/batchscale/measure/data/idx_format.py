@@ -34,7 +34,7 @@ def idx_files(train_images: str, train_labels: str, test_images: str, test_label
 def split_idx(
     files: Files, *, validation_examples: Annotated[int, Meta(ge=1, le=50_000)] = VALIDATION_EXAMPLES
 ) -> Content:
-    """Split four IDX files in the order of `idx_files`; `validation_examples` are held out of the published train set."""
+    """Split four IDX files in the order of `idx_files`; the validation split is held out of the published train set."""
     train_images, train_labels, test_images, test_labels = (parse(data, name) for name, data in files.items())
     validation, train = hold_out(Examples(train_images, train_labels), validation_examples)
     return image_classes(train, validation, Examples(test_images, test_labels), CLASSES)
