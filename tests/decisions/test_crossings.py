@@ -7,6 +7,7 @@ import pytest
 from batchscale.config.goal import Goal
 from batchscale.decisions import crossings
 from batchscale.records.row_types import Curve, Trial
+from batchscale.statistics.crossing import Crossing
 from sample_rows import ORIGIN, accuracy_of
 
 EXAMPLES = [1000 * number for number in range(1, 25)]
@@ -38,6 +39,21 @@ def test_a_power_law_crosses_where_it_says_as_an_accuracy_and_as_a_loss():
     assert math.exp(crossings.typical_examples([loss], Goal(metric="loss", threshold=0.2))) == pytest.approx(
         6250, rel=1e-3
     )
+
+
+def flagged(*flags):
+    return Crossing(1.0, np.array([1.0, 2.0]), np.zeros(2), -1.0, frozenset(flags))
+
+
+def test_flagged_crossings_give_way_to_first_evaluations():
+    first, before = np.array([200.0, np.inf]), np.array([100.0, 900.0])
+    assert crossings.compared_by(flagged("flat"), first, before).log_examples.tolist() == [1.0, 2.0]
+    assert np.exp(crossings.compared_by(flagged("end"), first, before).log_examples).tolist() == pytest.approx(
+        [200, np.inf]
+    )
+    middle, unresolved = crossings.compared_by(flagged("first"), first, before)
+    assert np.exp(middle).tolist() == pytest.approx([150, np.inf])
+    assert unresolved == pytest.approx(math.log(2) ** 2 / 12), "the variance of an even spread over the gap"
 
 
 def test_bits_and_nats_are_one_curve():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from batchscale.config import plan
 from batchscale.config.vocabulary import CellKey
-from batchscale.decisions.looks import Evidence, decide, replay
+from batchscale.decisions.looks import Evidence, decide, reading, replay
 from batchscale.records.row_types import Arm, Curve, Look, Round, Trial
 from sample_rows import ORIGIN
 from tiny_workload import experiment
@@ -77,6 +77,24 @@ def test_replayed_looks_say_what_is_left_and_what_was_to_be_trained():
         ((joined,), range(3)),
         ((*ARMS[:2], joined), range(3, 6)),
     ]
+
+
+def test_rows_are_read_with_the_last_looks_error_or_the_next_ones_where_the_study_goes_on():
+    opening, first = look(added=ARMS), look(number=1, seeds=3, alpha=0.004, compared=ARMS, out=ARMS[2:], next_seeds=6)
+    last = look(number=2, seeds=6, alpha=0.008, compared=ARMS[:2], out=ARMS[:1], next_seeds=6, stop="one left")
+    assert reading([opening]) is None
+    going, ended = reading([opening, first]), reading([opening, first, last])
+    assert (going.alpha, going.stream, going.out) == (0.008, 1, frozenset())
+    assert (ended.alpha, ended.stream) == (0.008, 1)
+    assert {size for size, _ in going.compared} == {size for size, _ in ended.compared} == {8, 16}
+    assert {size for size, _ in ended.out} == {8}
+
+
+def test_only_runs_of_arms_are_spent():
+    rows = evidence([1.0, 1.0, 1.0])
+    assert 0 < rows.spent(ARMS[:1]) < rows.spent(ARMS)
+    other = Arm(batch_size=8, learning_rate=0.02)
+    assert rows.spent([other]) == 0
 
 
 def test_a_look_calls_out_what_is_clearly_slower_and_asks_for_seeds_of_the_others():

@@ -91,6 +91,12 @@ def seconds(value: float) -> str:
     return f"{number(value / scale)} {unit}"
 
 
+def duration(value: float) -> str:
+    """Return a guess of a duration, with two significant digits."""
+    scale, unit = _time_unit(value)
+    return f"{number(value / scale, 2)} {unit}"
+
+
 def seconds_between(interval: Interval, around: float) -> str:
     """Return an interval of durations, both ends in the unit that suits `around`, which is named once."""
     scale, unit = _time_unit(around)

@@ -22,6 +22,8 @@ class Recommended(Part, frozen=True, kw_only=True):
         reason: what the bound rests on, in words.
         error_shares: the share of each source in the variance that the bound rests on.
         bound_after_doubling: the bound to expect if the seeds, or the blocks of timed rounds, were doubled.
+        seconds_of_doubling: what that would take on this machine, for the batch sizes that are tied; absent where the
+            folder does not show it.
         level: confidence of the bound and of the tied set together.
     """
 
@@ -31,7 +33,45 @@ class Recommended(Part, frozen=True, kw_only=True):
     reason: str
     error_shares: dict[Source, float] = {}
     bound_after_doubling: dict[Source, float] = {}
+    seconds_of_doubling: dict[Source, float] = {}
     level: float = 0.95
+
+
+class LookMade(Part, frozen=True, kw_only=True):
+    """One look of a study: a comparison that decided which batch sizes got more seeds.
+
+    Attributes:
+        number: number of the look, from 1.
+        seeds: seeds of every batch size that was compared.
+        alpha: the chance of an error that it was allowed.
+        compared: the batch sizes that were left before it.
+        out: those of them that cannot be the fastest to the target.
+        added: batch sizes between others that joined after it.
+    """
+
+    number: int
+    seeds: int
+    alpha: float
+    compared: list[int]
+    out: list[int]
+    added: list[int]
+
+
+class Looks(Part, frozen=True, kw_only=True):
+    """How the seeds of a study were spent.
+
+    Attributes:
+        made: every look, in order.
+        stop: why no look follows; null while the study goes on.
+        tolerance: the bound at which the study ends, as a fraction.
+        spent: the share of the training allowed for the times to the target that was used; above 1 where the first
+            seeds alone took more.
+    """
+
+    made: list[LookMade]
+    stop: str | None
+    tolerance: float
+    spent: float
 
 
 class Ceilings(Part, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from batchscale.analysis.summary_parts import Ceilings, Part, Recommended
+from batchscale.analysis.summary_parts import Ceilings, Looks, Part, Recommended
 from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Loop, Phase
 from batchscale.statistics.estimate import Estimate, Interval
@@ -418,6 +418,7 @@ class Summary(Part, frozen=True, kw_only=True):
         train_examples: examples in an epoch; null where imported tables do not give them.
         tokens_per_example: tokens of an example, a window of text; null where the data is no text.
         claims_on, seeds: the surest phase of trials, and the most trials, that any batch size rests on.
+        looks: how seeds were spent where they are undecided; null where every batch size got as many.
         notice: what the experiment asks every reader to know.
         convergence_from, speeds_from: the machine whose training runs, or table or folder whose speeds, were joined.
         evaluation_quantum_epochs: the widest gap between the two evaluations around a crossing of the target.
@@ -445,6 +446,7 @@ class Summary(Part, frozen=True, kw_only=True):
     tokens_per_example: int | None = None
     claims_on: Phase | None
     seeds: int
+    looks: Looks | None = None
     notice: str = ""
     convergence_from: str | None = None
     speeds_from: str | None = None

@@ -6,6 +6,7 @@ Curves are read on the logarithm of the gap to the ideal score: of the validatio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +19,8 @@ FLAT_SLOPES: dict[MetricName, float] = {"accuracy": FLAT, "loss": -0.02, "bits_p
 """Slope on log examples above which a curve hardly falls. The loss of a language model falls as the power -0.05 to -0.1
 of its data (Kaplan et al., 2020, Scaling Laws for Neural Language Models), where an error on digits falls as -0.3."""
 
+WIDEST = np.log(4)
+"""Log examples that the gap before a first evaluation counts for at most."""
 
 Run = tuple[Float[np.ndarray, " evaluations"], Float[np.ndarray, " evaluations"]]
 """Examples and validation scores of the evaluations of one run."""
@@ -36,6 +39,40 @@ def locate_runs(runs: Sequence[Run], goal: Goal, least: float) -> Crossing:
     falling = [(at[at > 0], np.log(np.maximum(goal.gap(scores[at > 0]), least))) for at, scores in runs]
     target = float(np.log(max(goal.gap(goal.threshold), least)))
     return locate_crossing(*table_of(falling), target, FLAT_SLOPES[goal.metric])
+
+
+class Compared(NamedTuple):
+    """What the runs of one setting are compared by.
+
+    Attributes:
+        log_examples: One value per run, infinite where it missed.
+        unresolved: Variance of the estimate that no further seed lowers, because evaluations are too far apart.
+    """
+
+    log_examples: Float[np.ndarray, " runs"]
+    unresolved: float = 0.0
+
+
+def compared_by(found: Crossing, first: Float[np.ndarray, " runs"], previous: Float[np.ndarray, " runs"]) -> Compared:
+    """Choose what the runs of a setting are compared by: smoothed crossings, unless their flags speak against it.
+
+    Runs that end too soon after the target are compared by their first evaluations at it. Where the target comes
+    before the curve, they are compared by the middle between the two evaluations around it.
+
+    Args:
+        found: Where the runs cross the target, smoothed.
+        first: Examples at the first evaluation of each run at the target, infinite where there is none.
+        previous: Examples at the evaluation before.
+    """
+    if "end" in found.flags:
+        return Compared(np.log(first))
+    if "first" not in found.flags:
+        return Compared(found.values)
+    reached = np.isfinite(first)
+    middles = np.where(reached, np.log((np.where(reached, first, 1) + previous) / 2), np.inf)
+    gaps = np.log(np.maximum(first[reached], 1)) - np.log(np.maximum(previous[reached], 1))
+    width = np.minimum(gaps, WIDEST)
+    return Compared(middles, float(np.mean(width**2) / 12) if reached.any() else 0.0)
 
 
 def typical_examples(trials: Sequence[Trial], goal: Goal) -> float:

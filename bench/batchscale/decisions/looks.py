@@ -22,7 +22,7 @@ from batchscale.config import plan
 from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import CellKey, Options, Point
 from batchscale.decisions import rate_choice
-from batchscale.decisions.crossings import locate
+from batchscale.decisions.crossings import Compared, compared_by, locate
 from batchscale.decisions.evaluations import first_at_target
 from batchscale.records.row_types import Arm, Look, Round, Trial
 from batchscale.statistics import looks
@@ -86,6 +86,41 @@ def replay(rows: Iterable[Look]) -> Standing:
     return standing
 
 
+class Reading(NamedTuple):
+    """How the arms of a study with looks are compared when its rows are read.
+
+    Attributes:
+        compared: The arms to compare, each a batch size and a point.
+        out: Those of them that the last look called out.
+        alpha: Chance of an error that this comparison is allowed.
+        stream: Stream of random numbers: that of the look.
+    """
+
+    compared: frozenset[tuple[int, Point]]
+    out: frozenset[tuple[int, Point]]
+    alpha: float
+    stream: int
+
+
+def reading(rows: Sequence[Look]) -> Reading | None:
+    """Return how to compare after the looks so far; None where none has compared anything.
+
+    Where no look follows, the comparison of the last one is repeated. Where one follows, the arms that are left are
+    compared with the error that is its own, so that all looks and this comparison err with a chance of at most 5%.
+    """
+    standing, made = replay(rows), [row for row in rows if row.alpha]
+    if not made:
+        return None
+    if standing.stop is None and standing.number < len(ALPHAS):
+        return Reading(_keys(standing.left), frozenset(), ALPHAS[standing.number], standing.number)
+    last = made[-1]
+    return Reading(_keys(last.compared), _keys(last.out), last.alpha, last.number - 1)
+
+
+def _keys(arms: Iterable[Arm]) -> frozenset[tuple[int, Point]]:
+    return frozenset((arm.batch_size, arm.point) for arm in arms)
+
+
 @dataclass(frozen=True)
 class Evidence:
     """The rows that a look decides from.
@@ -126,20 +161,32 @@ class Evidence:
         """Return the confirmation runs of an arm, by seed."""
         return sorted(self._confirmed.get((arm.batch_size, arm.point), []), key=lambda trial: trial.seed)
 
-    @property
-    def spent(self) -> int:
-        """Lane-examples of all confirmation runs."""
-        return sum(trial.curve.examples[-1] for runs in self._confirmed.values() for trial in runs if trial.curve.steps)
+    def spent(self, arms: Iterable[Arm]) -> int:
+        """Return the lane-examples of all runs of some arms; runs for other claims are no part of the budget."""
+        return sum(trial.curve.examples[-1] for arm in arms for trial in self.runs(arm) if trial.curve.steps)
 
-    def log_examples(self, arms: Sequence[Arm], seeds: int) -> Float[np.ndarray, "seeds arms"]:
-        """Return where every run crosses the target; infinite where it never does, NaN where there is no run."""
-        table = np.full((seeds, len(arms)), np.nan)
+    def log_examples(
+        self, arms: Sequence[Arm], seeds: int
+    ) -> tuple[Float[np.ndarray, "seeds arms"], Float[np.ndarray, " arms"]]:
+        """Return where every run crosses the target, and the variance of each arm that no further seed lowers.
+
+        Runs that never cross are infinite; NaN where there is no run.
+        """
+        table, unresolved = np.full((seeds, len(arms)), np.nan), np.zeros(len(arms))
         for column, arm in enumerate(arms):
             first = plan.FIRST_CONFIRMATION_SEED
             runs = [trial for trial in self.runs(arm) if trial.seed < first + seeds]
             if runs:
-                table[[trial.seed - first for trial in runs], column] = locate(runs, self.experiment.goal).values
-        return table
+                values, unresolved[column] = self._compared(runs)
+                table[[trial.seed - first for trial in runs], column] = values
+        return table, unresolved
+
+    def _compared(self, runs: Sequence[Trial]) -> Compared:
+        goal = self.experiment.goal
+        firsts = [first_at_target(trial.curve, goal) for trial in runs]
+        at = np.array([one.examples if one else np.inf for one in firsts], dtype=np.float64)
+        before = np.array([one.previous_examples if one else 0 for one in firsts], dtype=np.float64)
+        return compared_by(locate(runs, goal), at, before)
 
     def a_seed(self, arm: Arm) -> float:
         """Predict the lane-examples of one more run of an arm: to past its target, or to the most that is allowed."""
@@ -208,12 +255,12 @@ def decide(evidence: Evidence, standing: Standing, budget: int, multiple: Callab
     Args:
         evidence: The rows so far.
         standing: What the looks so far leave.
-        budget: Lane-examples that all confirmation runs may spend.
+        budget: Lane-examples that all runs of the arms may spend.
         multiple: What a batch size near a given one must be a multiple of.
     """
     arms = standing.arms
     sizes = sorted({arm.batch_size for arm in arms})
-    log_examples = evidence.log_examples(arms, standing.seeds)
+    log_examples, unresolved = evidence.log_examples(arms, standing.seeds)
     unknown = {size for size in sizes if not evidence.fastest(size)}
     is_out = np.array([arm not in standing.left or arm.batch_size in unknown for arm in arms])
     state = looks.State(
@@ -223,7 +270,8 @@ def decide(evidence: Evidence, standing: Standing, budget: int, multiple: Callab
         log_examples=log_examples,
         log_seconds=evidence.log_seconds(sizes),
         cost=np.array([evidence.a_seed(arm) for arm in arms]),
-        left=float(max(0, budget - evidence.spent)),
+        left=float(max(0, budget - evidence.spent(arms))),
+        unresolved=unresolved,
     )
     return looks.decide(state, _rules(evidence, standing), multiple)
 

@@ -381,7 +381,7 @@ class Look(Row, frozen=True, kw_only=True, tag="look"):
         out: The compared arms that cannot be the best; they get no more seeds.
         added: Arms that join, with as many seeds as the others.
         next_seeds: Seeds of every arm that is left until the next look.
-        spent: Lane-examples of confirmation runs so far.
+        spent: Lane-examples of the runs of all arms so far.
         left: Lane-examples that may still be spent.
         stop: Why no look follows; None where one does.
     """

@@ -82,7 +82,9 @@ class _Fit(NamedTuple):
     paired: bool
 
 
-def of_seeds(log_examples: Float[np.ndarray, "seeds arms"]) -> Effects:
+def of_seeds(
+    log_examples: Float[np.ndarray, "seeds arms"], unresolved: Float[np.ndarray, " arms"] | None = None
+) -> Effects:
     """Return the effects of arms whose runs share their seeds.
 
     The variances of the arms are moderated (Smyth, 2004). A run that missed gives no value, and its arm is an
@@ -90,17 +92,19 @@ def of_seeds(log_examples: Float[np.ndarray, "seeds arms"]) -> Effects:
 
     Args:
         log_examples: One value per run, infinite where it missed, NaN where it was not trained.
+        unresolved: Variance of each arm that no further seed lowers; 0 when None.
     """
     known = np.isfinite(log_examples)
     fit = _fit(np.where(known, log_examples, np.nan))
     freedom = np.where(known, 1 - fit.leverage, 0.0).sum(axis=0)
     variances, moderate = _variances(np.where(known, fit.residuals, 0.0), freedom)
-    part = Part(_covariance(fit, known, np.broadcast_to(variances, known.shape)), moderate)
+    beyond = np.zeros(known.shape[1]) if unresolved is None else unresolved
+    part = Part(_covariance(fit, known, np.broadcast_to(variances, known.shape)) + np.diag(beyond), moderate)
     misses = np.isinf(log_examples).sum(axis=0).astype(np.float64)
     runs = (~np.isnan(log_examples)).sum(axis=0).astype(np.float64)
     # The median over runs also spreads by what runs of one seed have in common, which pairing removes.
-    whole = np.sqrt(variances + _row_variance(log_examples, known, variances))
-    return Effects(fit.centres, {"seeds": part}, misses, runs, whole)
+    whole = variances + _row_variance(log_examples, known, variances) + beyond * np.maximum(runs - misses, 1)
+    return Effects(fit.centres, {"seeds": part}, misses, runs, np.sqrt(whole))
 
 
 def of_blocks(log_seconds: Float[np.ndarray, "blocks rounds arms"]) -> Effects:

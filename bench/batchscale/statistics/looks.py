@@ -69,6 +69,7 @@ class State:
         log_seconds: Of a step, in every timed round of each different batch size, rising; NaN where it was not timed.
         cost: What one more seed of each arm costs, in any unit.
         left: How much may still be spent, in the same unit.
+        unresolved: Variance of each arm's log examples that no further seed lowers; 0 when None.
     """
 
     look: int
@@ -78,6 +79,7 @@ class State:
     log_seconds: Float[np.ndarray, "blocks rounds sizes"]
     cost: Float[np.ndarray, " arms"]
     left: float
+    unresolved: Float[np.ndarray, " arms"] | None = None
 
     @property
     def seeds(self) -> int:
@@ -133,7 +135,7 @@ def of_times(state: State, alpha: float, draws: int = DRAWS) -> Comparison:
     """Compare the times to the target, examples / batch size x seconds per step, of the arms that are not yet out."""
     sizes, which = np.unique(np.array(state.sizes), return_inverse=True)
     a_step = effects.of_blocks(state.log_seconds).shifted(-np.log(sizes.astype(np.float64)))
-    times = effects.of_seeds(state.log_examples).with_timing(a_step.spread_over(which))
+    times = effects.of_seeds(state.log_examples, state.unresolved).with_timing(a_step.spread_over(which))
     return compare(times, ~state.out, alpha, state.look, draws)
 
 

@@ -31,6 +31,7 @@ from batchscale.records.row_types import (
     Curve,
     Data,
     Limit,
+    Look,
     NoiseEstimate,
     Positive,
     Round,
@@ -93,6 +94,7 @@ class Frames:
         calibrations: one row per calibrated quantity.
         stages: one row per end of a stage.
         verifications: one row per run that was repeated alone.
+        looks: the looks of the study, in order; empty where every batch size got the same seeds.
         searched: the search trials. Their curves hold only the score of the goal, which is all that choosing a
             learning rate needs.
         train_examples: examples in an epoch.
@@ -124,6 +126,7 @@ class Frames:
     data: Data | None = None
     convergence_from: str | None = None
     speeds_from: str | None = None
+    looks: tuple[Look, ...] = ()
     imported: Imported | None = None
     price_per_hour: float | None = None
 
@@ -202,6 +205,7 @@ def from_rows(
         train_examples=train_examples,
         **_of_data(kept.get(Data, []), observed),
         convergence_from=convergence_from,
+        looks=tuple(row for row in kept.get(Look, []) if isinstance(row, Look)),
         imported=imported,
     )
 
@@ -417,6 +421,7 @@ def trial_frame(observed: Sequence[Observed], goal: Goal, budget_examples: float
                 "steps_to_target": examples / trial.batch_size,
                 "epochs_to_target": examples / epoch,
                 "previous_examples": previous_evaluation(one.curve["examples"], examples),
+                "whole_budget": trial.ended != "past_target" or one.curve["examples"][-1] >= budget_examples,
                 "best_score": best_score(trial.curve, goal, budget_examples),
                 "best_averaged_score": _best_average(goal, one.curve, budget_examples) if averaged else None,
                 "test_score": trial.test_score(goal.metric),

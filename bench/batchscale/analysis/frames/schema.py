@@ -65,6 +65,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "steps_to_target": "float64",
         "epochs_to_target": "float64",
         "previous_examples": "float64",
+        "whole_budget": "bool",
         "best_score": "float64",
         "best_averaged_score": "float64",
         "test_score": "float64",

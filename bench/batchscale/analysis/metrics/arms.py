@@ -17,12 +17,10 @@ from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import values
 from batchscale.analysis.metrics.observations import Claim, Speed, horizon
 from batchscale.config.goal import Goal
-from batchscale.decisions.crossings import Run, least_gap_of, locate_runs
+from batchscale.config.vocabulary import Point
+from batchscale.decisions.crossings import Run, compared_by, least_gap_of, locate_runs
 from batchscale.statistics.crossing import Crossing
-from batchscale.statistics.effects import Effects, Part, of_blocks, of_seeds
-
-WIDEST = np.log(4)
-"""Log examples that the gap before a first evaluation counts for at most."""
+from batchscale.statistics.effects import Effects, of_blocks, of_seeds
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,12 @@ class Arm:
     crossing: Crossing | None
     log_examples: Float[np.ndarray, " runs"]
     unresolved: float = 0.0
+
+    @property
+    def key(self) -> tuple[int, Point]:
+        """The batch size, and the learning rate with the options that were searched."""
+        one = self.trials.iloc[0]
+        return self.batch_size, Point(float(one["learning_rate"]), one["options"])
 
     @property
     def is_smoothed(self) -> bool:
@@ -85,15 +89,8 @@ def _arm(size: int, trials: pd.DataFrame, curves: _Curves, crossed: pd.DataFrame
         return Arm(size, trials, None, np.log(first))
     runs = [curves.run(int(number)) for number in trials["trial"]]
     found = locate_runs(runs, curves.goal, curves.least)
-    if "end" in found.flags:
-        return Arm(size, trials, found, np.log(first))
-    if "first" in found.flags:
-        reached = np.isfinite(first)
-        middles = np.where(reached, np.log((np.where(reached, first, 1) + previous) / 2), np.inf)
-        gaps = np.log(np.maximum(first[reached], 1)) - np.log(np.maximum(previous[reached], 1))
-        width = np.minimum(gaps, WIDEST)
-        return Arm(size, trials, found, middles, float(np.mean(width**2) / 12) if reached.any() else 0.0)
-    return Arm(size, trials, found, found.values)
+    log_examples, unresolved = compared_by(found, first, previous)
+    return Arm(size, trials, found, log_examples, unresolved)
 
 
 def effects_of(found: Sequence[Arm]) -> Effects:
@@ -107,16 +104,7 @@ def effects_of(found: Sequence[Arm]) -> Effects:
     table = np.full((len(rows), len(found)), np.nan)
     for row, column, value in entries:
         table[row, column] = value
-    paired = of_seeds(table)
-    seeds = paired.parts["seeds"]
-    unresolved = np.diag([arm.unresolved for arm in found])
-    return Effects(
-        paired.centres,
-        {"seeds": Part(seeds.covariance + unresolved, seeds.freedom)},
-        paired.misses,
-        paired.runs,
-        np.sqrt(paired.spreads**2 + np.diag(unresolved) * np.maximum(paired.runs - paired.misses, 1)),
-    )
+    return of_seeds(table, np.array([arm.unresolved for arm in found]))
 
 
 def timing_of(sizes: Sequence[int], speeds: Mapping[int, Speed]) -> Effects:

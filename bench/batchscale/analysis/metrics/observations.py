@@ -31,7 +31,7 @@ class Claim:
         choice: the chosen rates and options; None where none were searched.
         phase: phase of the trials; None without trials.
         for_target: rows of the `trials` frame at the rate that is best for the target.
-        for_score: rows at the rate with the best score.
+        for_score: rows at the rate with the best score, of runs that were not ended before the epoch budget.
         other_arms: rows at each other rate that was confirmed.
     """
 
@@ -86,7 +86,8 @@ def _claim(trials: pd.DataFrame, choice: Choice | None, *, own: bool) -> Claim:
         near = (phase == "confirm" and own) or phase == "search"
         for_target = _at(of_phase, choice.for_target if choice else None, near=near)
         if len(for_target):
-            for_score = _at(of_phase, choice.for_score if choice else None, near=near)
+            whole = only(of_phase, of_phase["whole_budget"])
+            for_score = _at(whole, choice.for_score if choice else None, near=near)
             others = _others(of_phase, for_target) if phase == "confirm" and own else ()
             return Claim(choice, phase, for_target, for_score if len(for_score) else for_target, others)
     return Claim(choice, None, trials.iloc[:0], trials.iloc[:0])

@@ -20,6 +20,7 @@ from batchscale.analysis.metrics import observations
 from batchscale.analysis.metrics.arms import Arm
 from batchscale.analysis.metrics.observations import Claim, Speed, comparable, fastest_loops
 from batchscale.config.goal import Goal
+from batchscale.decisions import looks
 from batchscale.statistics.comparison import Comparison, compare, locations_of
 from batchscale.statistics.curve_fit import Knee, Refusal, fit_knee
 from batchscale.statistics.effects import Effects
@@ -190,14 +191,25 @@ class Sweep:
 
     @cached_property
     def comparison(self) -> Comparison | None:
-        """The comparison of all arms by their time to the target; None where too little was trained or timed."""
+        """The comparison of all arms by their time to the target; None where too little was trained or timed.
+
+        In a study with looks it has the error that its looks left. Which arms are out they decided by the experiment's
+        own target and the speeds of the machine that trained.
+        """
         effects, sizes = self.effects, np.unique(self._arm_sizes)
-        timed = np.isin(self._arm_sizes, list(self.speeds))
-        if effects is None or not timed.any() or not np.isfinite(effects.spreads).any():
+        among = np.isin(self._arm_sizes, list(self.speeds))
+        looked, gone = looks.reading(self.frames.looks), np.zeros(len(among), dtype=bool)
+        if looked and self.is_own_target and not self.frames.convergence_from:
+            keys = [arm.key for arm in self.arms]
+            among = among & [key in looked.compared for key in keys]
+            gone = np.array([key in looked.out for key in keys], dtype=bool)
+        if effects is None or not among.any() or not np.isfinite(effects.spreads).any():
             return None
         a_step = settings.timing_of(sizes.tolist(), self.speeds).shifted(-np.log(sizes.astype(np.float64)))
         times = effects.with_timing(a_step.spread_over(np.searchsorted(sizes, self._arm_sizes)))
-        return compare(times, timed, 1 - LEVEL)
+        alpha, stream = (looked.alpha, looked.stream) if looked else (1 - LEVEL, 0)
+        found = compare(times, among, alpha, stream)
+        return replace(found, out=found.out | (among & gone), bounds=np.where(gone, np.inf, found.bounds))
 
     @cached_property
     def tied_in_time(self) -> set[int] | None:
@@ -287,6 +299,11 @@ class Sweep:
     def log_sizes(self) -> Array:
         """Logarithms of the batch sizes."""
         return np.log(self.sizes.astype(np.float64))
+
+    @property
+    def is_own_target(self) -> bool:
+        """True under the target that the experiment was made for."""
+        return self.target == self.frames.experiment.goal.threshold
 
     @property
     def goal(self) -> Goal:

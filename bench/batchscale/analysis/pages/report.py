@@ -98,6 +98,7 @@ def write_page(folder: Path, sweep: Sweep, summary: Summary, home: str | None = 
         verdicts=verdicts(summary),
         verified=verifications(measured),
         method=method.paragraphs(sweep, summary),
+        looks=looks(summary),
         machine_table=machine(measured),
         reproduce=reproduce(measured, summary),
         files=[name for name in FILES if (folder / name).is_file()],
@@ -178,6 +179,27 @@ def verdicts(summary: Summary) -> Table | None:
         "Claims of a widely read 2015 experiment with LeNet on MNIST, each judged by the measurements of this page."
     )
     return Table(caption, columns, rows) if rows else None
+
+
+def looks(summary: Summary) -> Table | None:
+    """Return the looks of a study; None where every batch size got as many seeds."""
+    if summary.looks is None:
+        return None
+    titles = ("Look", "Seeds", "Chance of an error")
+    columns = [*map(Column, titles), *(Column(title, text=True) for title in ("Compared", "Out", "Joined"))]
+    rows = [
+        TableRow(
+            [
+                Entry(str(one.number), one.number),
+                Entry(str(one.seeds), one.seeds),
+                Entry(number_format.percent(one.alpha), one.alpha),
+                *(Entry(number_format.listed(sizes) or "none") for sizes in (one.compared, one.out, one.added)),
+            ]
+        )
+        for one in summary.looks.made
+    ]
+    caption = "Every comparison that decided which batch sizes got more seeds. A batch size that is out stays out."
+    return Table(caption, columns, rows)
 
 
 def verifications(measured: Frames) -> Table | None:

@@ -18,6 +18,7 @@ from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary import recommendation
 from batchscale.analysis.summary.batch_size_rows import cells
 from batchscale.analysis.summary.classic_claims import Evidence, verdicts
+from batchscale.analysis.summary.looks_made import looks_made
 from batchscale.analysis.summary_types import (
     CostOptimal,
     EnergyOptimal,
@@ -91,6 +92,7 @@ def _identity(of: Sweep) -> dict[str, Any]:
         "tokens_per_example": frames.tokens_per_example,
         "claims_on": _claims_on(of),
         "seeds": max((one.count for one in of.needs), default=0),
+        "looks": looks_made(frames),
         "notice": experiment.notice,
         "convergence_from": frames.convergence_from,
         "speeds_from": frames.speeds_from,

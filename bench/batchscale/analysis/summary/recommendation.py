@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from batchscale.analysis import number_format
-from batchscale.analysis.frames.schema import values
+from batchscale.analysis.frames.schema import only, values
+from batchscale.analysis.metrics.arms import Arm
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_parts import Recommended
 from batchscale.statistics.comparison import Comparison
@@ -36,7 +39,35 @@ def recommended(of: Sweep) -> Recommended | None:
         reason=_reason(found, bound, shares),
         error_shares=shares,
         bound_after_doubling=after,
+        seconds_of_doubling=_seconds_of_doubling(of, found, after),
     )
+
+
+def _seconds_of_doubling(of: Sweep, found: Comparison, sources: Iterable[Source]) -> dict[Source, float]:
+    """Return what it would take to double the data of each source, for the arms that are tied."""
+    tied = [arm for arm, is_tied in zip(of.arms, found.tied.tolist(), strict=True) if is_tied]
+    sizes = {arm.batch_size for arm in tied if arm.batch_size in of.speeds}
+    timing = sum(float(values(of.speeds[size].rounds, "seconds").sum()) for size in sizes)
+    training = _seconds_per_trained_example(of) * sum(_examples_of_a_repetition(of, arm) for arm in tied)
+    needed: dict[Source, float] = {"seeds": training, "rounds": timing, "blocks": timing}
+    return {source: needed[source] for source in sources if np.isfinite(needed[source])}
+
+
+def _seconds_per_trained_example(of: Sweep) -> float:
+    """Return the seconds of a lane-example in the training of this folder; NaN where it was trained elsewhere."""
+    stages = only(of.frames.stages, of.frames.stages["stage"] == "convergence")
+    trained = float(values(stages, "trained_examples").sum())
+    known = trained > 0 and not of.frames.convergence_from
+    return float(values(stages, "seconds").sum()) / trained if known else np.nan
+
+
+def _examples_of_a_repetition(of: Sweep, arm: Arm) -> float:
+    """Return the examples to train as many runs of an arm again: up to where a study with looks ends them."""
+    ended = values(arm.trials, "steps") * arm.batch_size
+    table = of.frames.experiment.confirm
+    past = np.inf if table is None else table.past_target
+    first = values(of.crossed.loc[arm.trials["trial"]], "examples_to_target")
+    return float(np.minimum(ended, past * first).sum())
 
 
 def _after_doubling(found: Comparison) -> dict[Source, float]:

@@ -94,7 +94,30 @@ def _fastest(summary: Summary) -> str:
     size = number_format.batch_size(best.batch_size, summary.tokens_per_example)
     reached = f"batch size {size} reaches {target(summary)} fastest, in {seconds} ({interval})."
     cost = f" The training costs {_price(summary.cost_optimal)}." if summary.cost_optimal else ""
-    return f"On {summary.machine}, {reached}{cost}{edge(best)} {tied(best, summary)}{_advice(best)}"
+    return f"On {summary.machine}, {reached}{cost}{edge(best)} {tied(best, summary)}{_advice(best)}{_ended(summary)}"
+
+
+STOPS: dict[str, str] = {
+    "none left": "no batch size is left whose typical run reaches the target",
+    "one left": "one batch size is left",
+    "within an octave": "the batch sizes that are left are within a factor of two",
+    "budget": "the training that it may spend does not suffice for another look",
+    "last look": "it plans no further look",
+}
+
+
+def _ended(summary: Summary) -> str:
+    """Return, after a space, why a study with looks ended, or that it has not."""
+    looks = summary.looks
+    if looks is None:
+        return ""
+    last = looks.made[-1]
+    seeds = f"look {last.number}, at {number_format.seeds(last.seeds, last.seeds)}"
+    if looks.stop is None:
+        return f" The study has not ended; its last comparison was {seeds}."
+    within = f"one batch size is at most {100 * looks.tolerance:g}% slower than the best"
+    saved = "" if looks.spent >= 1 else f", with {number_format.percent(looks.spent)} of the planned training"
+    return f" The study ended after {seeds}{saved}: {STOPS.get(looks.stop, within)}."
 
 
 def _advice(best: TimeOptimal) -> str:
@@ -124,7 +147,9 @@ def _more(found: Recommended) -> str:
     if not bounds or found.bound is None:
         return f"{reason}."
     source = min(bounds, key=bounds.__getitem__)
-    return f"{reason}; {MORE[source]} lower the bound to {number_format.percent(bounds[source])}."
+    takes = found.seconds_of_doubling.get(source)
+    about = f" (about {number_format.duration(takes)})" if takes else ""
+    return f"{reason}; {MORE[source]} lower the bound to {number_format.percent(bounds[source])}{about}."
 
 
 def _best_score(summary: Summary) -> str:

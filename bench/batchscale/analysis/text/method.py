@@ -28,7 +28,15 @@ def paragraphs(sweep: Sweep, summary: Summary) -> list[str]:
         elsewhere = "The rows were made from tables measured elsewhere; how these were measured is not known here."
         return [" ".join([elsewhere, *map(visible, measured.imported.notes)]), _claims(summary)]
     speed, limits = _speed(sweep), _limits(measured, summary)
-    found = [_workload(measured), _data(measured), speed, limits, _training(measured, summary), _claims(summary)]
+    found = [
+        _workload(measured),
+        _data(measured),
+        speed,
+        limits,
+        _training(measured, summary),
+        _looks(summary),
+        _claims(summary),
+    ]
     return [paragraph for paragraph in found if paragraph]
 
 
@@ -164,6 +172,20 @@ def _averaging(epochs: float | None) -> str:
     return (
         f" An exponential moving average of the parameters over {number_format.epochs(epochs)} was evaluated too;"
         " nothing was chosen by it, and the claims rest on the parameters themselves."
+    )
+
+
+def _looks(summary: Summary) -> str:
+    """Return how seeds were spent, and why the ties hold although the study stopped by them; empty without looks."""
+    if summary.looks is None:
+        return ""
+    spent = number_format.percent(sum(one.alpha for one in summary.looks.made))
+    return (
+        "Looks: after some seeds, the batch sizes that are left are compared. A batch size that cannot be the fastest"
+        " is out: it gets no more seeds and is not timed again (Paulson, 1964). The others get more seeds, which end"
+        " soon after the target, and another block of timed rounds. Every look has its own chance of an error; so far"
+        f" these sum to {spent}, and never to more than 5%. The best batch size is called out with no more than that,"
+        " however the study comes to its end (Bonferroni)."
     )
 
 

@@ -55,7 +55,9 @@ class Study:
         standing, evidence = self._standing(), self._evidence()
         if standing.stop is None:
             first = plan.first_seeds(self.session.experiment) * len(self.session.batch_sizes) * BEYOND_BUDGET
-            self._plan_later(max(self.budget, first * self.session.duration.budget_examples) - evidence.spent)
+            self._plan_later(
+                max(self.budget, first * self.session.duration.budget_examples) - evidence.spent(standing.arms)
+            )
 
     def run(self) -> None:
         """Measure all that is missing.
@@ -140,7 +142,7 @@ class Study:
             seeds = [plan.FIRST_CONFIRMATION_SEED + seed for seed in batch.seeds]
             evidence = self._evidence()
             costs = len(seeds) * sum(evidence.a_seed(arm) for arm in batch.arms)
-            self._plan_later(self.budget - evidence.spent - costs)
+            self._plan_later(self.budget - evidence.spent(standing.arms) - costs)
             settings = [Setting("confirm", arm.batch_size, arm.point) for arm in batch.arms]
             self.convergence.confirm(f"seeds {batch.seeds.start + 1} to {batch.seeds.stop}", settings, seeds)
         return len(standing.batches)
@@ -186,7 +188,7 @@ class Study:
 
     def _row(self, standing: Standing) -> Look:
         """Return a row that changes nothing but what may be spent."""
-        spent = self._evidence().spent
+        spent = self._evidence().spent(standing.arms)
         return Look(
             **msgspec.structs.asdict(self.session.origin()),
             number=standing.number,
@@ -212,7 +214,7 @@ class Study:
             line += f"; {standing.arms[best].batch_size} is at most {math.expm1(bound):.0%} slower than the best"
         if found.stop is None:
             return f"{line}; on to {found.seeds} seeds"
-        saved = max(0.0, 1 - self._evidence().spent / max(self.budget, 1))
+        saved = max(0.0, 1 - self._evidence().spent(standing.arms) / max(self.budget, 1))
         return f"{line}; done: {found.stop}; {saved:.0%} of the planned training was not needed"
 
     def _plan_later(self, examples: float) -> None:
