@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 
 import pytest
+from archives import client
 from batchscale import subprocesses
-from package_client import client
 
 
 def alive(process):

@@ -32,3 +32,10 @@ def zipped(*contents):
         for number, data in enumerate(contents):
             archive.writestr(f"../member{number}", data)
     return buffer.getvalue()
+
+
+def client(folder, name, script):
+    """Write a fake client of a package manager into `folder`, which the test puts on the path."""
+    program = folder / name
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)

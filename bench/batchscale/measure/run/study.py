@@ -210,7 +210,7 @@ class Study:
         standing, best = self._standing(), found.comparison.recommended
         left = sorted({arm.batch_size for arm in standing.left})
         line = f"look {number}: batch sizes that can still be the fastest to the target: {shown(left) or 'none'}"
-        if best is not None and math.isfinite(bound := float(found.comparison.bounds[best])):
+        if len(left) > 1 and best is not None and math.isfinite(bound := float(found.comparison.bounds[best])):
             line += f"; {standing.arms[best].batch_size} is at most {math.expm1(bound):.0%} slower than the best"
         if found.stop is None:
             return f"{line}; on to {found.seeds} seeds"

@@ -9,11 +9,10 @@ import urllib.error
 import urllib.request
 
 import pytest
-from archives import CONTENT, FILES, tar, zipped
+from archives import CONTENT, FILES, client, tar, zipped
 from batchscale.measure.data.files import downloads
 from batchscale.measure.data.files.downloads import DebianPackage, Mirror, NpmPackage, https_opener, within
 from batchscale.measure.data.files.packings import PLAIN, ZIP, Rejected, Unavailable, dictzip
-from package_client import client
 
 
 class Handler(urllib.request.HTTPSHandler):
