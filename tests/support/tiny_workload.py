@@ -32,6 +32,7 @@ from batchscale.measure.device.machine import Host
 from batchscale.measure.session import Session
 from batchscale.measure.training.learner import Learner, TrainState, make_learner, on_device, take
 from batchscale.measure.training.optimizers import Schedule
+from batchscale.measure.training.tasks import classification
 from batchscale.records import results_folder, row_files
 from batchscale.records.machine_file import Environment, Machine
 from batchscale.records.row_types import Trial, TrialKey
@@ -44,6 +45,7 @@ MODEL_OPTIONS: dict[str, dict[str, Any]] = {
     "lenet": {"filters": [2, 3], "hidden": 8, "kernel": 3, "padding": 1},
     "resnet": {"width": 4},
     "vit": {"patch": 4, "width": 8, "depth": 1, "heads": 2},
+    "decoder": {"width": 8, "depth": 1, "heads": 2},
 }
 CONSTANT = Schedule("constant", 0.0, 1.0)
 
@@ -51,6 +53,11 @@ CONSTANT = Schedule("constant", 0.0, 1.0)
 @cache
 def digits() -> Dataset:
     return datasets.load("digits")
+
+
+@cache
+def text() -> Dataset:
+    return datasets.load("markov", {"window": 16, "symbols": 4, "train_examples": 200, "held_out_examples": 100})
 
 
 def first(split: Examples, count: int) -> Examples:
@@ -67,13 +74,18 @@ def shaped(input_shape: tuple[int, ...], classes: int) -> Dataset:
 
 
 @cache
-def train_split(count: int = TRAIN_EXAMPLES) -> Examples:
-    return on_device(first(digits().train, count))
+def train_split(count: int = TRAIN_EXAMPLES, dataset: Callable[[], Dataset] = digits) -> Examples:
+    return on_device(first(dataset().train, count))
 
 
 @cache
-def held_out_split(count: int = 60) -> Examples:
-    return on_device(first(digits().validation, count))
+def held_out_split(count: int = 60, dataset: Callable[[], Dataset] = digits) -> Examples:
+    return on_device(first(dataset().validation, count))
+
+
+def data_of(learner: Learner) -> Callable[[], Dataset]:
+    """Return the function that gives the data of a learner's task."""
+    return digits if isinstance(learner.task, classification.Task) else text
 
 
 @cache
@@ -84,17 +96,18 @@ def learner(
     lowering: str | None = None,
     optimizer_options: tuple[tuple[str, float], ...] = (),
     searched: tuple[str, ...] = (),
+    model_options: tuple[tuple[str, Any], ...] = (),
 ) -> Learner:
     """Return a tiny learner: the same object for the same arguments, so that its programs are compiled once."""
     workload = Workload(
-        dataset="digits",
+        dataset="markov" if model == "decoder" else "digits",
         model=model,
-        model_options=MODEL_OPTIONS[model],
+        model_options=MODEL_OPTIONS[model] | dict(model_options),
         optimizer=optimizer,
         optimizer_options=dict(optimizer_options),
         precision=precision,
     )
-    return make_learner(workload, digits(), lowering, searched)
+    return make_learner(workload, text() if model == "decoder" else digits(), lowering, searched)
 
 
 @cache
@@ -107,7 +120,8 @@ def programs(
     accumulates: bool = True,
     **measured: Any,
 ) -> Programs:
-    split, held_out = train_split(), held_out_split()
+    dataset = data_of(learner)
+    split, held_out = train_split(dataset=dataset), held_out_split(dataset=dataset)
     return Programs(
         learner, split, held_out, held_out, microbatch_size, schedule, accumulates, ticks_per_call, **measured
     )
@@ -147,7 +161,7 @@ def train_alone(
 
     Train it once for the same arguments, because several tests compare with the same run.
     """
-    split = train_split()
+    split = train_split(dataset=data_of(learner))
     first_state, train_step = _compiled(learner)
     state = first_state(learner.params(seed), jnp.float32(learning_rate))
     for step in range(examples // batch_size):
