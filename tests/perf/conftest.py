@@ -17,7 +17,13 @@ from standard_study import open_session
 
 BOUNDS: dict[str, dict[str, tuple[float | None, float | None]]] = {
     "any": {"harness_overhead": (0.98, 1.02)},
-    "cpu": {"study_speedup": (6, None), "lanes_over_single": (1.2, None), "small_batch_speedup": (14, None)},
+    "cpu": {
+        "study_speedup": (6, None),
+        "lanes_over_single": (1.2, None),
+        "small_batch_speedup": (14, None),
+        "decoder_lanes_over_single": (1.0, None),
+        "resnet8_lanes_over_single": (1.2, None),
+    },
     "gpu": {"study_speedup": (30, None), "lanes_over_single": (3, None), "small_batch_speedup": (100, None)},
 }
 """Least and most of each ratio, by platform."""
@@ -41,7 +47,7 @@ class Ratio(msgspec.Struct):
         wanted = f"from {self.at_least:g}" if self.at_least else "no bound"
         wanted += f" to {self.at_most:g}" if self.at_most else ""
         details = ", ".join(f"{value:.3f} {key}" for key, value in self.details.items())
-        return f"{name:20}{self.value:8.3f}  {wanted:18}{'met' if self.met else 'NOT MET':9}({details})"
+        return f"{name:26}{self.value:8.3f}  {wanted:18}{'met' if self.met else 'NOT MET':9}({details})"
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from batchscale.config import experiment, plan
@@ -13,6 +14,7 @@ from batchscale.measure.convergence import wave
 from batchscale.measure.convergence.stage import Convergence, TierSearch
 from batchscale.measure.convergence.wave import Grid, Wave, search_grid
 from batchscale.measure.convergence.wave_loop import Workers
+from batchscale.measure.data import datasets
 from batchscale.measure.data.datasets import Dataset, Examples
 from batchscale.measure.device.compiled_programs import Work
 from batchscale.measure.device.machine import Host
@@ -38,6 +40,13 @@ def open_session(folder: Path) -> Session:
     """The study on random images, which train as fast as real ones."""
     study = experiment.parse(TABLE, "standard_study", "standard_study.toml")
     return Session(study, _random_mnist(), Host.describe(), folder, Progress(quiet=True))
+
+
+def session_of(folder: Path, **tables: Any) -> Session:
+    """A study of another workload, on its data."""
+    study = experiment.parse({**TABLE, **tables}, "study", "study.toml")
+    dataset = datasets.load(study.workload.dataset, study.workload.dataset_options)
+    return Session(study, dataset, Host.describe(), folder, Progress(quiet=True))
 
 
 def _random_mnist() -> Dataset:

@@ -57,5 +57,5 @@ def ratios(speeds: Mapping[str, float], tiers: Sequence[TierSearch], single: str
 
 
 def _name(tier: TierSearch) -> str:
-    way = f"{tier.tuned.lowering}, {tier.width or 'all'} wide"
+    way = f"{tier.tuned.lowering}, {tier.full[1]} wide"
     return f"lanes {tier.tier.batch_sizes} microbatch {tier.tier.microbatch_size} {way}"
