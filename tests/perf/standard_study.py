@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,11 @@ def as_lanes(session: Session, tier: TierSearch) -> Contestant:
 
 
 def _advance(lanes: Wave, workers: int) -> Work:
-    # Never left: a contestant works until the process ends.
-    started = Workers.started(workers).__enter__()
+    # Never left: a contestant works until the process ends. The context is kept, because its end stops the workers.
+    kept = ExitStack()
+    started = kept.enter_context(Workers.started(workers))
 
-    def work(ticks: int) -> None:
+    def work(ticks: int, _kept: ExitStack = kept) -> None:
         started.train(lanes, lanes.shards, lanes.tick + ticks)
         lanes.tick += ticks
 

@@ -83,7 +83,7 @@ _CPU_CONVOLUTIONAL = LanePolicy(
 _CPU_OTHER = LanePolicy(
     shard_examples=1,
     measured_with=("mlp", "linear"),
-    # A byte decoder (T 64, width 64) trains 1.25 times as fast at 4 as at 16, and as fast at 1.
+    # A byte decoder (T 64, width 64) trains 1.1 times as fast at 4 as at 16, and 1.25 times as fast as at 1.
     microbatches=(4, 16, 64, WIDEST_MICROBATCH),
     settings=(1, 4, None),
 )
