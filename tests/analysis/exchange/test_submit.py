@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shutil
 import socket
+from pathlib import Path
 
 import msgspec
 import pytest
 import simulated_folder
 from batchscale.analysis.exchange import submit as submitting
 from batchscale.analysis.exchange.submit import submit
+from batchscale.analysis.frames import frames
+from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.summary.build import summarize
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -50,6 +54,29 @@ def test_a_whole_folder_is_placed_with_its_page(folder, tmp_path):
     assert (place / "report.html").is_file()
     assert (place / "throughput.jsonl").read_bytes() == (folder / "throughput.jsonl").read_bytes()
     assert not (place / "notes.txt").exists()
+
+
+def test_a_folder_with_a_loss_goal_is_placed_with_its_corpus_and_its_tokens(tmp_path):
+    simulated_folder.write(
+        tmp_path / "text",
+        batch_sizes=(16, 64, 256, 1024),
+        confirm_seeds=2,
+        metric="bits_per_byte",
+        tokens_per_example=64,
+        facts={"gzip_bits_per_byte": 0.3},
+    )
+    change_machine(tmp_path / "text", packages=PACKAGES)
+    found = submit(tmp_path / "text", tmp_path / "published")
+    assert found.problems == []
+    published = answer(Path(found.place))
+    assert published == answer(tmp_path / "text")
+    assert published.goal.metric == "bits_per_byte"
+    assert published.tokens_per_example == 64
+    assert "gzip" in (Path(found.place) / "report.html").read_text()
+
+
+def answer(folder):
+    return summarize(Sweep.of(frames.load(folder)))
 
 
 def test_published_results_are_not_overwritten(folder, tmp_path):
