@@ -51,6 +51,15 @@ def test_runs_that_end_at_different_examples_lose_nothing():
     np.testing.assert_allclose(found.values, np.log(1000.0) + offsets / 0.5, atol=1e-6)
 
 
+def test_runs_that_are_early_or_late_on_a_bending_curve_spread_as_their_crossings_do():
+    """Such a run lies far from the typical one where the curve is steep, and near it where it has levelled off."""
+    late = np.array([0.12, -0.05, -0.07])
+    examples = np.arange(1, 101) * 10.0
+    scores = np.log(0.01 + np.exp(-examples / np.exp(late)[:, None] / 50.0))
+    found = locate_crossing(examples, scores, float(np.log(0.05)))
+    np.testing.assert_allclose(found.values - found.typical, late, atol=0.02)
+
+
 def test_the_typical_run_is_where_the_smooth_curve_of_all_runs_crosses_wherever_they_end():
     examples, scores = replace(TRUTH, past_target=1.3).draw(np.random.default_rng(8), 7)
     assert len({int(np.isfinite(row).sum()) for row in scores}) > 2

@@ -148,7 +148,7 @@ def test_the_same_rows_tie_fewer_sizes_and_recommend_one_with_a_bound():
     assert arms[comparison.recommended] == (256, 0.08)
     assert np.expm1(comparison.bounds.min()) <= 0.35
     today, _, _ = compared("mlp_mnist_15min", 0.97, other_days=False)
-    assert np.expm1(today.bounds.min()) <= 0.25
+    assert np.expm1(today.bounds.min()) <= 0.26
     shares = comparison.shares(comparison.recommended)
     assert shares["rounds"] + shares["blocks"] > 2 * shares["seeds"]
 

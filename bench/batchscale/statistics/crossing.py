@@ -36,8 +36,6 @@ LEAST_FALL = 0.8
 """Part of the flat slope that scores are turned into log examples with where the curve is flatter still."""
 LEAST_AFTER = BANDWIDTH / 4
 """Log examples that must follow the crossing; a run that ended at its first evaluation at the target has none."""
-CLIP = 3.0
-"""Deviations beyond which the residual of an evaluation counts no more, as multiples of their median."""
 FEWEST_TO_SMOOTH = 3
 """Evaluations below which there is no curve, and first evaluations stand in for crossings."""
 ROUNDS = 30
@@ -136,7 +134,7 @@ def locate_crossing(
         return Crossing(np.inf, nothing, first_seen, np.nan, frozenset({"never"}))
     at, slope = crossed
     values = nothing.copy()
-    values[reached] = at - _levels_at(curve, levels, table, at) / min(slope, LEAST_FALL * flat)
+    values[reached] = at - _influences(curve, levels, table, at) / min(slope, LEAST_FALL * flat)
     typical = typical_of(values)
     return Crossing(typical, values, first_seen, slope, _flags(typical, at, slope > flat, where, table))
 
@@ -236,26 +234,22 @@ def _cross(curve: Curve, target: float) -> tuple[float, float] | None:
     return None
 
 
-def _levels_at(
+def _influences(
     curve: Curve, levels: Float[np.ndarray, " runs"], table: Float[np.ndarray, "runs evaluations"], at: float
 ) -> Float[np.ndarray, " runs"]:
-    """Return how far each run lies above the typical one near the crossing, about their mean.
+    """Return how far each run lifts the smooth curve at a point, times the number of runs; they sum to 0.
 
-    A run without an evaluation there, because it ended long before, lies as far off as over all it has.
+    These are the values of the infinitesimal jackknife (Efron, 1982, The Jackknife, the Bootstrap and Other Resampling
+    Plans), so they spread as the estimate does. Nothing is clipped, because the estimate clips nothing either: where
+    runs are early or late instead of high or low, a clipped spread says little of where they cross.
     """
-    weights = np.broadcast_to(_weights(curve, np.array([at])), table.shape) * np.isfinite(table)
-    residuals = table - curve.mean
-    middle = _median_of_known(residuals)
-    reach = CLIP * _median_of_known(np.abs(residuals - middle))
-    clipped = np.clip(np.nan_to_num(residuals), middle - reach, middle + reach)
-    total = weights.sum(axis=1)
-    near = np.where(total > 0, (weights * clipped).sum(axis=1) / np.maximum(total, 1e-12), levels)
-    return near - near.mean()
-
-
-def _median_of_known(table: Float[np.ndarray, "runs evaluations"]) -> Float[np.ndarray, "runs 1"]:
-    # numpy's nanmedian takes ten times as long.
-    return np.array([[np.median(row[np.isfinite(row)])] for row in table])
+    (weights,) = _weights(curve, np.array([at]))
+    centre = weights @ curve.where / weights.sum()
+    off = curve.where - centre
+    of_line = weights * (1 / weights.sum() + (at - centre) * off / max((weights * off**2).sum(), 1e-12))
+    known = np.isfinite(table)
+    residuals = np.where(known, table - curve.mean - levels[:, None], 0.0)
+    return levels + residuals @ (of_line * len(table) / curve.seen)
 
 
 def _flags(
