@@ -58,6 +58,16 @@ def test_the_bounds_use_the_largest_critical_value_of_the_arms():
     assert stats.norm.ppf(0.95) < found.critical - 0.2
 
 
+def test_an_arm_that_is_out_bounds_nothing():
+    """The noisy arm is out at its own point, and within the larger point that bounds are made with."""
+    spread = float(np.hypot(0.3, 0.01))
+    found = compared(known([1.8 * spread, 0.0, 0.0], [0.3, 0.01, 0.01]), draws=40_000)
+    assert found.tied.tolist() == [False, True, True]
+    assert (found.critical - 1.8) * spread > 0.04
+    np.testing.assert_allclose(found.bounds[1:], found.critical * np.sqrt(2) * 0.01)
+    assert np.isinf(found.bounds[0])
+
+
 def test_a_common_error_cancels():
     independent = known([0.0, 0.1], 0.5)
     shared = Effects(

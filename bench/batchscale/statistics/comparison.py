@@ -4,7 +4,8 @@ An arm is out where it exceeds another by more than chance allows (Hsu, 1981, An
 multiple comparisons with the best). The bound of an arm is the most by which it can exceed the best (Hsu, 1984, ibid.
 12; Edwards & Hsu, 1983, JASA 78). One critical value serves both, the largest over the arms: the event that the errors
 of the truly best arm against all others stay below it makes the set and all bounds true together. So the arm with the
-least bound can be recommended without a further price for having chosen it.
+least bound can be recommended without a further price for having chosen it. On that event the best arm is not out,
+so a bound is taken over the arms that are not out.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Comparison:
         among: The arms that were compared.
         out: The compared arms that are not the best.
         centres: Estimates; NaN where an arm has none.
-        bounds: How much each arm can exceed the best at most; infinite where nothing bounds it.
+        bounds: How much each arm that is not out can exceed the best at most; infinite where nothing bounds it.
         critical: Critical value of the bounds, in standard deviations of a difference; NaN with one arm.
         variances: Variance of the difference of two arms by source, (arms, arms) each.
     """
@@ -123,7 +124,9 @@ def compare(
         for arm, own in criticals.items():
             excess = (centres[arm] - centres[serving]) / spread[arm, serving]
             out[arm] = np.max(excess[serving != arm], initial=-np.inf) > own
-        bounds[left] = _bounds(centres[left], spread[np.ix_(left, left)] ** 2, critical)
+        # The best arm is out only where a bound would be wrong as well, so arms that are out bound nothing.
+        kept = left[~out[left]]
+        bounds[kept] = _bounds(centres[kept], spread[np.ix_(kept, kept)] ** 2, critical)
     # A value that is unknown can be the least, and then nothing bounds the others.
     unbounded = out | (never >= alpha / 4) | bool((among & ~out & np.isnan(centres)).any())
     return Comparison(alpha, among, out, centres, np.where(unbounded, np.inf, bounds), critical, variances)
