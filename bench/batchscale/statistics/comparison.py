@@ -124,7 +124,6 @@ def compare(
         for arm, own in criticals.items():
             excess = (centres[arm] - centres[serving]) / spread[arm, serving]
             out[arm] = np.max(excess[serving != arm], initial=-np.inf) > own
-        # The best arm is out only where a bound would be wrong as well, so arms that are out bound nothing.
         kept = left[~out[left]]
         bounds[kept] = _bounds(centres[kept], spread[np.ix_(kept, kept)] ** 2, critical)
     # A value that is unknown can be the least, and then nothing bounds the others.
