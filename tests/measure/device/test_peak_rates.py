@@ -13,20 +13,20 @@ from batchscale.measure.device.peak_rates import Part
 from batchscale.measure.throughput import rounds
 from batchscale.measure.throughput.stage import Throughput
 from batchscale.records.row_types import Calibration
-from pretended_clock import Pretended
+from fake_throughput import PretendedClock
 from tiny_workload import session
 
 SMALL_BYTES = 4 * 256 * 256
 
 
 def test_rates_are_exact_on_a_clock_whose_truth_is_known():
-    fake = Pretended(per_step=0.02)
+    fake = PretendedClock(per_step=0.02)
     assert peak_rates.rates(fake.work, 3.0, fake) == pytest.approx([3.0 / 0.02] * peak_rates.ROUNDS)
 
 
 @pytest.mark.parametrize(("fixed", "expected"), [(1e-14, 8192), (1e-3, 256), (2e-10, 512), (2e-11, 1024)])
 def test_products_grow_until_one_is_long_or_the_widest_is_reached(fixed, expected):
-    fake, tried = Pretended(per_step=0.0), []
+    fake, tried = PretendedClock(per_step=0.0), []
 
     def make(width):
         tried.append(width)

@@ -4,20 +4,20 @@ import math
 
 import pytest
 from batchscale.measure.device import compiled_programs
+from fake_throughput import PretendedClock
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pretended_clock import Pretended
 
 
 @given(st.floats(1e-7, 1e2), st.integers(1, 10**6))
 def test_a_timed_region_lasts_as_long_as_its_work(per_step, steps):
-    fake = Pretended(per_step)
+    fake = PretendedClock(per_step)
     assert compiled_programs.timed(fake.work, steps, fake) == pytest.approx(steps * per_step)
 
 
 @given(st.floats(1e-6, 10), st.floats(1e-3, 10))
 def test_calibrated_steps_fill_the_wanted_time(per_step, seconds):
-    fake = Pretended(per_step)
+    fake = PretendedClock(per_step)
     steps = compiled_programs.steps_to_fill(seconds, fake.work, fake)
     assert seconds <= steps * per_step * (1 + 1e-9)
     assert (steps - 1) * per_step <= seconds * (1 + 1e-9) or steps == 2, "two calls tell what either costs once"
@@ -27,7 +27,7 @@ def test_calibrated_steps_fill_the_wanted_time(per_step, seconds):
 @given(st.floats(1e-5, 2), st.floats(0, 5), st.floats(0.05, 1))
 @example(1e-5, 0.05, 0.375)
 def test_rounds_are_long_against_what_a_call_costs_once(per_step, starts, seconds):
-    fake = Pretended(per_step, start=starts * seconds)
+    fake = PretendedClock(per_step, start=starts * seconds)
     steps = compiled_programs.steps_to_fill(seconds, fake.work, fake)
     took = compiled_programs.timed(fake.work, steps, fake)
     longest = compiled_programs.LONGEST_ROUND * seconds
@@ -38,7 +38,7 @@ def test_rounds_are_long_against_what_a_call_costs_once(per_step, starts, second
 
 @given(st.floats(1e-5, 0.1), st.integers(1, 20), st.floats(1, 50))
 def test_a_call_that_something_delays_makes_no_round_shorter(per_step, delayed, factor):
-    fake = Pretended(per_step)
+    fake = PretendedClock(per_step)
 
     def work(steps):
         fake.work(steps)
@@ -49,7 +49,7 @@ def test_a_call_that_something_delays_makes_no_round_shorter(per_step, delayed, 
 
 
 def test_work_that_takes_no_time_ends():
-    fake = Pretended(0.0)
+    fake = PretendedClock(0.0)
     assert compiled_programs.steps_to_fill(0.1, fake.work, fake) == compiled_programs.MOST_STEPS
 
 
