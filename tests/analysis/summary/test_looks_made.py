@@ -72,6 +72,12 @@ def test_another_target_is_compared_among_all_with_no_more_error_than_the_last_l
     assert {size for size, among in zip(other._arm_sizes, other.comparison.among, strict=True) if among} == set(CLOSE)
 
 
+def test_a_harder_target_is_judged_by_the_runs_that_trained_the_whole_budget(folder):
+    of = Sweep.of(frames.load(folder))
+    harder = of.towards(of.target + 0.05)
+    assert len(harder.claims[16].for_target) == plan.WHOLE_BUDGET_SEEDS < len(of.claims[16].for_target)
+
+
 def test_the_page_says_why_a_study_ended_and_lists_its_looks(folder):
     of = Sweep.of(frames.load(folder))
     found = summarize(of)

@@ -9,8 +9,9 @@ from batchscale.analysis.frames.outside_tables import UNNAMED
 from batchscale.errors import InputError
 from batchscale.printable import printable
 
-# People compare precisions, so a difference in precision is reported, not refused.
-MAY_DIFFER = ("workload.precision",)
+# Differences in these are reported, not refused: people compare precisions, and where runs end after the target moves
+# no crossing.
+MAY_DIFFER = ("workload.precision", "confirm.past_target")
 MATTERS_TO_SPEED = (
     "workload.dataset",
     "workload.dataset_options",

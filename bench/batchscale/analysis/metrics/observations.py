@@ -67,11 +67,15 @@ def claims(frames: Frames, target: float) -> dict[int, Claim]:
     For the experiment's own target, the confirmed rate that is nearest to the chosen one counts: both the rule that
     chose it and its neighbours may have been others then. Every confirmed rate is compared.
 
+    A target that is harder than it is judged by the runs that trained the whole epoch budget.
+
     Trials that ended before their first step are left out. Trials from imported tables count no steps and are kept.
     """
     chosen, trials = choices(frames, target), frames.trials
     stepped = (trials["steps"] > 0) | (frames.imported is not None)
     finished = only(trials, (trials["status"] != "failed") & stepped)
+    if frames.experiment.goal.better(target, frames.experiment.goal.threshold):
+        finished = only(finished, finished["whole_budget"])
     sizes = np.unique(values(finished, "batch_size")).astype(int).tolist()
     own = target == frames.experiment.goal.threshold
     by_size = {size: only(finished, finished["batch_size"] == size) for size in sizes}

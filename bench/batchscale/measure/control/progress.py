@@ -86,6 +86,16 @@ def confirm_trials(experiment: Experiment, tier: plan.Tier) -> float:
     return sizes * (others * first + max(experiment.seeds.confirm, first))
 
 
+def later_blocks(experiment: Experiment) -> int:
+    """Guess how often rounds are timed again between looks if no batch size drops out.
+
+    Later seeds end soon after the target, so the budget holds about twice as many of them.
+    """
+    if experiment.confirm is None:
+        return 0
+    return sum(seeds < 2 * experiment.seeds.confirm for seeds in experiment.confirm.looks[:-1])
+
+
 @dataclass
 class Item:
     """One piece of planned work.

@@ -12,6 +12,7 @@ from batchscale.measure.control.progress import (
     SECONDS_PER_PAGE,
     SECONDS_PER_TIER,
     confirm_trials,
+    later_blocks,
     lowering_seconds,
     max_batch_size_seconds,
     search_trials,
@@ -48,6 +49,5 @@ def seconds(
     cells = plan.cells(experiment, sizes, devices, train_examples)
     compiling = len(tiers) * SECONDS_PER_TIER + lowering_seconds(experiment, sizes, lowerings)
     ends = CALIBRATIONS * SECONDS_PER_CALIBRATION + max_batch_size_seconds(experiment) + SECONDS_PER_PAGE
-    blocks = len(experiment.confirm.looks) - 1 if experiment.confirm else 0
-    timed = len(cells) + blocks * len(sizes)
+    timed = len(cells) + later_blocks(experiment) * len(sizes)
     return ends + compiling + timing_seconds(experiment, timed) + training
