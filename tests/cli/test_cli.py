@@ -159,13 +159,14 @@ def test_lists_are_for_people_and_for_scripts(capsys):
     assert command_line.run(["list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert {"mlp", "lenet", "linear"} <= set(listed["models"])
+    assert listed.pop("schema") == 1
     for names in listed.values():
         assert all(name in text for name in names)
 
 
 def test_doctor_works_without_a_network(capsys, tmp_path):
     assert command_line.run(["doctor", "--results", str(tmp_path), "--json"]) == 0
-    found = {one["item"]: one for one in json.loads(capsys.readouterr().out)}
+    found = {one["item"]: one for one in json.loads(capsys.readouterr().out)["checks"]}
     assert found["results folder"]["ok"]
     assert found["dataset digits"]["ok"]
     assert not found["dataset mnist"]["ok"]

@@ -13,15 +13,18 @@ import click
 
 from batchscale import __version__
 from batchscale.cli import measuring, outside_data, planning, publishing, reading
+from batchscale.cli.shared_options import EXIT_CODES
 from batchscale.errors import UserError, warn
 
-EXAMPLES = """\b
+EXAMPLES = f"""\b
 examples:
   batchscale run                          measure this machine's default suite and answer
   batchscale run lenet_mnist --budget 60  one experiment, scaled to an hour
   batchscale report results/local/lenet_mnist/MACHINE
   batchscale compare DIR DIR              two machines side by side
-  batchscale COMMAND --help               the options of a command"""
+  batchscale COMMAND --help               the options of a command
+
+{EXIT_CODES}"""
 
 
 class Commands(click.Group):
@@ -59,8 +62,10 @@ APP = Commands(
         measuring.verify,
         measuring.doctor,
         reading.report,
+        reading.explain,
         reading.figures,
         reading.export,
+        reading.schema,
         publishing.compare,
         publishing.site,
         publishing.submit,

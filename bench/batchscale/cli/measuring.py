@@ -19,6 +19,8 @@ from batchscale.printable import printable, visible
 from batchscale.records import results_folder
 
 INTERRUPTED = 130
+QUICK_MINUTES, LONGER_MINUTES = 5, 60
+"""What `--quick` measures for, and what it proposes where its answer is undecided."""
 RESULTS = click.option(
     "--results", type=PATH, default=results_folder.LOCAL, show_default=True, metavar="DIR", help="Folder for results."
 )
@@ -64,6 +66,7 @@ def _share_device() -> None:
     help="Use the training runs of another results folder instead of training, at the scale chosen there.",
 )
 @PRICE
+@click.option("--quick", is_flag=True, help="Answer in about five minutes, and say how undecided that answer is.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed or ran out of memory before.")
 @AS_JSON
 @click.pass_obj
@@ -76,31 +79,46 @@ def run(
     stages: list[str],
     convergence_from: Path | None,
     price_per_hour: float | None,
+    quick: bool,
     retry_failed: bool,
     as_json: bool,
 ) -> int | None:
     """Measure what is missing of experiments, then report.
 
     An EXPERIMENT is a shipped name or a .toml file; without one, the default suite of this device is measured.
+    With --quick, this is the first experiment of that suite.
     """
     from batchscale.measure.control import signals
     from batchscale.measure.data.files import sources
     from batchscale.measure.device.machine import Host
     from batchscale.measure.run import suite
 
+    if quick and budget is not None:
+        raise click.UsageError("--quick: with --budget, expected only one of the two")
     _share_device()
     if fault := sources.folder_fault():
         warn(f"warning: {fault}")
-    request = suite.Request(experiments, results, budget, stages, convergence_from, retry_failed)
+    minutes = QUICK_MINUTES if quick else budget
+    request = suite.Request(experiments, results, minutes, stages, convergence_from, retry_failed, only_first=quick)
     try:
         with signals.Stopper() as stopper:
             measured = suite.measure(request, Host.describe(), stopper)
             request.progress.say(f"writing {len(measured)} {'page' if len(measured) == 1 else 'pages'}")
-            answer(measured, as_json=as_json, price_per_hour=price_per_hour)
+            longer = _longer(typed, experiments, measured) if quick else None
+            answer(measured, as_json=as_json, price_per_hour=price_per_hour, longer=longer)
     except (signals.Stopped, KeyboardInterrupt):
         sys.stderr.write("\n")
         warn(f"stopped; everything measured is in {results}. To continue: {shlex.join([*_program(), *typed])}")
         return INTERRUPTED
+
+
+def _longer(typed: list[str], named: tuple[str, ...], measured: list[Path]) -> str:
+    """Return the command that measures what a quick run measured, but for longer."""
+    longer = ["--budget", str(LONGER_MINUTES)]
+    words = [word for one in typed for word in (longer if one == "--quick" else [one])]
+    # A quick run without a name measured one experiment of the suite.
+    suite = [] if named else [folder.parent.name.removesuffix(f"_{QUICK_MINUTES}min") for folder in measured]
+    return shlex.join([*_program(), *words, *suite])
 
 
 def _program() -> list[str]:
@@ -117,19 +135,22 @@ def _program() -> list[str]:
 @AS_JSON
 def list_names(*, as_json: bool) -> None:
     """List experiments, models, datasets, tasks and optimizers."""
+    from batchscale.cli.json_parts import Listed
     from batchscale.measure.data.datasets import dataset_names
     from batchscale.measure.training.learner import model_names, task_names
     from batchscale.measure.training.optimizers import OPTIMIZERS
 
     titles = {name: experiment.find(name).title for name in experiment.shipped()}
-    kinds = {
-        "models": model_names(),
-        "datasets": dataset_names(),
-        "tasks": task_names(),
-        "optimizers": [*OPTIMIZERS],
-    }
+    found = Listed(
+        experiments=titles,
+        models=model_names(),
+        datasets=dataset_names(),
+        tasks=task_names(),
+        optimizers=[*OPTIMIZERS],
+    )
     if as_json:
-        return print_json({"experiments": titles, **kinds})
+        return print_json(found)
+    kinds = {name: getattr(found, name) for name in ("models", "datasets", "tasks", "optimizers")}
     lines = ["experiments", *(f"  {name:24}{title}" for name, title in titles.items())]
     for kind, names in kinds.items():
         lines += [kind, f"  {', '.join(names)}"]
@@ -141,11 +162,12 @@ def list_names(*, as_json: bool) -> None:
 @AS_JSON
 def doctor(*, results: Path, as_json: bool) -> None:
     """Check device, versions, timer, memory and data sources."""
+    from batchscale.cli.json_parts import Check, Checks
     from batchscale.measure.run.doctor import diagnose
 
     found = diagnose(results)
     if as_json:
-        return print_json([one._asdict() for one in found])
+        return print_json(Checks(checks=[Check(**one._asdict()) for one in found]))
     for one in found:
         print(visible(f"{'ok' if one.ok else '--':4}{one.item:34}  {one.value}"))
 

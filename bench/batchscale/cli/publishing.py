@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from batchscale.cli.reading import print_json
+from batchscale.cli.reading import print_json, print_written
 from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, Number, example
 from batchscale.errors import warn
 from batchscale.printable import visible
@@ -52,14 +52,15 @@ def compare(
 @click.command(epilog=example("batchscale site --out site"))
 @click.argument("published", type=PATH, default=PUBLISHED, metavar="[DIR]")
 @click.option("--out", type=PATH, default="site", show_default=True, metavar="DIR", help="Folder for the site.")
-def site(*, published: Path, out: Path) -> None:
+@AS_JSON
+def site(*, published: Path, out: Path, as_json: bool) -> None:
     """Build a static site of all published folders.
 
     DIR holds the published folders (default: results/published).
     """
     from batchscale.analysis.pages.site import site as build
 
-    print(visible(str(build(published, out))))
+    print_written([build(published, out)], as_json=as_json)
 
 
 @click.command(epilog=example("batchscale submit results/local/lenet_mnist/MACHINE"))

@@ -14,21 +14,27 @@ from batchscale.errors import warn
 from batchscale.printable import printable, visible
 from batchscale.records import results_folder, row_files
 
+SCHEMA = Path(__file__).with_name("json_output.schema.json")
+
 if TYPE_CHECKING:
     from batchscale.analysis.summary_types import Summary
 
 EXPORTS = ("pytest-benchmark",)
 
 
-def answer(measured: Sequence[Path], *, as_json: bool, price_per_hour: float | None = None) -> None:
+def answer(
+    measured: Sequence[Path], *, as_json: bool, price_per_hour: float | None = None, longer: str | None = None
+) -> None:
     """Write the page of every folder, then print its answer and the place of its page.
 
     Args:
         measured: results folders.
         as_json: print the summary, or the list of summaries, instead of sentences and a table.
         price_per_hour: a price to keep in every folder first.
+        longer: the command that measures for longer; the output then says how undecided the answer is.
     """
     from batchscale.analysis.pages import report
+    from batchscale.analysis.text import explain
 
     if price_per_hour is not None:
         for folder in measured:
@@ -37,10 +43,19 @@ def answer(measured: Sequence[Path], *, as_json: bool, price_per_hour: float | N
     for path in (one / name for one in measured for name in (results_folder.THROUGHPUT, results_folder.CONVERGENCE)):
         if row_files.is_torn(path):
             warn(f"warning: {path}: its last line is torn and was left out; `batchscale run` measures that row again")
+    decided, doubts = all(map(explain.decided, summaries)), [*map(explain.how_undecided, summaries)]
+    if as_json and longer is not None:
+        from batchscale.cli.json_output import Quick
+
+        following = None if decided else longer
+        return print_json(Quick(decided=decided, undecided=doubts, next_command=following, summaries=summaries))
     if as_json:
         return print_json(summaries[0] if len(summaries) == 1 else summaries)
     for folder, summary in zip(measured, summaries, strict=True):
         show(folder, summary)
+    if longer is not None:
+        lines = [*doubts, *([] if decided else [f"To decide it: {longer}"])]
+        print(*map(visible, lines), sep="\n")
 
 
 def show(folder: Path, summary: Summary) -> None:
@@ -54,6 +69,16 @@ def show(folder: Path, summary: Summary) -> None:
 def print_json(value: object) -> None:
     """Print a value as one line of JSON."""
     print(msgspec.json.encode(value).decode())
+
+
+def print_written(paths: Sequence[Path], *, as_json: bool) -> None:
+    """Print the paths of what was written, one a line."""
+    from batchscale.cli.json_parts import Written
+
+    if as_json:
+        return print_json(Written(written=[str(path) for path in paths]))
+    for path in paths:
+        print(visible(str(path)))
 
 
 def _names(text: str) -> list[str]:
@@ -70,6 +95,35 @@ def _names(text: str) -> list[str]:
 def report(*, folder: Path, price_per_hour: float | None, as_json: bool) -> None:
     """Write the page, figures and summary of a results folder again."""
     answer([folder], as_json=as_json, price_per_hour=price_per_hour)
+
+
+@click.command(epilog=example("batchscale explain results/local/lenet_mnist/MACHINE --batch-size 256"))
+@FOLDER
+@click.option(
+    "--batch-size", type=click.IntRange(1, 10**12), metavar="B", show_default="the fastest", help="Which one."
+)
+@AS_JSON
+def explain(*, folder: Path, batch_size: int | None, as_json: bool) -> None:
+    """Explain in ten lines why the answer is what it is."""
+    from batchscale.analysis.frames import frames
+    from batchscale.analysis.metrics.sweep import Sweep
+    from batchscale.analysis.summary.build import summarize
+    from batchscale.analysis.text.explain import explain as lines_of
+
+    found = lines_of(summarize(Sweep.of(frames.load(folder))), batch_size)
+    if as_json:
+        return print_json(found)
+    for line in found.lines:
+        print(visible(line))
+
+
+@click.command(epilog=example("batchscale schema > schema.json"))
+def schema() -> None:
+    """Print the JSON Schema of what commands print with --json.
+
+    `#/$defs/COMMAND` describes one command.
+    """
+    print(SCHEMA.read_text(), end="")
 
 
 @click.command(epilog=example("batchscale figures DIR --only time_to_target --format pdf --width 3.3"))
@@ -92,6 +146,7 @@ def report(*, folder: Path, price_per_hour: float | None, as_json: bool) -> None
 )
 @click.option("--style", type=PATH, metavar="FILE", help="A matplotlib style file.")
 @click.option("--out", type=PATH, metavar="DIR", show_default="DIR/figures", help="Folder to write to.")
+@AS_JSON
 def figures(
     *,
     folder: Path,
@@ -100,6 +155,7 @@ def figures(
     width: float | None,
     style: Path | None,
     out: Path | None,
+    as_json: bool,
 ) -> None:
     """Draw only the figures that a paper needs."""
     from batchscale.analysis.figures import write_figures
@@ -108,8 +164,8 @@ def figures(
     from batchscale.analysis.summary.build import summarize
 
     sweep = Sweep.of(frames.load(folder))
-    for path in write_figures(sweep, summarize(sweep), out or folder / "figures", only, formats, width, style):
-        print(visible(str(path)))
+    drawn = write_figures(sweep, summarize(sweep), out or folder / "figures", only, formats, width, style)
+    print_written(drawn, as_json=as_json)
 
 
 @click.command(
@@ -120,8 +176,9 @@ def figures(
 @FOLDER
 @click.option("--format", "form", type=click.Choice(EXPORTS), default=EXPORTS[0], show_default=True)
 @click.option("--out", type=PATH, metavar="FILE", show_default="DIR/FORMAT.json", help="File to write.")
-def export(*, folder: Path, form: str, out: Path | None) -> None:
+@AS_JSON
+def export(*, folder: Path, form: str, out: Path | None, as_json: bool) -> None:
     """Write the timed rounds of a results folder for another tool."""
     from batchscale.analysis.exchange.export import export as write
 
-    print(visible(str(write(folder, form, out))))
+    print_written([write(folder, form, out)], as_json=as_json)

@@ -36,14 +36,22 @@ class Number(click.ParamType):
         return number
 
 
+EXIT_CODES = """\b
+exit codes:
+  0    done
+  1    a check that was asked for fails: compare --fail-if-slower, submit
+  2    the input cannot be used, or the device keeps failing; one line on standard error names why
+  130  stopped by Ctrl-C or SIGTERM; what was measured is kept"""
+
+
 def example(line: str) -> str:
-    """Return the end of a command's help: an example that is never wrapped."""
-    return f"\b\nexample:\n  {line}"
+    """Return the end of a command's help, which is never wrapped: an example and the exit codes."""
+    return f"\b\nexample:\n  {line}\n\n{EXIT_CODES}"
 
 
 PATH = click.Path(path_type=Path)
 FOLDER = click.argument("folder", type=PATH, metavar="DIR")
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, described by `batchscale schema`.")
 PRICE = click.option(
     "--price-per-hour",
     type=Number("a price such as 2.5", MOST_PER_HOUR),

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -38,10 +39,12 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a submission.
 
     Attributes:
+        schema: version of this format.
         problems: what prevents the publication, one line each.
         place: the folder that was published; None where there were problems.
     """
 
+    schema: Literal[1] = 1
     problems: list[str]
     place: str | None = None
 

@@ -130,7 +130,7 @@ def _advice(best: TimeOptimal) -> str:
     if not found.error_shares:
         return f" Take {found.batch_size}: no other of those measured is as fast (95%)."
     slower = f"at most {number_format.percent(found.bound)} slower than the best of those measured (95%)"
-    return f" Take {found.batch_size}: {slower}. {_more(found)}"
+    return f" Take {found.batch_size}: {slower}. {more(found)}"
 
 
 MORE: dict[Source, str] = {
@@ -140,7 +140,7 @@ MORE: dict[Source, str] = {
 }
 
 
-def _more(found: Recommended) -> str:
+def more(found: Recommended) -> str:
     """Return what the doubt comes from, and what more data would buy."""
     reason = f"{found.reason[0].upper()}{found.reason[1:]}"
     bounds = found.bound_after_doubling

@@ -51,6 +51,7 @@ class Request:
         stages: Names of the stages to measure.
         convergence_from: A results folder whose trials are joined instead of training.
         retries_failed: True if whatever failed in an earlier run is tried again.
+        only_first: True if only the first experiment of a default suite is measured.
         progress: The line that shows what is done and how long the rest takes.
     """
 
@@ -60,6 +61,7 @@ class Request:
     stages: Sequence[str] = STAGES
     convergence_from: Path | None = None
     retries_failed: bool = False
+    only_first: bool = False
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -147,6 +149,7 @@ def _sessions(request: Request, host: Host, stopper: Stopper) -> list[Session]:
     if joined is not None:
         results_folder.read_experiment(joined)
     pairs = with_data(wanted, sources, named=bool(request.names), progress=request.progress)
+    pairs = pairs[:1] if request.only_first and not request.names else pairs
     minutes, sessions = request.share(len(pairs)), []
     for (experiment, dataset), source in zip(pairs, sources, strict=False):
         named = experiment if minutes is None else time_budget.named(experiment, minutes)

@@ -1,0 +1,83 @@
+"""What every command prints with `--json`, and the JSON Schema of it, which is generated from these types.
+
+`python -m batchscale.cli.json_output` writes the file again after a type has changed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from batchscale.analysis.compare.compare import Comparison
+from batchscale.analysis.exchange.analyze import MachineSummaries
+from batchscale.analysis.exchange.submit import Submission
+from batchscale.analysis.summary_types import Summary
+from batchscale.analysis.text.explain import Explanation
+from batchscale.cli.json_parts import Checks, Listed, Written
+from batchscale.records.plan_file import Plan
+
+VERSION = 1
+"""Version of the whole. It changes when a field is removed or changes its meaning, and not when one is added."""
+SCHEMA = Path(__file__).with_name("json_output.schema.json")
+
+
+class Quick(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `run --quick`.
+
+    Attributes:
+        decided: True if no other batch size is tied with the fastest in any summary.
+        undecided: how undecided each answer is, in words, one sentence for each summary.
+        next_command: the command that measures more; null where the answer is decided.
+        summaries: the answers.
+    """
+
+    schema: Literal[1] = 1
+    decided: bool
+    undecided: list[str]
+    next_command: str | None
+    summaries: list[Summary]
+
+
+OUTPUTS: dict[str, tuple[Any, ...]] = {
+    "run": (Summary, list[Summary], Quick),
+    "list": (Listed,),
+    "verify": (Summary,),
+    "doctor": (Checks,),
+    "report": (Summary,),
+    "explain": (Explanation,),
+    "figures": (Written,),
+    "export": (Written,),
+    "compare": (Comparison,),
+    "site": (Written,),
+    "submit": (Submission,),
+    "analyze": (Summary, MachineSummaries),
+    "predict": (dict[str, Summary],),
+    "plan": (Plan,),
+}
+"""The types that a command prints: several where it depends on what was asked."""
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of every command's output; `#/$defs/COMMAND` is that of one command."""
+    types = list(dict.fromkeys(one for several in OUTPUTS.values() for one in several))
+    schemas, parts = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
+    of = dict(zip(map(repr, types), schemas, strict=True))
+    commands = {name: {"anyOf": [of[repr(one)] for one in several]} for name, several in OUTPUTS.items()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "What batchscale COMMAND --json prints",
+        "version": VERSION,
+        "anyOf": [{"$ref": f"#/$defs/{name}"} for name in commands],
+        "$defs": {**commands, **parts},
+    }
+
+
+def encoded() -> bytes:
+    """Return the schema as the file that comes with the package."""
+    return msgspec.json.format(msgspec.json.encode(json_schema(), order="deterministic")) + b"\n"
+
+
+if __name__ == "__main__":
+    SCHEMA.write_bytes(encoded())
