@@ -24,7 +24,14 @@ BOUNDS: dict[str, dict[str, tuple[float | None, float | None]]] = {
         "decoder_lanes_over_single": (1.0, None),
         "resnet8_lanes_over_single": (1.2, None),
     },
-    "gpu": {"study_speedup": (30, None), "lanes_over_single": (3, None), "small_batch_speedup": (100, None)},
+    "gpu": {
+        "study_speedup": (30, None),
+        "lanes_over_single": (3, None),
+        "small_batch_speedup": (100, None),
+        "lanes_over_devices": (0.9, None),
+    },
+    # Virtual devices of a CPU share its cores, so that no bound is asked of them.
+    "tpu": {"lanes_over_devices": (0.9, None)},
 }
 """Least and most of each ratio, by platform."""
 

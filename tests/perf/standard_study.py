@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from batchscale.measure.device.machine import Host
 from batchscale.measure.session import Session
 from batchscale.measure.throughput.timed_loops import build
 from batchscale.measure.training.learner import Learner
+from msgspec import structs
 from races import Contestant
 
 BATCH_SIZES = [1, 4, 16, 64, 256, 1024, 4096]
@@ -76,8 +78,27 @@ def tiers(session: Session) -> list[TierSearch]:
 
 def as_lanes(session: Session, tier: TierSearch) -> Contestant:
     """All trials of a tier in the engine's programs and shards; lanes that only fill a shard up do not count."""
-    grid = Grid(plan.search_seeds(session.experiment), search_grid(session.experiment, tier.tier))
-    lanes = wave.start(tier.programs, session.duration, tier.stage.race, grid, [tier.full])
+    return _as_lanes(session, tier, _grid(session, tier))
+
+
+def part_of_one_device(session: Session, tier: TierSearch, alone: TierSearch) -> Contestant:
+    """The settings of a tier that one of its devices trains, on that device alone."""
+    grid = _grid(session, tier)
+    part = Grid(grid.seeds, grid.settings[: max(1, len(grid.settings) // session.host.lane_devices)])
+    return _as_lanes(alone.stage.session, alone, part)
+
+
+def on_one_device(session: Session) -> Session:
+    """The study as a machine with a single device would train it."""
+    return replace(session, host=replace(session.host, machine=structs.replace(session.host.machine, device_count=1)))
+
+
+def _grid(session: Session, tier: TierSearch) -> Grid:
+    return Grid(plan.search_seeds(session.experiment), search_grid(session.experiment, tier.tier))
+
+
+def _as_lanes(session: Session, tier: TierSearch, grid: Grid) -> Contestant:
+    lanes = wave.start(tier.programs, session.duration, tier.stage.race, grid, [tier.shape(grid)])
     microbatch_size = tier.tier.microbatch_size
     return Contestant.slices(
         _advance(lanes, session.host.workers), microbatch_size * len(lanes.records), 2 * SLICE_SECONDS

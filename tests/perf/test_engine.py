@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import harmonic_mean
 
+import pytest
 import standard_study
 from batchscale.measure.convergence.stage import TierSearch
 from batchscale.measure.session import Session
@@ -29,6 +30,22 @@ def test_engine_ratios(benchmark, session, record):
     for name, value in found.items():
         record(name, value, {"by processor time": by_processor[name], "over Flax's layers": over_plain[name]})
     record.details["examples_per_second"] = {name: speed._asdict() for name, speed in speeds.items()}
+
+
+def test_lanes_over_devices(benchmark, session, record):
+    """Each device with a part of the lanes, against one device with one such part: the speed that it keeps."""
+    count = session.host.lane_devices
+    if count == 1:
+        pytest.skip("one device")
+    tiers = standard_study.tiers(session)
+    alone = standard_study.tiers(standard_study.on_one_device(session))
+    contestants = {}
+    for tier, one in zip(tiers, alone, strict=True):
+        contestants[_name(tier)] = standard_study.as_lanes(session, tier)
+        contestants[f"one device {_name(tier)}"] = standard_study.part_of_one_device(session, tier, one)
+    speeds = benchmark.pedantic(race, args=(contestants, ROUNDS), rounds=1)
+    kept = {_name(one): speeds[_name(one)].wall / speeds[f"one device {_name(one)}"].wall / count for one in tiers}
+    record("lanes_over_devices", min(kept.values()), kept)
 
 
 def _race(session: Session, tiers: Sequence[TierSearch]) -> dict[str, Speed]:

@@ -308,6 +308,7 @@ class Trial(Run, frozen=True, kw_only=True, tag="trial"):
         tokens_per_example: Tokens of an example, if it is text.
         microbatch_size: Examples per forward pass while it was trained together with others.
         lanes: Number of trials that were trained together.
+        devices: Local devices that shared them.
         lowering: Lowering of the model's convolutions.
     """
 
@@ -324,6 +325,7 @@ class Trial(Run, frozen=True, kw_only=True, tag="trial"):
     test_accuracy: Accuracy | None = None
     microbatch_size: Positive
     lanes: Positive
+    devices: Positive = 1
     lowering: Short | None = None
     noise: NoiseEstimate | None = None
 

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 from batchscale.measure.control.signals import Stopped
+from batchscale.measure.convergence import wave_loop
 from batchscale.measure.convergence.wave_loop import SEAL_BYTES, Checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,6 +67,34 @@ def test_what_was_left_of_a_wave_is_restored_into_the_whole_unless_more_is_neede
     assert set(whole.trials) == needed
     assert whole.tick == 80
     assert not bench.checkpoint.restore(some.fresh(), needed), "trials that nobody asked for"
+
+
+@pytest.mark.parametrize("shapes", [((2, 6),), ((1, 3),), ((3, 4),)], ids=str)
+def test_lanes_saved_in_other_shapes_are_cut_anew_and_continue_as_they_were(tmp_path, saved, shapes):
+    bench, data = saved
+    whole, (expected,) = Bench(tmp_path, shapes=bench.shapes), [bench.fresh()]
+    other = Bench(tmp_path, shapes=shapes)
+    (tmp_path / "copy").write_bytes(data)
+    checkpoint, wave = Checkpoint(tmp_path / "copy", "tiny"), other.fresh()
+    assert checkpoint.restore(expected, set(expected.trials))
+    assert checkpoint.restore(wave, set(wave.trials))
+    assert {shard.layout.shape for shard in wave.shards} == {shapes[0]}
+    assert placed(wave).keys() == placed(expected).keys()
+    for trial, lane in placed(wave).items():
+        assert_same(lane, placed(expected)[trial])
+    wave_loop.run(wave, other.reporter(lambda: None))
+    wave_loop.run(expected, whole.reporter(lambda: None))
+    assert [one.curve.examples for one in wave.records] == [one.curve.examples for one in expected.records]
+
+
+def placed(wave):
+    """Return the state of every lane that trains, by trial; its place must be that of its seed and setting."""
+    found = {}
+    for shard in wave.shards:
+        for row, column, record in shard.alive(wave.records):
+            assert (shard.layout.seeds[row], shard.layout.settings[column]) == (record.seed, record.setting)
+            found[record.trial] = jax.tree.map(lambda leaf, at=(row, column): np.asarray(leaf)[at], shard.lanes)
+    return found
 
 
 def test_another_identity_is_ignored(tmp_path, saved):

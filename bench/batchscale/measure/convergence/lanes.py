@@ -19,8 +19,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int32, PyTree, Shaped
 
+from batchscale.measure.convergence.lane_devices import OF_LANES, OF_SEEDS, OF_SETTINGS, ONE_DEVICE, WHOLE, LaneDevices
 from batchscale.measure.data.datasets import Examples
 from batchscale.measure.device import compiled_programs
 from batchscale.measure.device.compiled_programs import predicted_bytes
@@ -87,6 +89,7 @@ class Programs:
         noise_parts: How many parts of a batch have their gradient norms recorded; 0 for none.
         averaging_examples: Horizon of the moving average of the parameters; None for no average.
         evaluation_batch_size: Examples of one lane that are evaluated at once.
+        devices: Share the lanes; the splits are whole on each.
         compiled: The programs compiled so far.
         lock: Held while compiling, so that threads do not compile a program twice.
     """
@@ -102,6 +105,7 @@ class Programs:
     noise_parts: int = 0
     averaging_examples: float | None = None
     evaluation_batch_size: int = EVALUATION_BATCH_SIZE
+    devices: LaneDevices = ONE_DEVICE
     compiled: dict[tuple, jax.stages.Compiled] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -120,21 +124,27 @@ class Programs:
         """Halve `shape` until each of its programs fits into memory.
 
         Args:
-            shape: Seeds and settings of a program.
-            memory_bytes: Bytes for the program and the lanes that wait for their turn.
-            lanes: Lanes to be held altogether; those outside the program take memory as well.
+            shape: Seeds and settings of a program; every device has an equal part of them.
+            memory_bytes: Bytes of one device for the program and the lanes that wait for their turn.
+            lanes: Lanes to be held altogether on one device; those outside the program take memory as well.
         """
-        while shape != (1, 1):
+        while math.prod(shape) > self.devices.count:
             programs = self.program(shape), self.evaluation(shape, self.validation_split)
-            others = max(0, lanes - math.prod(shape)) * self.lane_bytes
+            others = max(0, lanes - math.prod(shape) // self.devices.count) * self.lane_bytes
             if max(predicted_bytes(one) or 0 for one in programs) <= memory_bytes - others:
                 break
             seeds, settings = shape
-            shape = (seeds, (settings + 1) // 2) if settings > 1 else ((seeds + 1) // 2, settings)
+            half = (seeds, (settings + 1) // 2) if settings > 1 else ((seeds + 1) // 2, settings)
+            smaller = self.devices.even(half)
+            shape = smaller if math.prod(smaller) < math.prod(shape) else self.devices.even((1, 1))
         return shape
 
     def initialise(self, seeds: Int32[np.ndarray, " seed"], settings: Settings) -> Lanes:
         """Return fresh lanes; the parameters of a seed are the same in all its settings."""
+        shape = len(seeds), len(settings.batch_sizes)
+        return self.devices.put(self._first_lanes(seeds, settings), shape, OF_LANES)
+
+    def _first_lanes(self, seeds: Int32[np.ndarray, " seed"], settings: Settings) -> Lanes:
         of_seeds = [self.learner.params(int(seed)) for seed in seeds]
         width = len(settings.batch_sizes)
         stacked = jax.tree.map(lambda *leaves: np.stack([np.stack([leaf] * width) for leaf in leaves]), *of_seeds)
@@ -152,31 +162,44 @@ class Programs:
 
     def evaluation(self, shape: tuple[int, int], split: Examples) -> jax.stages.Compiled:
         """Return the program that evaluates lanes of a shape on a split, compiled when it is first asked for."""
-        work, arguments = self.evaluation_call(shape, split)
         key = ("evaluate", shape, len(split.labels))
-        return self._once(key, lambda: jax.jit(work).lower(*arguments))
+        return self._once(key, lambda: self._lower_evaluation(shape, split))
 
     def training_call(self, shape: tuple[int, int]) -> Call:
         """Return the function that trains lanes of a shape, and its arguments; it may overwrite the first of them."""
         lanes, values = self._abstract(shape)
         order = jax.ShapeDtypeStruct((shape[0], self.ticks_per_call, self.microbatch_size), jnp.int32)
-        return partial(_advance_lanes, self), (lanes, values, self.train_split, order, np.int32(0), np.int32(0))
+        tick = jax.ShapeDtypeStruct((), jnp.int32)
+        places = (OF_LANES, OF_SETTINGS, WHOLE, OF_SEEDS, WHOLE, WHOLE)
+        return self._split(
+            partial(_advance_lanes, self), shape, places, (lanes, values, self.train_split, order, tick, tick)
+        )
 
     def evaluation_call(self, shape: tuple[int, int], split: Examples) -> Call:
         """Return the function that evaluates lanes of a shape on a split, and its arguments."""
         work = partial(evaluate_lanes, self.learner, batch_size=self.evaluation_batch_size)
-        return work, (self._abstract(shape)[0].state.params, split)
+        return self._split(work, shape, (OF_LANES, WHOLE), (self._abstract(shape)[0].state.params, split))
+
+    def _split(
+        self, work: Callable[..., PyTree], shape: tuple[int, int], places: tuple[PartitionSpec, ...], given: tuple
+    ) -> Call:
+        described = [self.devices.described(one, shape, place) for one, place in zip(given, places, strict=True)]
+        return self.devices.split(work, shape, *places), tuple(described)
 
     def _abstract(self, shape: tuple[int, int]) -> tuple[Lanes, Settings]:
         seeds, settings = shape
         ones = jnp.ones(settings, jnp.float32)
         values = Settings(jnp.ones(settings, jnp.int32), ones, dict.fromkeys(self.learner.searched, ones))
-        return jax.eval_shape(partial(self.initialise, np.zeros(seeds, np.int32)), values), values
+        return jax.eval_shape(partial(self._first_lanes, np.zeros(seeds, np.int32)), values), values
 
     def _lower(self, shape: tuple[int, int]) -> jax.stages.Lowered:
         work, arguments = self.training_call(shape)
         # Donation lets XLA update the lanes in place: without it parameters, optimizer state and sums exist twice.
         return jax.jit(work, donate_argnums=0).lower(*arguments)
+
+    def _lower_evaluation(self, shape: tuple[int, int], split: Examples) -> jax.stages.Lowered:
+        work, arguments = self.evaluation_call(shape, split)
+        return jax.jit(work).lower(*arguments)
 
     def _once(self, key: tuple, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
         with self.lock:
@@ -199,13 +222,14 @@ class Programs:
         # Shapes are part of a program, so a shorter call is padded and the number of ticks is a value.
         padded = np.zeros((seeds, self.ticks_per_call, width), np.int32)
         padded[:, :ticks] = order
-        program = self.program((seeds, len(settings.batch_sizes)))
-        return program(lanes, settings, self.train_split, padded, np.int32(first_tick), np.int32(ticks))
+        shape = seeds, len(settings.batch_sizes)
+        given = self.devices.put(lanes, shape, OF_LANES), self.devices.put(settings, shape, OF_SETTINGS)
+        return self.program(shape)(*given, self.train_split, padded, np.int32(first_tick), np.int32(ticks))
 
     def evaluate(self, params: PyTree, split: Examples) -> dict[str, Moments]:
         """Return mean and deviation over a whole split of every score of every lane's parameters."""
-        size = len(split.labels)
-        sums = self.evaluation(jax.tree.leaves(params)[0].shape[:2], split)(params, split)
+        size, shape = len(split.labels), jax.tree.leaves(params)[0].shape[:2]
+        sums = self.evaluation(shape, split)(self.devices.put(params, shape, OF_LANES), split)
         return {name: Moments.of(*(np.asarray(total, np.float64) / size for total in sums[name])) for name in sums}
 
 

@@ -277,7 +277,7 @@ class TierSearch:
     @property
     def small(self) -> Shape:
         """The shape into which the last lanes are compacted, and in which extensions run."""
-        return self.full[0], math.ceil(self.full[1] / 4)
+        return self.programs.devices.even((self.full[0], math.ceil(self.full[1] / 4)))
 
     def shape(self, grid: Grid) -> Shape:
         """Return the shape of a shard of these trials."""
@@ -362,7 +362,7 @@ class TierSearch:
     def _train_wave(self, item: str, grid: Grid, shapes: Sequence[Shape]) -> None:
         """Train the missing trials of a wave, from its checkpoint or from the start."""
         stage, session = self.stage, self.stage.session
-        checkpoint = Checkpoint(session.folder / "checkpoint", self._identity(grid, shapes))
+        checkpoint = Checkpoint(session.folder / "checkpoint", self._identity(grid))
         lanes = self._started(checkpoint, grid, shapes)
         clock = time.monotonic()
 
@@ -398,11 +398,11 @@ class TierSearch:
         lanes.rivals = self.stage.rivals(set(lanes.trials))
         return lanes
 
-    def _identity(self, grid: Grid, shapes: Sequence[Shape]) -> str:
+    def _identity(self, grid: Grid) -> str:
         """Return a hash of everything that must be the same when a checkpoint is continued."""
         origin = self.stage.session.origin()
         measured = [origin.fingerprint, origin.environment, self.programs.noise_parts]
-        parts = [*measured, self.tier, self.tuned.lowering, grid.seeds, grid.settings, shapes]
+        parts = [*measured, self.tier, self.tuned.lowering, grid.seeds, grid.settings]
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
     def _write(self, record: LaneRecord, lanes: int) -> None:
@@ -432,6 +432,7 @@ class TierSearch:
                 tokens_per_example=stage.session.dataset.tokens_per_example,
                 microbatch_size=self.tier.microbatch_size,
                 lanes=lanes,
+                devices=self.programs.devices.count,
                 lowering=self.tuned.lowering,
                 noise=record.noise if record.noise and record.noise.examples else None,
             )

@@ -15,17 +15,20 @@ import numpy as np
 
 from batchscale.config import plan
 from batchscale.measure.control.progress import confirm_trials, search_trials
+from batchscale.measure.convergence.lane_devices import LaneDevices
 from batchscale.measure.convergence.lanes import Programs
 from batchscale.measure.convergence.wave import (
     Grid,
     Layout,
     Setting,
     Shard,
+    filled,
     first_lanes,
     fitting_shape,
     search_grid,
     steady_bytes,
 )
+from batchscale.measure.data.datasets import Examples
 from batchscale.measure.device import compiled_programs
 from batchscale.measure.device.compiled_programs import Tuned, steps_to_fill, timed
 from batchscale.measure.session import Session
@@ -60,9 +63,20 @@ class LanePrograms:
         return sum(one.compilations for one in self.programs.values())
 
     @cached_property
+    def devices(self) -> LaneDevices:
+        """The local devices, which share the lanes of every program."""
+        return LaneDevices(self.session.host.lane_devices)
+
+    @cached_property
+    def _splits(self) -> tuple[Examples, ...]:
+        return tuple(self.devices.put_whole(split) for split in self.session.splits)
+
+    @cached_property
     def memory_bytes(self) -> int:
-        """Memory for the lanes of a wave and their programs."""
-        return steady_bytes(self.session.host.free_memory_bytes())
+        """Memory of all devices for the lanes of a wave and their programs."""
+        host = self.session.host
+        free = steady_bytes(host.free_memory_bytes())
+        return free if host.policy.in_host_memory else free * self.devices.count
 
     @cached_property
     def tiers(self) -> list[plan.Tier]:
@@ -116,7 +130,7 @@ class LanePrograms:
             epochs = session.experiment.evaluation.averaging_epochs
             self.programs[key] = Programs(
                 session.learner(session.experiment.workload.precision, lowering),
-                *session.splits,
+                *self._splits,
                 microbatch_size=tier.microbatch_size,
                 schedule=session.schedule,
                 accumulates=any(size != tier.microbatch_size for size in tier.batch_sizes),
@@ -124,6 +138,7 @@ class LanePrograms:
                 noise_parts=self._noise_parts(tier),
                 averaging_examples=epochs and epochs * session.train_examples,
                 evaluation_batch_size=self._evaluation_batch_size(tier),
+                devices=self.devices,
             )
         return self.programs[key]
 
@@ -157,7 +172,8 @@ class LanePrograms:
         of, workers = self.of(tier, lowering), session.host.workers
         grid = Grid(plan.search_seeds(session.experiment), search_grid(session.experiment, tier))
         rows, columns = fitting_shape(of, grid, self.memory_bytes, workers, width)
-        return SpeedTrial(of, grid.seeds[:rows], grid.settings[:columns], workers)
+        seeds, settings = grid.seeds[:rows], grid.settings[:columns]
+        return SpeedTrial(of, filled(seeds, rows), filled(settings, columns), workers, len(seeds) * len(settings))
 
     def _evaluation_batch_size(self, tier: plan.Tier) -> int:
         """Return the examples of a lane that are evaluated at once.
@@ -187,17 +203,19 @@ class SpeedTrial:
         seeds: The seed of each row of a shard.
         settings: The setting of each column of a shard.
         workers: How many shards train at the same time.
+        counted: Lanes of a shard that count; the others only make the parts of all devices equal.
     """
 
     programs: Programs
     seeds: Sequence[int]
     settings: Sequence[Setting]
-    workers: int = 1
+    workers: int
+    counted: int
 
     def __post_init__(self) -> None:
         layout = Layout(list(self.seeds), list(self.settings), [])
         self.shards = [Shard(layout, first_lanes(self.programs, layout)) for _ in range(self.workers)]
-        self.lanes = self.workers * layout.size
+        self.lanes = self.workers * self.counted
 
     def examples_per_second(self) -> float:
         """Measure the lane-examples per second of training, without compilation."""

@@ -23,6 +23,7 @@ from batchscale.config.experiment import Experiment
 from batchscale.config.plan import Duration
 from batchscale.config.vocabulary import Ended, Phase, Point
 from batchscale.measure.convergence.early_stopping import Race
+from batchscale.measure.convergence.lane_devices import ONE_DEVICE, LaneDevices
 from batchscale.measure.convergence.lanes import Lanes, Moments, Programs, Settings
 from batchscale.measure.training import gradient_noise
 from batchscale.records.row_types import LARGEST_AMOUNT, Curve, NoiseEstimate, ScoreLists, TrialKey, TrialStatus
@@ -97,28 +98,33 @@ def fitting_shape(programs: Programs, grid: Grid, memory_bytes: int, workers: in
     Args:
         programs: Of the tier.
         grid: The trials.
-        memory_bytes: Memory for a wave and its programs.
+        memory_bytes: Memory of all devices for a wave and its programs.
         workers: How many programs run at the same time.
         widest: See `shard_shape`.
     """
     seeds, settings = map(len, next(waves(programs, grid, memory_bytes)))
-    each = int(memory_bytes * SHARE_OF_MEMORY / workers)
-    return programs.fit(shard_shape(seeds, settings, workers, widest), each, math.ceil(seeds * settings / workers))
+    shape = shard_shape(seeds, settings, workers, widest, programs.devices)
+    parts = workers * programs.devices.count
+    return programs.fit(shape, int(memory_bytes * SHARE_OF_MEMORY / parts), math.ceil(seeds * settings / parts))
 
 
-def shard_shape(seeds: int, settings: int, workers: int, widest: int | None) -> Shape:
+def shard_shape(
+    seeds: int, settings: int, workers: int, widest: int | None, devices: LaneDevices = ONE_DEVICE
+) -> Shape:
     """Return how many seeds and settings one program call holds.
 
     Args:
         seeds: Seeds of the wave.
         settings: Settings of the wave.
         workers: The least number of shards, if there are enough lanes.
-        widest: Most settings of a shard, which then has one seed; None for one shard of all lanes.
+        widest: Most settings of one device in a shard, which then has one seed; None for one shard of all lanes.
+        devices: Share each shard evenly.
     """
     if widest is None:
-        return seeds, settings
-    widest = max(1, min(widest, settings // math.ceil(workers / seeds)))
-    return 1, math.ceil(settings / math.ceil(settings / widest))
+        return devices.even((seeds, settings))
+    of_device = math.ceil(settings / devices.count)
+    widest = max(1, min(widest, of_device // math.ceil(workers / seeds)))
+    return 1, math.ceil(of_device / math.ceil(of_device / widest)) * devices.count
 
 
 class Reading(NamedTuple):
@@ -228,9 +234,14 @@ class Layout(msgspec.Struct):
     numbers: list[list[int | None]] = msgspec.field(name="places")
 
     @property
+    def shape(self) -> Shape:
+        """Seeds and settings."""
+        return len(self.seeds), len(self.settings)
+
+    @property
     def size(self) -> int:
         """Lanes computed, ignored ones included."""
-        return len(self.seeds) * len(self.settings)
+        return math.prod(self.shape)
 
 
 @dataclass
@@ -357,21 +368,55 @@ def device_settings(settings: Sequence[Setting]) -> Settings:
 
 def start(programs: Programs, duration: Duration, race: Race, grid: Grid, shapes: Sequence[Shape]) -> Wave:
     """Return a fresh wave of all trials of a grid, cut into shards of the first of `shapes`."""
-    shape = shapes[0]
     records = [LaneRecord(setting=setting, seed=seed) for seed in grid.seeds for setting in grid.settings]
     for record in records:
         record.noise = gradient_noise.no_estimate(programs.microbatch_size, record.setting.batch_size)
     numbers = {record.trial: number for number, record in enumerate(records)}
-    layouts = []
+    shards = [Shard(one, first_lanes(programs, one)) for one in layouts(grid, shapes[0], numbers)]
+    return Wave(programs, duration, race, records, shards, shapes)
+
+
+def layouts(grid: Grid, shape: Shape, numbers: Mapping[TrialKey, int]) -> list[Layout]:
+    """Cut a grid into shards of one shape; a lane whose trial has no number only fills its shard."""
+    found = []
     for part in grid.cut(shape):
         known = {
-            (row, column): numbers[setting.trial(seed)]
+            (row, column): numbers.get(setting.trial(seed))
             for row, seed in enumerate(part.seeds)
             for column, setting in enumerate(part.settings)
         }
-        layouts.append(Layout(filled(part.seeds, shape[0]), filled(part.settings, shape[1]), rectangle(shape, known)))
-    shards = [Shard(one, first_lanes(programs, one)) for one in layouts]
-    return Wave(programs, duration, race, records, shards, shapes)
+        found.append(Layout(filled(part.seeds, shape[0]), filled(part.settings, shape[1]), rectangle(shape, known)))
+    return found
+
+
+def cut_anew(wave: Wave, parts: Sequence[tuple[Layout, Lanes]]) -> list[tuple[Layout, Lanes]]:
+    """Cut the lanes of a wave that still train into shards of its first shape.
+
+    Args:
+        wave: The wave.
+        parts: Layout and lanes, in host memory, of each shard so far.
+    """
+    numbers = {record.trial: number for number, record in enumerate(wave.records) if record.status is None}
+    if not numbers:
+        return []
+    lanes = {
+        number: jax.tree.map(lambda leaf, at=(row, column): leaf[at], state)
+        for layout, state in parts
+        for row, line in enumerate(layout.numbers)
+        for column, number in enumerate(line)
+        if number in numbers.values()
+    }
+    living = [wave.records[number] for number in numbers.values()]
+    settings = {(one.setting.phase, one.setting.batch_size, one.setting.point): one.setting for one in living}
+    grid = Grid(list(dict.fromkeys(one.seed for one in living)), list(settings.values()))
+    found = []
+    for layout in layouts(grid, wave.shapes[0], numbers):
+        own = [number for line in layout.numbers for number in line if number is not None]
+        if own:
+            picked = [[lanes[own[0] if number is None else number] for number in line] for line in layout.numbers]
+            rows = [jax.tree.map(lambda *leaves: np.stack(leaves), *line) for line in picked]
+            found.append((layout, jax.tree.map(lambda *leaves: np.stack(leaves), *rows)))
+    return found
 
 
 def first_lanes(programs: Programs, layout: Layout) -> Lanes:

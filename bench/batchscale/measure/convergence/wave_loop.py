@@ -19,7 +19,6 @@ from pathlib import Path
 from threading import Event
 
 import jax
-import jax.numpy as jnp
 import msgspec
 import numpy as np
 from jaxtyping import Int32
@@ -28,8 +27,9 @@ from batchscale.decisions.evaluations import first_at_target
 from batchscale.errors import InputError
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence.early_stopping import losers
+from batchscale.measure.convergence.lane_devices import OF_LANES
 from batchscale.measure.convergence.lanes import Programs
-from batchscale.measure.convergence.wave import LaneRecord, Layout, Reading, Shard, Wave, finite, means_of
+from batchscale.measure.convergence.wave import LaneRecord, Layout, Reading, Shard, Wave, cut_anew, finite, means_of
 from batchscale.measure.data import example_order
 from batchscale.records import row_files
 from batchscale.records.row_types import TrialKey
@@ -327,7 +327,8 @@ class Checkpoint:
         """Put a saved state into this freshly started wave; return False if no saved state fits.
 
         A saved wave of some of the trials fits as well, if all `needed` ones are among them. Rows of needed trials were
-        lost after the checkpoint, so these trials are reported again.
+        lost after the checkpoint, so these trials are reported again. Lanes that were saved in shards of other shapes,
+        as another number of devices or other free memory gives, are cut anew.
         """
         found = self._read(wave)
         if found is None or not _fits(wave, needed, *found):
@@ -335,11 +336,16 @@ class Checkpoint:
         saved, leaves = found
         one = jax.tree.structure(wave.shards[0].lanes)
         width = one.num_leaves
-        wave.shards = [
-            Shard(layout, jax.tree.unflatten(one, map(jnp.asarray, leaves[number * width : (number + 1) * width])))
+        parts = [
+            (layout, jax.tree.unflatten(one, leaves[number * width : (number + 1) * width]))
             for number, layout in enumerate(saved.layouts)
         ]
         wave.records, wave.tick, wave.evaluation = saved.records, saved.tick, saved.evaluation
+        if not {layout.shape for layout in saved.layouts} <= set(wave.shapes):
+            parts = cut_anew(wave, parts)
+        wave.shards = [
+            Shard(layout, wave.programs.devices.put(lanes, layout.shape, OF_LANES)) for layout, lanes in parts
+        ]
         for record in wave.records:
             record.reported = record.trial not in needed
         return True

@@ -87,9 +87,14 @@ class Host:
         return cls(machine, environment, environment_hash(environment), code, dirty)
 
     @property
+    def lane_devices(self) -> int:
+        """Local devices that share the lanes of every program."""
+        return min(self.machine.device_count, jax.local_device_count())
+
+    @property
     def workers(self) -> int:
-        """Programs that run at once."""
-        return self.machine.cpu_cores if self.policy.program_per_core else 1
+        """Programs that run at once; virtual devices share the cores."""
+        return max(1, self.machine.cpu_cores // self.lane_devices) if self.policy.program_per_core else 1
 
     @property
     def policy(self) -> PlatformPolicy:
