@@ -82,7 +82,16 @@ def test_every_reading_command_prints_what_its_schema_says(folder, tmp_path, cap
     (tmp_path / "t.csv").write_text("batch_size,seconds_per_step\n16,0.001\n64,0.002\n256,0.004\n")
     printed(capsys, "predict", folder, "--seconds-per-step", tmp_path / "t.csv")
     (tmp_path / "c.csv").write_text("batch_size,seed,steps_to_target\n16,0,900\n64,0,300\n")
-    printed(capsys, "analyze", "--convergence", tmp_path / "c.csv", "--out", tmp_path / "out")
+    printed(
+        capsys,
+        "analyze",
+        "--convergence",
+        tmp_path / "c.csv",
+        "--throughput",
+        tmp_path / "t.csv",
+        "--out",
+        tmp_path / "out",
+    )
 
 
 def blocks(language):

@@ -55,7 +55,7 @@ def _goal(_: click.Context, __: click.Parameter, text: str | None) -> re.Match[s
     multiple=True,
     metavar="FILE|DIR",
     help="Training runs: a CSV of needs, curves or final scores; trainer_state.json; metrics.csv of Lightning;"
-    " CSV of W&B; MLPerf points and logs. May be given again.",
+    " CSV or Parquet of W&B; event files of TensorBoard; MLPerf points and logs. May be given again.",
 )
 @click.option("--throughput", type=PATH, metavar="CSV", help="Columns batch_size, examples_per_second.")
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="A new folder for the answer.")

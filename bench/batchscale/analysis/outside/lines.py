@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchscale.analysis.outside import parquet
 from batchscale.errors import InputError
 from batchscale.printable import printable, reason
 from batchscale.untrusted_input import refuse_endless
@@ -110,6 +111,9 @@ def lines(path: Path) -> Iterator[Line]:
 def _rows(path: Path) -> Iterator[list[str]]:
     try:
         refuse_endless(path, LARGEST_FILE_BYTES)
+        if parquet.is_parquet(path):
+            yield from parquet.rows(path, MOST_ROWS)
+            return
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline(LONGEST_LINE + 1)
             delimiter = "\t" if "\t" in first and "," not in first else ","

@@ -11,6 +11,7 @@ from batchscale.analysis.outside.curve_tables import read_curves
 from batchscale.analysis.outside.lines import LARGEST_FILE_BYTES, header
 from batchscale.analysis.outside.runs import MOST_RUNS, Asked, Reading
 from batchscale.analysis.outside.tables import NEEDS, Need, read_needs
+from batchscale.analysis.outside.tensorboard_events import MARK, read_events
 from batchscale.errors import InputError
 from batchscale.printable import bare
 from batchscale.untrusted_input import refuse_endless
@@ -18,7 +19,9 @@ from batchscale.untrusted_input import refuse_endless
 MOST_FILES = 5_000
 DEEPEST = 6
 _BEGINNING = 4_096
-_LOGS = re.compile(r"trainer_state\.json|metrics\.csv|.*\.(csv|tsv|json|log|txt)", re.IGNORECASE)
+_LOGS = re.compile(
+    r"trainer_state\.json|metrics\.csv|.*\.(csv|tsv|json|log|txt|parquet)|.*\.tfevents\..*", re.IGNORECASE
+)
 _CHECKPOINT = re.compile(r"checkpoint-(\d{1,12})")
 
 
@@ -55,6 +58,8 @@ def read_file(path: Path, asked: Asked) -> list[Need] | Reading:
     Raises:
         InputError: when it has no form that is known.
     """
+    if MARK in path.name:
+        return read_events(path, asked)
     beginning = _beginning(path)
     if json_files.LOG_MARK in beginning:
         return json_files.read_result_log(path, asked)
@@ -109,6 +114,9 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
         raise InputError(f"{folder}: {len(entries)} entries, expected at most {MOST_FILES:,}")
     files = [one for one in entries if one.is_file() and not one.is_symlink() and _LOGS.fullmatch(one.name)]
     known = [one for one in files if one.name in ("trainer_state.json", "metrics.csv")]
+    # All event files of a folder are one run.
+    events = [one for one in files if MARK in one.name]
+    files = [one for one in files if one not in events[1:]]
     yield from known or ([] if _CHECKPOINT.fullmatch(bare(folder.name)) else files)
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():
