@@ -180,3 +180,21 @@ def test_a_value_that_does_not_fit_is_refused_in_one_line_with_the_accepted_rang
     assert command_line.run(line.split()) == 2
     (shown,) = capsys.readouterr().err.splitlines()
     assert message in shown
+
+
+def test_the_best_score_within_a_time_is_named(quick, slow, tmp_path, capsys):
+    text = printed(capsys, "report", quick, "--within", "2s")
+    assert "Within 2.00 s of training, batch size" in text
+    found = json.loads(printed(capsys, "report", quick, "--within", ".5m", "--json"))
+    assert found["within"]["seconds"] == 30
+    assert found["within"]["batch_size"] in found["within"]["tied"]
+    seen = json.loads(printed(capsys, "predict", quick, "--seconds-per-step", slow, "--within", "10s", "--json"))
+    assert [one["within"]["seconds"] for one in seen.values()] == [10]
+    text = printed(capsys, "compare", quick, slow, "--within", "10s", "--out", tmp_path)
+    assert text.count("Within 10.0 s of training") == 2
+
+
+@pytest.mark.parametrize("text", ["10", "0s", "-1h", "10 m", "nan", "1e9s", "9999999h"])
+def test_a_time_without_a_unit_or_out_of_range_is_refused_in_one_line(quick, text, capsys):
+    assert command_line.run(["report", str(quick), "--within", text]) == 2
+    assert "expected such as 90s, 10m or 1.5h" in capsys.readouterr().err

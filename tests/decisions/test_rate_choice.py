@@ -200,3 +200,12 @@ def halved(one):
 
 def test_nothing_evaluated_is_no_choice():
     assert rate_choice.choose_rates({16: [trial(0.1, [])], 32: []}, GOAL, 1000) == {}
+
+
+def test_each_search_trial_is_located_once(monkeypatch):
+    asked = []
+    locate = rate_choice.typical_examples
+    monkeypatch.setattr(rate_choice, "typical_examples", lambda *of: asked.append(of) or locate(*of))
+    trials = searched(LINE)
+    rate_choice.choose_rates(trials, accuracy_of(0.8), 3200)
+    assert len(asked) == sum(map(len, trials.values()))

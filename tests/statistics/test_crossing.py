@@ -10,6 +10,7 @@ from batchscale.statistics.crossing import (
     additive,
     jackknife_error,
     locate_crossing,
+    lowest_until,
     smooth,
     table_of,
     typical_of,
@@ -58,6 +59,19 @@ def test_runs_that_are_early_or_late_on_a_bending_curve_spread_as_their_crossing
     scores = np.log(0.01 + np.exp(-examples / np.exp(late)[:, None] / 50.0))
     found = locate_crossing(examples, scores, float(np.log(0.05)))
     np.testing.assert_allclose(found.values - found.typical, late, atol=0.02)
+
+
+def test_the_lowest_score_until_some_examples_is_on_the_line_and_stays_after_its_end():
+    offsets = np.array([0.1, -0.1])
+    rising = np.where(EXAMPLES > 2000, falling(2000.0, 0.3), falling(2000.0, -0.3, offsets))
+    found = lowest_until(EXAMPLES, rising, np.array([50.0, 500.0, 3000.0, 9000.0]))
+    assert np.isnan(found.typical[0])
+    assert found.typical[1] == pytest.approx(-0.3 * np.log(500 / 2000), abs=4e-3)
+    np.testing.assert_allclose(found.runs[:, 1] - found.typical[1], offsets, atol=4e-3)
+    assert found.slopes[1:] == pytest.approx([-0.3, 0, 0], abs=1e-3)
+    assert found.typical[2] == found.typical[3] < found.typical[1]
+    assert found.ended.tolist() == [False, False, False, True]
+    assert lowest_until(EXAMPLES[:2], rising[:, :2], np.array([500.0])) is None
 
 
 def test_the_typical_run_is_where_the_smooth_curve_of_all_runs_crosses_wherever_they_end():

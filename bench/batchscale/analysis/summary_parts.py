@@ -1,4 +1,4 @@
-"""Parts of `summary.json`: the batch size to take, with its bound and the reason, and the limits of the machine."""
+"""Parts of `summary.json`: the batch size to take, with its bound or for a time, and the limits of the machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Recommended(Part, frozen=True, kw_only=True):
 
     Attributes:
         batch_size: the batch size to take.
-        learning_rate: the rate at which it was compared.
+        learning_rate, options: the rate and the searched options at which it was compared; a null rate is unknown.
         bound: how much slower than the best of those measured it is at most, as a fraction; null where nothing bounds
             it, which `reason` explains.
         reason: what the bound rests on, in words.
@@ -28,7 +28,8 @@ class Recommended(Part, frozen=True, kw_only=True):
     """
 
     batch_size: int
-    learning_rate: float
+    learning_rate: float | None
+    options: dict[str, float] = {}
     bound: float | None
     reason: str
     error_shares: dict[Source, float] = {}
@@ -72,6 +73,28 @@ class Looks(Part, frozen=True, kw_only=True):
     stop: str | None
     tolerance: float
     spent: float
+
+
+class TimeBudget(Part, frozen=True, kw_only=True):
+    """The batch size with the best validation score within a time of training, from curves and speeds.
+
+    Attributes:
+        seconds: the time.
+        batch_size: the one whose typical run has the best score within it.
+        learning_rate: its rate there; null where tables do not give it.
+        score: that score.
+        tied: the batch sizes that cannot be told from it at the 95% level, itself included.
+        ended: batch sizes whose runs ended before, so that longer runs may be better.
+        scores: the score of the typical run at each batch size that was evaluated within it.
+    """
+
+    seconds: float
+    batch_size: int
+    learning_rate: float | None = None
+    score: float
+    tied: list[int]
+    ended: list[int] = []
+    scores: dict[int, float] = {}
 
 
 class Ceilings(Part, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from batchscale.analysis.summary_parts import Ceilings, Looks, Part, Recommended
+from batchscale.analysis.summary_parts import Ceilings, Looks, Part, Recommended, TimeBudget
 from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Loop, Phase
 from batchscale.statistics.estimate import Estimate, Interval
@@ -423,6 +423,7 @@ class Summary(Part, frozen=True, kw_only=True):
         convergence_from, speeds_from: the machine whose training runs, or table or folder whose speeds, were joined.
         evaluation_quantum_epochs: the widest gap between the two evaluations around a crossing of the target.
         time_optimal, score_optimal: least time to the target; best score in the epoch budget.
+        time_budgets, within: best score within times of training; the same for a time that was asked for.
         score_optimal_by_steps: best score in the steps that the largest batch size takes in that budget.
         throughput_optimal, max_batch_size: most examples per second; largest batch size that fits.
         energy_optimal, price_per_hour, cost_optimal: least energy; the price that the user gave; least cost.
@@ -455,6 +456,8 @@ class Summary(Part, frozen=True, kw_only=True):
     time_optimal_reason: str | None = None
     score_optimal: ScoreOptimal | None
     score_optimal_reason: str | None = None
+    time_budgets: list[TimeBudget] = msgspec.field(default_factory=list)
+    within: TimeBudget | None = None
     score_optimal_by_steps: ScoreOptimal | None
     score_optimal_by_steps_reason: str | None = None
     throughput_optimal: ThroughputOptimal | None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 import click
 
 from batchscale.cli.reading import answer, print_json, show
-from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, Number, example
+from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, WITHIN, Number, example
 from batchscale.printable import printable
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def _goal(_: click.Context, __: click.Parameter, text: str | None) -> re.Match[s
 )
 @click.option("--workload", metavar="NAME", help="Name of what was trained; needed to compare folders later.")
 @PRICE
+@WITHIN
 @AS_JSON
 def analyze(
     *,
@@ -83,6 +84,7 @@ def analyze(
     metric: re.Match[str] | None,
     goal: re.Match[str] | None,
     price_per_hour: float | None,
+    within: float | None,
     as_json: bool,
     **said: Unpack[_Said],
 ) -> None:
@@ -99,8 +101,8 @@ def analyze(
     known = analyze.Known(**{**said, "target": wanted if goal else said["target"]}, scores=scores)
     made = analyze.write_folders(convergence, throughput, out, known, price_per_hour)
     if len(made) == 1:
-        return answer([*made.values()], as_json=as_json)
-    summaries = {name: report.write_report(folder) for name, folder in made.items()}
+        return answer([*made.values()], as_json=as_json, within=within)
+    summaries = {name: report.write_report(folder, within) for name, folder in made.items()}
     together = analyze.write_together(out, summaries)
     if as_json:
         return print_json(together)
@@ -139,13 +141,14 @@ def _asked(
     metavar="CSV|DIR",
     help="A table or a results folder with the speeds to join.",
 )
+@WITHIN
 @AS_JSON
-def predict(*, folder: Path, seconds_per_step: Path, as_json: bool) -> None:
+def predict(*, folder: Path, seconds_per_step: Path, within: float | None, as_json: bool) -> None:
     """Predict the best batch size where nothing was trained."""
     from batchscale.analysis.exchange.predict import predict as join
     from batchscale.analysis.pages import terminal
 
-    found = join(folder, seconds_per_step)
+    found = join(folder, seconds_per_step, within)
     if as_json:
         return print_json(found)
     for summary in found.values():

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from batchscale.cli.reading import print_json, print_written
-from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, Number, example
+from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, WITHIN, Number, example
 from batchscale.errors import warn
 from batchscale.printable import visible
 
@@ -24,15 +24,22 @@ PUBLISHED = Path("results/published")
     help="Exit with 1 if a folder is slower than the first by more than this.",
 )
 @click.option("--out", type=PATH, default="comparison", show_default=True, metavar="DIR", help="Folder for the page.")
+@WITHIN
 @AS_JSON
 def compare(
-    *, folders: tuple[Path, ...], throughput_only: bool, fail_if_slower: float | None, out: Path, as_json: bool
+    *,
+    folders: tuple[Path, ...],
+    throughput_only: bool,
+    fail_if_slower: float | None,
+    out: Path,
+    within: float | None,
+    as_json: bool,
 ) -> int:
     """Compare results folders of one workload with the first of them."""
     from batchscale.analysis.compare.compare import compare as compare_folders
     from batchscale.analysis.pages import comparison, terminal
 
-    found = compare_folders(folders, throughput_only=throughput_only)
+    found = compare_folders(folders, throughput_only=throughput_only, within=within)
     page = comparison.write_comparison(found, out)
     if as_json:
         print_json(found)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, Number, example
+from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, WITHIN, Number, example
 from batchscale.errors import warn
 from batchscale.printable import printable, visible
 from batchscale.records import results_folder, row_files
@@ -23,7 +23,12 @@ EXPORTS = ("pytest-benchmark",)
 
 
 def answer(
-    measured: Sequence[Path], *, as_json: bool, price_per_hour: float | None = None, longer: str | None = None
+    measured: Sequence[Path],
+    *,
+    as_json: bool,
+    price_per_hour: float | None = None,
+    longer: str | None = None,
+    within: float | None = None,
 ) -> None:
     """Write the page of every folder, then print its answer and the place of its page.
 
@@ -32,6 +37,7 @@ def answer(
         as_json: print the summary, or the list of summaries, instead of sentences and a table.
         price_per_hour: a price to keep in every folder first.
         longer: the command that measures for longer; the output then says how undecided the answer is.
+        within: a time in seconds, for which the batch size with the best score is wanted too.
     """
     from batchscale.analysis.pages import report
     from batchscale.analysis.text import explain
@@ -39,7 +45,7 @@ def answer(
     if price_per_hour is not None:
         for folder in measured:
             results_folder.set_price(folder, price_per_hour)
-    summaries = [report.write_report(folder) for folder in measured]
+    summaries = [report.write_report(folder, within) for folder in measured]
     for path in (one / name for one in measured for name in (results_folder.THROUGHPUT, results_folder.CONVERGENCE)):
         if row_files.is_torn(path):
             warn(f"warning: {path}: its last line is torn and was left out; `batchscale run` measures that row again")
@@ -91,10 +97,11 @@ def _names(text: str) -> list[str]:
 @click.command(epilog=example("batchscale report results/local/lenet_mnist/MACHINE"))
 @FOLDER
 @PRICE
+@WITHIN
 @AS_JSON
-def report(*, folder: Path, price_per_hour: float | None, as_json: bool) -> None:
+def report(*, folder: Path, price_per_hour: float | None, within: float | None, as_json: bool) -> None:
     """Write the page, figures and summary of a results folder again."""
-    answer([folder], as_json=as_json, price_per_hour=price_per_hour)
+    answer([folder], as_json=as_json, price_per_hour=price_per_hour, within=within)
 
 
 @click.command(epilog=example("batchscale explain results/local/lenet_mnist/MACHINE --batch-size 256"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -44,6 +45,25 @@ exit codes:
   130  stopped by Ctrl-C or SIGTERM; what was measured is kept"""
 
 
+class Duration(click.ParamType):
+    """A time with its unit, such as 90s, 10m or 1.5h, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds, or refuse the text in one line with the units that are accepted."""
+        found = _DURATION.fullmatch(value)
+        seconds = float(found["count"]) * UNITS[found["unit"]] if found else 0.0
+        if not 0 < seconds <= LONGEST_SECONDS:
+            self.fail(f"{printable(value)} is not a time, expected such as 90s, 10m or 1.5h, at most 1000h", param, ctx)
+        return seconds
+
+
+UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+LONGEST_SECONDS = 3.6e6
+_DURATION = re.compile(r"(?P<count>[0-9]{1,9}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})(?P<unit>s|m|min|h)")
+
+
 def example(line: str) -> str:
     """Return the end of a command's help, which is never wrapped: an example and the exit codes."""
     return f"\b\nexample:\n  {line}\n\n{EXIT_CODES}"
@@ -57,4 +77,10 @@ PRICE = click.option(
     type=Number("a price such as 2.5", MOST_PER_HOUR),
     metavar="PRICE",
     help="Price of this machine, in any currency; kept with the results.",
+)
+WITHIN = click.option(
+    "--within",
+    type=Duration(),
+    metavar="TIME",
+    help="Also name the batch size with the best score in this time of training, such as 10m.",
 )

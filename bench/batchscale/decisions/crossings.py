@@ -36,7 +36,7 @@ def locate(trials: Sequence[Trial], goal: Goal) -> Crossing:
 
 def locate_runs(runs: Sequence[Run], goal: Goal, least: float) -> Crossing:
     """Locate the same from the evaluations of each run; `least` is the gap at which a perfect score counts."""
-    falling = [(at[at > 0], np.log(np.maximum(goal.gap(scores[at > 0]), least))) for at, scores in runs]
+    falling = [log_gaps(run, goal, least) for run in runs]
     target = float(np.log(max(goal.gap(goal.threshold), least)))
     return locate_crossing(*table_of(falling), target, FLAT_SLOPES[goal.metric])
 
@@ -73,6 +73,12 @@ def compared_by(found: Crossing, first: Float[np.ndarray, " runs"], previous: Fl
     gaps = np.log(np.maximum(first[reached], 1)) - np.log(np.maximum(previous[reached], 1))
     width = np.minimum(gaps, WIDEST)
     return Compared(middles, float(np.mean(width**2) / 12) if reached.any() else 0.0)
+
+
+def log_gaps(run: Run, goal: Goal, least: float) -> Run:
+    """Return the evaluations of a run with the logarithms of the gaps to the ideal score, none below `least`."""
+    at, scores = run
+    return at[at > 0], np.log(np.maximum(goal.gap(scores[at > 0]), least))
 
 
 def typical_examples(trials: Sequence[Trial], goal: Goal) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import NamedTuple
 
@@ -82,7 +82,25 @@ def with_options(points: Iterable[Point], options: Options) -> list[Point]:
     return sorted(point for point in points if point.options == options)
 
 
-def choose(trials: Iterable[Trial], goal: Goal, budget_examples: float) -> Choice | None:
+class Located:
+    """Where the typical run of some trials reaches a goal, each group of trials located once."""
+
+    def __init__(self, goal: Goal) -> None:
+        self.goal = goal
+        self._known: dict[tuple[int, ...], tuple[list[Trial], float]] = {}
+
+    def typical(self, trials: Sequence[Trial]) -> float:
+        """Return the logarithm of the examples to the goal, or infinity."""
+        # Trials are not hashable. The groups are kept with their locations, so that no identity is used again.
+        key = tuple(map(id, trials))
+        if key not in self._known:
+            self._known[key] = list(trials), typical_examples(trials, self.goal)
+        return self._known[key][1]
+
+
+def choose(
+    trials: Iterable[Trial], goal: Goal, budget_examples: float, located: Located | None = None
+) -> Choice | None:
     """Choose among the points of one batch size, judged alone; None if none was evaluated.
 
     The point for the target is the one whose typical run crosses it first; ties go to the better score. The point for
@@ -93,13 +111,15 @@ def choose(trials: Iterable[Trial], goal: Goal, budget_examples: float) -> Choic
         trials: Search trials of one batch size.
         goal: The target, and the score to compare.
         budget_examples: Examples within which scores are compared.
+        located: Locations that are known already.
     """
+    located = located or Located(goal)
     by_point: dict[Point, list[Trial]] = defaultdict(list)
     for trial in trials:
         by_point[trial.point].append(trial)
     if not any(one.curve.examples for group in by_point.values() for one in group):
         return None
-    speed = {point: typical_examples(group, goal) for point, group in by_point.items()}
+    speed = {point: located.typical(group) for point, group in by_point.items()}
     quality = {
         point: goal.rising(mean(best_or_worst(one.curve, goal, budget_examples) for one in group))
         for point, group in by_point.items()
@@ -132,17 +152,21 @@ def choose_rates(trials: Mapping[int, Iterable[Trial]], goal: Goal, budget_examp
         budget_examples: Examples within which scores are compared.
     """
     by_size = {size: list(found) for size, found in trials.items()}
-    alone = {size: choose(found, goal, budget_examples) for size, found in by_size.items()}
-    surfaces = fit_surfaces(by_size, goal)
+    located = Located(goal)
+    alone = {size: choose(found, goal, budget_examples, located) for size, found in by_size.items()}
+    surfaces = fit_surfaces(by_size, goal, located)
     made: dict[int, Choice] = {}
     for size, choice in alone.items():
         if choice is not None:
-            made[size] = _on_surfaces(choice, size, surfaces, by_size[size], goal)
+            made[size] = _on_surfaces(choice, size, surfaces, by_size[size], located)
     return made
 
 
-def fit_surfaces(trials: Mapping[int, Iterable[Trial]], goal: Goal) -> dict[Options, Surface]:
+def fit_surfaces(
+    trials: Mapping[int, Iterable[Trial]], goal: Goal, located: Located | None = None
+) -> dict[Options, Surface]:
     """Fit one surface of rates for each combination of searched options that supports one."""
+    located = located or Located(goal)
     by_options: dict[Options, list[Trial]] = defaultdict(list)
     for found in trials.values():
         for trial in found:
@@ -151,15 +175,15 @@ def fit_surfaces(trials: Mapping[int, Iterable[Trial]], goal: Goal) -> dict[Opti
     surfaces: dict[Options, Surface] = {}
     for options, found in sorted(by_options.items()):
         try:
-            surfaces[options] = rate_surface.fit_surface(_located(found, goal))
+            surfaces[options] = rate_surface.fit_surface(_by_trial(found, located))
         except Refusal:
             continue
     return surfaces
 
 
-def _located(trials: list[Trial], goal: Goal) -> rate_surface.Trials:
+def _by_trial(trials: list[Trial], located: Located) -> rate_surface.Trials:
     """Locate each trial on its curve alone; one that did not cross is censored at its last evaluation."""
-    at = np.array([typical_examples([trial], goal) for trial in trials])
+    at = np.array([located.typical([trial]) for trial in trials])
     reached = np.isfinite(at) & np.array([trial.status == "ok" for trial in trials])
     last = np.array([math.log(trial.curve.examples[-1]) for trial in trials])
     return rate_surface.Trials(
@@ -180,7 +204,7 @@ class _Candidate(NamedTuple):
 
 
 def _on_surfaces(
-    alone: Choice, size: int, surfaces: Mapping[Options, Surface], trials: list[Trial], goal: Goal
+    alone: Choice, size: int, surfaces: Mapping[Options, Surface], trials: list[Trial], located: Located
 ) -> Choice:
     """Return the choice with the point for the target taken from the surfaces of all options that have one."""
     candidates = []
@@ -189,7 +213,7 @@ def _on_surfaces(
         surface = surfaces.get(options)
         at = surface.batch_sizes.tolist().index(size) if surface and size in surface.batch_sizes else None
         if surface is None or at is None:
-            costs = {point: _cost(own, point, goal) for point in with_options(alone.tried, options)}
+            costs = {point: _cost(own, point, located) for point in with_options(alone.tried, options)}
             point = alone.for_target if alone.for_target in costs else min(costs, key=costs.__getitem__)
             candidates.append(_Candidate(costs[point], point, None, False))
             continue
@@ -206,8 +230,8 @@ def _on_surfaces(
     )
 
 
-def _cost(trials: list[Trial], point: Point, goal: Goal) -> float:
-    return typical_examples([trial for trial in trials if trial.point == point], goal)
+def _cost(trials: list[Trial], point: Point, located: Located) -> float:
+    return located.typical([trial for trial in trials if trial.point == point])
 
 
 def _six_digits(rate: float) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import special
 
 BANDWIDTH = 0.7
@@ -137,6 +137,62 @@ def locate_crossing(
     values[reached] = at - _influences(curve, levels, table, at) / min(slope, LEAST_FALL * flat)
     typical = typical_of(values)
     return Crossing(typical, values, first_seen, slope, _flags(typical, at, slope > flat, where, table))
+
+
+class Lowest(NamedTuple):
+    """The lowest score that runs have seen after some numbers of examples; NaN before their first evaluation.
+
+    Attributes:
+        typical: Of the typical run.
+        slopes: Slope of its curve there, in score per log example; 0 where it was at its lowest before.
+        runs: One value per run, whose mean is `typical`; infinite for a run that was never evaluated.
+        ended: True where half of the runs ended before.
+    """
+
+    typical: Float[np.ndarray, " points"]
+    slopes: Float[np.ndarray, " points"]
+    runs: Float[np.ndarray, "runs points"]
+    ended: Bool[np.ndarray, " points"]
+
+
+def lowest_until(
+    examples: Float[np.ndarray, " evaluations"],
+    scores: Float[np.ndarray, "runs evaluations"],
+    until: Float[np.ndarray, " points"],
+) -> Lowest | None:
+    """Return the lowest score that the smooth curve of some runs reaches until each number of examples.
+
+    After the end of the curve this is its lowest score. None with too few evaluations to smooth.
+
+    Args:
+        examples: Examples trained at each evaluation, above 0 and rising.
+        scores: Scores on a scale on which they fall; NaN where a run was not evaluated.
+        until: Numbers of examples.
+    """
+    kept = without_collapse(scores)
+    evaluated = np.isfinite(kept).any(axis=1)
+    seen = np.isfinite(kept).any(axis=0)
+    where, table = np.log(examples[seen]), kept[evaluated][:, seen]
+    if len(where) < FEWEST_TO_SMOOTH:
+        return None
+    curve, levels = additive(where, table)
+    points = np.append(np.arange(where[0], where[-1], STEP), where[-1])
+    value, slope = smooth(curve, points)
+    lowest = np.maximum.accumulate(np.where(value <= np.minimum.accumulate(value), np.arange(len(points)), 0))
+    wanted = np.log(until)
+    last = np.searchsorted(points, wanted, side="right") - 1
+    at = lowest[np.maximum(last, 0)]
+    known, still = last >= 0, (at == last) & (wanted <= where[-1])
+    values = np.full((len(scores), len(until)), np.inf)
+    for column, place in enumerate(at.tolist()):
+        values[evaluated, column] = value[place] + _influences(curve, levels, table, float(points[place]))
+    ends = where[table.shape[1] - 1 - np.isfinite(table)[:, ::-1].argmax(axis=1)]
+    return Lowest(
+        np.where(known, value[at], np.nan),
+        np.where(known & still, slope[at], 0.0),
+        np.where(known, values, np.nan),
+        wanted > float(np.median(ends)),
+    )
 
 
 def typical_of(values: Float[np.ndarray, " runs"], spread: float | None = None) -> float:

@@ -63,7 +63,7 @@ def test_tokens_are_examples_times_the_window(summary):
 
 def test_sentences_tables_and_files_name_windows_and_tokens(summary, folder):
     best = summary.time_optimal.batch_size
-    fastest, score = answer.answer(summary)
+    fastest, score, *_ = answer.answer(summary)
     assert f"batch size {best} ({T * best:,} tokens) reaches" in fastest
     assert "best validation bits per byte" in score
     assert any("windows/s (" in fact.more and "tokens/s)" in fact.more for fact in answer.facts(summary))

@@ -66,7 +66,7 @@ def test_the_page_is_self_contained_and_light(text, page):
 
 def test_the_answer_comes_first_with_interval_and_ties(text, summarized):
     shown = answer.answer(summarized)
-    assert len(shown) == 2
+    assert len(shown) == 3
     best = summarized.time_optimal
     assert f"batch size {best.batch_size}" in shown[0]
     assert "95% interval" in shown[0]

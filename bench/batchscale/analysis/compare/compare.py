@@ -46,8 +46,13 @@ class Side:
         return self.sweep.time if quantity == "time_to_target" else self.sweep.energy
 
 
-def compare(folders: Sequence[Path], *, throughput_only: bool = False) -> Comparison:
+def compare(folders: Sequence[Path], *, throughput_only: bool = False, within: float | None = None) -> Comparison:
     """Compare results folders with the first of them.
+
+    Args:
+        folders: two or more.
+        throughput_only: whether to compare speeds alone.
+        within: a time in seconds, for which the batch size with the best score is wanted too.
 
     Raises:
         InputError: on fewer than two folders, a folder that cannot be read, or unlike workloads, targets or protocols.
@@ -57,7 +62,7 @@ def compare(folders: Sequence[Path], *, throughput_only: bool = False) -> Compar
     read = [frames.load(folder) for folder in folders]
     compatibility.refuse_unlike([str(folder) for folder in folders], read, throughput_only=throughput_only)
     sweeps = [Sweep.of(one) for one in read]
-    return compare_sweeps(sweeps, [summarize(one) for one in sweeps], throughput_only=throughput_only)
+    return compare_sweeps(sweeps, [summarize(one, within) for one in sweeps], throughput_only=throughput_only)
 
 
 def compare_sweeps(

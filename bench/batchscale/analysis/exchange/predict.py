@@ -24,12 +24,13 @@ from batchscale.errors import InputError
 from batchscale.printable import bare, printable, visible
 
 
-def predict(folder: Path, seconds_per_step: Path) -> dict[str, Summary]:
+def predict(folder: Path, seconds_per_step: Path, within: float | None = None) -> dict[str, Summary]:
     """Return the summary of the training runs of `folder` joined with other speeds, by the name of each machine.
 
     Args:
         folder: a results folder with training runs.
         seconds_per_step: a throughput table, or another machine's results folder of the same workload.
+        within: a time in seconds, for which the batch size with the best score is wanted too.
 
     Raises:
         InputError: when either is not valid, there are no training runs, or the workloads differ.
@@ -40,7 +41,7 @@ def predict(folder: Path, seconds_per_step: Path) -> dict[str, Summary]:
     others = (
         _from_folder(trained, seconds_per_step) if seconds_per_step.is_dir() else _from_table(trained, seconds_per_step)
     )
-    return {name: summarize(Sweep.of(joined)) for name, joined in others.items()}
+    return {name: summarize(Sweep.of(joined), within) for name, joined in others.items()}
 
 
 def _from_folder(trained: Frames, folder: Path) -> dict[str, Frames]:

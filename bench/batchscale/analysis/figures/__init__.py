@@ -70,6 +70,12 @@ PLOTS = (
         captions.averaging,
     ),
     Plot(
+        "Score within a time",
+        answer.time_budgets,
+        captions.time_budgets,
+        captions.ended_runs,
+    ),
+    Plot(
         "Throughput",
         hardware.throughput,
         captions.throughput,

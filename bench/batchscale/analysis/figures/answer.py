@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,6 +21,8 @@ from batchscale.analysis.text.captions import origin
 from batchscale.config.goal import Goal
 
 AVERAGED = "best_averaged_score"
+TIMES_DRAWN = 5
+"""Times of the grid that have a line."""
 LIMITS_OF_SHARES, LIMITS = (0.001, 100), (1e-6, 1e6)
 """Least and largest gap that is drawn: in percent for shares."""
 
@@ -72,6 +75,33 @@ def best_score(sweep: Sweep, summary: Summary) -> Figure:
     if goal.kind.is_share:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:.4g}"))
     drawing.log2_axis(axes, [cell.batch_size for cell in summary.cells])
+    return drawing.finished(figure, origin(sweep.frames, summary))
+
+
+def time_budgets(sweep: Sweep, summary: Summary) -> Figure:
+    """Draw the score against the batch size for several times of training, and the best batch size against the time."""
+    budgets, goal = summary.time_budgets, sweep.goal
+    if len(budgets) < 2:
+        raise NothingToDrawError("no learning curves with timed rounds show the score within a time")
+    figure, (left, right) = drawing.sheet(2)
+    sizes = sorted({size for one in budgets for size in one.scores})
+    chosen = [budgets[at] for at in np.unique(np.linspace(0, len(budgets) - 1, TIMES_DRAWN).round().astype(int))]
+    shades = mpl.colormaps[style.SEQUENCE](np.linspace(0.15, 0.85, len(chosen)))
+    for one, shade in zip(chosen, shades, strict=True):
+        gaps = drawing.gaps(goal, np.array(list(one.scores.values())))
+        label = f"within {number_format.seconds(one.seconds)}"
+        left.plot(list(one.scores), np.where(gaps > 0, gaps, np.nan), "o-", color=tuple(shade), label=label)
+    drawing.log_axis(left, f"best validation {number_format.metric(goal)}{' (%)' * (goal.kind.is_share)}")
+    if goal.kind.is_share:
+        left.invert_yaxis()
+        left.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:.4g}"))
+    drawing.log2_axis(left, sizes)
+    tied = [(one.seconds, size) for one in budgets for size in one.tied if size != one.batch_size]
+    seconds, best = [one.seconds for one in budgets], [one.batch_size for one in budgets]
+    right.plot(seconds, best, "o", color=style.BEST, zorder=4, label="best batch size")
+    right.plot([at for at, _ in tied], [size for _, size in tied], "o", color=style.MUTED, markersize=2.5, label="tied")
+    drawing.log_axis_across(right, "seconds of training")
+    drawing.log2_axis_up(right, sizes)
     return drawing.finished(figure, origin(sweep.frames, summary))
 
 

@@ -111,6 +111,15 @@ def log2_axis(axes: Axes, values: Sequence[int], label: str = BATCH_SIZE) -> Non
     axes.set_xlabel(label)
 
 
+def log2_axis_up(axes: Axes, values: Sequence[int]) -> None:
+    """Make the vertical axis logarithmic to base 2, labelled with batch sizes."""
+    sizes = sorted({int(value) for value in values})
+    axes.set_yscale("log", base=2)
+    axes.set_ylim(sizes[0] / 1.45, sizes[-1] * 1.45)
+    label_batch_sizes(axes.yaxis, sizes, room=2.0)
+    axes.set_ylabel(BATCH_SIZE)
+
+
 def add_tokens(figure: Figure, summary: Summary) -> None:
     """Give every axis over batch sizes a second one in tokens, at the top, where the data is text."""
     tokens = summary.tokens_per_example

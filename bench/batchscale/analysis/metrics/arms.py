@@ -55,7 +55,7 @@ class Arm:
 
 def arms(frames: Frames, claims: Mapping[int, Claim], crossed: pd.DataFrame, goal: Goal) -> list[Arm]:
     """Return every arm, by batch size; the one that the claims on a batch size rest on comes first."""
-    curves = _Curves(frames, goal)
+    curves = Curves(frames, goal)
     return [
         _arm(size, trials, curves, crossed)
         for size, claim in claims.items()
@@ -63,7 +63,7 @@ def arms(frames: Frames, claims: Mapping[int, Claim], crossed: pd.DataFrame, goa
     ]
 
 
-class _Curves:
+class Curves:
     """The evaluations of every run that count for the goal."""
 
     def __init__(self, frames: Frames, goal: Goal) -> None:
@@ -77,12 +77,13 @@ class _Curves:
         self.least = least_gap_of([self.scores], goal, frames.validation_examples)
 
     def run(self, trial: int) -> Run:
+        """Return the examples and the scores of the evaluations of one run."""
         places = self.places.get(trial, np.zeros(0, dtype=np.intp))
         examples, scores = self.examples[places], self.scores[places]
         return examples[examples <= self.until], scores[examples <= self.until]
 
 
-def _arm(size: int, trials: pd.DataFrame, curves: _Curves, crossed: pd.DataFrame) -> Arm:
+def _arm(size: int, trials: pd.DataFrame, curves: Curves, crossed: pd.DataFrame) -> Arm:
     own = crossed.loc[trials["trial"]]
     first, previous = values(own, "examples_to_target"), values(own, "previous_examples")
     if not curves.known:
@@ -95,16 +96,32 @@ def _arm(size: int, trials: pd.DataFrame, curves: _Curves, crossed: pd.DataFrame
 
 def effects_of(found: Sequence[Arm]) -> Effects:
     """Return the effects of the arms, their runs paired by seed."""
+    unresolved = np.array([arm.unresolved for arm in found])
+    return paired([arm.trials for arm in found], [arm.log_examples for arm in found], unresolved)
+
+
+def paired(
+    trials: Sequence[pd.DataFrame],
+    runs: Sequence[Float[np.ndarray, " _"]],
+    unresolved: Float[np.ndarray, " arms"] | None = None,
+) -> Effects:
+    """Return the effects of some arms with one value for each run, the runs of one seed paired.
+
+    Args:
+        trials: rows of the `trials` frame for each arm.
+        runs: the values of each arm, in the order of its rows; infinite for a run that missed.
+        unresolved: see `Arm`; of no arm when None.
+    """
     rows: dict[tuple[int, int], int] = {}
     entries: list[tuple[int, int, float]] = []
-    for column, arm in enumerate(found):
-        repeats = arm.trials.groupby("seed").cumcount()
-        for seed, repeat, value in zip(arm.trials["seed"], repeats, arm.log_examples, strict=True):
+    for column, (own, found) in enumerate(zip(trials, runs, strict=True)):
+        repeats = own.groupby("seed").cumcount()
+        for seed, repeat, value in zip(own["seed"], repeats, found, strict=True):
             entries.append((rows.setdefault((int(seed), int(repeat)), len(rows)), column, float(value)))
-    table = np.full((len(rows), len(found)), np.nan)
+    table = np.full((len(rows), len(trials)), np.nan)
     for row, column, value in entries:
         table[row, column] = value
-    return of_seeds(table, np.array([arm.unresolved for arm in found]))
+    return of_seeds(table, unresolved)
 
 
 def timing_of(sizes: Sequence[int], speeds: Mapping[int, Speed]) -> Effects:

@@ -225,6 +225,12 @@ class Sweep:
         return self._locate(timed, STEP_SECONDS)
 
     @cached_property
+    def per_example(self) -> dict[int, float]:
+        """Seconds per example of the faster loop at each timed batch size."""
+        seconds = np.exp(self.step_seconds.medians - self.log_sizes)
+        return {int(size): float(one) for size, one in zip(self.sizes, seconds, strict=True) if np.isfinite(one)}
+
+    @cached_property
     def step_joules(self) -> Locations:
         """Joules per step."""
         measured = [observations.log_joules_per_step(self.speeds.get(size)) for size in self.sizes.tolist()]

@@ -17,6 +17,7 @@ from batchscale.analysis.pages import html
 from batchscale.analysis.pages.html import PageFigure
 from batchscale.analysis.pages.tables import UNKNOWN, Column, Entry, Scalar, Table, TableRow, as_csv, entry
 from batchscale.analysis.summary_types import Summary
+from batchscale.analysis.text.answer import asked
 from batchscale.records import row_files
 
 NAME = "compare.html"
@@ -81,12 +82,15 @@ def render(comparison: Comparison, csv_address: str, home: str | None = None) ->
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """Return which result is faster where, and the batch size that suits all."""
+    """Return which result is faster where, the batch size that suits all, and the best score of each in a time."""
     found = [_verdict(comparison, at) for at in range(len(comparison.against))]
     if fleet := comparison.fleet:
         loss = number_format.percent(fleet.greatest_loss)
         most = f"takes at most {loss} more time than the fastest of each" if fleet.greatest_loss else "is their fastest"
         found.append(f"One batch size for all: every result reaches the target at {fleet.batch_size}, which {most}.")
+    for label, summary in zip(comparison.labels, comparison.summaries, strict=True):
+        if summary.within:
+            found.append(f"{label}: {asked(summary)}")
     return found
 
 

@@ -54,16 +54,17 @@ class Download:
     content: str
 
 
-def write_report(folder: Path) -> Summary:
+def write_report(folder: Path, within: float | None = None) -> Summary:
     """Write `summary.json`, `figures/`, the CSV files and `report.html` into a results folder.
 
-    Returns the summary that they were made from. The page is `folder / NAME`.
+    Returns the summary that they were made from. The page is `folder / NAME`. See `summarize` for `within`.
 
     Raises:
-        InputError: when the folder's files are missing or not valid, or the disk reports an error.
+        InputError: when the folder's files are missing or not valid, nothing was evaluated within the time, or the disk
+            reports an error.
     """
     sweep = Sweep.of(frames.load(folder))
-    summary = summarize(sweep)
+    summary = summarize(sweep, within)
     build.write(folder, summary)
     write_page(folder, sweep, summary)
     return summary

@@ -15,7 +15,7 @@ from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics import hardware, scaling
 from batchscale.analysis.metrics.hardware import FEWEST_ROUNDS, drift
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.summary import recommendation
+from batchscale.analysis.summary import recommendation, time_budgets
 from batchscale.analysis.summary.batch_size_rows import cells
 from batchscale.analysis.summary.classic_claims import Evidence, verdicts
 from batchscale.analysis.summary.looks_made import looks_made
@@ -40,8 +40,16 @@ from batchscale.statistics.intervals import Locations
 from batchscale.statistics.ties import Contest
 
 
-def summarize(of: Sweep) -> Summary:
-    """Return every answer that the rows of a results folder support."""
+def summarize(of: Sweep, within: float | None = None) -> Summary:
+    """Return every answer that the rows of a results folder support.
+
+    Args:
+        of: the rows.
+        within: a time in seconds, for which the batch size with the best score is wanted too.
+
+    Raises:
+        InputError: when no batch size was evaluated within that time.
+    """
     frames = of.frames
     per_size = cells(of)
     time, best, throughput = time_optimal(of), score_optimal(of), throughput_optimal(of)
@@ -51,6 +59,8 @@ def summarize(of: Sweep) -> Summary:
         **_identity(of),
         **_reasoned("time_optimal", time, _why_no_time(of)),
         **_reasoned("score_optimal", best, _why_no_score(of, of.score)),
+        time_budgets=time_budgets.on_grid(of),
+        within=None if within is None else time_budgets.asked(of, within),
         **_reasoned("score_optimal_by_steps", by_steps, _why_no_score(of, of.score_by_steps)),
         **_reasoned("throughput_optimal", throughput, "no batch size has timed rounds"),
         **_reasoned("max_batch_size", max_batch_size(frames), _why_no_max_batch_size(frames)),

@@ -32,9 +32,11 @@ def recommended(of: Sweep) -> Recommended | None:
     shares = found.shares(arm) if bound is not None else {}
     after = _after_doubling(found) if bound is not None and shares else {}
     setting = of.arms[arm]
+    known = of.frames.imported is None or of.frames.imported.learning_rates
     return Recommended(
         batch_size=setting.batch_size,
-        learning_rate=float(values(setting.trials, "learning_rate")[0]),
+        learning_rate=float(values(setting.trials, "learning_rate")[0]) if known else None,
+        options=dict(setting.trials["options"].iloc[0]),
         bound=bound,
         reason=_reason(found, bound, shares),
         error_shares=shares,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from batchscale.analysis import number_format
-from batchscale.analysis.summary_parts import Recommended
+from batchscale.analysis.summary_parts import Recommended, TimeBudget
 from batchscale.analysis.summary_types import BatchSizeSummary, CostOptimal, Optimum, Summary, TimeOptimal
 from batchscale.statistics.effects import Source
 
@@ -30,8 +31,53 @@ class Fact:
 
 
 def answer(summary: Summary) -> list[str]:
-    """Return two paragraphs: the batch size to train with for speed, and the one with the best score."""
-    return [_fastest(summary), _best_score(summary)]
+    """Return a paragraph each on the batch size for speed, for the best score, and for the best score in a time."""
+    return [*filter(None, [_fastest(summary), _best_score(summary), by_time(summary), asked(summary)])]
+
+
+def by_time(summary: Summary) -> str:
+    """Return which batch size has the best score at times of training, or is tied with it; empty where unknown."""
+    stretches = list(_stretches(summary.time_budgets))
+    if len({size for one in summary.time_budgets for size in one.scores}) < 2:
+        return ""
+    each = [f"{size} {_from_to(first, last)}" for size, first, last in stretches]
+    return f"Score against time of training: the best batch size, or one tied with it, is {number_format.listed(each)}."
+
+
+def _stretches(budgets: Sequence[TimeBudget]) -> Iterator[tuple[int, float, float]]:
+    """Yield batch sizes, each with the first and the last time of the longest stretch in which it is tied."""
+    at = 0
+    while at < len(budgets):
+        shared = set(budgets[at].tied)
+        end = at + 1
+        while end < len(budgets) and shared & set(budgets[end].tied):
+            shared &= set(budgets[end].tied)
+            end += 1
+        wins = Counter(one.batch_size for one in budgets[at:end])
+        size = max(sorted(shared), key=lambda one: wins[one])
+        yield size, budgets[at].seconds, budgets[end - 1].seconds
+        at = end
+
+
+def _from_to(first: float, last: float) -> str:
+    ends = list(dict.fromkeys(map(number_format.seconds, (first, last))))
+    return f"from {ends[0]} to {ends[1]}" if len(ends) > 1 else f"at {ends[0]}"
+
+
+def asked(summary: Summary) -> str:
+    """Return the batch size with the best score within the time that was asked for; empty where none was."""
+    found, goal = summary.within, summary.goal or summary.scored
+    if found is None or goal is None:
+        return ""
+    size = number_format.batch_size(found.batch_size, summary.tokens_per_example)
+    rate = "" if found.learning_rate is None else f" at learning rate {number_format.number(found.learning_rate)}"
+    best = f"batch size {size}{rate} reaches the best validation {number_format.metric(goal)}"
+    others = [one for one in found.tied if one != found.batch_size]
+    ties = f"Tied with it: {number_format.listed(others)}." if others else "No other batch size is tied with it."
+    ended = [size for size in found.ended if size in found.tied]
+    doubt = f" Runs at {number_format.batch_sizes(ended)} ended before; longer runs may be better." if ended else ""
+    score = number_format.score(goal, found.score)
+    return f"Within {number_format.seconds(found.seconds)} of training, {best}, {score}. {ties}{doubt}"
 
 
 def notices(summary: Summary) -> list[str]:
@@ -125,12 +171,18 @@ def _advice(best: TimeOptimal) -> str:
     found = best.recommended
     if found is None:
         return ""
+    rate = (
+        ""
+        if found.learning_rate is None
+        else f" at learning rate {number_format.point(found.learning_rate, found.options)}"
+    )
+    take = f"Take {found.batch_size}{rate}"
     if found.bound is None:
-        return f" Take {found.batch_size}; {found.reason}."
+        return f" {take}; {found.reason}."
     if not found.error_shares:
-        return f" Take {found.batch_size}: no other of those measured is as fast (95%)."
+        return f" {take}: no other of those measured is as fast (95%)."
     slower = f"at most {number_format.percent(found.bound)} slower than the best of those measured (95%)"
-    return f" Take {found.batch_size}: {slower}. {more(found)}"
+    return f" {take}: {slower}. {more(found)}"
 
 
 MORE: dict[Source, str] = {

@@ -19,7 +19,7 @@ from batchscale.analysis.metrics.hardware import LEAST_CHANGE, LEAST_SHARE, roof
 from batchscale.analysis.metrics.observations import at_best
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_types import BatchSizeSummary, CellTrend, Drift, Limit, Rule, ScoreOptimal, Summary
-from batchscale.analysis.text.answer import edge, target, tied
+from batchscale.analysis.text.answer import asked, by_time, edge, target, tied
 from batchscale.config.vocabulary import CellKey
 
 CAPTIONS = {
@@ -29,6 +29,11 @@ CAPTIONS = {
     "best_score": (
         "The axis is stretched towards the ideal score. Rings mark the best batch size of each budget and those tied"
         " with it."
+    ),
+    "time_budgets": (
+        "Left: the score of the typical run at each batch size, one line for each time of training. Right: the best"
+        " batch size for each time; small dots mark those tied with it. After the end of its runs a batch size keeps"
+        " its best score."
     ),
     "throughput": (
         "Higher is faster. Where the line levels off, the hardware is fully used. Small dots are single rounds."
@@ -256,6 +261,21 @@ def _best_in_budget(best: ScoreOptimal, summary: Summary) -> str:
     score = f"{number_format.score(goal, best.score)} ({interval})"
     quality = "is the most accurate" if goal.metric == "accuracy" else f"has the best {number_format.metric(goal)}"
     return f"Within {best.budget}, batch size {best.batch_size} {quality}: {score}. {tied(best, summary)}"
+
+
+def time_budgets(_: Sweep, summary: Summary) -> str:
+    """Return which batch size has the best score at which times, and where runs ended before."""
+    return " ".join(filter(None, [by_time(summary), asked(summary)])) or "No times can be compared."
+
+
+def ended_runs(summary: Summary) -> str:
+    """Return from which time on the runs at some batch sizes had ended; empty where none had."""
+    first: dict[int, float] = {}
+    for one in summary.time_budgets:
+        for size in one.ended:
+            first.setdefault(size, one.seconds)
+    each = [f"{size} by {number_format.seconds(seconds)}" for size, seconds in sorted(first.items())]
+    return f"Runs had ended at batch size {number_format.listed(each)}; longer ones may be better." if each else ""
 
 
 def throughput(_: Sweep, summary: Summary) -> str:
