@@ -159,6 +159,9 @@ def test_all_sizes_are_chosen_together_between_tried_rates_and_inside_them(goal)
         assert made[size].for_score in made[size].tried == [Point(rate) for rate in RATES]
         assert made[size].regret is not None
         assert not made[size].neighbours
+        low, middle, high = made[size].ridge
+        assert low < middle < high
+        assert abs(math.log2(middle / best)) <= 0.2
     between = [choice for choice in made.values() if choice.for_target not in choice.tried]
     assert between
     assert all(choice.is_inside and not choice.is_at_edge(choice.for_target) for choice in between)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from batchscale.statistics.effects import Source
+from batchscale.statistics.estimate import Interval
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,3 +107,11 @@ class Ceilings(Part, frozen=True, kw_only=True):
     matmul_flops_per_second: float | None = None
     copy_bytes_per_second: float | None = None
     timer_resolution_seconds: float | None = None
+
+
+class Exponent(Part, frozen=True, kw_only=True):
+    """The power `value` of B that a quantity is proportional to, its 95% interval, and the batch sizes fitted."""
+
+    value: float
+    interval: Interval
+    batch_sizes: list[int]

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from batchscale.analysis.summary_parts import Ceilings, Looks, Part, Recommended, TimeBudget
+from batchscale.analysis.summary_parts import Ceilings, Exponent, Looks, Part, Recommended, TimeBudget
 from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Loop, Phase
 from batchscale.statistics.estimate import Estimate, Interval
@@ -162,14 +162,6 @@ class AffineStepTime(Fit, frozen=True, kw_only=True):
     knee_batch_size: float
 
 
-class Exponent(Part, frozen=True, kw_only=True):
-    """The power `value` of B that a quantity is proportional to, its 95% interval, and the batch sizes fitted."""
-
-    value: float
-    interval: Interval
-    batch_sizes: list[int]
-
-
 class LearningRates(Part, frozen=True, kw_only=True):
     """How the best learning rate changes with the batch size.
 
@@ -178,12 +170,14 @@ class LearningRates(Part, frozen=True, kw_only=True):
         rule: the scaling rules that the interval of `overall` allows.
         at_grid_edge: batch sizes whose best rate is at the edge of the rates tried.
         effective: True where momentum was also searched: rates are then rate / (1 - momentum).
+        by_neighbours: batch sizes whose rate comes from the others, since no trial there reached the target.
     """
 
     overall: Exponent | None
     rule: Rule
     at_grid_edge: list[int]
     effective: bool = False
+    by_neighbours: list[int] = msgspec.field(default_factory=list)
 
 
 class GradientNoise(Part, frozen=True, kw_only=True):

@@ -37,6 +37,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         tried: All points, sorted. A rate is at the edge if it is the lowest or highest tried with its options.
         regret: Expected cost of `for_target` not being the best, in log examples; None where no surface was fitted.
         neighbours: True if no trial of this batch size reached the target, so that its neighbours give the rate.
+        ridge: The best rate on the surface, between the ends of its 95% band; None where no surface was fitted.
     """
 
     for_target: Point
@@ -45,6 +46,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     tried: list[Point]
     regret: float | None = None
     neighbours: bool = False
+    ridge: tuple[float, float, float] | None = None
 
     @property
     def points(self) -> list[Point]:
@@ -199,8 +201,9 @@ class _Candidate(NamedTuple):
 
     cost: float
     point: Point
-    regret: float | None
-    neighbours: bool
+    regret: float | None = None
+    neighbours: bool = False
+    ridge: tuple[float, float, float] | None = None
 
 
 def _on_surfaces(
@@ -215,18 +218,25 @@ def _on_surfaces(
         if surface is None or at is None:
             costs = {point: _cost(own, point, located) for point in with_options(alone.tried, options)}
             point = alone.for_target if alone.for_target in costs else min(costs, key=costs.__getitem__)
-            candidates.append(_Candidate(costs[point], point, None, False))
+            candidates.append(_Candidate(costs[point], point))
             continue
         found = surface.choices[at]
         point = Point(_six_digits(found.rate) if not found.tried else found.rate, options)
         # A level without a trial that reached the target is a guess, which must not beat what was measured.
         cost = math.inf if found.by_neighbours else float(surface.levels[at]) + found.regret
-        candidates.append(_Candidate(cost, point, found.regret, found.by_neighbours))
+        low, high = surface.band
+        ridge = float(low[at]), float(surface.best_rates[at]), float(high[at])
+        candidates.append(_Candidate(cost, point, found.regret, found.by_neighbours, ridge))
     best = min(candidates, key=lambda one: (one.cost, one.regret is None))
     if best.regret is None:
         return alone
     return msgspec.structs.replace(
-        alone, for_target=best.point, equally_fast=[], regret=best.regret, neighbours=best.neighbours
+        alone,
+        for_target=best.point,
+        equally_fast=[],
+        regret=best.regret,
+        neighbours=best.neighbours,
+        ridge=best.ridge,
     )
 
 

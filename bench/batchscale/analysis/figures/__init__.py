@@ -110,6 +110,7 @@ PLOTS = (
         "Best learning rate",
         learning_rates.best_learning_rate,
         captions.best_learning_rate,
+        captions.rates_by_neighbours,
     ),
     Plot(
         "Every learning rate",

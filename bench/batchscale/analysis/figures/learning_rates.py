@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -27,6 +27,7 @@ from batchscale.analysis.text.answer import target
 from batchscale.analysis.text.captions import origin, search_seeds
 from batchscale.config.plan import effective_rate
 from batchscale.config.vocabulary import Point
+from batchscale.decisions.rate_choice import Choice
 from batchscale.statistics.intervals import Array
 
 LABEL_INCHES = 0.28
@@ -34,7 +35,7 @@ LABEL_INCHES = 0.28
 
 
 def best_learning_rate(sweep: Sweep, summary: Summary) -> Figure:
-    """Draw the best rate against the batch size within the rates tried, with the square-root and linear rules."""
+    """Draw the rates of the claims within the rates tried, the surface's ridge with its band, and two rules."""
     cells = [cell for cell in summary.cells if cell.best_learning_rate is not None]
     if len(cells) < 2:
         raise NothingToDrawError("learning rates were not tuned at two or more batch sizes")
@@ -43,7 +44,11 @@ def best_learning_rate(sweep: Sweep, summary: Summary) -> Figure:
     rates = np.array([_best_effective_rate(cell) for cell in cells])
     _draw_tried(axes, sweep.searched_points, rates)
     _draw_rules(axes, sizes, rates)
-    axes.plot(sizes, rates, "o-", color=style.BLUE, label="fewest epochs to the target")
+    choices = {cell.batch_size: sweep.claims[cell.batch_size].choice for cell in cells}
+    on_surface = {size: one for size, one in choices.items() if one and one.ridge}
+    _draw_ridge(axes, on_surface)
+    axes.plot(sizes, rates, "o-", color=style.BLUE, zorder=4, label="rate that the claims rest on")
+    _draw_others(axes, on_surface, dict(zip(sizes.tolist(), rates.tolist(), strict=True)))
     edges = np.array([bool(cell.at_grid_edge) for cell in cells])
     drawing.ring(axes, sizes[edges], rates[edges], "at the edge of the rates tried", style.BEST)
     drawing.log_axis(axes, _rate_words(sweep.frames))
@@ -102,6 +107,35 @@ def _draw_rules(axes: Axes, sizes: Array, rates: Array) -> None:
     for exponent, dashes, label in ((0.5, "--", "square-root rule"), (1.0, ":", "linear rule")):
         rule = rates[middle] * (sizes / sizes[middle]) ** exponent
         axes.plot(sizes, rule, dashes, color=style.MUTED, linewidth=1, label=label)
+
+
+def _draw_ridge(axes: Axes, choices: Mapping[int, Choice]) -> None:
+    """Draw the best rates by the surface with their 95% band, each in the options that were chosen with it."""
+    if len(choices) < 2:
+        return
+    ridges = [[_effective(rate, one.for_target) for rate in one.ridge or ()] for one in choices.values()]
+    low, middle, high = np.array(ridges, dtype=np.float64).T
+    axes.fill_between(list(choices), low, high, color=style.GREEN, alpha=0.16, linewidth=0, zorder=2)
+    axes.plot(list(choices), middle, **drawing.FITTED, zorder=3, label="best by the surface, 95% band")
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(min(bottom, low.min() / 1.2), max(top, high.max() * 1.2))
+
+
+def _draw_others(axes: Axes, choices: Mapping[int, Choice], rates: Mapping[int, float]) -> None:
+    """Mark chosen rates that are not those that the claims rest on, and rates that the neighbours gave."""
+    chosen = {size: effective_rate(one.for_target) for size, one in choices.items()}
+    other = [size for size, rate in chosen.items() if not np.isclose(rate, rates[size], rtol=1e-4)]
+    look: dict[str, Any] = {"linestyle": "none", "zorder": 5}
+    if other:
+        axes.plot(other, [chosen[size] for size in other], "x", color=style.BLUE, label="chosen on the surface", **look)
+    given = [size for size, one in choices.items() if one.neighbours]
+    if given:
+        label = "rate by the neighbours"
+        axes.plot(given, [rates[at] for at in given], "s", color=style.ORANGE, markersize=4, label=label, **look)
+
+
+def _effective(rate: float, point: Point) -> float:
+    return effective_rate(Point(rate, point.options))
 
 
 def _boxes(sizes: Array, rates: Array, factor: float) -> list[Rectangle]:

@@ -110,6 +110,7 @@ def learning_rates(sweep: Sweep) -> LearningRates | None:
         rule=_rule(overall),
         at_grid_edge=sorted(edges),
         effective="momentum" in sweep.frames.experiment.search,
+        by_neighbours=sorted(size for size, choice in chosen.items() if choice.neighbours),
     )
 
 

@@ -54,8 +54,10 @@ CAPTIONS = {
         " all seeds."
     ),
     "best_learning_rate": (
-        "Compare the slope with the two rules. A ring marks a rate at the edge of the rates tried; a better rate may be"
-        " outside."
+        "The band holds the best rate of each batch size at the 95% level, by a surface that is fitted to all search"
+        " trials together. Rates that are too high cost more than rates that are as much too low, so the chosen rates"
+        " lie below its middle. Compare the slope with the two rules. A ring marks a rate at the edge of the rates"
+        " tried; a better rate may be outside."
     ),
     "rate_map": (
         "Bright boxes need the fewest epochs, each with the options that are best for it. In grey boxes the median run"
@@ -363,7 +365,15 @@ def best_learning_rate(_: Sweep, summary: Summary) -> str:
     power = f"B^{number_format.number(rates.overall.value, 2)} ({interval})"
     growth = f"{number_format.best_rate(effective=rates.effective)} grows as {power}, {RULES[rates.rule]}."
     at_edge = f" At the edge of the rates tried: {number_format.batch_sizes(rates.at_grid_edge)}."
-    return growth + at_edge * bool(rates.at_grid_edge)
+    return f"{growth}{at_edge * bool(rates.at_grid_edge)} {rates_by_neighbours(summary)}".rstrip()
+
+
+def rates_by_neighbours(summary: Summary) -> str:
+    """Return at which batch sizes the others gave the rate; empty where each had a trial that reached the target."""
+    sizes = summary.learning_rates.by_neighbours if summary.learning_rates else []
+    if not sizes:
+        return ""
+    return f"Rate by the neighbours at {number_format.batch_sizes(sizes)}, where no search trial reached the target."
 
 
 def rate_map(sweep: Sweep, _: Summary) -> str:

@@ -33,8 +33,9 @@ def paragraphs(sweep: Sweep, summary: Summary) -> list[str]:
         _data(measured),
         speed,
         limits,
-        _training(measured, summary),
+        _training(sweep, summary),
         _looks(summary),
+        _estimand(sweep),
         _claims(summary),
     ]
     return [paragraph for paragraph in found if paragraph]
@@ -146,8 +147,8 @@ def _limits(measured: Frames, summary: Summary) -> str:
     )
 
 
-def _training(measured: Frames, summary: Summary) -> str:
-    experiment = measured.experiment
+def _training(sweep: Sweep, summary: Summary) -> str:
+    measured, experiment = sweep.frames, sweep.frames.experiment
     longest = number_format.epochs(experiment.max_epochs)
     tuned = number_format.listed(["learning rate", *map(number_format.option, experiment.searched)])
     verb = "were" if experiment.searched else "was"
@@ -155,7 +156,8 @@ def _training(measured: Frames, summary: Summary) -> str:
         f"Training: at most {longest}{_cadence(measured.curves)} on a validation split that was held out of the"
         " training set. The score on the test split is reported, but nothing was chosen by it."
         f" The {tuned} {verb} tuned at every batch size on search seeds. The claims rest on"
-        f" {seeds(summary)} with the best values.{_averaging(experiment.evaluation.averaging_epochs)}"
+        f" {seeds(summary)} with the best values.{_rates(sweep)}"
+        f"{_averaging(experiment.evaluation.averaging_epochs)}"
     )
 
 
@@ -200,4 +202,32 @@ def _claims(summary: Summary) -> str:
     return (
         "Claims: time to the target is steps to the target times seconds per step. A run that never reaches the target"
         " counts as infinitely long; it is not left out. Medians have 95% intervals over seeds and rounds." + test
+    )
+
+
+def _estimand(sweep: Sweep) -> str:
+    """Return what the examples to the target are, in three sentences, and where each rule comes from."""
+    if not any(arm.is_smoothed for arm in sweep.arms):
+        return ""
+    return (
+        "Typical run: it is the mean over seeds of the learning curve, on the logarithm of the gap to the ideal score."
+        " It reaches the target where its smooth curve first does. That point does not depend on how often a run is"
+        " evaluated, unlike the first evaluation at the target, which is reported next to it. Rules: local lines smooth"
+        " the curve (Fan & Gijbels, 1996), the influence of each run on the crossing gives its spread (Efron, 1982),"
+        " variances are shared between batch sizes (Smyth, 2004), and ties and bounds are multiple comparisons with the"
+        " best (Hsu, 1981 and 1984; Edwards & Hsu, 1983)."
+    )
+
+
+def _rates(sweep: Sweep) -> str:
+    """Return how the learning rates were chosen; empty where none were searched."""
+    choices = [claim.choice for claim in sweep.claims.values() if claim.choice]
+    if not choices:
+        return ""
+    if not any(one.ridge for one in choices):
+        return " The rate of each batch size was chosen by its own search trials (Shallue et al., 2019, tune so too)."
+    return (
+        " The rates of all batch sizes were chosen together: a surface over batch size and rate is fitted to all search"
+        " trials, trials without a crossing count as later than their end, and the rate with the least expected cost is"
+        " taken."
     )
