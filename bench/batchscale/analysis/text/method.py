@@ -35,7 +35,7 @@ def paragraphs(sweep: Sweep, summary: Summary) -> list[str]:
         limits,
         _training(sweep, summary),
         _looks(summary),
-        _estimand(sweep),
+        _estimand(summary),
         _claims(summary),
     ]
     return [paragraph for paragraph in found if paragraph]
@@ -205,9 +205,9 @@ def _claims(summary: Summary) -> str:
     )
 
 
-def _estimand(sweep: Sweep) -> str:
+def _estimand(summary: Summary) -> str:
     """Return what the examples to the target are, in three sentences, and where each rule comes from."""
-    if not any(arm.is_smoothed for arm in sweep.arms):
+    if not any(cell.typical_run and cell.seeds for cell in summary.cells):
         return ""
     return (
         "Typical run: it is the mean over seeds of the learning curve, on the logarithm of the gap to the ideal score."
