@@ -10,7 +10,7 @@ $(if $(word 2,$(VENV)),$(error VENV: "$(VENV)" holds a blank, expected a path wi
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench test test-rest test-accelerators test-all test-repeat mutate perf lint report compare site clean
+.PHONY: help bench test test-rest test-accelerators test-all test-repeat mutate perf peers lint report compare site clean
 
 ifeq ($(strip $(VENV)),)
 PY := "$(PYTHON)"
@@ -21,6 +21,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 INSTALLED_TEST := $(VENV)/.installed-test
 INSTALLED_MUTATE := $(VENV)/.installed-mutate
+INSTALLED_PEERS := $(VENV)/.installed-peers
 # An environment of its own: with these compilers JAX looks for the devices whenever it starts. Where they cannot be had,
 # the tests are skipped and say so.
 VENV_PLAN := $(VENV)-plan
@@ -28,10 +29,11 @@ PY_PLAN := $(VENV_PLAN)/bin/python
 INSTALLED_PLAN := $(VENV_PLAN)/.installed
 $(INSTALLED_TEST): EXTRAS := test
 $(INSTALLED_MUTATE): EXTRAS := test mutate
+$(INSTALLED_PEERS): EXTRAS := test peers
 $(INSTALLED_PLAN): pyproject.toml bench/install.py
 	@"$(PYTHON)" bench/install.py $(VENV_PLAN) test plan || "$(PYTHON)" bench/install.py $(VENV_PLAN) test
 	@touch $@
-$(INSTALLED) $(INSTALLED_TEST) $(INSTALLED_MUTATE): pyproject.toml bench/install.py
+$(INSTALLED) $(INSTALLED_TEST) $(INSTALLED_MUTATE) $(INSTALLED_PEERS): pyproject.toml bench/install.py
 	@command -v "$(PYTHON)" >/dev/null || { echo "batchscale: $(PYTHON) was not found; install Python 3.11 or newer, or name it: PYTHON=/path/to/python"; exit 1; }
 	@"$(PYTHON)" bench/install.py $(VENV) $(EXTRAS)
 	@touch $(INSTALLED) $@
@@ -39,6 +41,7 @@ endif
 
 # A file stays with one worker, so what its tests share is made and compiled once.
 PYTEST := $(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+BENCHMARK = -p no:xdist -o addopts= --benchmark-only --benchmark-autosave $(PYTEST_OPTIONS)
 REST := slow or network or browser
 ELSEWHERE := accelerator
 # Tests refuse connections themselves; where the system allows it, a network of their own is empty for children too.
@@ -73,7 +76,10 @@ mutate: $(INSTALLED_MUTATE) ## small faults put into analysis, fits, stream and 
 	@$(PY) tests/mutation/survivors.py
 
 perf: $(INSTALLED_TEST) ## the suite's own speed, saved under .benchmarks/
-	@$(PY) -m pytest tests/perf -p no:xdist -o addopts= --benchmark-only --benchmark-autosave $(PYTEST_OPTIONS)
+	@$(PY) -m pytest tests/perf --ignore=tests/perf/test_peers.py $(BENCHMARK)
+
+peers: $(INSTALLED_PEERS) ## the same studies written in PyTorch and in plain JAX, next to ours (installs PyTorch)
+	@$(PY) -m pytest tests/perf/test_peers.py $(BENCHMARK)
 
 lint: $(INSTALLED_TEST) ## formatting, rules, types and the layers of the architecture
 	@$(PY) -m ruff format --check .

@@ -23,6 +23,8 @@ BOUNDS: dict[str, dict[str, tuple[float | None, float | None]]] = {
         "small_batch_speedup": (14, None),
         "decoder_lanes_over_single": (1.0, None),
         "resnet8_lanes_over_single": (1.2, None),
+        "LeNet: over PyTorch eager": (13, None),
+        "decoder: over PyTorch eager": (1, None),
     },
     "gpu": {
         "study_speedup": (30, None),
@@ -54,7 +56,7 @@ class Ratio(msgspec.Struct):
         wanted = f"from {self.at_least:g}" if self.at_least else "no bound"
         wanted += f" to {self.at_most:g}" if self.at_most else ""
         details = ", ".join(f"{value:.3f} {key}" for key, value in self.details.items())
-        return f"{name:26}{self.value:8.3f}  {wanted:18}{'met' if self.met else 'NOT MET':9}({details})"
+        return f"{name:34}{self.value:8.3f}  {wanted:18}{'met' if self.met else 'NOT MET':9}({details})"
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pytest
 import standard_study
 from batchscale.measure.convergence.stage import TierSearch
 from batchscale.measure.session import Session
-from plain_lenet import plain_learner
+from plain_models import plain_learner
 from races import Speed, race
 
 SCREENING_ROUNDS = 2
