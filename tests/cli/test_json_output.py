@@ -112,12 +112,12 @@ def test_every_command_of_the_skill_runs(tmp_path, capsys, monkeypatch):
     (text,) = blocks("toml")
     Path("mine.toml").write_text(text)
     curves = "".join(
-        f"{b}-{s},{b},0.1,{s},{step},{3.28 + 1 - step * b**0.5 / 600 + s / 50}\n"
+        f"{b}-{s},{b},0.1,{s},{step},{4.28 - step * b**0.25 / 600 + s / 50},{step * 0.01 * b**0.5}\n"
         for b in (8, 32, 128)
         for s in (0, 1, 2)
         for step in range(50, 500, 50)
     )
-    Path("runs.csv").write_text("run,batch_size,learning_rate,seed,step,val_loss\n" + curves)
+    Path("runs.csv").write_text("run,batch_size,learning_rate,seed,step,val_loss,seconds\n" + curves)
     Path("t.csv").write_text("batch_size,seconds_per_step\n8,0.001\n32,0.002\n128,0.004\n")
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     assert len(lines) == 8
