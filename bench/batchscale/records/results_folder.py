@@ -150,7 +150,7 @@ def _refuse_other_protocol(folder: Path, experiment: Experiment) -> None:
             different = _different(known.protocol, experiment.protocol)
             raise InputError(
                 f"{folder}: its rows were measured under another protocol ({different});"
-                f" undo the edit, rename the experiment file, or give another --results"
+                f" undo the edit, go on with {path}, rename the experiment file, or give another --results"
             )
 
 
