@@ -161,7 +161,9 @@ def _equally_long(lists: Mapping[str, Sequence]) -> None:
 
 
 ScoreKind = Literal["scores", "deviations", "test_scores", "averaged_scores"]
-ScoreLists = Annotated[dict[Name, list[Annotated[float, Meta(ge=0, le=LARGEST_AMOUNT)] | None]], Meta(max_length=16)]
+ScoreValue = Annotated[float, Meta(ge=-LARGEST_AMOUNT, le=LARGEST_AMOUNT)]
+"""A score, which may be negative: the loss of a density is."""
+ScoreLists = Annotated[dict[Name, list[ScoreValue | None]], Meta(max_length=16)]
 SCHEMA_1_SCORES: dict[str, tuple[ScoreKind, str]] = {
     "accuracy": ("scores", "accuracy"),
     "loss": ("scores", "loss"),
@@ -189,7 +191,7 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     examples: list[Count]
     steps: list[Count]
     scores: ScoreLists = {}
-    deviations: ScoreLists = {}
+    deviations: Annotated[dict[Name, list[Amount | None]], Meta(max_length=16)] = {}
     test_scores: ScoreLists = {}
     averaged_scores: ScoreLists = {}
     accuracy: list[Accuracy] | None = None
@@ -208,8 +210,8 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         for field in ("scores", "deviations", "test_scores", "averaged_scores"):
             lists |= {f"{field}.{name}": values for name, values in getattr(self, field).items()}
         _equally_long(lists)
-        if max((score or 0.0 for score in self.scores.get("accuracy", ())), default=0.0) > 1:
-            raise ValueError("scores.accuracy: a value above 1, expected numbers from 0 to 1")
+        if any(score is not None and not 0 <= score <= 1 for score in self.scores.get("accuracy", ())):
+            raise ValueError("scores.accuracy: a value below 0 or above 1, expected numbers from 0 to 1")
 
     def values(self, metric: MetricName, of: ScoreKind = "scores") -> list[float]:
         """Return the evaluations of one metric in the order of `examples`; NaN where there is none.
@@ -320,7 +322,7 @@ class Trial(Run, frozen=True, kw_only=True, tag="trial"):
     validation_examples: Positive | None = None
     steps: Count
     curve: Curve
-    test_scores: Annotated[dict[Name, Amount | None], Meta(max_length=16)] = {}
+    test_scores: Annotated[dict[Name, ScoreValue | None], Meta(max_length=16)] = {}
     tokens_per_example: Positive | None = None
     test_accuracy: Accuracy | None = None
     microbatch_size: Positive

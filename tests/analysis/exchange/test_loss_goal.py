@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import msgspec
 import pytest
 import simulated_folder
 from batchscale.analysis import figures
@@ -15,6 +16,7 @@ from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import comparison, tables
 from batchscale.analysis.pages.report import write_report
 from batchscale.analysis.pages.site import site
+from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.text import answer, method
 from batchscale.errors import InputError
 from batchscale.records import results_folder, row_files
@@ -51,6 +53,25 @@ def test_a_loss_gives_the_answer_that_the_accuracy_behind_it_gives(summary, tmp_
     assert summary.time_optimal.seconds == pytest.approx(accurate.time_optimal.seconds)
     assert summary.score_optimal.tied == accurate.score_optimal.tied
     assert summary.further_targets[0].time_optimal.seconds < summary.time_optimal.seconds, "a higher loss is easier"
+
+
+def test_losses_below_zero_are_scores_like_others(tmp_path):
+    """The loss of a density has no least value."""
+    truth = replace(TRUTH, metric="loss", facts={}, also=())
+    simulated_folder.write(tmp_path, truth)
+    path = tmp_path / results_folder.CONVERGENCE
+    rows = [msgspec.to_builtins(row) for row in row_files.read(path)]
+    for row in rows:
+        if "curve" in row:
+            losses = row["curve"]["scores"]["loss"]
+            row["curve"]["scores"]["loss"] = [
+                loss if loss > truth.score(truth.target) else loss - 1.0 for loss in losses
+            ]
+    path.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+    found = summarize(Sweep.of(frames.load(tmp_path)))
+    assert found.time_optimal.batch_size in TRUTH.batch_sizes
+    assert max(cell.best_score.median for cell in found.cells) < 0
+    assert found.score_optimal.score < 0
 
 
 def test_tokens_are_examples_times_the_window(summary):

@@ -4,9 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 from batchscale.measure.convergence import tiers
+from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.device.compiled_programs import TuningFile
 from batchscale.measure.session import Session
+from batchscale.records import row_files
+from batchscale.records.row_types import Trial
+from fake_training import best_at, made_up, without_training
 from tiny_workload import MODEL_OPTIONS, experiment, grid_of, host, learner, programs, session, shaped
 
 
@@ -64,6 +68,20 @@ def test_the_fastest_microbatch_and_width_are_found_and_used(monkeypatch, tmp_pa
     assert of.shard_width(of.tiers[0], tuned[0]) == width
     again = LanePrograms(of.session)
     assert [again.tuned(tier) for tier in again.tiers] == tuned
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fastest", "lanes"), [(1, 1), (3, 3)])
+def test_trials_that_mapping_slows_down_train_one_after_another_and_their_rows_say_so(
+    monkeypatch, tmp_path, fastest, lanes
+):
+    of, _, _ = tuned_by(monkeypatch, tmp_path, "vit", lambda *shape: 100.0 / (1 + abs(min(shape[2], 3) - fastest)))
+    without_training(monkeypatch, made_up(best_at(0.011)))
+    of.session.prepare_folder()
+    Convergence(of.session).run()
+    rows = [row for row in row_files.read(tmp_path / "convergence.jsonl") if isinstance(row, Trial)]
+    assert max(row.lanes for row in rows) == lanes
+    assert {row.microbatch_size for row in rows} == {of.widest_microbatch}
 
 
 @pytest.mark.parametrize(

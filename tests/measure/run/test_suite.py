@@ -4,6 +4,7 @@ import io
 from dataclasses import replace
 
 import msgspec
+import numpy as np
 import pytest
 from batchscale.config import experiment as experiments
 from batchscale.config import time_budget
@@ -17,7 +18,7 @@ from batchscale.measure.run import suite
 from batchscale.records import results_folder, row_files
 from filled_folders import filled
 from sample_rows import one_line
-from tiny_workload import digits, experiment, host
+from tiny_workload import MODEL_OPTIONS, TINY, digits, experiment, host
 
 
 @pytest.fixture
@@ -82,6 +83,32 @@ def test_a_suite_without_data_becomes_the_digits_and_says_so_loudly(tmp_path, of
     said = asked.progress.output.getvalue()
     assert f"*** {session.experiment.notice} ***" in said
     assert "tried the moon" in said
+
+
+def test_what_takes_minutes_while_data_are_loaded_is_announced(tmp_path, monkeypatch):
+    def load(_name, _options, _folder, announce):
+        announce("fetching from the moon")
+        return digits()
+
+    monkeypatch.setattr(datasets, "load", load)
+    asked = request(tmp_path)
+    suite.with_data([experiment()], [tmp_path], named=True, progress=asked.progress)
+    assert "fetching from the moon" in asked.progress.output.getvalue()
+
+
+def test_bits_per_byte_are_refused_as_the_goal_of_tokens_that_are_not_bytes(tmp_path):
+    random = np.random.default_rng(0)
+    tokens = {name: random.integers(0, 300, (100, 8)) for name in ("inputs", "labels")}
+    np.savez(tmp_path / "tokens.npz", **tokens)
+    workload = {"dataset": "tokens.npz", "model": "decoder", "model_options": MODEL_OPTIONS["decoder"]}
+    table = experiments.parse(
+        {**TINY, "workload": TINY["workload"] | workload, "target": {"bits_per_byte": 2.0}}, "t", "t.toml"
+    )
+    (tmp_path / "tokens.toml").write_bytes(results_folder.to_toml(table))
+    with pytest.raises(
+        InputError, match=r"the tokens of tokens\.npz are 300 numbers, not bytes; expected target\.loss"
+    ):
+        suite.measure(request(tmp_path, names=[str(tmp_path / "tokens.toml")]), host(), Stopper())
 
 
 def test_a_suite_leaves_out_what_has_no_data_and_says_so(tmp_path, monkeypatch, runs):

@@ -1,11 +1,17 @@
 """The training step: mean gradients, and whole-split evaluation."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batchscale.errors import InputError
+from batchscale.measure.data.arrays import SPLITS
+from batchscale.measure.data.datasets import Examples
 from batchscale.measure.training.learner import take
-from tiny_workload import assert_same, held_out_split, learner, train_split
+from batchscale.measure.training.tasks import language_model
+from tiny_workload import assert_same, held_out_split, learner, text, train_split
 
 
 def test_the_gradient_of_a_batch_is_the_mean_of_its_examples():
@@ -44,3 +50,30 @@ def test_a_step_of_sgd_is_minus_rate_times_gradient():
     stepped, loss = one.train_step(state, take(split, np.arange(8)), 0.5)
     assert_same(stepped.params, jax.tree.map(lambda p, g: p - 0.5 * g, state.params, gradient), 1e-6)
     assert np.isfinite(float(loss))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int32, np.int64, np.uint16])
+def test_a_language_model_takes_tokens_of_every_integer_type(kind):
+    of = text()
+    splits = {name: Examples(*(part.astype(kind) for part in getattr(of, name))) for name in SPLITS}
+    language_model.Task().check(replace(of, **splits))
+
+
+@pytest.mark.parametrize(("token", "kind"), [(256, np.int32), (-1, np.int32), (300, np.int64)])
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_language_model_refuses_tokens_that_its_outputs_have_no_place_for(split, token, kind):
+    of = text()
+    inputs, labels = getattr(of, split)
+    broken = labels.astype(kind)
+    broken[-1, -1] = token
+    with pytest.raises(InputError, match=f"language_model of markov: token {token}, expected 0 to 255"):
+        language_model.Task().check(replace(of, **{split: Examples(inputs, broken)}))
+
+
+def test_a_language_model_refuses_what_are_no_tokens():
+    of = text()
+    real = replace(of, train=Examples(of.train.inputs.astype(np.float32), of.train.labels))
+    with pytest.raises(
+        InputError, match=r"type float32, labels .* type uint8, expected whole numbers \[example, token"
+    ):
+        language_model.Task().check(real)

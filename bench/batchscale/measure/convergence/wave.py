@@ -213,7 +213,7 @@ def means_of(scores: Mapping[str, Moments]) -> dict[str, Number]:
 
 def finite(value: Number) -> float | None:
     """Return a value as rows hold it: None if it is not finite or too large."""
-    return float(value) if 0 <= value <= LARGEST_AMOUNT else None
+    return float(value) if abs(value) <= LARGEST_AMOUNT else None
 
 
 def _longer(known: ScoreLists, values: Mapping[str, Number]) -> ScoreLists:

@@ -22,6 +22,7 @@ from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.data import datasets
 from batchscale.measure.data.datasets import Dataset
+from batchscale.measure.data.text import BYTES
 from batchscale.measure.device.machine import Host
 from batchscale.measure.run import time_estimate
 from batchscale.measure.run.study import Study
@@ -204,7 +205,8 @@ def with_data(
     for experiment, source in zip(wanted, sources, strict=True):
         workload = experiment.workload
         try:
-            found.append((experiment, datasets.load(workload.dataset, workload.dataset_options, source)))
+            loaded = datasets.load(workload.dataset, workload.dataset_options, source, progress.say)
+            found.append((experiment, loaded))
         except InputError as error:
             if named:
                 raise
@@ -249,6 +251,9 @@ def _refuse_what_cannot_run(session: Session) -> None:
         if (metric := experiment.goal.metric) not in learner.task.metrics:
             found = f"target.{metric}: {experiment.workload.task or session.dataset.task} has no such score"
             raise InputError(f"{found}, expected one of {', '.join(learner.task.metrics)}")
+        if metric == "bits_per_byte" and session.dataset.classes > BYTES:
+            found = f"target.bits_per_byte: the tokens of {session.dataset.name} are {session.dataset.classes} numbers"
+            raise InputError(f"{found}, not bytes; expected target.loss")
         parameters = sum(leaf.size for leaf in jax.tree.leaves(learner.abstract_params()))
         needed, free = COPIES_OF_PARAMETERS * 4 * parameters, host.program_memory_bytes()
         if needed > free:

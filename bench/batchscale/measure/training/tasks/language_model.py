@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from batchscale.errors import InputError
 from batchscale.measure.data.datasets import Dataset, Examples
@@ -26,8 +26,21 @@ class Task:
         return {}
 
     def check(self, dataset: Dataset) -> None:
-        """Refuse data that are not windows of text."""
-        inputs, labels = dataset.train
-        if inputs.ndim != 2 or inputs.shape != labels.shape or inputs.dtype != np.uint8:
-            found = f"inputs of shape {inputs.shape[1:]} and type {inputs.dtype}, labels of shape {labels.shape[1:]}"
-            raise InputError(f"workload.task: language_model of {dataset.name}: {found}, expected windows of bytes")
+        """Refuse data that are not windows of tokens: whole numbers from 0 below the width of the model's output."""
+        task, train = f"workload.task: language_model of {dataset.name}", dataset.train
+        if train.inputs.ndim != 2 or train.inputs.shape != train.labels.shape or not all(map(_is_whole, train)):
+            found = f"inputs {_shown(train.inputs)}, labels {_shown(train.labels)}"
+            raise InputError(f"{task}: {found}, expected whole numbers [example, token] for both")
+        for part in (*dataset.train, *dataset.validation, *dataset.test):
+            least, most = int(part.min()), int(part.max())
+            if least < 0 or most >= dataset.classes:
+                found = least if least < 0 else most
+                raise InputError(f"{task}: token {found}, expected 0 to {dataset.classes - 1}")
+
+
+def _is_whole(values: Shaped[np.ndarray, " ..."]) -> bool:
+    return np.issubdtype(values.dtype, np.integer)
+
+
+def _shown(values: Shaped[np.ndarray, " ..."]) -> str:
+    return f"of shape {values.shape[1:]} and type {values.dtype}"
