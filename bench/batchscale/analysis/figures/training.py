@@ -133,6 +133,8 @@ def _claimed_curves(sweep: Sweep, summary: Summary) -> pd.DataFrame:
         np.array([of_size[size] for size in values(curves, "batch_size")]) for of_size in (together, speeds)
     )
     examples, gap = values(curves, "examples"), drawing.gaps(sweep.goal, values(curves, "score"))
+    if not (gap > 0).any():
+        raise NothingToDrawError(f"every evaluation reached the ideal {number_format.metric(sweep.goal)}")
     curves = curves.assign(gap=gap, seconds=examples / per_second)
     return only(curves, (examples <= limits) & (examples > 0) & (gap > 0))
 
