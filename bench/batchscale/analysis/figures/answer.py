@@ -36,7 +36,7 @@ def time_to_target(sweep: Sweep, summary: Summary) -> Figure:
     sizes, values = [cell.batch_size for cell in cells], medians(cells, "time_to_target")
     _draw_joined_fits(axes, summary, sizes)
     drawing.band(axes, sizes, open_ends(cells, "time_to_target"), style.BLUE)
-    axes.plot(sizes, values, "o-", color=style.BLUE, label="median, 95% interval", zorder=4)
+    axes.plot(sizes, values, "o-", color=style.BLUE, label="estimate, 95% interval", zorder=4)
     if best := summary.time_optimal:
         _ring_tied(axes, best, dict(zip(sizes, values, strict=True)))
         drawing.star(axes, best.batch_size, best.seconds, "fastest")

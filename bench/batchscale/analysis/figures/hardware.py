@@ -188,7 +188,7 @@ def energy(sweep: Sweep, summary: Summary) -> Figure:
 def _energy_to_target(axes: Axes, summary: Summary, cells: Sequence[BatchSizeSummary]) -> None:
     sizes, joules = [cell.batch_size for cell in cells], medians(cells, "joules_to_target")
     drawing.band(axes, sizes, open_ends(cells, "joules_to_target"), style.GREEN)
-    axes.plot(sizes, joules, "o-", color=style.GREEN, label="to the target: median, 95% interval", zorder=4)
+    axes.plot(sizes, joules, "o-", color=style.GREEN, label="to the target: estimate, 95% interval", zorder=4)
     drawing.hover(axes, sizes, joules)
     if best := summary.energy_optimal:
         drawing.star(axes, best.batch_size, best.joules, "least energy")
