@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import NamedTuple
@@ -90,8 +91,8 @@ class Programs:
         averaging_examples: Horizon of the moving average of the parameters; None for no average.
         evaluation_batch_size: Examples of one lane that are evaluated at once.
         devices: Share the lanes; the splits are whole on each.
-        compiled: The programs compiled so far.
-        lock: Held while compiling, so that threads do not compile a program twice.
+        compiled: The programs compiled so far, and those that are being compiled.
+        lock: Held while a program is looked up.
     """
 
     learner: Learner
@@ -106,13 +107,13 @@ class Programs:
     averaging_examples: float | None = None
     evaluation_batch_size: int = EVALUATION_BATCH_SIZE
     devices: LaneDevices = ONE_DEVICE
-    compiled: dict[tuple, jax.stages.Compiled] = field(default_factory=dict)
+    compiled: dict[tuple, Future[jax.stages.Compiled]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def compilations(self) -> int:
         """Training programs compiled so far."""
-        return sum(key[0] == "train" for key in self.compiled)
+        return sum(key[0] == "train" and program.done() for key, program in list(self.compiled.items()))
 
     @cached_property
     def lane_bytes(self) -> int:
@@ -202,10 +203,18 @@ class Programs:
         return jax.jit(work).lower(*arguments)
 
     def _once(self, key: tuple, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
+        """Return a program, compiled by the first thread that asks for it; the others wait for that one alone."""
         with self.lock:
-            if key not in self.compiled:
-                self.compiled[key] = compiled_programs.compiled(lower(), for_one_core=True)
-            return self.compiled[key]
+            known = self.compiled.get(key)
+            program = self.compiled.setdefault(key, Future())
+        if known is None:
+            try:
+                program.set_result(compiled_programs.compiled(lower(), for_one_core=True))
+            except BaseException as error:
+                # Forgotten, so that the next call tries again.
+                del self.compiled[key]
+                program.set_exception(error)
+        return program.result()
 
     def advance(
         self, lanes: Lanes, settings: Settings, order: Int32[np.ndarray, "seed tick microbatch"], first_tick: int

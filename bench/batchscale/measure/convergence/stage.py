@@ -70,6 +70,7 @@ class Convergence:
     @cached_property
     def tiers(self) -> list[TierSearch]:
         """Every tier under its fastest lowering, which is measured if the folder holds no choice yet."""
+        self.programs.compile_trials()
         return [TierSearch(self, tier) for tier in self.programs.tiers]
 
     def plan(self) -> None:
@@ -92,8 +93,17 @@ class Convergence:
 
     def search(self) -> None:
         """Train the missing search trials of every tier."""
+        self._compile([tier for tier in self.tiers if tier.lacks_search])
         for tier in self.tiers:
             tier.search()
+
+    def _compile(self, tiers: Sequence[TierSearch]) -> None:
+        """Compile the programs of several searches together."""
+        start = time.monotonic()
+        works = {name: work for tier in tiers for name, work in tier.programs_of_search().items()}
+        self.programs.compile(works, planned=True)
+        for tier in tiers:
+            tier.compiled((time.monotonic() - start) / len(tiers))
 
     def confirm(self, name: str, settings: Sequence[Setting], seeds: Sequence[int]) -> None:
         """Train the missing trials of some settings, each tier in its own programs.
@@ -272,7 +282,7 @@ class TierSearch:
     @cached_property
     def full(self) -> Shape:
         """The shape of a shard of the search."""
-        return self.shape(Grid(plan.search_seeds(self._experiment), search_grid(self._experiment, self.tier)))
+        return self.shape(self._search_grid)
 
     @property
     def small(self) -> Shape:
@@ -334,12 +344,40 @@ class TierSearch:
         self.stage.session.progress.close(item)
 
     def _compiled(self, shapes_of: Callable[[], list[Shape]]) -> list[Shape]:
-        start, progress, item = time.monotonic(), self.stage.session.progress, self._item("compile")
+        start = time.monotonic()
         shapes = shapes_of()
-        seconds = time.monotonic() - start
+        self.compiled(time.monotonic() - start)
+        return shapes
+
+    def compiled(self, seconds: float) -> None:
+        """Count the seconds that compiling took."""
+        progress, item = self.stage.session.progress, self._item("compile")
         progress.plan(item, SECONDS_PER_TIER, 1.0)
         progress.advance(item, seconds, seconds)
-        return shapes
+
+    @property
+    def lacks_search(self) -> bool:
+        """True if trials of the search are missing."""
+        return bool(self.stage.missing(self._search_grid))
+
+    @property
+    def _search_grid(self) -> Grid:
+        return Grid(plan.search_seeds(self._experiment), search_grid(self._experiment, self.tier))
+
+    def programs_of_search(self) -> dict[str, Callable[[], object]]:
+        """Return the work that compiles each program of the search, by name.
+
+        The compacted shape is compiled later where every core trains: lanes may never be moved into it.
+        """
+        of, label = self.programs, self.tier.label
+        shapes = {"": lambda: self.full}
+        if not self.stage.session.host.policy.program_per_core:
+            shapes["compacted "] = lambda: self.small
+        works: dict[str, Callable[[], object]] = {}
+        for name, shape in shapes.items():
+            works[f"{label} {name}training"] = lambda shape=shape: of.program(shape())
+            works[f"{label} {name}evaluation"] = lambda shape=shape: of.evaluation(shape(), of.validation_split)
+        return works
 
     def _train_waves(self, item: str, grid: Grid, shapes: Sequence[Shape]) -> None:
         """Train a grid one wave after another; the trials of a wave that fails become failed rows."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import pairwise
+from itertools import pairwise, product
 
 import jax
 import msgspec
@@ -26,10 +26,13 @@ from batchscale.measure.convergence.wave import (
     first_lanes,
     fitting_shape,
     search_grid,
+    shard_shape,
     steady_bytes,
+    waves,
 )
 from batchscale.measure.data.datasets import Examples
 from batchscale.measure.device import compiled_programs
+from batchscale.measure.device.compile_ahead import compile_together
 from batchscale.measure.device.compiled_programs import Tuned, steps_to_fill, timed
 from batchscale.measure.session import Session
 from batchscale.measure.training import gradient_noise
@@ -52,10 +55,12 @@ class LanePrograms:
     Attributes:
         session: The experiment, its data and the host.
         programs: The programs made so far, by microbatch size and smallest batch size of the tier and lowering.
+        late: Tiers and lowerings whose programs were not compiled in time.
     """
 
     session: Session
     programs: dict[tuple[int, int, str | None], Programs] = field(default_factory=dict)
+    late: set[tuple[str, str | None]] = field(default_factory=set)
 
     @property
     def compilations(self) -> int:
@@ -144,19 +149,60 @@ class LanePrograms:
 
     def tuned(self, tier: plan.Tier) -> Tuned:
         """Return the fastest lowering and shape of a tier and its speed, measured once for a results folder."""
-        key = f"convergence {tier.microbatch_size} {tier.batch_sizes}"
-        return self.session.tuning.get(key, partial(self._measured, tier))
+        return self.session.tuning.get(_name(tier), partial(self._measured, tier))
+
+    def compile_trials(self) -> None:
+        """Compile the programs of all trials of lowerings together, so that nothing is compiled while one is timed."""
+        works: dict[str, Callable[[], object]] = {}
+        ways: dict[str, tuple[str, str | None]] = {}
+        for tier, lowering in product(self.tiers, self.session.lowerings):
+            if _name(tier) in self.session.tuning:
+                continue
+            way = f"{tier.label} {lowering}" if lowering else tier.label
+            for part, work in self._trial_programs(tier, lowering).items():
+                works[f"{way} {part}"], ways[f"{way} {part}"] = work, (_name(tier), lowering)
+        for name in self.compile(works, planned=False):
+            self.late.add(ways[name])
+
+    def _trial_programs(self, tier: plan.Tier, lowering: str | None) -> dict[str, Callable[[], object]]:
+        of, (rows, columns) = self.of(tier, lowering), map(len, self._trial_grid(tier))
+        shape = shard_shape(rows, columns, self.session.host.workers, self._first_width(tier), self.devices)
+        return {
+            "training": partial(of.program, shape),
+            "evaluation": partial(of.evaluation, shape, of.validation_split),
+        }
+
+    def compile(self, works: Mapping[str, Callable[[], object]], *, planned: bool) -> list[str]:
+        """Compile programs next to each other; name them on the progress line, and return those that are late.
+
+        Args:
+            works: See `compile_together`.
+            planned: See `Progress.show`.
+        """
+        session = self.session
+        seconds = session.host.policy.compile_seconds
+
+        def look(doing: str) -> None:
+            session.stopper.check()
+            session.progress.show(doing, planned=planned)
+
+        late = compile_together(works, session.host.machine.cpu_cores, look, seconds)
+        for name in late:
+            session.progress.say(f"{name} was not compiled within {seconds:g} s, so it is not tried")
+        return late
 
     def _measured(self, tier: plan.Tier) -> Tuned:
         doing = f"trying how fast {tier.label} trains"
         self.session.progress.show(doing, planned=False)
         session, shapes = self.session, self.session.lane_policy.settings
-        first = shapes[0] if session.tries_shapes else self.shard_width(tier)
+        first = self._first_width(tier)
+        late = tuple(lowering for name, lowering in self.late if name == _name(tier) and lowering)
+        in_time = [lowering for lowering in session.lowerings if lowering not in late] or session.lowerings[:1]
 
         def speed(lowering: str | None, width: int | None) -> float:
             return self._speed_trial(tier, lowering, width).examples_per_second()
 
-        found = compiled_programs.fastest(session.lowerings, partial(speed, width=first))
+        found = compiled_programs.fastest(in_time, partial(speed, width=first))
         width = first
         if session.tries_shapes:
             known = {first: found.examples_per_second}
@@ -164,7 +210,16 @@ class LanePrograms:
             width, examples = compiled_programs.climbed(shapes, lambda one: known.get(one) or tried(one), SHAPE_SECONDS)
             found = msgspec.structs.replace(found, examples_per_second=examples, shard_settings=width)
         evaluation = self._speed_trial(tier, found.lowering, width).seconds_per_evaluation()
-        return msgspec.structs.replace(found, seconds_per_evaluation=evaluation)
+        return msgspec.structs.replace(found, seconds_per_evaluation=evaluation, late=late)
+
+    def _first_width(self, tier: plan.Tier) -> int | None:
+        """Return the most settings of a shard in the first trial of a tier."""
+        session = self.session
+        return session.lane_policy.settings[0] if session.tries_shapes else self.shard_width(tier)
+
+    def _trial_grid(self, tier: plan.Tier) -> Grid:
+        grid = Grid(plan.search_seeds(self.session.experiment), search_grid(self.session.experiment, tier))
+        return next(waves(self.of(tier, self.session.lowerings[0]), grid, self.memory_bytes))
 
     def _speed_trial(self, tier: plan.Tier, lowering: str | None, width: int | None) -> SpeedTrial:
         session = self.session
@@ -253,3 +308,8 @@ def trial_seconds(duration: plan.Duration, tuned: Tuned) -> float:
     """Predict one trial's share of the seconds until its tier has reached the epoch budget, evaluations included."""
     evaluations = bisect_right(duration.evaluations, duration.budget_examples)
     return duration.budget_examples / tuned.examples_per_second + evaluations * tuned.seconds_per_evaluation
+
+
+def _name(tier: plan.Tier) -> str:
+    """Return the key of a tier in `tuning.json`."""
+    return f"convergence {tier.microbatch_size} {tier.batch_sizes}"

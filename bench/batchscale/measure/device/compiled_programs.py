@@ -154,6 +154,7 @@ class Tuned(msgspec.Struct, frozen=True):
         seconds_per_evaluation: Seconds to evaluate one lane; 0 where nothing is evaluated.
         shard_settings: Most settings of a program call; None where no shapes were tried, or all settings won.
         microbatch_size: Widest microbatch of the lanes; None where no microbatches were tried.
+        late: Lowerings that were not compiled in time, and so not tried.
     """
 
     lowering: str | None
@@ -161,6 +162,7 @@ class Tuned(msgspec.Struct, frozen=True):
     seconds_per_evaluation: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     shard_settings: Annotated[int, Meta(ge=1, le=10**9)] | None = None
     microbatch_size: Annotated[int, Meta(ge=1, le=10**9)] | None = None
+    late: tuple[str, ...] = ()
 
 
 class TuningFile:

@@ -53,6 +53,7 @@ class PlatformPolicy:
         single_process: True if the device serves one process at a time.
         in_host_memory: True if arrays are held in host memory, whose use an operating system can limit by process.
         virtual_devices: True if several devices are threads of one processor. Then steps in flight block each other.
+        compile_seconds: A lowering that takes longer to compile is not tried; None for no bound.
     """
 
     convolutional: LanePolicy
@@ -61,6 +62,7 @@ class PlatformPolicy:
     single_process: bool = False
     in_host_memory: bool = False
     virtual_devices: bool = False
+    compile_seconds: float | None = None
 
 
 _CPU_CONVOLUTIONAL = LanePolicy(
@@ -87,9 +89,8 @@ _CPU_OTHER = LanePolicy(
     microbatches=(4, 16, 64, WIDEST_MICROBATCH),
     settings=(1, 4, None),
 )
-# Approximate: 500 examples per lane would need gigabytes for LeNet's patches.
-_ACCELERATOR_OTHER = LanePolicy(evaluated_at_once=1 << 14)
-_ACCELERATOR_CONVOLUTIONAL = LanePolicy(lowerings=("xla", "patches", "banded"), evaluated_at_once=1 << 14)
+_EVALUATED_AT_ONCE = 1 << 14
+"""On an accelerator, about: 500 examples per lane would need gigabytes for LeNet's patches."""
 
 POLICIES: Mapping[str, PlatformPolicy] = {
     "cpu": PlatformPolicy(
@@ -100,11 +101,20 @@ POLICIES: Mapping[str, PlatformPolicy] = {
         in_host_memory=True,
         virtual_devices=True,
     ),
-    "gpu": PlatformPolicy(convolutional=_ACCELERATOR_CONVOLUTIONAL, other=_ACCELERATOR_OTHER),
+    "gpu": PlatformPolicy(
+        convolutional=LanePolicy(lowerings=("xla", "patches", "banded"), evaluated_at_once=_EVALUATED_AT_ONCE),
+        other=LanePolicy(evaluated_at_once=_EVALUATED_AT_ONCE),
+        compile_seconds=120.0,
+    ),
     "tpu": PlatformPolicy(
-        convolutional=_ACCELERATOR_CONVOLUTIONAL,
-        other=_ACCELERATOR_OTHER,
+        # XLA's own convolutions in float32 take minutes to compile for a TPU, so they are tried last. So does LeNet's
+        # evaluation in pieces of 500, under any lowering.
+        convolutional=LanePolicy(
+            lowerings=("patches", "banded", "xla"), evaluation_batch_size=128, evaluated_at_once=_EVALUATED_AT_ONCE
+        ),
+        other=LanePolicy(evaluated_at_once=_EVALUATED_AT_ONCE),
         single_process=True,
+        compile_seconds=120.0,
     ),
 }
 """The policy of each platform, by the names that rows give them."""

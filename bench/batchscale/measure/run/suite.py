@@ -292,6 +292,7 @@ def _scaled(session: Session, minutes: float) -> Experiment:
     progress.say(f"{experiment.name}: a short trial of this machine's speed")
     progress.begin(experiment.name)
     start, programs = time.monotonic(), LanePrograms(session)
+    programs.compile_trials()
     tuned = [programs.tuned(tier) for tier in programs.tiers]
     spent = time.monotonic() - start
     devices, ways = plan.device_counts(experiment, session.host.machine.device_count), len(session.lowerings)

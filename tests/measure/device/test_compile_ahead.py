@@ -1,0 +1,70 @@
+"""Programs are compiled next to each other; one that is late or fails holds up none of the others."""
+
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from batchscale.measure.control.signals import Stopped
+from batchscale.measure.device import compiled_programs
+from batchscale.measure.device.compile_ahead import compile_together
+from tiny_workload import learner, programs
+
+PATIENCE = 20.0
+
+
+def test_as_many_programs_as_threads_are_compiled_at_a_time():
+    meeting, met = threading.Barrier(2), []
+    works = {name: lambda name=name: met.append((meeting.wait(PATIENCE), name)) for name in "abcd"}
+    assert compile_together(works, 2) == []
+    assert {name for _, name in met} == set("abcd")
+
+
+def test_a_program_that_fails_is_left_to_whoever_needs_it():
+    met = []
+    works = {"bad": lambda: 1 / 0, "good": lambda: met.append("good")}
+    assert compile_together(works, 1) == []
+    assert met == ["good"]
+
+
+def test_a_late_program_is_named_and_the_others_are_compiled_all_the_same():
+    ready, met, seen = threading.Event(), [], []
+    works = {"slow": lambda: ready.wait(PATIENCE), "quick": lambda: met.append("quick")}
+    assert compile_together(works, 1, seen.append, seconds=0.05) == ["slow"]
+    assert met == ["quick"]
+    assert "compiling slow (0 s)" in seen
+    ready.set()
+
+
+def test_a_stop_is_obeyed_while_programs_compile_and_no_further_one_begins():
+    ready, begun = threading.Event(), []
+
+    def look(_):
+        if begun:
+            raise Stopped
+
+    works = {name: lambda name=name: begun.append(name) or ready.wait(PATIENCE) for name in "ab"}
+    with pytest.raises(Stopped):
+        compile_together(works, 1, look)
+    ready.set()
+    time.sleep(0.05)
+    assert begun == ["a"]
+
+
+def test_two_shapes_compile_together_and_one_shape_once(monkeypatch):
+    meeting, compiled = threading.Barrier(2), compiled_programs.compiled
+
+    def met(*arguments, **options):
+        meeting.wait(PATIENCE)
+        return compiled(*arguments, **options)
+
+    monkeypatch.setattr(compiled_programs, "compiled", met)
+    of, found = replace(programs(learner("linear"), 5), compiled={}), {}
+    works = {
+        str(number): lambda number=number, shape=shape: found.setdefault(number, of.program(shape))
+        for number, shape in enumerate([(1, 1), (1, 2), (1, 1), (1, 2)])
+    }
+    compile_together(works, 4)
+    assert found[0] is found[2] is of.program((1, 1))
+    assert found[1] is found[3] is of.program((1, 2))
+    assert of.compilations == 2
