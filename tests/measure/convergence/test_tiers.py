@@ -1,12 +1,16 @@
 """The speed of a tier's programs, as a trial measures it."""
 
+import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from batchscale.measure.control.progress import Progress
 from batchscale.measure.convergence import tiers
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.device.compiled_programs import TuningFile
+from batchscale.measure.device.platform_policy import POLICIES
 from batchscale.measure.session import Session
 from batchscale.records import row_files
 from batchscale.records.row_types import Trial
@@ -52,6 +56,36 @@ def test_models_that_the_numbers_were_measured_with_keep_them(monkeypatch, tmp_p
     assert all(one.shard_settings is None and one.microbatch_size is None for one in tuned)
     assert [of.shard_width(tier, one) for tier, one in zip(of.tiers, tuned, strict=True)] == [1] * len(tuned)
     assert max(tier.microbatch_size for tier in of.tiers) > 4
+
+
+@pytest.mark.parametrize("late", [["patches"], ["patches", "banded"]], ids=str)
+def test_a_lowering_that_is_late_is_not_tried_unless_all_are_and_the_choice_says_so(monkeypatch, tmp_path, late):
+    one = session(tmp_path, workload={"model": "lenet", "model_options": MODEL_OPTIONS["lenet"]})
+    one.tuning = TuningFile(tmp_path, one.lowerings)
+    one.progress = Progress(io.StringIO())
+    monkeypatch.setitem(POLICIES, "cpu", replace(POLICIES["cpu"], compile_seconds=1.5))
+    monkeypatch.setattr(
+        tiers, "compile_together", lambda works, *_: [name for name in works if name.split()[1] in late]
+    )
+    tried = []
+
+    def trial(_, tier, lowering, width):
+        tried.append(lowering)
+        return SimpleNamespace(examples_per_second=lambda: 1.0, seconds_per_evaluation=lambda: 0.1)
+
+    monkeypatch.setattr(LanePrograms, "_speed_trial", trial)
+    of = LanePrograms(one)
+    of.compile_trials()
+    (tier,) = of.tiers
+    found = of.tuned(tier)
+    assert set(tried) == {found.lowering} == ({"banded"} if late == ["patches"] else {"patches"})
+    assert sorted(found.late) == sorted(late)
+    assert (
+        "B=10..50 patches training was not compiled within 1.5 s, so it is not tried" in one.progress.output.getvalue()
+    )
+    assert sorted(TuningFile(tmp_path, one.lowerings)[f"convergence {tier.microbatch_size} [10, 50]"].late) == sorted(
+        late
+    )
 
 
 @pytest.mark.slow

@@ -91,6 +91,7 @@ class Programs:
         averaging_examples: Horizon of the moving average of the parameters; None for no average.
         evaluation_batch_size: Examples of one lane that are evaluated at once.
         devices: Share the lanes; the splits are whole on each.
+        selected_numbers: See `PlatformPolicy`.
         compiled: The programs compiled so far, and those that are being compiled.
         lock: Held while a program is looked up.
     """
@@ -107,6 +108,7 @@ class Programs:
     averaging_examples: float | None = None
     evaluation_batch_size: int = EVALUATION_BATCH_SIZE
     devices: LaneDevices = ONE_DEVICE
+    selected_numbers: int = 0
     compiled: dict[tuple, Future[jax.stages.Compiled]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -281,6 +283,8 @@ def _advance_lanes(
     # All settings of a seed share the examples (None): these are read once, not once per lane.
     over_settings = mapped(learner.gradient, (0, None))
     microbatches_per_step = settings.batch_sizes // width
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(lanes.state.params))
+    where = always if numbers <= programs.selected_numbers else jax.lax.cond
 
     def tick(i: Int32[Array, ""], lanes: Lanes) -> Lanes:
         _, gradient = mapped(over_settings, (0, 0))(lanes.state.params, take(split, order[:, i]))
@@ -298,13 +302,18 @@ def _advance_lanes(
         due = microbatches == microbatches_per_step
         summed = jax.tree.map(jnp.add, lanes.gradient, gradient)
         update = partial(_update_due, learner, due, scheduled, 1.0 / microbatches_per_step)
-        norms = gradient_noise.with_norms_of(lanes.norms, summed, microbatches, microbatches_per_step)
+        norms = gradient_noise.with_norms_of(lanes.norms, summed, microbatches, microbatches_per_step, where)
         # `cond` skips the optimizer in ticks in which no lane is due. Under `vmap` it would become a `where` that
         # computes both branches, so it is placed outside, for all lanes together.
-        stepped = jax.lax.cond(due.any(), update, lambda same: same, lanes._replace(gradient=summed, norms=norms))
+        stepped = where(due.any(), update, lambda same: same, lanes._replace(gradient=summed, norms=norms))
         return _averaged(programs, settings, now, stepped)
 
     return jax.lax.fori_loop(0, ticks, tick, lanes)
+
+
+def always(_: Bool[Array, ""], work: Callable[..., PyTree], __: Callable[..., PyTree], *given: PyTree) -> PyTree:
+    """Stand in for `jax.lax.cond` where `work` itself keeps what is not due: the same numbers without a conditional."""
+    return work(*given)
 
 
 def _averaged(programs: Programs, settings: Settings, tick: Int32[Array, ""], lanes: Lanes) -> Lanes:

@@ -144,6 +144,7 @@ class LanePrograms:
                 averaging_examples=epochs and epochs * session.train_examples,
                 evaluation_batch_size=self._evaluation_batch_size(tier),
                 devices=self.devices,
+                selected_numbers=session.host.policy.selected_numbers,
             )
         return self.programs[key]
 

@@ -53,6 +53,8 @@ class PlatformPolicy:
         single_process: True if the device serves one process at a time.
         in_host_memory: True if arrays are held in host memory, whose use an operating system can limit by process.
         virtual_devices: True if several devices are threads of one processor. Then steps in flight block each other.
+        selected_numbers: Most parameters of all lanes of a device together for which every tick updates them and selects
+            the result where a batch is complete. A conditional skips the update of more, and costs a few launches.
         compile_seconds: A lowering that takes longer to compile is not tried; None for no bound.
     """
 
@@ -62,6 +64,7 @@ class PlatformPolicy:
     single_process: bool = False
     in_host_memory: bool = False
     virtual_devices: bool = False
+    selected_numbers: int = 0
     compile_seconds: float | None = None
 
 
@@ -104,6 +107,8 @@ POLICIES: Mapping[str, PlatformPolicy] = {
     "gpu": PlatformPolicy(
         convolutional=LanePolicy(lowerings=("xla", "patches", "banded"), evaluated_at_once=_EVALUATED_AT_ONCE),
         other=LanePolicy(evaluated_at_once=_EVALUATED_AT_ONCE),
+        # Compiled for an H100, a conditional is 10 to 18 more kernels of a tick; an update moves 24 bytes a parameter.
+        selected_numbers=1 << 21,
         compile_seconds=120.0,
     ),
     "tpu": PlatformPolicy(

@@ -8,6 +8,7 @@ show if the variance does fall as 1 / n.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -65,6 +66,7 @@ def with_norms_of(
     summed: PyTree,
     microbatches: Int32[Array, " setting"],
     microbatches_per_step: Int32[Array, " setting"],
+    where: Callable[..., PyTree] = jax.lax.cond,
 ) -> Norms:
     """Record the norm of the gradient `summed` over the first `microbatches` of a batch, if they are one of its parts.
 
@@ -76,6 +78,7 @@ def with_norms_of(
         summed: The sum of the gradients of the batch in progress, leaves [seed, setting, ...].
         microbatches: Microbatches of the batch in progress that `summed` holds.
         microbatches_per_step: Microbatches in a whole batch.
+        where: Skips the norms in ticks that end no part.
     """
     if not norms:
         return norms
@@ -83,7 +86,7 @@ def with_norms_of(
     parts = microbatches_per_step[:, None] >> jnp.arange(norms.pending.shape[-1])
     ends = (microbatches[:, None] == parts) & (microbatches_per_step > 1)[:, None]
     # Most ticks end no part: `cond` then skips the pass over all gradients.
-    return jax.lax.cond(ends.any(), partial(_record, ends, microbatches), lambda same, _: same, norms, summed)
+    return where(ends.any(), partial(_record, ends, microbatches), lambda same, _: same, norms, summed)
 
 
 def _record(
