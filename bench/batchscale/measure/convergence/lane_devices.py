@@ -85,8 +85,8 @@ class LaneDevices:
         return jax.device_put(tree, NamedSharding(self._mesh(shape), spec) if self.count > 1 else None)
 
     def put_whole(self, tree: PyTree) -> PyTree:
-        """Copy arrays to every device."""
-        return self.put(tree, (self.count, 1), WHOLE)
+        """Copy arrays to every device; where there is one, they are on it, or only described."""
+        return self.put(tree, (self.count, 1), WHOLE) if self.count > 1 else tree
 
 
 ONE_DEVICE = LaneDevices()

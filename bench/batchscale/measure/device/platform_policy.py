@@ -53,8 +53,8 @@ class PlatformPolicy:
         single_process: True if the device serves one process at a time.
         in_host_memory: True if arrays are held in host memory, whose use an operating system can limit by process.
         virtual_devices: True if several devices are threads of one processor. Then steps in flight block each other.
-        selected_numbers: Most parameters of all lanes of a device together for which every tick updates them and selects
-            the result where a batch is complete. A conditional skips the update of more, and costs a few launches.
+        selected_numbers: Most parameters of all lanes of a device for which every tick updates all of them and selects
+            the result where a batch is complete. With more, a conditional skips the update and costs a few launches.
         compile_seconds: A lowering that takes longer to compile is not tried; None for no bound.
     """
 
