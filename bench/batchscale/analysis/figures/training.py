@@ -88,7 +88,7 @@ def learning_curves(sweep: Sweep, summary: Summary) -> Figure:
 
 
 def _to_target(sweep: Sweep, summary: Summary, quantity: ToTarget) -> tuple[Figure, Axes, list[int]]:
-    """Draw every seed and the estimates with intervals, misses marked; return the batch sizes that reached the target."""
+    """Draw every seed and the estimates with intervals, misses marked; return the batch sizes with the target."""
     cells = summary.known(quantity)
     if not cells:
         trained = any(cell.seeds for cell in summary.cells)
@@ -96,7 +96,9 @@ def _to_target(sweep: Sweep, summary: Summary, quantity: ToTarget) -> tuple[Figu
     figure, (axes,) = drawing.sheet()
     trials = only(sweep.claim_trials, np.isfinite(values(sweep.claim_trials, quantity)))
     dots: dict[str, Any] = {"color": style.BLUE, "markersize": 2.5, "alpha": 0.35, "zorder": 2}
-    axes.plot(values(trials, "batch_size"), values(trials, quantity), "o", label="each seed, first at the target", **dots)
+    axes.plot(
+        values(trials, "batch_size"), values(trials, quantity), "o", label="each seed, first at the target", **dots
+    )
     sizes, middles = [cell.batch_size for cell in cells], medians(cells, quantity)
     drawing.band(axes, sizes, open_ends(cells, quantity), style.BLUE)
     axes.plot(sizes, middles, "o-", color=style.BLUE, label="estimate, 95% interval", zorder=4)
