@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from batchscale.statistics.effects import Source
@@ -98,6 +100,52 @@ class TimeBudget(Part, frozen=True, kw_only=True):
     scores: dict[int, float] = {}
 
 
+class Ranged(Part, frozen=True, kw_only=True):
+    """A fitted value with its 95% interval."""
+
+    value: float
+    interval: Interval
+
+
+class ScoreSurface(Part, frozen=True, kw_only=True):
+    """A parabola over log batch size and log rate, fitted to the final scores of a grid; its residual is the noise.
+
+    Attributes:
+        batch_size, learning_rate: where the score is best; an end of an interval outside of the grid is null.
+        score: the score there.
+        exponent: power of the batch size that the best rate is proportional to.
+        noise: standard deviation of the score of a run about the surface.
+        runs, left_out: runs that were fitted; runs that diverged or are too far from the best.
+    """
+
+    batch_size: Ranged
+    learning_rate: Ranged
+    score: Ranged
+    exponent: Ranged
+    noise: float
+    runs: int
+    left_out: int
+
+
+Shape = Literal["rises then falls", "rises", "falls", "falls then rises", "undecided"]
+"""How the best rate moves with the batch size: by the slopes at both ends, each with a 95% interval without 0."""
+
+
+class RateShape(Part, frozen=True, kw_only=True):
+    """A parabola through log best rate over log batch size (the test of a hump by Lind and Mehlum, 2010).
+
+    Attributes:
+        shape: what both slopes together show.
+        first_slope, last_slope: the exponent of the rate at the smallest and at the largest batch size.
+        turning_point: the batch size at which the rate turns; null where it does not.
+    """
+
+    shape: Shape
+    first_slope: Ranged
+    last_slope: Ranged
+    turning_point: float | None
+
+
 class Ceilings(Part, frozen=True, kw_only=True):
     """The best rates of a short calibration of the machine; null where they were not measured.
 
@@ -115,3 +163,27 @@ class Exponent(Part, frozen=True, kw_only=True):
     value: float
     interval: Interval
     batch_sizes: list[int]
+
+
+Rule = Literal["sqrt", "linear", "none", "sqrt or linear", "neither", "undecided"]
+"""The rules for scaling a learning rate with the batch size that the measured exponent allows."""
+
+
+class LearningRates(Part, frozen=True, kw_only=True):
+    """How the best learning rate changes with the batch size.
+
+    Attributes:
+        overall: power of the batch size that the best rate is proportional to; null with fewer than three batch sizes.
+        rule: the scaling rules that the interval of `overall` allows.
+        shape: whether the rate rises and then falls; null with fewer than five batch sizes.
+        at_grid_edge: batch sizes whose best rate is at the edge of the rates tried.
+        effective: True where momentum was also searched: rates are then rate / (1 - momentum).
+        by_neighbours: batch sizes whose rate comes from the others, since no trial there reached the target.
+    """
+
+    overall: Exponent | None
+    rule: Rule
+    shape: RateShape | None = None
+    at_grid_edge: list[int]
+    effective: bool = False
+    by_neighbours: list[int] = msgspec.field(default_factory=list)

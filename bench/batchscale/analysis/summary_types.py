@@ -6,7 +6,15 @@ from typing import Literal
 
 import msgspec
 
-from batchscale.analysis.summary_parts import Ceilings, Exponent, Looks, Part, Recommended, TimeBudget
+from batchscale.analysis.summary_parts import (
+    Ceilings,
+    LearningRates,
+    Looks,
+    Part,
+    Recommended,
+    ScoreSurface,
+    TimeBudget,
+)
 from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Loop, Phase
 from batchscale.statistics.estimate import Estimate, Interval
@@ -19,9 +27,6 @@ diminish."""
 
 Limit = Literal["arithmetic", "copying", "fixed_cost"]
 """A lower bound of the time of a step: its arithmetic or its bytes at the calibrated rates, or its fixed cost."""
-
-Rule = Literal["sqrt", "linear", "none", "sqrt or linear", "neither", "undecided"]
-"""The rules for scaling a learning rate with the batch size that the measured exponent allows."""
 
 
 class Workload(Part, frozen=True, kw_only=True):
@@ -74,10 +79,15 @@ class TimeOptimal(Optimum, frozen=True, kw_only=True):
 
 
 class ScoreOptimal(Optimum, frozen=True, kw_only=True):
-    """The batch size with the best validation `score` (median over seeds) in a `budget`, in words."""
+    """The batch size with the best validation `score` (median over seeds) in a `budget`, in words.
+
+    `within_tolerance` has those whose score differs by at most the share `tolerance` of it; null where none was given.
+    """
 
     score: float
     budget: str
+    tolerance: float | None = None
+    within_tolerance: list[int] | None = None
 
 
 class ThroughputOptimal(Optimum, frozen=True, kw_only=True):
@@ -160,24 +170,6 @@ class AffineStepTime(Fit, frozen=True, kw_only=True):
     alpha_seconds: float
     beta_seconds: float
     knee_batch_size: float
-
-
-class LearningRates(Part, frozen=True, kw_only=True):
-    """How the best learning rate changes with the batch size.
-
-    Attributes:
-        overall: power of the batch size that the best rate is proportional to; null with fewer than three batch sizes.
-        rule: the scaling rules that the interval of `overall` allows.
-        at_grid_edge: batch sizes whose best rate is at the edge of the rates tried.
-        effective: True where momentum was also searched: rates are then rate / (1 - momentum).
-        by_neighbours: batch sizes whose rate comes from the others, since no trial there reached the target.
-    """
-
-    overall: Exponent | None
-    rule: Rule
-    at_grid_edge: list[int]
-    effective: bool = False
-    by_neighbours: list[int] = msgspec.field(default_factory=list)
 
 
 class GradientNoise(Part, frozen=True, kw_only=True):
@@ -417,6 +409,7 @@ class Summary(Part, frozen=True, kw_only=True):
         convergence_from, speeds_from: the machine whose training runs, or table or folder whose speeds, were joined.
         evaluation_quantum_epochs: the widest gap between the two evaluations around a crossing of the target.
         time_optimal, score_optimal: least time to the target; best score in the epoch budget.
+        score_surface: where the fitted surface of final scores over batch size and rate is best.
         time_budgets, within: best score within times of training; the same for a time that was asked for.
         score_optimal_by_steps: best score in the steps that the largest batch size takes in that budget.
         throughput_optimal, max_batch_size: most examples per second; largest batch size that fits.
@@ -450,6 +443,8 @@ class Summary(Part, frozen=True, kw_only=True):
     time_optimal_reason: str | None = None
     score_optimal: ScoreOptimal | None
     score_optimal_reason: str | None = None
+    score_surface: ScoreSurface | None = None
+    score_surface_reason: str | None = None
     time_budgets: list[TimeBudget] = msgspec.field(default_factory=list)
     within: TimeBudget | None = None
     score_optimal_by_steps: ScoreOptimal | None

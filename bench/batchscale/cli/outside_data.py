@@ -31,6 +31,7 @@ class _Said(TypedDict):
     target: float | None
     evaluated_every: float | None
     workload: str | None
+    tolerance: float | None
 
 
 def _metric(_: click.Context, __: click.Parameter, text: str | None) -> re.Match[str] | None:
@@ -72,6 +73,12 @@ def _goal(_: click.Context, __: click.Parameter, text: str | None) -> re.Match[s
     help="Distance of two evaluations, in the unit of the table; by default read from its numbers.",
 )
 @click.option("--workload", metavar="NAME", help="Name of what was trained; needed to compare folders later.")
+@click.option(
+    "--tolerance",
+    type=Number("a share such as 0.25%", 100, "%"),
+    metavar="PERCENT",
+    help="Also name the batch sizes whose score differs from the best by at most this share of it.",
+)
 @PRICE
 @WITHIN
 @AS_JSON
@@ -97,6 +104,8 @@ def analyze(
 
     if goal and (metric or said["target"] is not None):
         raise click.UsageError("--goal: with --target or --metric, expected only one of the two forms")
+    if said["tolerance"] is not None:
+        said["tolerance"] /= 100
     scores, wanted = _asked(metric, goal, batch_size)
     known = analyze.Known(**{**said, "target": wanted if goal else said["target"]}, scores=scores)
     made = analyze.write_folders(convergence, throughput, out, known, price_per_hour)

@@ -185,6 +185,34 @@ def best_between_knees(one: Knee, other: Knee) -> tuple[float, Interval]:
     return float(np.sqrt(one.knee * other.knee)), interval(draws)
 
 
+def fit_slopes_of_parabola(
+    where: Array, values: Array, least_variance: float = 0.0
+) -> tuple[tuple[float, Interval], tuple[float, Interval], float]:
+    """Return the slopes of a fitted parabola at the least and at the greatest position, and its turning point.
+
+    The intervals are 95% t intervals. The turning point is infinite for a straight line.
+
+    Args:
+        where: positions (n,), at least four of them different.
+        values: (n,).
+        least_variance: the least variance of the residuals, such as that of rounding.
+    """
+    terms = np.stack([np.ones_like(where), where, where**2], axis=1)
+    inverse = np.linalg.pinv(terms)
+    level = inverse @ values
+    freedom = len(where) - 3
+    variance = max(float(np.sum((values - terms @ level) ** 2)) / freedom, least_variance)
+    covariance = variance * inverse @ inverse.T
+    reach = float(stats.t.ppf(0.975, freedom))
+    slopes: list[tuple[float, Interval]] = []
+    for end in (where.min(), where.max()):
+        direction = np.array([0.0, 1.0, 2 * end])
+        slope, off = float(direction @ level), reach * float(np.sqrt(direction @ covariance @ direction))
+        slopes.append((slope, (slope - off, slope + off)))
+    turn = float(-level[1] / (2 * level[2])) if level[2] else np.inf
+    return slopes[0], slopes[1], turn
+
+
 def fit_slope(where: Array, values: Array, freedom: int, least_variance: float = 0.0) -> tuple[float, Interval]:
     """Return the least-squares slope of `values` on `where` with its 95% t interval.
 

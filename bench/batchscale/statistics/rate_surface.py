@@ -166,7 +166,7 @@ def fit_surface(trials: Trials, *, between: bool = True) -> Surface:
         Refusal: fewer than three batch sizes with three rates and a trial that reached the target.
     """
     sizes, which = np.unique(trials.batch_sizes, return_inverse=True)
-    _refuse(sizes, which, trials)
+    _refuse(trials)
     problem = _problem(sizes, which, trials)
     best = _maximum(problem)
     count = len(sizes)
@@ -177,16 +177,23 @@ def fit_surface(trials: Trials, *, between: bool = True) -> Surface:
     return Surface(sizes, ridge, fitted.ridge_errors, levels, below, above, noise, choices)
 
 
-def _refuse(sizes: Float[np.ndarray, " sizes"], which: NDArray[np.intp], trials: Trials) -> None:
-    supported = [
-        trials.reached[which == at].any() and len(np.unique(trials.rates[which == at])) >= FEWEST_RATES
-        for at in range(len(sizes))
-    ]
-    if sum(supported) < FEWEST_SIZES:
+def _refuse(trials: Trials) -> None:
+    supported = sizes_with_rates(trials.batch_sizes, trials.rates, trials.reached)
+    if supported < FEWEST_SIZES:
         raise Refusal(
-            f"{sum(supported)} batch sizes have {FEWEST_RATES} rates and reached the target, "
+            f"{supported} batch sizes have {FEWEST_RATES} rates and reached the target, "
             f"and a surface of rates needs {FEWEST_SIZES}"
         )
+
+
+def sizes_with_rates(
+    batch_sizes: Float[np.ndarray, " trials"],
+    rates: Float[np.ndarray, " trials"],
+    usable: Bool[np.ndarray, " trials"],
+) -> int:
+    """Return how many batch sizes support a surface: by `FEWEST_RATES` rates and a trial that is usable."""
+    own = [batch_sizes == size for size in np.unique(batch_sizes)]
+    return sum(bool(usable[one].any()) and len(np.unique(rates[one])) >= FEWEST_RATES for one in own)
 
 
 def _problem(sizes: Float[np.ndarray, " sizes"], which: NDArray[np.intp], trials: Trials) -> _Problem:

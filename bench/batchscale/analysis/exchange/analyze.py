@@ -52,6 +52,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
         target: the score that the runs were to reach, as the metric counts it.
         evaluated_every: distance of two evaluations, in the unit of a table of needs.
         workload: a name of what was trained; only folders of one name are compared.
+        tolerance: share of the best score within which scores are called as good.
         scores: the metric, and where the files hold it.
     """
 
@@ -60,6 +61,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     target: float | None = None
     evaluated_every: float | None = None
     workload: str | None = None
+    tolerance: float | None = None
     scores: Asked = Asked()
 
 
@@ -165,6 +167,7 @@ def _of_scores(read: Reading, timings: list[Timing], files: tuple[Path, Path | N
         scores=True,
         budget=budget,
         budget_examples=budget_examples or None,
+        tolerance=known.tolerance,
         notes=[*read.notes, *([CLOCK] if clocked else [])],
     )
     by_machine = machines_of([*timings, *clocked], files[1] or files[0]) or {UNNAMED: []}

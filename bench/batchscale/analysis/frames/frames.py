@@ -58,6 +58,7 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
         budget: training within which scores are compared, in words; empty where it is not known.
         budget_examples: the same in examples.
         learning_rates: True if the tables name learning rates.
+        tolerance: share of the best score within which scores are called as good; null where it was not given.
         notes: sentences on how the files were read, for the page.
     """
 
@@ -69,6 +70,7 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     scores: bool = False
     budget: Short = ""
     budget_examples: Positive | None = None
+    tolerance: Accuracy | None = None
     notes: Annotated[list[Text], Meta(max_length=16)] = []
 
     def __post_init__(self) -> None:

@@ -9,23 +9,25 @@ import pandas as pd
 
 from batchscale.analysis.frames.schema import one_before, only, values
 from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.summary_parts import Exponent, LearningRates, Ranged, RateShape, Rule, Shape
 from batchscale.analysis.summary_types import (
     AffineStepTime,
     CriticalBatchSize,
-    Exponent,
     GradientNoise,
-    LearningRates,
     Regime,
-    Rule,
 )
 from batchscale.config.plan import effective_rate
-from batchscale.statistics.curve_fit import fit_slope
+from batchscale.statistics.curve_fit import fit_slope, fit_slopes_of_parabola
+from batchscale.statistics.estimate import Interval
 from batchscale.statistics.intervals import DRAWS, SEED, Array, interval
 
 OVERHEAD = 0.2
 """Scaling is perfect if at most this fraction of additional examples is needed (Zhang et al., 2024). It is saturated if
 at most this fraction of additional steps is needed."""
 
+FEWEST_TO_TURN = 5
+"""Batch sizes that a test of turning needs: three parameters of a parabola, and two more."""
+MOST_LOG = 700.0
 WHY_NO_RATES = "fewer than three batch sizes have a best rate inside their grid"
 
 
@@ -108,6 +110,7 @@ def learning_rates(sweep: Sweep) -> LearningRates | None:
     return LearningRates(
         overall=overall,
         rule=_rule(overall),
+        shape=_shape(rates, width),
         at_grid_edge=sorted(edges),
         effective="momentum" in sweep.frames.experiment.search,
         by_neighbours=sorted(size for size, choice in chosen.items() if choice.neighbours),
@@ -123,6 +126,37 @@ def _exponent(rates: dict[int, float], grid_width: float) -> Exponent | None:
     where = logarithms - logarithms.mean()
     slope, interval = fit_slope(where, np.log([rates[size] for size in sizes]), len(sizes) - 2, grid_width**2 / 12)
     return Exponent(value=slope, interval=interval, batch_sizes=sizes)
+
+
+def _shape(rates: dict[int, float], grid_width: float) -> RateShape | None:
+    """Judge by the slopes at both ends of a parabola whether the rate turns; None where nothing is left to judge by."""
+    if len(rates) < FEWEST_TO_TURN:
+        return None
+    sizes = sorted(rates)
+    logarithms = np.log(np.array(sizes, dtype=np.float64))
+    first, last, turn = fit_slopes_of_parabola(
+        logarithms - logarithms.mean(), np.log([rates[size] for size in sizes]), grid_width**2 / 12
+    )
+    signs = _sign(first[1]), _sign(last[1])
+    names: dict[tuple[int, int], Shape] = {
+        (1, -1): "rises then falls",
+        (-1, 1): "falls then rises",
+        (1, 1): "rises",
+        (-1, -1): "falls",
+    }
+    at = float(np.exp(min(turn + logarithms.mean(), MOST_LOG)))
+    return RateShape(
+        shape=names.get(signs, "undecided"),
+        first_slope=Ranged(value=first[0], interval=first[1]),
+        last_slope=Ranged(value=last[0], interval=last[1]),
+        turning_point=at if sizes[0] < at < sizes[-1] else None,
+    )
+
+
+def _sign(ends: Interval) -> int:
+    """Return 1 for an interval above 0, -1 for one below 0, and 0 for one that holds 0."""
+    low, high = ends
+    return int(low is not None and low > 0) - int(high is not None and high < 0)
 
 
 def _rule(exponent: Exponent | None) -> Rule:

@@ -12,7 +12,7 @@ import pandas as pd
 from batchscale.analysis import number_format
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import only, values
-from batchscale.analysis.metrics import hardware, scaling
+from batchscale.analysis.metrics import final_scores, hardware, scaling
 from batchscale.analysis.metrics.hardware import FEWEST_ROUNDS, drift
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary import recommendation, time_budgets
@@ -53,19 +53,19 @@ def summarize(of: Sweep, within: float | None = None) -> Summary:
     frames = of.frames
     per_size = cells(of)
     time, best, throughput = time_optimal(of), score_optimal(of), throughput_optimal(of)
-    by_steps, cost = score_optimal_by_steps(of), cost_optimal(of)
     noise, rates, shared = scaling.gradient_noise(of), scaling.learning_rates(of), hardware.on_several_devices(of)
     return Summary(
         **_identity(of),
         **_reasoned("time_optimal", time, _why_no_time(of)),
         **_reasoned("score_optimal", best, _why_no_score(of, of.score)),
+        **_reasoned("score_surface", *final_scores.surface(of)),
         time_budgets=time_budgets.on_grid(of),
         within=None if within is None else time_budgets.asked(of, within),
-        **_reasoned("score_optimal_by_steps", by_steps, _why_no_score(of, of.score_by_steps)),
+        **_reasoned("score_optimal_by_steps", score_optimal_by_steps(of), _why_no_score(of, of.score_by_steps)),
         **_reasoned("throughput_optimal", throughput, "no batch size has timed rounds"),
         **_reasoned("max_batch_size", max_batch_size(frames), _why_no_max_batch_size(frames)),
         **_reasoned("energy_optimal", energy_optimal(of), _why_no_energy(of)),
-        **_reasoned("cost_optimal", cost, _why_no_cost(of)),
+        **_reasoned("cost_optimal", cost_optimal(of), _why_no_cost(of)),
         price_per_hour=frames.price_per_hour,
         **_reasoned("critical_batch_size", scaling.critical_batch_size(of), of.examples_fit.reason),
         **_reasoned("affine_step_time", scaling.affine_step_time(of), of.step_seconds_fit.reason),
@@ -284,7 +284,11 @@ def score_optimal(of: Sweep) -> ScoreOptimal | None:
     budget = imported.budget if imported else number_format.epochs(of.frames.experiment.budget.epochs)
     if not of.goal.better(contest.value, of.goal.kind.worst):
         return None
-    return optimum(ScoreOptimal, contest, score=contest.value, budget=budget)
+    tolerance = imported.tolerance if imported else None
+    near = None if tolerance is None else final_scores.within_tolerance(of, tolerance)
+    return optimum(
+        ScoreOptimal, contest, score=contest.value, budget=budget, tolerance=tolerance, within_tolerance=near
+    )
 
 
 def score_optimal_by_steps(of: Sweep) -> ScoreOptimal | None:

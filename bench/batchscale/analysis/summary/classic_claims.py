@@ -18,10 +18,10 @@ from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics.observations import SAME_RATE
 from batchscale.analysis.metrics.scaling import exponent, gradient_variances
 from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.summary_parts import LearningRates
 from batchscale.analysis.summary_types import (
     BatchSizeSummary,
     GradientNoise,
-    LearningRates,
     Optimum,
     ParallelPoint,
     Verdict,

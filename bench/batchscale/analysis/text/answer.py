@@ -8,9 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 
 from batchscale.analysis import number_format
-from batchscale.analysis.summary_parts import Recommended, TimeBudget
-from batchscale.analysis.summary_types import BatchSizeSummary, CostOptimal, Optimum, Summary, TimeOptimal
+from batchscale.analysis.summary_parts import RateShape, Recommended, TimeBudget
+from batchscale.analysis.summary_types import (
+    BatchSizeSummary,
+    CostOptimal,
+    Optimum,
+    ScoreOptimal,
+    Summary,
+    TimeOptimal,
+)
 from batchscale.statistics.effects import Source
+from batchscale.statistics.estimate import Interval
 
 LISTED_TIES = 3
 
@@ -32,7 +40,9 @@ class Fact:
 
 def answer(summary: Summary) -> list[str]:
     """Return a paragraph each on the batch size for speed, for the best score, and for the best score in a time."""
-    return [*filter(None, [_fastest(summary), _best_score(summary), by_time(summary), asked(summary)])]
+    return [
+        *filter(None, [_fastest(summary), _best_score(summary), by_time(summary), surface(summary), asked(summary)])
+    ]
 
 
 def by_time(summary: Summary) -> str:
@@ -214,7 +224,42 @@ def _best_score(summary: Summary) -> str:
     score = f"{number_format.score(goal, best.score)} ({interval})"
     size = number_format.batch_size(best.batch_size, summary.tokens_per_example)
     reached = f"batch size {size} reaches the best validation {metric}, {score}."
-    return f"Within {best.budget}, {reached}{edge(best)} {tied(best, summary)}"
+    return f"Within {best.budget}, {reached}{edge(best)} {tied(best, summary)}{_tolerance(best)}"
+
+
+def _tolerance(best: ScoreOptimal) -> str:
+    """Return, after a space, the batch sizes whose score is as good within the tolerance that was given."""
+    if best.tolerance is None:
+        return ""
+    others = [size for size in best.within_tolerance or [] if size != best.batch_size]
+    share = f"the tolerance of {100 * best.tolerance:g}% of that score"
+    return f" Within {share}: {number_format.listed(others)}." if others else f" No other is within {share}."
+
+
+def surface(summary: Summary) -> str:
+    """Return where the surface of final scores is best, or why none was fitted; empty where none is asked for."""
+    found, goal = summary.score_surface, summary.goal or summary.scored
+    if goal is None or (found is None and summary.goal is not None):
+        return ""
+    if found is None:
+        return f"No surface of scores over batch size and rate: {summary.score_surface_reason}."
+    best = found.batch_size, found.learning_rate
+    size, rate = (f"{number_format.number(one.value)} ({_inside(one.interval)})" for one in best)
+    runs = f"{found.runs} runs" if not found.left_out else f"{found.runs} of {found.runs + found.left_out} runs"
+    power, ends = number_format.number(found.exponent.value), number_format.between(found.exponent.interval)
+    score, noise = (number_format.score(goal, one) for one in (found.score.value, found.noise))
+    return (
+        f"A smooth surface through {runs} has its best {number_format.metric(goal)}, {score}, at batch size {size} and"
+        f" learning rate {rate}. On it the best rate grows as B^{power} (95% interval {ends})."
+        f" A run varies about it by {noise} (standard deviation)."
+    )
+
+
+def _inside(interval: Interval) -> str:
+    """Return an interval in words; an end that is null is outside of the grid."""
+    low, high = interval
+    first, last = ("the end of the grid" if end is None else number_format.number(end) for end in (low, high))
+    return f"95% interval {first} to {last}"
 
 
 def _time(summary: Summary) -> Fact | None:
@@ -299,3 +344,22 @@ def _critical(summary: Summary) -> Fact | None:
     )
     more = f"{interval}; needs twice the {summary.example}s of a small batch"
     return Fact("Critical batch size", number_format.number(fit.value, 2), more)
+
+
+def turning(found: RateShape) -> str:
+    """Return whether the best rate turns within the batch sizes, with the slopes at both ends."""
+    first, last = (
+        f"B^{number_format.number(one.value, 2)} ({number_format.between(one.interval, _two_digits)})"
+        for one in (found.first_slope, found.last_slope)
+    )
+    ends = f"as {first} at the smallest batch size and as {last} at the largest"
+    turn = f", about batch size {number_format.number(found.turning_point, 2)}" if found.turning_point else ""
+    if found.shape in ("rises then falls", "falls then rises"):
+        return f"It {found.shape}{turn}: it grows {ends}."
+    if found.shape == "undecided":
+        return f"Whether it rises and then falls is undecided: it grows {ends}."
+    return f"It {found.shape} over the whole range: it grows {ends}."
+
+
+def _two_digits(value: float) -> str:
+    return number_format.number(value, 2)

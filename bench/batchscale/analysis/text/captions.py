@@ -18,8 +18,9 @@ from batchscale.analysis.frames.schema import batch_sizes, by_batch_size, only, 
 from batchscale.analysis.metrics.hardware import LEAST_CHANGE, LEAST_SHARE, roofline_cells
 from batchscale.analysis.metrics.observations import at_best
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.summary_types import BatchSizeSummary, CellTrend, Drift, Limit, Rule, ScoreOptimal, Summary
-from batchscale.analysis.text.answer import asked, by_time, edge, target, tied
+from batchscale.analysis.summary_parts import Rule
+from batchscale.analysis.summary_types import BatchSizeSummary, CellTrend, Drift, Limit, ScoreOptimal, Summary
+from batchscale.analysis.text.answer import asked, by_time, edge, target, tied, turning
 from batchscale.config.vocabulary import CellKey
 
 CAPTIONS = {
@@ -365,7 +366,8 @@ def best_learning_rate(_: Sweep, summary: Summary) -> str:
     power = f"B^{number_format.number(rates.overall.value, 2)} ({interval})"
     growth = f"{number_format.best_rate(effective=rates.effective)} grows as {power}, {RULES[rates.rule]}."
     at_edge = f" At the edge of the rates tried: {number_format.batch_sizes(rates.at_grid_edge)}."
-    return f"{growth}{at_edge * bool(rates.at_grid_edge)} {rates_by_neighbours(summary)}".rstrip()
+    turn = f" {turning(rates.shape)}" if rates.shape else ""
+    return f"{growth}{turn}{at_edge * bool(rates.at_grid_edge)} {rates_by_neighbours(summary)}".rstrip()
 
 
 def rates_by_neighbours(summary: Summary) -> str:

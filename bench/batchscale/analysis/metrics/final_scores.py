@@ -1,0 +1,62 @@
+"""The final scores of runs that were made elsewhere: the surface over batch size and rate, and the named tolerance."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchscale.analysis.frames.schema import values
+from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.summary_parts import Ranged, ScoreSurface
+from batchscale.config.goal import Goal
+from batchscale.statistics import score_surface
+from batchscale.statistics.curve_fit import Refusal
+from batchscale.statistics.intervals import Array
+from batchscale.statistics.score_surface import Finals, fit_score_surface
+from batchscale.statistics.ties import scores_of
+
+
+def surface(of: Sweep) -> tuple[ScoreSurface | None, str | None]:
+    """Fit the best score of every run within the budget; return the surface, or the reason why there is none."""
+    imported = of.frames.imported
+    if imported is None:
+        return None, "search trials may stop early, so their last scores are not final"
+    if not of.frames.has_scores or not imported.learning_rates:
+        return None, "the tables hold no scores with their learning rates"
+    trials, goal = of.frames.trials, of.goal
+    scores = -goal.rising(values(trials, "best_score"))
+    scores = np.where(trials["status"] == "diverged", np.nan, scores)
+    rates, sizes = values(trials, "learning_rate"), values(trials, "batch_size")
+    try:
+        found = fit_score_surface(Finals(sizes.astype(np.float64), rates.astype(np.float64), scores))
+    except Refusal as refusal:
+        return None, str(refusal)
+    return _as_part(found, goal), None
+
+
+def _as_part(found: score_surface.ScoreSurface, goal: Goal) -> ScoreSurface:
+    low, high = found.score.interval
+    ends = sorted(scores_of(goal, np.array([low, high], dtype=np.float64)).tolist())
+    return ScoreSurface(
+        batch_size=Ranged(value=found.batch_size.value, interval=found.batch_size.interval),
+        learning_rate=Ranged(value=found.rate.value, interval=found.rate.interval),
+        score=Ranged(value=float(scores_of(goal, np.array([found.score.value]))[0]), interval=(ends[0], ends[1])),
+        exponent=Ranged(value=found.exponent.value, interval=found.exponent.interval),
+        noise=found.noise,
+        runs=found.runs,
+        left_out=found.left_out,
+    )
+
+
+def within_tolerance(of: Sweep, tolerance: float) -> list[int]:
+    """Return the batch sizes whose median score differs from the best by at most the share `tolerance` of it."""
+    medians = of.score.medians
+    return of.sizes[_near(medians, tolerance)].tolist()
+
+
+def _near(medians: Array, tolerance: float) -> NDArray[np.bool_]:
+    """Compare scores that are oriented so that the least is best: losses, or accuracies with the sign reversed."""
+    finite = np.where(np.isfinite(medians), medians, np.inf)
+    best = finite.min(initial=np.inf)
+    # A sum of decimal numbers may differ from the limit by rounding.
+    return np.isfinite(finite) & (finite - best <= tolerance * abs(best) * (1 + 1e-9))
