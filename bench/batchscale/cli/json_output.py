@@ -13,6 +13,7 @@ import msgspec
 from batchscale.analysis.compare.compare import Comparison
 from batchscale.analysis.exchange.analyze import MachineSummaries
 from batchscale.analysis.exchange.submit import Submission
+from batchscale.analysis.summary.groups import Groups
 from batchscale.analysis.summary_types import Summary
 from batchscale.analysis.text.explain import Explanation
 from batchscale.cli.json_parts import Checks, Listed, Written
@@ -52,7 +53,7 @@ OUTPUTS: dict[str, tuple[Any, ...]] = {
     "compare": (Comparison,),
     "site": (Written,),
     "submit": (Submission,),
-    "analyze": (Summary, MachineSummaries),
+    "analyze": (Summary, MachineSummaries, Groups),
     "predict": (dict[str, Summary],),
     "plan": (Plan,),
 }

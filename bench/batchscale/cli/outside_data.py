@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
@@ -10,9 +12,10 @@ import click
 
 from batchscale.cli.reading import answer, print_json, show
 from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, WITHIN, Number, example
-from batchscale.printable import printable
+from batchscale.printable import printable, visible
 
 if TYPE_CHECKING:
+    from batchscale.analysis.exchange.analyze import Known
     from batchscale.analysis.outside.runs import Asked
     from batchscale.config.goal import MetricName
 
@@ -21,6 +24,10 @@ _METRIC = re.compile(r"(?:(?P<column>[^:]{1,80}):)?(?P<metric>accuracy|loss|bits
 _GOAL = re.compile(
     r"\s*(?P<column>[^<>=]{1,80}?)\s*(?P<sign><=|>=)\s*(?P<value>[0-9.]{1,20}(?:e-?[0-9]{1,2})?)(?P<percent>%?)\s*"
 )
+
+
+MOST_COLUMNS = 4
+"""Columns that group runs: an answer is read along each of them."""
 
 
 class _Said(TypedDict):
@@ -45,6 +52,17 @@ def _goal(_: click.Context, __: click.Parameter, text: str | None) -> re.Match[s
     found = _GOAL.fullmatch(text) if text is not None else None
     if text is not None and not found:
         raise click.BadParameter(f"{printable(text)}, expected such as 'val_loss<=3.28' or 'acc>=97%'")
+    return found
+
+
+def _share(_: click.Context, __: click.Parameter, percent: float | None) -> float | None:
+    return None if percent is None else percent / 100
+
+
+def _columns(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
+    if text is not None and not 0 < len(found) <= MOST_COLUMNS:
+        raise click.BadParameter(f"{printable(text)}, expected 1 to {MOST_COLUMNS} names of columns, such as N,D")
     return found
 
 
@@ -74,8 +92,15 @@ def _goal(_: click.Context, __: click.Parameter, text: str | None) -> re.Match[s
 )
 @click.option("--workload", metavar="NAME", help="Name of what was trained; needed to compare folders later.")
 @click.option(
+    "--by",
+    callback=_columns,
+    metavar="COLUMNS",
+    help="Columns that group final scores, such as N,D: an answer for each group, and how the optimum moves.",
+)
+@click.option(
     "--tolerance",
     type=Number("a share such as 0.25%", 100, "%"),
+    callback=_share,
     metavar="PERCENT",
     help="Also name the batch sizes whose score differs from the best by at most this share of it.",
 )
@@ -90,6 +115,7 @@ def analyze(
     batch_size: int | None,
     metric: re.Match[str] | None,
     goal: re.Match[str] | None,
+    by: tuple[str, ...],
     price_per_hour: float | None,
     within: float | None,
     as_json: bool,
@@ -104,10 +130,14 @@ def analyze(
 
     if goal and (metric or said["target"] is not None):
         raise click.UsageError("--goal: with --target or --metric, expected only one of the two forms")
-    if said["tolerance"] is not None:
-        said["tolerance"] /= 100
+    if by and (goal or throughput or within or price_per_hour or said["target"] is not None):
+        raise click.UsageError(
+            "--by: compares final scores, expected no --goal, --target, --throughput, --within or --price-per-hour"
+        )
     scores, wanted = _asked(metric, goal, batch_size)
-    known = analyze.Known(**{**said, "target": wanted if goal else said["target"]}, scores=scores)
+    known = analyze.Known(**{**said, "target": wanted if goal else said["target"]}, scores=replace(scores, by=by))
+    if by:
+        return _answer_groups(convergence, out, known, as_json=as_json)
     made = analyze.write_folders(convergence, throughput, out, known, price_per_hour)
     if len(made) == 1:
         return answer([*made.values()], as_json=as_json, within=within)
@@ -117,6 +147,20 @@ def analyze(
         return print_json(together)
     for name, folder in made.items():
         show(folder, summaries[name])
+
+
+def _answer_groups(files: Sequence[Path], out: Path, known: Known, *, as_json: bool) -> None:
+    """Write one answer for each group of runs, and print how the optima move."""
+    from batchscale.analysis.exchange import groups, out_folder
+    from batchscale.analysis.pages import groups as page
+
+    out_folder.refuse_foreign(out, files)
+    found = groups.answer_groups(files, known)
+    out_folder.remove_earlier(out)
+    path = page.write_groups(found, out)
+    if as_json:
+        return print_json(found)
+    print(*map(visible, page.sentences(found)), visible(f"page: {path}"), sep="\n")
 
 
 def _asked(

@@ -213,6 +213,30 @@ def fit_slopes_of_parabola(
     return slopes[0], slopes[1], turn
 
 
+def fit_powers(where: Array, values: Array) -> list[tuple[float, Interval]]:
+    """Return the least-squares coefficient of each column of `where`, with its 95% t interval.
+
+    Args:
+        where: positions (n, columns).
+        values: (n,).
+
+    Raises:
+        Refusal: fewer than two more values than parameters, or columns that move together.
+    """
+    count, columns = where.shape
+    freedom = count - columns - 1
+    if freedom < 2:
+        raise Refusal(f"{count} groups have an answer, and {columns} exponents need {columns + 3}")
+    terms = np.concatenate([np.ones((count, 1)), where - where.mean(axis=0)], axis=1)
+    if np.linalg.matrix_rank(terms) <= columns:
+        raise Refusal("the columns move together in these groups, so that their exponents cannot be separated")
+    inverse = np.linalg.pinv(terms)
+    level = inverse @ values
+    variance = float(np.sum((values - terms @ level) ** 2)) / freedom
+    reach = stats.t.ppf(0.975, freedom) * np.sqrt(variance * np.diag(inverse @ inverse.T))
+    return [(float(one), (float(one - off), float(one + off))) for one, off in zip(level[1:], reach[1:], strict=True)]
+
+
 def fit_slope(where: Array, values: Array, freedom: int, least_variance: float = 0.0) -> tuple[float, Interval]:
     """Return the least-squares slope of `values` on `where` with its 95% t interval.
 

@@ -105,7 +105,7 @@ def write_folders(
     Raises:
         InputError: when a file or an option is wrong, or `out` holds anything that was not made from tables.
     """
-    _check_known(known)
+    check_known(known)
     refuse_foreign(out, [*convergence, *([throughput] if throughput else [])])
     found = _find(convergence, throughput, known)
     folders = {name: out if len(found.timings) == 1 else out / slug(name) for name in found.timings}
@@ -128,7 +128,7 @@ def _find(convergence: Sequence[Path], throughput: Path | None, known: Known) ->
     timings = read_timings(throughput) if throughput else []
     files = convergence[0], throughput
     if isinstance(read, Reading):
-        return _of_scores(read, timings, files, known)
+        return of_scores(read, timings, files, known)
     if throughput is None:
         raise InputError(f"{convergence[0]}: holds what runs needed and no clock, expected --throughput CSV too")
     experiment = experiment_of(read, timings, known.target, files, known.workload)
@@ -150,7 +150,7 @@ def _find(convergence: Sequence[Path], throughput: Path | None, known: Known) ->
 CLOCK = "Speeds are those of the runs' own clocks, which include whatever they timed, such as evaluations."
 
 
-def _of_scores(read: Reading, timings: list[Timing], files: tuple[Path, Path | None], known: Known) -> Found:
+def of_scores(read: Reading, timings: list[Timing], files: tuple[Path, Path | None], known: Known) -> Found:
     """Take curves, or final scores without a target."""
     final, units = read.final_only, (known.train_examples, known.tokens_per_example)
     if final and known.target is not None:
@@ -185,7 +185,8 @@ def write_together(out: Path, summaries: dict[str, Summary]) -> MachineSummaries
     return together
 
 
-def _check_known(known: Known) -> None:
+def check_known(known: Known) -> None:
+    """Refuse what the user says where it is out of range."""
     examples, target, every = known.train_examples, known.target, known.evaluated_every
     if examples is not None and not 1 <= examples <= LARGEST_EXAMPLES:
         raise InputError(f"--train-examples: {examples}, expected a whole number from 1 to {LARGEST_EXAMPLES}")

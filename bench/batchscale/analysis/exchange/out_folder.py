@@ -14,6 +14,11 @@ MADE = {file.name for file in results_folder.FILES} | {"cells.csv", "trials.csv"
 """What a results folder that was made from tables may hold."""
 
 
+OF_GROUPS = {"groups.json", "groups.html", "groups.csv"}
+"""What the answer for groups of runs consists of."""
+_BEGINNING_OF_GROUPS = b'{"schema":1,"metric"'
+
+
 def refuse_foreign(out: Path, inputs: Iterable[Path]) -> None:
     """Check that `out` is missing, empty, or made by an earlier `analyze`, and that no input is in it.
 
@@ -26,6 +31,7 @@ def refuse_foreign(out: Path, inputs: Iterable[Path]) -> None:
         raise InputError(f"{out}: --out: a file, expected a folder that is new, empty, or made by analyze")
     for folder in (out, *_of_machines(out)):
         allowed = MADE if _is_made(folder) else ({results_folder.SUMMARY} if _of_machines(out) else set())
+        allowed = allowed | (OF_GROUPS if _holds_groups(folder) else set())
         allowed = allowed | {inside.name for inside in _of_machines(folder)}
         if foreign := sorted(entry.name for entry in folder.iterdir() if entry.name not in allowed):
             raise InputError(
@@ -40,7 +46,7 @@ def refuse_foreign(out: Path, inputs: Iterable[Path]) -> None:
 def remove_earlier(out: Path) -> None:
     """Remove what an earlier `analyze` made in `out`; `refuse_foreign` has found nothing else there."""
     for folder in [*_of_machines(out), out]:
-        for name in MADE:
+        for name in MADE | OF_GROUPS:
             made = folder / name
             if made.is_dir() and not made.is_symlink():
                 shutil.rmtree(made)
@@ -62,3 +68,12 @@ def _made_below(out: Path) -> Iterator[Path]:
 
 def _is_made(folder: Path) -> bool:
     return (folder / results_folder.IMPORTED).is_file()
+
+
+def _holds_groups(folder: Path) -> bool:
+    path = folder / "groups.json"
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        beginning = b"".join(file.read(80).split())
+    return beginning.startswith(_BEGINNING_OF_GROUPS)

@@ -55,6 +55,7 @@ class Columns:
         seconds: Column of the run's clock.
         score: Column of the score.
         one_run: True if the whole file is one run.
+        groups: Columns that group runs.
         from_zero: True if the first step has the number 0.
     """
 
@@ -64,6 +65,7 @@ class Columns:
     seconds: str | None
     score: str
     one_run: bool
+    groups: tuple[str, ...]
     from_zero: bool
 
 
@@ -78,6 +80,8 @@ def read_curves(path: Path, asked: Asked) -> Reading:
         raise InputError(f"{path}: row 1: empty, expected the names of the columns")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{path}: row 1: {bare(repeated[0]) or 'empty'}: a column given twice")
+    if missing := [name for name in asked.by if name not in names]:
+        raise InputError(f"{path}: row 1: --by: {bare(missing[0])}: no such column, expected {_grouping(names)}")
     if any(_WIDE.fullmatch(name) for name in names):
         return _read_wide(path, names, asked)
     columns, metric = _columns(path, names, asked)
@@ -86,6 +90,9 @@ def read_curves(path: Path, asked: Asked) -> Reading:
 
 
 def _columns(path: Path, names: Sequence[str], asked: Asked) -> tuple[Columns, MetricName]:
+    if fixed := [name for name in asked.by if name.lower() in (*SETTINGS["batch_size"], *SETTINGS["learning_rate"])]:
+        raise InputError(f"{path}: row 1: --by: {bare(fixed[0])}: is answered for, expected {_grouping(names)}")
+    names = [name for name in names if name not in asked.by]
     settings = {wanted: name for wanted, aliases in SETTINGS.items() if (name := _first(names, aliases))}
     position = _position(names)
     run, seconds = _first(names, RUN), _first(names, SECONDS)
@@ -94,7 +101,13 @@ def _columns(path: Path, names: Sequence[str], asked: Asked) -> tuple[Columns, M
     one_run = run is None and "batch_size" not in settings
     # Lightning's logger writes epochs next to steps, and counts steps from 0.
     from_zero = one_run and position == ("steps", "step") and "epoch" in names
-    return Columns(settings, run, position, seconds, score, one_run, from_zero), metric
+    return Columns(settings, run, position, seconds, score, one_run, asked.by, from_zero), metric
+
+
+def _grouping(names: Sequence[str]) -> str:
+    settings = {alias for aliases in SETTINGS.values() for alias in aliases}
+    known = [name for name in names if name and name.lower() not in settings]
+    return f"one of {bare(', '.join(known), LONGEST_REASON)}" if known else "a column that groups runs"
 
 
 def _position(names: Sequence[str]) -> tuple[Unit, str] | None:
@@ -111,7 +124,7 @@ def _first(names: Sequence[str], aliases: Sequence[str]) -> str | None:
 
 def _runs(path: Path, columns: Columns, asked: Asked) -> list[OutsideRun]:
     asked = _naming(asked, columns.score)
-    found: dict[tuple[object, ...], tuple[dict[str, float], list[Evaluation]]] = {}
+    found: dict[tuple[str | None, tuple[str, ...], *tuple[object, ...]], tuple[dict[str, float], list[Evaluation]]] = {}
     whole_file = _of_file(path) if columns.one_run else {}
     for line in lines(path):
         if not line.fields[columns.score]:
@@ -119,14 +132,20 @@ def _runs(path: Path, columns: Columns, asked: Asked) -> list[OutsideRun]:
         known = whole_file | _settings(line, columns)
         name = line.name(columns.run) if columns.run else None
         final = columns.position is None and not columns.one_run and columns.run is None
-        key = (name, *sorted(known.items()), line.number if final and "seed" not in known else None)
+        group = tuple(line.name(column) or "" for column in columns.groups)
+        key = (name, group, *sorted(known.items()), line.number if final and "seed" not in known else None)
         found.setdefault(key, (known, []))[1].append(_evaluation(line, columns))
         refuse_many(path, len(found))
     if not found:
         raise InputError(f"{path}: {bare(columns.score)}: no score in any row, expected at least one")
     unit = columns.position[0] if columns.position else None
     return [
-        made_run(_where(path, key[0], known), settings_from_name(str(key[0] or "")) | known, asked, unit, evaluations)
+        replace(
+            made_run(
+                _where(path, key[0], known), settings_from_name(str(key[0] or "")) | known, asked, unit, evaluations
+            ),
+            group=key[1],
+        )
         for key, (known, evaluations) in found.items()
     ]
 
@@ -209,7 +228,7 @@ def _read_wide(path: Path, names: Sequence[str], asked: Asked) -> Reading:
 
 def _notes(path: Path, names: Iterable[str], columns: Columns) -> list[str]:
     position = columns.position[1] if columns.position else None
-    used = {*columns.settings.values(), columns.run, columns.seconds, columns.score, position}
+    used = {*columns.settings.values(), columns.run, columns.seconds, columns.score, position, *columns.groups}
     unread = [name for name in names if name not in used and name]
     read = f"{bare(path.name)}: the score is {bare(columns.score)}"
     read += f"; training is counted by {bare(position)}." if position else ", one for each run."

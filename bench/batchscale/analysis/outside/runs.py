@@ -50,6 +50,7 @@ class OutsideRun:
     Attributes:
         where: File and name of the run, for refusals.
         unit: Unit of its evaluations; None for one score under a budget that the file does not name.
+        group: Its values in the columns that group runs, as the file writes them.
         clock: Training between two readings of its clock, in `unit`, and the seconds between them, if it has a clock.
     """
 
@@ -60,6 +61,7 @@ class OutsideRun:
     unit: Unit | None
     evaluations: tuple[Evaluation, ...]
     clock: tuple[float, float] | None = None
+    group: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,14 @@ class Asked:
         column: The name that the files give to it.
         percent: True if the files hold percentages.
         batch_size: Batch size of every run.
+        by: Columns that group runs.
     """
 
     metric: MetricName | None = None
     column: str | None = None
     percent: bool = False
     batch_size: int | None = None
+    by: tuple[str, ...] = ()
 
     def scaled(self, score: float | None, where: str) -> float | None:
         """Return a score as a share, where the files hold percentages.
