@@ -1,4 +1,4 @@
-"""Parts of `summary.json`: the batch size to take, with its bound or for a time, and the limits of the machine."""
+"""Parts of `summary.json`: the batch size to take, with its bound or for a time, limits of the machine, and costs."""
 
 from __future__ import annotations
 
@@ -187,3 +187,21 @@ class LearningRates(Part, frozen=True, kw_only=True):
     at_grid_edge: list[int]
     effective: bool = False
     by_neighbours: list[int] = msgspec.field(default_factory=list)
+
+
+class Totals(Part, frozen=True, kw_only=True):
+    """The cost of measuring, for programs that plan more of it.
+
+    Attributes:
+        compilations: programs compiled in all stages.
+        compile_seconds: time to compile the timed programs.
+        throughput_seconds, convergence_seconds: time of each stage.
+        trials, trained_examples: training runs, and the examples of all of them.
+    """
+
+    compilations: int
+    compile_seconds: float
+    throughput_seconds: float
+    convergence_seconds: float
+    trials: int
+    trained_examples: int

@@ -14,6 +14,7 @@ from batchscale.analysis.summary_parts import (
     Recommended,
     ScoreSurface,
     TimeBudget,
+    Totals,
 )
 from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Loop, Phase
@@ -78,16 +79,30 @@ class TimeOptimal(Optimum, frozen=True, kw_only=True):
     fitted_interval: Interval | None = None
 
 
-class ScoreOptimal(Optimum, frozen=True, kw_only=True):
-    """The batch size with the best validation `score` (median over seeds) in a `budget`, in words.
+ScoreClaim = Literal["within this budget", "levelled off"]
+"""How far a claim on the best score reaches: longer training may change it, or the budget was long enough."""
 
-    `within_tolerance` has those whose score differs by at most the share `tolerance` of it; null where none was given.
+
+class ScoreOptimal(Optimum, frozen=True, kw_only=True):
+    """The batch size with the best validation score in a budget.
+
+    Attributes:
+        score: the median over seeds of the best score of a run.
+        budget: the budget, in words.
+        claim: "levelled off" where the budget was long enough for the curve of every batch size to level off.
+        still_improving: the batch sizes whose curves are not shown to have levelled off.
+        examples_error: the standard error of the score because validation examples are few. All batch sizes share it,
+            so ties do not contain it. Null where the rows do not hold the spread over examples.
+        tolerance, within_tolerance: a share of the score, and the batch sizes within it; null where none was given.
     """
 
     score: float
     budget: str
     tolerance: float | None = None
     within_tolerance: list[int] | None = None
+    claim: ScoreClaim = "within this budget"
+    still_improving: list[int] = msgspec.field(default_factory=list)
+    examples_error: float | None = None
 
 
 class ThroughputOptimal(Optimum, frozen=True, kw_only=True):
@@ -289,24 +304,6 @@ class ParallelPoint(Part, frozen=True, kw_only=True):
     time_to_target: float | None
 
 
-class Totals(Part, frozen=True, kw_only=True):
-    """The cost of measuring, for programs that plan more of it.
-
-    Attributes:
-        compilations: programs compiled in all stages.
-        compile_seconds: time to compile the timed programs.
-        throughput_seconds, convergence_seconds: time of each stage.
-        trials, trained_examples: training runs, and the examples of all of them.
-    """
-
-    compilations: int
-    compile_seconds: float
-    throughput_seconds: float
-    convergence_seconds: float
-    trials: int
-    trained_examples: int
-
-
 Status = Literal["ok", "diverged", "out_of_memory", "not_reached", "failed", "not_measured"]
 """The outcome at a batch size; "ok" means that it was timed and reached the target in the median."""
 
@@ -333,6 +330,7 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
         doubt: why the examples to the target are not to be trusted, in words.
         time_to_target, joules_to_target, cost_to_target: seconds, joules, and cost in the currency of the price.
         best_score, best_score_by_steps: best validation score in the epoch and in the step budget.
+        levelled_off: True where the budget was long enough for the curve to level off; null where it is not known.
         best_averaged_score: best validation score of the averaged parameters in the epoch budget.
         averaged_score_gain: how much averaging the parameters improves the best score, run by run.
         test_score: median score on the test split; nothing was chosen by it.
@@ -374,6 +372,7 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
     joules_to_target: Estimate | None = None
     cost_to_target: Estimate | None = None
     best_score: Estimate
+    levelled_off: bool | None = None
     best_score_by_steps: Estimate | None = None
     best_averaged_score: Estimate | None = None
     averaged_score_gain: Estimate | None = None

@@ -199,7 +199,7 @@ def test_one_folder_is_not_a_comparison(folders):
 def test_pages_and_tables_are_written(against, tmp_path):
     page = pages.write_comparison(against, tmp_path)
     assert page.stat().st_size < 3_000_000
-    assert page.read_text(encoding="utf-8").count("<svg") == 5
+    assert page.read_text(encoding="utf-8").count("<svg") == 6
     lines = (tmp_path / "compare.csv").read_text().splitlines()
     assert len(lines) == 1 + 3 * len(SIZES)
     assert msgspec.json.decode((tmp_path / "compare.json").read_bytes())["fleet"]["batch_size"] in SIZES

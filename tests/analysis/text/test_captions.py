@@ -19,6 +19,20 @@ def without_noise_at(sizes, truth):
     ]
 
 
+def test_a_rate_by_the_neighbours_is_named_where_no_search_trial_reached_the_target():
+    assert captions.rates_by_neighbours(answered()) == ""
+    rows = [
+        change(row, curve=change(row.curve, scores={"accuracy": [0.9 * one for one in row.curve.scores["accuracy"]]}))
+        if isinstance(row, Trial) and (row.phase, row.batch_size) == ("search", 256)
+        else row
+        for row in simulated_folder.rows(TRUTH)
+    ]
+    found = answered(rows=rows)
+    words = "Rate by the neighbours at batch size 256, where no search trial reached the target."
+    assert captions.rates_by_neighbours(found) == words
+    assert captions.best_learning_rate(None, found).endswith(words)
+
+
 def test_the_batch_sizes_without_gradient_noise_are_named_with_the_reason():
     assert captions.without_gradient_noise(answered()) == ""
     some = answered(rows=without_noise_at((16, 32), TRUTH))

@@ -91,10 +91,7 @@ def time_budgets(sweep: Sweep, summary: Summary) -> Figure:
         gaps = drawing.gaps(goal, np.array(list(one.scores.values())))
         label = f"within {number_format.seconds(one.seconds)}"
         left.plot(list(one.scores), np.where(gaps > 0, gaps, np.nan), "o-", color=tuple(shade), label=label)
-    drawing.log_axis(left, f"best validation {number_format.metric(goal)}{' (%)' * (goal.kind.is_share)}")
-    if goal.kind.is_share:
-        left.invert_yaxis()
-        left.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:.4g}"))
+    drawing.score_axis(left, goal)
     drawing.log2_axis(left, sizes)
     tied = [(one.seconds, size) for one in budgets for size in one.tied if size != one.batch_size]
     seconds, best = [one.seconds for one in budgets], [one.batch_size for one in budgets]

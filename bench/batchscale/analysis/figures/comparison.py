@@ -13,6 +13,7 @@ from batchscale.analysis.figures.drawing import NothingToDrawError, medians, ope
 from batchscale.analysis.summary_types import Summary
 from batchscale.analysis.text.answer import target
 from batchscale.analysis.text.captions import convergence_source, seeds
+from batchscale.config.goal import Goal
 
 MARKERS = "osD^vP"
 RATIO_LABELS: dict[Quantity, str] = {
@@ -59,6 +60,25 @@ def times(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
         raise NothingToDrawError("no batch size reached the target")
     drawing.log_axis(axes, f"seconds to {target(summaries[0])}")
     drawing.log2_axis(axes, sorted(sizes))
+    return drawing.finished(figure, _workload(summaries))
+
+
+def time_budgets(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
+    """Draw the best score of every result against the time of training."""
+    figure, (axes,) = drawing.sheet()
+    drawn: list[Goal] = []
+    for at, (label, summary) in enumerate(zip(labels, summaries, strict=True)):
+        goal = summary.goal or summary.scored
+        if goal is None or len(summary.time_budgets) < 2:
+            continue
+        seconds = [one.seconds for one in summary.time_budgets]
+        gaps = drawing.gaps(goal, np.array([one.score for one in summary.time_budgets]))
+        axes.plot(seconds, np.where(gaps > 0, gaps, np.nan), f"{_marker(at)}-", color=_color(at), label=label)
+        drawn.append(goal)
+    if not drawn:
+        raise NothingToDrawError("no learning curves with timed rounds show the score within a time")
+    drawing.score_axis(axes, drawn[0])
+    drawing.log_axis_across(axes, "seconds of training")
     return drawing.finished(figure, _workload(summaries))
 
 

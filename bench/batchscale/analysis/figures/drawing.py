@@ -366,6 +366,14 @@ def gaps(goal: Goal, scores: Array) -> Array:
     return (100 if goal.kind.is_share else 1) * goal.gap(scores)
 
 
+def score_axis(axes: Axes, goal: Goal) -> None:
+    """Make the vertical axis one of best validation scores, drawn by their gaps; accuracies rise upwards."""
+    log_axis(axes, f"best validation {number_format.metric(goal)}{' (%)' * (goal.kind.is_share)}")
+    if goal.kind.is_share:
+        axes.invert_yaxis()
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:.4g}"))
+
+
 def gap_label(goal: Goal) -> str:
     """Return the label of an axis of validation gaps."""
     return "validation error (%)" if goal.kind.is_share else f"validation {number_format.metric(goal)}"

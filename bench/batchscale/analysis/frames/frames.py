@@ -314,6 +314,7 @@ def observe(trial: Trial, goal: Goal) -> Observed:
         "examples": np.array(curve.examples, np.int64),
         "steps": np.array(curve.steps, np.int64),
         "score": np.array(curve.values(goal.metric), np.float64),
+        "variance": np.array(curve.variances(goal.metric), np.float64),
         "loss": np.array(curve.values("loss"), np.float64),
         "test_score": np.array(curve.values(goal.metric, "test_scores"), np.float64),
         "averaged_score": np.array(curve.values(goal.metric, "averaged_scores"), np.float64),

@@ -76,6 +76,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "epochs": "float64",
         "steps": "int64",
         "score": "float64",
+        "variance": "float64",
         "loss": "float64",
         "test_score": "float64",
         "averaged_score": "float64",

@@ -5,7 +5,7 @@ Everything is computed when it is first read, and then kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics import arms as settings
-from batchscale.analysis.metrics import observations
+from batchscale.analysis.metrics import best_scores, observations
 from batchscale.analysis.metrics.arms import Arm
 from batchscale.analysis.metrics.observations import Claim, Speed, comparable, fastest_loops
 from batchscale.config.goal import Goal
@@ -24,7 +24,7 @@ from batchscale.decisions import looks
 from batchscale.statistics.comparison import Comparison, compare, locations_of
 from batchscale.statistics.curve_fit import Knee, Refusal, fit_knee
 from batchscale.statistics.effects import Effects
-from batchscale.statistics.intervals import DRAWS, LEVEL, Array, Locations, Repetitions, locate
+from batchscale.statistics.intervals import DRAWS, LEVEL, SEED, Array, Locations, Repetitions, locate
 from batchscale.statistics.ties import Contest, above_a_later_one
 
 # Each quantity has its own stream of random numbers, so that the errors of two quantities are independent.
@@ -254,13 +254,19 @@ class Sweep:
 
     @cached_property
     def score(self) -> Locations:
-        """Best scores within the budget of epochs, oriented so that the least is best."""
-        return self._locate(self._scores(observations.best_scores), SCORE)
+        """Best scores within the budget of epochs, oriented so that the least is best.
+
+        The draws hold the noise of the validation examples, which all batch sizes share; the errors do not.
+        """
+        return self._among_examples(
+            self._locate(self._scores(observations.best_scores), SCORE), self.errors_of_examples
+        )
 
     @cached_property
     def averaged_score(self) -> Locations:
         """Best scores of the averaged parameters, oriented as `score`, with the random numbers of `score`."""
-        return self._locate(self._scores(observations.best_averaged_scores), SCORE)
+        located = self._locate(self._scores(observations.best_averaged_scores), SCORE)
+        return self._among_examples(located, self.errors_of_examples)
 
     @cached_property
     def averaged_score_gain(self) -> Locations:
@@ -281,7 +287,33 @@ class Sweep:
         if self.frames.imported and (not self.frames.has_scores or self.frames.goal is None):
             return self._locate([observations.NOTHING] * len(self.sizes), SCORE_BY_STEPS)
         seen = self._scores(lambda _, claimed: observations.best_scores_by_steps(self.frames, claimed, steps))
-        return self._locate(seen, SCORE_BY_STEPS)
+        return self._among_examples(self._locate(seen, SCORE_BY_STEPS), self.errors_of_examples_by_steps)
+
+    @cached_property
+    def tied_in_score(self) -> set[int] | None:
+        """The batch sizes that can have the best score within the budget of epochs; None where none was repeated."""
+        return best_scores.tied(self.frames, self.goal, self.claims, best_scores.within_budget(self.frames))
+
+    @cached_property
+    def tied_in_score_by_steps(self) -> set[int] | None:
+        """The same within the budget of steps."""
+        scores = best_scores.within_steps(self.frames, self.step_budget)
+        return best_scores.tied(self.frames, self.goal, self.claims, scores)
+
+    @cached_property
+    def errors_of_examples(self) -> dict[int, float]:
+        """Standard error of each score from the number of validation examples, where rows hold it."""
+        return best_scores.errors_of_examples(self.frames, self.goal, self.claims)
+
+    @cached_property
+    def errors_of_examples_by_steps(self) -> dict[int, float]:
+        """The same within the budget of steps."""
+        return best_scores.errors_of_examples(self.frames, self.goal, self.claims, self.step_budget)
+
+    @cached_property
+    def levelled_off(self) -> dict[int, bool | None]:
+        """Whether each trained batch size had levelled off at the end of the budget; None where it is not known."""
+        return best_scores.levelled_off(self.frames, self.goal, self.claims)
 
     @cached_property
     def below_useful_range(self) -> NDArray[np.bool_]:
@@ -339,6 +371,12 @@ class Sweep:
         if examples is None or not self.goal.kind.is_share:
             return seen
         return [replace(one, least_spread=1 / examples) for one in seen]
+
+    def _among_examples(self, located: Locations, error: Mapping[int, float]) -> Locations:
+        """Add the noise of the validation examples to the draws, the same to all batch sizes."""
+        errors = np.array([error.get(size, 0.0) for size in self.sizes.tolist()])
+        common = np.random.default_rng([SEED, 13]).standard_normal((DRAWS, 1))
+        return replace(located, draws=located.draws + common * errors)
 
     def _locate(self, cells: list[Repetitions], stream: int) -> Locations:
         return locate(cells, self.log_sizes, stream)

@@ -187,7 +187,13 @@ def _figures(comparison: Comparison) -> list[PageFigure]:
         lambda: figures.times(labels, summaries),
     )
     ratios = [_ratio_plot(quantity, labels[0], against) for quantity in QUANTITIES]
-    plots = [throughputs, ratios[0]] if comparison.throughput_only else [throughputs, times, *ratios]
+    budgets = Plot(
+        "time-budgets",
+        "Score within a time",
+        "The best score of each result within a time of training, each at its best batch size.",
+        lambda: figures.time_budgets(labels, summaries),
+    )
+    plots = [throughputs, ratios[0]] if comparison.throughput_only else [throughputs, times, budgets, *ratios]
     rows = {int(row.anchor): f"Batch size {row.anchor}" for row in table(comparison).rows}
     alt_text = " ".join(sentences(comparison))
     shown = []

@@ -110,6 +110,7 @@ COLUMNS = (
     Column("Tokens to target"),
     Column("Time to target"),
     Column("Best score"),
+    Column("Levelled off", text=True),
     Column("Averaged parameters"),
     Column("First seen there"),
     Column("Test score"),
@@ -178,8 +179,9 @@ def batch_size_table(summary: Summary) -> Table:
     ]
     caption = (
         "Epochs and time after which the typical run reached the target, and median best scores, with 95% intervals."
-        " First seen there: the median over seeds of the epochs at the first evaluation at the target. The batch size"
-        " that reaches the target fastest is marked."
+        " First seen there: the median over seeds of the epochs at the first evaluation at the target. Levelled off:"
+        " whether the budget was long enough for the curve to level off. The batch size that reaches the target fastest"
+        " is marked."
     )
     return Table(caption, [titled[at] for at in shown], rows)
 
@@ -246,6 +248,7 @@ def _of_batch_size(cell: BatchSizeSummary, goal: Goal | None) -> list[Entry]:
         _estimate(cell.tokens_to_target or NO_ESTIMATE, number_format.short),
         _duration(cell.time_to_target),
         _estimate(cell.best_score, score),
+        _levelled_off(cell),
         _estimate(cell.best_averaged_score or NO_ESTIMATE, score),
         entry(cell.first_evaluation_epochs, number_format.number),
         entry(cell.test_score, score),
@@ -254,6 +257,11 @@ def _of_batch_size(cell: BatchSizeSummary, goal: Goal | None) -> list[Entry]:
         entry(cell.memory_bytes, number_format.mebibytes),
         _flops(cell.achieved_flops_per_second, cell.fraction_of_peak),
     ]
+
+
+def _levelled_off(cell: BatchSizeSummary) -> Entry:
+    words = {True: "yes", False: "not seen", None: "not known"}
+    return Entry(UNKNOWN) if cell.best_score.median is None else Entry(words[cell.levelled_off], cell.levelled_off)
 
 
 def _flops(rate: float | None, share: float | None) -> Entry:

@@ -52,8 +52,7 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> BatchSizeSu
         time_to_target=_estimate(sweep.time, at),
         joules_to_target=_estimate(sweep.energy, at) if _has(sweep.step_joules, at) else None,
         cost_to_target=_estimate(sweep.cost, at) if sweep.cost else None,
-        best_score=_score(sweep, sweep.score, at),
-        best_score_by_steps=_score(sweep, sweep.score_by_steps, at) if _has(sweep.score_by_steps, at) else None,
+        **_best_scores(sweep, at),
         best_averaged_score=_score(sweep, sweep.averaged_score, at) if _has(sweep.averaged_score, at) else None,
         averaged_score_gain=_gain(sweep.averaged_score_gain, at) if _has(sweep.averaged_score, at) else None,
         test_score=_test_score(claim),
@@ -181,6 +180,16 @@ def _first_evaluation(sweep: Sweep, at: int) -> dict[str, Any]:
 
 def _estimate(locations: Locations, at: int) -> Estimate:
     return estimate(locations.medians[at], locations.draws[:, at], exp)
+
+
+def _best_scores(sweep: Sweep, at: int) -> dict[str, Any]:
+    """Return the fields on the best score in either budget, and whether that of epochs was long enough."""
+    by_steps = sweep.score_by_steps
+    return {
+        "best_score": _score(sweep, sweep.score, at),
+        "levelled_off": sweep.levelled_off.get(int(sweep.sizes[at])),
+        "best_score_by_steps": _score(sweep, by_steps, at) if _has(by_steps, at) else None,
+    }
 
 
 def _score(sweep: Sweep, locations: Locations, at: int) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -270,6 +271,10 @@ def time_optimal(of: Sweep) -> TimeOptimal | None:
     )
 
 
+PAIRED_SCORES = (
+    "multiple comparisons with the best (Hsu) on the mean over seeds of the log gap to the ideal score, seeds paired,"
+    " variances moderated across batch sizes (Smyth), on the same validation examples"
+)
 PAIRED = (
     "multiple comparisons with the best (Hsu) on typical runs, seeds paired, variances moderated across batch sizes"
     " (Smyth), rounds and blocks of timing, evaluation rounding and misses counted"
@@ -286,16 +291,33 @@ def score_optimal(of: Sweep) -> ScoreOptimal | None:
         return None
     tolerance = imported.tolerance if imported else None
     near = None if tolerance is None else final_scores.within_tolerance(of, tolerance)
-    return optimum(
+    best = optimum(
         ScoreOptimal, contest, score=contest.value, budget=budget, tolerance=tolerance, within_tolerance=near
     )
+    scored = of.sizes[np.isfinite(of.score.medians)].tolist()
+    improving = [size for size in scored if not of.levelled_off.get(size)]
+    claim = "within this budget" if improving else "levelled off"
+    return _paired_by_seed(best, of.tied_in_score, of.errors_of_examples, claim=claim, still_improving=improving)
+
+
+def _paired_by_seed(
+    best: ScoreOptimal | None, tied: set[int] | None, errors: Mapping[int, float], **own: Any
+) -> ScoreOptimal | None:
+    """Return the optimum with the batch sizes that are tied seed by seed, if anything was repeated."""
+    if best is None:
+        return None
+    best = msgspec.structs.replace(best, examples_error=errors.get(best.batch_size), **own)
+    if tied is None:
+        return best
+    return msgspec.structs.replace(best, tied=sorted(tied | {best.batch_size}), test=PAIRED_SCORES)
 
 
 def score_optimal_by_steps(of: Sweep) -> ScoreOptimal | None:
     """Return the batch size with the best score within the budget of steps."""
     metric = f"median over seeds of the best validation {number_format.metric(of.goal)} within the step budget"
     contest = of.contest(of.score_by_steps, metric, of_scores=True)
-    return optimum(ScoreOptimal, contest, score=contest.value, budget=f"{of.step_budget:,} steps")
+    best = optimum(ScoreOptimal, contest, score=contest.value, budget=f"{of.step_budget:,} steps")
+    return _paired_by_seed(best, of.tied_in_score_by_steps, of.errors_of_examples_by_steps)
 
 
 def throughput_optimal(of: Sweep) -> ThroughputOptimal | None:

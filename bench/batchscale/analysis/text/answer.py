@@ -224,7 +224,8 @@ def _best_score(summary: Summary) -> str:
     score = f"{number_format.score(goal, best.score)} ({interval})"
     size = number_format.batch_size(best.batch_size, summary.tokens_per_example)
     reached = f"batch size {size} reaches the best validation {metric}, {score}."
-    return f"Within {best.budget}, {reached}{edge(best)} {tied(best, summary)}{_tolerance(best)}"
+    ties = f"{tied(best, summary)}{_tolerance(best)}"
+    return f"{within(best)}, {reached}{edge(best)} {ties}{levelling(best, summary)}"
 
 
 def _tolerance(best: ScoreOptimal) -> str:
@@ -260,6 +261,23 @@ def _inside(interval: Interval) -> str:
     low, high = interval
     first, last = ("the end of the grid" if end is None else number_format.number(end) for end in (low, high))
     return f"95% interval {first} to {last}"
+
+
+def within(best: ScoreOptimal) -> str:
+    """Return the budget of a claim on the best score, and whether it reaches beyond that budget."""
+    if best.claim == "levelled off":
+        return f"Within {best.budget}, which let every curve level off"
+    return f"Within this budget of {best.budget}" if best.budget else "Within this budget"
+
+
+def levelling(best: ScoreOptimal, summary: Summary) -> str:
+    """Return, after a space, at which batch sizes longer training may be better; empty where at none."""
+    if not best.still_improving:
+        return ""
+    every = len(best.still_improving) == len(summary.known("best_score")) > 1
+    curves = "no curve" if every else f"the curve at {number_format.batch_sizes(best.still_improving)}"
+    not_seen = "was seen to level off" if every else "was not seen to level off"
+    return f" Longer training may change this answer: {curves} {not_seen}."
 
 
 def _time(summary: Summary) -> Fact | None:
@@ -306,7 +324,9 @@ def _score(summary: Summary) -> Fact | None:
     rate, options = cell.best_learning_rate_for_score, cell.best_options_for_score
     recipe = _recipe(rate, options, cell.at_grid_edge_for_score)
     title = "Most accurate" if goal.metric == "accuracy" else f"Best {number_format.metric(goal)}"
-    return Fact(title, str(best.batch_size), f"{number_format.score(goal, best.score)} within {best.budget}{recipe}")
+    claim = within(best)
+    reached = f"{number_format.score(goal, best.score)} {claim[0].lower()}{claim[1:]}"
+    return Fact(title, str(best.batch_size), f"{reached}{recipe}")
 
 
 def _throughput(summary: Summary) -> Fact | None:

@@ -20,7 +20,7 @@ from batchscale.analysis.metrics.observations import at_best
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_parts import Rule
 from batchscale.analysis.summary_types import BatchSizeSummary, CellTrend, Drift, Limit, ScoreOptimal, Summary
-from batchscale.analysis.text.answer import asked, by_time, edge, target, tied, turning
+from batchscale.analysis.text.answer import asked, by_time, edge, levelling, target, tied, turning, within
 from batchscale.config.vocabulary import CellKey
 
 CAPTIONS = {
@@ -251,19 +251,21 @@ def time_to_target(_: Sweep, summary: Summary) -> str:
 
 def best_score(_: Sweep, summary: Summary) -> str:
     """Return the best batch size within each budget."""
-    budgets = [best for best in (summary.score_optimal, summary.score_optimal_by_steps) if best]
-    found = " ".join(_best_in_budget(best, summary) for best in budgets) or f"{summary.score_optimal_reason}."
+    best, by_steps = summary.score_optimal, summary.score_optimal_by_steps
+    budgets = [(best, within(best))] if best else []
+    budgets += [(by_steps, f"Within {by_steps.budget}")] if by_steps else []
+    found = " ".join(_best_in_budget(*one, summary) for one in budgets) or f"{summary.score_optimal_reason}."
     return f"{found} {averaging(summary)}".rstrip()
 
 
-def _best_in_budget(best: ScoreOptimal, summary: Summary) -> str:
+def _best_in_budget(best: ScoreOptimal, budget: str, summary: Summary) -> str:
     goal = summary.goal or summary.scored
     if goal is None:
         return ""
     interval = number_format.between(best.interval, partial(number_format.score, goal))
     score = f"{number_format.score(goal, best.score)} ({interval})"
     quality = "is the most accurate" if goal.metric == "accuracy" else f"has the best {number_format.metric(goal)}"
-    return f"Within {best.budget}, batch size {best.batch_size} {quality}: {score}. {tied(best, summary)}"
+    return f"{budget}, batch size {best.batch_size} {quality}: {score}. {tied(best, summary)}{levelling(best, summary)}"
 
 
 def time_budgets(_: Sweep, summary: Summary) -> str:

@@ -12,10 +12,13 @@ from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import CELL, batch_sizes, one_before, only, values
 from batchscale.analysis.metrics.known_losses import ENTROPY, known_bits
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.summary_types import Summary
+from batchscale.analysis.summary_types import ScoreOptimal, Summary
 from batchscale.analysis.text.captions import seeds
 from batchscale.config.experiment import LearningRate, Option
+from batchscale.config.goal import Goal
+from batchscale.decisions.crossings import FLAT_SLOPES
 from batchscale.printable import visible
+from batchscale.statistics.effects import BLOCK_SPREAD
 
 LONGEST_OPTIONS = 300
 """Characters of the options of a model or an optimizer that are shown; any file may name as many as it likes."""
@@ -26,7 +29,8 @@ def paragraphs(sweep: Sweep, summary: Summary) -> list[str]:
     measured = sweep.frames
     if measured.imported:
         elsewhere = "The rows were made from tables measured elsewhere; how these were measured is not known here."
-        return [" ".join([elsewhere, *map(visible, measured.imported.notes)]), _claims(summary)]
+        noted = " ".join([elsewhere, *map(visible, measured.imported.notes)])
+        return [part for part in (noted, _best_score(measured, summary), _claims(summary)) if part]
     speed, limits = _speed(sweep), _limits(measured, summary)
     found = [
         _workload(measured),
@@ -36,6 +40,7 @@ def paragraphs(sweep: Sweep, summary: Summary) -> list[str]:
         _training(sweep, summary),
         _looks(summary),
         _estimand(summary),
+        _best_score(measured, summary),
         _claims(summary),
     ]
     return [paragraph for paragraph in found if paragraph]
@@ -215,7 +220,50 @@ def _estimand(summary: Summary) -> str:
         " evaluated, unlike the first evaluation at the target, which is reported next to it. Rules: local lines smooth"
         " the curve (Fan & Gijbels, 1996), the influence of each run on the crossing gives its spread (Efron, 1982),"
         " variances are shared between batch sizes (Smyth, 2004), and ties and bounds are multiple comparisons with the"
-        " best (Hsu, 1981 and 1984; Edwards & Hsu, 1983)."
+        " best (Hsu, 1981 and 1984; Edwards & Hsu, 1983). Of each block of timed rounds, the median over the means of"
+        " all pairs of rounds counts (Hodges & Lehmann, 1963); that blocks are taken to differ by about"
+        f" {number_format.percent(BLOCK_SPREAD)} until more of them show it is our own rule."
+    )
+
+
+def _best_score(measured: Frames, summary: Summary) -> str:
+    """Return how best scores are compared, and when a budget was long enough; empty where none are known."""
+    best, goal = summary.score_optimal, summary.goal or summary.scored
+    if best is None or goal is None:
+        return ""
+    flat = FLAT_SLOPES[goal.metric]
+    gain = number_format.percent(1 - 2**flat)
+    return (
+        "Best score: the best evaluation of each run within the budget. Batch sizes are compared by its mean over"
+        " seeds, on the logarithm of the gap to the ideal score, seed by seed (Hsu, 1981; Smyth, 2004)."
+        f"{_examples(measured, best, goal)} A curve has levelled off where the line through the last half of the"
+        f" budget, over the logarithm of the examples, is flatter than {flat:g} by its whole 95% interval: twice the"
+        f" training would then lower the gap to the ideal score by less than {gain}. Comparing the progress of the last"
+        " stretch with a threshold follows Prechelt (1998, Early Stopping - But When?); the stretch and the threshold"
+        f" are our own rule.{_decaying(measured)}"
+    )
+
+
+def _examples(measured: Frames, best: ScoreOptimal, goal: Goal) -> str:
+    """Return, after a space, what the number of validation examples does to a score, and to a difference."""
+    if best.examples_error is None or measured.validation_examples is None:
+        return ""
+    points = " percentage points" if goal.kind.is_share else f" {goal.kind.unit}".rstrip()
+    error = number_format.number(best.examples_error * (100 if goal.kind.is_share else 1), 2)
+    return (
+        f" All runs see the same {measured.validation_examples:,} validation examples. Their number alone gives a score"
+        f" a standard error of {error}{points}, which its interval contains. As far as batch sizes err on the same"
+        " examples it moves all scores together, so differences do not contain it; examples on which two seeds disagree"
+        " are part of the spread over seeds."
+    )
+
+
+def _decaying(measured: Frames) -> str:
+    if not measured.experiment.learning_rate.decays:
+        return ""
+    return (
+        " Here the learning rate falls to 0 at the end of the budget, where every curve levels off, so this is not"
+        " known: a longer budget is another schedule."
     )
 
 
@@ -229,5 +277,5 @@ def _rates(sweep: Sweep) -> str:
     return (
         " The rates of all batch sizes were chosen together: a surface over batch size and rate is fitted to all search"
         " trials, trials without a crossing count as later than their end, and the rate with the least expected cost is"
-        " taken."
+        " taken. The surface is our own rule."
     )
