@@ -18,7 +18,7 @@ from subprocess_study import environment
 
 pytestmark = pytest.mark.slow
 
-CEILINGS = {"Trial": 40, "Round": 38, "page": 48}
+CEILINGS = {"Trial": 44, "Round": 40, "page": 54}
 EXPERIMENT = """
 title = "hops"
 batch_sizes = { values = [10, 50] }
