@@ -51,7 +51,7 @@ def test_flagged_crossings_give_way_to_first_evaluations():
     assert np.exp(crossings.compared_by(flagged("end"), first, before).log_examples).tolist() == pytest.approx(
         [200, np.inf]
     )
-    middle, unresolved = crossings.compared_by(flagged("first"), first, before)
+    middle, unresolved, _ = crossings.compared_by(flagged("first"), first, before)
     assert np.exp(middle).tolist() == pytest.approx([150, np.inf])
     assert unresolved == pytest.approx(math.log(2) ** 2 / 12), "the variance of an even spread over the gap"
 

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from batchscale.config import plan
@@ -104,6 +105,44 @@ def test_a_look_calls_out_what_is_clearly_slower_and_asks_for_seeds_of_the_other
     assert found.comparison.alpha == 0.004
     close = decide(evidence([1.0, 1.02, 1.01]), standing, 10**9, lambda _: 8)
     assert (close.out.any(), close.seeds, close.stop) == (False, 6, None)
+
+
+def test_an_arm_that_all_first_seeds_missed_is_out_by_how_far_they_came_and_a_stuck_one_is_not():
+    far = [one for one in evidence([1.0, 1.02, 1.0]).trials if one.batch_size != 32]
+    slow = [cut(run(ARMS[2], seed, 20_000 + 100 * seed)) for seed in range(3)]
+    stuck = [changed_curve(one, 0.5) for one in slow]
+    rows, standing = evidence([1.0, 1.02, 1.0]), replay([look(added=ARMS)])
+    found = decide(changed_rows(rows, trials=far + slow), standing, 10**9, lambda _: 8)
+    assert found.out.tolist() == [False, False, True]
+    assert np.isfinite(found.comparison.bounds[:2]).all()
+    doubtful = decide(changed_rows(rows, trials=far + stuck), standing, 10**9, lambda _: 8)
+    assert doubtful.out.tolist() == [False, False, False]
+    assert np.isinf(doubtful.comparison.bounds).all()
+
+
+def cut(trial):
+    """End a run where the longest one may end."""
+    count = len(DURATION.evaluations)
+    curve = msgspec.structs.replace(
+        trial.curve,
+        examples=trial.curve.examples[:count],
+        steps=trial.curve.steps[:count],
+        scores={"accuracy": trial.curve.values("accuracy")[:count]},
+    )
+    return msgspec.structs.replace(trial, curve=curve)
+
+
+def changed_curve(trial, score):
+    scores = [score] * len(trial.curve.examples)
+    return msgspec.structs.replace(trial, curve=msgspec.structs.replace(trial.curve, scores={"accuracy": scores}))
+
+
+def test_a_first_seed_is_charged_the_epoch_budget_at_most_and_a_later_one_what_it_took():
+    first, later = cut(run(ARMS[0], 0, 20_000)), cut(run(ARMS[0], 3, 20_000))
+    short = run(ARMS[0], 1, 1000)
+    rows = Evidence(ASKED, DURATION, [first, later, short], [])
+    assert short.curve.examples[-1] == 1500
+    assert rows.spent(ARMS[:1]) == 2000 + 6000 + 1500
 
 
 def test_an_arm_that_was_not_timed_or_never_ran_is_out():

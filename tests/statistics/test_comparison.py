@@ -120,6 +120,32 @@ def test_an_arm_that_surely_misses_more_than_half_is_out():
     assert alone.bounds[0] == 0
 
 
+def limited(limit, seeds=3, spread=0.05):
+    """Two arms that hardly differ, and one whose runs all ended at `limit` short of the target."""
+    values = spread * np.random.default_rng(1).standard_normal((seeds, 2))
+    table = np.column_stack([values, np.full(seeds, np.inf)])
+    return compared(of_seeds(table, later_than=np.array([np.nan, np.nan, limit])), 0.004)
+
+
+def test_an_arm_is_out_where_even_its_lower_limit_is_too_late():
+    late = limited(3.0)
+    assert late.tied.tolist() == [True, True, False]
+    assert np.isfinite(late.bounds).tolist() == [True, True, False]
+
+
+def test_a_limit_that_is_not_late_leaves_its_arm_in_unbounded_and_bounds_the_others_less():
+    late, near, unknown = limited(3.0), limited(0.0), limited(np.nan)
+    assert near.tied.all()
+    assert np.isfinite(near.bounds).tolist() == [True, True, False]
+    assert min(near.bounds) >= min(late.bounds)
+    assert np.isinf(unknown.bounds).all()
+    assert np.isnan(near.centres[2])
+    early = limited(-9.0)
+    assert early.tied.all(), "nothing is out because of what an arm might be at best"
+    assert early.recommended in (0, 1)
+    assert np.isfinite(early.bound_after({}))
+
+
 def test_misses_make_an_arm_later_and_less_sure_and_nothing_is_measured_against_a_doubtful_one():
     whole, some = compared(known([0.0, 0.5], 0.01)), compared(known([0.0, 0.5], 0.01, misses=[2, 0]))
     late = 0.2 * stats.norm.ppf(0.5 / 0.8)
@@ -181,3 +207,36 @@ def test_the_level_holds_for_the_set_and_for_all_bounds_together(correlation):
     print(f"correlation {correlation}: best tied {held:.3f}, all bounds hold {bounded:.3f}")
     assert held >= 0.95 - 2 * np.sqrt(0.95 * 0.05 / 800)
     assert bounded >= 0.95 - 2 * np.sqrt(0.95 * 0.05 / 800)
+
+
+def out_at_limit(worlds, horizon, alpha, seed=0):
+    """How often the best arm, whose runs all end at `horizon`, is out; with its limit, and if it had been trained on.
+
+    Only worlds count in which all of its three runs missed.
+    """
+    random, truth = np.random.default_rng(seed), np.array([0.0, 0.0, 0.0, 0.05, 0.4])
+    counts = np.zeros(3)
+    for _ in range(worlds):
+        spread = 0.13 * np.exp(0.2 * random.standard_normal(len(truth)))
+        shared, own = random.standard_normal((3, 1)), random.standard_normal((3, len(truth)))
+        values = truth + spread * (np.sqrt(0.26) * shared + np.sqrt(0.74) * own)
+        if (values[:, 0] <= horizon).any():
+            continue
+        missed = values.copy()
+        missed[:, 0] = np.inf
+        limits = np.array([horizon, *[np.nan] * 4])
+        with_limit = compared(of_seeds(missed, later_than=limits), alpha, draws=1000)
+        counts += [1, with_limit.out[0], compared(of_seeds(values), alpha, draws=1000).out[0]]
+    return counts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alpha", [0.004, 0.05])
+def test_a_limit_calls_the_best_arm_out_no_more_often_than_the_level_allows(alpha):
+    """The horizon ranges from one that all runs miss to one that only late ones do."""
+    for horizon in (-1.0, -0.1, 0.0, 0.1):
+        missed, out, trained_on = out_at_limit(3000, horizon, alpha)
+        share, allowed = out / 3000, alpha + 3 * np.sqrt(alpha * (1 - alpha) / 3000)
+        print(f"horizon {horizon}, alpha {alpha}: {missed:.0f} missed, {out:.0f} out, {trained_on:.0f} if trained on")
+        assert share <= allowed
+        assert out <= trained_on + 3 * np.sqrt(trained_on + 1)

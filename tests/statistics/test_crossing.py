@@ -152,6 +152,38 @@ def test_runs_that_never_come_near_miss():
     assert locate_crossing(EXAMPLES, most, 0.0).flags == {"never"}
 
 
+def test_runs_that_still_fall_when_they_end_are_later_than_their_end():
+    found = locate_crossing(EXAMPLES, falling(10_000.0, offsets=(0.02, -0.02)), 0.0)
+    assert found.flags == {"never"}
+    assert np.isinf(found.values).all()
+    assert found.later_than == pytest.approx(np.log(EXAMPLES[-1]))
+
+
+def _shortened(scores):
+    scores[1, -3:] = np.nan
+    return scores
+
+
+def _collapsed(scores):
+    scores[1, -3:] += 1
+    return scores
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        pytest.param(falling(1e9, -0.05, (0.02, -0.02)), id="flat: it may never cross"),
+        pytest.param(falling(1.3 * EXAMPLES[-1], offsets=(0.0, 0.0)), id="about to cross"),
+        pytest.param(_shortened(falling(10_000.0, offsets=(0.0, 0.0))), id="one run ended before"),
+        pytest.param(_collapsed(falling(10_000.0, offsets=(0.0, 0.0))), id="one run collapsed"),
+        pytest.param(falling(10_000.0)[:, :2], id="too few evaluations"),
+        pytest.param(falling(1000.0, offsets=(0.0, 2.0)), id="one run crossed"),
+    ],
+)
+def test_runs_that_never_crossed_are_not_later_than_their_end_for_all_one_knows(scores):
+    assert np.isnan(locate_crossing(EXAMPLES[: scores.shape[1]], scores, 0.0).later_than)
+
+
 def test_runs_whose_mean_stays_above_the_target_miss_despite_lucky_evaluations():
     scores = np.full((3, 40), 0.1) + 0.001 * np.arange(40)[::-1]
     scores[:, 30] = -0.001

@@ -174,3 +174,26 @@ def test_arms_of_one_size_share_its_timing_and_so_its_error(random):
     product = both.with_timing(timing).shifted(np.arange(3.0))
     np.testing.assert_allclose(product.centres, both.centres + timing.centres + np.arange(3))
     assert set(product.parts) == {"seeds", "rounds", "blocks"}
+
+
+def test_a_limit_stands_for_runs_that_missed_with_the_spread_of_the_others(random):
+    """Its differences err as those of a column of numbers would, and the other columns are as they were without it."""
+    values = random.normal(0, 0.1, (4, 3))
+    table = np.column_stack([values, np.full(4, np.inf)])
+    limits = np.array([np.nan, np.nan, np.nan, 2.0])
+    found, without = of_seeds(table, later_than=limits), of_seeds(values)
+    np.testing.assert_allclose(found.centres, [*without.centres, 2.0])
+    assert found.is_limit.tolist() == [False, False, False, True]
+    part, known = found.parts["seeds"], without.parts["seeds"]
+    spread = part.covariance.diagonal()[:, None] + part.covariance.diagonal() - 2 * part.covariance
+    of_known = known.covariance.diagonal()[:, None] + known.covariance.diagonal() - 2 * known.covariance
+    np.testing.assert_allclose(spread[:3, :3], of_known, atol=1e-12)
+    variances = 4 * known.covariance.diagonal() / (1 - 1 / 3)
+    assert spread[3, 0] == pytest.approx((variances[0] + variances.mean()) / 4, rel=0.5)
+    assert found.misses.tolist() == [0, 0, 0, 4]
+
+
+def test_a_limit_is_of_no_use_where_a_run_crossed():
+    found = of_seeds(np.array([[0.0, np.inf], [0.1, 1.0]]), later_than=np.array([np.nan, 5.0]))
+    assert not found.is_limit.any()
+    assert found.centres[1] == pytest.approx(1.0, abs=0.1)

@@ -152,8 +152,8 @@ class Seeds(Table, frozen=True, kw_only=True):
 class Confirm(Table, frozen=True, kw_only=True):
     """Confirm at looks: after each one, only batch sizes that can still be the best get more seeds.
 
-    `seeds.confirm` then is the mean number of seeds of a batch size: as many runs to the epoch budget may be spent in
-    all, where they decide most. An experiment without this table gives `seeds.confirm` seeds to every batch size.
+    `seeds.confirm` then counts runs to the epoch budget, on average over batch sizes: they are spent where they decide
+    most. A first seed counts as one, however long it goes on. Without this table every batch size gets as many seeds.
 
     Attributes:
         looks: Seeds of every batch size that is left, at each look.

@@ -47,10 +47,13 @@ class Compared(NamedTuple):
     Attributes:
         log_examples: One value per run, infinite where it missed.
         unresolved: Variance of the estimate that no further seed lowers, because evaluations are too far apart.
+        later_than: Logarithm of the examples before which surely no run reaches the goal, where all of them missed it
+            and still improved; else NaN.
     """
 
     log_examples: Float[np.ndarray, " runs"]
     unresolved: float = 0.0
+    later_than: float = np.nan
 
 
 def compared_by(found: Crossing, first: Float[np.ndarray, " runs"], previous: Float[np.ndarray, " runs"]) -> Compared:
@@ -67,7 +70,7 @@ def compared_by(found: Crossing, first: Float[np.ndarray, " runs"], previous: Fl
     if "end" in found.flags:
         return Compared(np.log(first))
     if "first" not in found.flags:
-        return Compared(found.values)
+        return Compared(found.values, later_than=found.later_than)
     reached = np.isfinite(first)
     middles = np.where(reached, np.log((np.where(reached, first, 1) + previous) / 2), np.inf)
     gaps = np.log(np.maximum(first[reached], 1)) - np.log(np.maximum(previous[reached], 1))

@@ -86,6 +86,20 @@ def replay(rows: Iterable[Look]) -> Standing:
     return standing
 
 
+class Needs(NamedTuple):
+    """What the runs of some arms need to reach the target.
+
+    Attributes:
+        log_examples: One value per run, infinite where it never crosses, NaN where there is no run.
+        unresolved: Variance of each arm that no further seed lowers.
+        later_than: What all runs of an arm exceed that missed the target while they still improved; else NaN.
+    """
+
+    log_examples: Float[np.ndarray, "seeds arms"]
+    unresolved: Float[np.ndarray, " arms"]
+    later_than: Float[np.ndarray, " arms"]
+
+
 class Reading(NamedTuple):
     """How the arms of a study with looks are compared when its rows are read.
 
@@ -162,24 +176,28 @@ class Evidence:
         return sorted(self._confirmed.get((arm.batch_size, arm.point), []), key=lambda trial: trial.seed)
 
     def spent(self, arms: Iterable[Arm]) -> int:
-        """Return the lane-examples of all runs of some arms; runs for other claims are no part of the budget."""
-        return sum(trial.curve.examples[-1] for arm in arms for trial in self.runs(arm) if trial.curve.steps)
+        """Return the lane-examples of all runs of some arms; runs for other claims are no part of the budget.
 
-    def log_examples(
-        self, arms: Sequence[Arm], seeds: int
-    ) -> tuple[Float[np.ndarray, "seeds arms"], Float[np.ndarray, " arms"]]:
-        """Return where every run crosses the target, and the variance of each arm that no further seed lowers.
-
-        Runs that never cross are infinite; NaN where there is no run.
+        A seed that runs the whole epoch budget costs no more than that: it goes on towards the target for the claims on
+        steps, which no look decides.
         """
-        table, unresolved = np.full((seeds, len(arms)), np.nan), np.zeros(len(arms))
+        return sum(self._charged(trial) for arm in arms for trial in self.runs(arm) if trial.curve.steps)
+
+    def _charged(self, trial: Trial) -> int:
+        whole = trial.seed < plan.FIRST_CONFIRMATION_SEED + plan.WHOLE_BUDGET_SEEDS
+        return min(trial.curve.examples[-1], self.duration.budget_examples if whole else self.duration.max_examples)
+
+    def needs(self, arms: Sequence[Arm], seeds: int) -> Needs:
+        """Return where every run crosses the target."""
+        table = np.full((seeds, len(arms)), np.nan)
+        unresolved, later_than = np.zeros(len(arms)), np.full(len(arms), np.nan)
         for column, arm in enumerate(arms):
             first = plan.FIRST_CONFIRMATION_SEED
             runs = [trial for trial in self.runs(arm) if trial.seed < first + seeds]
             if runs:
-                values, unresolved[column] = self._compared(runs)
+                values, unresolved[column], later_than[column] = self._compared(runs)
                 table[[trial.seed - first for trial in runs], column] = values
-        return table, unresolved
+        return Needs(table, unresolved, later_than)
 
     def _compared(self, runs: Sequence[Trial]) -> Compared:
         goal = self.experiment.goal
@@ -260,18 +278,19 @@ def decide(evidence: Evidence, standing: Standing, budget: int, multiple: Callab
     """
     arms = standing.arms
     sizes = sorted({arm.batch_size for arm in arms})
-    log_examples, unresolved = evidence.log_examples(arms, standing.seeds)
+    needs = evidence.needs(arms, standing.seeds)
     unknown = {size for size in sizes if not evidence.fastest(size)}
     is_out = np.array([arm not in standing.left or arm.batch_size in unknown for arm in arms])
     state = looks.State(
         look=standing.number,
         sizes=tuple(arm.batch_size for arm in arms),
-        out=is_out | np.isnan(log_examples).all(axis=0),
-        log_examples=log_examples,
+        out=is_out | np.isnan(needs.log_examples).all(axis=0),
+        log_examples=needs.log_examples,
         log_seconds=evidence.log_seconds(sizes),
         cost=np.array([evidence.a_seed(arm) for arm in arms]),
         left=float(max(0, budget - evidence.spent(arms))),
-        unresolved=unresolved,
+        unresolved=needs.unresolved,
+        later_than=needs.later_than,
     )
     return looks.decide(state, _rules(evidence, standing), multiple)
 

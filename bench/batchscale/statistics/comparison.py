@@ -6,6 +6,9 @@ multiple comparisons with the best). The bound of an arm is the most by which it
 of the truly best arm against all others stay below it makes the set and all bounds true together. So the arm with the
 least bound can be recommended without a further price for having chosen it. On that event the best arm is not out,
 so a bound is taken over the arms that are not out.
+
+An arm of which only a lower limit is known is out where that limit exceeds another arm by more than chance allows. It
+bounds the others as if it were at its limit. Nothing is out or bounded by comparison with what it might be at best.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ class Comparison:
         alpha: Chance that the truly best arm is called out, or that any bound is wrong.
         among: The arms that were compared.
         out: The compared arms that are not the best.
-        centres: Estimates; NaN where an arm has none.
+        centres: Estimates; NaN where an arm has none, or only a lower limit.
         bounds: How much each arm that is not out can exceed the best at most; infinite where nothing bounds it.
         critical: Critical value of the bounds, in standard deviations of a difference; NaN with one arm.
         variances: Variance of the difference of two arms by source, (arms, arms) each.
@@ -118,7 +121,7 @@ def compare(
         bounds[left] = 0.0
     elif np.isfinite(spread[np.ix_(left, left)]).all():
         left = left[np.isfinite(centres[left])]
-        serving = left[never[left] < alpha / 4]
+        serving = left[(never[left] < alpha / 4) & ~effects.is_limit[left]]
         criticals = {arm: _critical(arm, left, errors, spread, alpha) for arm in left.tolist() if len(left) > 1}
         critical = max(criticals.values(), default=np.nan)
         for arm, own in criticals.items():
@@ -127,8 +130,9 @@ def compare(
         kept = left[~out[left]]
         bounds[kept] = _bounds(centres[kept], spread[np.ix_(kept, kept)] ** 2, critical)
     # A value that is unknown can be the least, and then nothing bounds the others.
-    unbounded = out | (never >= alpha / 4) | bool((among & ~out & np.isnan(centres)).any())
-    return Comparison(alpha, among, out, centres, np.where(unbounded, np.inf, bounds), critical, variances)
+    unbounded = out | effects.is_limit | (never >= alpha / 4) | bool((among & ~out & np.isnan(centres)).any())
+    known = np.where(effects.is_limit, np.nan, centres)
+    return Comparison(alpha, among, out, known, np.where(unbounded, np.inf, bounds), critical, variances)
 
 
 def locations_of(effects: Effects, stream: int = 0) -> Locations:
@@ -145,7 +149,7 @@ def locations_of(effects: Effects, stream: int = 0) -> Locations:
     errors = random.standard_normal((FEWER_DRAWS, len(found))) * scales * effects.spreads / np.sqrt(found)
     errors = errors + later_draws - later
     typical = np.where(2 * effects.misses >= effects.runs, np.inf, effects.centres + later)
-    centres = np.where(np.isfinite(effects.centres), effects.centres + later, typical)
+    centres = np.where(np.isfinite(effects.centres) & ~effects.is_limit, effects.centres + later, typical)
     draws = np.where(random.random(errors.shape) < never, np.inf, centres + errors)
     return Locations(typical, centres, errors, draws)
 
@@ -207,10 +211,10 @@ def _lateness(
 ) -> tuple[Float[np.ndarray, " arms"], Float[np.ndarray, "draws arms"]]:
     """Return how much later than the mean of the runs that crossed the median of all runs comes, and draws of it.
 
-    Both suppose that fewer than half of the runs miss; the chance that more do is weighed apart.
+    Both suppose that fewer than half of the runs miss; the chance that more do is weighed apart. A lower limit stays.
     """
     middle, drawn = np.zeros(len(effects.centres)), np.zeros((draws, len(effects.centres)))
-    for arm in np.flatnonzero(effects.misses):
+    for arm in np.flatnonzero((effects.misses > 0) & ~effects.is_limit):
         missed, found = effects.misses[arm] + 0.5, effects.runs[arm] - effects.misses[arm] + 0.5
         within = special.betainc(missed, found, MIDDLE) * special.ndtr(DEVIATES)
         shares = special.betaincinv(missed, found, within)

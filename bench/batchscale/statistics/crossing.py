@@ -59,6 +59,8 @@ class Crossing:
         first_seen: First evaluation of each run at the target, infinite where there is none.
         slope: Slope of the typical curve there, in score per log example; NaN where it never crosses.
         flags: Reasons not to trust it.
+        later_than: Where no run crossed and the typical curve still falls at its end: that end, before which no run
+            crosses. NaN elsewhere: runs that crossed need no limit, and a flat curve may never cross.
     """
 
     typical: float
@@ -66,6 +68,7 @@ class Crossing:
     first_seen: Float[np.ndarray, " runs"]
     slope: float
     flags: frozenset[Flag]
+    later_than: float = np.nan
 
     @property
     def misses(self) -> int:
@@ -121,7 +124,8 @@ def locate_crossing(
     reached = at_target.any(axis=1)
     nothing = np.full(len(kept), np.inf)
     if not reached.any():
-        return Crossing(np.inf, nothing, nothing, np.nan, frozenset({"never"}))
+        later_than = _end_of_falling(examples, kept, target, flat)
+        return Crossing(np.inf, nothing, nothing, np.nan, frozenset({"never"}), later_than)
     first_seen = nothing.copy()
     first_seen[reached] = np.log(examples[at_target[reached].argmax(axis=1)])
     seen = np.isfinite(kept[reached]).any(axis=0)
@@ -137,6 +141,25 @@ def locate_crossing(
     values[reached] = at - _influences(curve, levels, table, at) / min(slope, LEAST_FALL * flat)
     typical = typical_of(values)
     return Crossing(typical, values, first_seen, slope, _flags(typical, at, slope > flat, where, table))
+
+
+def _end_of_falling(
+    examples: Float[np.ndarray, " evaluations"],
+    kept: Float[np.ndarray, "runs evaluations"],
+    target: float,
+    flat: float,
+) -> float:
+    """Return the log examples at which runs that never crossed end together, while their typical curve still falls.
+
+    NaN if one of them ended before or collapsed, or if the smooth curve is flat or about to cross.
+    """
+    seen = np.isfinite(kept).any(axis=0)
+    if seen.sum() < FEWEST_TO_SMOOTH or not np.isfinite(kept[:, seen][:, -1]).all():
+        return np.nan
+    curve, _ = additive(np.log(examples[seen]), kept[:, seen])
+    end = curve.where[-1]
+    _, (slope,) = smooth(curve, np.array([end]))
+    return float(end) if slope <= flat and _cross(curve, target) is None else np.nan
 
 
 class Lowest(NamedTuple):

@@ -6,7 +6,7 @@ fitted with the arms by least squares, so that it cancels in their differences. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -48,6 +48,7 @@ class Effects:
         misses: Runs of each arm that missed the target.
         runs: Runs of each arm, misses included.
         spreads: Standard deviation over runs, which tells how much later the median comes where some runs miss.
+        limited: True for arms whose centre is a lower limit, because no run has reached the target yet; none when None.
     """
 
     centres: Float[np.ndarray, " arms"]
@@ -55,21 +56,28 @@ class Effects:
     misses: Float[np.ndarray, " arms"]
     runs: Float[np.ndarray, " arms"]
     spreads: Float[np.ndarray, " arms"]
+    limited: Bool[np.ndarray, " arms"] | None = None
+
+    @property
+    def is_limit(self) -> Bool[np.ndarray, " arms"]:
+        """True for arms whose centre is a lower limit."""
+        return np.zeros(len(self.centres), dtype=bool) if self.limited is None else self.limited
 
     def with_timing(self, timing: Effects) -> Effects:
         """Return the effects of the product with a quantity that no run misses, such as seconds per step."""
-        return Effects(self.centres + timing.centres, self.parts | timing.parts, self.misses, self.runs, self.spreads)
+        return replace(self, centres=self.centres + timing.centres, parts=self.parts | timing.parts)
 
     def spread_over(self, which: Int[np.ndarray, " more"]) -> Effects:
         """Return the effects of arms that share these: the one at `which[i]` becomes that of arm i."""
         grid = np.ix_(which, which)
         parts: dict[Source, Part] = {}
         parts |= {source: Part(part.covariance[grid], part.freedom[which]) for source, part in self.parts.items()}
-        return Effects(self.centres[which], parts, self.misses[which], self.runs[which], self.spreads[which])
+        misses, runs, spreads = self.misses[which], self.runs[which], self.spreads[which]
+        return Effects(self.centres[which], parts, misses, runs, spreads, self.is_limit[which])
 
     def shifted(self, by: Float[np.ndarray, " arms"]) -> Effects:
         """Return the effects of the quantity times a known factor, given as its logarithm."""
-        return Effects(self.centres + by, self.parts, self.misses, self.runs, self.spreads)
+        return replace(self, centres=self.centres + by)
 
 
 class _Fit(NamedTuple):
@@ -83,28 +91,42 @@ class _Fit(NamedTuple):
 
 
 def of_seeds(
-    log_examples: Float[np.ndarray, "seeds arms"], unresolved: Float[np.ndarray, " arms"] | None = None
+    log_examples: Float[np.ndarray, "seeds arms"],
+    unresolved: Float[np.ndarray, " arms"] | None = None,
+    later_than: Float[np.ndarray, " arms"] | None = None,
 ) -> Effects:
     """Return the effects of arms whose runs share their seeds.
 
     The variances of the arms are moderated (Smyth, 2004). A run that missed gives no value, and its arm is an
     estimate of the runs that did not; `misses` tells how many there are.
 
+    Where all runs of an arm missed and are known to be later than some value, that value stands for each of them. Their
+    mean is larger, so whatever calls this limit later than another arm would call the arm itself later. The value hides
+    how they spread: their variance is that of the other arms.
+
     Args:
         log_examples: One value per run, infinite where it missed, NaN where it was not trained.
         unresolved: Variance of each arm that no further seed lowers; 0 when None.
+        later_than: What all runs of an arm exceed, if none reached the target; NaN where unknown, for all when None.
     """
     known = np.isfinite(log_examples)
     fit = _fit(np.where(known, log_examples, np.nan))
     freedom = np.where(known, 1 - fit.leverage, 0.0).sum(axis=0)
     variances, moderate = _variances(np.where(known, fit.residuals, 0.0), freedom)
     beyond = np.zeros(known.shape[1]) if unresolved is None else unresolved
-    part = Part(_covariance(fit, known, np.broadcast_to(variances, known.shape)) + np.diag(beyond), moderate)
-    misses = np.isinf(log_examples).sum(axis=0).astype(np.float64)
+    missed = np.isinf(log_examples)
+    misses = missed.sum(axis=0).astype(np.float64)
+    limits = np.full(known.shape[1], np.nan) if later_than is None else later_than
+    limited = np.isfinite(limits) & missed.any(axis=0) & ~known.any(axis=0)
+    entered = known | (missed & limited)
+    # What covers what does not depend on the values, so a zero can stand for those that are limits.
+    cover = _fit(np.where(known, log_examples, np.where(entered, 0.0, np.nan))) if limited.any() else fit
+    part = Part(_covariance(cover, entered, np.broadcast_to(variances, known.shape)) + np.diag(beyond), moderate)
     runs = (~np.isnan(log_examples)).sum(axis=0).astype(np.float64)
     # The median over runs also spreads by what runs of one seed have in common, which pairing removes.
     whole = variances + _row_variance(log_examples, known, variances) + beyond * np.maximum(runs - misses, 1)
-    return Effects(fit.centres, {"seeds": part}, misses, runs, np.sqrt(whole))
+    centres = np.where(limited, limits, fit.centres)
+    return Effects(centres, {"seeds": part}, misses, runs, np.sqrt(whole), limited)
 
 
 def of_blocks(log_seconds: Float[np.ndarray, "blocks rounds arms"]) -> Effects:

@@ -70,6 +70,7 @@ class State:
         cost: What one more seed of each arm costs, in any unit.
         left: How much may still be spent, in the same unit.
         unresolved: Variance of each arm's log examples that no further seed lowers; 0 when None.
+        later_than: What the log examples of all runs of an arm exceed, if all missed; NaN where unknown.
     """
 
     look: int
@@ -80,6 +81,7 @@ class State:
     cost: Float[np.ndarray, " arms"]
     left: float
     unresolved: Float[np.ndarray, " arms"] | None = None
+    later_than: Float[np.ndarray, " arms"] | None = None
 
     @property
     def seeds(self) -> int:
@@ -135,7 +137,8 @@ def of_times(state: State, alpha: float, draws: int = DRAWS) -> Comparison:
     """Compare the times to the target, examples / batch size x seconds per step, of the arms that are not yet out."""
     sizes, which = np.unique(np.array(state.sizes), return_inverse=True)
     a_step = effects.of_blocks(state.log_seconds).shifted(-np.log(sizes.astype(np.float64)))
-    times = effects.of_seeds(state.log_examples, state.unresolved).with_timing(a_step.spread_over(which))
+    needs = effects.of_seeds(state.log_examples, state.unresolved, state.later_than)
+    times = needs.with_timing(a_step.spread_over(which))
     return compare(times, ~state.out, alpha, state.look, draws)
 
 

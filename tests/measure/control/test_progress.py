@@ -2,6 +2,7 @@
 
 import io
 
+import msgspec
 import pytest
 from batchscale.config import plan
 from batchscale.measure.control.progress import Item, Progress, confirm_trials, later_blocks, readable
@@ -122,14 +123,16 @@ def test_seconds_are_readable(seconds, text):
     assert readable(seconds) == text
 
 
-@pytest.mark.parametrize(("seeds", "blocks"), [(1, 0), (4, 2), (30, 3)])
+@pytest.mark.parametrize(("seeds", "blocks"), [(1, 0), (3, 0), (4, 0.66), (5, 1.1), (8, 1.4), (30, 1.4)])
 def test_looks_plan_as_many_blocks_of_rounds_as_their_seeds_allow(seeds, blocks):
     looked = experiment(seeds={"search": 1, "confirm": seeds}, confirm={"looks": [3, 6, 12, 24]})
-    assert later_blocks(looked) == blocks
+    assert later_blocks(looked) == pytest.approx(blocks)
     assert later_blocks(experiment(seeds={"search": 1, "confirm": seeds})) == 0
 
 
 def test_looks_plan_the_mean_seeds_of_a_batch_size_and_the_first_ones_for_its_best_score():
     tier = plan.Tier(4, [4, 8])
     looked = experiment(seeds={"search": 1, "confirm": 10}, confirm={"looks": [3, 6]}, learning_rate={"anchor": 0.1})
-    assert confirm_trials(looked, tier) == pytest.approx(2 * (0.6 * 3 * 1.2 + 10))
+    assert confirm_trials(looked, tier) == pytest.approx(2 * (0.6 * 3 * 1.2 + 0.2 * 3 + 10))
+    alike = msgspec.structs.replace(looked, confirm=None)
+    assert confirm_trials(alike, tier) == pytest.approx(2 * 1.6 * 10 * 1.2)

@@ -33,6 +33,7 @@ class Arm:
         crossing: where the runs cross the target, smoothed; None where only the crossing was recorded.
         log_examples: what is compared, one value for each run; infinite where it missed.
         unresolved: variance of the estimate that no further seed lowers, because evaluations are too far apart.
+        later_than: what all runs exceed that missed the target while they still improved; else NaN.
     """
 
     batch_size: int
@@ -40,6 +41,7 @@ class Arm:
     crossing: Crossing | None
     log_examples: Float[np.ndarray, " runs"]
     unresolved: float = 0.0
+    later_than: float = np.nan
 
     @property
     def key(self) -> tuple[int, Point]:
@@ -90,20 +92,20 @@ def _arm(size: int, trials: pd.DataFrame, curves: Curves, crossed: pd.DataFrame)
         return Arm(size, trials, None, np.log(first))
     runs = [curves.run(int(number)) for number in trials["trial"]]
     found = locate_runs(runs, curves.goal, curves.least)
-    log_examples, unresolved = compared_by(found, first, previous)
-    return Arm(size, trials, found, log_examples, unresolved)
+    return Arm(size, trials, found, *compared_by(found, first, previous))
 
 
 def effects_of(found: Sequence[Arm]) -> Effects:
     """Return the effects of the arms, their runs paired by seed."""
-    unresolved = np.array([arm.unresolved for arm in found])
-    return paired([arm.trials for arm in found], [arm.log_examples for arm in found], unresolved)
+    unresolved, later_than = (np.array([getattr(arm, name) for arm in found]) for name in ("unresolved", "later_than"))
+    return paired([arm.trials for arm in found], [arm.log_examples for arm in found], unresolved, later_than)
 
 
 def paired(
     trials: Sequence[pd.DataFrame],
     runs: Sequence[Float[np.ndarray, " _"]],
     unresolved: Float[np.ndarray, " arms"] | None = None,
+    later_than: Float[np.ndarray, " arms"] | None = None,
 ) -> Effects:
     """Return the effects of some arms with one value for each run, the runs of one seed paired.
 
@@ -111,6 +113,7 @@ def paired(
         trials: rows of the `trials` frame for each arm.
         runs: the values of each arm, in the order of its rows; infinite for a run that missed.
         unresolved: see `Arm`; of no arm when None.
+        later_than: see `Arm`; of no arm when None.
     """
     rows: dict[tuple[int, int], int] = {}
     entries: list[tuple[int, int, float]] = []
@@ -121,7 +124,7 @@ def paired(
     table = np.full((len(rows), len(trials)), np.nan)
     for row, column, value in entries:
         table[row, column] = value
-    return of_seeds(table, unresolved)
+    return of_seeds(table, unresolved, later_than)
 
 
 def timing_of(sizes: Sequence[int], speeds: Mapping[int, Speed]) -> Effects:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TextIO
 
 from batchscale.config import plan
@@ -48,6 +49,9 @@ RATES_CONFIRMED = 1.6
 """Rates confirmed per batch size, on average."""
 BEYOND_BUDGET = 1.2
 """Examples of all trials over those of the epoch budget: some trials continue towards the target."""
+SHARES_LEFT = (0.66, 0.44, 0.3)
+"""Share of batch sizes that go on after each look, those of ended studies as 0: means over the truths that looks are
+simulated on."""
 
 
 def timing_seconds(experiment: Experiment, cells: int) -> float:
@@ -77,23 +81,29 @@ def search_trials(experiment: Experiment, tier: plan.Tier) -> float:
 def confirm_trials(experiment: Experiment, tier: plan.Tier) -> float:
     """Guess a tier's confirmation, the fixed rate included, as a number of trials to the epoch budget.
 
-    Looks may spend `seeds.confirm` trials per batch size on the times to the target, but at least the first seeds.
+    Looks may spend `seeds.confirm` trials per batch size on the times to the target. What the first seeds train beyond
+    the epoch budget, and other rates, which get these seeds alone, come on top.
     """
-    sizes, first = len(tier.batch_sizes), plan.first_seeds(experiment) * BEYOND_BUDGET
+    first = plan.first_seeds(experiment)
     others = RATES_CONFIRMED - 1 + (experiment.learning_rate.fixed is not None)
-    if experiment.confirm is None:
-        return sizes * (1 + others) * first
-    return sizes * (others * first + max(experiment.seeds.confirm, first))
+    of_a_size = experiment.seeds.confirm + (BEYOND_BUDGET - 1) * first + others * BEYOND_BUDGET * first
+    return len(tier.batch_sizes) * of_a_size
 
 
-def later_blocks(experiment: Experiment) -> int:
-    """Guess how often rounds are timed again between looks if no batch size drops out.
+def later_blocks(experiment: Experiment) -> float:
+    """Guess how often rounds of a batch size are timed again between looks, on average over all batch sizes.
 
-    Later seeds end soon after the target, so the budget holds about twice as many of them.
+    Looks follow one another as long as the trials that seeds cost until then fit the budget.
     """
     if experiment.confirm is None:
-        return 0
-    return sum(seeds < 2 * experiment.seeds.confirm for seeds in experiment.confirm.looks[:-1])
+        return 0.0
+    left, blocks = float(experiment.seeds.confirm - plan.first_seeds(experiment)), 0.0
+    for share, (seeds, more) in zip(SHARES_LEFT, pairwise(experiment.confirm.looks), strict=False):
+        if left <= 0:
+            break
+        blocks += share
+        left -= share * (more - seeds)
+    return blocks
 
 
 @dataclass

@@ -48,16 +48,15 @@ class Study:
         self.budget = plan.confirmation_examples(session.experiment, sizes, session.duration)
 
     def plan(self) -> None:
-        """Plan the progress line for all that is missing, in the worst case: no batch size is ever out."""
+        """Plan the progress line for all that is missing, as if looks spent the whole budget."""
         if self.times:
             self.throughput.plan()
         self.convergence.plan()
         standing, evidence = self._standing(), self._evidence()
         if standing.stop is None:
-            first = plan.first_seeds(self.session.experiment) * len(self.session.batch_sizes) * BEYOND_BUDGET
-            self._plan_later(
-                max(self.budget, first * self.session.duration.budget_examples) - evidence.spent(standing.arms)
-            )
+            whole = plan.first_seeds(self.session.experiment) * len(self.session.batch_sizes)
+            beyond = 0.0 if standing.number else whole * (BEYOND_BUDGET - 1) * self.session.duration.budget_examples
+            self._plan_later(self.budget + beyond - evidence.spent(standing.arms))
 
     def run(self) -> None:
         """Measure all that is missing.
