@@ -143,6 +143,9 @@ def test_a_first_seed_is_charged_the_epoch_budget_at_most_and_a_later_one_what_i
     rows = Evidence(ASKED, DURATION, [first, later, short], [])
     assert short.curve.examples[-1] == 1500
     assert rows.spent(ARMS[:1]) == 2000 + 6000 + 1500
+    assert rows.expected(ARMS[1], [plan.FIRST_CONFIRMATION_SEED + seed for seed in (0, 1, 3)]) == 2000 + 2000 + 6000, (
+        "an arm that never ran may need the most"
+    )
 
 
 def test_an_arm_that_was_not_timed_or_never_ran_is_out():

@@ -181,11 +181,16 @@ class Evidence:
         A seed that runs the whole epoch budget costs no more than that: it goes on towards the target for the claims on
         steps, which no look decides.
         """
-        return sum(self._charged(trial) for arm in arms for trial in self.runs(arm) if trial.curve.steps)
+        trials = [trial for arm in arms for trial in self.runs(arm) if trial.curve.steps]
+        return sum(min(trial.curve.examples[-1], self._most(trial.seed)) for trial in trials)
 
-    def _charged(self, trial: Trial) -> int:
-        whole = trial.seed < plan.FIRST_CONFIRMATION_SEED + plan.WHOLE_BUDGET_SEEDS
-        return min(trial.curve.examples[-1], self.duration.budget_examples if whole else self.duration.max_examples)
+    def expected(self, arm: Arm, seeds: Iterable[int]) -> float:
+        """Predict what some more seeds of an arm add to what is spent."""
+        return sum(min(self.a_seed(arm), self._most(seed)) for seed in seeds)
+
+    def _most(self, seed: int) -> int:
+        whole = seed < plan.FIRST_CONFIRMATION_SEED + plan.WHOLE_BUDGET_SEEDS
+        return self.duration.budget_examples if whole else self.duration.max_examples
 
     def needs(self, arms: Sequence[Arm], seeds: int) -> Needs:
         """Return where every run crosses the target."""

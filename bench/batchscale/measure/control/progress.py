@@ -54,7 +54,7 @@ SHARES_LEFT = (0.66, 0.44, 0.3)
 simulated on."""
 
 
-def timing_seconds(experiment: Experiment, cells: int) -> float:
+def timing_seconds(experiment: Experiment, cells: float) -> float:
     """Guess the seconds that the rounds of a number of timed `cells` take."""
     table = experiment.throughput
     return cells * (table.rounds * table.round_seconds + SECONDS_PER_CELL)

@@ -140,7 +140,7 @@ class Study:
         for batch in standing.batches[trained:]:
             seeds = [plan.FIRST_CONFIRMATION_SEED + seed for seed in batch.seeds]
             evidence = self._evidence()
-            costs = len(seeds) * sum(evidence.a_seed(arm) for arm in batch.arms)
+            costs = sum(evidence.expected(arm, seeds) for arm in batch.arms)
             self._plan_later(self.budget - evidence.spent(standing.arms) - costs)
             settings = [Setting("confirm", arm.batch_size, arm.point) for arm in batch.arms]
             self.convergence.confirm(f"seeds {batch.seeds.start + 1} to {batch.seeds.stop}", settings, seeds)
