@@ -115,8 +115,7 @@ def compare(
     errors = _errors(effects, random, draws) + (later - later_draws)
     out = among & (never > 1 - alpha)
     left = np.flatnonzero(among & ~out)
-    bounds = np.full(len(centres), np.inf)
-    critical = np.nan
+    bounds, critical = np.full(len(centres), np.inf), np.nan
     if len(left) == 1:
         bounds[left] = 0.0
     elif np.isfinite(spread[np.ix_(left, left)]).all():
