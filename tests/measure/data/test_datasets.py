@@ -209,7 +209,7 @@ def test_records_that_are_not_those_of_cifar_are_refused(data, message):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("mnist", {"window": 3}, r"workload\.dataset_options\.window: not an option of mnist, expected none"),
+        ("digits", {"window": 3}, r"workload\.dataset_options\.window: not an option of digits, expected none"),
         ("markov", {"windw": 3}, r"dataset_options\.windw: not an option of markov, expected one of window, symbols"),
         ("markov", {"window": 0}, r"dataset_options\.window: expected a whole number from 1 to 32,768, found 0"),
         ("shakespeare", {"window": "a"}, r"dataset_options\.window: expected a whole number .*, found 'a'"),
