@@ -16,7 +16,7 @@ from subprocess_study import SWEEP, begin, environment, finish, only_folder, rou
 from tiny_workload import experiment, trials
 
 pytestmark = pytest.mark.slow
-KILLS = 30
+KILLS = 12
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def test_a_second_run_in_the_same_folder_is_refused_in_one_line(workplace, unint
     assert "another run is writing here" in errors.strip().splitlines()[-1]
 
 
-def test_thirty_kills_at_random_moments_of_both_stages_lose_nothing(tmp_path, workplace, uninterrupted):
+def test_kills_at_random_moments_of_both_stages_lose_nothing(tmp_path, workplace, uninterrupted):
     """A folder is killed again and again until its study is done, then it must equal the uninterrupted one."""
     chance, kills, struck = np.random.default_rng(7), 0, set()
     for number in range(2 * KILLS):

@@ -113,12 +113,13 @@ def test_a_tier_of_one_batch_size_needs_no_accumulator_and_gives_the_same():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("optimizer", "tolerance"), [("momentum", 1e-6), ("adam", 1e-3)])
+@pytest.mark.parametrize(("optimizer", "tolerance"), [("momentum", 1e-6), ("adam", 1e-4)])
 def test_selecting_what_is_due_gives_the_numbers_of_a_conditional(optimizer, tolerance):
-    """To rounding, which Adam's quotient of small numbers makes larger."""
-    values = settings([10, 20, 40, 50], [0.1, 0.02, 0.05, 0.01])
-    chosen = programs(learner("mlp", optimizer), 5, noise_parts=3, selected_numbers=1 << 20)
-    skipped = programs(learner("mlp", optimizer), 5, noise_parts=3)
+    """To rounding, which Adam's quotient of small numbers makes larger; its rates must be small, or chaos does too."""
+    options, scale = ((("eps", 1e-3),), 0.05) if optimizer == "adam" else ((), 1.0)
+    values = settings([10, 20, 40, 50], [scale * rate for rate in (0.1, 0.02, 0.05, 0.01)])
+    chosen = programs(learner("mlp", optimizer, optimizer_options=options), 5, noise_parts=3, selected_numbers=1 << 20)
+    skipped = programs(learner("mlp", optimizer, optimizer_options=options), 5, noise_parts=3)
     assert_same(train(chosen, [1, 2], values, 600), train(skipped, [1, 2], values, 600), tolerance)
     texts = [of.program((2, 4)).as_text() or "" for of in (chosen, skipped)]
     assert [" conditional(" in text for text in texts] == [False, True]
