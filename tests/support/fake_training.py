@@ -4,7 +4,7 @@ import math
 
 from batchscale.config import plan
 from batchscale.measure.control.signals import Stopped
-from batchscale.measure.convergence import wave, wave_loop
+from batchscale.measure.convergence import tiers, wave, wave_loop
 from batchscale.measure.convergence.lanes import Lanes, Programs
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.convergence.wave import SHARE_OF_LANES, SHARE_OF_MEMORY
@@ -15,10 +15,11 @@ from tiny_workload import session, trials
 
 
 def without_training(monkeypatch, run):
-    """Replace `wave_loop.run` by `run`, and make the lanes empty, so that no model is traced."""
+    """Replace `wave_loop.run` by `run`, and make the lanes empty, so that no model is traced or compiled."""
     if not isinstance(Programs.lane_bytes, int):  # `hold` has not limited the memory
         monkeypatch.setattr(Programs, "lane_bytes", 1)
     monkeypatch.setattr(wave_loop, "run", run)
+    monkeypatch.setattr(tiers, "compile_together", lambda *_: [])
     monkeypatch.setattr(Programs, "fit", lambda _, shape, *given: shape)
     monkeypatch.setattr(wave, "first_lanes", lambda *_: Lanes(TrainState((), ()), ()))
 

@@ -250,6 +250,7 @@ def test_a_scaled_study_is_joined_at_the_rung_of_its_source(tmp_path, offline, r
     assert (folder / results_folder.CONVERGENCE).read_bytes() == (source / results_folder.CONVERGENCE).read_bytes()
 
 
+@pytest.mark.slow
 def test_minutes_are_shared_and_a_second_run_repeats_the_first_choice(tmp_path, offline, runs, monkeypatch):
     monkeypatch.setattr(LanePrograms, "tuned", lambda *_: Tuned(None, 1e5))
     asked = request(tmp_path, names=["lenet_digits"], minutes=3.0)
