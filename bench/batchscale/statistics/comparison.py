@@ -7,8 +7,8 @@ of the truly best arm against all others stay below it makes the set and all bou
 least bound can be recommended without a further price for having chosen it. On that event the best arm is not out,
 so a bound is taken over the arms that are not out.
 
-An arm of which only a lower limit is known is out where that limit exceeds another arm by more than chance allows. It
-bounds the others as if it were at its limit. Nothing is out or bounded by comparison with what it might be at best.
+Some arms are known by a lower limit alone. Such an arm is out where its limit exceeds another arm by more than chance
+allows. It bounds the others as if it were at its limit. It calls no other arm out.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def compare(
         bounds[left] = 0.0
     elif np.isfinite(spread[np.ix_(left, left)]).all():
         left = left[np.isfinite(centres[left])]
-        serving = left[(never[left] < alpha / 4) & ~effects.is_limit[left]]
+        serving = left[never[left] < alpha / 4]
         criticals = {arm: _critical(arm, left, errors, spread, alpha) for arm in left.tolist() if len(left) > 1}
         critical = max(criticals.values(), default=np.nan)
         for arm, own in criticals.items():
