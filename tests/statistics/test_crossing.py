@@ -53,7 +53,7 @@ def test_runs_that_end_at_different_examples_lose_nothing():
 
 
 def test_runs_that_are_early_or_late_on_a_bending_curve_spread_as_their_crossings_do():
-    """Such a run lies far from the typical one where the curve is steep, and near it where it has levelled off."""
+    """Such a run is far from the typical one where the curve is steep, and near it where the curve has levelled off."""
     late = np.array([0.12, -0.05, -0.07])
     examples = np.arange(1, 101) * 10.0
     scores = np.log(0.01 + np.exp(-examples / np.exp(late)[:, None] / 50.0))

@@ -1,4 +1,4 @@
-"""What cannot be told from the best, by closed forms: each comparison in units of its own noise, misses left out."""
+"""What is tied with the best, by closed forms: each comparison in units of its own noise, misses left out."""
 
 from __future__ import annotations
 

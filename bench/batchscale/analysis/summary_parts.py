@@ -86,7 +86,7 @@ class TimeBudget(Part, frozen=True, kw_only=True):
         batch_size: the one whose typical run has the best score within it.
         learning_rate: its rate there; null where tables do not give it.
         score: that score.
-        tied: the batch sizes that cannot be told from it at the 95% level, itself included.
+        tied: the batch sizes that are not significantly worse at the 95% level, itself included.
         ended: batch sizes whose runs ended before, so that longer runs may be better.
         scores: the score of the typical run at each batch size that was evaluated within it.
     """

@@ -131,7 +131,7 @@ class MaxBatchSize(Part, frozen=True, kw_only=True):
 
 
 class EnergyOptimal(Optimum, frozen=True, kw_only=True):
-    """The batch size with the least energy to the target, of which `joules` is the median."""
+    """The batch size with the least energy to the target; `joules` is the estimate of it."""
 
     joules: float
 
@@ -305,7 +305,7 @@ class ParallelPoint(Part, frozen=True, kw_only=True):
 
 
 Status = Literal["ok", "diverged", "out_of_memory", "not_reached", "failed", "not_measured"]
-"""The outcome at a batch size; "ok" means that it was timed and reached the target in the median."""
+"""The outcome at a batch size; "ok" means that it was timed and that its typical run reached the target."""
 
 
 class BatchSizeSummary(Part, frozen=True, kw_only=True):

@@ -94,7 +94,7 @@ def fit_score_surface(finals: Finals) -> ScoreSurface:
 
     Raises:
         Refusal: when the grid is too small, no neighbourhood of the best is a parabola, the surface has no least score,
-            or this lies outside of the grid.
+            or its least score is outside the grid.
     """
     kept = np.isfinite(finals.scores)
     x, z = np.log2(finals.batch_sizes), np.log2(finals.rates)

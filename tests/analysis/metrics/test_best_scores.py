@@ -73,9 +73,9 @@ def test_few_validation_examples_widen_the_interval_of_a_score_and_no_comparison
     assert best.tied == without.score_optimal.tied == [64]
     low, high = best.interval
     assert high - low > 2 * 1.8 * error > without.score_optimal.interval[1] - without.score_optimal.interval[0]
-    told = " ".join(method.paragraphs(swept(truth, validation_examples=VALIDATION_EXAMPLES), found))
-    assert "All runs see the same 2,000 validation examples." in told
-    assert "Prechelt (1998" in told
+    text = " ".join(method.paragraphs(swept(truth, validation_examples=VALIDATION_EXAMPLES), found))
+    assert "All runs see the same 2,000 validation examples." in text
+    assert "Prechelt (1998" in text
 
 
 def made_up(random, centres, seeds=5):

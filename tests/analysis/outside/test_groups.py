@@ -101,14 +101,14 @@ def test_what_cannot_be_grouped_is_one_line(tmp_path, text, by, reason):
 
 def test_the_command_writes_a_page_and_replaces_only_its_own(tmp_path, capsys):
     path, out = written(tmp_path / "runs.csv", tokens=TOKENS[:1], models=MODELS[:2]), tmp_path / "out"
-    told = ["analyze", "--convergence", str(path), "--metric", "loss:loss", "--out", str(out), "--by", "N"]
-    assert command_line.run(told) == 0
-    assert command_line.run([*told, "--json"]) == 0
+    line = ["analyze", "--convergence", str(path), "--metric", "loss:loss", "--out", str(out), "--by", "N"]
+    assert command_line.run(line) == 0
+    assert command_line.run([*line, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert shown == json.loads((out / "groups.json").read_text())
     text = (out / "groups.html").read_text()
     assert "Optima against N" in text
     assert re.search(r"<th[^>]*>100000000</th>", text)
     (out / "groups.json").write_text("{}")
-    assert command_line.run(told) == 2
+    assert command_line.run(line) == 2
     assert "was not made from tables" in capsys.readouterr().err

@@ -50,10 +50,10 @@ def test_the_workload_is_described_in_full(measured, summarized):
 
 
 def test_each_rule_names_its_paper_or_is_called_our_own(measured, summarized):
-    told = " ".join(paragraphs(measured, summarized))
-    assert "The surface is our own rule." in told
-    assert "all pairs of rounds counts (Hodges & Lehmann, 1963)" in told
-    assert "follows Prechelt (1998" in told
+    text = " ".join(paragraphs(measured, summarized))
+    assert "The surface is our own rule." in text
+    assert "all pairs of rounds counts (Hodges & Lehmann, 1963)" in text
+    assert "follows Prechelt (1998" in text
 
 
 def test_a_stranger_s_endless_options_are_cut(measured, summarized):

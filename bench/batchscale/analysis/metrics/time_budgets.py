@@ -39,7 +39,7 @@ class Within:
         seconds: the time.
         scores: the score of the typical run at each batch size that was evaluated within it, at its best rate.
         rates: the learning rate of each of these.
-        tied: the batch sizes that cannot be told from the best one, the best included.
+        tied: the batch sizes that are not significantly worse than the best one, the best included.
         ended: the batch sizes whose runs ended before; longer runs may be better.
     """
 

@@ -109,7 +109,7 @@ def together(metric: MetricName, columns: Sequence[str], answers: Sequence[Group
 
 
 def numeric(columns: Sequence[str], answers: Sequence[GroupAnswer]) -> list[str]:
-    """Return the columns with two or more values, all of which are numbers above 0."""
+    """Return the columns that hold numbers above 0 alone, two or more different ones."""
     values = {column: {number_in(one.group[column]) for one in answers} for column in columns}
     return [column for column, found in values.items() if None not in found and len(found) > 1]
 

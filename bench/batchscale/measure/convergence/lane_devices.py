@@ -36,7 +36,7 @@ class LaneDevices:
     among: tuple[Any, ...] = ()
 
     def even(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Return the smallest shape that holds `shape` and of which every device has an equal part."""
+        """Return the smallest shape that holds `shape` and that the devices share in equal parts."""
         return min(self._even(shape), key=math.prod)
 
     def _even(self, shape: tuple[int, int]) -> Iterator[tuple[int, int]]:
