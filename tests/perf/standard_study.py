@@ -38,6 +38,15 @@ TABLE = {
     "budget": {"epochs": 1, "max_epochs": 1},
 }
 
+DECODER = {
+    "dataset": "markov",
+    "dataset_options": {"window": 64},
+    "model": "decoder",
+    "model_options": {"width": 64, "depth": 2, "heads": 4},
+    "optimizer": "adamw",
+}
+"""Workload of the decoder's study."""
+
 
 def open_session(folder: Path) -> Session:
     """The study on random images, which train as fast as real ones."""

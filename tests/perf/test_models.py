@@ -11,13 +11,6 @@ SCREENING_ROUNDS = 2
 ROUNDS = 7
 FINALISTS = 2
 SINGLE_BATCH_SIZES = [4, 16, 32, 64, 256]
-DECODER = {
-    "dataset": "markov",
-    "dataset_options": {"window": 64},
-    "model": "decoder",
-    "model_options": {"width": 64, "depth": 2, "heads": 4},
-    "optimizer": "adamw",
-}
 RESNET8 = {
     "dataset": "synthetic_images",
     "dataset_options": {"shape": [28, 28, 1], "classes": 10},
@@ -27,7 +20,8 @@ RESNET8 = {
 
 
 @pytest.mark.parametrize(
-    ("name", "workload", "target"), [("decoder", DECODER, {"loss": 1.0}), ("resnet8", RESNET8, {"accuracy": 0.9})]
+    ("name", "workload", "target"),
+    [("decoder", standard_study.DECODER, {"loss": 1.0}), ("resnet8", RESNET8, {"accuracy": 0.9})],
 )
 def test_lanes_over_the_best_single_run(benchmark, record, tmp_path, name, workload, target):
     session = standard_study.session_of(tmp_path, workload=workload, target=target, batch_sizes={"values": [16, 64]})

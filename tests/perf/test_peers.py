@@ -16,7 +16,6 @@ import standard_study
 from batchscale.measure.session import Session
 from plain_models import PlainDecoder, PlainLeNet, plain_learner
 from races import Contestant, race
-from test_models import DECODER
 
 ROUNDS = 7
 WAYS = {"PyTorch eager": False, "torch.compile": True}
@@ -38,7 +37,7 @@ def test_a_study_next_to_the_usual_ways(benchmark, record, session, tmp_path, st
 
 def decoder_session(folder: Path) -> Session:
     return standard_study.session_of(
-        folder, workload=DECODER, target={"loss": 1.0}, batch_sizes={"values": [1, 4, 16, 64, 256]}
+        folder, workload=standard_study.DECODER, target={"loss": 1.0}, batch_sizes={"values": [1, 4, 16, 64, 256]}
     )
 
 
