@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from batchscale.statistics.looks import Decision, Rules, State, decide
@@ -108,6 +108,7 @@ def search(name, random, budget=LANE_EPOCHS, block_spread=0.0, rounds=ROUNDS, dr
         decision = decide(state, rules, draws=draws)
         if decision.stop:
             break
+        rules = replace(rules, spent=rules.spent + decision.comparison.alpha)
         spent += cost[~decision.out].sum() * (decision.seeds - seeds)
         seeds, out = decision.seeds, decision.out
     return Ended(decision, SIZES, world.regrets, spent)

@@ -7,8 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from batchscale.statistics.looks import ALPHAS, SEEDS, Rules, State, decide, middle_sizes
-from simulated_looks import TIMES, search
+from batchscale.statistics.looks import (
+    ALLOWED,
+    ALPHAS,
+    LAST_SHARE,
+    SEEDS,
+    Rules,
+    State,
+    decide,
+    middle_sizes,
+    planned_alpha,
+)
+from simulated_looks import LANE_EPOCHS, TIMES, search
 
 
 def state(log_times, seeds=3, **changes):
@@ -30,7 +40,7 @@ def state(log_times, seeds=3, **changes):
 
 
 def test_no_more_error_is_spent_than_five_percent():
-    assert sum(ALPHAS) == pytest.approx(0.05)
+    assert sum(ALPHAS) == pytest.approx(ALLOWED)
     assert len(ALPHAS) == len(SEEDS)
 
 
@@ -42,10 +52,31 @@ def test_one_that_is_left_ends_the_search():
 
 
 def test_each_look_has_its_own_chance_of_error():
-    assert decide(state([0.0, 1.0])).comparison.alpha == ALPHAS[0]
-    assert decide(state([0.0, 1.0], seeds=12, look=2)).comparison.alpha == ALPHAS[2]
-    with pytest.raises(ValueError, match="alphas: 1 values, expected 2"):
-        Rules(seeds=(3, 6), alphas=(0.05,))
+    assert decide(state([0.0, 1.0])).comparison.alpha == pytest.approx(ALPHAS[0])
+    third = decide(state([0.0, 1.0], seeds=12, look=2), Rules(spent=sum(ALPHAS[:2])))
+    assert third.comparison.alpha == pytest.approx(ALPHAS[2])
+    with pytest.raises(ValueError, match="seeds: 7 values, expected at most 6"):
+        Rules(seeds=(1, 2, 3, 4, 5, 6, 7))
+
+
+def test_looks_after_a_last_one_share_what_it_left():
+    spent = 0.03
+    planned = []
+    for look in range(2, len(ALPHAS)):
+        planned.append(planned_alpha(look, spent + sum(planned)))
+    assert sum(planned) == pytest.approx(ALLOWED - spent)
+    assert planned[1:] == pytest.approx(planned[:-1]), "as the planned ones, which are equal from the third look on"
+
+
+def test_where_the_budget_ends_the_looks_the_last_comparison_has_most_of_the_error_that_is_left():
+    """Two arms differ by so much that the planned error keeps both, and the last comparison does not."""
+    random, never = np.random.default_rng(1), Rules(tolerance=0.0)
+    apart = np.array([0.0, 2.0, 0.25, 2.0])
+    close = state(apart, log_examples=apart + 0.1 * random.standard_normal((3, 4)))
+    going, ended = decide(close, never), decide(replace(close, left=0.0), never)
+    assert (going.stop, going.out.tolist()) == (None, [False, True, False, True])
+    assert ended.comparison.alpha == pytest.approx(ALPHAS[0] + LAST_SHARE * (ALLOWED - ALPHAS[0]))
+    assert (ended.stop, ended.out.tolist()) == ("one left", [False, True, True, True])
 
 
 def test_where_all_runs_miss_none_is_left():
@@ -171,6 +202,22 @@ def test_a_few_searches_end_with_the_best_size_and_a_true_bound(name):
 
 
 MOST_OCTAVES = {("mlp", 0.0): 2.0, ("mlp", 0.04): 2.5, ("sharp", 0.0): 0.9, ("monotone", 0.0): 1.2, ("edge", 0.0): 1.8}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp", "edge", "misses"])
+def test_a_search_with_few_seeds_keeps_the_best_and_a_true_bound(name):
+    """The budget ends most of these searches at their second look, as it does the default suite's."""
+    random = np.random.default_rng(12)
+    ended = [search(name, random, budget=LANE_EPOCHS / 2, block_spread=0.04, draws=2000) for _ in range(400)]
+    print(
+        f"{name}: best tied {np.mean([one.holds_best for one in ended]):.4f}, bound holds "
+        f"{np.mean([one.regret <= one.bound + 1e-9 for one in ended]):.4f}, octaves "
+        f"{np.mean([one.octaves for one in ended]):.2f}, bound {np.median([np.expm1(one.bound) for one in ended]):.1%},"
+        f" {dict(Counter(one.decision.stop for one in ended))}"
+    )
+    assert np.mean([one.holds_best for one in ended]) >= 0.95
+    assert np.mean([one.regret <= one.bound + 1e-9 for one in ended]) >= 0.95
 
 
 @pytest.mark.slow

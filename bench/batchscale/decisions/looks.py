@@ -26,7 +26,7 @@ from batchscale.decisions.crossings import Compared, compared_by, locate
 from batchscale.decisions.evaluations import first_at_target
 from batchscale.records.row_types import Arm, Look, Round, Trial
 from batchscale.statistics import looks
-from batchscale.statistics.looks import ALPHAS, Decision, Rules
+from batchscale.statistics.looks import ALPHAS, Decision, Rules, planned_alpha
 from batchscale.statistics.rate_surface import Surface
 
 ABOUT_AS_FAST = 1.1
@@ -52,6 +52,7 @@ class Standing:
         batches: What was to be trained, in order.
         stop: Why no look follows; None where one does.
         budget: Lane-examples that the last look could spend in all.
+        alpha: Chance of an error that the looks had.
     """
 
     number: int = 0
@@ -61,6 +62,7 @@ class Standing:
     batches: tuple[Batch, ...] = ()
     stop: str | None = None
     budget: int = 0
+    alpha: float = 0.0
 
     def after(self, look: Look) -> Standing:
         """Return what one more look leaves."""
@@ -75,6 +77,7 @@ class Standing:
             batches=(*self.batches, *(one for one in grids if one.arms and len(one.seeds))),
             stop=look.stop,
             budget=look.spent + look.left,
+            alpha=self.alpha + look.alpha,
         )
 
 
@@ -104,12 +107,15 @@ class Reading(NamedTuple):
     """How the arms of a study with looks are compared when its rows are read.
 
     Attributes:
-        compared: The arms to compare, each a batch size and a point.
+        arms: Every arm of the study, each a batch size and a point, in the order in which they joined. All of them
+            count for variances and for what seeds have in common.
+        compared: The arms to compare.
         out: Those of them that the last look called out.
         alpha: Chance of an error that this comparison is allowed.
         stream: Stream of random numbers: that of the look.
     """
 
+    arms: tuple[tuple[int, Point], ...]
     compared: frozenset[tuple[int, Point]]
     out: frozenset[tuple[int, Point]]
     alpha: float
@@ -125,14 +131,16 @@ def reading(rows: Sequence[Look]) -> Reading | None:
     standing, made = replay(rows), [row for row in rows if row.alpha]
     if not made:
         return None
+    arms = tuple(_keys(standing.arms))
     if standing.stop is None and standing.number < len(ALPHAS):
-        return Reading(_keys(standing.left), frozenset(), ALPHAS[standing.number], standing.number)
+        alpha = planned_alpha(standing.number, standing.alpha)
+        return Reading(arms, frozenset(_keys(standing.left)), frozenset(), alpha, standing.number)
     last = made[-1]
-    return Reading(_keys(last.compared), _keys(last.out), last.alpha, last.number - 1)
+    return Reading(arms, frozenset(_keys(last.compared)), frozenset(_keys(last.out)), last.alpha, last.number - 1)
 
 
-def _keys(arms: Iterable[Arm]) -> frozenset[tuple[int, Point]]:
-    return frozenset((arm.batch_size, arm.point) for arm in arms)
+def _keys(arms: Iterable[Arm]) -> list[tuple[int, Point]]:
+    return [(arm.batch_size, arm.point) for arm in arms]
 
 
 @dataclass(frozen=True)
@@ -313,4 +321,4 @@ def _rules(evidence: Evidence, standing: Standing) -> Rules:
     sizes = sorted({arm.batch_size for arm in standing.arms})
     apart = any(after > looks.OCTAVE * before for before, after in pairwise(sizes))
     finest = looks.OCTAVE if apart and evidence.surfaces else np.inf
-    return Rules(tuple(seeds), ALPHAS[: len(seeds)], table.tolerance, finest)
+    return Rules(tuple(seeds), standing.alpha, table.tolerance, finest)

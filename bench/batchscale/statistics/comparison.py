@@ -13,10 +13,10 @@ allows. It bounds the others as if it were at its limit. It calls no other arm o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from scipy import special
 
@@ -69,6 +69,23 @@ class Comparison:
             if known.any():
                 return int(np.argmin(np.where(known, rank, np.inf)))
         return None
+
+    def among_others(self, arms: Int[np.ndarray, " arms"], count: int) -> Comparison:
+        """Return the same comparison as one of `count` arms, of which these are at the places `arms`."""
+
+        def spread(values: np.ndarray, missing: object) -> np.ndarray:
+            whole = np.full((count,) * values.ndim, missing)
+            whole[np.ix_(*[arms] * values.ndim)] = values
+            return whole
+
+        return replace(
+            self,
+            among=spread(self.among, False),
+            out=spread(self.out, False),
+            centres=spread(self.centres, np.nan),
+            bounds=spread(self.bounds, np.inf),
+            variances={source: spread(part, np.nan) for source, part in self.variances.items()},
+        )
 
     def bound_after(self, factors: dict[Source, float]) -> float:
         """Predict the least bound if the data of some sources were multiplied, such as seeds by 2.

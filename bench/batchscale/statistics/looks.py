@@ -2,9 +2,10 @@
 
 Each look has a part of the error that is allowed in all. By Bonferroni's inequality the best batch size is ever called
 out with no more than their sum, whatever the rule to stop, and whichever batch sizes are added on the way. A batch size
-that is out stays out (Paulson, 1964, Annals of Mathematical Statistics 35). What a look did not spend is lost: the next
-one comes at a time that depends on the data. A look is a pure function of the rows so far, so a run that is resumed
-decides the same again.
+that is out stays out (Paulson, 1964, Annals of Mathematical Statistics 35). Where the budget or the schedule ends the
+looks, the last comparison also gets most of what later looks would have had, as in error spending (Lan & DeMets, 1983,
+Biometrika 70). The rest is kept for a study that goes on with a larger budget. A look is a pure function of the rows so
+far, so a run that is resumed decides the same again.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ from batchscale.statistics.comparison import DRAWS, Comparison, compare
 
 SEEDS = (3, 6, 12, 24, 48, 96)
 """Seeds of every batch size that is left, at each look."""
+ALLOWED = 0.05
+"""Chance that the best batch size is ever called out, or that a bound is wrong."""
 ALPHAS = (0.004, 0.008, 0.0095, 0.0095, 0.0095, 0.0095)
-"""Chance of an error that is allowed at each look; they sum to 5%."""
+"""Chance of an error that is planned for each look; they sum to what is allowed."""
+LAST_SHARE = 2 / 3
+"""Share of what later looks would have had that the comparison after the last run gets as well."""
 TOLERANCE = 0.05
 """How much slower than the best the recommended batch size may be for the search to stop."""
 OCTAVE = 2.0
@@ -41,20 +46,20 @@ class Rules:
 
     Attributes:
         seeds: Seeds of every arm that is left at each look.
-        alphas: Chance of an error at each look.
+        spent: Chance of an error that earlier looks had.
         tolerance: Bound at which to stop, as a fraction of the best.
         finest: Ratio of neighbouring batch sizes down to which batch sizes between them are added.
     """
 
     seeds: tuple[int, ...] = SEEDS
-    alphas: tuple[float, ...] = ALPHAS
+    spent: float = 0.0
     tolerance: float = TOLERANCE
     finest: float = OCTAVE
 
     def __post_init__(self) -> None:
         """Refuse a look without a chance of error of its own."""
-        if len(self.seeds) != len(self.alphas):
-            raise ValueError(f"alphas: {len(self.alphas)} values, expected {len(self.seeds)}, one for each look")
+        if len(self.seeds) > len(ALPHAS):
+            raise ValueError(f"seeds: {len(self.seeds)} values, expected at most {len(ALPHAS)}, one for each look")
 
 
 @dataclass(frozen=True)
@@ -120,17 +125,26 @@ def decide(
         draws: Random draws of the errors.
     """
     rules = rules or Rules()
-    found = of_times(state, rules.alphas[state.look], draws)
+    alpha = planned_alpha(state.look, rules.spent)
+    found = of_times(state, alpha, draws)
     out = state.out | found.out
     is_last = state.look + 1 >= len(rules.seeds)
     wanted = state.seeds if is_last else rules.seeds[state.look + 1]
     untried = middle_sizes(state.sizes, ~out, rules.finest, multiple)
     if untried and (more := _affordable(state, out, untried, wanted)):
         return Decision(found, out, None, state.seeds + more, untried)
-    stop = _reached(state, found, rules) or ("last look" if is_last else None)
-    if stop is None and (more := _affordable(state, out, (), wanted)):
+    if stop := _reached(state, found, rules):
+        return Decision(found, out, stop, state.seeds, ())
+    if not is_last and (more := _affordable(state, out, (), wanted)):
         return Decision(found, out, None, state.seeds + more, ())
-    return Decision(found, out, stop or "budget", state.seeds, ())
+    last = of_times(state, alpha + LAST_SHARE * (ALLOWED - rules.spent - alpha), draws)
+    stop = _reached(state, last, rules) or ("last look" if is_last else "budget")
+    return Decision(last, state.out | last.out, stop, state.seeds, ())
+
+
+def planned_alpha(look: int, spent: float) -> float:
+    """Return the chance of an error of a look, counted from 0, where earlier looks had `spent`."""
+    return (ALLOWED - spent) * ALPHAS[look] / sum(ALPHAS[look:])
 
 
 def of_times(state: State, alpha: float, draws: int = DRAWS) -> Comparison:

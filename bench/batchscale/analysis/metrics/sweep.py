@@ -5,12 +5,13 @@ Everything is computed when it is first read, and then kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 from numpy.typing import NDArray
 
 from batchscale.analysis.frames.frames import Frames
@@ -193,23 +194,38 @@ class Sweep:
     def comparison(self) -> Comparison | None:
         """The comparison of all arms by their time to the target; None where too little was trained or timed.
 
-        In a study with looks it has the error that its looks left. Which arms are out they decided by the experiment's
-        own target and the speeds of the machine that trained.
+        In a study with looks, its last look is repeated: only the arms of the study count, with the error that the look
+        had. Which arms are out it decided by the experiment's own target and the speeds of the machine that trained.
         """
-        effects, sizes = self.effects, np.unique(self._arm_sizes)
-        among = np.isin(self._arm_sizes, list(self.speeds))
-        looked, gone = looks.reading(self.frames.looks), np.zeros(len(among), dtype=bool)
+        looked = looks.reading(self.frames.looks)
         if looked and self.is_own_target and not self.frames.convergence_from:
-            keys = [arm.key for arm in self.arms]
-            among = among & [key in looked.compared for key in keys]
-            gone = np.array([key in looked.out for key in keys], dtype=bool)
-        if effects is None or not among.any() or not np.isfinite(effects.spreads).any():
+            places = {arm.key: number for number, arm in enumerate(self.arms)}
+            arms = np.array([places[key] for key in looked.arms if key in places], dtype=np.intp)
+            keys = [self.arms[number].key for number in arms.tolist()]
+            among, gone = (
+                np.array([key in part for key in keys], dtype=bool) for part in (looked.compared, looked.out)
+            )
+        else:
+            arms = np.arange(len(self.arms))
+            among, gone = np.ones(len(arms), dtype=bool), np.zeros(len(arms), dtype=bool)
+        alpha, stream = (looked.alpha, looked.stream) if looked else (1 - LEVEL, 0)
+        found = self._compare([self.arms[number] for number in arms.tolist()], among, alpha, stream)
+        if found is None:
+            return None
+        found = replace(found, out=found.out | (found.among & gone), bounds=np.where(gone, np.inf, found.bounds))
+        return found.among_others(arms, len(self.arms))
+
+    def _compare(
+        self, arms: Sequence[Arm], among: Bool[np.ndarray, " arms"], alpha: float, stream: int
+    ) -> Comparison | None:
+        """Compare some arms by their time to the target; None where none was timed, or nothing was repeated."""
+        sizes, which = np.unique(np.array([arm.batch_size for arm in arms]), return_inverse=True)
+        among = among & np.isin(sizes, list(self.speeds))[which]
+        effects = settings.effects_of(arms) if among.any() else None
+        if effects is None or not np.isfinite(effects.spreads).any():
             return None
         a_step = settings.timing_of(sizes.tolist(), self.speeds).shifted(-np.log(sizes.astype(np.float64)))
-        times = effects.with_timing(a_step.spread_over(np.searchsorted(sizes, self._arm_sizes)))
-        alpha, stream = (looked.alpha, looked.stream) if looked else (1 - LEVEL, 0)
-        found = compare(times, among, alpha, stream)
-        return replace(found, out=found.out | (among & gone), bounds=np.where(gone, np.inf, found.bounds))
+        return compare(effects.with_timing(a_step.spread_over(which)), among, alpha, stream)
 
     @cached_property
     def tied_in_time(self) -> set[int] | None:

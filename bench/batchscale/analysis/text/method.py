@@ -191,8 +191,9 @@ def _looks(summary: Summary) -> str:
         "Looks: after some seeds, the batch sizes that are left are compared. A batch size that cannot be the fastest"
         " is out: it gets no more seeds and is not timed again (Paulson, 1964). The others get more seeds, which end"
         " soon after the target, and another block of timed rounds. Every look has its own chance of an error; so far"
-        f" these sum to {spent}, and never to more than 5%. The best batch size is called out with no more than that,"
-        " however the study comes to its end (Bonferroni)."
+        f" these sum to {spent}, and never to more than 5%. The best batch size is called out with no more than that"
+        " (Bonferroni). Where the budget ends the study, the last comparison also gets two thirds of what later looks"
+        " would have had (error spending: Lan & DeMets, 1983)."
     )
 
 
