@@ -54,6 +54,12 @@ class Lowering(NamedTuple):
     channel_axis: int
 
 
+def recomputed(block: nnx.Module, features: Array, *options: object) -> Array:
+    """Apply a block to features; its backward pass computes the activations again, which saves memory."""
+    graph, params = nnx.split(block)
+    return jax.checkpoint(lambda params, features: nnx.merge(graph, params)(features, *options))(params, features)
+
+
 def lowering_named(name: str) -> Lowering:
     """Return the lowering of this name.
 

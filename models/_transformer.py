@@ -18,6 +18,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ._layers import recomputed
+
 Tokens = Float[Array, "width batch token"]
 MlpName = Literal["gelu", "swiglu"]
 NormName = Literal["rms", "layer"]
@@ -96,14 +98,8 @@ class Blocks(nnx.Module):
     def __call__(self, features: Tokens) -> Tokens:
         """Return the normalised features after the last block."""
         for block in self.blocks:
-            features = _recomputed(block, features) if self.remat else block(features)
+            features = recomputed(block, features) if self.remat else block(features)
         return self.norm(features)
-
-
-def _recomputed(block: _Block, features: Tokens) -> Tokens:
-    """Apply a block; its backward pass computes the activations again."""
-    graph, params = nnx.split(block)
-    return jax.checkpoint(lambda params, features: nnx.merge(graph, params)(features))(params, features)
 
 
 class Dense(nnx.Module):

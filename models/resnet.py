@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ._layers import Convolution, Features, Lowering, along, lowering_named, max_pool_overlapping
+from ._layers import Convolution, Features, Lowering, along, lowering_named, max_pool_overlapping, recomputed
 
 _STAGES: dict[int, Sequence[int]] = {8: (1, 1, 1), 18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 """Blocks of each stage, by depth. Each stage after the first halves the sides and doubles the channels."""
@@ -46,6 +46,7 @@ class Model(nnx.Module):
         groups: Groups of GroupNorm; they divide `width`. Wu and He use 32.
         stem: "small" for images of some 32 pixels, a 3x3 convolution; "large" for some 224 pixels, a 7x7 convolution
             with stride 2 and a 3x3 max-pool with stride 2.
+        remat: True to compute the activations of a block again in the backward pass, which saves memory.
 
     Raises:
         ValueError: on inputs that are not images, or options that do not fit together.
@@ -64,6 +65,7 @@ class Model(nnx.Module):
         norm: Literal["none", "group"] = "none",
         groups: int = 8,
         stem: Literal["small", "large"] = "small",
+        remat: bool = False,
     ) -> None:
         if len(input_shape) != 3:
             raise ValueError(f"inputs of shape {input_shape} are not images, expected [height, width, channel]")
@@ -83,7 +85,7 @@ class Model(nnx.Module):
         self.norm = made.norm(channels)
         self.out = nnx.Linear(channels, classes, dtype=dtype, rngs=rngs)
         lowering_named(lowering)
-        self.lowering = lowering
+        self.lowering, self.remat = lowering, remat
 
     def __call__(self, inputs: Float[Array, "batch height width channel"]) -> Float[Array, "batch class"]:
         """Return the logits of each example."""
@@ -92,7 +94,7 @@ class Model(nnx.Module):
         if self.pools:
             features = max_pool_overlapping(features, size=3, stride=2, padding=1)
         for block in self.blocks:
-            features = block(features, lowering)
+            features = recomputed(block, features, lowering) if self.remat else block(features, lowering)
         features = _activated(self.norm, features, lowering).mean(axis=(1, 2), keepdims=True)
         return self.out(lowering.leave(features).reshape(len(inputs), -1))
 

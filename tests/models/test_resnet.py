@@ -7,6 +7,7 @@ import pytest
 from batchscale.config.experiment import Workload
 from batchscale.errors import InputError
 from batchscale.measure.data.datasets import Examples
+from batchscale.measure.device.compiled_programs import compiled, predicted_bytes
 from batchscale.measure.training import flop_count
 from batchscale.measure.training.learner import make_learner
 from batchscale.models._layers import LOWERINGS
@@ -116,6 +117,20 @@ def test_lowerings_agree_at_every_depth(lowering, variant):
     params = nudged(reference.params(3))
     found, expected = (jax.jit(one.gradient)(params, Examples(inputs, labels)) for one in (lowered, reference))
     assert_same(found, expected, 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lowering", ["xla", "patches"])
+def test_recomputation_changes_no_gradient_and_saves_memory(lowering):
+    """Many narrow blocks, so that their activations and not their parameters decide the memory."""
+    split, found = Examples(jnp.ones((64, 32, 32, 3)), jnp.zeros(64, jnp.int32)), {}
+    for remat in (False, True):
+        one = made(lowering=lowering, depth=18, width=2, norm="group", groups=2, remat=remat)
+        params = nudged(one.params(3))
+        program = compiled(jax.jit(one.gradient).lower(params, split))
+        found[remat] = program(params, split), predicted_bytes(program)
+    assert_same(found[True][0], found[False][0], 1e-4)
+    assert found[True][1] < 0.7 * found[False][1]
 
 
 @pytest.mark.slow

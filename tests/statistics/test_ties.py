@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from batchscale.config.goal import Goal
 from batchscale.statistics.intervals import LEVEL, Locations
-from batchscale.statistics.ties import above_a_later_one, tied_with_least
+from batchscale.statistics.ties import above_a_later_one, scores_of, tied_with_least
 from scipy import stats
 
 NORMAL = stats.norm.ppf((np.arange(2000) + 0.5) / 2000)
@@ -97,3 +98,9 @@ def test_a_median_that_was_not_reached_is_compared_with_nothing():
     found = located([3.0, 1.0], none(), none())
     missed = Locations(np.array([3.0, np.inf]), found.centres, found.errors, found.draws)
     assert above_a_later_one(missed, 0.5).tolist() == [False, False]
+
+
+def test_shares_end_at_0_and_1_and_losses_may_be_negative():
+    drawn = np.array([-1.2, -0.4, 0.3])
+    assert scores_of(Goal(metric="accuracy", threshold=0.9), drawn).tolist() == [1.0, 0.4, 0.0]
+    assert scores_of(Goal(metric="loss", threshold=0.1), drawn).tolist() == drawn.tolist()

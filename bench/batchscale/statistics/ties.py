@@ -124,10 +124,10 @@ class Contest:
 
 
 def scores_of(goal: Goal, locations: Array) -> Array:
-    """Return scores that were oriented so that the least is best, in their own direction and range."""
-    low, high = sorted((goal.kind.ideal, goal.kind.worst))
+    """Return scores that were oriented so that the least is best, in their own direction; shares end at 0 and 1."""
     # Subtracted from 0, since -0.0 would show its sign.
-    return np.clip(goal.rising(0.0 - locations) + 0.0, low, high)
+    scores = goal.rising(0.0 - locations) + 0.0
+    return np.clip(scores, 0.0, 1.0) if goal.kind.is_share else scores
 
 
 def tied_with_least(locations: Locations) -> NDArray[np.bool_]:

@@ -5,6 +5,7 @@ An arm is a batch size at one confirmed learning rate. A batch size can have sev
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -118,9 +119,10 @@ def paired(
     rows: dict[tuple[int, int], int] = {}
     entries: list[tuple[int, int, float]] = []
     for column, (own, found) in enumerate(zip(trials, runs, strict=True)):
-        repeats = own.groupby("seed").cumcount()
-        for seed, repeat, value in zip(own["seed"], repeats, found, strict=True):
-            entries.append((rows.setdefault((int(seed), int(repeat)), len(rows)), column, float(value)))
+        repeats: Counter[int] = Counter()
+        for seed, value in zip(own["seed"].tolist(), found.tolist(), strict=True):
+            entries.append((rows.setdefault((seed, repeats[seed]), len(rows)), column, value))
+            repeats[seed] += 1
     table = np.full((len(rows), len(trials)), np.nan)
     for row, column, value in entries:
         table[row, column] = value

@@ -87,7 +87,11 @@ def within(sweep: Sweep, seconds: Sequence[float]) -> list[Within]:
     if not seconds or not _readable(sweep):
         return []
     arms = _arms(sweep, np.array(seconds, dtype=np.float64))
-    found = [_within(sweep, arms, at, one) for at, one in enumerate(seconds)]
+    if not arms:
+        return []
+    sizes, which = np.unique(np.array([arm.batch_size for arm in arms], dtype=np.int64), return_inverse=True)
+    a_step = timing_of(sizes.tolist(), sweep.speeds).spread_over(which)
+    found = [_within(sweep, arms, a_step, at, one) for at, one in enumerate(seconds)]
     return [one for one in found if one is not None]
 
 
@@ -127,14 +131,17 @@ def _groups(*groups: pd.DataFrame) -> list[pd.DataFrame]:
     return list(known.values())
 
 
-def _within(sweep: Sweep, arms: Sequence[_Arm], at: int, seconds: float) -> Within | None:
-    known = [arm for arm in arms if np.isfinite(arm.lowest.typical[at])]
-    if not known:
+def _within(sweep: Sweep, arms: Sequence[_Arm], a_step: Effects, at: int, seconds: float) -> Within | None:
+    places = np.flatnonzero([np.isfinite(arm.lowest.typical[at]) for arm in arms])
+    if not len(places):
         return None
+    known = [arms[place] for place in places.tolist()]
     centres = np.array([arm.lowest.typical[at] for arm in known])
     sizes = [arm.batch_size for arm in known]
     best = {size: min(np.flatnonzero(np.array(sizes) == size), key=centres.__getitem__) for size in sorted(set(sizes))}
-    tied = {sizes[arm] for arm in np.flatnonzero(_tied(sweep, known, at))} | {sizes[int(np.argmin(centres))]}
+    tied = {sizes[arm] for arm in np.flatnonzero(_tied(known, a_step.spread_over(places), at))} | {
+        sizes[int(np.argmin(centres))]
+    }
     return Within(
         seconds,
         {size: _score(sweep, float(centres[arm])) for size, arm in best.items()},
@@ -144,15 +151,12 @@ def _within(sweep: Sweep, arms: Sequence[_Arm], at: int, seconds: float) -> With
     )
 
 
-def _tied(sweep: Sweep, arms: Sequence[_Arm], at: int) -> np.ndarray:
-    """Return which arms (arms,) can be the best."""
+def _tied(arms: Sequence[_Arm], a_step: Effects, at: int) -> np.ndarray:
+    """Return which arms (arms,) can be the best; `a_step` holds the log seconds of their steps."""
     effects = paired([arm.trials for arm in arms], [arm.lowest.runs[:, at] for arm in arms])
     if not np.isfinite(effects.spreads).any():
         return np.ones(len(arms), dtype=bool)
-    sizes = [arm.batch_size for arm in arms]
     slopes = np.array([arm.lowest.slopes[at] for arm in arms])
-    different, which = np.unique(sizes, return_inverse=True)
-    a_step = timing_of(different.tolist(), sweep.speeds).spread_over(which)
     # More seconds per step are fewer examples, so an error of log seconds counts minus the slope.
     timing: dict[Source, Part] = {
         source: Part(part.covariance * np.outer(slopes, slopes), part.freedom) for source, part in a_step.parts.items()
