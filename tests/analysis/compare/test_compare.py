@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
+import re
 import shutil
 
 import msgspec
@@ -189,6 +191,17 @@ def test_experiments_on_one_machine_are_told_apart_by_name(folders, tmp_path):
     found = compare([folders[0], other], throughput_only=True)
     assert found.labels == ["laptop (experiment simulated)", "laptop (experiment renamed)"]
     assert found.differences == ["experiment: simulated against renamed"]
+
+
+@pytest.mark.parametrize(("peak", "apart"), [(5e10, True), (0.9e11, False)])
+def test_machines_of_one_name_are_told_apart_by_their_measured_speed(folders, tmp_path, peak, apart):
+    slower = dataclasses.replace(LAPTOP, matmul_flops_per_second=peak)
+    simulated_folder.write(tmp_path / "other", slower, seed=1, machine="laptop")
+    found = compare([folders[0], tmp_path / "other"])
+    name = r"laptop \(matrix products [0-9.]+ GFLOP/s\)"
+    assert bool(re.fullmatch(name, found.labels[0])) is apart
+    assert bool(found.differences) is apart
+    assert len(set(found.labels)) == 2
 
 
 def test_one_folder_is_not_a_comparison(folders):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from batchscale.analysis import number_format
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.outside_tables import UNNAMED
+from batchscale.analysis.metrics import hardware
 from batchscale.errors import InputError
 from batchscale.printable import printable
 
@@ -23,6 +25,9 @@ MATTERS_TO_SPEED = (
     "search",
 )
 ABSENT = "not set"
+UNMEASURED = "not measured"
+UNLIKE_MACHINES = 1.25
+"""Ratio of measured rates of matrix products from which two machines are unlike, whatever their names are."""
 
 
 def refuse_unlike(names: Sequence[str], sides: Sequence[Frames], *, throughput_only: bool) -> None:
@@ -78,9 +83,9 @@ def flattened(table: Mapping[str, object], prefix: str = "") -> dict[str, object
 
 
 def labels(sides: Sequence[Frames]) -> list[str]:
-    """Return a name for each side: its machine, with the settings that differ where a machine occurs twice."""
+    """Return a name for each side: its machine, with what differs where a machine occurs twice."""
     machines = [side.machine.machine.name for side in sides]
-    traits = [_traits(side) for side in sides]
+    traits = _traits_of(sides)
     different = [key for key in traits[0] if len({str(trait.get(key)) for trait in traits}) > 1]
     named = []
     for at, machine in enumerate(machines):
@@ -90,8 +95,8 @@ def labels(sides: Sequence[Frames]) -> list[str]:
 
 
 def differences(sides: Sequence[Frames]) -> list[str]:
-    """Return the settings that differ between the sides, each with its values."""
-    traits = [_traits(side) for side in sides]
+    """Return what differs between the sides, each with its values."""
+    traits = _traits_of(sides)
     keys = dict.fromkeys(key for trait in traits for key in trait)
     values = {key: [trait.get(key, ABSENT) for trait in traits] for key in keys}
     return [f"{key}: {' against '.join(found)}" for key, found in values.items() if len(set(found)) > 1]
@@ -100,6 +105,23 @@ def differences(sides: Sequence[Frames]) -> list[str]:
 def sets_speed(field: str) -> bool:
     """Return True if the time of a step depends on this field of the protocol."""
     return any(field == known or field.startswith(f"{known}.") for known in MATTERS_TO_SPEED)
+
+
+def _traits_of(sides: Sequence[Frames]) -> list[dict[str, str]]:
+    """Return the traits of each side, with the measured speed of the machines where these are unlike.
+
+    Machines of one name can be unlike: the speed of a cloud machine depends on its neighbours.
+    """
+    traits = [_traits(side) for side in sides]
+    precisions = {side.experiment.workload.precision for side in sides}
+    if len(precisions) > 1:
+        return traits
+    peaks = [hardware.peak(side, *precisions) for side in sides]
+    known = [peak for peak in peaks if peak]
+    if known and max(known) > UNLIKE_MACHINES * min(known):
+        for trait, peak in zip(traits, peaks, strict=True):
+            trait["matrix products"] = number_format.flops_per_second(peak) if peak else UNMEASURED
+    return traits
 
 
 def _traits(side: Frames) -> dict[str, str]:

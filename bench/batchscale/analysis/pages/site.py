@@ -47,6 +47,8 @@ class IndexRow:
     model: str
     optimizer: str
     machine: str
+    peak: str
+    peak_value: float | None
     fastest: str
     seconds: str
     seconds_value: float | None
@@ -145,6 +147,7 @@ def _with_unique_titles(entries: Sequence[IndexRow]) -> list[IndexRow]:
 
 def _index_row(result: PublishedResult) -> IndexRow:
     of = result.summary
+    peak = of.ceilings.matmul_flops_per_second if of.ceilings else None
     return IndexRow(
         title=of.title,
         experiment=of.experiment,
@@ -152,6 +155,8 @@ def _index_row(result: PublishedResult) -> IndexRow:
         model=of.workload.model,
         optimizer=of.workload.optimizer,
         machine=of.machine,
+        peak=number_format.flops_per_second(peak) if peak else "—",
+        peak_value=peak,
         fastest=str(of.time_optimal.batch_size) if of.time_optimal else "—",
         seconds=number_format.seconds(of.time_optimal.seconds) if of.time_optimal else "—",
         seconds_value=of.time_optimal.seconds if of.time_optimal else None,
