@@ -55,8 +55,9 @@ help: ## list what can be made
 bench: $(INSTALLED) ## measure this machine and answer (BUDGET=minutes, EXPERIMENTS="names or .toml files")
 	@$(PY) -m batchscale run $(if $(BUDGET),--budget $(BUDGET)) $(EXPERIMENTS)
 
+# Optimising the tests' small programs takes longer than running them; `make test-rest` optimises, as users' runs do.
 test: $(INSTALLED_TEST) ## the tests, a few minutes
-	@$(PYTEST) -m "not ($(REST) or $(ELSEWHERE))" $(PYTEST_OPTIONS)
+	@JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) -m "not ($(REST) or $(ELSEWHERE))" $(PYTEST_OPTIONS)
 
 test-rest: $(INSTALLED_TEST) ## the tests that `make test` leaves out: long proofs, the network, a browser
 	@$(PYTEST) -m "$(REST)" $(PYTEST_OPTIONS)

@@ -19,6 +19,7 @@ import simulated_folder
 from batchscale.analysis import figures
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import Frames
+from batchscale.analysis.metrics import time_budgets
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.pages import report
 from batchscale.analysis.summary import build
@@ -28,6 +29,8 @@ from jaxtyping import install_import_hook
 from repository import ROOT
 from truth import RICH
 
+FEW_TIMES, ALL_TIMES = 3, time_budgets.POINTS
+"""Times at which scores are compared, which is most of what a summary costs; the folder for all tests has all times."""
 HERE = (None, "", "localhost", "127.0.0.1", "::1")
 _network = SimpleNamespace(allowed=False)
 
@@ -36,6 +39,7 @@ def pytest_configure() -> None:
     gc.disable()  # until all tests are collected: most of what is imported stays
     install_import_hook(list(modules_with_shapes()), "beartype.beartype")
     _cut_the_network()
+    time_budgets.POINTS = FEW_TIMES
     hypothesis.settings.register_profile("shared machine", deadline=None)
     hypothesis.settings.load_profile("shared machine")
 
@@ -116,7 +120,9 @@ def sweep(measured: Frames) -> Sweep:
 @pytest.fixture(scope="session")
 def summarized(recorded: Path, sweep: Sweep) -> Summary:
     """The summary of the simulated folder, written to its file and read back as a page does."""
-    build.write(recorded, summarize(sweep))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time_budgets, "POINTS", ALL_TIMES)
+        build.write(recorded, summarize(sweep))
     return build.read(recorded)
 
 
@@ -129,5 +135,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "report.html").exists():
             simulated_folder.write(folder, RICH)
-            report.write_report(folder)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(time_budgets, "POINTS", ALL_TIMES)
+                report.write_report(folder)
     return folder

@@ -100,7 +100,8 @@ def test_a_median_that_was_not_reached_is_compared_with_nothing():
     assert above_a_later_one(missed, 0.5).tolist() == [False, False]
 
 
-def test_shares_end_at_0_and_1_and_losses_may_be_negative():
-    drawn = np.array([-1.2, -0.4, 0.3])
-    assert scores_of(Goal(metric="accuracy", threshold=0.9), drawn).tolist() == [1.0, 0.4, 0.0]
-    assert scores_of(Goal(metric="loss", threshold=0.1), drawn).tolist() == drawn.tolist()
+def test_errors_stay_within_the_range_of_the_metric_unless_the_score_itself_does_not():
+    drawn, loss = np.array([-1.2, -0.4, 0.3]), Goal(metric="loss", threshold=0.1)
+    assert scores_of(Goal(metric="accuracy", threshold=0.9), drawn, -0.4).tolist() == [1.0, 0.4, 0.0]
+    assert scores_of(loss, drawn, 0.3).tolist() == [0.0, 0.0, 0.3]
+    assert scores_of(loss, drawn, -0.4).tolist() == drawn.tolist()

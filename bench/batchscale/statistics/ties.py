@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypedDict
 
 import numpy as np
@@ -74,7 +75,7 @@ class Contest:
         best = self.best
         if best is None:
             return np.nan
-        return float(self._quantities(self.locations.medians[[best]])[0])
+        return float(self._quantities(self.locations.medians[[best]], best)[0])
 
     def found(self, best: int) -> Found:
         """Return the fields that every optimum has, for the batch size at index `best`."""
@@ -98,11 +99,12 @@ class Contest:
 
     def interval(self, best: int) -> Interval:
         """Return the 95% interval of the quantity at index `best`, in its own unit."""
-        return estimate(self.locations.medians[best], self.locations.draws[:, best], self._quantities).interval
+        of_best = partial(self._quantities, best=best)
+        return estimate(self.locations.medians[best], self.locations.draws[:, best], of_best).interval
 
-    def _quantities(self, locations: Array) -> Array:
-        """Return locations in the unit of the quantity."""
-        return exp(locations) if self.goal is None else scores_of(self.goal, locations)
+    def _quantities(self, locations: Array, best: int) -> Array:
+        """Return locations of the batch size at index `best` in the unit of the quantity."""
+        return exp(locations) if self.goal is None else scores_of(self.goal, locations, self.locations.medians[best])
 
     def _edge(self, best: int) -> Edge | None:
         others = self.sizes[self.tried]
@@ -123,11 +125,16 @@ class Contest:
         return (float(np.expm1(behind)) if self.goal is None else behind), int(self.sizes[second])
 
 
-def scores_of(goal: Goal, locations: Array) -> Array:
-    """Return scores that were oriented so that the least is best, in their own direction; shares end at 0 and 1."""
+def scores_of(goal: Goal, locations: Array, estimate: float) -> Array:
+    """Return scores that were oriented so that the least is best, in their own direction.
+
+    Errors do not lead out of the range of the metric unless `estimate`, which they are about, is beyond it: the loss of
+    a task of the user's own may be negative.
+    """
+    low, high = sorted((goal.kind.ideal, goal.kind.worst))
     # Subtracted from 0, since -0.0 would show its sign.
-    scores = goal.rising(0.0 - locations) + 0.0
-    return np.clip(scores, 0.0, 1.0) if goal.kind.is_share else scores
+    scores, score = (goal.rising(0.0 - values) + 0.0 for values in (locations, estimate))
+    return np.clip(scores, low, high) if low <= score <= high or goal.kind.is_share else scores
 
 
 def tied_with_least(locations: Locations) -> NDArray[np.bool_]:

@@ -35,12 +35,12 @@ def surface(of: Sweep) -> tuple[ScoreSurface | None, str | None]:
 
 
 def _as_part(found: score_surface.ScoreSurface, goal: Goal) -> ScoreSurface:
-    low, high = found.score.interval
-    ends = sorted(scores_of(goal, np.array([low, high], dtype=np.float64)).tolist())
+    of_surface = np.array([found.score.value, *found.score.interval], dtype=np.float64)
+    score, *ends = scores_of(goal, of_surface, found.score.value).tolist()
     return ScoreSurface(
         batch_size=Ranged(value=found.batch_size.value, interval=found.batch_size.interval),
         learning_rate=Ranged(value=found.rate.value, interval=found.rate.interval),
-        score=Ranged(value=float(scores_of(goal, np.array([found.score.value]))[0]), interval=(ends[0], ends[1])),
+        score=Ranged(value=score, interval=(min(ends), max(ends))),
         exponent=Ranged(value=found.exponent.value, interval=found.exponent.interval),
         noise=found.noise,
         runs=found.runs,

@@ -194,7 +194,8 @@ def _best_scores(sweep: Sweep, at: int) -> dict[str, Any]:
 
 def _score(sweep: Sweep, locations: Locations, at: int) -> Estimate:
     """Estimate a score from locations that are oriented so that the least is best."""
-    return estimate(locations.medians[at], locations.draws[:, at], partial(scores_of, sweep.goal))
+    median = locations.medians[at]
+    return estimate(median, locations.draws[:, at], partial(scores_of, sweep.goal, estimate=median))
 
 
 def _gain(locations: Locations, at: int) -> Estimate:
