@@ -117,9 +117,9 @@ def test_the_surface_chooses_the_rates_that_confirmation_agrees_with():
     assert [rates[size] for size in (256, 512, 1024)] == pytest.approx([0.08, 0.113137, 0.16], rel=1e-4)
 
 
-@pytest.mark.parametrize("study", ["mlp_mnist_15min", "lenet_mnist_15min", "mlp_mnist", "lenet_mnist"])
+@pytest.mark.parametrize("study", ["mlp_mnist_15min", "lenet_mnist_15min"])
 def test_of_two_confirmed_rates_the_surface_prefers_the_faster_one(study):
-    """It costs at most a tenth where it does not; the first evaluation cost up to 0.48."""
+    """It costs at most a tenth where it does not; the first evaluation cost up to 0.48. Both rates have seven seeds."""
     surface, arms = fit_surface(searched(study, 0.97)), confirmed(study, 0.97)
     for at, size in enumerate(surface.batch_sizes):
         rates = [rate for batch_size, rate in arms if batch_size == size and np.isfinite(arms[size, rate].typical)]
