@@ -84,4 +84,4 @@ def plain_learner(network: type[PlainLeNet | PlainDecoder] = PlainLeNet) -> Lear
     """Return the same task, optimizer and step around a plain network."""
     task, optimizer = ("classification", "momentum") if network is PlainLeNet else ("language_model", "adamw")
     graph = nnx.graphdef(nnx.eval_shape(lambda: network(nnx.Rngs(params=0))))
-    return Learner(task_named(task), graph, network, optimizer_named(optimizer, {}), "float32")
+    return Learner(task_named(task), graph, graph, (), network, optimizer_named(optimizer, {}), "float32")

@@ -19,7 +19,12 @@ from batchscale.records.row_types import Compilation, Round, Trial
 from jax.sharding import SingleDeviceSharding
 
 STEPS, BATCH_SIZE = 6, 16
-WAYS = (("mlp", "scan", "device"), ("lenet", "dispatch", "device"), ("mlp", "dispatch", "host"))
+WAYS = (
+    ("mlp", "scan", "device"),
+    ("lenet", "dispatch", "device"),
+    ("mlp", "dispatch", "host"),
+    ("tiny_workload:Dropping", "scan", "device"),
+)
 TABLES = {
     "batch_sizes": {"values": [6, 50]},
     "throughput": {"rounds": 5, "round_seconds": 0.001, "loops": ["scan"]},

@@ -18,15 +18,15 @@ from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.convergence.wave_loop import Checkpoint
 
 TABLES = {
-    "workload": {"model": "lenet", "model_options": tiny_workload.MODEL_OPTIONS["lenet"]},
     "learning_rate": {"anchor": 0.01, "anchor_batch_size": 10, "factor": 4.0, "span": 2, "extend": 0},
     "seeds": {"search": 3, "confirm": 2},
 }
 COLLECTIVE = re.compile(r"all-reduce|all-gather|all-to-all|collective|reduce-scatter")
 
 
-def main(folder: Path, saves: int | None) -> None:
-    session = tiny_workload.session(folder, **TABLES)
+def main(folder: Path, model: str, saves: int | None) -> None:
+    workload = {"model": model, "model_options": tiny_workload.MODEL_OPTIONS[model]}
+    session = tiny_workload.session(folder, workload=workload, **TABLES)
     count = len(jax.devices())
     session.host = replace(session.host, machine=msgspec.structs.replace(session.host.machine, device_count=count))
     stage = Convergence(session)
@@ -69,4 +69,4 @@ def _kill_after(saves: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None)

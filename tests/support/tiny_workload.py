@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -36,6 +37,7 @@ from batchscale.measure.training.tasks import classification
 from batchscale.records import results_folder, row_files
 from batchscale.records.machine_file import Environment, Machine
 from batchscale.records.row_types import Trial, TrialKey
+from flax import nnx
 
 TRAIN_EXAMPLES = 100
 """The size of the training set, so small that a batch may be all of it."""
@@ -46,8 +48,24 @@ MODEL_OPTIONS: dict[str, dict[str, Any]] = {
     "resnet": {"width": 4},
     "vit": {"patch": 4, "width": 8, "depth": 1, "heads": 2},
     "decoder": {"width": 8, "depth": 1, "heads": 2},
+    "tiny_workload:Dropping": {},
 }
 CONSTANT = Schedule("constant", 0.0, 1.0)
+
+
+class Dropping(nnx.Module):
+    """A model of the user, named "tiny_workload:Dropping": two layers of Dropout, or none without a rate."""
+
+    def __init__(self, input_shape, classes, *, rngs, dtype=jnp.float32, width: int = 8, rate: float | None = 0.5):
+        self.first = nnx.Linear(math.prod(input_shape), width, dtype=dtype, rngs=rngs)
+        self.last = nnx.Linear(width, classes, dtype=dtype, rngs=rngs)
+        self.of_inputs = nnx.Dropout(rate / 2, rngs=rngs) if rate is not None else None
+        self.of_features = nnx.Dropout(rate, rngs=rngs) if rate is not None else None
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        flat = inputs.reshape(len(inputs), -1)
+        features = jnp.tanh(self.first(flat if self.of_inputs is None else self.of_inputs(flat)))
+        return self.last(features if self.of_features is None else self.of_features(features))
 
 
 @cache
@@ -165,9 +183,10 @@ def train_alone(
     first_state, train_step = _compiled(learner)
     state = first_state(learner.params(seed), jnp.float32(learning_rate))
     for step in range(examples // batch_size):
-        chosen = example_order.indices(seed, step * batch_size, batch_size, len(split.labels))
+        indices = example_order.indices(seed, step * batch_size, batch_size, len(split.labels))
+        keys = learner.keys(seed, learner.chosen(indices, step * batch_size).numbers)
         rate = learning_rate * schedule.factor(jnp.float32(step * batch_size))
-        state, _ = train_step(state, take(split, chosen), rate)
+        state, _ = train_step(state, take(split, indices), rate, keys=keys)
     return state
 
 
@@ -209,6 +228,7 @@ class Bench:
     tests_always: bool = False
     race: Race = RACE
     ticks_per_call: int = 160
+    model: str = "linear"
     averaging_examples: float | None = None
     searched: tuple[str, ...] = ()
     check_seconds: float = 1e9
@@ -221,7 +241,7 @@ class Bench:
 
     def fresh(self) -> Wave:
         of = programs(
-            learner("linear", "momentum", searched=self.searched),
+            learner(self.model, "momentum", searched=self.searched),
             5,
             ticks_per_call=self.ticks_per_call,
             noise_parts=6,

@@ -43,14 +43,14 @@ def test_shards_are_shared_evenly_and_no_device_holds_more_settings_than_it_may(
     assert width is None or shape[1] // count <= width
 
 
-def run(devices, folder, *arguments):
+def run(devices, folder, *saves, model="lenet"):
     environment = {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(ROOT / "bench"), str(SUPPORT)]),
     }
-    line = [sys.executable, SUPPORT / "lanes_over_devices.py", folder, *arguments]
+    line = [sys.executable, SUPPORT / "lanes_over_devices.py", folder, model, *saves]
     return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -99,6 +99,19 @@ def test_several_devices_give_the_rows_of_one_to_rounding(studies, devices):
         for name in ("loss", "accuracy"):
             one, two = (np.array(each["curve"]["scores"][name]) for each in (row, other))
             np.testing.assert_allclose(one, two, atol=1.01 / 60 if name == "accuracy" else 1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_several_devices_draw_what_one_draws(tmp_path):
+    found = {}
+    for devices in (1, 4):
+        done = run(devices, tmp_path / str(devices), model="tiny_workload:Dropping")
+        assert done.returncode == 0, done.stderr
+        found[devices] = rows_of({"folder": str(tmp_path / str(devices))})
+    assert found[1].keys() == found[4].keys()
+    for key, row in found[4].items():
+        one, two = (each["curve"]["scores"]["loss"] for each in (row, found[1][key]))
+        np.testing.assert_allclose(one, two, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from tiny_workload import experiment
 
 SUPPORT = ROOT / "tests" / "support"
 pytestmark = pytest.mark.slow
-WAYS = ("mlp-scan-device", "lenet-dispatch-device", "mlp-dispatch-host")
+WAYS = ("mlp-scan-device", "lenet-dispatch-device", "mlp-dispatch-host", "tiny_workload:Dropping-scan-device")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tiny_workload import assert_same, experiment, learner, train_split
 STEPS = 7
 
 
-def trained(monkeypatch, key):
+def trained(monkeypatch, made, key):
     """Parameters after some steps of a loop, read from the program it calls."""
     seen, call = [], jax.stages.Compiled.__call__
 
@@ -28,7 +28,7 @@ def trained(monkeypatch, key):
         return seen[0]
 
     monkeypatch.setattr(jax.stages.Compiled, "__call__", watched)
-    work, _, seconds = timed_loops.build(learner("mlp", "momentum"), train_split(), key)
+    work, _, seconds = timed_loops.build(made, train_split(), key)
     work(STEPS)
     assert seconds > 0
     return jax.tree.map(np.asarray, seen[0][0].params)
@@ -38,14 +38,19 @@ KEYS = [CellKey(8, "dispatch"), CellKey(8, "dispatch", "host"), CellKey(8, "scan
 IN_MICROBATCHES = [msgspec.structs.replace(key, accumulation=4) for key in KEYS]
 
 
-@pytest.mark.parametrize("key", long_unless([KEYS[0], IN_MICROBATCHES[2]], [*KEYS, *IN_MICROBATCHES]), ids=str)
-def test_a_timed_loop_is_the_training_loop(monkeypatch, key):
-    made, split = learner("mlp", "momentum"), train_split()
+QUICK = [("mlp", KEYS[0]), ("mlp", IN_MICROBATCHES[2])]
+CASES = [(model, key) for model in ("mlp", "tiny_workload:Dropping") for key in (*KEYS, *IN_MICROBATCHES)]
+
+
+@pytest.mark.parametrize(("model", "key"), long_unless(QUICK, CASES), ids=str)
+def test_a_timed_loop_is_the_training_loop(monkeypatch, model, key):
+    made, split = learner(model, "momentum"), train_split()
     state = made.first_state(made.params(0), LEARNING_RATE)
     for i in range(STEPS):
-        chosen = timed_loops.example_order.indices(0, i * 8, 8, len(split.labels))
-        state, _ = made.train_step(state, take(split, chosen), LEARNING_RATE)
-    assert_same(trained(monkeypatch, key), state.params, 1e-6)
+        indices = timed_loops.example_order.indices(0, i * 8, 8, len(split.labels))
+        keys = made.keys(0, made.chosen(indices, i * 8).numbers)
+        state, _ = made.train_step(state, take(split, indices), LEARNING_RATE, keys=keys)
+    assert_same(trained(monkeypatch, made, key), state.params, 1e-6)
 
 
 @pytest.mark.parametrize("steps", [1, 5])
@@ -72,7 +77,7 @@ def test_a_whole_training_set_in_microbatches_is_the_step_of_the_whole_batch(opt
     state = made.first_state(made.params(1), 0.1)
     whole, loss = made.train_step(state, split, 0.1)
     pieces = jax.tree.map(lambda leaf: leaf.reshape(20, -1, *leaf.shape[1:]), split)
-    accumulated, mean_loss = made.accumulated_step(state, pieces, lambda piece: piece, 0.1, len(split.labels))
+    accumulated, mean_loss = made.accumulated_step(state, pieces, lambda piece: (piece, None), 0.1, len(split.labels))
     assert_same(accumulated, whole, 1e-5)
     assert float(mean_loss) == pytest.approx(float(loss), rel=1e-6)
 

@@ -44,7 +44,7 @@ class Gaussian(Learner):
     def params(self, seed):
         return {"w": np.zeros(len(MEAN), np.float32)}
 
-    def gradient(self, params, batch):
+    def gradient(self, params, batch, keys=None):
         return jnp.float32(0), {"w": (params["w"] - batch.inputs.reshape(len(batch.inputs), -1)).mean(0)}
 
 
@@ -53,7 +53,7 @@ def gaussian():
     """Sums over one epoch for 64 seeds at batch sizes 8 to 256, and the examples they were drawn from."""
     inputs = np.random.default_rng(5).normal(MEAN, DEVIATIONS, (EXAMPLES, len(MEAN))).astype(np.float32)
     split = Examples(jnp.asarray(inputs.reshape(EXAMPLES, 1, 1, -1)), jnp.zeros(EXAMPLES, jnp.int32))
-    one = Gaussian(task_named("classification"), None, None, optimizer_named("sgd", {}), "float32")
+    one = Gaussian(task_named("classification"), None, None, (), None, optimizer_named("sgd", {}), "float32")
     of = Programs(one, split, split, split, MICROBATCH_SIZE, CONSTANT, True, 64, 7)
     sizes = [8, 16, 32, 64, 128, 256]
     sums = train_on(of, range(64), settings(sizes, [STANDING] * len(sizes)), EXAMPLES).norms

@@ -77,7 +77,19 @@ def test_a_model_and_a_task_by_path_are_built_with_their_options(tmp_path):
         ),
         ({"more": "raise KeyError('gone')"}, "mine.py:Model cannot be built: KeyError"),
         ({"more": "self.norm = nnx.BatchNorm(width, rngs=rngs)"}, "batch statistics, which couple examples"),
-        ({"more": "self.drop = nnx.Dropout(0.5, rngs=rngs)"}, "expected a model without Dropout"),
+        (
+            {"more": "self.drop = nnx.Dropout(0.5, rngs=rngs, rng_collection='noise')"},
+            "asks for a random stream that it is not given: .* expected no stream but 'params' and 'dropout'",
+        ),
+        ({"more": "self.own = nnx.Rngs(noise=1)"}, "has the random stream 'noise', expected no stream but 'params'"),
+        (
+            {"more": "self.drop = nnx.Dropout(0.5)", "call": f"inputs = self.drop(inputs); {FLAT}"},
+            "fails while it trains, on one example .batch, 8, 8, 1.: ValueError",
+        ),
+        (
+            {"more": "self.drop = nnx.Dropout(0.5, rngs=rngs)", "call": f"{FLAT} if len(inputs) > 1 else inputs[0, 0]"},
+            "while it trains, expected .batch, 10.",
+        ),
         ({"more": "self.count = nnx.Variable(jnp.zeros(3))"}, "state that is not trained"),
     ],
 )

@@ -113,7 +113,7 @@ def cell_call(session: Session, key: CellKey, lowering: str | None, devices: tup
         order = jax.ShapeDtypeStruct((session.train_examples,), jnp.int32)
         count = jax.ShapeDtypeStruct((), jnp.int32)
         return timed_loops.many_steps(learner, placement, key), (state, split, order, count, rate)
-    chosen = jax.ShapeDtypeStruct((key.batch_size,), jnp.int32)
+    chosen = _abstract(learner.chosen(np.zeros(key.batch_size, np.int32), 0))
     return partial(timed_loops.step, learner, placement, key), (state, split, chosen, rate)
 
 
@@ -132,8 +132,8 @@ def abstract_state(learner: Learner) -> Any:  # noqa: ANN401 - a tree of shapes
     return jax.eval_shape(first, learner.abstract_params())
 
 
-def _abstract(split: Examples) -> Examples:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), split)
+def _abstract(arrays: Any) -> Any:  # noqa: ANN401 - a tree of arrays
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arrays)
 
 
 def _zeros(spec: ArraySpec, count: int) -> np.ndarray:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float, Int32, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int32, Key, PyTree, Shaped
 
 from batchscale.measure.convergence.lane_devices import OF_LANES, OF_SEEDS, OF_SETTINGS, ONE_DEVICE, WHOLE, LaneDevices
 from batchscale.measure.data.datasets import Examples
@@ -42,12 +42,14 @@ class Lanes(NamedTuple):
         gradient: Sum of the microbatch gradients of the batch in progress; empty in tiers that do not accumulate.
         norms: Squared norms of partial sums, for the gradient noise scale; empty if they are not asked for.
         average: Moving average of the parameters; empty if none is kept.
+        seeds: Of the random numbers; empty if the model draws none.
     """
 
     state: TrainState
     gradient: PyTree
     norms: Norms = ()
     average: PyTree = ()
+    seeds: Int32[Array, "seed setting"] | tuple[()] = ()
 
 
 class Settings(NamedTuple):
@@ -154,10 +156,11 @@ class Programs:
         state = _first_state(self.learner, jax.device_put(stacked), settings)
         # A copy: the training program is given these buffers to overwrite, and no buffer may be given twice.
         average = jax.tree.map(jnp.copy, state.params) if self.averaging_examples else ()
+        of_lanes = jnp.repeat(jnp.asarray(seeds)[:, None], width, axis=1) if self.learner.draws else ()
         if not self.accumulates:
-            return Lanes(state, (), average=average)
+            return Lanes(state, (), average=average, seeds=of_lanes)
         norms = gradient_noise.no_sums(len(seeds), width, self.noise_parts) if self.noise_parts else ()
-        return Lanes(state, jax.tree.map(jnp.zeros_like, state.params), norms, average)
+        return Lanes(state, jax.tree.map(jnp.zeros_like, state.params), norms, average, of_lanes)
 
     def program(self, shape: tuple[int, int]) -> jax.stages.Compiled:
         """Return the training program of a shape, compiled when it is first asked for."""
@@ -281,14 +284,15 @@ def _advance_lanes(
 ) -> Lanes:
     learner, width = programs.learner, programs.microbatch_size
     # All settings of a seed share the examples (None): these are read once, not once per lane.
-    over_settings = mapped(learner.gradient, (0, None))
+    over_settings = mapped(learner.gradient, (0, None, None))
     microbatches_per_step = settings.batch_sizes // width
     numbers = sum(leaf.size for leaf in jax.tree.leaves(lanes.state.params))
     where = always if numbers <= programs.selected_numbers else jax.lax.cond
 
     def tick(i: Int32[Array, ""], lanes: Lanes) -> Lanes:
-        _, gradient = mapped(over_settings, (0, 0))(lanes.state.params, take(split, order[:, i]))
         now = first_tick + i
+        keys = _keys(learner, lanes, now, width)
+        _, gradient = mapped(over_settings, (0, 0, 0))(lanes.state.params, take(split, order[:, i]), keys)
         # A schedule counts the examples before the step, like a single run. If the batch is complete in this tick, the
         # examples before the step are all examples up to the end of this tick minus the batch.
         before_batch = (now + 1) * width - settings.batch_sizes
@@ -309,6 +313,14 @@ def _advance_lanes(
         return _averaged(programs, settings, now, stepped)
 
     return jax.lax.fori_loop(0, ticks, tick, lanes)
+
+
+def _keys(learner: Learner, lanes: Lanes, tick: Int32[Array, ""], width: int) -> Key[Array, "seed microbatch"] | None:
+    """Return the keys of the examples of a tick; all settings of a seed share them, as they share the examples."""
+    if isinstance(lanes.seeds, tuple):
+        return None
+    numbers = tick.astype(jnp.uint32) * width + jnp.arange(width, dtype=jnp.uint32)
+    return jax.vmap(learner.keys, (0, None))(lanes.seeds[:, 0], numbers)
 
 
 def always(_: Bool[Array, ""], work: Callable[..., PyTree], __: Callable[..., PyTree], *given: PyTree) -> PyTree:

@@ -31,7 +31,7 @@ from batchscale.measure.data.datasets import Examples
 from batchscale.measure.device import compiled_programs
 from batchscale.measure.device.machine import Host
 from batchscale.measure.session import Session
-from batchscale.measure.training.learner import Learner, TrainState, take
+from batchscale.measure.training.learner import Chosen, Learner, TrainState, take
 from batchscale.measure.training.optimizers import Scalar, Schedule
 from batchscale.records import results_folder
 from batchscale.records.row_files import Writer
@@ -217,32 +217,34 @@ def _segments(
     size = trial.batch_size
     compiled = partial(jax.jit, donate_argnums=0, compiler_options=compiled_programs.options())
 
-    def step(state: TrainState, chosen: Int32[Array, " batch"], rate: Scalar) -> TrainState:
-        return learner.train_step(state, take(split, chosen), rate, trial.options)[0]
+    def step(state: TrainState, chosen: Chosen, rate: Scalar) -> TrainState:
+        keys = learner.keys(trial.seed, chosen.numbers)
+        return learner.train_step(state, take(split, chosen.indices), rate, trial.options, keys)[0]
 
     @compiled
-    def many(
-        state: TrainState, order: Int32[Array, "step batch"], rates: Float[Array, " step"], steps: Int32[Array, ""]
-    ) -> TrainState:
-        return jax.lax.fori_loop(0, steps, lambda i, carried: step(carried, order[i], rates[i]), state)
+    def many(state: TrainState, order: Chosen, rates: Float[Array, " step"], steps: Int32[Array, ""]) -> TrainState:
+        def next_step(i: Int32[Array, ""], carried: TrainState) -> TrainState:
+            return step(carried, jax.tree.map(lambda leaf: leaf[i], order), rates[i])
+
+        return jax.lax.fori_loop(0, steps, next_step, state)
 
     one = compiled(step)
 
-    def dispatched(state: TrainState, batches: Sequence[tuple[Int32[Array, " batch"], Scalar]]) -> TrainState:
+    def dispatched(state: TrainState, batches: Sequence[tuple[Chosen, Scalar]]) -> TrainState:
         for chosen, rate in batches:
             state = one(state, chosen, rate)
         return jax.block_until_ready(state)
 
     def prepare(first: int, steps: int) -> Callable[[TrainState], TrainState]:
-        order, rates = np.zeros((longest, size), np.int32), _rates(schedule, trial, first, longest)
-        order[:steps] = example_order.indices(trial.seed, first * size, steps * size, trial.train_examples).reshape(
-            -1, size
-        )
+        # All are as long as the longest, so that one program takes any number of steps.
+        order = example_order.indices(trial.seed, first * size, longest * size, trial.train_examples)
+        chosen = jax.tree.map(lambda leaf: leaf.reshape(longest, size), learner.chosen(order, first * size))
+        rates = _rates(schedule, trial, first, longest)
         if loop == "scan":
-            whole = jax.block_until_ready(jax.device_put((order, rates, np.int32(steps))))
+            whole = jax.block_until_ready(jax.device_put((chosen, rates, np.int32(steps))))
             return lambda state: jax.block_until_ready(many(state, *whole))
-        batches = jax.block_until_ready(jax.device_put(list(zip(order[:steps], rates[:steps], strict=True))))
-        return partial(dispatched, batches=batches)
+        each = [(jax.tree.map(lambda leaf, at=i: leaf[at], chosen), rates[i]) for i in range(steps)]
+        return partial(dispatched, batches=jax.block_until_ready(jax.device_put(each)))
 
     return prepare
 

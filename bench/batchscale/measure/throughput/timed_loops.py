@@ -25,12 +25,15 @@ from batchscale.measure.device import compiled_programs, jax_settings
 from batchscale.measure.device.compiled_programs import Work
 from batchscale.measure.device.machine import platform_name
 from batchscale.measure.device.platform_policy import POLICIES
-from batchscale.measure.training.learner import Learner, TrainState, take
+from batchscale.measure.training.learner import Chosen, Learner, TrainState, take
+from batchscale.measure.training.random_streams import Keys, Numbers
 
 AXIS = "data"
 """Name of the axis over which a batch is split."""
 LEARNING_RATE = 1e-3
 """Small, so that timed training stays finite; speed does not depend on it."""
+SEED = 0
+"""Of the parameters, the order of examples and the random numbers; speed does not depend on it."""
 BATCHES_AT_HAND = 64
 """Number of distinct batches that a dispatched loop cycles through, at most."""
 
@@ -91,14 +94,14 @@ def build(learner: Learner, split: Examples, key: CellKey) -> Built:
         key: Batch size, loop, input, devices and accumulation.
     """
     placement = Placement(key.devices)
-    state = learner.first_state(jax.device_put(learner.params(0)), LEARNING_RATE)
+    state = learner.first_state(jax.device_put(learner.params(SEED)), LEARNING_RATE)
     make = LOOPS[key.loop, key.input]
     return make(learner, placement, placement.whole(split), placement.whole(state), key)
 
 
 def _dispatch(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
     """Run one jitted step per call, as a plain Python loop does."""
-    batches = [placement.whole(chosen) for chosen in _batches(key.batch_size, len(split.labels))]
+    batches = [placement.whole(chosen) for chosen in _batches(learner, key.batch_size, len(split.labels))]
     rate = placement.whole(jnp.float32(LEARNING_RATE))
     compiled, seconds = _compile(partial(step, learner, placement, key), state, split, batches[0], rate)
 
@@ -115,19 +118,19 @@ def _dispatch(learner: Learner, placement: Placement, split: Examples, state: Tr
 def _fed(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
     """Run one jitted step per call on batches from host memory; a thread fetches the next batch, as a loader does."""
     on_host = Examples(*(np.asarray(leaf) for leaf in split))
-    batches = _batches(key.batch_size, len(on_host.labels))
+    batches = _batches(learner, key.batch_size, len(on_host.labels))
     rate = placement.whole(jnp.float32(LEARNING_RATE))
 
-    def fetch(i: int) -> Examples:
+    def fetch(i: int) -> tuple[Examples, Numbers]:
         chosen = batches[i % len(batches)]
-        return Examples(*(placement.parts(leaf[chosen]) for leaf in on_host))
+        fetched = Examples(*(leaf[chosen.indices] for leaf in on_host)), chosen.numbers
+        return jax.tree.map(placement.parts, fetched)
 
-    def step(state: TrainState, batch: Examples, rate: Array) -> tuple[TrainState, Float[Array, ""]]:
-        if key.accumulation == 1:
-            return placement.joined(learner.train_step(state, batch, rate))
-        pieces = jax.tree.map(lambda leaf: leaf.reshape(key.accumulation, -1, *leaf.shape[1:]), batch)
-        stepped = learner.accumulated_step(state, pieces, lambda piece: piece, rate, key.batch_size)
-        return placement.joined(stepped)
+    def step(state: TrainState, batch: tuple[Examples, Numbers], rate: Array) -> tuple[TrainState, Float[Array, ""]]:
+        def examples_of(piece: tuple[Examples, Numbers]) -> tuple[Examples, Keys]:
+            return piece[0], learner.keys(SEED, piece[1])
+
+        return placement.joined(_stepped(learner, key, state, batch, examples_of, rate))
 
     compiled, seconds = _compile(step, state, fetch(0), rate)
 
@@ -148,7 +151,7 @@ def _fed(learner: Learner, placement: Placement, split: Examples, state: TrainSt
 
 def _scan(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
     """Run many steps per call, with the loop inside the program."""
-    order = placement.whole(example_order.order(0, 0, len(split.labels)))
+    order = placement.whole(example_order.order(SEED, 0, len(split.labels)))
     rate = placement.whole(jnp.float32(LEARNING_RATE))
     steps_of = many_steps(learner, placement, key)
     compiled, seconds = _compile(steps_of, state, split, order, np.int32(1), rate)
@@ -170,8 +173,9 @@ def many_steps(learner: Learner, placement: Placement, key: CellKey) -> Callable
     ) -> tuple[TrainState, Float[Array, ""]]:
         def next_step(i: Int32[Array, ""], carried: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
             start = (i * batch_size) % (len(order) - batch_size + 1)
-            chosen = jax.lax.dynamic_slice(order, (start,), (batch_size,))
-            return step(learner, placement, key, carried[0], split, chosen, rate)
+            indices = jax.lax.dynamic_slice(order, (start,), (batch_size,))
+            numbers = (i * batch_size + jnp.arange(batch_size)).astype(jnp.uint32) if learner.draws else None
+            return step(learner, placement, key, carried[0], split, Chosen(indices, numbers), rate)
 
         return jax.lax.fori_loop(0, steps, next_step, (state, jnp.float32(0)))
 
@@ -184,18 +188,32 @@ def step(
     key: CellKey,
     state: TrainState,
     split: Examples,
-    chosen: Int32[Array, " batch"],
+    chosen: Chosen,
     rate: Array,
 ) -> tuple[TrainState, Float[Array, ""]]:
-    """Take one step of a cell on the examples at the indices `chosen`: the program that `dispatch` times."""
+    """Take one step of a cell on chosen examples: the program that `dispatch` times."""
 
-    def examples_of(piece: Int32[Array, " example"]) -> Examples:
-        return take(split, placement.split(piece))
+    def examples_of(piece: Chosen) -> tuple[Examples, Keys]:
+        indices, numbers = jax.tree.map(placement.split, piece)
+        return take(split, indices), learner.keys(SEED, numbers)
 
+    return placement.joined(_stepped(learner, key, state, chosen, examples_of, rate))
+
+
+def _stepped(
+    learner: Learner,
+    key: CellKey,
+    state: TrainState,
+    batch: PyTree,
+    examples_of: Callable[[PyTree], tuple[Examples, Keys]],
+    rate: Array,
+) -> tuple[TrainState, Float[Array, ""]]:
+    """Take one step on a batch, all at once or in microbatches."""
     if key.accumulation == 1:
-        return placement.joined(learner.train_step(state, examples_of(chosen), rate))
-    pieces = chosen.reshape(key.accumulation, -1)
-    return placement.joined(learner.accumulated_step(state, pieces, examples_of, rate, key.batch_size))
+        examples, keys = examples_of(batch)
+        return learner.train_step(state, examples, rate, keys=keys)
+    pieces = jax.tree.map(lambda leaf: leaf.reshape(key.accumulation, -1, *leaf.shape[1:]), batch)
+    return learner.accumulated_step(state, pieces, examples_of, rate, key.batch_size)
 
 
 def _compile(function: Callable, *arguments: object) -> tuple[jax.stages.Compiled, float]:
@@ -206,10 +224,11 @@ def _compile(function: Callable, *arguments: object) -> tuple[jax.stages.Compile
         return compiled, time.perf_counter() - start
 
 
-def _batches(batch_size: int, examples: int) -> list[Int32[np.ndarray, " batch"]]:
-    """Return distinct batches to cycle through, as indices; a single one if a batch is the whole train split."""
+def _batches(learner: Learner, batch_size: int, examples: int) -> list[Chosen]:
+    """Return distinct batches to cycle through; a single one if a batch is the whole train split."""
     count = max(1, min(BATCHES_AT_HAND, examples // batch_size))
-    return [example_order.indices(0, i * batch_size, batch_size, examples) for i in range(count)]
+    starts = [i * batch_size for i in range(count)]
+    return [learner.chosen(example_order.indices(SEED, start, batch_size, examples), start) for start in starts]
 
 
 LOOPS = {("dispatch", "device"): _dispatch, ("scan", "device"): _scan, ("dispatch", "host"): _fed}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -41,17 +42,18 @@ def flops_per_example(model: Learner, batch_size: int, split: Examples) -> float
     """
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), leaf.dtype), split)
     model = _computing_once(model)
+    keys = jax.eval_shape(partial(model.keys, 0), model.chosen(np.zeros(batch_size, np.int32), 0).numbers)
     try:
-        return count(jax.make_jaxpr(model.gradient)(model.abstract_params(), batch).jaxpr) / batch_size
+        return count(jax.make_jaxpr(model.gradient)(model.abstract_params(), batch, keys).jaxpr) / batch_size
     except UncountableError:
         return None
 
 
 def _computing_once(model: Learner) -> Learner:
     """Return the same learner without recomputation of activations."""
-    module = nnx.merge(model.graph, model.abstract_params())
+    module = nnx.merge(model.train_graph, model.abstract_params(), *([model.streams] if model.draws else []))
     module.set_attributes(remat=False, raise_if_not_found=False)
-    return replace(model, graph=nnx.graphdef(module))
+    return replace(model, train_graph=nnx.graphdef(module))
 
 
 def count(jaxpr: Jaxpr) -> int:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, PyTree, Shaped, UInt32
+from jaxtyping import Array, Float, Int, Int32, Key, PyTree, Shaped, UInt32
 
 from batchscale import models
 from batchscale.config.experiment import Workload
@@ -26,7 +26,7 @@ from batchscale.config.vocabulary import NAME_PATTERN, NAME_RULE, Precision
 from batchscale.errors import InputError
 from batchscale.measure.data.datasets import Dataset, Examples
 from batchscale.measure.device.compiled_programs import compute_dtype, matmul_precision
-from batchscale.measure.training import tasks
+from batchscale.measure.training import random_streams, tasks
 from batchscale.measure.training.named_code import (
     check_types,
     class_named,
@@ -36,13 +36,12 @@ from batchscale.measure.training.named_code import (
     run_users,
 )
 from batchscale.measure.training.optimizers import NONE_GIVEN, BatchSize, Given, Optimizer, Scalar, optimizer_named
+from batchscale.measure.training.random_streams import Keys, Numbers
 from batchscale.printable import bare, printable, reason
 
 _RESERVED = {"input_shape", "classes", "rngs", "dtype", "lowering"}
 """Parameters of a model's constructor that the harness passes; the others are the model's options."""
 
-
-DRAWS = "draws random numbers while it trains, expected a model without Dropout"
 TRACED_EXAMPLES = 3
 """Examples in the batch that a model is traced on to learn the shape of its outputs."""
 
@@ -55,6 +54,18 @@ def on_device(split: Examples) -> Examples:
 def take(split: Examples, chosen: Int[Array | np.ndarray, "*chosen"]) -> Examples:
     """Return the examples of a split at the indices `chosen`."""
     return Examples(split.inputs[chosen], split.labels[chosen])
+
+
+class Chosen(NamedTuple):
+    """The examples of a step, or of several steps along first axes.
+
+    Attributes:
+        indices: In the train split.
+        numbers: In the run's order of training; None if the model draws no random numbers.
+    """
+
+    indices: Int32[Array | np.ndarray, "*example"]
+    numbers: Numbers = None
 
 
 @runtime_checkable
@@ -96,7 +107,9 @@ class Learner:
 
     Attributes:
         task: Losses and scores of the model's outputs.
-        graph: The static part of the Flax NNX model (`nnx.GraphDef`).
+        graph: The static part of the Flax NNX model (`nnx.GraphDef`) as it is evaluated: `model.eval()`.
+        train_graph: The same as it is trained: `model.train()`.
+        streams: Shapes and types of the random streams that the model keeps; no leaves if it draws nothing.
         make_model: Builds a fresh model from `rngs`.
         optimizer: See `optimizers.optimizer_named`.
         precision: Of matrix products; parameters are float32 in any case.
@@ -107,6 +120,8 @@ class Learner:
 
     task: Task
     graph: Any
+    train_graph: Any
+    streams: PyTree = field(compare=False)
     make_model: Any
     optimizer: Optimizer
     precision: Precision
@@ -124,27 +139,57 @@ class Learner:
         return jax.eval_shape(self._fresh_params, jax.ShapeDtypeStruct((), np.uint32))
 
     def _fresh_params(self, seed: UInt32[Array, ""]) -> PyTree:
-        return nnx.state(self.make_model(rngs=nnx.Rngs(params=jax.random.key(seed))), nnx.Param)
+        return nnx.state(self.make_model(rngs=random_streams.given(seed)), nnx.Param)
+
+    @property
+    def draws(self) -> bool:
+        """True if the model draws random numbers while it trains."""
+        return bool(jax.tree.leaves(self.streams))
+
+    def chosen(self, indices: Int32[np.ndarray, " example"], first: int) -> Chosen:
+        """Return examples by their indices; `first` is the number of the first one in the run's order of training."""
+        numbers = np.arange(first, first + len(indices)) % 2**32
+        return Chosen(indices, numbers.astype(np.uint32) if self.draws else None)
+
+    def keys(self, seed: Int32[Array, ""] | int, numbers: Numbers) -> Keys:
+        """Return the key of each example of a batch, by the run's seed and the examples' numbers."""
+        return None if numbers is None else random_streams.example_keys(seed, numbers)
 
     def first_state(self, params: PyTree, learning_rate: Scalar, options: Given = NONE_GIVEN) -> TrainState:
         """Return the state before the first step."""
         return TrainState(params, self.optimizer(learning_rate, 1, options).init(params))
 
     def outputs(self, params: PyTree, inputs: Shaped[Array | np.ndarray, "batch ..."]) -> Float[Array, "batch ..."]:
-        """Return the model's outputs in float32, computed at the workload's precision."""
+        """Return the outputs of the evaluated model in float32, computed at the workload's precision."""
+        # An evaluation draws nothing: the streams only complete the model.
+        streams = [random_streams.at_example(self.streams, jax.random.key(0))] if self.draws else []
         with jax.default_matmul_precision(matmul_precision(self.precision)):
-            return nnx.merge(self.graph, params)(inputs).astype(jnp.float32)
+            return nnx.merge(self.graph, params, *streams)(inputs).astype(jnp.float32)
 
-    def losses(self, params: PyTree, batch: Examples) -> Float[Array, " batch"]:
-        """Return the loss of each example."""
-        return self.task.losses(self.outputs(params, batch.inputs), batch)
+    def training_outputs(
+        self, params: PyTree, inputs: Shaped[Array | np.ndarray, "batch ..."], keys: Keys
+    ) -> Float[Array, "batch ..."]:
+        """Return the outputs of the model as it is trained, otherwise as `outputs`."""
 
-    def gradient(self, params: PyTree, batch: Examples) -> tuple[Float[Array, ""], PyTree]:
+        def of_one(example: Shaped[Array | np.ndarray, ...], key: Key[Array, ""]) -> Float[Array, ...]:
+            streams = random_streams.at_example(self.streams, key)
+            return nnx.merge(self.train_graph, params, streams)(example[None])[0]
+
+        with jax.default_matmul_precision(matmul_precision(self.precision)):
+            # A model that draws is applied to one example at a time, since a draw for a batch depends on its size.
+            outputs = nnx.merge(self.train_graph, params)(inputs) if keys is None else jax.vmap(of_one)(inputs, keys)
+            return outputs.astype(jnp.float32)
+
+    def losses(self, params: PyTree, batch: Examples, keys: Keys = None) -> Float[Array, " batch"]:
+        """Return the training loss of each example."""
+        return self.task.losses(self.training_outputs(params, batch.inputs, keys), batch)
+
+    def gradient(self, params: PyTree, batch: Examples, keys: Keys = None) -> tuple[Float[Array, ""], PyTree]:
         """Return the mean loss of a batch and its gradient."""
         # `outputs` sets the precision too, but the custom gradients of the lowerings are traced after its context has
         # ended.
         with jax.default_matmul_precision(matmul_precision(self.precision)):
-            return jax.value_and_grad(lambda p: self.losses(p, batch).mean())(params)
+            return jax.value_and_grad(lambda p: self.losses(p, batch, keys).mean())(params)
 
     def apply(
         self,
@@ -160,17 +205,22 @@ class Learner:
         return TrainState(optax.apply_updates(state.params, updates), opt_state)
 
     def train_step(
-        self, state: TrainState, batch: Examples, learning_rate: Scalar, options: Given = NONE_GIVEN
+        self,
+        state: TrainState,
+        batch: Examples,
+        learning_rate: Scalar,
+        options: Given = NONE_GIVEN,
+        keys: Keys = None,
     ) -> tuple[TrainState, Float[Array, ""]]:
         """Take one step on one batch; return the new state and the loss before the step."""
-        loss, gradient = self.gradient(state.params, batch)
+        loss, gradient = self.gradient(state.params, batch, keys)
         return self.apply(state, gradient, learning_rate, len(batch.labels), options), loss
 
     def accumulated_step(
         self,
         state: TrainState,
         microbatches: PyTree,
-        examples_of: Callable[[PyTree], Examples],
+        examples_of: Callable[[PyTree], tuple[Examples, Keys]],
         learning_rate: Scalar,
         batch_size: int,
     ) -> tuple[TrainState, Float[Array, ""]]:
@@ -179,14 +229,14 @@ class Learner:
         Args:
             state: The state before the step.
             microbatches: Leaves whose first axis is [microbatch], all of equal size.
-            examples_of: Returns the examples of one microbatch.
+            examples_of: Returns the examples of one microbatch and their keys.
             learning_rate: The learning rate.
             batch_size: Examples of all microbatches together.
         """
         zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
 
         def add(total: PyTree, microbatch: PyTree) -> tuple[PyTree, None]:
-            return jax.tree.map(jnp.add, total, self.gradient(state.params, examples_of(microbatch))), None
+            return jax.tree.map(jnp.add, total, self.gradient(state.params, *examples_of(microbatch))), None
 
         total, _ = jax.lax.scan(add, zero, microbatches)
         count = len(jax.tree.leaves(microbatches)[0])
@@ -277,9 +327,12 @@ def make_learner(
         options["lowering"] = lowering or "xla"
     options["dtype"] = compute_dtype(workload.precision)
     make_model = partial(model, dataset.input_shape, dataset.classes, **options)
-    graph = _graph(workload.model, make_model)
+    abstract = _abstract(workload.model, make_model)
+    streams = random_streams.streams_of(workload.model, abstract)
     optimizer = optimizer_named(workload.optimizer, workload.optimizer_options, searched)
-    learner = Learner(task, graph, make_model, optimizer, workload.precision, tuple(searched))
+    learner = Learner(
+        task, *_graphs(workload.model, abstract), streams, make_model, optimizer, workload.precision, tuple(searched)
+    )
     refuse_misfits(learner, workload, dataset)
     return learner
 
@@ -293,14 +346,13 @@ def refuse_misfits(learner: Learner, workload: Workload, dataset: Dataset) -> No
     model, task = workload.model, workload.task or dataset.task
     spec = [jax.ShapeDtypeStruct((TRACED_EXAMPLES, *part.shape[1:]), part.dtype) for part in dataset.train]
     batch, params = Examples(*spec), learner.abstract_params()
-    outputs = run_users(
-        f"workload.model: {model} fails on inputs {_shown(batch.inputs)} of type {batch.inputs.dtype}",
-        lambda: jax.eval_shape(learner.outputs, params, batch.inputs),
-    )
+    fails = f"workload.model: {model} fails on inputs {_shown(batch.inputs)} of type {batch.inputs.dtype}"
+    outputs = run_users(fails, lambda: jax.eval_shape(learner.outputs, params, batch.inputs))
     shipped = not is_users(task)
     if outputs.shape[:1] != (TRACED_EXAMPLES,) or (shipped and outputs.shape[-1:] != (dataset.classes,)):
         width = f"[batch, ..., {dataset.classes}]" if shipped else "[batch, ...]"
         raise InputError(f"workload.model: {model} gives outputs {_shown(outputs)}, expected {width} for {task}")
+    _refuse_unlike_in_training(learner, model, params, batch.inputs, outputs)
     scores = run_users(
         f"workload.task: {task} fails on outputs {_shown(outputs)} and labels {_shown(batch.labels)}",
         lambda: jax.eval_shape(lambda *given: _judged(learner.task, *given), outputs, batch),
@@ -316,6 +368,23 @@ def refuse_misfits(learner: Learner, workload: Workload, dataset: Dataset) -> No
             raise InputError(f"workload.task: {found}, expected a score {kind.measured_as}")
 
 
+def _refuse_unlike_in_training(
+    learner: Learner, model: str, params: PyTree, inputs: jax.ShapeDtypeStruct, evaluated: jax.ShapeDtypeStruct
+) -> None:
+    if learner.graph == learner.train_graph and not learner.draws:
+        return
+    numbers = learner.chosen(np.zeros(TRACED_EXAMPLES, np.int32), 0).numbers
+    keys = jax.eval_shape(partial(learner.keys, 0), numbers)
+    outputs = run_users(
+        f"workload.model: {model} fails while it trains, on one example {_shown(inputs)}",
+        lambda: jax.eval_shape(learner.training_outputs, params, inputs, keys),
+    )
+    if outputs.shape != evaluated.shape:
+        raise InputError(
+            f"workload.model: {model} gives outputs {_shown(outputs)} while it trains, expected {_shown(evaluated)}"
+        )
+
+
 def _judged(task: Task, outputs: Float[Array, "batch ..."], batch: Examples) -> dict[str, Float[Array, " ..."]]:
     return {"loss": task.losses(outputs, batch), **task.scores(outputs, batch)}
 
@@ -325,10 +394,22 @@ def _shown(array: jax.ShapeDtypeStruct) -> str:
     return f"[{', '.join(map(str, ['batch' if first == TRACED_EXAMPLES else first, *others]))}]"
 
 
-def _graph(name: str, make_model: Callable[..., nnx.Module]) -> Any:  # noqa: ANN401 - `nnx.GraphDef` is not exported
-    """Return the static part of a model, without computing any parameter."""
+def _graphs(name: str, model: nnx.Module) -> tuple[Any, Any]:
+    """Return the static part of a model as it is evaluated, and as it is trained."""
+
+    def both() -> tuple[Any, Any]:
+        model.eval()
+        evaluated = nnx.graphdef(model)
+        model.train()
+        return evaluated, nnx.graphdef(model)
+
+    return run_users(f"workload.model: {name} has no mode of evaluation or training", both)
+
+
+def _abstract(name: str, make_model: Callable[..., nnx.Module]) -> nnx.Module:
+    """Return a model of shapes and types, without computing any parameter."""
     try:
-        abstract = nnx.eval_shape(lambda: make_model(rngs=nnx.Rngs(params=0)))
+        abstract = nnx.eval_shape(lambda: make_model(rngs=random_streams.given(0)))
         if any(leaf.size == 0 for leaf in jax.tree.leaves(nnx.state(abstract))):
             raise ValueError("a layer would have no width")
     except (TypeError, ValueError, ArithmeticError) as error:
@@ -336,15 +417,14 @@ def _graph(name: str, make_model: Callable[..., nnx.Module]) -> Any:  # noqa: AN
         raise InputError(f"workload.model_options: {name} cannot be built with them: {why}") from None
     except Exception as error:
         if "RngStream" in str(error):
-            raise InputError(f"workload.model: {name} {DRAWS}") from None
+            why = f"{name} asks for a random stream that it is not given: {reason(error)}"
+            raise InputError(f"workload.model: {why}, {random_streams.EXPECTED}") from None
         raise InputError(f"workload.model: {name} cannot be built: {type(error).__name__}: {reason(error)}") from None
     if jax.tree.leaves(nnx.state(abstract, nnx.BatchStat)):
         raise InputError(
             f"workload.model: {name} has batch statistics, which couple examples, expected a layer or"
             " group norm instead of BatchNorm"
         )
-    if jax.tree.leaves(nnx.state(abstract, nnx.RngState)):
-        raise InputError(f"workload.model: {name} {DRAWS}")
-    if len(jax.tree.leaves(nnx.state(abstract))) > len(jax.tree.leaves(nnx.state(abstract, nnx.Param))):
+    if jax.tree.leaves(nnx.state(abstract, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))):
         raise InputError(f"workload.model: {name} has state that is not trained, expected nnx.Param alone")
-    return nnx.graphdef(abstract)
+    return abstract
