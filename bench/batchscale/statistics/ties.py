@@ -133,7 +133,7 @@ def scores_of(goal: Goal, locations: Array, estimate: float) -> Array:
     """
     low, high = sorted((goal.kind.ideal, goal.kind.worst))
     # Subtracted from 0, since -0.0 would show its sign.
-    scores, score = (goal.rising(0.0 - values) + 0.0 for values in (locations, estimate))
+    scores, score = goal.rising(0.0 - locations) + 0.0, goal.rising(0.0 - estimate) + 0.0
     return np.clip(scores, low, high) if low <= score <= high or goal.kind.is_share else scores
 
 
