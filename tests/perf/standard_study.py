@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from batchscale.config import experiment, plan
+from batchscale.config import experiment
 from batchscale.config.vocabulary import CellKey, Loop
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.convergence import wave
 from batchscale.measure.convergence.stage import Convergence, TierSearch
-from batchscale.measure.convergence.wave import Grid, Wave, search_grid
+from batchscale.measure.convergence.wave import Grid, Wave, whole_search
 from batchscale.measure.convergence.wave_loop import Workers
 from batchscale.measure.data import datasets
 from batchscale.measure.data.datasets import Dataset, Examples
@@ -103,11 +103,11 @@ def on_one_device(session: Session) -> Session:
 
 
 def _grid(session: Session, tier: TierSearch) -> Grid:
-    return Grid(plan.search_seeds(session.experiment), search_grid(session.experiment, tier.tier))
+    return whole_search(session.experiment, tier.tier)
 
 
 def _as_lanes(session: Session, tier: TierSearch, grid: Grid) -> Contestant:
-    lanes = wave.start(tier.programs, session.duration, tier.stage.race, grid, [tier.shape(grid)])
+    lanes = wave.start(tier.training.programs, session.duration, tier.stage.race, grid, [tier.training.shape(grid)])
     microbatch_size = tier.tier.microbatch_size
     return Contestant.slices(
         _advance(lanes, session.host.workers), microbatch_size * len(lanes.records), 2 * SLICE_SECONDS

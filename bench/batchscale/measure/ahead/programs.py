@@ -18,7 +18,7 @@ from batchscale.config.vocabulary import CellKey
 from batchscale.measure.ahead.targets import Target
 from batchscale.measure.convergence.lanes import Call
 from batchscale.measure.convergence.tiers import LanePrograms
-from batchscale.measure.convergence.wave import Grid, search_grid
+from batchscale.measure.convergence.wave import whole_search
 from batchscale.measure.data.examples import Dataset, Examples
 from batchscale.measure.data.made_up import ArraySpec, ExampleSpec
 from batchscale.measure.device.machine import Host, describe_environment
@@ -120,7 +120,7 @@ def cell_call(session: Session, key: CellKey, lowering: str | None, devices: tup
 def tier_calls(session: Session, tier: plan.Tier, lowering: str | None) -> Iterator[tuple[str, Call]]:
     """Yield the training program of all search lanes of a tier, and the one that evaluates them."""
     programs = LanePrograms(session).of(tier, lowering)
-    grid = Grid(plan.search_seeds(session.experiment), search_grid(session.experiment, tier))
+    grid = whole_search(session.experiment, tier)
     shape = len(grid.seeds), len(grid.settings)
     yield "train", programs.training_call(shape)
     yield "evaluate", programs.evaluation_call(shape, programs.validation_split)

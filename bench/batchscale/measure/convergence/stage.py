@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from functools import cached_property
 from itertools import product
-
-import msgspec
 
 from batchscale.config import plan
 from batchscale.config.experiment import Experiment
 from batchscale.config.plan import Tier
 from batchscale.config.vocabulary import Phase, Point
 from batchscale.decisions import rate_choice
-from batchscale.measure.control.failures import FAILURES, Streak, failure_of
+from batchscale.measure.control.failures import Streak
 from batchscale.measure.control.progress import SECONDS_PER_TIER, confirm_trials, search_trials
-from batchscale.measure.convergence import wave, wave_loop
 from batchscale.measure.convergence.early_stopping import Race
 from batchscale.measure.convergence.tiers import LanePrograms, trial_seconds
+from batchscale.measure.convergence.trial_job import TierTraining, TrialJob
 from batchscale.measure.convergence.wave import (
     Grid,
-    LaneRecord,
     Setting,
-    Shape,
-    Wave,
-    fitting_shape,
-    search_grid,
-    waves,
 )
-from batchscale.measure.convergence.wave_loop import Checkpoint, Reporter
 from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.measure.session import Session, StageRows
 from batchscale.measure.training.optimizers import usual_options
@@ -88,22 +77,36 @@ class Convergence:
         """
         with self.rows.open(self.cost):
             self.search()
-            for tier in self.tiers:
-                tier.confirm_all()
+            self._do([tier.confirm_all() for tier in self.tiers])
 
     def search(self) -> None:
         """Train the missing search trials of every tier."""
         self._compile([tier for tier in self.tiers if tier.lacks_search])
-        for tier in self.tiers:
-            tier.search()
+        self._do([tier.search() for tier in self.tiers])
+
+    def _do(self, chains: Sequence[Iterator[TrialJob]]) -> None:
+        """Do the jobs of every chain in order: the next job of a chain may depend on rows of the one before."""
+        for chain in chains:
+            for job in chain:
+                self.train(job)
+
+    def train(self, job: TrialJob) -> None:
+        """Train the trials of a job in this process.
+
+        Raises:
+            InputError: When the rows cannot be written.
+            Stopped: When a signal asked to stop.
+            DeviceError: When the device keeps failing.
+        """
+        TierTraining(self, job.tier, job.tuned).train(job)
 
     def _compile(self, tiers: Sequence[TierSearch]) -> None:
         """Compile the programs of several searches together."""
         start = time.monotonic()
-        works = {name: work for tier in tiers for name, work in tier.programs_of_search().items()}
+        works = {name: work for tier in tiers for name, work in tier.training.programs_of_search().items()}
         self.programs.compile(works, planned=True)
         for tier in tiers:
-            tier.compiled((time.monotonic() - start) / len(tiers))
+            tier.training.compiled((time.monotonic() - start) / len(tiers))
 
     def confirm(self, name: str, settings: Sequence[Setting], seeds: Sequence[int]) -> None:
         """Train the missing trials of some settings, each tier in its own programs.
@@ -117,8 +120,7 @@ class Convergence:
         for setting in settings:
             tier = self.tier_of(setting.batch_size)
             groups.setdefault(id(tier), (tier, []))[1].append(setting)
-        for tier, own in groups.values():
-            tier.confirm(name, Grid(seeds, own))
+        self._do([tier.confirm(name, Grid(seeds, own)) for tier, own in groups.values()])
 
     def tier_of(self, batch_size: int) -> TierSearch:
         """Return the tier that trains a batch size.
@@ -214,20 +216,23 @@ def _smallest(tier: TierSearch) -> int:
 
 
 class TierSearch:
-    """The trials of one tier: batch sizes that share programs.
+    """Decides which trials of one tier are trained, as jobs.
 
     Attributes:
         stage: The stage, which knows all trials.
         tier: Microbatch size and batch sizes.
         tuned: The fastest lowering and its speed.
-        programs: The tier's programs under this lowering.
     """
 
     def __init__(self, stage: Convergence, tier: Tier, tuned: Tuned | None = None) -> None:
         self.stage, self.tier = stage, tier
         self.tuned = tuned or stage.programs.tuned(tier)
-        self.programs = stage.programs.of(tier, self.tuned.lowering)
         self._experiment, self._duration = stage.session.experiment, stage.session.duration
+
+    @cached_property
+    def training(self) -> TierTraining:
+        """The programs of the tier in this process."""
+        return TierTraining(self.stage, self.tier, self.tuned)
 
     def plan(self) -> None:
         """Plan the progress line for the trials that are missing, as far as they are known."""
@@ -250,49 +255,55 @@ class TierSearch:
         """Return the name of a phase of this tier in the progress line."""
         return f"{phase} {self.tier.label}"
 
-    def search(self) -> None:
-        """Train the missing trials of the search and of its extensions.
+    def search(self) -> Iterator[TrialJob]:
+        """Yield the jobs of the search and of its extensions, each once the one before is done.
 
         At most three training programs are compiled: for all settings of a shard, for a quarter of them, and for the
         confirmation. Each rejected lowering, and each shape that had to be halved to fit memory, adds one program.
         """
         experiment = self._experiment
-        seeds, searched = plan.search_seeds(experiment), search_grid(experiment, self.tier)
-        self._run_grid("search", Grid(seeds, searched), lambda: [self.full, self.small])
+        seeds, searched = whole_search(experiment, self.tier)
+        yield from self._jobs("search", Grid(seeds, searched), "search")
         for number in range(experiment.learning_rate.extend):
             beyond = list(self.extensions(searched))
             if not beyond:
                 break
-            self._run_grid(f"extension {number + 1}", Grid(seeds, beyond), lambda: [self.small])
+            yield from self._jobs(f"extension {number + 1}", Grid(seeds, beyond), "small")
             searched = [*searched, *beyond]
 
-    def confirm_all(self) -> None:
-        """Train the missing confirmation trials of a study without looks."""
-        self.confirm("confirm", Grid(plan.confirmation_seeds(self._experiment), self.confirmations()))
+    def confirm_all(self) -> Iterator[TrialJob]:
+        """Yield the job of the confirmation in a study without looks."""
+        yield from self.confirm("confirm", Grid(plan.confirmation_seeds(self._experiment), self.confirmations()))
         self.close()
 
     def close(self) -> None:
         """Mark the tier as done in the progress line."""
         self.stage.session.progress.close(self._item("compile"))
 
-    def confirm(self, name: str, claims: Grid) -> None:
-        """Train the missing trials of a grid that claims rest on."""
-        self._run_grid(name, claims, lambda: [self.shape(claims), self.small])
+    def confirm(self, name: str, claims: Grid) -> Iterator[TrialJob]:
+        """Yield the job of the missing trials of a grid that claims rest on."""
+        return self._jobs(name, claims, "own")
 
-    @cached_property
-    def full(self) -> Shape:
-        """The shape of a shard of the search."""
-        return self.shape(self._search_grid)
+    def _jobs(self, phase: str, grid: Grid, shape: Literal[search, small, own]) -> Iterator[TrialJob]:
+        """Yield the job of the missing trials of a grid, if there are any."""
+        missing = self.stage.missing(grid)
+        self._plan(phase, len(missing))
+        if missing:
+            yield TrialJob(
+                phase=phase,
+                tier=self.tier,
+                tuned=self.tuned,
+                seeds=list(grid.seeds),
+                settings=list(grid.settings),
+                missing=sorted(missing),
+                shape=shape,
+            )
+        self.stage.session.progress.close(self._item(phase))
 
     @property
-    def small(self) -> Shape:
-        """The shape into which the last lanes are compacted, and in which extensions run."""
-        return self.programs.devices.even((self.full[0], math.ceil(self.full[1] / 4)))
-
-    def shape(self, grid: Grid) -> Shape:
-        """Return the shape of a shard of these trials."""
-        every, workers = self.stage.programs, self.stage.session.host.workers
-        return fitting_shape(self.programs, grid, every.memory_bytes, workers, every.shard_width(self.tier, self.tuned))
+    def lacks_search(self) -> bool:
+        """True if trials of the search are missing."""
+        return bool(self.stage.missing(whole_search(self._experiment, self.tier)))
 
     def extensions(self, searched: Sequence[Setting]) -> Iterator[Setting]:
         """Yield the next rate beyond every edge of the grid at which a best rate is found.
@@ -320,158 +331,3 @@ class TierSearch:
             settings += [Setting("confirm", size, point) for point in points]
             settings += fixed_setting(self._experiment, size)
         return settings
-
-    def _run_grid(self, phase: str, grid: Grid, shapes_of: Callable[[], list[Shape]]) -> None:
-        """Train the missing trials of a grid; trials that a failing device leaves undone become failed rows.
-
-        Args:
-            phase: Name for the progress line.
-            grid: The trials.
-            shapes_of: Returns the shapes of shards, which compiles their programs.
-
-        Raises:
-            DeviceError: when the third wave in a row fails.
-        """
-        item, missing = self._item(phase), self.stage.missing(grid)
-        self._plan(phase, len(missing))
-        if missing:
-            try:
-                shapes = self._compiled(shapes_of)
-            except FAILURES as error:
-                self._fail(item, grid, error)
-            else:
-                self._train_waves(item, grid, shapes)
-        self.stage.session.progress.close(item)
-
-    def _compiled(self, shapes_of: Callable[[], list[Shape]]) -> list[Shape]:
-        start = time.monotonic()
-        shapes = shapes_of()
-        self.compiled(time.monotonic() - start)
-        return shapes
-
-    def compiled(self, seconds: float) -> None:
-        """Count the seconds that compiling took."""
-        progress, item = self.stage.session.progress, self._item("compile")
-        progress.plan(item, SECONDS_PER_TIER, 1.0)
-        progress.advance(item, seconds, seconds)
-
-    @property
-    def lacks_search(self) -> bool:
-        """True if trials of the search are missing."""
-        return bool(self.stage.missing(self._search_grid))
-
-    @property
-    def _search_grid(self) -> Grid:
-        return Grid(plan.search_seeds(self._experiment), search_grid(self._experiment, self.tier))
-
-    def programs_of_search(self) -> dict[str, Callable[[], object]]:
-        """Return the work that compiles each program of the search, by name.
-
-        The compacted shape is compiled later where every core trains: lanes may never be moved into it.
-        """
-        of, label = self.programs, self.tier.label
-        shapes = {"": lambda: self.full}
-        if not self.stage.session.host.policy.program_per_core:
-            shapes["compacted "] = lambda: self.small
-        works: dict[str, Callable[[], object]] = {}
-        for name, shape in shapes.items():
-            works[f"{label} {name}training"] = lambda shape=shape: of.program(shape())
-            works[f"{label} {name}evaluation"] = lambda shape=shape: of.evaluation(shape(), of.validation_split)
-        return works
-
-    def _train_waves(self, item: str, grid: Grid, shapes: Sequence[Shape]) -> None:
-        """Train a grid one wave after another; the trials of a wave that fails become failed rows."""
-        for part in waves(self.programs, grid, self.stage.programs.memory_bytes):
-            if not self.stage.missing(part):
-                continue
-            try:
-                self._train_wave(item, part, shapes)
-                self.stage.streak.broken()
-            except FAILURES as error:
-                self._fail(item, part, error)
-
-    def _fail(self, item: str, grid: Grid, error: Exception) -> None:
-        """Write the missing trials of a grid as failed."""
-        failure = failure_of(error)
-        for setting, seed in product(grid.settings, grid.seeds):
-            self._write(LaneRecord(setting=setting, seed=seed, status="failed", reason=failure.message), lanes=1)
-        self.stage.streak.grown(item, failure)
-
-    def _train_wave(self, item: str, grid: Grid, shapes: Sequence[Shape]) -> None:
-        """Train the missing trials of a wave, from its checkpoint or from the start."""
-        stage, session = self.stage, self.stage.session
-        checkpoint = Checkpoint(session.folder / "checkpoint", self._identity(grid))
-        lanes = self._started(checkpoint, grid, shapes)
-        clock = time.monotonic()
-
-        def advanced(lane_examples: int) -> None:
-            nonlocal clock
-            now = time.monotonic()
-            stage.trained_examples += lane_examples
-            session.progress.advance(item, lane_examples, now - clock, f"{lanes.alive()} lanes")
-            clock = now
-
-        reporter = Reporter(
-            finished=lambda record: self._write(record, math.prod(shapes[0])),
-            advanced=advanced,
-            check=session.stopper.check,
-            checkpoint=checkpoint,
-            workers=session.host.workers,
-        )
-        wave_loop.run(lanes, reporter)
-
-    def _started(self, checkpoint: Checkpoint, grid: Grid, shapes: Sequence[Shape]) -> Wave:
-        """Return a wave as its checkpoint holds it, or a fresh one of the smallest grid with all missing trials."""
-        missing, given = self.stage.missing(grid), (self.programs, self._duration, self.stage.race)
-        lanes = wave.start(*given, grid, shapes)
-        if not checkpoint.restore(lanes, missing) and len(missing) < len(lanes.records):
-            seeds, settings = {one.seed for one in missing}, {(one.phase, one.batch_size, one.point) for one in missing}
-            rest = Grid(
-                [seed for seed in grid.seeds if seed in seeds],
-                [one for one in grid.settings if (one.phase, one.batch_size, one.point) in settings],
-            )
-            del lanes  # Memory may not hold both waves.
-            lanes = wave.start(*given, rest, shapes)
-        lanes.tests_always = self._experiment.evaluation.test == "always"
-        lanes.rivals = self.stage.rivals(set(lanes.trials))
-        return lanes
-
-    def _identity(self, grid: Grid) -> str:
-        """Return a hash of everything that must be the same when a checkpoint is continued."""
-        origin = self.stage.session.origin()
-        measured = [origin.fingerprint, origin.environment, self.programs.noise_parts]
-        parts = [*measured, self.tier, self.tuned.lowering, grid.seeds, grid.settings]
-        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
-
-    def _write(self, record: LaneRecord, lanes: int) -> None:
-        """Write the row of a finished lane, unless its trial has a verdict.
-
-        A lane may be trained twice, if it shares a row or column of the grid with a trial that is missing.
-        """
-        setting, stage = record.setting, self.stage
-        if record.trial in stage.trials:
-            return
-        stage.rows.append(
-            Trial(
-                **msgspec.structs.asdict(stage.session.origin()),
-                phase=setting.phase,
-                batch_size=setting.batch_size,
-                learning_rate=setting.point.learning_rate,
-                options=dict(setting.point.options),
-                seed=record.seed,
-                status=record.status or "ok",
-                reason=record.reason,
-                ended=record.ended,
-                train_examples=len(self.programs.train_split.labels),
-                validation_examples=len(self.programs.validation_split.labels),
-                steps=record.steps,
-                curve=record.curve,
-                test_scores=record.test_scores,
-                tokens_per_example=stage.session.dataset.tokens_per_example,
-                microbatch_size=self.tier.microbatch_size,
-                lanes=lanes,
-                devices=self.programs.devices.count,
-                lowering=self.tuned.lowering,
-                noise=record.noise if record.noise and record.noise.examples else None,
-            )
-        )

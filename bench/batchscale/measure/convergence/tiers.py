@@ -25,10 +25,10 @@ from batchscale.measure.convergence.wave import (
     filled,
     first_lanes,
     fitting_shape,
-    search_grid,
     shard_shape,
     steady_bytes,
     waves,
+    whole_search,
 )
 from batchscale.measure.data.datasets import Examples
 from batchscale.measure.device import compiled_programs
@@ -219,14 +219,14 @@ class LanePrograms:
         return session.lane_policy.settings[0] if session.tries_shapes else self.shard_width(tier)
 
     def _trial_grid(self, tier: plan.Tier) -> Grid:
-        grid = Grid(plan.search_seeds(self.session.experiment), search_grid(self.session.experiment, tier))
+        grid = whole_search(self.session.experiment, tier)
         return next(waves(self.of(tier, self.session.lowerings[0]), grid, self.memory_bytes))
 
     def _speed_trial(self, tier: plan.Tier, lowering: str | None, width: int | None) -> SpeedTrial:
         session = self.session
         session.stopper.check()
         of, workers = self.of(tier, lowering), session.host.workers
-        grid = Grid(plan.search_seeds(session.experiment), search_grid(session.experiment, tier))
+        grid = whole_search(session.experiment, tier)
         rows, columns = fitting_shape(of, grid, self.memory_bytes, workers, width)
         seeds, settings = grid.seeds[:rows], grid.settings[:columns]
         return SpeedTrial(of, filled(seeds, rows), filled(settings, columns), workers, len(seeds) * len(settings))

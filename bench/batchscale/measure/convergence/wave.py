@@ -76,6 +76,11 @@ class Grid(NamedTuple):
                 yield Grid(self.seeds[row : row + rows], self.settings[column : column + columns])
 
 
+def whole_search(experiment: Experiment, tier: plan.Tier) -> Grid:
+    """Return all trials of a tier's search but those of its extensions."""
+    return Grid(plan.search_seeds(experiment), search_grid(experiment, tier))
+
+
 def steady_bytes(free_bytes: int) -> int:
     """Round free memory down to a power of two, so that a run and its resumption cut a grid into the same waves.
 

@@ -101,6 +101,22 @@ class Known:
         return None if form is None or form in self.failures or self.rounds[form] >= rounds else form
 
 
+class TimingJob(msgspec.Struct, frozen=True, kw_only=True, tag="timing", forbid_unknown_fields=True):
+    """Cells to time in one go, on a device that nothing else uses.
+
+    Attributes:
+        block: The block of their rounds.
+        cells: The cells; those that have their rounds are not timed.
+        calibrates: True if peak rates that were not measured in this environment come first.
+        limit: True if the search for the largest batch size comes last.
+    """
+
+    block: int
+    cells: list[CellKey]
+    calibrates: bool = False
+    limit: bool = False
+
+
 class Throughput:
     """The throughput stage of a session: peak rates of the device, timed cells and the largest batch size.
 
@@ -162,14 +178,18 @@ class Throughput:
         return bool(self.missing) or self._lacks_limit or not (self._rows and self._rows.finished)
 
     @property
-    def _to_lower(self) -> list[CellKey]:
-        """The cells whose lowering is needed."""
-        return [*self.missing, *([self.largest] if self._lacks_limit and self.isolates else [])]
+    def _first(self) -> TimingJob:
+        """The first block, with all that is measured once."""
+        return TimingJob(block=0, cells=self.missing, calibrates=True, limit=self._lacks_limit)
+
+    def _to_lower(self, job: TimingJob) -> list[CellKey]:
+        """Return the cells of a job whose lowering is needed."""
+        return [*job.cells, *([self.largest] if job.limit and self.isolates else [])]
 
     def plan(self) -> None:
         """Plan the progress line for all that is missing."""
         progress, experiment = self.session.progress, self.session.experiment
-        trials = lowering_choice.count_trials(self.session, self._to_lower)
+        trials = lowering_choice.count_trials(self.session, self._to_lower(self._first))
         progress.plan(lowering_choice.TRIALS, trials, 1 / SECONDS_PER_LOWERING)
         progress.plan("timing", len(self.missing), 1 / timing_seconds(experiment, 1))
         if self._lacks_limit:
@@ -188,14 +208,8 @@ class Throughput:
         if self._rows is None:
             raise RuntimeError("a stage that writes elsewhere has no run")
         with self._rows.open(lambda: {"compilations": self.compilations}):
-            if not self._has_work:
-                return
-            self._measure_peak_rates(self.session.host.free_memory_bytes())
-            self._prepare(self._to_lower)
-            rounds.measure(self, self.missing)
-            self.session.progress.close("timing")
-            if self._lacks_limit:
-                max_batch_size.measure(self)
+            if self._has_work:
+                self.measure(self._first)
 
     def time_block(self, block: int, keys: Sequence[CellKey]) -> None:
         """Time cells in one more block of rounds, in which the machine's day may be another.
@@ -213,9 +227,24 @@ class Throughput:
             return
         self.session.progress.plan(self.item, len(lacking), 1 / timing_seconds(self.session.experiment, 1))
         with self._rows.open(lambda: {"compilations": self.compilations}):
-            self._prepare(lacking)
-            rounds.measure(self, lacking)
+            self.measure(TimingJob(block=block, cells=lacking))
+
+    def measure(self, job: TimingJob) -> None:
+        """Do a job in this process.
+
+        Raises:
+            InputError: When the rows cannot be written.
+            Stopped: When a signal asked to stop.
+            DeviceError: At the third failure in a row.
+        """
+        self.known.block = job.block
+        if job.calibrates:
+            self._measure_peak_rates(self.session.host.free_memory_bytes())
+        self._prepare(self._to_lower(job))
+        rounds.measure(self, job.cells)
         self.session.progress.close(self.item)
+        if job.limit:
+            max_batch_size.measure(self)
 
     def _prepare(self, keys: Sequence[CellKey]) -> None:
         """Find out how much memory there is, and choose the lowerings of cells."""

@@ -1,0 +1,248 @@
+"""Trials of one tier as plain data, and their training: this process or any other turns a job into rows."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import product
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from batchscale.config.plan import Tier
+from batchscale.measure.control.failures import FAILURES, Failure, failure_of
+from batchscale.measure.control.progress import SECONDS_PER_TIER
+from batchscale.measure.convergence import wave, wave_loop
+from batchscale.measure.convergence.lanes import Programs
+from batchscale.measure.convergence.wave import (
+    Grid,
+    LaneRecord,
+    Setting,
+    Shape,
+    Wave,
+    fitting_shape,
+    waves,
+    whole_search,
+)
+from batchscale.measure.convergence.wave_loop import Checkpoint, Reporter
+from batchscale.measure.device.compiled_programs import Tuned
+from batchscale.records.row_types import Trial, TrialKey
+
+if TYPE_CHECKING:
+    from batchscale.measure.convergence.stage import Convergence
+
+
+class TrialJob(msgspec.Struct, frozen=True, kw_only=True, tag="trials", forbid_unknown_fields=True):
+    """Trials to train in the programs of one tier.
+
+    The memory of the process that trains them decides how many form a wave.
+
+    Attributes:
+        phase: What the progress line calls them.
+        tier: Microbatch size and batch sizes of the programs.
+        tuned: The lowering of the programs, and how many settings a program call holds.
+        seeds: The seeds.
+        settings: The settings.
+        missing: Every seed at every setting, without the trials that have a verdict.
+        shape: Whose shards the trials begin in: those of the whole search of the tier, the small ones into which the
+            last lanes of the search are compacted, or shards that fit these trials.
+    """
+
+    phase: str
+    tier: Tier
+    tuned: Tuned
+    seeds: list[int]
+    settings: list[Setting]
+    missing: list[TrialKey]
+    shape: Literal["search", "small", "own"]
+
+    @property
+    def grid(self) -> Grid:
+        """Every seed at every setting."""
+        return Grid(self.seeds, self.settings)
+
+    @property
+    def item(self) -> str:
+        """The name of the trials in the progress line."""
+        return f"{self.phase} {self.tier.label}"
+
+
+class TierTraining:
+    """The programs of one tier, which train jobs on the devices of this process.
+
+    Attributes:
+        stage: The stage, which knows all trials and takes the rows.
+        tier: Microbatch size and batch sizes.
+        tuned: The fastest lowering and its speed.
+    """
+
+    def __init__(self, stage: Convergence, tier: Tier, tuned: Tuned) -> None:
+        self.stage, self.tier, self.tuned = stage, tier, tuned
+
+    @cached_property
+    def programs(self) -> Programs:
+        """The tier's programs under its lowering."""
+        return self.stage.programs.of(self.tier, self.tuned.lowering)
+
+    @cached_property
+    def full(self) -> Shape:
+        """The shape of a shard of the search."""
+        return self.shape(whole_search(self.stage.session.experiment, self.tier))
+
+    @property
+    def small(self) -> Shape:
+        """The shape into which the last lanes are compacted, and in which extensions run."""
+        return self.programs.devices.even((self.full[0], math.ceil(self.full[1] / 4)))
+
+    def shape(self, grid: Grid) -> Shape:
+        """Return the shape of a shard of these trials."""
+        every, workers = self.stage.programs, self.stage.session.host.workers
+        return fitting_shape(self.programs, grid, every.memory_bytes, workers, every.shard_width(self.tier, self.tuned))
+
+    def programs_of_search(self) -> dict[str, Callable[[], object]]:
+        """Return the work that compiles each program of the search, by name.
+
+        The compacted shape is compiled later where every core trains: lanes may never be moved into it.
+        """
+        of, label = self.programs, self.tier.label
+        shapes = {"": lambda: self.full}
+        if not self.stage.session.host.policy.program_per_core:
+            shapes["compacted "] = lambda: self.small
+        works: dict[str, Callable[[], object]] = {}
+        for name, shape in shapes.items():
+            works[f"{label} {name}training"] = lambda shape=shape: of.program(shape())
+            works[f"{label} {name}evaluation"] = lambda shape=shape: of.evaluation(shape(), of.validation_split)
+        return works
+
+    def train(self, job: TrialJob) -> None:
+        """Train the missing trials of a job; those that a failing device leaves undone become failed rows.
+
+        Raises:
+            DeviceError: When the third wave in a row fails.
+        """
+        try:
+            shapes = self._compiled(job)
+        except FAILURES as error:
+            self.fail(job.item, job.grid, failure_of(error))
+        else:
+            self._train_waves(job.item, job.grid, shapes)
+
+    def _compiled(self, job: TrialJob) -> list[Shape]:
+        """Return the shapes of the shards of a job, whose programs are then compiled."""
+        start = time.monotonic()
+        shapes = {
+            "search": lambda: [self.full, self.small],
+            "small": lambda: [self.small],
+            "own": lambda: [self.shape(job.grid), self.small],
+        }[job.shape]()
+        self.compiled(time.monotonic() - start)
+        return shapes
+
+    def compiled(self, seconds: float) -> None:
+        """Count the seconds that compiling took."""
+        progress, item = self.stage.session.progress, f"compile {self.tier.label}"
+        progress.plan(item, SECONDS_PER_TIER, 1.0)
+        progress.advance(item, seconds, seconds)
+
+    def _train_waves(self, item: str, grid: Grid, shapes: Sequence[Shape]) -> None:
+        """Train a grid one wave after another; the trials of a wave that fails become failed rows."""
+        for part in waves(self.programs, grid, self.stage.programs.memory_bytes):
+            if not self.stage.missing(part):
+                continue
+            try:
+                self._train_wave(item, part, shapes)
+                self.stage.streak.broken()
+            except FAILURES as error:
+                self.fail(item, part, failure_of(error))
+
+    def fail(self, item: str, grid: Grid, failure: Failure) -> None:
+        """Write the missing trials of a grid as failed.
+
+        Raises:
+            DeviceError: At the third failure in a row.
+        """
+        for setting, seed in product(grid.settings, grid.seeds):
+            self._write(LaneRecord(setting=setting, seed=seed, status="failed", reason=failure.message), lanes=1)
+        self.stage.streak.grown(item, failure)
+
+    def _train_wave(self, item: str, grid: Grid, shapes: Sequence[Shape]) -> None:
+        """Train the missing trials of a wave, from its checkpoint or from the start."""
+        stage, session = self.stage, self.stage.session
+        checkpoint = Checkpoint(session.folder / "checkpoint", self._identity(grid))
+        lanes = self._started(checkpoint, grid, shapes)
+        clock = time.monotonic()
+
+        def advanced(lane_examples: int) -> None:
+            nonlocal clock
+            now = time.monotonic()
+            stage.trained_examples += lane_examples
+            session.progress.advance(item, lane_examples, now - clock, f"{lanes.alive()} lanes")
+            clock = now
+
+        reporter = Reporter(
+            finished=lambda record: self._write(record, math.prod(shapes[0])),
+            advanced=advanced,
+            check=session.stopper.check,
+            checkpoint=checkpoint,
+            workers=session.host.workers,
+        )
+        wave_loop.run(lanes, reporter)
+
+    def _started(self, checkpoint: Checkpoint, grid: Grid, shapes: Sequence[Shape]) -> Wave:
+        """Return a wave as its checkpoint holds it, or a fresh one of the smallest grid with all missing trials."""
+        missing, given = self.stage.missing(grid), (self.programs, self.stage.session.duration, self.stage.race)
+        lanes = wave.start(*given, grid, shapes)
+        if not checkpoint.restore(lanes, missing) and len(missing) < len(lanes.records):
+            seeds, settings = {one.seed for one in missing}, {(one.phase, one.batch_size, one.point) for one in missing}
+            rest = Grid(
+                [seed for seed in grid.seeds if seed in seeds],
+                [one for one in grid.settings if (one.phase, one.batch_size, one.point) in settings],
+            )
+            del lanes  # Memory may not hold both waves.
+            lanes = wave.start(*given, rest, shapes)
+        lanes.tests_always = self.stage.session.experiment.evaluation.test == "always"
+        lanes.rivals = self.stage.rivals(set(lanes.trials))
+        return lanes
+
+    def _identity(self, grid: Grid) -> str:
+        """Return a hash of everything that must be the same when a checkpoint is continued."""
+        origin = self.stage.session.origin()
+        measured = [origin.fingerprint, origin.environment, self.programs.noise_parts]
+        parts = [*measured, self.tier, self.tuned.lowering, grid.seeds, grid.settings]
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+    def _write(self, record: LaneRecord, lanes: int) -> None:
+        """Write the row of a finished lane, unless its trial has a verdict.
+
+        A lane may be trained twice, if it shares a row or column of the grid with a trial that is missing.
+        """
+        setting, stage = record.setting, self.stage
+        if record.trial in stage.trials:
+            return
+        stage.append(
+            Trial(
+                **msgspec.structs.asdict(stage.session.origin()),
+                phase=setting.phase,
+                batch_size=setting.batch_size,
+                learning_rate=setting.point.learning_rate,
+                options=dict(setting.point.options),
+                seed=record.seed,
+                status=record.status or "ok",
+                reason=record.reason,
+                ended=record.ended,
+                train_examples=stage.session.train_examples,
+                validation_examples=len(stage.session.dataset.validation.labels),
+                steps=record.steps,
+                curve=record.curve,
+                test_scores=record.test_scores,
+                tokens_per_example=stage.session.dataset.tokens_per_example,
+                microbatch_size=self.tier.microbatch_size,
+                lanes=lanes,
+                devices=stage.programs.devices.count,
+                lowering=self.tuned.lowering,
+                noise=record.noise if record.noise and record.noise.examples else None,
+            )
+        )
