@@ -26,6 +26,9 @@ examples:
 
 {EXIT_CODES}"""
 
+WITHOUT_VALUE = ("ray",)
+"""Options whose value may be left out."""
+
 
 class Commands(click.Group):
     """The commands, listed in the order in which a user needs them."""
@@ -46,7 +49,7 @@ class Commands(click.Group):
         """Refuse `--results --json`, where click would name a folder `--json`."""
         name, command, rest = super().resolve_command(ctx, args)
         options = (one for one in (command.params if command else ()) if isinstance(one, click.Option))
-        with_value = {flag for one in options if not one.is_flag for flag in one.opts}
+        with_value = {flag for one in options if not one.is_flag and one.name not in WITHOUT_VALUE for flag in one.opts}
         for option, value in pairwise(rest):
             if option in with_value and value.startswith("--"):
                 raise click.BadOptionUsage(option, f"Option {option!r} requires an argument, found {value!r}.")

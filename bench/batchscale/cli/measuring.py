@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from batchscale.cli import cluster_options
 from batchscale.cli.reading import answer, print_json
 from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, Number, example
 from batchscale.config import experiment
@@ -65,6 +66,7 @@ def _share_device() -> None:
     metavar="DIR",
     help="Use the training runs of another results folder instead of training, at the scale chosen there.",
 )
+@cluster_options.added
 @PRICE
 @click.option("--quick", is_flag=True, help="Answer in about five minutes, and say how undecided that answer is.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed or ran out of memory before.")
@@ -88,9 +90,10 @@ def run(
     An EXPERIMENT is a shipped name or a .toml file; without one, the default suite of this device is measured.
     With --quick, this is the first experiment of that suite.
     """
+    cluster = cluster_options.chosen()  # before JAX is imported, because it decides what this process computes on
+
     from batchscale.measure.control import signals
     from batchscale.measure.data.files import sources
-    from batchscale.measure.device.machine import Host
     from batchscale.measure.run import suite
 
     if quick and budget is not None:
@@ -101,8 +104,8 @@ def run(
     minutes = QUICK_MINUTES if quick else budget
     request = suite.Request(experiments, results, minutes, stages, convergence_from, retry_failed, only_first=quick)
     try:
-        with signals.Stopper() as stopper:
-            measured = suite.measure(request, Host.describe(), stopper)
+        with cluster_options.measuring(cluster, results) as measure, signals.Stopper() as stopper:
+            measured = measure(request, stopper)
             request.progress.say(f"writing {len(measured)} {'page' if len(measured) == 1 else 'pages'}")
             longer = _longer(typed, experiments, measured) if quick else None
             answer(measured, as_json=as_json, price_per_hour=price_per_hour, longer=longer)

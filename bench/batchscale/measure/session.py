@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from batchscale.config import plan
 from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import Precision, StageName
+from batchscale.measure.control.failures import Failure
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopper
 from batchscale.measure.data.datasets import Dataset, Examples
@@ -37,6 +38,41 @@ MOST_ARITHMETIC = 3.0
 """
 
 
+class Jobs(Protocol):
+    """A stage as those see it who do its jobs elsewhere: where rows come from and go to.
+
+    The type of a job is that of the stage: trials, cells, or a choice.
+    """
+
+    session: Session
+
+    def rows_for(self, job: Any, /) -> list[AnyRow]:  # noqa: ANN401 - see above
+        """Return the rows that a process needs to do a job."""
+        ...
+
+    def take(self, job: Any, row: AnyRow, seconds: float, /) -> None:  # noqa: ANN401 - see above
+        """Take in a row of a job, `seconds` after the one before."""
+        ...
+
+    def lose(self, job: Any, failure: Failure, /) -> None:  # noqa: ANN401 - see above
+        """Write what a job leaves undone as failed: no process could do it."""
+        ...
+
+
+class Runner(Protocol):
+    """Does the jobs of a stage in other processes, such as those of a cluster."""
+
+    def run(self, stage: Jobs, chains: Sequence[Iterator[Any]]) -> None:
+        """Do the jobs of several chains; the next job of a chain may depend on rows of the one before.
+
+        Raises:
+            InputError: When the rows cannot be written, or a process refuses a job.
+            Stopped: When a signal asked to stop.
+            DeviceError: When the jobs keep failing.
+        """
+        ...
+
+
 @dataclass
 class Session:
     """An experiment with its data, the host, and the folder for its rows.
@@ -50,6 +86,7 @@ class Session:
         stopper: Holds a request to stop; its `check` raises where a stop loses nothing.
         retries_failed: True if whatever failed in an earlier run is tried again.
         sources: The folder that paths of the experiment are relative to.
+        runner: Does the jobs of stages elsewhere; None if this process does them.
         batch_sizes: The batch sizes of the experiment, ascending.
         duration: Where trials stop and are evaluated, in examples.
     """
@@ -62,6 +99,7 @@ class Session:
     stopper: Stopper = field(default_factory=Stopper)
     retries_failed: bool = False
     sources: Path = Path()
+    runner: Runner | None = None
     _learners: dict[tuple[Precision, str | None], Learner] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

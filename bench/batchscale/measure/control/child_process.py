@@ -43,7 +43,9 @@ class ChildProcess:
         status: Exit status; None as long as it runs. Minus the number of the signal that ended it.
     """
 
-    def __init__(self, job: msgspec.Struct, command: tuple[str, ...], variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, job: msgspec.Struct | msgspec.Raw, command: tuple[str, ...], variables: Mapping[str, str]
+    ) -> None:
         self._job, self._command, self._variables = job, command, variables
 
     def __enter__(self) -> Self:

@@ -168,8 +168,8 @@ class Progress:
         item.expected, item.guessed_rate = max(expected, item.done), rate
 
     def advance(self, name: str, amount: float, seconds: float, doing: str = "") -> None:
-        """Count work done and show the line."""
-        item = self.items[self.prefix, name]
+        """Count work done and show the line; work that was not planned counts as well."""
+        item = self.items.setdefault((self.prefix, name), Item(amount, 1.0))
         item.done += amount
         item.seconds += seconds
         item.expected = max(item.expected, item.done)

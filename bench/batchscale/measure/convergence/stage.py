@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from functools import cached_property
 from itertools import product
 
@@ -12,23 +12,24 @@ from batchscale.config.experiment import Experiment
 from batchscale.config.plan import Tier
 from batchscale.config.vocabulary import Phase, Point
 from batchscale.decisions import rate_choice
-from batchscale.measure.control.failures import Streak
+from batchscale.measure.control.failures import Failure, Streak
 from batchscale.measure.control.progress import SECONDS_PER_TIER, confirm_trials, search_trials
 from batchscale.measure.convergence.early_stopping import Race
 from batchscale.measure.convergence.tiers import LanePrograms, trial_seconds
-from batchscale.measure.convergence.trial_job import TierTraining, TrialJob
-from batchscale.measure.convergence.wave import (
-    Grid,
-    Setting,
-)
+from batchscale.measure.convergence.trial_job import ShardsOf, TierTraining, TrialJob
+from batchscale.measure.convergence.wave import Grid, Setting, whole_search
 from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.measure.session import Session, StageRows
 from batchscale.measure.training.optimizers import usual_options
-from batchscale.records.row_types import AnyRow, Curve, Look, Trial, TrialKey
+from batchscale.records.row_types import AnyRow, Curve, Look, Stage, Trial, TrialKey
 
 
 class Convergence:
     """The convergence stage of a session.
+
+    Args:
+        session: The experiment, its data, and the folder for rows.
+        write: Receives every row in place of the session's folder. A process that does a job for another uses it.
 
     Attributes:
         session: The experiment, its data and its folder.
@@ -41,8 +42,8 @@ class Convergence:
         looks: The looks so far.
     """
 
-    def __init__(self, session: Session) -> None:
-        self.session, self.programs = session, LanePrograms(session)
+    def __init__(self, session: Session, write: Callable[[AnyRow], None] | None = None) -> None:
+        self.session, self.programs, self._write = session, LanePrograms(session), write
         self.race = Race(
             goal=session.experiment.goal,
             budget_examples=session.duration.budget_examples,
@@ -52,14 +53,14 @@ class Convergence:
         self._joined: dict[int, TierSearch] = {}
         self.trials: dict[TrialKey, Trial] = {}
         self.looks: list[Look] = []
-        self.rows = StageRows(session, "convergence", self._see)
+        self.rows = StageRows(session, "convergence", self.see)
         if session.retries_failed:
             self.trials = {key: trial for key, trial in self.trials.items() if trial.status != "failed"}
 
     @cached_property
     def tiers(self) -> list[TierSearch]:
         """Every tier under its fastest lowering, which is measured if the folder holds no choice yet."""
-        self.programs.compile_trials()
+        self.programs.choose()
         return [TierSearch(self, tier) for tier in self.programs.tiers]
 
     def plan(self) -> None:
@@ -81,11 +82,14 @@ class Convergence:
 
     def search(self) -> None:
         """Train the missing search trials of every tier."""
-        self._compile([tier for tier in self.tiers if tier.lacks_search])
+        if self.session.runner is None:
+            self._compile([tier for tier in self.tiers if tier.lacks_search])
         self._do([tier.search() for tier in self.tiers])
 
     def _do(self, chains: Sequence[Iterator[TrialJob]]) -> None:
         """Do the jobs of every chain in order: the next job of a chain may depend on rows of the one before."""
+        if self.session.runner is not None:
+            return self.session.runner.run(self, chains)
         for chain in chains:
             for job in chain:
                 self.train(job)
@@ -193,7 +197,43 @@ class Convergence:
                     found.setdefault(size, {}).setdefault(trial.point, []).append(trial.curve)
         return found
 
-    def _see(self, row: AnyRow) -> None:
+    def append(self, row: AnyRow) -> None:
+        """Write a row.
+
+        Raises:
+            InputError: When the disk reports an error.
+        """
+        if self._write is None:
+            return self.rows.append(row)
+        self._write(row)
+        self.see(row)
+
+    def rows_for(self, job: TrialJob) -> list[AnyRow]:
+        """Return the trials that have a verdict and share batch sizes with a job: lanes race against them."""
+        missing, sizes = {*job.missing}, {one.batch_size for one in job.settings}
+        return [one for key, one in self.trials.items() if key.batch_size in sizes and key not in missing]
+
+    def take(self, job: TrialJob, row: AnyRow, seconds: float) -> None:
+        """Take in a row of a job that another process does; a trial that was trained again is ignored."""
+        if isinstance(row, Stage):
+            self.programs.elsewhere += row.compilations
+            self.trained_examples += row.trained_examples
+            self.streak.broken()
+        elif isinstance(row, Trial) and row.key not in self.trials:
+            self.append(row)
+            examples = row.curve.examples[-1] if row.curve.examples else 0
+            self.session.progress.advance(job.item, examples, seconds)
+
+    def lose(self, job: TrialJob, failure: Failure) -> None:
+        """Write the missing trials of a job as failed.
+
+        Raises:
+            DeviceError: At the third failure in a row.
+        """
+        TierTraining(self, job.tier, job.tuned).fail(job.item, job.grid, failure)
+
+    def see(self, row: AnyRow) -> None:
+        """Take in a row, old or new."""
         if isinstance(row, Look):
             self.looks.append(row)
         elif isinstance(row, Trial) and (row.key not in self.trials or row.supersedes(self.trials[row.key])):
@@ -284,7 +324,7 @@ class TierSearch:
         """Yield the job of the missing trials of a grid that claims rest on."""
         return self._jobs(name, claims, "own")
 
-    def _jobs(self, phase: str, grid: Grid, shape: Literal[search, small, own]) -> Iterator[TrialJob]:
+    def _jobs(self, phase: str, grid: Grid, shards: ShardsOf) -> Iterator[TrialJob]:
         """Yield the job of the missing trials of a grid, if there are any."""
         missing = self.stage.missing(grid)
         self._plan(phase, len(missing))
@@ -296,7 +336,7 @@ class TierSearch:
                 seeds=list(grid.seeds),
                 settings=list(grid.settings),
                 missing=sorted(missing),
-                shape=shape,
+                shards=shards,
             )
         self.stage.session.progress.close(self._item(phase))
 

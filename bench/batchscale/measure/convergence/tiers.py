@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import pairwise, product
+from typing import ClassVar
 
 import jax
 import msgspec
 import numpy as np
 
 from batchscale.config import plan
+from batchscale.measure.control.failures import Failure
 from batchscale.measure.control.progress import confirm_trials, search_trials
 from batchscale.measure.convergence.lane_devices import LaneDevices
 from batchscale.measure.convergence.lanes import Programs
@@ -33,12 +35,15 @@ from batchscale.measure.convergence.wave import (
 from batchscale.measure.data.datasets import Examples
 from batchscale.measure.device import compiled_programs
 from batchscale.measure.device.compile_ahead import compile_together
-from batchscale.measure.device.compiled_programs import Tuned, steps_to_fill, timed
+from batchscale.measure.device.compiled_programs import NOMINAL_EXAMPLES_PER_SECOND, Tuned, steps_to_fill, timed
 from batchscale.measure.session import Session
 from batchscale.measure.training import gradient_noise
+from batchscale.records.row_types import AnyRow, Stage
 
 MOST_TICKS_PER_CALL = 4096
 """Most ticks of a program call, so that a signal does not wait long."""
+MICROBATCH = "convergence microbatch"
+"""Key of the widest microbatch in `tuning.json`."""
 TRIAL_SECONDS = 0.4
 """Duration of a speed trial."""
 SHAPE_SECONDS = 20.0
@@ -46,6 +51,12 @@ SHAPE_SECONDS = 20.0
 EVALUATION_TRIALS = 3
 EVALUATED_MICROBATCHES = 5
 """Examples evaluated at once, in microbatches, where microbatches were tried: an evaluation keeps less in the cache."""
+
+
+class TuningJob(msgspec.Struct, frozen=True, kw_only=True, tag="tuning", forbid_unknown_fields=True):
+    """The choice of the lowering and the shape of every tier, by trials of their speed."""
+
+    item: ClassVar[str] = "trying how fast lanes train"
 
 
 @dataclass
@@ -56,16 +67,18 @@ class LanePrograms:
         session: The experiment, its data and the host.
         programs: The programs made so far, by microbatch size and smallest batch size of the tier and lowering.
         late: Tiers and lowerings whose programs were not compiled in time.
+        elsewhere: Training programs that other processes compiled.
     """
 
     session: Session
     programs: dict[tuple[int, int, str | None], Programs] = field(default_factory=dict)
     late: set[tuple[str, str | None]] = field(default_factory=set)
+    elsewhere: int = 0
 
     @property
     def compilations(self) -> int:
         """Training programs compiled so far, those of rejected lowerings included."""
-        return sum(one.compilations for one in self.programs.values())
+        return self.elsewhere + sum(one.compilations for one in self.programs.values())
 
     @cached_property
     def devices(self) -> LaneDevices:
@@ -97,9 +110,9 @@ class LanePrograms:
         session, policy = self.session, self.session.lane_policy
         if not session.tries_shapes:
             return policy.widest_microbatch
-        if len(policy.microbatches) == 1:
+        if len(policy.microbatches) == 1 or (session.runner is not None and MICROBATCH not in session.tuning):
             return policy.microbatches[0]
-        known = session.tuning.get("convergence microbatch", self._measured_microbatch)
+        known = session.tuning.get(MICROBATCH, self._measured_microbatch)
         return known.microbatch_size or policy.microbatches[0]
 
     def _measured_microbatch(self) -> Tuned:
@@ -148,8 +161,40 @@ class LanePrograms:
             )
         return self.programs[key]
 
+    def choose(self) -> None:
+        """Choose what `tuning.json` lacks: the microbatch, and the lowering and the shape of every tier."""
+        runner = self.session.runner
+        if runner is None:
+            self.compile_trials()
+            for tier in self.tiers:
+                self.tuned(tier)
+        elif self._lacks_choices:
+            runner.run(self, [iter([TuningJob()])])
+
+    def rows_for(self, _job: TuningJob) -> list[AnyRow]:
+        """Return no rows: a choice needs none."""
+        return []
+
+    def take(self, _job: TuningJob, row: AnyRow, _seconds: float) -> None:
+        """Count what another process compiled; its choices are in `tuning.json`."""
+        if isinstance(row, Stage):
+            self.elsewhere += row.compilations
+
+    def lose(self, _job: TuningJob, _failure: Failure) -> None:
+        """Go on without choices: the first lowering is used."""
+
+    @property
+    def _lacks_choices(self) -> bool:
+        """True if the folder does not hold the microbatch, the lowering and the shape of every tier."""
+        session, tuning = self.session, self.session.tuning
+        if session.tries_shapes and len(session.lane_policy.microbatches) > 1 and MICROBATCH not in tuning:
+            return True
+        return any(_name(tier) not in tuning for tier in self.tiers)
+
     def tuned(self, tier: plan.Tier) -> Tuned:
         """Return the fastest lowering and shape of a tier and its speed, measured once for a results folder."""
+        if self.session.runner is not None and _name(tier) not in self.session.tuning:
+            return Tuned(self.session.lowerings[0], NOMINAL_EXAMPLES_PER_SECOND)
         return self.session.tuning.get(_name(tier), partial(self._measured, tier))
 
     def compile_trials(self) -> None:

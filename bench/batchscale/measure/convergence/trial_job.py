@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from batchscale.measure.convergence.stage import Convergence
 
 
+ShardsOf = Literal["search", "small", "own"]
+"""Whose shards trials begin in: those of the whole search of their tier, the small ones into which the last lanes of a
+search are compacted, or shards that fit the trials."""
+
+
 class TrialJob(msgspec.Struct, frozen=True, kw_only=True, tag="trials", forbid_unknown_fields=True):
     """Trials to train in the programs of one tier.
 
@@ -47,8 +52,7 @@ class TrialJob(msgspec.Struct, frozen=True, kw_only=True, tag="trials", forbid_u
         seeds: The seeds.
         settings: The settings.
         missing: Every seed at every setting, without the trials that have a verdict.
-        shape: Whose shards the trials begin in: those of the whole search of the tier, the small ones into which the
-            last lanes of the search are compacted, or shards that fit these trials.
+        shards: Whose shards the trials begin in.
     """
 
     phase: str
@@ -57,7 +61,7 @@ class TrialJob(msgspec.Struct, frozen=True, kw_only=True, tag="trials", forbid_u
     seeds: list[int]
     settings: list[Setting]
     missing: list[TrialKey]
-    shape: Literal["search", "small", "own"]
+    shards: ShardsOf
 
     @property
     def grid(self) -> Grid:
@@ -137,7 +141,7 @@ class TierTraining:
             "search": lambda: [self.full, self.small],
             "small": lambda: [self.small],
             "own": lambda: [self.shape(job.grid), self.small],
-        }[job.shape]()
+        }[job.shards]()
         self.compiled(time.monotonic() - start)
         return shapes
 

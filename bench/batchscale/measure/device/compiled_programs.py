@@ -12,7 +12,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -170,10 +170,20 @@ class TuningFile:
 
     A file that cannot be read counts as empty, and a choice that is not among `lowerings` as missing: both are
     measured again.
+
+    Args:
+        folder: The results folder.
+        lowerings: The lowerings that may be chosen.
+        tell: Receives every choice that is measured.
     """
 
-    def __init__(self, folder: Path, lowerings: Sequence[str | None]) -> None:
-        self._path, self._lowerings = folder / results_folder.TUNING, lowerings
+    def __init__(
+        self,
+        folder: Path,
+        lowerings: Sequence[str | None],
+        tell: Callable[[dict[str, Tuned]], None] = lambda _: None,
+    ) -> None:
+        self._path, self._lowerings, self._tell = folder / results_folder.TUNING, lowerings, tell
         self._known: dict[str, Tuned] = {}
         with suppress(InputError):
             kept = results_folder.read_file(folder, results_folder.TUNING, dict[str, Tuned])
@@ -196,7 +206,18 @@ class TuningFile:
             except FAILURES:
                 return Tuned(self._lowerings[0], NOMINAL_EXAMPLES_PER_SECOND)
             row_files.write_json(self._path, self._known)
+            self._tell({key: self._known[key]})
         return self._known[key]
+
+    @property
+    def choices(self) -> dict[str, Tuned]:
+        """Every choice by its key."""
+        return dict(self._known)
+
+    def add(self, choices: Mapping[str, Tuned]) -> None:
+        """Keep choices that another process made."""
+        self._known |= {key: one for key, one in choices.items() if one.lowering in self._lowerings}
+        row_files.write_json(self._path, self._known)
 
 
 def fastest(lowerings: Sequence[str | None], speed: Callable[[str | None], float]) -> Tuned:

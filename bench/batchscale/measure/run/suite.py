@@ -26,7 +26,7 @@ from batchscale.measure.data.text import BYTES
 from batchscale.measure.device.machine import Host
 from batchscale.measure.run import time_estimate
 from batchscale.measure.run.study import Study
-from batchscale.measure.session import Session
+from batchscale.measure.session import Runner, Session
 from batchscale.measure.throughput.stage import Throughput
 from batchscale.measure.training import optimizers
 from batchscale.measure.training.learner import model_named, task_named
@@ -54,6 +54,7 @@ class Request:
         retries_failed: True if whatever failed in an earlier run is tried again.
         only_first: True if only the first experiment of a default suite is measured.
         progress: The line that shows what is done and how long the rest takes.
+        runner: Does the jobs of stages elsewhere; None if this process does them.
     """
 
     names: Sequence[str]
@@ -64,6 +65,7 @@ class Request:
     retries_failed: bool = False
     only_first: bool = False
     progress: Progress = field(default_factory=Progress)
+    runner: Runner | None = None
 
     @property
     def sources(self) -> list[Path]:
@@ -156,6 +158,7 @@ def _sessions(request: Request, host: Host, stopper: Stopper) -> list[Session]:
         named = experiment if minutes is None else time_budget.named(experiment, minutes)
         folder = results_folder.folder_of(request.results, named, host.machine)
         one = Session(experiment, dataset, host, folder, request.progress, stopper, request.retries_failed, source)
+        one.runner = request.runner
         _refuse_what_cannot_run(one)
         sessions.append(one)
     _refuse_one_folder_twice(sessions, request.names)
@@ -292,7 +295,7 @@ def _scaled(session: Session, minutes: float) -> Experiment:
     progress.say(f"{experiment.name}: a short trial of this machine's speed")
     progress.begin(experiment.name)
     start, programs = time.monotonic(), LanePrograms(session)
-    programs.compile_trials()
+    programs.choose()
     tuned = [programs.tuned(tier) for tier in programs.tiers]
     spent = time.monotonic() - start
     devices, ways = plan.device_counts(experiment, session.host.machine.device_count), len(session.lowerings)

@@ -30,7 +30,7 @@ from batchscale.measure.throughput import lowering_choice, max_batch_size, round
 from batchscale.measure.throughput.cell_process import Child, Job
 from batchscale.measure.throughput.timed_loops import Built
 from batchscale.printable import reason
-from batchscale.records.row_types import AnyRow, Calibration, Compilation, Limit, MeasurementStatus, Round
+from batchscale.records.row_types import AnyRow, Calibration, Compilation, Limit, MeasurementStatus, Round, Stage
 
 SAFE_SHARE_OF_MEMORY = 0.5
 """A program predicted to need a larger share of the memory may not fit."""
@@ -47,6 +47,7 @@ class Known:
         retried: Cells that failed in an earlier run and are tried again in this one.
         peak_rates: Quantity, precision and environment hash of every peak rate that was measured.
         limit: The last row about the largest batch size.
+        seen: Every row, in order.
     """
 
     block: int = 0
@@ -55,6 +56,7 @@ class Known:
     retried: frozenset[CellKey] = frozenset()
     peak_rates: set[tuple[str, Precision | None, str]] = field(default_factory=set)
     limit: Limit | None = None
+    seen: list[AnyRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._counts: defaultdict[int, Counter[CellKey]] = defaultdict(Counter)
@@ -74,6 +76,7 @@ class Known:
 
     def see(self, row: AnyRow) -> None:
         """Take in a row, old or new."""
+        self.seen.append(row)
         if isinstance(row, Round):
             self._counts[row.block][CellKey.of(row)] += 1
             self.timed.append(row)
@@ -115,6 +118,11 @@ class TimingJob(msgspec.Struct, frozen=True, kw_only=True, tag="timing", forbid_
     cells: list[CellKey]
     calibrates: bool = False
     limit: bool = False
+
+    @property
+    def item(self) -> str:
+        """The name of the block in the progress line."""
+        return f"timing, block {self.block}" if self.block else "timing"
 
 
 class Throughput:
@@ -209,7 +217,7 @@ class Throughput:
             raise RuntimeError("a stage that writes elsewhere has no run")
         with self._rows.open(lambda: {"compilations": self.compilations}):
             if self._has_work:
-                self.measure(self._first)
+                self._do(self._first)
 
     def time_block(self, block: int, keys: Sequence[CellKey]) -> None:
         """Time cells in one more block of rounds, in which the machine's day may be another.
@@ -227,7 +235,13 @@ class Throughput:
             return
         self.session.progress.plan(self.item, len(lacking), 1 / timing_seconds(self.session.experiment, 1))
         with self._rows.open(lambda: {"compilations": self.compilations}):
-            self.measure(TimingJob(block=block, cells=lacking))
+            self._do(TimingJob(block=block, cells=lacking))
+
+    def _do(self, job: TimingJob) -> None:
+        if self.session.runner is None:
+            return self.measure(job)
+        self.session.runner.run(self, [iter([job])])
+        return self.session.progress.close(self.item)
 
     def measure(self, job: TimingJob) -> None:
         """Do a job in this process.
@@ -252,10 +266,40 @@ class Throughput:
         self.memory_bytes = asked or host.program_memory_bytes()
         self.lowerings = lowering_choice.choose(self, keys)
 
+    def rows_for(self, _job: TimingJob) -> list[AnyRow]:
+        """Return every row so far: a process that does a job goes on from them, as a run does from its folder."""
+        return self.known.seen
+
+    def take(self, _job: TimingJob, row: AnyRow, seconds: float) -> None:
+        """Take in a row of a job that another process does.
+
+        Raises:
+            InputError: When the disk reports an error.
+            DeviceError: At the third failure in a row.
+        """
+        if isinstance(row, Stage):
+            self.compilations += row.compilations
+        elif isinstance(row, Compilation | Round):
+            self.record(row)
+            share = 0.5 if isinstance(row, Compilation) else 0.5 / self.rounds
+            self.book(share, seconds, str(CellKey.of(row)))
+        else:
+            self.append(row)
+
+    def lose(self, job: TimingJob, failure: Failure) -> None:
+        """Write the cells of a job that lack rounds as failed.
+
+        Raises:
+            DeviceError: At the third failure in a row.
+        """
+        for key in job.cells:
+            if form := self.known.next(key, self.rounds):
+                self.record_failure(form, None, failure)
+
     @property
     def item(self) -> str:
         """The name of the block in the progress line."""
-        return f"timing, block {self.known.block}" if self.known.block else "timing"
+        return TimingJob(block=self.known.block, cells=[]).item
 
     def _measure_peak_rates(self, memory_bytes: int) -> None:
         """Append the rows of the peak rates; a rate at which the device fails has none."""

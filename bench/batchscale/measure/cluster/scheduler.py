@@ -1,0 +1,81 @@
+"""What a scheduler must be able to do: start errands on nodes, and report their lines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from batchscale.measure.throughput.cell_process import VARIABLES
+
+
+class Event(NamedTuple):
+    """News of an errand.
+
+    Attributes:
+        ticket: The number of the errand.
+        line: A line of its worker; None if no further line comes.
+        lost: Why no further line comes, if the errand itself did not report it.
+    """
+
+    ticket: int
+    line: bytes | None = None
+    lost: str | None = None
+
+
+class Place(NamedTuple):
+    """Where an errand may run.
+
+    Attributes:
+        nodes: The nodes to choose from, by their names.
+        whole: True if it gets a node for itself, False if one accelerator is enough.
+        platform: The platform that JAX must find there; None if it is not known yet.
+    """
+
+    nodes: Sequence[str]
+    whole: bool
+    platform: str | None = None
+
+
+class Scheduler(Protocol):
+    """Starts errands; a cluster decides when and where each of them runs."""
+
+    def nodes(self) -> list[str]:
+        """Return the names of the nodes, or one name if the cluster has machines of one kind."""
+        ...
+
+    def start(self, works: Sequence[bytes], place: Place) -> list[int]:
+        """Ask for errands and return a ticket for each.
+
+        Raises:
+            InputError: When no node can run them.
+        """
+        ...
+
+    def events(self, seconds: float) -> list[Event]:
+        """Return the news of all errands, waiting for at most so many seconds if there are none."""
+        ...
+
+    def where(self, ticket: int) -> str | None:
+        """Return the node that an errand runs on; None as long as it waits, or if the cluster does not report it."""
+        ...
+
+    def cancel(self, tickets: Collection[int]) -> None:
+        """End errands, wherever they are."""
+        ...
+
+
+JAX_PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+"""What JAX is told to compute on, so that a worker without the device fails instead of using its CPU."""
+
+
+def variables(platform: str | None, asked: str | None = None) -> Mapping[str, str]:
+    """Return the environment variables of a worker.
+
+    Args:
+        platform: The platform that JAX must find; None to leave it to JAX.
+        asked: `JAX_PLATFORMS` as the user has set it, which comes first.
+    """
+    own = {name: os.environ.get(name, value) for name, value in VARIABLES.items()}
+    # Set in any case: a worker may inherit the variable of the driver, which computes on its CPU.
+    return {**own, "JAX_PLATFORMS": asked or JAX_PLATFORMS.get(platform or "", "")}

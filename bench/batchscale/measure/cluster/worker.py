@@ -1,0 +1,119 @@
+"""The main function of a worker: it does one piece of work with JAX and answers with rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+
+from batchscale.errors import InputError
+from batchscale.measure.cluster.work import Answer, Choices, Greeting, Refusal, Task, Work, differences, versions_of
+from batchscale.measure.cluster.work import encoded as line_of
+from batchscale.measure.control.child_process import begin
+from batchscale.measure.control.progress import Progress
+from batchscale.measure.convergence.stage import Convergence
+from batchscale.measure.convergence.tiers import LanePrograms, TuningJob
+from batchscale.measure.convergence.trial_job import TrialJob
+from batchscale.measure.data import datasets
+from batchscale.measure.device.compiled_programs import TuningFile
+from batchscale.measure.device.machine import Host
+from batchscale.measure.session import Session
+from batchscale.measure.throughput.stage import Throughput, TimingJob
+from batchscale.records.row_types import Stage
+
+Send = Callable[[Answer], None]
+
+
+def main() -> None:
+    """Read one piece of work and do it; end when the parent process ends."""
+    text, write = begin()
+
+    def send(answer: Answer) -> None:
+        write(line_of(answer))
+
+    try:
+        do(msgspec.json.decode(text, type=Work), send)
+    except InputError as error:
+        send(Refusal(reason=str(error)))
+
+
+def do(work: Work, send: Send) -> None:
+    """Describe this machine, and do the task.
+
+    Raises:
+        InputError: When versions, the kind of device or the data are not those of the process that asks.
+        DeviceError: When the device keeps failing.
+    """
+    host = Host.describe()
+    if differ := differences(versions_of(host), work.versions):
+        raise InputError(f"{differ}, expected the same versions")
+    send(Greeting(host=host, memory_bytes=host.program_memory_bytes()))
+    if work.task is not None:
+        with TemporaryDirectory() as folder:
+            do_task(work.task, furnished(work.task, host, Path(folder), send), send)
+
+
+def furnished(task: Task, host: Host, folder: Path, send: Send) -> Session:
+    """Return a session like that of the process that asks; its choices of lowerings are answers.
+
+    Raises:
+        InputError: When the device or the data are others.
+    """
+    found, asked = host.machine, task.machine
+    if (found.platform, found.device_kind) != (asked.platform, asked.device_kind):
+        raise InputError(
+            f"JAX computes on {found.platform} ({found.device_kind}) there,"
+            f" expected {asked.platform} ({asked.device_kind})"
+        )
+    experiment, sources = task.experiment, Path(task.sources)
+    workload = experiment.workload
+    dataset = datasets.load(workload.dataset, workload.dataset_options, sources)
+    named = replace(host, machine=asked)
+    session = Session(experiment, dataset, named, folder, Progress(quiet=True), sources=sources)
+    if differ := session.data.changed(task.data):
+        raise InputError(f"{differ}; expected the same data and code")
+    session.tuning = TuningFile(folder, session.lowerings, lambda chosen: send(Choices(choices=chosen)))
+    session.tuning.add(task.choices)
+    return session
+
+
+def do_task(task: Task, session: Session, send: Send) -> None:
+    """Do a task: rows, and at the end the row of what it cost, are answers.
+
+    Raises:
+        DeviceError: When the device keeps failing.
+    """
+    start, job = time.monotonic(), task.job
+    spent: dict[str, Any]
+    match job:
+        case TuningJob():
+            programs = LanePrograms(session)
+            programs.choose()
+            spent = {"compilations": programs.compilations}
+        case TrialJob():
+            stage = Convergence(session, send)
+            for row in task.rows:
+                stage.see(row)
+            stage.train(job)
+            spent = {**stage.cost()}
+        case TimingJob():
+            timing = Throughput(session, send)
+            timing.isolates = not session.host.policy.single_process
+            for row in task.rows:
+                timing.known.see(row)
+            if task.retries_failed:
+                timing.known.retry_failures()
+            timing.measure(job)
+            spent = {"compilations": timing.compilations}
+    name = "throughput" if isinstance(job, TimingJob) else "convergence"
+    origin = msgspec.structs.asdict(session.origin())
+    send(Stage(**origin, stage=name, seconds=time.monotonic() - start, **spent))
+
+
+if __name__ == "__main__":
+    main()

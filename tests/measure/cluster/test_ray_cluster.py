@@ -1,0 +1,47 @@
+"""Real Ray clusters of two nodes on this machine: rows of a plain run, a node that is killed, a node of other code."""
+
+import re
+import shutil
+from importlib.util import find_spec
+
+import pytest
+from cluster_study import finished, only_folder, plain, with_choices_of
+from repository import ROOT
+from tiny_workload import trials
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra `ray`, which is not installed"),
+]
+SCRIPT = ROOT / "tests" / "support" / "ray_study.py"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ray")
+    return folder, plain(folder)
+
+
+@pytest.mark.parametrize("fate", ["", "kill"])
+def test_two_nodes_end_with_the_rows_of_a_plain_run_even_if_one_is_killed(workplace, fate):
+    folder, expected = workplace
+    results = folder / f"over{fate}"
+    with_choices_of(expected, results)
+    done = finished(folder, SCRIPT, "study.toml", results, *fate.split())
+    assert done.returncode == 0, done.stderr
+    assert trials(only_folder(results)) == trials(expected)
+    nodes = set(re.findall(r"on (127\.0\.0\.1/\w+|[\d.]+/\w+)", done.stderr))
+    assert len(nodes) == 2, done.stderr
+    assert ("started again" in done.stderr) == ("a node was killed" in done.stderr) == bool(fate)
+
+
+def test_a_node_with_another_version_of_the_package_is_refused(workplace):
+    folder, _ = workplace
+    old = folder / "old"
+    for name in ("bench/batchscale", "models"):
+        shutil.copytree(ROOT / name, old / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    done = finished(folder, SCRIPT, "study.toml", folder / "refused", "old", old / "bench")
+    assert done.returncode == 2, done.stderr
+    said = done.stderr.strip().splitlines()[-1]
+    assert re.search(r"/\w{6}: batchscale 0\.1\.0 there, [0-9a-f]{40} here, expected the same versions$", said), said
+    assert not (folder / "refused" / "study").exists()

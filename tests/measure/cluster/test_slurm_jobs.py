@@ -1,0 +1,97 @@
+"""Slurm through submitit: options, what sbatch is asked for, and whole studies by submitit's local executor."""
+
+import re
+import stat
+from importlib.util import find_spec
+
+import pytest
+from batchscale.errors import InputError
+from batchscale.measure.cluster.scheduler import Place
+from batchscale.measure.cluster.slurm_jobs import SlurmJobs, options
+from cluster_study import finished, only_folder, plain, with_choices_of
+from tiny_workload import trials
+
+needs_submitit = pytest.mark.skipif(
+    find_spec("submitit") is None, reason="needs the extra `slurm`, which is not installed"
+)
+
+
+def test_options_are_names_with_values():
+    assert options("partition=gpu,time=60") == {"partition": "gpu", "time": "60"}
+    assert options(" gres = gpu:2 ") == {"gres": "gpu:2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "--slurm: '', expected options of account=, .* separated by commas"),
+        ("partition", "--slurm: 'partition', expected options of"),
+        ("colour=red", "--slurm: 'colour=red', expected options of"),
+        ("time=1h", "--slurm: time: '1h', expected a whole number above 0"),
+        ("cpus=0", "--slurm: cpus: '0', expected a whole number above 0"),
+    ],
+)
+def test_other_options_are_refused_in_one_line(text, says):
+    with pytest.raises(InputError, match=says):
+        options(text)
+
+
+@needs_submitit
+def test_without_slurm_there_is_a_way_to_try(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="sbatch is not found, expected Slurm here, or cluster=local to try without"):
+        SlurmJobs({}, tmp_path)
+
+
+@pytest.fixture
+def _sbatch(tmp_path, monkeypatch):
+    """Put an sbatch in the path that keeps the scripts it gets."""
+    (tmp_path / "bin").mkdir()
+    for name, prints in {"sbatch": "Submitted batch job 7", "srun": "", "sacct": "", "scancel": ""}.items():
+        program = tmp_path / "bin" / name
+        keep = f'cat "$1" >> {tmp_path}/scripts\n' if name == "sbatch" else ""
+        program.write_text(f"#!/bin/sh\n{keep}echo '{prints}'\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+
+
+@needs_submitit
+@pytest.mark.usefixtures("_sbatch")
+@pytest.mark.parametrize(
+    ("place", "works", "asks", "never"),
+    [
+        (Place(["slurm"], whole=True), 1, ["exclusive"], ["array", "gpus-per-node"]),
+        (Place(["slurm"], whole=True, platform="gpu"), 1, ["exclusive"], ["gpus-per-node"]),
+        (Place(["slurm"], whole=False, platform="gpu"), 3, ["gpus-per-node=1", "array=0-2"], ["exclusive"]),
+        (Place(["slurm"], whole=False, platform="cpu"), 2, ["exclusive", "array=0-1"], ["gpus-per-node"]),
+    ],
+)
+def test_cells_ask_for_a_node_of_their_own_and_trials_for_an_accelerator(tmp_path, place, works, asks, never):
+    with SlurmJobs({"partition": "gpu", "time": "60"}, tmp_path / "shared") as jobs:
+        tickets = jobs.start([b"{}"] * works, place)
+        assert len(tickets) == works
+    asked = re.findall(r"^#SBATCH --(\S+)", (tmp_path / "scripts").read_text(), re.MULTILINE)
+    assert {"partition=gpu", "time=60"} <= set(asked)
+    for word in asks:
+        assert any(one.startswith(word) for one in asked), asked
+    for word in never:
+        assert not any(one.startswith(word) for one in asked), asked
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slurm")
+    return folder, plain(folder)
+
+
+@needs_submitit
+@pytest.mark.slow
+def test_jobs_end_with_the_rows_of_a_plain_run(workplace):
+    folder, expected = workplace
+    results = folder / "jobs"
+    with_choices_of(expected, results)
+    run = ("-m", "batchscale", "run", "study.toml", "--slurm", "cluster=local", "--results", results)
+    done = finished(folder, *run, "--stages", "convergence")
+    assert done.returncode == 0, done.stderr
+    assert trials(only_folder(results)) == trials(expected)
+    assert [path.name for path in results.iterdir()] == ["study"], "files of jobs are removed"
