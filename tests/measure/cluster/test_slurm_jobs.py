@@ -8,6 +8,8 @@ import pytest
 from batchscale.errors import InputError
 from batchscale.measure.cluster.scheduler import Place
 from batchscale.measure.cluster.slurm_jobs import SlurmJobs, options
+from batchscale.records import row_files
+from batchscale.records.row_types import Round
 from cluster_study import finished, only_folder, plain, with_choices_of
 from tiny_workload import trials
 
@@ -90,8 +92,11 @@ def test_jobs_end_with_the_rows_of_a_plain_run(workplace):
     folder, expected = workplace
     results = folder / "jobs"
     with_choices_of(expected, results)
-    run = ("-m", "batchscale", "run", "study.toml", "--slurm", "cluster=local", "--results", results)
-    done = finished(folder, *run, "--stages", "convergence")
+    done = finished(folder, "-m", "batchscale", "run", "study.toml", "--slurm", "cluster=local", "--results", results)
     assert done.returncode == 0, done.stderr
-    assert trials(only_folder(results)) == trials(expected)
+    made = only_folder(results)
+    assert trials(made) == trials(expected)
+    timed = [(row.batch_size, row.round) for row in row_files.read(made / "throughput.jsonl") if isinstance(row, Round)]
+    assert sorted(timed) == [(size, number) for size in (7, 10, 50) for number in range(5)]
+    assert (made / "report.html").exists()
     assert [path.name for path in results.iterdir()] == ["study"], "files of jobs are removed"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from batchscale.errors import InputError
@@ -163,6 +164,8 @@ class RayCluster:
 
 def _lines(work: bytes, variables: Mapping[str, str]) -> Iterator[str | bytes]:
     """Yield the name of the node, and the lines of a worker: the body of a task."""
+    if b"\0OMP_NUM_THREADS=" not in Path("/proc/self/environ").read_bytes():
+        os.environ.pop("OMP_NUM_THREADS", None)  # Ray has set it, which a run without Ray does not.
     ray = importlib.import_module("ray")
     here = ray.get_runtime_context().get_node_id()
     yield next((_name(node) for node in ray.nodes() if node["NodeID"] == here), here[:8])
