@@ -7,6 +7,7 @@ import pytest
 from batchscale.config.vocabulary import CellKey
 from batchscale.errors import DeviceError, InputError
 from batchscale.measure.cluster.crew import MOST_ATTEMPTS
+from batchscale.measure.cluster.kinds import Kind
 from batchscale.measure.cluster.work import Greeting, Refusal, answered, encoded
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.convergence.trial_job import TrialJob
@@ -15,7 +16,7 @@ from batchscale.records import row_files
 from batchscale.records.row_types import Round, Stage
 from fake_training import best_at, made_up, study, without_training
 from pretended_cluster import Pretended, on_cluster
-from tiny_workload import host, trials
+from tiny_workload import host, session, trials
 
 TWO_TIERS = {"batch_sizes": {"values": [7, 10, 50]}, "evaluation": {"first_epoch": 2}}
 EXTENDED = best_at(0.12)
@@ -128,3 +129,27 @@ def test_a_line_that_is_no_answer_is_a_death():
     greeting = Greeting(host=host(), memory_bytes=1)
     assert answered(encoded(greeting)) == greeting
     assert answered(encoded(Refusal(reason="no"))) == Refusal(reason="no")
+
+
+def test_a_job_is_cut_between_batch_sizes_and_no_trial_is_lost(tmp_path):
+    made = session(tmp_path, batch_sizes={"values": [10, 20, 30, 40, 50]})
+    (search,) = [tier for tier in Convergence(made).tiers if len(tier.tier.batch_sizes) > 1]
+    job = next(search.search())
+    assert job.parts(1) == [job]
+    for most in (2, 3, 9):
+        parts = job.parts(most)
+        assert len(parts) == min(most, len(search.tier.batch_sizes))
+        assert sorted(key for part in parts for key in part.missing) == job.missing
+        sizes = [{one.batch_size for one in part.settings} for part in parts]
+        assert sum(map(len, sizes)) == len(set.union(*sizes)) == len(search.tier.batch_sizes)
+        assert all({key.batch_size for key in part.missing} == own for part, own in zip(parts, sizes, strict=True))
+        assert {part.shards for part in parts} == {"own"}
+    one = msgspec.structs.replace(job, missing=[key for key in job.missing if key.batch_size == 30])
+    assert one.parts(4) == [one], "one batch size races as a whole"
+
+
+def test_accelerators_that_are_left_over_train_parts_of_a_job_and_the_next_job_waits_for_all(tmp_path, monkeypatch):
+    plain = study(tmp_path / "plain", monkeypatch, EXTENDED, **TWO_TIERS)
+    monkeypatch.setattr(Kind, "accelerators", 64)
+    scheduler = Pretended(dies=lambda number, _: 3 if number == 1 else None)
+    assert studied(tmp_path / "cluster", monkeypatch, scheduler) == plain

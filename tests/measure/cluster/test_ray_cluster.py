@@ -1,11 +1,10 @@
 """Real Ray clusters of two nodes on this machine: rows of a plain run, a node that is killed, a node of other code."""
 
 import re
-import shutil
 from importlib.util import find_spec
 
 import pytest
-from cluster_study import finished, only_folder, plain, with_choices_of
+from cluster_study import finished, only_folder, plain, with_choices_of, without_commit
 from repository import ROOT
 from tiny_workload import trials
 
@@ -13,7 +12,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra `ray`, which is not installed"),
 ]
-SCRIPT = ROOT / "tests" / "support" / "ray_study.py"
+SCRIPT = ROOT / "tests" / "support" / "cluster" / "ray_study.py"
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +36,7 @@ def test_two_nodes_end_with_the_rows_of_a_plain_run_even_if_one_is_killed(workpl
 
 def test_a_node_with_another_version_of_the_package_is_refused(workplace):
     folder, _ = workplace
-    old = folder / "old"
-    for name in ("bench/batchscale", "models"):
-        shutil.copytree(ROOT / name, old / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    done = finished(folder, SCRIPT, "study.toml", folder / "refused", "old", old / "bench")
+    done = finished(folder, SCRIPT, "study.toml", folder / "refused", "old", without_commit(folder))
     assert done.returncode == 2, done.stderr
     said = done.stderr.strip().splitlines()[-1]
     assert re.search(r"/\w{6}: batchscale 0\.1\.0 there, [0-9a-f]{40} here, expected the same versions$", said), said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Self
 
 import msgspec
 
@@ -28,6 +29,12 @@ class RemoteHost(Host):
 
     memory_bytes: int = 0
 
+    @classmethod
+    def of(cls, host: Host, memory_bytes: int) -> Self:
+        """Return a host whose memory is known."""
+        fields = ("machine", "environment", "environment_hash", "code", "dirty")
+        return cls(**{name: getattr(host, name) for name in fields}, memory_bytes=memory_bytes)
+
     def program_memory_bytes(self) -> int:
         """Return the bytes that one program may use."""
         return self.memory_bytes
@@ -44,6 +51,17 @@ class Kind:
 
     host: RemoteHost
     nodes: tuple[str, ...]
+
+    @property
+    def accelerators(self) -> int:
+        """How many jobs of trials run at the same time, if a job is worth a part of a tier.
+
+        On CPUs it is not: another part of a tier changes the rounding of its trials.
+        """
+        policy = self.host.policy
+        if policy.program_per_core:
+            return 1
+        return len(self.nodes) * (1 if policy.single_process else self.host.machine.device_count)
 
 
 def describe(scheduler: Scheduler, versions: Mapping[str, str], progress: Progress, stopper: Stopper) -> list[Kind]:
@@ -97,9 +115,7 @@ def _kinds(found: Mapping[str, Greeting]) -> list[Kind]:
     """Group nodes by the names of their machines, which name results folders."""
     kinds: dict[str, Kind] = {}
     for node, greeting in found.items():
-        host = greeting.host
-        fields = {name: getattr(host, name) for name in ("machine", "environment", "environment_hash", "code", "dirty")}
-        first = Kind(RemoteHost(**fields, memory_bytes=greeting.memory_bytes), ())
-        known = kinds.setdefault(host.machine.name, first)
-        kinds[host.machine.name] = replace(known, nodes=(*known.nodes, node))
+        name = greeting.host.machine.name
+        known = kinds.setdefault(name, Kind(RemoteHost.of(greeting.host, greeting.memory_bytes), ()))
+        kinds[name] = replace(known, nodes=(*known.nodes, node))
     return [kinds[name] for name in sorted(kinds)]

@@ -18,6 +18,8 @@ from batchscale.printable import reason
 
 DEVICES = {"GPU": "gpu", "TPU": "tpu"}
 """Ray's names of accelerators, and the platforms of JAX that compute on them."""
+LOCAL = "local"
+"""Ray's address of a cluster that is started here."""
 NODE_LABEL = "ray.io/node-id"
 ALIVE_SECONDS = 5.0
 """How often the driver checks that a node is left for the tasks that wait."""
@@ -54,9 +56,11 @@ class RayCluster:
             self._ray = importlib.import_module("ray")
         except ModuleNotFoundError:
             raise InputError("--ray: Ray is not installed, expected it: pip install 'batchscale[ray]'") from None
-        wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+        wanted = address or os.environ.get("RAY_ADDRESS") or LOCAL
+        own: dict[str, Any] = {"include_dashboard": False} if wanted == LOCAL else {}
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
-            self._ray.init(address=wanted, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+            self._ray.init(address=wanted, log_to_driver=False, logging_level="ERROR", **own)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InputError(f"--ray: no cluster answers at {wanted} ({reason(error)})") from None
         self._platforms, self._count, self._checked = platforms, 0, 0.0
@@ -71,8 +75,12 @@ class RayCluster:
         self._ray.shutdown()
 
     def nodes(self) -> list[str]:
-        """Return the nodes that have a processor."""
-        return list(self._resources())
+        """Return the nodes with accelerators; if there are none, every node with a processor.
+
+        A node without accelerators in a cluster that has some is there to drive it.
+        """
+        found = self._resources()
+        return [name for name, one in found.items() if one["Resources"].keys() & DEVICES.keys()] or list(found)
 
     def _resources(self) -> dict[str, dict[str, Any]]:
         """Return what Ray reports of every living node, by name."""

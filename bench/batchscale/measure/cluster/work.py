@@ -12,6 +12,7 @@ from batchscale.measure.convergence.tiers import TuningJob
 from batchscale.measure.convergence.trial_job import TrialJob
 from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.measure.device.machine import Host
+from batchscale.measure.session import Jobs
 from batchscale.measure.throughput.stage import TimingJob
 from batchscale.records.machine_file import Machine
 from batchscale.records.row_types import AnyRow, Data
@@ -80,6 +81,29 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     """Lowerings and shapes that a worker has chosen."""
 
     choices: dict[str, Tuned]
+
+
+def work_of(stage: Jobs, job: Job, versions: Mapping[str, str], *, retries_failed: bool) -> Work:
+    """Return what a worker is sent to do a job of a stage.
+
+    Args:
+        stage: The stage.
+        job: The job.
+        versions: Versions that the worker must have.
+        retries_failed: See `Task`.
+    """
+    session = stage.session
+    task = Task(
+        experiment=session.experiment,
+        sources=str(session.sources.absolute()),
+        machine=session.host.machine,
+        data=session.data,
+        choices=session.tuning.choices,
+        rows=stage.rows_for(job),
+        retries_failed=retries_failed,
+        job=job,
+    )
+    return Work(versions=dict(versions), task=task)
 
 
 Answer = AnyRow | Greeting | Refusal | Choices | Ended

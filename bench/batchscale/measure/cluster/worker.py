@@ -50,12 +50,21 @@ def do(work: Work, send: Send) -> None:
         DeviceError: When the device keeps failing.
     """
     host = Host.describe()
-    if differ := differences(versions_of(host), work.versions):
-        raise InputError(f"{differ}, expected the same versions")
+    refuse_other_versions(work, host)
     send(Greeting(host=host, memory_bytes=host.program_memory_bytes()))
     if work.task is not None:
         with TemporaryDirectory() as folder:
             do_task(work.task, furnished(work.task, host, Path(folder), send), send)
+
+
+def refuse_other_versions(work: Work, host: Host) -> None:
+    """Compare versions.
+
+    Raises:
+        InputError: When one is not that of the process that asks.
+    """
+    if differ := differences(versions_of(host), work.versions):
+        raise InputError(f"{differ}, expected the same versions")
 
 
 def furnished(task: Task, host: Host, folder: Path, send: Send) -> Session:
@@ -102,17 +111,23 @@ def do_task(task: Task, session: Session, send: Send) -> None:
             stage.train(job)
             spent = {**stage.cost()}
         case TimingJob():
-            timing = Throughput(session, send)
+            timing = timing_stage(task, session, send)
             timing.isolates = not session.host.policy.single_process
-            for row in task.rows:
-                timing.known.see(row)
-            if task.retries_failed:
-                timing.known.retry_failures()
             timing.measure(job)
             spent = {"compilations": timing.compilations}
     name = "throughput" if isinstance(job, TimingJob) else "convergence"
     origin = msgspec.structs.asdict(session.origin())
     send(Stage(**origin, stage=name, seconds=time.monotonic() - start, **spent))
+
+
+def timing_stage(task: Task, session: Session, send: Send) -> Throughput:
+    """Return the throughput stage of a task, which goes on from the rows of the process that asks."""
+    stage = Throughput(session, send)
+    for row in task.rows:
+        stage.known.see(row)
+    if task.retries_failed:
+        stage.known.retry_failures()
+    return stage
 
 
 if __name__ == "__main__":

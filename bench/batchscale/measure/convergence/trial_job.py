@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Literal
@@ -72,6 +72,21 @@ class TrialJob(msgspec.Struct, frozen=True, kw_only=True, tag="trials", forbid_u
     def item(self) -> str:
         """The name of the trials in the progress line."""
         return f"{self.phase} {self.tier.label}"
+
+    def parts(self, most: int) -> list[TrialJob]:
+        """Cut the job into at most so many jobs, each with whole batch sizes, as these race among themselves."""
+        sizes = sorted({key.batch_size for key in self.missing})
+        if min(most, len(sizes)) < 2:
+            return [self]
+        return [self._of({*sizes[first::most]}) for first in range(min(most, len(sizes)))]
+
+    def _of(self, sizes: Set[int]) -> TrialJob:
+        return msgspec.structs.replace(
+            self,
+            settings=[one for one in self.settings if one.batch_size in sizes],
+            missing=[key for key in self.missing if key.batch_size in sizes],
+            shards="small" if self.shards == "small" else "own",
+        )
 
 
 class TierTraining:

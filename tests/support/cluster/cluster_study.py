@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from batchscale.records import results_folder
+from repository import ROOT
 from subprocess_study import environment
 
 EXPERIMENT = """
@@ -48,6 +49,14 @@ def only_folder(results: Path) -> Path:
     """Return the one folder of results."""
     (folder,) = (results / "study").iterdir()
     return folder
+
+
+def without_commit(workplace: Path) -> Path:
+    """Copy the package to where it has no commit, so that its version is another; return the folder of the copy."""
+    old = workplace / "old"
+    for name in ("bench/batchscale", "models"):
+        shutil.copytree(ROOT / name, old / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    return old / "bench"
 
 
 def plain(workplace: Path) -> Path:
