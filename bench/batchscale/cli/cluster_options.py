@@ -21,21 +21,37 @@ LOCAL = ""
 """Address of a Ray that is started here."""
 
 
+class Program(NamedTuple):
+    """The processes of one program; None leaves a number to JAX.
+
+    Attributes:
+        coordinator: Address and port of the first process.
+        processes: How many there are.
+        process: Number of this one.
+    """
+
+    coordinator: str | None
+    processes: int | None
+    process: int | None
+
+
 class Cluster(NamedTuple):
-    """The scheduler that was asked for.
+    """What was asked for: a scheduler, or a program on several hosts.
 
     Attributes:
         ray: Address of a Ray cluster; None without `--ray`.
         slurm: Options of Slurm jobs; None without `--slurm`.
+        program: The processes of one program on several hosts; None without `--multihost`.
         platforms: `JAX_PLATFORMS` as the user has set it, for the workers.
     """
 
     ray: str | None = None
     slurm: str | None = None
+    program: Program | None = None
     platforms: str | None = None
 
 
-def _keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+def _keep(ctx: click.Context, param: click.Parameter, value: str | int | None) -> None:
     """Keep an option in the context: the command itself has options enough."""
     ctx.meta[f"batchscale.{param.name}"] = value
 
@@ -56,11 +72,41 @@ SLURM = click.option(
     callback=_keep,
     help="Measure in Slurm jobs with these options, such as partition=gpu,time=60.",
 )
+MULTIHOST = click.option(
+    "--multihost",
+    is_flag=True,
+    expose_value=False,
+    callback=_keep,
+    help="Time cells on all hosts of one program, whose processes all run this command.",
+)
+COORDINATOR = click.option(
+    "--coordinator",
+    metavar="HOST:PORT",
+    expose_value=False,
+    callback=_keep,
+    help="Address of the first process of --multihost; JAX finds it on Slurm, Open MPI, Kubernetes and TPU pods.",
+)
+PROCESSES = click.option(
+    "--processes",
+    type=click.IntRange(1),
+    metavar="N",
+    expose_value=False,
+    callback=_keep,
+    help="How many processes there are, if JAX does not find it.",
+)
+PROCESS = click.option(
+    "--process",
+    type=click.IntRange(0),
+    metavar="I",
+    expose_value=False,
+    callback=_keep,
+    help="Which process this is, from 0, if JAX does not find it.",
+)
 
 
 def added(command: Callable[..., object]) -> Callable[..., object]:
     """Add the options to a command; `chosen` returns their values."""
-    return RAY(SLURM(command))
+    return RAY(SLURM(MULTIHOST(COORDINATOR(PROCESSES(PROCESS(command))))))
 
 
 def chosen() -> Cluster | None:
@@ -69,17 +115,28 @@ def chosen() -> Cluster | None:
     With a cluster, JAX computes on the CPU in this process from here on, so that it takes no device from a worker.
 
     Raises:
-        UsageError: When both schedulers are asked for.
+        UsageError: When more than one of them is asked for, or a process of a program that is not.
     """
     meta = click.get_current_context().meta
-    ray, slurm = meta["batchscale.ray"], meta["batchscale.slurm"]
-    if ray is None and slurm is None:
+    ray, slurm, multihost = (meta[f"batchscale.{name}"] for name in ("ray", "slurm", "multihost"))
+    program = Program(*(meta[f"batchscale.{name}"] for name in Program._fields))
+    asked = [
+        f"--{name}"
+        for name, one in (("ray", ray), ("slurm", slurm), ("multihost", multihost or None))
+        if one is not None
+    ]
+    if len(asked) > 1:
+        raise click.UsageError(f"{asked[0]}: with {asked[1]}, expected only one of them")
+    if not multihost and any(one is not None for one in program):
+        given = next(name for name, one in program._asdict().items() if one is not None)
+        raise click.UsageError(f"--{given}: without --multihost, expected both")
+    if not asked:
         return None
-    if ray is not None and slurm is not None:
-        raise click.UsageError("--ray: with --slurm, expected only one of the two")
+    if multihost:
+        return Cluster(program=program)
     platforms = os.environ.get("JAX_PLATFORMS")
     os.environ["JAX_PLATFORMS"] = "cpu"
-    return Cluster(ray, slurm, platforms)
+    return Cluster(ray, slurm, platforms=platforms)
 
 
 @contextmanager
@@ -96,7 +153,13 @@ def measuring(cluster: Cluster | None, results: Path) -> Iterator[Callable[[Requ
     from batchscale.measure.device.machine import Host
     from batchscale.measure.run import over_cluster, suite
 
-    if cluster is None:
+    if cluster is not None and cluster.program is not None:
+        from batchscale.measure.cluster.multihost import Hosts
+        from batchscale.measure.run import over_hosts
+
+        with Hosts.joined(*cluster.program) as hosts:
+            yield partial(over_hosts.measure, hosts)
+    elif cluster is None:
         yield lambda request, stopper: suite.measure(request, Host.describe(), stopper)
     else:
         with _scheduler(cluster, results) as found:

@@ -90,29 +90,35 @@ def run(
     An EXPERIMENT is a shipped name or a .toml file; without one, the default suite of this device is measured.
     With --quick, this is the first experiment of that suite.
     """
+    minutes = _minutes(budget, quick=quick)
     cluster = cluster_options.chosen()  # before JAX is imported, because it decides what this process computes on
 
     from batchscale.measure.control import signals
     from batchscale.measure.data.files import sources
     from batchscale.measure.run import suite
 
-    if quick and budget is not None:
-        raise click.UsageError("--quick: with --budget, expected only one of the two")
     _share_device()
     if fault := sources.folder_fault():
         warn(f"warning: {fault}")
-    minutes = QUICK_MINUTES if quick else budget
     request = suite.Request(experiments, results, minutes, stages, convergence_from, retry_failed, only_first=quick)
     try:
         with cluster_options.measuring(cluster, results) as measure, signals.Stopper() as stopper:
-            measured = measure(request, stopper)
-            request.progress.say(f"writing {len(measured)} {'page' if len(measured) == 1 else 'pages'}")
-            longer = _longer(typed, experiments, measured) if quick else None
-            answer(measured, as_json=as_json, price_per_hour=price_per_hour, longer=longer)
+            # A process of --multihost that is not the first has no folder.
+            if measured := measure(request, stopper):
+                request.progress.say(f"writing {len(measured)} {'page' if len(measured) == 1 else 'pages'}")
+                longer = _longer(typed, experiments, measured) if quick else None
+                answer(measured, as_json=as_json, price_per_hour=price_per_hour, longer=longer)
     except (signals.Stopped, KeyboardInterrupt):
         sys.stderr.write("\n")
         warn(f"stopped; everything measured is in {results}. To continue: {shlex.join([*_program(), *typed])}")
         return INTERRUPTED
+
+
+def _minutes(budget: float | None, *, quick: bool) -> float | None:
+    """Return the minutes that experiments are scaled to; None without a limit."""
+    if quick and budget is not None:
+        raise click.UsageError("--quick: with --budget, expected only one of the two")
+    return QUICK_MINUTES if quick else budget
 
 
 def _longer(typed: list[str], named: tuple[str, ...], measured: list[Path]) -> str:

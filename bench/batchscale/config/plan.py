@@ -98,19 +98,28 @@ def batch_sizes(experiment: Experiment, train_examples: int) -> list[int]:
     return sizes
 
 
-def device_counts(experiment: Experiment, available: int) -> list[int]:
+def device_counts(experiment: Experiment, available: int, hosts: int = 1) -> list[int]:
     """Return the numbers of devices to share a batch among, each above 1.
 
+    Args:
+        experiment: The experiment.
+        available: Devices of all hosts.
+        hosts: Hosts that run one program; each gives the same number of devices.
+
     Raises:
-        InputError: if the experiment asks for more devices than are `available`.
+        InputError: if the experiment asks for more devices than are `available`, or for unequal shares of the hosts.
     """
     asked = experiment.throughput.devices
     if asked == "auto":
-        return [1 << power for power in range(1, available.bit_length())]
+        doubled = [hosts << power for power in range(available.bit_length())]
+        return [count for count in doubled if 1 < count <= available]
     if max(asked) > available:
         found = f"{max(asked)}, expected at most the {available} local device{'s' if available > 1 else ''}"
         raise InputError(f"{experiment.name}: throughput.devices: {found}")
-    return sorted({count for count in asked if count > 1})
+    counts = sorted({count for count in asked if count > 1})
+    if uneven := [count for count in counts if count % hosts]:
+        raise InputError(f"{experiment.name}: throughput.devices: {uneven[0]}, expected multiples of the {hosts} hosts")
+    return counts
 
 
 def parallel_batch_sizes(sizes: Iterable[int], devices: int, train_examples: int) -> list[int]:

@@ -87,6 +87,11 @@ class Host:
         return cls(machine, environment, environment_hash(environment), code, dirty)
 
     @property
+    def processes(self) -> int:
+        """Processes that run one program on all devices, one for each host."""
+        return jax.process_count()
+
+    @property
     def lane_devices(self) -> int:
         """Local devices that share the lanes of every program."""
         return min(self.machine.device_count, jax.local_device_count())
@@ -150,7 +155,7 @@ def describe() -> tuple[Machine, Environment]:
 def describe_machine(nvidia: Nvidia | None) -> Machine:
     """Describe the hardware JAX sees; `virtual_devices` marks a CPU that is set to appear as several devices."""
     devices = jax.devices()
-    allocator = devices[0].memory_stats() or {}  # none are kept on CPU
+    allocator = jax.local_devices()[0].memory_stats() or {}  # none are kept on CPU
     kind, cores = devices[0].device_kind, usable_cores()
     on_cpu = devices[0].platform == "cpu"
     hardware = f"cpu-{short_cpu_name(cpu_model())}-{cores}c" if on_cpu else kind
@@ -164,7 +169,7 @@ def describe_machine(nvidia: Nvidia | None) -> Machine:
         cpu=cpu_model()[:200],
         cpu_cores=cores,
         host_memory_bytes=host_memory_bytes(),
-        virtual_devices=on_cpu and len(devices) > 1,
+        virtual_devices=on_cpu and jax.local_device_count() > 1,
     )
 
 

@@ -247,7 +247,7 @@ def _refuse_unknown_names(experiment: Experiment, source: Path) -> None:
 def _refuse_what_cannot_run(session: Session) -> None:
     experiment, host, sizes = session.experiment, session.host, session.batch_sizes
     plan.check_rates(experiment, sizes)
-    plan.device_counts(experiment, host.machine.device_count)
+    plan.device_counts(experiment, host.machine.device_count, host.processes)
     with _refused_as_of(experiment.name):
         optimizers.refuse_contradictions(experiment, sizes[0])
         learner = session.learner(experiment.workload.precision, None)
@@ -298,7 +298,10 @@ def _scaled(session: Session, minutes: float) -> Experiment:
     programs.choose()
     tuned = [programs.tuned(tier) for tier in programs.tiers]
     spent = time.monotonic() - start
-    devices, ways = plan.device_counts(experiment, session.host.machine.device_count), len(session.lowerings)
+    devices, ways = (
+        plan.device_counts(experiment, session.host.machine.device_count, session.host.processes),
+        len(session.lowerings),
+    )
 
     def seconds(scaled: Experiment) -> float:
         return spent + time_estimate.seconds(scaled, session.train_examples, programs.tiers, tuned, devices, ways)

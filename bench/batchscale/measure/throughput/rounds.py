@@ -107,9 +107,9 @@ def _compile(stage: Throughput, key: CellKey, lowering: str | None) -> tuple[Wor
 
 
 def _built(stage: Throughput, key: CellKey, lowering: str | None) -> Built:
-    built = build(stage.session.learner(key.precision, lowering), stage.session.splits[0], key)
+    work, compiled, seconds = build(stage.session.learner(key.precision, lowering), stage.session.splits[0], key)
     stage.compilations += 1
-    return built
+    return stage.shared(work), compiled, seconds
 
 
 def _arithmetic(stage: Throughput, key: CellKey, compiled: jax.stages.Compiled) -> dict[str, Any]:

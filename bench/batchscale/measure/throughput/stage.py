@@ -23,7 +23,7 @@ from batchscale.measure.control.progress import (
     timing_seconds,
 )
 from batchscale.measure.device import peak_rates, sensors
-from batchscale.measure.device.compiled_programs import WALL, Clock
+from batchscale.measure.device.compiled_programs import WALL, Clock, Work
 from batchscale.measure.device.sensors import Sensors
 from batchscale.measure.session import Session, StageRows
 from batchscale.measure.throughput import lowering_choice, max_batch_size, rounds
@@ -135,6 +135,7 @@ class Throughput:
     Attributes:
         known: What the rows of the folder and of this run show.
         clock: Measures rounds.
+        shared: Makes work that several hosts begin together of the work of one; the clock may be theirs.
         sensors: Returns the sensors of a number of devices.
         memory_bytes: Memory that a program may use; None where a program has to be run to find out.
         isolates: True if cells that may not fit are timed in a child process.
@@ -150,6 +151,7 @@ class Throughput:
         if session.retries_failed:
             self.known.retry_failures()
         self.clock: Clock = WALL
+        self.shared: Callable[[Work], Work] = lambda work: work
         self.sensors: Callable[[int], Sensors] = cache(partial(sensors.find, session.host.machine.platform))
         self.memory_bytes: int | None = None
         self.isolates = write is None and not session.host.policy.single_process
@@ -163,7 +165,8 @@ class Throughput:
     def missing(self) -> list[CellKey]:
         """The cells that lacked rounds of the first block when the stage was planned."""
         session = self.session
-        devices = plan.device_counts(session.experiment, session.host.machine.device_count)
+        host = session.host
+        devices = plan.device_counts(session.experiment, host.machine.device_count, host.processes)
         cells = plan.cells(session.experiment, session.batch_sizes, devices, session.train_examples)
         return [key for key in cells if self.known.next(key, self.rounds)]
 
@@ -253,7 +256,7 @@ class Throughput:
         """
         self.known.block = job.block
         if job.calibrates:
-            self._measure_peak_rates(self.session.host.free_memory_bytes())
+            self.measure_peak_rates(self.session.host.free_memory_bytes())
         self._prepare(self._to_lower(job))
         rounds.measure(self, job.cells)
         self.session.progress.close(self.item)
@@ -301,7 +304,7 @@ class Throughput:
         """The name of the block in the progress line."""
         return TimingJob(block=self.known.block, cells=[]).item
 
-    def _measure_peak_rates(self, memory_bytes: int) -> None:
+    def measure_peak_rates(self, memory_bytes: int) -> None:
         """Append the rows of the peak rates; a rate at which the device fails has none."""
         session = self.session
         for part in self._unmeasured_rates:

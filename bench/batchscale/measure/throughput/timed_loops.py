@@ -47,7 +47,7 @@ class Placement:
 
     Attributes:
         devices: How many.
-        among: The devices to take them from; the local ones if it is empty.
+        among: The devices to take them from; those of this program if it is empty.
     """
 
     devices: int = 1
@@ -55,15 +55,22 @@ class Placement:
 
     @cached_property
     def _mesh(self) -> Mesh:
-        return Mesh(np.array((self.among or jax.local_devices())[: self.devices]), (AXIS,))
+        return Mesh(np.array(self.among[: self.devices] or _shared_evenly(self.devices)), (AXIS,))
 
     def whole(self, tree: PyTree) -> PyTree:
         """Copy arrays to every device: parameters, the training set, the order of its examples."""
-        return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()) if self.devices > 1 else None)
+        return self._put(tree, PartitionSpec())
 
     def parts(self, batch: PyTree) -> PyTree:
         """Put an equal part of a batch, along its first axis, on each device."""
-        return jax.device_put(batch, NamedSharding(self._mesh, PartitionSpec(AXIS)) if self.devices > 1 else None)
+        return self._put(batch, PartitionSpec(AXIS))
+
+    def _put(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
+        placed = NamedSharding(self._mesh, spec) if self.devices > 1 else None
+        if placed is None or jax.process_count() == 1:
+            return jax.device_put(tree, placed)
+        # Every host has the whole arrays and gives its own devices their part, without a message to another host.
+        return jax.tree.map(lambda leaf: _of_this_host(np.asarray(leaf), placed), tree)
 
     def split(self, batch: Shaped[jax.Array, " batch"]) -> Shaped[jax.Array, " batch"]:
         """Split a batch inside a program, so that each device computes the examples of its part.
@@ -83,6 +90,17 @@ class Placement:
 
     def _held(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
         return jax.lax.with_sharding_constraint(tree, NamedSharding(self._mesh, spec)) if self.devices > 1 else tree
+
+
+def _shared_evenly(devices: int) -> list[Any]:
+    """Return devices of this program, of every host the same number."""
+    of_a_host = devices // jax.process_count()
+    hosts = range(jax.process_count())
+    return [one for host in hosts for one in jax.local_devices(process_index=host)[:of_a_host]]
+
+
+def _of_this_host(whole: Shaped[np.ndarray, ...], placed: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(whole.shape, placed, lambda index: whole[index])
 
 
 def build(learner: Learner, split: Examples, key: CellKey) -> Built:

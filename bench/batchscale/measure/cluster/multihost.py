@@ -1,0 +1,267 @@
+"""Several hosts that run one program: the first decides and writes, and all do the same steps at the same time.
+
+Every process does every job of a stage in lockstep, as collective operations demand. Decisions that depend on time, on
+memory or on a signal are those of the first process; the others are sent each job as a worker of a cluster is.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+
+import jax
+import msgspec
+import numpy as np
+from jax.experimental import multihost_utils
+
+from batchscale.errors import DeviceError, InputError, warn
+from batchscale.measure.cluster import worker
+from batchscale.measure.cluster.kinds import RemoteHost
+from batchscale.measure.cluster.work import Job, Work, encoded, versions_of, work_of
+from batchscale.measure.control.failures import FAILURES
+from batchscale.measure.control.signals import Stopped, Stopper
+from batchscale.measure.device import sensors
+from batchscale.measure.device.compiled_programs import Work as Steps
+from batchscale.measure.device.machine import Host
+from batchscale.measure.session import Jobs, Session
+from batchscale.measure.throughput.stage import Throughput, TimingJob
+from batchscale.printable import reason
+
+JOIN_SECONDS = 300
+"""How long a process waits for the others at the start."""
+HEARTBEAT_SECONDS = 30
+"""After this time without a sign of life a host counts as lost, if no collective operation has noticed it before."""
+LONGEST_REFUSAL_BYTES = 512
+
+
+class Hosts:
+    """The processes of one program, as each of them sees it.
+
+    Attributes:
+        now: Seconds of all shared work so far, the same number in every process: the clock of the rounds.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    @classmethod
+    @contextmanager
+    def joined(
+        cls, coordinator: str | None = None, processes: int | None = None, process: int | None = None
+    ) -> Iterator[Self]:
+        """Join the program; leave it when the context ends.
+
+        Where a host is lost or the devices keep failing, the process ends at once: to leave would be to wait for the
+        others, and end in messages of JAX.
+
+        Args:
+            coordinator: Address and port of the first process; None leaves it to JAX, which knows Slurm, Open MPI,
+                Kubernetes and TPU pods.
+            processes: How many there are.
+            process: Number of this one, from 0.
+
+        Raises:
+            InputError: When the other processes do not come.
+        """
+        try:
+            jax.distributed.initialize(
+                coordinator,
+                processes,
+                process,
+                initialization_timeout=JOIN_SECONDS,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            )
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"--multihost: the processes did not meet ({reason(error)})") from None
+        try:
+            yield cls()
+        except DeviceError as error:
+            warn(str(error))
+            sys.stderr.flush()
+            os._exit(2)
+
+    @property
+    def is_first(self) -> bool:
+        """True in the process that decides and writes."""
+        return jax.process_index() == 0
+
+    def clock(self) -> float:
+        """Return the clock of the rounds."""
+        return self.now
+
+    def shared(self, work: Steps) -> Steps:
+        """Return work that all processes begin together; its time is that of the first one."""
+
+        def together(steps: int) -> None:
+            self.from_first(b"")
+            start = time.perf_counter()
+            try:
+                work(steps)
+            except FAILURES:
+                self.from_first(b"")  # Fails where a host is lost; else all of them have failed.
+                raise
+            seconds = struct.pack("d", time.perf_counter() - start)
+            self.now += struct.unpack("d", self.from_first(seconds))[0]
+
+        return together
+
+    def from_first(self, data: bytes) -> bytes:
+        """Return the bytes that the first process gives.
+
+        Raises:
+            DeviceError: When a host is lost.
+        """
+        with _lost_is_one_line():
+            size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+            held = np.zeros(size, np.uint8)
+            if self.is_first:
+                held[:] = np.frombuffer(data, np.uint8)
+            return multihost_utils.broadcast_one_to_all(held).astype(np.uint8).tobytes() if size else b""
+
+    def refuse(self, own: str) -> None:
+        """Raise the first refusal of any process in all of them.
+
+        Args:
+            own: That of this process; empty if it has none.
+
+        Raises:
+            InputError: When a process refuses.
+            DeviceError: When a host is lost.
+        """
+        text = own.encode()[:LONGEST_REFUSAL_BYTES].ljust(LONGEST_REFUSAL_BYTES, b"\0")
+        with _lost_is_one_line():
+            every = np.asarray(multihost_utils.process_allgather(np.frombuffer(text, np.uint8))).astype(np.uint8)
+        for process, line in enumerate(every):
+            if said := line.tobytes().rstrip(b"\0").decode(errors="replace"):
+                raise InputError(f"process {process}: {said}")
+
+
+@contextmanager
+def _lost_is_one_line() -> Iterator[None]:
+    try:
+        yield
+    except FAILURES as error:
+        raise DeviceError(
+            f"a host of this program was lost ({reason(error)}); all rows are kept."
+            " Start the command on every host again to measure the rest"
+        ) from None
+
+
+class AgreedStopper(Stopper):
+    """Stops all processes where the first one was asked to stop."""
+
+    def __init__(self, hosts: Hosts, own: Stopper) -> None:
+        super().__init__()
+        self._hosts, self._own = hosts, own
+
+    def check(self) -> None:
+        """Stop here if the first process was asked to.
+
+        Raises:
+            Stopped: In every process.
+        """
+        if self._hosts.from_first(b"\1" if self._own.requested else b"\0") == b"\1":
+            raise Stopped
+
+
+class Leader:
+    """The runner of the first process: it sends each job to the others and does it with them."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts, self._jobs, self._are_together = hosts, 0, False
+
+    def run(self, stage: Jobs, chains: Sequence[Iterator[Job]]) -> None:
+        """Do jobs of timing, one after another.
+
+        Raises:
+            InputError: When a process has other versions or data.
+            Stopped: When a signal asked the first process to stop.
+            DeviceError: When a host is lost, or the devices keep failing.
+        """
+        for chain in chains:
+            for job in chain:
+                if not isinstance(stage, Throughput) or not isinstance(job, TimingJob):
+                    raise InputError(f"--multihost: {job.item}, expected only cells to time")
+                self._time(stage, job)
+
+    def _time(self, stage: Throughput, job: TimingJob) -> None:
+        if job.calibrates:
+            stage.measure_peak_rates(stage.session.host.free_memory_bytes())
+        # The largest batch size is searched in child processes, which are no part of the program.
+        job = msgspec.structs.replace(job, calibrates=False, limit=False)
+        work = work_of(stage, job, versions_of(stage.session.host), retries_failed=self._retries(stage.session))
+        self._are_together = True
+        self._hosts.from_first(encoded(work))
+        self._hosts.refuse("")
+        with in_lockstep(stage, self._hosts):
+            stage.measure(job)
+        self._are_together = False
+
+    def _retries(self, session: Session) -> bool:
+        """Return True for the first job alone: what fails in this run is not tried again in a later job."""
+        self._jobs += 1
+        return session.retries_failed and self._jobs == 1
+
+    def release(self) -> None:
+        """Let the other processes end, if they wait for a job; what ended a job ended it in all of them.
+
+        Raises:
+            DeviceError: When a host is lost.
+        """
+        if not self._are_together:
+            self._hosts.from_first(b"")
+
+
+def follow(hosts: Hosts, stopper: Stopper) -> None:
+    """Do the jobs of the first process until it has no more.
+
+    Raises:
+        InputError: When a process has other versions or data.
+        Stopped: When a signal asked the first process to stop.
+        DeviceError: When a host is lost, or the devices keep failing.
+    """
+    host = Host.describe()
+    while data := hosts.from_first(b""):
+        work = msgspec.json.decode(data, type=Work)
+        with TemporaryDirectory() as folder:
+            session, refusal = _furnished(work, host, Path(folder))
+            hosts.refuse(refusal)
+            if session is None or work.task is None:
+                raise InputError("a process was sent nothing to do")
+            session.stopper = stopper
+            stage = worker.timing_stage(work.task, session, lambda _: None)
+            with in_lockstep(stage, hosts):
+                stage.measure(work.task.job)
+
+
+def _furnished(work: Work, host: Host, folder: Path) -> tuple[Session | None, str]:
+    """Return the session of a job, or why this process cannot do it."""
+    try:
+        worker.refuse_other_versions(work, host)
+        return worker.furnished(work.task, host, folder, lambda _: None), ""
+    except InputError as error:
+        return None, str(error)
+
+
+@contextmanager
+def in_lockstep(stage: Throughput, hosts: Hosts) -> Iterator[None]:
+    """Let all decisions of a stage be those of the first process."""
+    session = stage.session
+    memory = int(hosts.from_first(str(session.host.program_memory_bytes()).encode()))
+    before = session.host, session.stopper
+    session.host = RemoteHost.of(session.host, memory)
+    session.stopper = AgreedStopper(hosts, session.stopper)
+    stage.clock, stage.shared, stage.isolates = hosts.clock, hosts.shared, False
+    # Sensors see the devices of one host only.
+    stage.sensors = lambda _: sensors.NONE
+    try:
+        yield
+    finally:
+        session.host, session.stopper = before

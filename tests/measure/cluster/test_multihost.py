@@ -1,0 +1,98 @@
+"""Two processes of one program over loopback time data-parallel cells; one is killed; another brings other code."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from batchscale.config.vocabulary import CellKey
+from batchscale.records import row_files
+from batchscale.records.row_types import Compilation, Round
+from cluster_study import EXPERIMENT, QUIET, without_commit
+from subprocess_study import environment
+
+pytestmark = pytest.mark.slow
+SIZES = (7, 10, 50)
+KEYS = {CellKey(size, "scan") for size in SIZES} | {CellKey(size, "scan", devices=2) for size in (10, 14, 20, 50, 100)}
+"""Every batch size on one device; what two devices can share: the same batches, and batches twice as large."""
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def started(folder, *more, rounds=5, variables=({}, {})):
+    """Start both processes in one folder."""
+    (folder / "study.toml").write_text(EXPERIMENT.replace("rounds = 5", f"rounds = {rounds}"))
+    where = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2"]
+    line = [sys.executable, "-m", "batchscale", "run", "study.toml", "--results", "results", "--multihost", *where]
+    return [
+        subprocess.Popen(
+            [*line, *more, "--process", str(number)],
+            cwd=folder,
+            env={**environment(folder), **QUIET, **variables[number]},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+
+
+def ended(processes):
+    return [(process.communicate(timeout=200), process.returncode) for process in processes]
+
+
+def rows_of(folder):
+    paths = list(folder.glob("results/study/*/throughput.jsonl"))
+    return [row for path in paths for row in row_files.read(path)]
+
+
+def test_two_hosts_time_cells_that_share_a_batch_and_one_writes(tmp_path):
+    first, second = ended(started(tmp_path))
+    assert (first[1], second[1]) == (0, 0), first[0][1] + second[0][1]
+    timed = [row for row in rows_of(tmp_path) if isinstance(row, Round)]
+    assert sorted((CellKey.of(row), row.round) for row in timed) == sorted(
+        (key, number) for key in KEYS for number in range(5)
+    )
+    assert len({row.machine for row in timed}) == 1
+    assert timed[0].machine.endswith("-x2")
+    assert second[0][0] == ""
+    again = ended(started(tmp_path))
+    assert [status for _, status in again] == [0, 0]
+    assert len([row for row in rows_of(tmp_path) if isinstance(row, Round)]) == len(timed), "nothing was missing"
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_host_that_dies_ends_the_others_in_one_line_and_rows_are_kept(tmp_path, killed):
+    processes = started(tmp_path, rounds=5000)
+    while sum(isinstance(row, Round) and row.devices == 2 for row in rows_of(tmp_path)) < 5:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.2)
+    os.kill(processes[killed].pid, signal.SIGKILL)
+    end = ended(processes)
+    (_, errors), status = end[1 - killed]
+    assert status == 2, errors
+    line = errors.strip().splitlines()[-1]
+    assert line.startswith("batchscale: a host of this program was lost (")
+    assert line.endswith("all rows are kept. Start the command on every host again to measure the rest")
+    assert "Traceback" not in errors
+    kept = rows_of(tmp_path)
+    assert not [row for row in kept if isinstance(row, Compilation) and row.status != "ok"]
+
+
+def test_a_process_of_another_version_ends_all_in_one_line(tmp_path):
+    old = {"PYTHONPATH": str(without_commit(tmp_path))}
+    for (_, errors), status in ended(started(tmp_path, variables=({}, old))):
+        assert status == 2, errors
+        line = errors.strip().splitlines()[-1]
+        assert re.fullmatch(
+            r"batchscale: process 1: batchscale 0\.1\.0 there, [0-9a-f]{40} here, expected the same versions", line
+        )
+    assert not [row for row in rows_of(tmp_path) if isinstance(row, Round)]
