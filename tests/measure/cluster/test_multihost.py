@@ -27,9 +27,9 @@ def free_port():
         return one.getsockname()[1]
 
 
-def started(folder, *more, rounds=5, variables=({}, {})):
+def started(folder, *more, rounds="rounds = 5", variables=({}, {})):
     """Start both processes in one folder."""
-    (folder / "study.toml").write_text(EXPERIMENT.replace("rounds = 5", f"rounds = {rounds}"))
+    (folder / "study.toml").write_text(EXPERIMENT.replace("rounds = 5", rounds))
     where = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2"]
     line = [sys.executable, "-m", "batchscale", "run", "study.toml", "--results", "results", "--multihost", *where]
     return [
@@ -71,7 +71,7 @@ def test_two_hosts_time_cells_that_share_a_batch_and_one_writes(tmp_path):
 
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_host_that_dies_ends_the_others_in_one_line_and_rows_are_kept(tmp_path, killed):
-    processes = started(tmp_path, rounds=5000)
+    processes = started(tmp_path, rounds="rounds = 1000")
     while sum(isinstance(row, Round) and row.devices == 2 for row in rows_of(tmp_path)) < 5:
         assert all(process.poll() is None for process in processes)
         time.sleep(0.2)

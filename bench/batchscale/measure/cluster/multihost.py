@@ -70,6 +70,7 @@ class Hosts:
         Raises:
             InputError: When the other processes do not come.
         """
+        _keep_standard_output()
         try:
             jax.distributed.initialize(
                 coordinator,
@@ -141,6 +142,14 @@ class Hosts:
         for process, line in enumerate(every):
             if said := line.tobytes().rstrip(b"\0").decode(errors="replace"):
                 raise InputError(f"process {process}: {said}")
+
+
+def _keep_standard_output() -> None:
+    """Send what libraries print to standard error from here on: Gloo reports its connections on standard output."""
+    sys.stdout.flush()
+    own = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.stdout = os.fdopen(own, "w")
 
 
 @contextmanager
