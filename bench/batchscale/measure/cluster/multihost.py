@@ -39,6 +39,8 @@ JOIN_SECONDS = 300
 HEARTBEAT_SECONDS = 30
 """After this time without a sign of life a host counts as lost, if no collective operation has noticed it before."""
 LONGEST_REFUSAL_BYTES = 512
+BROKEN = (*FAILURES, ValueError)
+"""Raised by collective operations when a host is lost; Gloo's refusal to begin one is a ValueError."""
 
 
 class Hosts:
@@ -105,7 +107,7 @@ class Hosts:
             start = time.perf_counter()
             try:
                 work(steps)
-            except FAILURES:
+            except BROKEN:
                 self.from_first(b"")  # Fails where a host is lost; else all of them have failed.
                 raise
             seconds = struct.pack("d", time.perf_counter() - start)
@@ -156,7 +158,7 @@ def _keep_standard_output() -> None:
 def _lost_is_one_line() -> Iterator[None]:
     try:
         yield
-    except FAILURES as error:
+    except BROKEN as error:
         raise DeviceError(
             f"a host of this program was lost ({reason(error)}); all rows are kept."
             " Start the command on every host again to measure the rest"
@@ -240,21 +242,22 @@ def follow(hosts: Hosts, stopper: Stopper) -> None:
     while data := hosts.from_first(b""):
         work = msgspec.json.decode(data, type=Work)
         with TemporaryDirectory() as folder:
-            session, refusal = _furnished(work, host, Path(folder))
+            stage, refusal = _furnished(work, host, Path(folder))
             hosts.refuse(refusal)
-            if session is None or work.task is None:
-                raise InputError("a process was sent nothing to do")
-            session.stopper = stopper
-            stage = worker.timing_stage(work.task, session, lambda _: None)
-            with in_lockstep(stage, hosts):
-                stage.measure(work.task.job)
+            if stage is not None and work.task is not None and isinstance(work.task.job, TimingJob):
+                stage.session.stopper = stopper
+                with in_lockstep(stage, hosts):
+                    stage.measure(work.task.job)
 
 
-def _furnished(work: Work, host: Host, folder: Path) -> tuple[Session | None, str]:
-    """Return the session of a job, or why this process cannot do it."""
+def _furnished(work: Work, host: Host, folder: Path) -> tuple[Throughput | None, str]:
+    """Return the stage of a job, or why this process cannot do it."""
     try:
         worker.refuse_other_versions(work, host)
-        return worker.furnished(work.task, host, folder, lambda _: None), ""
+        if work.task is None:
+            return None, "it was sent nothing to do"
+        session = worker.furnished(work.task, host, folder, lambda _: None)
+        return worker.timing_stage(work.task, session, lambda _: None), ""
     except InputError as error:
         return None, str(error)
 
