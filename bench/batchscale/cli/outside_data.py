@@ -95,7 +95,7 @@ def _columns(_: click.Context, __: click.Parameter, text: str | None) -> tuple[s
     "--by",
     callback=_columns,
     metavar="COLUMNS",
-    help="Columns that group final scores, such as N,D: an answer for each group, and how the optimum moves.",
+    help="Columns that group runs, such as N,D: an answer for each group, and how the optimum moves.",
 )
 @click.option(
     "--tolerance",
@@ -130,10 +130,8 @@ def analyze(
 
     if goal and (metric or said["target"] is not None):
         raise click.UsageError("--goal: with --target or --metric, expected only one of the two forms")
-    if by and (goal or throughput or within or price_per_hour or said["target"] is not None):
-        raise click.UsageError(
-            "--by: compares final scores, expected no --goal, --target, --throughput, --within or --price-per-hour"
-        )
+    if by and (throughput or within or price_per_hour):
+        raise click.UsageError("--by: compares groups of runs, expected no --throughput, --within or --price-per-hour")
     scores, wanted = _asked(metric, goal, batch_size)
     known = analyze.Known(**{**said, "target": wanted if goal else said["target"]}, scores=replace(scores, by=by))
     if by:

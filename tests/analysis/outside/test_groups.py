@@ -76,6 +76,46 @@ def test_groups_without_a_surface_answer_by_their_best_runs_and_give_the_reason(
     assert {one.reason for one in named.movements} == {"2 groups have an answer, and 1 exponents need 4"}
 
 
+def curves(path, seconds=True):
+    """Write runs that reach a loss of 2 after 6400 (1 + B / knee) examples; the knee is 64 (N / 1e8)^0.5.
+
+    A step takes 1 ms + 10 us for each example, so the time at B is 6400 (1 / B + 1 / knee) (1 + B / 100) ms.
+    """
+    rows = ["N,run,batch_size,learning_rate,step,val_loss" + ",seconds" * seconds]
+    for model in (1e8, 4e8, 1.6e9, 6.4e9):
+        knee = 64 * (model / 1e8) ** 0.5
+        for size in (16, 64, 256, 1024):
+            crossing = 6400 * (1 / size + 1 / knee)
+            for share in np.arange(1, 31) / 20:
+                step, loss = share * crossing, 2 + np.log(1 / share)
+                clock = f",{step * (1 + size / 100) / 1000:.9g}" * seconds
+                rows.append(f"{model:.0f},{model:.0f}-{size},{size},0.1,{step:.9g},{loss:.9g}{clock}")
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_groups_of_curves_answer_with_their_knees_and_their_times(tmp_path):
+    """The critical batch size moves as N^0.5, because the examples were made so; times are those of the product."""
+    found = answer_groups([curves(tmp_path / "curves.csv")], Known(target=2.0, scores=Asked(metric="loss", by=("N",))))
+    assert found.goal.threshold == 2.0
+    knees = [one.critical_batch_size.value for one in found.answers]
+    assert knees == pytest.approx([64, 128, 256, 512], rel=0.02)
+    for one, knee in zip(found.answers, (64, 128, 256, 512), strict=True):
+        times = {size: 6.4 * (1 / size + 1 / knee) * (1 + size / 100) for size in (16, 64, 256, 1024)}
+        best = min(times, key=times.__getitem__)
+        assert one.time_optimal.batch_size == best
+        assert one.time_optimal.seconds == pytest.approx(times[best], rel=0.01)
+    moved = {one.quantity: one for one in found.movements}
+    assert moved["critical_batch_size"].exponents["N"].value == pytest.approx(0.5, abs=0.01)
+    assert moved["time_optimal"].rests_on == "least time"
+    assert "trained to a validation loss of 2" in page.sentences(found)[0]
+    without = answer_groups(
+        [curves(tmp_path / "bare.csv", seconds=False)], Known(target=2.0, scores=Asked(metric="loss", by=("N",)))
+    )
+    assert [one.quantity for one in without.movements] == ["batch_size", "learning_rate", "critical_batch_size"]
+    assert {one.time_optimal_reason for one in without.answers} == {"no batch size has timed rounds"}
+
+
 MANY = "N,lr,bs,loss\n" + "".join(f"{one},0.1,8,2\n" for one in range(201))
 
 
@@ -84,9 +124,10 @@ MANY = "N,lr,bs,loss\n" + "".join(f"{one},0.1,8,2\n" for one in range(201))
     [
         ("N,lr,bs,loss\n1,0.1,8,2\n", ("D",), r"row 1: --by: D: no such column, expected one of N, loss"),
         ("N,lr,bs,loss\n1,0.1,8,2\n", ("bs",), r"--by: bs: is answered for, expected one of N"),
-        ("N,run,bs,step,loss\n1,a,8,1,2\n1,a,8,2,1\n", ("N",), r"--by: holds several scores of a run"),
+        ("N,run,bs,step,loss\n1,a,8,1,2\n1,a,8,2,1\n", ("N",), r"expected --target, the loss to reach"),
+        ("batch_size,seed,steps_to_target\n8,0,5\n", ("seed",), r"--by: groups a CSV of scores alone, expected one"),
         ("N,lr,bs,loss\n,0.1,8,2\n", ("N",), r"row 2: N: not a name of 1 to 80"),
-        ('{"a": {"BS": 8, "Epochs to converge": [1]}}', ("N",), r"--by: groups a CSV of final scores alone"),
+        ('{"a": {"BS": 8, "Epochs to converge": [1]}}', ("N",), r"--by: groups a CSV of scores alone"),
         (MANY, ("N",), r"201 groups, expected at most 200"),
         ("N,lr,bs,loss,seed\n1,0.1,8,2,1\n1,0.1,8,3,1\n", ("N",), r"two scores at 0"),
     ],
@@ -97,6 +138,18 @@ def test_what_cannot_be_grouped_is_one_line(tmp_path, text, by, reason):
     with pytest.raises(InputError, match=reason) as error:
         answer_groups([path], known(*by))
     assert str(error.value).isprintable()
+
+
+@pytest.mark.slow
+def test_the_command_answers_for_groups_of_curves(tmp_path, capsys):
+    path, out = curves(tmp_path / "runs.csv"), tmp_path / "out"
+    line = ["analyze", "--convergence", str(path), "--goal", "val_loss<=2", "--out", str(out), "--by", "N"]
+    assert command_line.run(line) == 0
+    assert "The critical batch size moves as N^0.5" in capsys.readouterr().out
+    text = (out / "groups.html").read_text()
+    assert "Fastest batch size" in text
+    assert "Optima against N" in text
+    assert command_line.run([*line, "--throughput", str(path)]) == 2
 
 
 def test_the_command_writes_a_page_and_replaces_only_its_own(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Answer for every group of runs in files of final scores."""
+"""Answer for every group of runs in files of final scores or of curves."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 
 from batchscale.analysis.exchange.analyze import Known, check_known, of_scores
 from batchscale.analysis.frames import frames
-from batchscale.analysis.frames.outside_tables import UNNAMED, unknown_machine
+from batchscale.analysis.frames.outside_tables import UNNAMED, round_rows, unknown_machine
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.outside import recognise
 from batchscale.analysis.outside.runs import OutsideRun, Reading
 from batchscale.analysis.summary.groups import GroupAnswer, Groups, answer_of, together
+from batchscale.config.goal import Goal
 from batchscale.errors import InputError
 from batchscale.printable import bare
 
@@ -24,12 +25,12 @@ def answer_groups(files: Sequence[Path], known: Known) -> Groups:
     """Return one answer for each group of runs, by the columns `known.scores.by`.
 
     Raises:
-        InputError: when a file is wrong, does not hold one final score of each run, or has too many groups.
+        InputError: when a file is wrong, holds no scores, or has too many groups.
     """
     check_known(known)
     read = recognise.read(files, known.scores)
-    if not isinstance(read, Reading) or not read.final_only:
-        raise InputError(f"{files[0]}: --by: holds several scores of a run, expected one final score of each")
+    if not isinstance(read, Reading):
+        raise InputError(f"{files[0]}: --by: holds what runs needed, expected their curves or final scores")
     groups: dict[tuple[str, ...], list[OutsideRun]] = defaultdict(list)
     for run in read.runs:
         groups[run.group].append(run)
@@ -37,14 +38,17 @@ def answer_groups(files: Sequence[Path], known: Known) -> Groups:
         raise InputError(f"{files[0]}: --by: {len(groups)} groups, expected at most {MOST_GROUPS}")
     columns = known.scores.by
     answers = [_answer(columns, group, replace(read, runs=runs), files[0], known) for group, runs in groups.items()]
-    return together(read.metric, columns, answers)
+    goal = None if read.final_only or known.target is None else Goal(metric=read.metric, threshold=known.target)
+    return together(read.metric, goal, columns, answers)
 
 
 def _answer(columns: Sequence[str], group: Sequence[str], read: Reading, file: Path, known: Known) -> GroupAnswer:
     named = dict(zip(columns, group, strict=True))
     try:
         found = of_scores(read, [], (file, None), known)
-        rows = [*found.trials(UNNAMED)]
+        timings = found.timings.get(UNNAMED, [])
+        clocked = [*round_rows(timings, found.experiment, UNNAMED, known.train_examples, file)]
+        rows = [*found.trials(UNNAMED), *clocked]
     except InputError as error:
         of = ", ".join(f"{column}={value}" for column, value in named.items())
         raise InputError(f"{error} (in the group {bare(of)})") from None

@@ -35,7 +35,7 @@ def read(paths: Sequence[Path], asked: Asked) -> list[Need] | Reading:
     found = [read_file(file, asked) for file in files]
     grouped = [isinstance(one, Reading) and all(run.group for run in one.runs) for one in found]
     if asked.by and not all(grouped):
-        raise InputError(f"{files[grouped.index(False)]}: --by: groups a CSV of final scores alone, expected one")
+        raise InputError(f"{files[grouped.index(False)]}: --by: groups a CSV of scores alone, expected one")
     if len(found) == 1:
         return found[0]
     readings = [one for one in found if isinstance(one, Reading)]

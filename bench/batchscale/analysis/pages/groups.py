@@ -12,8 +12,9 @@ from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.pages import html
 from batchscale.analysis.pages.html import PageFigure
 from batchscale.analysis.pages.tables import UNKNOWN, Column, Entry, Table, TableRow, as_csv, entry
-from batchscale.analysis.summary.groups import GroupAnswer, Groups, Movement, numeric
+from batchscale.analysis.summary.groups import GroupAnswer, Groups, Movement, Rests, numeric
 from batchscale.analysis.summary_parts import Ranged
+from batchscale.analysis.summary_types import CriticalBatchSize
 from batchscale.config.goal import METRICS
 from batchscale.printable import bare
 from batchscale.records import row_files
@@ -50,6 +51,8 @@ def sentences(groups: Groups) -> list[str]:
     """Return how the optima move, one sentence each, and how many groups have no surface."""
     runs = sum(one.runs for one in groups.answers)
     found = [f"{runs:,} runs in {len(groups.answers)} groups by {number_format.listed(map(bare, groups.columns))}."]
+    if groups.goal is not None:
+        found[0] = f"{found[0][:-1]}, trained to {number_format.goal(groups.goal)}."
     found += [_moves(one) for one in groups.movements]
     without = sum(one.score_surface is None for one in groups.answers)
     if without:
@@ -58,12 +61,20 @@ def sentences(groups: Groups) -> list[str]:
 
 
 def _moves(movement: Movement) -> str:
-    name = f"best {movement.quantity.replace('_', ' ')}"
+    name = figures.NAMES[movement.quantity]
     if movement.reason:
         return f"How the {name} moves is not known: {movement.reason}."
     powers = (f"{bare(column)}^{_power(one)}" for column, one in movement.exponents.items())
-    rests = "their surfaces" if movement.rests_on == "surface" else "the best runs"
+    rests = RESTS[movement.rests_on]
     return f"The {name} moves as {' x '.join(powers)}, fitted to {rests} in {movement.groups} groups."
+
+
+RESTS: dict[Rests, str] = {
+    "surface": "their surfaces",
+    "best run": "the best runs",
+    "fit": "the examples to the target",
+    "least time": "the least times to the target",
+}
 
 
 def _power(one: Ranged) -> str:
@@ -77,7 +88,14 @@ def table(groups: Groups) -> Table:
     columns += [Column("Tied", text=True), Column("Within the tolerance", text=True)]
     columns += [Column(title) for title in ("Surface: batch size", "Surface: rate", "Rate grows as", "Noise of a run")]
     columns.append(Column("No surface because", prose=True))
-    rows = [TableRow([*_own(one, groups), *_of_surface(one)]) for one in groups.answers]
+    if groups.goal is not None:
+        columns += [Column("Critical batch size"), Column("Fastest batch size"), Column("Least time")]
+        columns.append(Column("Not known because", prose=True))
+    reached = groups.goal is not None
+    rows = [
+        TableRow([*_own(one, groups), *_of_surface(one), *(_to_the_goal(one) if reached else [])])
+        for one in groups.answers
+    ]
     caption = (
         "The best batch size by its median score with its best learning rate, and the best point of a smooth surface"
         " through all runs of the group, with 95% intervals. An end outside of the grid is open."
@@ -112,7 +130,18 @@ def _of_surface(one: GroupAnswer) -> list[Entry]:
     ]
 
 
-def _ranged(part: Ranged) -> Entry:
+def _to_the_goal(one: GroupAnswer) -> list[Entry]:
+    knee, time = one.critical_batch_size, one.time_optimal
+    reasons = dict.fromkeys(filter(None, (one.critical_batch_size_reason, one.time_optimal_reason)))
+    return [
+        _ranged(knee) if knee else Entry(UNKNOWN),
+        Entry(str(time.batch_size), time.batch_size) if time else Entry(UNKNOWN),
+        entry(time.seconds if time else None, number_format.duration),
+        Entry("; ".join(reasons)),
+    ]
+
+
+def _ranged(part: Ranged | CriticalBatchSize) -> Entry:
     low, high = ("open" if end is None else number_format.number(end) for end in part.interval)
     return Entry(f"{number_format.number(part.value)} ({low} to {high})", part.value)
 

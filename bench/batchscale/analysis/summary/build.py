@@ -57,7 +57,7 @@ def summarize(of: Sweep, within: float | None = None) -> Summary:
     noise, rates, shared = scaling.gradient_noise(of), scaling.learning_rates(of), hardware.on_several_devices(of)
     return Summary(
         **_identity(of),
-        **_reasoned("time_optimal", time, _why_no_time(of)),
+        **_reasoned("time_optimal", time, why_no_time(of)),
         **_reasoned("score_optimal", best, _why_no_score(of, of.score)),
         **_reasoned("score_surface", *final_scores.surface(of)),
         time_budgets=time_budgets.on_grid(of),
@@ -120,7 +120,7 @@ def further_target(of: Sweep) -> FurtherTarget:
         within_epochs=frames.experiment.epochs_to_reach(threshold),
         reached=reached,
         unconfirmed=[] if frames.imported else [size for size in reached if of.claims[size].phase != "confirm"],
-        **_reasoned("time_optimal", time_optimal(of), _why_no_time(of)),
+        **_reasoned("time_optimal", time_optimal(of), why_no_time(of)),
         **_reasoned("critical_batch_size", scaling.critical_batch_size(of), of.examples_fit.reason),
     )
 
@@ -155,7 +155,8 @@ def _claims_on(of: Sweep) -> Phase | None:
     return next((phase for phase in order if phase in phases), None)
 
 
-def _why_no_time(of: Sweep) -> str:
+def why_no_time(of: Sweep) -> str:
+    """Return why there is no batch size with the least time to the target."""
     if not len(of.frames.trials):
         return "no training runs were measured"
     if of.frames.has_scores and of.frames.goal is None:
@@ -178,7 +179,7 @@ def _why_no_score(of: Sweep, within_budget: Locations) -> str:
 def _why_no_energy(of: Sweep) -> str:
     if not np.isfinite(of.step_joules.medians).any():
         return "energy was not measured"
-    return _why_no_time(of)
+    return why_no_time(of)
 
 
 def _why_no_drift(frames: Frames) -> str:
@@ -190,7 +191,7 @@ def _why_no_drift(frames: Frames) -> str:
 def _why_no_cost(of: Sweep) -> str:
     if of.frames.price_per_hour is None:
         return "no price was given; --price-per-hour gives one"
-    return _why_no_time(of)
+    return why_no_time(of)
 
 
 def _quantum(of: Sweep) -> float | None:

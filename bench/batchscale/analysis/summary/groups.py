@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from batchscale.analysis.metrics import final_scores
+from batchscale.analysis.metrics import final_scores, scaling
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.summary.build import score_optimal
+from batchscale.analysis.summary.build import score_optimal, time_optimal, why_no_time
 from batchscale.analysis.summary_parts import Part, Ranged, ScoreSurface
-from batchscale.analysis.summary_types import ScoreOptimal
-from batchscale.config.goal import MetricName
+from batchscale.analysis.summary_types import CriticalBatchSize, ScoreOptimal, TimeOptimal
+from batchscale.config.goal import Goal, MetricName
 from batchscale.statistics.curve_fit import Refusal, fit_powers
+from batchscale.statistics.estimate import Interval
 
-Moved = Literal["batch_size", "learning_rate"]
-Rests = Literal["surface", "best run"]
-"""Where an optimum is taken from: the fitted surface, or the batch size with the best score, at its best rate."""
+Moved = Literal["batch_size", "learning_rate", "critical_batch_size", "time_optimal"]
+Rests = Literal["surface", "best run", "fit", "least time"]
+"""Where an optimum is taken from: the fitted surface; the batch size with the best score, at its best rate; the fit of
+the examples to the target; or the batch size that reaches the target in the least time."""
+OF_GOALS: dict[Moved, Rests] = {"critical_batch_size": "fit", "time_optimal": "least time"}
+"""What is known of curves that reach a target; the time only where runs have a clock."""
 
 
 class GroupAnswer(Part, frozen=True, kw_only=True):
@@ -31,6 +35,8 @@ class GroupAnswer(Part, frozen=True, kw_only=True):
         score_optimal: the batch size with the best score, with ties; null where no run learned anything.
         learning_rate: the best rate there.
         score_surface, score_surface_reason: the fitted surface, or why there is none.
+        critical_batch_size, critical_batch_size_reason: the fit of the examples to the target of curves.
+        time_optimal, time_optimal_reason: the batch size with the least time to it, by the clocks of the runs.
     """
 
     group: dict[str, str]
@@ -39,14 +45,30 @@ class GroupAnswer(Part, frozen=True, kw_only=True):
     learning_rate: float | None
     score_surface: ScoreSurface | None
     score_surface_reason: str | None
+    critical_batch_size: CriticalBatchSize | None = None
+    critical_batch_size_reason: str | None = None
+    time_optimal: TimeOptimal | None = None
+    time_optimal_reason: str | None = None
 
     def optimum(self, moved: Moved, rests: Rests) -> float | None:
         """Return the best batch size or rate."""
-        if rests == "surface":
-            return getattr(self.score_surface, moved).value if self.score_surface else None
-        return (
-            self.learning_rate if moved == "learning_rate" or not self.score_optimal else self.score_optimal.batch_size
-        )
+        if rests == "best run":
+            best = self.score_optimal
+            return self.learning_rate if moved == "learning_rate" else best and best.batch_size
+        if rests == "least time":
+            return self.time_optimal and self.time_optimal.batch_size
+        found = self._fitted(moved, rests)
+        return found and found.value
+
+    def interval(self, moved: Moved, rests: Rests) -> Interval | None:
+        """Return the interval of a fitted optimum; None for one that is the best of those measured."""
+        found = self._fitted(moved, rests)
+        return found and found.interval
+
+    def _fitted(self, moved: Moved, rests: Rests) -> Ranged | CriticalBatchSize | None:
+        if rests == "fit":
+            return self.critical_batch_size
+        return getattr(self.score_surface, moved) if rests == "surface" and self.score_surface else None
 
 
 class Movement(Part, frozen=True, kw_only=True):
@@ -72,13 +94,15 @@ class Groups(Part, frozen=True, kw_only=True):
 
     Attributes:
         metric: the score.
+        goal: the target of curves; null for final scores.
         columns: the columns that group runs.
         answers: one for each group, sorted by the columns.
-        movements: how the best batch size and the best rate move.
+        movements: how the best batch size and the best rate move, and with a goal the critical and the fastest one.
     """
 
     schema: Literal[1] = 1
     metric: MetricName
+    goal: Goal | None = None
     columns: list[str]
     answers: list[GroupAnswer]
     movements: list[Movement]
@@ -90,7 +114,9 @@ def answer_of(group: Mapping[str, str], of: Sweep) -> GroupAnswer:
     claim = of.claims.get(best.batch_size) if best else None
     known = claim is not None and of.frames.imported is not None and of.frames.imported.learning_rates
     surface, reason = final_scores.surface(of)
+    reached = _to_the_goal(of) if of.frames.goal is not None else {}
     return GroupAnswer(
+        **reached,
         group=dict(group),
         runs=len(of.frames.trials),
         score_optimal=best,
@@ -100,12 +126,31 @@ def answer_of(group: Mapping[str, str], of: Sweep) -> GroupAnswer:
     )
 
 
-def together(metric: MetricName, columns: Sequence[str], answers: Sequence[GroupAnswer]) -> Groups:
+def _to_the_goal(of: Sweep) -> dict[str, Any]:
+    knee, time = scaling.critical_batch_size(of), time_optimal(of)
+    return {
+        "critical_batch_size": knee,
+        "critical_batch_size_reason": of.examples_fit.reason if knee is None else None,
+        "time_optimal": time,
+        "time_optimal_reason": why_no_time(of) if time is None else None,
+    }
+
+
+def together(metric: MetricName, goal: Goal | None, columns: Sequence[str], answers: Sequence[GroupAnswer]) -> Groups:
     """Sort the answers by the columns, and fit how the optima move."""
     ordered = sorted(answers, key=lambda one: [_sorted_as(one.group[column]) for column in columns])
     numbers = numeric(columns, ordered)
-    movements = [_movement(quantity, numbers, ordered) for quantity in ("batch_size", "learning_rate")]
-    return Groups(metric=metric, columns=list(columns), answers=ordered, movements=movements)
+    surfaces = sum(one.score_surface is not None for one in ordered) >= len(numbers) + 3
+    of_scores: Rests = "surface" if surfaces else "best run"
+    rests: dict[Moved, Rests] = {"batch_size": of_scores, "learning_rate": of_scores}
+    if goal is not None:
+        rests |= {one: how for one, how in OF_GOALS.items() if one != "time_optimal" or _timed(ordered)}
+    movements = [_movement(quantity, how, numbers, ordered) for quantity, how in rests.items()]
+    return Groups(metric=metric, goal=goal, columns=list(columns), answers=ordered, movements=movements)
+
+
+def _timed(answers: Sequence[GroupAnswer]) -> bool:
+    return any(one.time_optimal is not None for one in answers)
 
 
 def numeric(columns: Sequence[str], answers: Sequence[GroupAnswer]) -> list[str]:
@@ -128,9 +173,7 @@ def _sorted_as(text: str) -> tuple[float, str]:
     return (math.inf if value is None else value), text
 
 
-def _movement(quantity: Moved, columns: Sequence[str], answers: Sequence[GroupAnswer]) -> Movement:
-    enough = sum(one.score_surface is not None for one in answers) >= len(columns) + 3
-    rests: Rests = "surface" if enough else "best run"
+def _movement(quantity: Moved, rests: Rests, columns: Sequence[str], answers: Sequence[GroupAnswer]) -> Movement:
     known = [(one.group, value) for one in answers if (value := one.optimum(quantity, rests)) is not None]
     found = Movement(quantity=quantity, rests_on=rests, exponents={}, groups=len(known))
     if not columns:
