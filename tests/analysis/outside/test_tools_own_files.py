@@ -22,13 +22,18 @@ SECONDS = {16: 0.01, 64: 0.02, 256: 0.05}
 
 def check(runs):
     """Losses are 4 - step / 100; the clock is that of steps at `SECONDS`."""
+    check_curves(runs)
+    for run in runs:
+        trained, seconds = run.clock
+        assert seconds / trained == pytest.approx(SECONDS[run.batch_size], rel=1e-6)
+
+
+def check_curves(runs):
     assert sorted((run.batch_size, run.seed) for run in runs) == [(b, seed) for b in SECONDS for seed in (0, 1)]
     for run in runs:
         assert run.learning_rate == 0.1
         assert [one.at for one in run.evaluations] == [*STEPS]
         assert [one.score for one in run.evaluations] == pytest.approx([4 - step / 100 for step in STEPS], rel=1e-6)
-        trained, seconds = run.clock
-        assert seconds / trained == pytest.approx(SECONDS[run.batch_size], rel=1e-6)
 
 
 def test_event_files_of_tensorboard_end_in_the_time_that_a_hand_calculation_gives(tmp_path):
@@ -38,6 +43,16 @@ def test_event_files_of_tensorboard_end_in_the_time_that_a_hand_calculation_give
     found = summarize(Sweep.of(frames.load(folder)))
     assert found.time_optimal.batch_size == 16
     assert found.time_optimal.seconds == pytest.approx(150 * 0.01, rel=1e-3)
+
+
+def test_the_csv_logger_of_lightning_ends_in_the_time_that_a_hand_calculation_gives(tmp_path):
+    """Each version is a run; its loss is 2.5 after 150 steps, so 64 takes 150 x 0.002 s, and 16 takes 150 x 0.01 s."""
+    known = Known(target=2.5, scores=Asked(metric="loss"))
+    check_curves(recognise.read([SAMPLES / "lightning"], known.scores).runs)
+    (tmp_path / "t.csv").write_text("batch_size,seconds_per_step\n16,0.01\n64,0.002\n256,0.05\n")
+    (folder,) = write_folders([SAMPLES / "lightning"], tmp_path / "t.csv", tmp_path / "out", known).values()
+    found = summarize(Sweep.of(frames.load(folder)))
+    assert (found.time_optimal.batch_size, found.time_optimal.seconds) == (64, pytest.approx(0.3, rel=1e-3))
 
 
 def test_a_run_that_was_continued_is_one_run_although_it_has_two_files(tmp_path):
