@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import simulated_folder
 from batchscale.analysis import figures
+from batchscale.analysis.exchange.analyze import Known, write_folders
 from batchscale.analysis.figures import PLOTS, drawing, style
 from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.schema import COLUMNS, only
 from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.outside.runs import Asked
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Estimate
 from batchscale.errors import InputError
@@ -120,6 +122,28 @@ def test_a_perfect_accuracy_has_no_place_on_an_axis_of_errors(sweep, summarized)
         assert f"within {summarized.score_optimal.budget}" not in labels
         with pytest.raises(NothingToDrawError, match="reached the ideal accuracy"):
             plot.draw(sweep, all_with(best_score=perfect, best_score_by_steps=perfect))
+
+
+def test_a_perfect_seed_and_another_have_half_the_error_of_the_other(tmp_path):
+    """The median over two seeds is their mean, so a seed with errors of 28, 14 and 10% gives 14, 7 and 5%."""
+    accuracies = {0: (0.72, 0.86, 0.9), 1: (1, 1, 1)}
+    rows = [
+        f"{size},0.1,{seed},{8 * step},{score}"
+        for size in (8, 16)
+        for seed, scores in accuracies.items()
+        for step, score in enumerate(scores, 1)
+    ]
+    (tmp_path / "c.csv").write_text("\n".join(["batch_size,learning_rate,seed,step,accuracy", *rows]) + "\n")
+    known = Known(target=0.95, scores=Asked(metric="accuracy"), train_examples=64)
+    (folder,) = write_folders([tmp_path / "c.csv"], None, tmp_path / "out", known).values()
+    found = Sweep.of(frames.load(folder))
+    (plot,) = [plot for plot in PLOTS if plot.name == "learning_curves"]
+    with style.applied():
+        axes = plot.draw(found, summarize(found)).axes[0]
+    drawn = [line.get_ydata() for line in axes.get_lines() if len(line.get_ydata()) == 3]
+    assert len(drawn) == 2
+    for one in drawn:
+        assert list(one) == pytest.approx([14, 7, 5])
 
 
 def test_a_joined_figure_says_from_where(measured):

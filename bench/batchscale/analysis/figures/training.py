@@ -74,13 +74,13 @@ def learning_curves(sweep: Sweep, summary: Summary) -> Figure:
     curves = _claimed_curves(sweep, summary)
     panels = ["epochs", "seconds"] if np.isfinite(values(curves, "seconds")).any() else ["epochs"]
     figure, axes_list = drawing.sheet(len(panels))
-    sizes, goal = batch_sizes(curves), sweep.goal
+    sizes, goal, drawn = batch_sizes(curves), sweep.goal, values(only(curves, curves["gap"] > 0), "gap")
     for axes, column in zip(axes_list, panels, strict=True):
         drawing.lines_by_batch_size(axes, curves.dropna(subset=[column]), column, "gap", sizes)
         if sweep.frames.goal is not None:
             target_gap = float(drawing.gaps(goal, np.array(goal.threshold)))
             axes.axhline(target_gap, color=style.BEST, linestyle="--", linewidth=1, label="target")
-        drawing.known_lines(axes, drawing.near_known(known_losses(sweep.frames), values(curves, "gap")))
+        drawing.known_lines(axes, drawing.near_known(known_losses(sweep.frames), drawn))
         drawing.log_axis_across(axes, "epochs" if column == "epochs" else "seconds of training")
         drawing.log_axis(axes, drawing.gap_label(goal))
     drawing.batch_size_bar(figure, axes_list, sizes)
@@ -135,10 +135,13 @@ def _claimed_curves(sweep: Sweep, summary: Summary) -> pd.DataFrame:
         np.array([of_size[size] for size in values(curves, "batch_size")]) for of_size in (together, speeds)
     )
     examples, gap = values(curves, "examples"), drawing.gaps(sweep.goal, values(curves, "score"))
-    if not (gap > 0).any():
-        raise NothingToDrawError(f"every evaluation reached the ideal {number_format.metric(sweep.goal)}")
-    curves = curves.assign(gap=gap, seconds=examples / per_second)
-    return only(curves, (examples <= limits) & (examples > 0) & (gap > 0))
+    curves = only(
+        curves.assign(gap=gap, seconds=examples / per_second), (examples <= limits) & (examples > 0) & (gap >= 0)
+    )
+    medians = values(aggregated(curves, ["batch_size", "examples"], median=("gap", "median")), "median")
+    if not (medians > 0).any():
+        raise NothingToDrawError(f"every evaluation reached the ideal {number_format.metric(sweep.goal)} in the median")
+    return curves
 
 
 def gradient_noise_scale(sweep: Sweep, summary: Summary) -> Figure:
