@@ -318,8 +318,9 @@ def test_a_batch_size_that_did_not_fit_is_a_row(tables):
     assert not found.time_optimal.at_edge, "the sweep ends where memory does"
 
 
-def test_the_exponent_of_the_rate_knows_the_grid_of_the_table(tables):
-    sizes, rates = (16, 64, 256, 1024), (0.001, 0.01, 0.1, 1, 10)
+@pytest.mark.parametrize("sizes", [(16, 64, 256, 1024), (16, 64, 256, 1024, 4096)])
+def test_the_exponent_of_the_rate_knows_the_grid_of_the_table(tables, sizes):
+    rates = (0.001, 0.01, 0.1, 1, 10)
     needs = "batch_size,seed,learning_rate,epochs_to_target\n" + "".join(
         f"{size},0,{rate},{2 + abs(np.log10(rate) + 1):g}\n" for size in sizes for rate in rates
     )

@@ -27,6 +27,8 @@ at most this fraction of additional steps is needed."""
 
 FEWEST_TO_TURN = 5
 """Batch sizes that a test of turning needs: three parameters of a parabola, and two more."""
+NEAR_ZERO = 0.25
+"""Rates do not depend on the batch size if the whole interval of the exponent is nearer to 0 than to a square root."""
 MOST_LOG = 700.0
 WHY_NO_RATES = "fewer than three batch sizes have a best rate inside their grid"
 
@@ -172,7 +174,9 @@ def _rule(exponent: Exponent | None) -> Rule:
         (0.5, 1.0): "sqrt or linear",
         (): "neither",
     }
-    return names.get(allowed, "undecided")
+    rule = names.get(allowed, "undecided")
+    far = max(abs(low or 0.0), abs(high or 0.0)) > NEAR_ZERO
+    return "undecided" if rule == "none" and far else rule
 
 
 def gradient_noise(sweep: Sweep) -> GradientNoise | None:
