@@ -266,6 +266,11 @@ WRONG = {
     '{"a": {"BS": 8}}': "expected one of epochs to converge, samples to converge, found 0",
     '{"a": {"BS": 8, "Epochs to converge": [0]}}': r"\[0\]: 0, expected above 0",
     '{"a": {"BS": 8, "Epochs to converge": {}}}': "{}, expected a list",
+    '{"log_history": [{"step": 1%s, "eval_loss": 1}]}' % ("0" * 400): "an evaluation at 1.79769e",
+    '{"log_history": [{"step": 1, "eval_loss": 1%s}]}' % ("0" * 5000): "score 1.79769e",
+    '{"log_history": [{"step": 1e400, "eval_loss": 1}]}': "step: inf, expected a finite number",
+    '{"a": {"BS": 1%s, "Epochs to converge": [1]}}' % ("0" * 400): "BS: 1.79769.*, expected a whole number",
+    '{"a": {"BS": 8, "Epochs to converge": [1%s]}}' % ("0" * 400): r"\[0\]: 1.79769e",
     ":::MLLOG {": "row 1: not valid JSON",
     ':::MLLOG {"key": 5}': "row 1: key: missing",
 }
@@ -278,6 +283,14 @@ def test_a_wrong_file_is_one_line_naming_the_place(tmp_path, text):
         recognise.read([path], Asked())
     assert str(path) in str(error.value)
     assert str(error.value).isprintable()
+
+
+def test_a_log_of_two_batch_sizes_is_refused_instead_of_taking_the_last(tmp_path):
+    sizes = [{"key": "global_batch_size", "value": size, "metadata": {}} for size in (64, 32)]
+    scores = [{"key": "eval_accuracy", "value": 0.5, "metadata": {"epoch_num": 1}}]
+    text = "".join(f":::MLLOG {json.dumps(event)}\n" for event in (*sizes, *scores))
+    with pytest.raises(InputError, match="32 and 64: batch sizes, expected one run"):
+        recognise.read([_written(tmp_path / "result_0.txt", text)], Asked())
 
 
 def test_options_that_the_files_need_are_asked_for(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from batchscale.analysis.outside.runs import (
     Reading,
     Unit,
     choose_column,
+    finite_value,
     made_run,
     refuse_many,
     score_value,
@@ -28,6 +30,7 @@ from batchscale.printable import bare, printable, reason
 from batchscale.untrusted_input import read_small
 
 HISTORY = "log_history"
+MOST_DIGITS = 18
 LOG_MARK = ":::MLLOG"
 _NEEDS = {"epochs to converge": "epochs_to_target", "samples to converge": "examples_to_target"}
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
@@ -40,9 +43,16 @@ def load(path: Path) -> object:
         InputError: when it is too large, or not JSON.
     """
     try:
-        return json.loads(read_small(path, LARGEST_FILE_BYTES))
+        return json.loads(read_small(path, LARGEST_FILE_BYTES), parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({reason(error)})") from None
+
+
+def _integer(text: str) -> int | float:
+    """Return a whole number; one of very many digits as the largest float, which every range refuses."""
+    if len(text) <= MOST_DIGITS:
+        return int(text)
+    return -sys.float_info.max if text.startswith("-") else sys.float_info.max
 
 
 def is_trainer_state(data: object) -> bool:
@@ -69,8 +79,8 @@ def read_trainer_state(path: Path, data: Mapping[str, Any], asked: Asked) -> Rea
     for number, one in enumerate(history):
         if score in one:
             where = f"{path}: {HISTORY}[{number}]"
-            step = score_value(one.get("step"), f"{where}: step")
-            evaluations.append(Evaluation(-1.0 if step is None else step, score_value(one[score], f"{where}: {score}")))
+            step = finite_value(one.get("step"), f"{where}: step")
+            evaluations.append(Evaluation(step, score_value(one[score], f"{where}: {score}")))
     known = settings_from_name(_run_folder(path))
     run = made_run(str(path), known, replace(asked, metric=metric), "steps", evaluations, _runtime(path, history))
     return Reading([run], metric, [f"{bare(path.name)}: the score is {bare(score)}; training is counted by step."])
@@ -157,10 +167,13 @@ def read_result_log(path: Path, asked: Asked) -> Reading:
     for key, value, metadata, seconds in events:
         if key == score:
             trained = metadata.get("samples_count", metadata.get("epoch_num"))
-            at = score_value(trained, f"{path}: {score}: samples_count or epoch_num")
-            evaluations.append(Evaluation(-1.0 if at is None else at, score_value(value, f"{path}: {score}"), seconds))
+            at = finite_value(trained, f"{path}: {score}: samples_count or epoch_num")
+            evaluations.append(Evaluation(at, score_value(value, f"{path}: {score}"), seconds))
     by_samples = all("samples_count" in metadata for key, _, metadata, _ in events if key == score)
     last = {key: value for key, value, _, _ in events if isinstance(value, int | float) and not isinstance(value, bool)}
+    sizes = {value for key, value, _, _ in events if key in _LOG_KEYS["batch_size"] and isinstance(value, int | float)}
+    if len(sizes) > 1:
+        raise InputError(f"{path}: {' and '.join(f'{one:g}' for one in sorted(sizes))}: batch sizes, expected one run")
     known = {wanted: float(last[key]) for wanted, keys in _LOG_KEYS.items() for key in keys if key in last}
     unit: Unit = "examples" if by_samples else "epochs"
     run: OutsideRun = made_run(str(path), known, replace(asked, metric=metric), unit, evaluations)
@@ -181,7 +194,7 @@ def _events(path: Path) -> Iterator[tuple[str, object, dict[str, Any], float | N
         if not mark:
             continue
         try:
-            event = json.loads(rest)
+            event = json.loads(rest, parse_int=_integer)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: row {number}: not valid JSON ({reason(error)})") from None
         if not isinstance(event, dict) or not isinstance(event.get("key"), str):

@@ -244,6 +244,18 @@ def score_value(value: object, where: str) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def finite_value(value: object, where: str) -> float:
+    """Return a number that was read from JSON.
+
+    Raises:
+        InputError: when it is no number, or not finite.
+    """
+    found = score_value(value, where)
+    if found is None:
+        raise InputError(f"{where}: {printable(value)}, expected a finite number")
+    return found
+
+
 def refuse_many(path: Path, count: int) -> None:
     """Raise InputError where a file holds more runs than are ever compared."""
     if count > MOST_RUNS:
