@@ -245,6 +245,17 @@ def test_options_of_arrays_are_checked(tmp_path, options, message):
         load("data.npz", options, tmp_path)
 
 
+def test_labels_that_would_be_more_classes_than_examples_are_refused_unless_asked_for(tmp_path):
+    """Identifiers or prices in whole numbers would make a model of millions of outputs."""
+    content = six()
+    content["train_labels"] = content["train_labels"] * 10**6
+    path = as_npz(tmp_path, content)
+    told = refusal(path, tmp_path)
+    assert "which makes 2000001 classes of" in told
+    assert "expected numbers of classes; workload.dataset_options.classes allows more" in told
+    assert load(path, {"classes": 2_000_001}, tmp_path).classes == 2_000_001
+
+
 def test_a_regression_has_no_classes(tmp_path):
     as_npz(tmp_path, six(labels=lambda count: RANDOM.normal(size=count)))
     assert "classes: 4, but the labels are not class numbers" in refusal("data.npz", tmp_path, {"classes": 4})

@@ -22,6 +22,8 @@ HELD_OUT_SHARE = 10
 """One example in so many is held out for validation, and as many for testing."""
 LARGEST_CLASS = 2**31 - 2
 """The number of classes has to be an int32 too."""
+USUAL_CLASSES = 1000
+"""Labels that make more classes than this, and more than there are examples, are taken for other numbers."""
 CHECKED_AT_ONCE = 1 << 22
 NO_FACTS: Mapping[str, float] = MappingProxyType({})
 
@@ -119,7 +121,13 @@ def _classification(pairs: list[Pair], classes: int | None) -> Content:
     inputs, facts = _inputs(pairs)
     labels = [_numbers_from_zero(pair.labels, f"{pair.prefix}labels") for pair in pairs]
     splits = [Examples(one, two.astype(np.int32)) for one, two in zip(inputs, labels, strict=True)]
-    return _content(CLASSIFICATION, _width(pairs, labels, classes), splits, facts=facts)
+    width, examples = _width(pairs, labels, classes), sum(map(len, labels))
+    if classes is None and width > max(examples, USUAL_CLASSES):
+        raise InputError(
+            f"{pairs[0].prefix}labels: hold {width - 1}, which makes {width} classes of {examples} examples, expected"
+            f" numbers of classes; {OPTIONS}.classes allows more"
+        )
+    return _content(CLASSIFICATION, width, splits, facts=facts)
 
 
 def _language_model(pairs: list[Pair], classes: int | None) -> Content:
