@@ -1,6 +1,7 @@
 """What programs and agents read: the shipped JSON Schema is current, every output fits it, and SKILL.md works."""
 
 import json
+import math
 import re
 import shlex
 from pathlib import Path
@@ -10,8 +11,10 @@ import click
 import pytest
 import simulated_folder
 from batchscale.cli import command_line, json_output, measuring
+from batchscale.measure.ahead import planning, plugins
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
+from planned_devices import target
 
 SKILL = Path(batchscale.__file__).with_name("SKILL.md")
 SCHEMA = json.loads(json_output.SCHEMA.read_bytes())
@@ -80,6 +83,9 @@ def test_every_reading_command_prints_what_its_schema_says(folder, tmp_path, cap
     printed(capsys, "compare", folder, folder, "--out", tmp_path / "both")
     printed(capsys, "submit", folder, "--published", tmp_path / "published", code=1)
     printed(capsys, "site", tmp_path / "studies", "--out", tmp_path / "site")
+    monkeypatch.setattr(plugins, "missing", lambda _: None)
+    monkeypatch.setattr(planning, "planned", lambda job, _: target(job.target))
+    printed(capsys, "plan", "lenet_digits", "--on", "h100", "--out", tmp_path / "plan")
     (tmp_path / "t.csv").write_text("batch_size,seconds_per_step\n16,0.001\n64,0.002\n256,0.004\n")
     printed(capsys, "predict", folder, "--seconds-per-step", tmp_path / "t.csv")
     (tmp_path / "c.csv").write_text("batch_size,seed,steps_to_target\n16,0,900\n64,0,300\n")
@@ -119,9 +125,17 @@ def test_every_command_of_the_skill_runs(tmp_path, capsys, monkeypatch):
         for step in range(50, 500, 50)
     )
     Path("runs.csv").write_text("run,batch_size,learning_rate,seed,step,val_loss,seconds\n" + curves)
+    finals = "".join(
+        f"{n},{d},{lr},{b},{2 + (math.log2(b / 32) ** 2 + math.log2(lr / 0.1) ** 2) / 100 + n / 1e9}\n"
+        for n in (1e8, 2e8)
+        for d in (1e9, 2e9)
+        for lr in (0.05, 0.1, 0.2)
+        for b in (8, 32, 128)
+    )
+    Path("finals.csv").write_text("N,D,learning_rate,batch_size,loss\n" + finals)
     Path("t.csv").write_text("batch_size,seconds_per_step\n8,0.001\n32,0.002\n128,0.004\n")
     lines = [line for block in blocks("sh") for line in block.splitlines()]
-    assert len(lines) == 8
+    assert len(lines) == 12
     for line in lines:
         (where,) = Path("results").glob("local/*/*") if "DIR" in line else [Path()]
         words = shlex.split(line.replace("DIR", str(where)))
