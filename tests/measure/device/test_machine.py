@@ -174,6 +174,19 @@ def test_the_doctor_reports_every_part(tmp_path, monkeypatch):
     assert not (tmp_path / "results").exists()
 
 
+def test_the_doctor_reports_a_platform_that_is_not_here_and_goes_on(tmp_path, monkeypatch):
+    def devices():
+        raise RuntimeError("Unknown backend: 'cuda' requested")
+
+    monkeypatch.setenv("BATCHSCALE_OFFLINE", "1")
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(device.jax, "devices", devices)
+    found = {finding.item: finding for finding in doctor.diagnose(tmp_path / "results")}
+    assert not found["device"].ok
+    assert found["device"].value.startswith("JAX_PLATFORMS=cuda: JAX finds no such device here (Unknown backend")
+    assert found["dataset digits"].ok
+
+
 def test_a_results_folder_that_cannot_be_made_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("BATCHSCALE_OFFLINE", "1")
     (tmp_path / "file").write_bytes(b"")

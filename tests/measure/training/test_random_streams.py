@@ -8,7 +8,8 @@ from batchscale.config.experiment import Workload
 from batchscale.measure.training import flop_count, random_streams
 from batchscale.measure.training.learner import make_learner
 from flax import nnx
-from tiny_workload import assert_same, digits, learner, take, train_split
+from long_proofs import long_unless
+from tiny_workload import MODEL_OPTIONS, assert_same, digits, learner, take, train_split
 
 DROPPING = "tiny_workload:Dropping"
 STACKED = """
@@ -90,3 +91,10 @@ def test_drawing_adds_no_arithmetic_to_the_count():
         for rate in (0.5, None)
     ]
     assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("model", long_unless(["mlp"], [name for name in MODEL_OPTIONS if ":" not in name]))
+def test_models_that_come_with_the_package_train_by_the_graph_that_is_evaluated(model):
+    one = learner(model)
+    assert not one.draws
+    assert one.graph == one.train_graph

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from batchscale.errors import InputError
 from batchscale.measure.ahead import plugins, targets
 from batchscale.measure.data.datasets import available, dataset_names
 from batchscale.measure.data.files.sources import Answer, folder_fault
@@ -36,14 +37,22 @@ class Finding(NamedTuple):
 
 def diagnose(results: Path) -> list[Finding]:
     """Check device, versions, timer, memory, the folder `results`, and every source of every dataset."""
-    machine, environment = device.describe()
-    findings = [*_machine(machine), *_software(environment), _timer(), _energy(machine), _results(results), _planning()]
+    findings = [*_device(), _results(results), _planning()]
     if fault := folder_fault():
         findings.append(Finding("data folder", fault, ok=False))
     names = dataset_names()
     with ThreadPoolExecutor(len(names)) as pool:
         answers = list(pool.map(available, names))
     return [*findings, *(line for name, found in zip(names, answers, strict=True) for line in _sources(name, found))]
+
+
+def _device() -> list[Finding]:
+    """Report the device, or why JAX cannot use the one that was asked for."""
+    try:
+        machine, environment = device.describe()
+    except InputError as error:
+        return [Finding("device", str(error), ok=False)]
+    return [*_machine(machine), *_software(environment), _timer(), _energy(machine)]
 
 
 def _machine(machine: Machine) -> list[Finding]:
