@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -22,7 +23,6 @@ from numpy.typing import ArrayLike
 
 from batchscale.analysis import number_format
 from batchscale.analysis.figures import style
-from batchscale.analysis.frames.schema import aggregated, only, values
 from batchscale.analysis.summary_types import BatchSizeSummary, Summary
 from batchscale.config.goal import Goal
 from batchscale.statistics.intervals import Array
@@ -301,17 +301,29 @@ def lines_by_batch_size(
         sizes: the batch sizes of the whole figure, sorted; each has its colour.
         marker: at each point; none when None.
     """
-    colors = batch_size_colors(sizes)
-    found = aggregated(rows, ["batch_size", across], median=(up, "median"), low=(up, "min"), high=(up, "max"))
-    # Medians are taken of all seeds; one of zero has no place on a logarithmic axis.
-    found = only(found, found["median"] > 0)
     least = float(rows.loc[rows[up] > 0, up].min())
-    for size, of_size in found.groupby("batch_size"):
-        at, middle, low, high = (values(of_size, name) for name in (across, "median", "low", "high"))
-        look: dict[str, Any] = {"color": colors[int(str(size))], "linewidth": 1.1, "marker": marker}
-        axes.plot(at, middle, **look, markersize=3, markeredgewidth=0)
-        if (high > low).any():
-            axes.fill_between(at, np.maximum(low, least), high, color=look["color"], alpha=0.2, linewidth=0)
+
+    def middle(seeds: pd.Series) -> float:
+        """Return the median over all seeds; one of zero has no place on a logarithmic axis."""
+        median = float(seeds.median())
+        return median if median > 0 else np.nan
+
+    sns.lineplot(
+        data=rows,
+        x=across,
+        y=up,
+        hue="batch_size",
+        palette=batch_size_colors(sizes),
+        estimator=middle,
+        errorbar=lambda seeds: (max(seeds.min(), least), seeds.max()),
+        err_kws={"alpha": 0.2, "linewidth": 0},
+        marker=marker,
+        markersize=3,
+        markeredgewidth=0,
+        linewidth=1.1,
+        legend=False,
+        ax=axes,
+    )
 
 
 def batch_size_colors(sizes: Sequence[int]) -> dict[int, tuple[float, float, float, float]]:
