@@ -9,17 +9,17 @@ from typing import Any
 
 import msgspec
 from batchscale.errors import InputError
-from batchscale.measure.cluster import worker
-from batchscale.measure.cluster.crew import Crew
-from batchscale.measure.cluster.errand import Ended
+from batchscale.measure.cluster import worker_main
+from batchscale.measure.cluster.driver import Driver
 from batchscale.measure.cluster.kinds import Kind, RemoteHost
+from batchscale.measure.cluster.messages import Instructions, Refusal, encoded, versions_of
 from batchscale.measure.cluster.scheduler import Event
-from batchscale.measure.cluster.work import Refusal, Work, encoded, versions_of
+from batchscale.measure.cluster.worker_process import Ended
 from batchscale.measure.device.machine import Host
 from tiny_workload import host, session, tiny_dataset
 
 
-class Died(Exception):  # noqa: N818 - not an error of ours
+class DeathError(Exception):
     """Stands for the death of a worker's process."""
 
 
@@ -27,13 +27,13 @@ class Pretended:
     """A scheduler whose workers run in this process, one after another.
 
     Attributes:
-        dies: Returns the number of lines after which an errand dies, by its number and work; None if it lives.
+        dies: Returns the number of lines after which a worker dies, by its number and instructions; None if it lives.
         works: Every piece of work that was started.
         places: Where each may run.
-        most: How many errands were asked for at once, at most.
+        most: How many workers were asked for at once, at most.
     """
 
-    def __init__(self, dies: Callable[[int, Work], int | None] = lambda *_: None):
+    def __init__(self, dies: Callable[[int, Instructions], int | None] = lambda *_: None):
         self.dies, self.works, self.places, self.most = dies, [], [], 0
         self._waiting: deque[int] = deque()
 
@@ -42,7 +42,7 @@ class Pretended:
 
     def start(self, works, place):
         first = len(self.works)
-        self.works += [msgspec.json.decode(one, type=Work) for one in works]
+        self.works += [msgspec.json.decode(one, type=Instructions) for one in works]
         self.places += [place] * len(works)
         tickets = range(first, len(self.works))
         self._waiting.extend(tickets)
@@ -61,15 +61,15 @@ class Pretended:
 
         def send(answer):
             if len(lines) == dies_after:
-                raise Died
+                raise DeathError
             lines.append(encoded(answer))
 
         try:
-            worker.do(self.works[ticket], send)
+            worker_main.do(self.works[ticket], send)
             send(Ended())
         except InputError as error:
             lines.append(encoded(Refusal(reason=str(error))))
-        except Died:
+        except DeathError:
             pass
         return lines
 
@@ -88,5 +88,5 @@ def on_cluster(folder: Path, monkeypatch: Any, scheduler: Pretended, **tables: A
     made = session(folder, **tables)
     here = made.host
     remote = RemoteHost(here.machine, here.environment, here.environment_hash, here.code, here.dirty, 1 << 30)
-    made.host, made.runner = remote, Crew(scheduler, Kind(remote, ("here",)), versions_of(here))
+    made.host, made.runner = remote, Driver(scheduler, Kind(remote, ("here",)), versions_of(here))
     return made

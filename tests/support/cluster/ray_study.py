@@ -1,4 +1,4 @@
-"""A script for a child process: a study on a Ray cluster of two nodes, of which one may be killed or be of old code.
+"""A script for a child process: a study on a Ray cluster of two nodes. One of them may be killed, or have old code.
 
 `ray_study.py EXPERIMENT RESULTS [kill | old FOLDER]`: `kill` removes a node once it has sent rows; `old` starts one
 node with the package in FOLDER.

@@ -9,9 +9,9 @@ from typing import Self
 import msgspec
 
 from batchscale.errors import InputError
-from batchscale.measure.cluster.errand import Ended
+from batchscale.measure.cluster.messages import Greeting, Instructions, Refusal, answered, encoded
 from batchscale.measure.cluster.scheduler import Place, Scheduler
-from batchscale.measure.cluster.work import Greeting, Refusal, Work, answered, encoded
+from batchscale.measure.cluster.worker_process import Ended
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopper
 from batchscale.measure.device.machine import Host
@@ -72,7 +72,7 @@ def describe(scheduler: Scheduler, versions: Mapping[str, str], progress: Progre
         Stopped: When a signal asked to stop.
     """
     nodes = scheduler.nodes()
-    work = encoded(Work(versions=dict(versions)))
+    work = encoded(Instructions(versions=dict(versions)))
     waiting = {scheduler.start([work], Place([node], whole=True))[0]: node for node in nodes}
     found: dict[str, Greeting] = {}
     try:

@@ -22,9 +22,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from batchscale.errors import DeviceError, InputError, warn
-from batchscale.measure.cluster import worker
+from batchscale.measure.cluster import worker_main
 from batchscale.measure.cluster.kinds import RemoteHost
-from batchscale.measure.cluster.work import Job, Work, encoded, versions_of, work_of
+from batchscale.measure.cluster.messages import Instructions, Job, encoded, instructions_of, versions_of
 from batchscale.measure.control.failures import FAILURES
 from batchscale.measure.control.signals import Stopped, Stopper
 from batchscale.measure.device import sensors
@@ -207,7 +207,7 @@ class Leader:
             stage.measure_peak_rates(stage.session.host.free_memory_bytes())
         # The largest batch size is searched in child processes, which are no part of the program.
         job = msgspec.structs.replace(job, calibrates=False, limit=False)
-        work = work_of(stage, job, versions_of(stage.session.host), retries_failed=self._retries(stage.session))
+        work = instructions_of(stage, job, versions_of(stage.session.host), retries_failed=self._retries(stage.session))
         self._are_together = True
         self._hosts.from_first(encoded(work))
         self._hosts.refuse("")
@@ -240,24 +240,24 @@ def follow(hosts: Hosts, stopper: Stopper) -> None:
     """
     host = Host.describe()
     while data := hosts.from_first(b""):
-        work = msgspec.json.decode(data, type=Work)
+        work = msgspec.json.decode(data, type=Instructions)
         with TemporaryDirectory() as folder:
             stage, refusal = _furnished(work, host, Path(folder))
             hosts.refuse(refusal)
-            if stage is not None and work.task is not None and isinstance(work.task.job, TimingJob):
+            if stage is not None and work.assignment is not None and isinstance(work.assignment.job, TimingJob):
                 stage.session.stopper = stopper
                 with in_lockstep(stage, hosts):
-                    stage.measure(work.task.job)
+                    stage.measure(work.assignment.job)
 
 
-def _furnished(work: Work, host: Host, folder: Path) -> tuple[Throughput | None, str]:
+def _furnished(work: Instructions, host: Host, folder: Path) -> tuple[Throughput | None, str]:
     """Return the stage of a job, or why this process cannot do it."""
     try:
-        worker.refuse_other_versions(work, host)
-        if work.task is None:
+        worker_main.refuse_other_versions(work, host)
+        if work.assignment is None:
             return None, "it was sent nothing to do"
-        session = worker.furnished(work.task, host, folder, lambda _: None)
-        return worker.timing_stage(work.task, session, lambda _: None), ""
+        session = worker_main.furnished(work.assignment, host, folder, lambda _: None)
+        return worker_main.timing_stage(work.assignment, session, lambda _: None), ""
     except InputError as error:
         return None, str(error)
 

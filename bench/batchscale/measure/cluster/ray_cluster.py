@@ -1,4 +1,4 @@
-"""Errands as tasks of a Ray cluster: Ray decides where they run; a task starts a worker and passes its lines on."""
+"""Workers in tasks of a Ray cluster: Ray decides where a task runs, and the task passes the lines of its worker on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from batchscale.errors import InputError
-from batchscale.measure.cluster import errand
+from batchscale.measure.cluster import worker_process
 from batchscale.measure.cluster.scheduler import Event, Place, variables
 from batchscale.printable import reason
 
@@ -26,7 +26,7 @@ ALIVE_SECONDS = 5.0
 
 
 @dataclass
-class Task:
+class RayTask:
     """A task of the cluster.
 
     Attributes:
@@ -64,7 +64,7 @@ class RayCluster:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InputError(f"--ray: no cluster answers at {wanted} ({reason(error)})") from None
         self._platforms, self._count, self._checked = platforms, 0, 0.0
-        self._tasks: dict[int, Task] = {}
+        self._tasks: dict[int, RayTask] = {}
         self._task = self._ray.remote(num_returns="streaming", max_retries=0)(_lines)
 
     def __enter__(self) -> Self:
@@ -109,13 +109,13 @@ class RayCluster:
             remote = self._task.options(**options, label_selector=among)
             self._count += 1
             lines = remote.remote(work, dict(variables(platform, self._platforms)))
-            self._tasks[self._count] = Task(lines, place)
+            self._tasks[self._count] = RayTask(lines, place)
             tickets.append(self._count)
         return tickets
 
     @staticmethod
     def _all_of(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the options of a task that leaves nothing of a node to others."""
+        """Return the options of a task that takes all processors and accelerators of a node."""
 
         def least(name: str) -> float:
             return min(node["Resources"].get(name, 0) for node in nodes)
@@ -148,7 +148,7 @@ class RayCluster:
         return Event(ticket, answer)
 
     def _abandoned(self) -> list[Event]:
-        """Return the end of tasks that wait for nodes of which none is left."""
+        """End the tasks whose nodes are all lost."""
         if time.monotonic() - self._checked < ALIVE_SECONDS:
             return []
         self._checked = time.monotonic()
@@ -177,7 +177,7 @@ def _lines(work: bytes, variables: Mapping[str, str]) -> Iterator[str | bytes]:
     ray = importlib.import_module("ray")
     here = ray.get_runtime_context().get_node_id()
     yield next((_name(node) for node in ray.nodes() if node["NodeID"] == here), here[:8])
-    yield from errand.lines(work, variables)
+    yield from worker_process.lines(work, variables)
 
 
 def _name(node: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a scheduler must be able to do: start errands on nodes, and report their lines."""
+"""What a scheduler must be able to do: start workers on nodes, and report their lines."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from batchscale.measure.throughput.cell_process import VARIABLES
 
 
 class Event(NamedTuple):
-    """News of an errand.
+    """News of a worker.
 
     Attributes:
-        ticket: The number of the errand.
-        line: A line of its worker; None if no further line comes.
-        lost: Why no further line comes, if the errand itself did not report it.
+        ticket: The number of the worker.
+        line: A line that it wrote; None if no further line comes.
+        lost: Why no further line comes, if the worker itself did not report it.
     """
 
     ticket: int
@@ -24,7 +24,7 @@ class Event(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where an errand may run.
+    """Where a worker may run.
 
     Attributes:
         nodes: The nodes to choose from, by their names.
@@ -38,14 +38,14 @@ class Place(NamedTuple):
 
 
 class Scheduler(Protocol):
-    """Starts errands; a cluster decides when and where each of them runs."""
+    """Starts workers; a cluster decides when and where each of them runs."""
 
     def nodes(self) -> list[str]:
         """Return the names of the nodes, or one name if the cluster has machines of one kind."""
         ...
 
     def start(self, works: Sequence[bytes], place: Place) -> list[int]:
-        """Ask for errands and return a ticket for each.
+        """Ask for workers and return a ticket for each.
 
         Raises:
             InputError: When no node can run them.
@@ -53,20 +53,20 @@ class Scheduler(Protocol):
         ...
 
     def events(self, seconds: float) -> list[Event]:
-        """Return the news of all errands, waiting for at most so many seconds if there are none."""
+        """Return the news of all workers, waiting for at most so many seconds if there are none."""
         ...
 
     def where(self, ticket: int) -> str | None:
-        """Return the node that an errand runs on; None as long as it waits, or if the cluster does not report it."""
+        """Return the node that a worker runs on; None as long as it waits, or if the cluster does not report it."""
         ...
 
     def cancel(self, tickets: Collection[int]) -> None:
-        """End errands, wherever they are."""
+        """End workers, wherever they are."""
         ...
 
 
 JAX_PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
-"""What JAX is told to compute on, so that a worker without the device fails instead of using its CPU."""
+"""The only platform that JAX may use in a worker: one without the device then fails instead of using its CPU."""
 
 
 def variables(platform: str | None, asked: str | None = None) -> Mapping[str, str]:

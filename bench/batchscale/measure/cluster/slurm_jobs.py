@@ -1,4 +1,4 @@
-"""Errands as Slurm jobs, submitted with submitit; their lines come back through files that all nodes share."""
+"""Workers in Slurm jobs, submitted with submitit; their lines come back through files that all nodes share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from batchscale.errors import InputError
-from batchscale.measure.cluster import errand
+from batchscale.measure.cluster import worker_process
 from batchscale.measure.cluster.scheduler import Event, Place, variables
 from batchscale.printable import printable, reason
 
@@ -56,7 +56,7 @@ def options(text: str) -> dict[str, str]:
 
 
 @dataclass
-class Job:
+class SlurmJob:
     """A job that was submitted.
 
     Attributes:
@@ -102,7 +102,7 @@ class SlurmJobs:
             raise InputError(f"--slurm: sbatch is not found, expected Slurm here, or {CLUSTER}=local to try without")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix=".slurm-", dir=folder)).absolute()
-        self._jobs: dict[int, Job] = {}
+        self._jobs: dict[int, SlurmJob] = {}
         self._waiting: deque[int] = deque()
         self._count = 0
 
@@ -127,7 +127,7 @@ class SlurmJobs:
         tickets = []
         for work in works:
             self._count += 1
-            self._jobs[self._count] = Job(self._folder / f"{self._count}.jsonl", place, work)
+            self._jobs[self._count] = SlurmJob(self._folder / f"{self._count}.jsonl", place, work)
             tickets.append(self._count)
         if self._cluster == "local":
             self._waiting.extend(tickets)
@@ -147,7 +147,7 @@ class SlurmJobs:
                     array.enter_context(executor.batch())
                 for ticket in tickets:
                     job = self._jobs[ticket]
-                    job.submitted = executor.submit(errand.write_lines, job.work, given, job.path)
+                    job.submitted = executor.submit(worker_process.write_lines, job.work, given, job.path)
         except (RuntimeError, OSError) as error:
             raise InputError(f"--slurm: the jobs were refused ({reason(error)})") from None
 
@@ -197,7 +197,7 @@ class SlurmJobs:
         return 0.0 if self._cluster == "local" else SHARED_FILE_SECONDS
 
     @staticmethod
-    def _cause(job: Job) -> str:
+    def _cause(job: SlurmJob) -> str:
         """Return in words how a job ended that did not report it."""
         lines = [line for line in (job.submitted.stderr() or "").splitlines() if line.strip()]
         return f"job {job.submitted.job_id} ended as {job.submitted.state}: {lines[-1] if lines else 'no message'}"
@@ -218,7 +218,7 @@ class SlurmJobs:
                     job.submitted.cancel()
 
 
-def _new_lines(job: Job) -> list[bytes]:
+def _new_lines(job: SlurmJob) -> list[bytes]:
     """Return the whole lines that a job has written since the last call."""
     with suppress(FileNotFoundError), job.path.open("rb") as file:
         file.seek(job.read)

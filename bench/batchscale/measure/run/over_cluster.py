@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from batchscale.measure.cluster.crew import Crew
+from batchscale.measure.cluster.driver import Driver
 from batchscale.measure.cluster.kinds import describe
+from batchscale.measure.cluster.messages import versions_of
 from batchscale.measure.cluster.scheduler import Scheduler
-from batchscale.measure.cluster.work import versions_of
 from batchscale.measure.control.signals import Stopper
 from batchscale.measure.device.machine import Host
 from batchscale.measure.run import suite
@@ -30,5 +30,5 @@ def measure(scheduler: Scheduler, request: Request, stopper: Stopper) -> list[Pa
         request.progress.say(f"{kind.host.machine.name}: {count}: {', '.join(kind.nodes)}")
     folders = []
     for kind in kinds:
-        folders += suite.measure(replace(request, runner=Crew(scheduler, kind, versions)), kind.host, stopper)
+        folders += suite.measure(replace(request, runner=Driver(scheduler, kind, versions)), kind.host, stopper)
     return folders

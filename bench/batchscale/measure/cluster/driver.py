@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 
 from batchscale.errors import InputError
-from batchscale.measure.cluster.errand import Ended
 from batchscale.measure.cluster.kinds import POLL_SECONDS, Kind
+from batchscale.measure.cluster.messages import Choices, Greeting, Job, Refusal, answered, encoded, instructions_of
 from batchscale.measure.cluster.scheduler import Event, Place, Scheduler
-from batchscale.measure.cluster.work import Choices, Greeting, Job, Refusal, answered, encoded, work_of
+from batchscale.measure.cluster.worker_process import Ended
 from batchscale.measure.control.failures import failure_saying
 from batchscale.measure.convergence.trial_job import TrialJob
 from batchscale.measure.device.machine import Host
@@ -58,7 +58,7 @@ class Attempt:
     reason: str | None = LOST
 
 
-class Crew:
+class Driver:
     """Does the jobs of stages on the nodes of one kind.
 
     Args:
@@ -102,7 +102,7 @@ class Crew:
             if asked:
                 place = Place(self._kind.nodes, whole, self._kind.host.machine.platform)
                 retries, versions = stage.session.retries_failed, self._versions
-                works = [work_of(stage, one.job, versions, retries_failed=retries) for one in asked]
+                works = [instructions_of(stage, one.job, versions, retries_failed=retries) for one in asked]
                 tickets = self._scheduler.start([encoded(work) for work in works], place)
                 self._running |= dict(zip(tickets, asked, strict=True))
 

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from batchscale.config.vocabulary import CellKey
 from batchscale.errors import DeviceError, InputError
-from batchscale.measure.cluster.crew import MOST_ATTEMPTS
+from batchscale.measure.cluster.driver import MOST_ATTEMPTS
 from batchscale.measure.cluster.kinds import Kind
-from batchscale.measure.cluster.work import Greeting, Refusal, answered, encoded
+from batchscale.measure.cluster.messages import Greeting, Refusal, answered, encoded
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.convergence.trial_job import TrialJob
 from batchscale.measure.throughput.stage import Throughput
@@ -35,7 +35,7 @@ def test_a_cluster_trains_what_a_plain_run_trains_one_job_of_each_tier_at_a_time
     plain = study(tmp_path / "plain", monkeypatch, EXTENDED, **TWO_TIERS)
     scheduler = Pretended()
     assert studied(tmp_path / "cluster", monkeypatch, scheduler) == plain
-    jobs = [work.task.job for work in scheduler.works]
+    jobs = [work.assignment.job for work in scheduler.works]
     assert all(isinstance(job, TrialJob) for job in jobs)
     assert {job.phase for job in jobs} == {"search", "extension 1", "extension 2", "confirm"}
     assert scheduler.most == len({tuple(job.tier.batch_sizes) for job in jobs}) > 1
@@ -49,14 +49,14 @@ def test_work_that_dies_is_repeated_and_ends_the_same(tmp_path, monkeypatch, lin
     plain = study(tmp_path / "plain", monkeypatch, EXTENDED, **TWO_TIERS)
     scheduler = Pretended(dies=lambda number, _: lines if number in (0, 3) else None)
     assert studied(tmp_path / "cluster", monkeypatch, scheduler) == plain
-    again = [work.task.job for work in scheduler.works]
+    again = [work.assignment.job for work in scheduler.works]
     assert len(again) == len({(job.item, job.phase) for job in again}) + 2, "the two that died, once more each"
 
 
 def test_work_that_dies_every_time_becomes_rows_that_say_why(tmp_path, monkeypatch):
-    scheduler = Pretended(dies=lambda _, work: 2 if work.task.job.tier.batch_sizes == [7] else None)
+    scheduler = Pretended(dies=lambda _, work: 2 if work.assignment.job.tier.batch_sizes == [7] else None)
     found = studied(tmp_path, monkeypatch, scheduler)
-    assert sum(work.task.job.tier.batch_sizes == [7] for work in scheduler.works) == MOST_ATTEMPTS
+    assert sum(work.assignment.job.tier.batch_sizes == [7] for work in scheduler.works) == MOST_ATTEMPTS
     ended = [(key.batch_size, one["status"], one["reason"]) for key, one in found.items()]
     assert set(ended) == {
         (7, "ok", None),
@@ -120,7 +120,7 @@ def test_cells_are_timed_on_a_node_of_their_own_and_go_on_after_a_death(tmp_path
         (CellKey(size, "scan"), number) for size in (10, 50) for number in range(5)
     ]
     assert [place.whole for place in scheduler.places] == [True, True]
-    assert len(scheduler.works[1].task.rows) > len(scheduler.works[0].task.rows)
+    assert len(scheduler.works[1].assignment.rows) > len(scheduler.works[0].assignment.rows)
 
 
 def test_a_line_that_is_no_answer_is_a_death():

@@ -12,8 +12,17 @@ from typing import Any
 import msgspec
 
 from batchscale.errors import InputError
-from batchscale.measure.cluster.work import Answer, Choices, Greeting, Refusal, Task, Work, differences, versions_of
-from batchscale.measure.cluster.work import encoded as line_of
+from batchscale.measure.cluster.messages import (
+    Answer,
+    Assignment,
+    Choices,
+    Greeting,
+    Instructions,
+    Refusal,
+    differences,
+    versions_of,
+)
+from batchscale.measure.cluster.messages import encoded as line_of
 from batchscale.measure.control.child_process import begin
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.convergence.stage import Convergence
@@ -37,12 +46,12 @@ def main() -> None:
         write(line_of(answer))
 
     try:
-        do(msgspec.json.decode(text, type=Work), send)
+        do(msgspec.json.decode(text, type=Instructions), send)
     except InputError as error:
         send(Refusal(reason=str(error)))
 
 
-def do(work: Work, send: Send) -> None:
+def do(work: Instructions, send: Send) -> None:
     """Describe this machine, and do the task.
 
     Raises:
@@ -52,12 +61,12 @@ def do(work: Work, send: Send) -> None:
     host = Host.describe()
     refuse_other_versions(work, host)
     send(Greeting(host=host, memory_bytes=host.program_memory_bytes()))
-    if work.task is not None:
+    if work.assignment is not None:
         with TemporaryDirectory() as folder:
-            do_task(work.task, furnished(work.task, host, Path(folder), send), send)
+            do_assignment(work.assignment, furnished(work.assignment, host, Path(folder), send), send)
 
 
-def refuse_other_versions(work: Work, host: Host) -> None:
+def refuse_other_versions(work: Instructions, host: Host) -> None:
     """Compare versions.
 
     Raises:
@@ -67,37 +76,37 @@ def refuse_other_versions(work: Work, host: Host) -> None:
         raise InputError(f"{differ}, expected the same versions")
 
 
-def furnished(task: Task, host: Host, folder: Path, send: Send) -> Session:
+def furnished(assignment: Assignment, host: Host, folder: Path, send: Send) -> Session:
     """Return a session like that of the process that asks; its choices of lowerings are answers.
 
     Raises:
         InputError: When the device or the data are others.
     """
-    found, asked = host.machine, task.machine
+    found, asked = host.machine, assignment.machine
     if (found.platform, found.device_kind) != (asked.platform, asked.device_kind):
         raise InputError(
             f"JAX computes on {found.platform} ({found.device_kind}) there,"
             f" expected {asked.platform} ({asked.device_kind})"
         )
-    experiment, sources = task.experiment, Path(task.sources)
+    experiment, sources = assignment.experiment, Path(assignment.sources)
     workload = experiment.workload
     dataset = datasets.load(workload.dataset, workload.dataset_options, sources)
     named = replace(host, machine=asked)
     session = Session(experiment, dataset, named, folder, Progress(quiet=True), sources=sources)
-    if differ := session.data.changed(task.data):
+    if differ := session.data.changed(assignment.data):
         raise InputError(f"{differ}; expected the same data and code")
     session.tuning = TuningFile(folder, session.lowerings, lambda chosen: send(Choices(choices=chosen)))
-    session.tuning.add(task.choices)
+    session.tuning.add(assignment.choices)
     return session
 
 
-def do_task(task: Task, session: Session, send: Send) -> None:
+def do_assignment(assignment: Assignment, session: Session, send: Send) -> None:
     """Do a task: rows, and at the end the row of what it cost, are answers.
 
     Raises:
         DeviceError: When the device keeps failing.
     """
-    start, job = time.monotonic(), task.job
+    start, job = time.monotonic(), assignment.job
     spent: dict[str, Any]
     match job:
         case TuningJob():
@@ -106,12 +115,12 @@ def do_task(task: Task, session: Session, send: Send) -> None:
             spent = {"compilations": programs.compilations}
         case TrialJob():
             stage = Convergence(session, send)
-            for row in task.rows:
+            for row in assignment.rows:
                 stage.see(row)
             stage.train(job)
             spent = {**stage.cost()}
         case TimingJob():
-            timing = timing_stage(task, session, send)
+            timing = timing_stage(assignment, session, send)
             timing.isolates = not session.host.policy.single_process
             timing.measure(job)
             spent = {"compilations": timing.compilations}
@@ -120,12 +129,12 @@ def do_task(task: Task, session: Session, send: Send) -> None:
     send(Stage(**origin, stage=name, seconds=time.monotonic() - start, **spent))
 
 
-def timing_stage(task: Task, session: Session, send: Send) -> Throughput:
+def timing_stage(assignment: Assignment, session: Session, send: Send) -> Throughput:
     """Return the throughput stage of a task, which goes on from the rows of the process that asks."""
     stage = Throughput(session, send)
-    for row in task.rows:
+    for row in assignment.rows:
         stage.known.see(row)
-    if task.retries_failed:
+    if assignment.retries_failed:
         stage.known.retry_failures()
     return stage
 

@@ -1,4 +1,4 @@
-"""What a scheduler runs on a node: a worker process that does one piece of work. It never imports JAX itself."""
+"""What a scheduler runs on a node: it starts a worker in a process of its own. It never imports JAX itself."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import msgspec
 
 from batchscale.measure.control.child_process import ChildProcess, command
 
-COMMAND = command("batchscale.measure.cluster.worker")
+COMMAND = command("batchscale.measure.cluster.worker_main")
 LAST_WORDS = 2
 """Lines of standard error that explain why a worker ended."""
 
 
 class Ended(msgspec.Struct, frozen=True, tag_field="kind", tag="ended"):
-    """The last line of an errand.
+    """The last line of a worker.
 
     Attributes:
         reason: Why the worker did not finish; None if it did.
@@ -25,10 +25,10 @@ class Ended(msgspec.Struct, frozen=True, tag_field="kind", tag="ended"):
 
 
 def lines(work: bytes, variables: Mapping[str, str]) -> Iterator[bytes]:
-    """Do work in a process of its own; yield its lines as they come, and then how it ended.
+    """Start a worker; yield its lines as they come, and then how it ended.
 
     Args:
-        work: A `Work` as JSON.
+        work: `Instructions` as JSON.
         variables: Environment variables of the process, such as `JAX_PLATFORMS`.
     """
     reason = None
@@ -40,7 +40,7 @@ def lines(work: bytes, variables: Mapping[str, str]) -> Iterator[bytes]:
 
 
 def write_lines(work: bytes, variables: Mapping[str, str], path: Path) -> None:
-    """Do work and append its lines to a file, each as soon as it comes."""
+    """Start a worker and append its lines to a file, each as soon as it comes."""
     with path.open("ab", buffering=0) as file:
         for line in lines(work, variables):
             file.write(line)

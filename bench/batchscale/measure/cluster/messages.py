@@ -1,4 +1,4 @@
-"""Work that a process on another machine does, and its answers, as plain data."""
+"""What a worker on another machine is sent, and its answers, as plain data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from batchscale.config.experiment import Experiment
-from batchscale.measure.cluster.errand import Ended
+from batchscale.measure.cluster.worker_process import Ended
 from batchscale.measure.convergence.tiers import TuningJob
 from batchscale.measure.convergence.trial_job import TrialJob
 from batchscale.measure.device.compiled_programs import Tuned
@@ -23,7 +23,7 @@ COMPARED = ("jax", "jaxlib", "flax", "optax", "numpy")
 Job = TrialJob | TuningJob | TimingJob
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A job of an experiment.
 
     Attributes:
@@ -47,16 +47,16 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     job: Job
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Instructions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a worker is sent.
 
     Attributes:
         versions: Versions that the worker must have, by package.
-        task: What it does once it has described its machine.
+        assignment: What it does once it has described its machine.
     """
 
     versions: dict[str, str]
-    task: Task | None = None
+    assignment: Assignment | None = None
 
 
 class Greeting(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="greeting"):
@@ -83,17 +83,17 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     choices: dict[str, Tuned]
 
 
-def work_of(stage: Jobs, job: Job, versions: Mapping[str, str], *, retries_failed: bool) -> Work:
+def instructions_of(stage: Jobs, job: Job, versions: Mapping[str, str], *, retries_failed: bool) -> Instructions:
     """Return what a worker is sent to do a job of a stage.
 
     Args:
         stage: The stage.
         job: The job.
         versions: Versions that the worker must have.
-        retries_failed: See `Task`.
+        retries_failed: See `Assignment`.
     """
     session = stage.session
-    task = Task(
+    assignment = Assignment(
         experiment=session.experiment,
         sources=str(session.sources.absolute()),
         machine=session.host.machine,
@@ -103,14 +103,14 @@ def work_of(stage: Jobs, job: Job, versions: Mapping[str, str], *, retries_faile
         retries_failed=retries_failed,
         job=job,
     )
-    return Work(versions=dict(versions), task=task)
+    return Instructions(versions=dict(versions), assignment=assignment)
 
 
 Answer = AnyRow | Greeting | Refusal | Choices | Ended
 _answers = msgspec.json.Decoder(Answer)
 
 
-def encoded(message: Work | Answer) -> bytes:
+def encoded(message: Instructions | Answer) -> bytes:
     """Return a message as one line of JSON."""
     return msgspec.json.encode(message) + b"\n"
 
