@@ -71,7 +71,7 @@ class Comparison:
         return None
 
     def among_others(self, arms: Int[np.ndarray, " arms"], count: int) -> Comparison:
-        """Return the same comparison as one of `count` arms, of which these are at the places `arms`."""
+        """Return this comparison as one of `count` arms, in which its own arms have the numbers `arms`."""
 
         def spread(values: np.ndarray, missing: object) -> np.ndarray:
             whole = np.full((count,) * values.ndim, missing)

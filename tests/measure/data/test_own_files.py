@@ -250,9 +250,9 @@ def test_labels_that_would_be_more_classes_than_examples_are_refused_unless_aske
     content = six()
     content["train_labels"] = content["train_labels"] * 10**6
     path = as_npz(tmp_path, content)
-    told = refusal(path, tmp_path)
-    assert "which makes 2000001 classes of" in told
-    assert "expected numbers of classes; workload.dataset_options.classes allows more" in told
+    message = refusal(path, tmp_path)
+    assert "which makes 2000001 classes of" in message
+    assert "expected numbers of classes; workload.dataset_options.classes allows more" in message
     assert load(path, {"classes": 2_000_001}, tmp_path).classes == 2_000_001
 
 

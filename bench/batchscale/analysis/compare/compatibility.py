@@ -116,7 +116,8 @@ def _traits_of(sides: Sequence[Frames]) -> list[dict[str, str]]:
     precisions = {side.experiment.workload.precision for side in sides}
     if len(precisions) > 1:
         return traits
-    peaks = [hardware.peak(side, *precisions) for side in sides]
+    (precision,) = precisions
+    peaks = [hardware.peak(side, precision) for side in sides]
     known = [peak for peak in peaks if peak]
     if known and max(known) > UNLIKE_MACHINES * min(known):
         for trait, peak in zip(traits, peaks, strict=True):

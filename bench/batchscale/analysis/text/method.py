@@ -192,8 +192,8 @@ def _looks(summary: Summary) -> str:
         " is out: it gets no more seeds and is not timed again (Paulson, 1964). The others get more seeds, which end"
         " soon after the target, and another block of timed rounds. Every look has its own chance of an error; so far"
         f" these sum to {spent}, and never to more than 5%. The best batch size is called out with no more than that"
-        " (Bonferroni). Where the budget ends the study, the last comparison also gets two thirds of what later looks"
-        " would have had (error spending: Lan & DeMets, 1983)."
+        " (Bonferroni). Where the budget or the plan ends the looks, the last comparison also gets two thirds of the"
+        " chance that later looks would have had (error spending: Lan & DeMets, 1983)."
     )
 
 

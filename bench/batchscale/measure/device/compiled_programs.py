@@ -174,16 +174,16 @@ class TuningFile:
     Args:
         folder: The results folder.
         lowerings: The lowerings that may be chosen.
-        tell: Receives every choice that is measured.
+        report: Receives every choice that is measured.
     """
 
     def __init__(
         self,
         folder: Path,
         lowerings: Sequence[str | None],
-        tell: Callable[[dict[str, Tuned]], None] = lambda _: None,
+        report: Callable[[dict[str, Tuned]], None] = lambda _: None,
     ) -> None:
-        self._path, self._lowerings, self._tell = folder / results_folder.TUNING, lowerings, tell
+        self._path, self._lowerings, self._report = folder / results_folder.TUNING, lowerings, report
         self._known: dict[str, Tuned] = {}
         with suppress(InputError):
             kept = results_folder.read_file(folder, results_folder.TUNING, dict[str, Tuned])
@@ -206,7 +206,7 @@ class TuningFile:
             except FAILURES:
                 return Tuned(self._lowerings[0], NOMINAL_EXAMPLES_PER_SECOND)
             row_files.write_json(self._path, self._known)
-            self._tell({key: self._known[key]})
+            self._report({key: self._known[key]})
         return self._known[key]
 
     @property
