@@ -84,7 +84,7 @@ def on_cluster(folder: Path, monkeypatch: Any, scheduler: Pretended, **tables: A
     """Return the tiny session with its jobs done by a cluster of one node."""
     monkeypatch.setattr(Host, "describe", host)
     data = tiny_dataset()
-    monkeypatch.setattr(worker.datasets, "load", lambda *_: data)
+    monkeypatch.setattr(worker_main.datasets, "load", lambda *_: data)
     made = session(folder, **tables)
     here = made.host
     remote = RemoteHost(here.machine, here.environment, here.environment_hash, here.code, here.dirty, 1 << 30)

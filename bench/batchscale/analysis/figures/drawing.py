@@ -315,7 +315,7 @@ def lines_by_batch_size(
         hue="batch_size",
         palette=batch_size_colors(sizes),
         estimator=middle,
-        errorbar=lambda seeds: (max(seeds.min(), least), seeds.max()),
+        errorbar=lambda seeds: (max(min(seeds), least), max(seeds)),
         err_kws={"alpha": 0.2, "linewidth": 0},
         marker=marker,
         markersize=3,
