@@ -29,8 +29,9 @@ def test_two_nodes_end_with_the_rows_of_a_plain_run_even_if_one_is_killed(workpl
     done = finished(folder, SCRIPT, "study.toml", results, *fate.split())
     assert done.returncode == 0, done.stderr
     assert trials(only_folder(results)) == trials(expected)
-    nodes = set(re.findall(r"on (127\.0\.0\.1/\w+|[\d.]+/\w+)", done.stderr))
-    assert len(nodes) == 2, done.stderr
+    assert ": 2 nodes: " in done.stderr
+    if not fate:  # A node that is killed may be gone before the progress line is shown again.
+        assert len(set(re.findall(r"on ([\d.]+/\w+)", done.stderr))) == 2, done.stderr
     assert ("started again" in done.stderr) == ("a node was killed" in done.stderr) == bool(fate)
 
 
