@@ -10,7 +10,7 @@ $(if $(word 2,$(VENV)),$(error VENV: "$(VENV)" holds a blank, expected a path wi
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench test test-rest test-accelerators test-all test-repeat mutate perf peers lint report compare site clean
+.PHONY: help bench test test-rest test-accelerators test-all test-repeat mutate perf peers gpu-check lint report compare site clean
 
 ifeq ($(strip $(VENV)),)
 PY := "$(PYTHON)"
@@ -81,6 +81,9 @@ perf: $(INSTALLED_TEST) ## the suite's own speed, saved under .benchmarks/
 
 peers: $(INSTALLED_PEERS) ## the same studies written in PyTorch and in plain JAX, next to ours (installs PyTorch)
 	@$(PY) -m pytest tests/perf/test_peers.py $(BENCHMARK)
+
+gpu-check: $(INSTALLED_TEST) ## what the first quarter of an hour on a GPU shows, as a table; a second run repeats what failed
+	@$(PY) tests/accelerators/gpu_check.py
 
 lint: $(INSTALLED_TEST) ## formatting, rules, types and the layers of the architecture
 	@$(PY) -m ruff format --check .

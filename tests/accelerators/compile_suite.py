@@ -40,6 +40,7 @@ class Program(NamedTuple):
     call: Call
     devices: tuple[Any, ...]
     donated: bool
+    graph: bool = False
 
 
 def programs_of(name: str, session: Any) -> Iterator[Program]:
@@ -54,13 +55,25 @@ def programs_of(name: str, session: Any) -> Iterator[Program]:
         for one in ("float32", "default", "bfloat16"):
             for loop in ("dispatch", "scan"):
                 yield cell(name, session, CellKey(size, loop, precision=one), lowering, 1)
+    if not tpu:
+        yield cell(name, session, CellKey(256, "graph", precision=precision), lowering, 1)._replace(graph=True)
     for count in (4, 8):
-        key = CellKey(PARALLEL_BATCH_SIZE, "dispatch", precision=precision, devices=count)
-        yield cell(name, session, key, lowering, count)
+        for one in ("float32", "bfloat16"):
+            key = CellKey(PARALLEL_BATCH_SIZE, "dispatch", precision=one, devices=count)
+            yield cell(name, session, key, lowering, count)
+    yield from programs_of_lanes(name, session, tpu=tpu)
+
+
+def programs_of_lanes(name: str, session: Any, *, tpu: bool) -> Iterator[Program]:
+    """Yield the programs that train and evaluate lanes, and for a GPU those that train by one CUDA graph."""
     for tier in LanePrograms(session).tiers:
         for way in session.lowerings:
             for part, call in programs.tier_calls(session, tier, way):
-                yield Program(part, f"{name} {part} {tier.label} {way}", call, described(session, 1), part == "train")
+                label, trains = f"{name} {part} {tier.label} {way}", part == "train"
+                made = Program(part, label, call, described(session, 1), trains)
+                yield made
+                if trains and not tpu:
+                    yield made._replace(name=f"{label} as a graph", graph=True)
 
 
 def described(session: Any, count: int) -> tuple[Any, ...]:
@@ -79,12 +92,13 @@ def compiled(target: targets.Target, program: Program) -> dict[str, Any]:
     arguments = jax.tree.map(lambda leaf: leaf.size * leaf.dtype.itemsize, program.call[1])
     found: dict[str, Any] = {
         "kind": program.kind,
+        "graph": program.graph,
         "name": program.name,
         "argument_bytes": sum(jax.tree.leaves(arguments)),
         "donated_bytes": sum(jax.tree.leaves(arguments[0])) if program.donated else 0,
     }
     try:
-        facts = compiled_facts(target, program.devices, *program.call, donated=program.donated)
+        facts = compiled_facts(target, program.devices, *program.call, donated=program.donated, graph=program.graph)
     except FAILURES as error:
         return {**found, "error": failure_of(error).message}
     return {**found, "facts": msgspec.to_builtins(facts)}

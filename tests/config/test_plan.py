@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from batchscale.config import plan
 from batchscale.config.experiment import LearningRate
-from batchscale.config.vocabulary import Point
+from batchscale.config.vocabulary import CellKey, Point
 from batchscale.errors import InputError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +25,16 @@ def test_tiers_hold_every_batch_size_once_as_whole_microbatches(sizes, widest):
         narrower = [size for size in range(1, widest + 1) if tier.microbatch_size % size == 0]
         assert tier.microbatch_size <= widest or max(narrower) * plan.NARROWEST_SHARE < widest
         assert all(size % tier.microbatch_size == 0 for size in tier.batch_sizes)
+
+
+def test_loops_on_one_device_are_timed_as_graphs_too_where_a_graph_can_hold_them():
+    both = experiment(throughput={"inputs": ["device", "host"], "precisions": ["float32", "bfloat16"]})
+    plain, with_graphs = (plan.cells(both, [2, 4], [2], 100, graphs=graphs) for graphs in (False, True))
+    added = [CellKey(size, "graph", "device", one) for one in ("float32", "bfloat16") for size in (2, 4)]
+    assert [key for key in with_graphs if key not in plain] == added
+    assert [key for key in with_graphs if key in plain] == plain
+    dispatched = experiment(throughput={"loops": ["dispatch"]})
+    assert plan.cells(dispatched, [2], [], 100, graphs=True) == plan.cells(dispatched, [2], [], 100)
 
 
 @given(batch_sizes, st.integers(1, 8))

@@ -179,3 +179,5 @@ def test_rounds_are_tables_by_block_of_the_faster_loop():
     assert found.cells([8]) == [CellKey(8, "scan")], "the dispatch loop is no rival"
     assert found.cells([16]) == [CellKey(16, "dispatch"), CellKey(16, "scan")]
     assert found.cells([32]) == [CellKey(32, "dispatch"), CellKey(32, "scan")], "neither was timed yet"
+    on_a_gpu = Evidence(ASKED, DURATION, [], [*rows, a_round(8, "graph", 0, 0, 9.0)])
+    assert [key.loop for key in on_a_gpu.cells([32])] == ["dispatch", "graph", "scan"]

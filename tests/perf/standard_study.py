@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -48,9 +49,9 @@ DECODER = {
 """Workload of the decoder's study."""
 
 
-def open_session(folder: Path) -> Session:
+def open_session(folder: Path, table: Mapping[str, Any] = TABLE) -> Session:
     """The study on random images, which train as fast as real ones."""
-    study = experiment.parse(TABLE, "standard_study", "standard_study.toml")
+    study = experiment.parse(dict(table), "standard_study", "standard_study.toml")
     return Session(study, _random_mnist(), Host.describe(), folder, Progress(quiet=True))
 
 
@@ -71,7 +72,7 @@ def _random_mnist() -> Dataset:
     return Dataset(
         name="mnist",
         source="random",
-        sha256="",
+        sha256=hashlib.sha256(train.labels.tobytes()).hexdigest(),
         task="classification",
         classes=10,
         train=train,

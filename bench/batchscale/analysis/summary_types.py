@@ -269,6 +269,8 @@ class Drift(Part, frozen=True, kw_only=True):
         cells: the single cells with a significant trend, corrected for their number.
         throttled: True if the clock of the device fell significantly.
         clock_mhz, celsius: clock and temperature of the device in the first and in the last round.
+        off_clock: rounds whose clock is more than 3% from the median of all rounds.
+        disturbed: rounds during which other processes computed on the device.
     """
 
     rounds: int
@@ -278,6 +280,8 @@ class Drift(Part, frozen=True, kw_only=True):
     throttled: bool = False
     clock_mhz: tuple[float, float] | None = None
     celsius: tuple[float, float] | None = None
+    off_clock: int = 0
+    disturbed: int = 0
 
 
 class ParallelPoint(Part, frozen=True, kw_only=True):

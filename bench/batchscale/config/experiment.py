@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from batchscale.config.goal import METRICS, Goal, MetricName
-from batchscale.config.vocabulary import NAME_PATTERN, NAME_RULE, FreeText, Input, Loop, Name, Precision, Source
+from batchscale.config.vocabulary import NAME_PATTERN, NAME_RULE, FreeText, Input, Name, Precision, Source, UsersLoop
 from batchscale.errors import InputError
 from batchscale.printable import LONGEST_REASON, bare, printable
 from batchscale.untrusted_input import convert, read_small
@@ -212,7 +212,7 @@ class Throughput(Table, frozen=True, kw_only=True):
         max_batch_size: Look for the largest batch size up to the training set, up to what memory holds, or not at all.
     """
 
-    loops: Annotated[list[Loop], Meta(min_length=1, max_length=2)] = msgspec.field(
+    loops: Annotated[list[UsersLoop], Meta(min_length=1, max_length=2)] = msgspec.field(
         default_factory=lambda: ["dispatch", "scan"]
     )
     inputs: Annotated[list[Input], Meta(min_length=1, max_length=2)] = msgspec.field(default_factory=lambda: ["device"])

@@ -9,7 +9,7 @@ from itertools import product
 import msgspec
 
 from batchscale.config.experiment import Experiment, LearningRate, expand_batch_sizes
-from batchscale.config.vocabulary import CellKey, Ended, Options, Phase, Point
+from batchscale.config.vocabulary import CellKey, Ended, Loop, Options, Phase, Point
 from batchscale.errors import InputError
 
 FIRST_CONFIRMATION_SEED = 1000
@@ -133,25 +133,30 @@ def parallel_batch_sizes(sizes: Iterable[int], devices: int, train_examples: int
     return sorted(together | {size for size in kept if size % devices == 0})
 
 
-def cells(experiment: Experiment, sizes: Sequence[int], devices: Sequence[int], train_examples: int) -> list[CellKey]:
+def cells(
+    experiment: Experiment, sizes: Sequence[int], devices: Sequence[int], train_examples: int, *, graphs: bool = False
+) -> list[CellKey]:
     """Return every cell to time: each batch size on one device, then on several in the precision that is trained in.
 
-    A loop inside a program cannot take batches from host memory, so those are only dispatched.
+    A loop inside a program cannot take batches from host memory, so those are only dispatched. Where a CUDA graph can
+    hold a loop, each loop on one device is timed that way too.
 
     Args:
         experiment: Names the loops, inputs and precisions.
         sizes: Batch sizes of one device.
         devices: Numbers of devices above 1, as `device_counts` returns them.
         train_examples: Size of the train split; no batch is larger.
+        graphs: True if a CUDA graph can hold a loop.
     """
     table, trained_in = experiment.throughput, experiment.workload.precision
+    loops: list[Loop] = [*table.loops, *(["graph"] if graphs and "scan" in table.loops else [])]
     alone = [
         CellKey(size, loop, source, precision)
         for precision in table.precisions or [trained_in]
         for source in table.inputs
         for size in sizes
-        for loop in table.loops
-        if (loop, source) != ("scan", "host")
+        for loop in loops
+        if source == "device" or loop == "dispatch"
     ]
     shared = [
         CellKey(size, loop, "device", trained_in, count)

@@ -31,8 +31,10 @@ Positive = Annotated[int, Meta(ge=1, le=10**15)]
 Precision = Literal["float32", "default", "bfloat16"]
 """Arithmetic of the training step: full float32, the backend's default for matrix products, or bfloat16."""
 
-Loop = Literal["dispatch", "scan"]
-"""How steps are run: one call from Python per step, or many steps inside one compiled loop."""
+UsersLoop = Literal["dispatch", "scan"]
+"""How a user writes training: one call from Python per step, or many steps inside one compiled loop."""
+Loop = Literal["dispatch", "scan", "graph"]
+"""How steps are run: as a user writes them, or in a compiled loop that is launched as one CUDA graph."""
 
 Input = Literal["device", "host"]
 """Where a timed step takes its examples from: already on the device, or copied from the host for each step."""

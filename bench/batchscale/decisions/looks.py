@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from batchscale.config import plan
 from batchscale.config.experiment import Experiment
-from batchscale.config.vocabulary import CellKey, Options, Point
+from batchscale.config.vocabulary import CellKey, Loop, Options, Point
 from batchscale.decisions import rate_choice
 from batchscale.decisions.crossings import Compared, compared_by, locate
 from batchscale.decisions.evaluations import first_at_target
@@ -241,6 +241,11 @@ class Evidence:
         medians = {key: median(found) for key, found in seconds.items() if key.accumulation == least}
         return dict(sorted(medians.items(), key=lambda item: (item[1], item[0])))
 
+    @property
+    def loops(self) -> list[Loop]:
+        """The loops that the experiment asks for, and those that this machine was timed with besides."""
+        return list(dict.fromkeys([*self.experiment.throughput.loops, *sorted(row.loop for row in self.rounds)]))
+
     def log_seconds(self, sizes: Sequence[int]) -> Float[np.ndarray, "blocks rounds sizes"]:
         """Return the log seconds of a step in every round of the fastest cell of each batch size; NaN for no round."""
         found: dict[tuple[int, int], list[float]] = defaultdict(list)
@@ -266,7 +271,7 @@ class Evidence:
             least = min(medians.values(), default=0.0)
             near = [key for key, seconds in medians.items() if seconds <= ABOUT_AS_FAST * least]
             precision = self.experiment.workload.precision
-            every = [CellKey(size, loop, precision=precision) for loop in self.experiment.throughput.loops]
+            every = [CellKey(size, loop, precision=precision) for loop in self.loops]
             keys += near or every
         return sorted(keys)
 

@@ -83,6 +83,7 @@ class TargetPlan(msgspec.Struct, frozen=True, kw_only=True):
         steps: By batch size, ascending.
         largest_batch_size: The largest batch that was compiled and fits; null if none does.
         all_examples_fit: True if that is the whole train split.
+        larger_tried: False if compiling took so long that no larger batch was tried.
         recomputes_from: The smallest batch size that was compiled at which the compiler recomputes by itself.
         compile_cpu_seconds: Processor time of all compilations.
         message: Why there is no step.
@@ -101,6 +102,7 @@ class TargetPlan(msgspec.Struct, frozen=True, kw_only=True):
     steps: list[PlannedStep] = []
     largest_batch_size: int | None = None
     all_examples_fit: bool = False
+    larger_tried: bool = True
     recomputes_from: int | None = None
     compile_cpu_seconds: Seconds = 0.0
     message: Text | None = None

@@ -115,6 +115,9 @@ class Round(Cell, frozen=True, kw_only=True, tag="round"):
         joules: Energy that the device used in the round.
         clock_mhz: Mean clock rate of the device.
         celsius: Temperature of the device.
+        watts: Power that the device drew at the end of the round.
+        power_cap_watts: The most power that it may draw.
+        other_processes: Processes of others that computed on the device when the round began.
     """
 
     round: Count
@@ -125,6 +128,9 @@ class Round(Cell, frozen=True, kw_only=True, tag="round"):
     joules: Amount | None = None
     clock_mhz: Amount | None = None
     celsius: Annotated[float, Meta(ge=-100, le=300)] | None = None
+    watts: Amount | None = None
+    power_cap_watts: Amount | None = None
+    other_processes: Count | None = None
 
 
 class Limit(Row, frozen=True, kw_only=True, tag="limit"):
@@ -312,6 +318,7 @@ class Trial(Run, frozen=True, kw_only=True, tag="trial"):
         lanes: Number of trials that were trained together.
         devices: Local devices that shared them.
         lowering: Lowering of the model's convolutions.
+        graph: Trained by a program that was compiled to run as one CUDA graph.
     """
 
     phase: Phase
@@ -329,6 +336,7 @@ class Trial(Run, frozen=True, kw_only=True, tag="trial"):
     lanes: Positive
     devices: Positive = 1
     lowering: Short | None = None
+    graph: bool = False
     noise: NoiseEstimate | None = None
 
     def __post_init__(self) -> None:

@@ -137,6 +137,18 @@ def test_throttling_is_named_where_the_platform_tells():
     assert not hardware.drift(rounds_of(noise(random, 7), clock_mhz=1980 * np.exp(ramp(7, 0.25)))).throttled
 
 
+def test_rounds_at_another_clock_or_next_to_other_processes_are_counted_and_named():
+    random, clock, others = np.random.default_rng(7), np.full(7, 1980.0), np.zeros(7)
+    clock[2], clock[5], others[3:5] = 1980 * 0.96, 1980 * 0.98, 1
+    found = hardware.drift(rounds_of(noise(random, 7), clock_mhz=clock, other_processes=others))
+    cells = len(rounds_of(noise(random, 7))) // 7
+    assert (found.off_clock, found.disturbed) == (cells, 2 * cells)
+    told = said_of(noise(random, 7), clock_mhz=clock, other_processes=others)
+    assert f" {cells} rounds were timed at a clock more than 3% from the median." in told
+    assert told.endswith(f" {2 * cells} rounds were timed while other processes computed on the device.")
+    assert "rounds were timed" not in said_of(noise(random, 7), clock_mhz=np.full(7, 1980.0))
+
+
 def said_of(logarithms, **sensors):
     measured = frames.from_rows(
         simulated_folder.experiment(simulated_folder.Truth()), simulated_folder.machine_file(), []

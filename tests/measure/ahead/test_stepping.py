@@ -73,6 +73,8 @@ def test_compiling_ends_once_it_has_taken_long(planner):
     assert left.message.startswith("not compiled")
     assert left.bound_seconds is not None
     assert found.largest_batch_size == compiled[-1].batch_size
+    assert not found.larger_tried
+    assert planner().plan("h100").larger_tried
 
 
 def test_a_described_session_takes_no_memory_for_its_examples():

@@ -4,12 +4,14 @@ import io
 from dataclasses import replace
 from types import SimpleNamespace
 
+import jax
 import pytest
 from batchscale.measure.control.progress import Progress
 from batchscale.measure.convergence import tiers
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.device.compiled_programs import TuningFile
+from batchscale.measure.device.machine import Host
 from batchscale.measure.device.platform_policy import POLICIES
 from batchscale.measure.session import Session
 from batchscale.records import row_files
@@ -38,14 +40,14 @@ def tuned_by(monkeypatch, folder, model, speed):
         asked.append((lowering, tier.microbatch_size, lanes))
         return speed(*asked[-1])
 
-    def trial(of, tier, lowering, width):
+    def trial(of, tier, lowering, width, *, graph=False):
         width = len(tier.batch_sizes) * 3 if width is None else width
         return SimpleNamespace(
             examples_per_second=lambda: pretend(of, lowering, tier, width), seconds_per_evaluation=lambda: 0.1
         )
 
     (folder / "fresh").mkdir()
-    monkeypatch.setattr(LanePrograms, "_speed_trial", trial)
+    monkeypatch.setattr(LanePrograms, "speed_trial", trial)
     of = LanePrograms(one)
     return of, [of.tuned(tier) for tier in of.tiers], asked
 
@@ -69,11 +71,11 @@ def test_a_lowering_that_is_late_is_not_tried_unless_all_are_and_the_choice_says
     )
     tried = []
 
-    def trial(_, tier, lowering, width):
+    def trial(_, tier, lowering, width, *, graph=False):
         tried.append(lowering)
         return SimpleNamespace(examples_per_second=lambda: 1.0, seconds_per_evaluation=lambda: 0.1)
 
-    monkeypatch.setattr(LanePrograms, "_speed_trial", trial)
+    monkeypatch.setattr(LanePrograms, "speed_trial", trial)
     of = LanePrograms(one)
     of.compile_trials()
     (tier,) = of.tiers
@@ -86,6 +88,45 @@ def test_a_lowering_that_is_late_is_not_tried_unless_all_are_and_the_choice_says
     assert sorted(TuningFile(tmp_path, one.lowerings)[f"convergence {tier.microbatch_size} [10, 50]"].late) == sorted(
         late
     )
+
+
+@pytest.mark.parametrize(
+    ("speeds", "lowering", "graph"),
+    [
+        ({("patches", False): 3.0, ("banded", True): 2.0, ("banded", False): 1.0}, "patches", False),
+        ({("patches", False): 1.0, ("banded", True): 2.0, ("banded", False): 1.5}, "banded", True),
+        ({("patches", False): 1.0, ("patches", True): 1.04, ("banded", False): 0.5}, "patches", False),
+    ],
+)
+def test_lanes_train_by_a_cuda_graph_where_that_is_faster_and_one_that_fails_loses(
+    monkeypatch, tmp_path, speeds, lowering, graph
+):
+    one = session(tmp_path, workload={"model": "lenet", "model_options": MODEL_OPTIONS["lenet"]})
+    one.tuning = TuningFile(tmp_path, one.lowerings)
+    monkeypatch.setattr(Host, "graphs", True)
+
+    def trial(_, tier, lowering, width, *, graph=False):
+        def measured():
+            if (lowering, graph) not in speeds:
+                raise jax.errors.JaxRuntimeError("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
+            return speeds[lowering, graph]
+
+        return SimpleNamespace(examples_per_second=measured, seconds_per_evaluation=lambda: 0.1)
+
+    monkeypatch.setattr(LanePrograms, "speed_trial", trial)
+    of = LanePrograms(one)
+    found = of.tuned(of.tiers[0])
+    assert (found.lowering, found.graph) == (lowering, graph)
+    assert found.examples_per_second == speeds[lowering, graph]
+
+
+def test_a_graph_is_another_program_next_to_the_plain_one():
+    plain = programs(learner("linear", "momentum"), 5)
+    before = plain.compilations
+    graph = replace(plain, graph=True)
+    assert graph.program((1, 1)) is not plain.program((1, 1))
+    assert graph.evaluation((1, 1), plain.validation_split) is plain.evaluation((1, 1), plain.validation_split)
+    assert plain.compilations == graph.compilations == before + 2
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """The environment changes no number that a row claims: not their type, not the initial weights, not a compile time."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -8,13 +10,20 @@ from batchscale.measure.throughput import timed_loops
 from jax.experimental.compilation_cache import compilation_cache
 from tiny_workload import learner
 
+CACHE = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_enable_xla_caches",
+)
+
 
 @pytest.fixture
 def settings():
-    before = {name: getattr(jax.config, name) for name in [*jax_settings.NUMERICS, "jax_compilation_cache_dir"]}
+    before = {name: getattr(jax.config, name) for name in [*jax_settings.NUMERICS, *CACHE]}
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 def test_initial_weights_are_the_same_whatever_the_environment_sets(settings):
@@ -41,3 +50,23 @@ def test_timed_programs_are_compiled_and_not_read_from_a_cache(settings, tmp_pat
     assert jax.config.jax_compilation_cache_dir == str(tmp_path)
     jax.jit(lambda x: x * 5).lower(np.float32(1)).compile()
     assert len(sorted(tmp_path.iterdir())) > len(others)
+
+
+def test_programs_are_kept_for_later_runs_except_those_whose_compile_time_is_reported(settings, tmp_path):
+    jax_settings.keep_programs(tmp_path)
+    jax.jit(lambda x: x + 7).lower(np.float32(1)).compile()
+    kept = sorted(tmp_path.iterdir())
+    assert kept
+    timed_loops._compile(lambda x: x * 7, np.float32(1))
+    assert sorted(tmp_path.iterdir()) == kept
+    jax_settings.keep_programs(tmp_path / "other")
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path), "the folder that was chosen before stays"
+
+
+def test_the_oldest_programs_make_room(settings, monkeypatch, tmp_path):
+    monkeypatch.setattr(jax_settings, "MOST_KEPT_BYTES", 250)
+    for age, name in enumerate(("new", "middle", "old")):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    jax_settings.keep_programs(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "middle"}

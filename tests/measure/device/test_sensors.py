@@ -1,7 +1,8 @@
 """Sensors on pretended kernels and drivers: right where they tell, absent where they do not, never made up."""
 
+import os
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from batchscale.measure.device import sensors
@@ -160,6 +161,7 @@ class Driver(ModuleType):
     def __init__(self, names=("H100", "H100"), refuses=()):
         super().__init__("pynvml")
         self.names, self.refuses = names, refuses
+        self.processes = [[os.getpid()], [os.getpid()]]
         self.millijoules = [1_000 * (index + 1) for index in range(len(names))]
 
     def refuse(self, name):
@@ -193,6 +195,17 @@ class Driver(ModuleType):
     def nvmlDeviceGetTemperature(self, handle, kind):  # noqa: N802
         return {0: (40, 60)}[kind][handle]
 
+    def nvmlDeviceGetPowerUsage(self, handle):  # noqa: N802
+        self.refuse("power")
+        return (690_000, 300_000)[handle]
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle):  # noqa: N802
+        return (700_000, 400_000)[handle]
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle):  # noqa: N802
+        self.refuse("processes")
+        return [SimpleNamespace(pid=pid) for pid in self.processes[handle]]
+
 
 @pytest.fixture
 def driver(monkeypatch):
@@ -216,10 +229,10 @@ def spend(driver, *joules):
 @pytest.mark.parametrize(
     ("devices", "environment", "expected"),
     [
-        (1, {}, Sensed(7.0, 1980, 40)),
-        (2, {}, Sensed(7.0 + 5.0, 1490, 60)),
-        (1, {"CUDA_VISIBLE_DEVICES": "1"}, Sensed(5.0, 1000, 60)),
-        (1, {"CUDA_VISIBLE_DEVICES": "GPU-second"}, Sensed(5.0, 1000, 60)),
+        (1, {}, Sensed(7.0, 1980, 40, 690, 700, 0)),
+        (2, {}, Sensed(7.0 + 5.0, 1490, 60, 990, 1100, 0)),
+        (1, {"CUDA_VISIBLE_DEVICES": "1"}, Sensed(5.0, 1000, 60, 300, 400, 0)),
+        (1, {"CUDA_VISIBLE_DEVICES": "GPU-second"}, Sensed(5.0, 1000, 60, 300, 400, 0)),
         (2, {"CUDA_VISIBLE_DEVICES": "1"}, Sensed()),
         (1, {"CUDA_VISIBLE_DEVICES": "7"}, Sensed()),
         (1, {"CUDA_VISIBLE_DEVICES": "GPU-other"}, Sensed()),
@@ -238,8 +251,27 @@ def test_unlike_devices_are_told_apart_only_where_cuda_follows_the_bus(driver):
 
 
 def test_a_device_without_an_energy_counter_still_tells_the_rest(driver):
-    driver(refuses=("energy",))
-    assert of_gpus(1, {}).around(steady(1.0))[1] == Sensed(None, 1980, 40)
+    driver(refuses=("energy", "power", "processes"))
+    assert of_gpus(1, {}).around(steady(1.0))[1] == Sensed(None, 1980, 40, None, 700, None)
+
+
+@pytest.mark.parametrize(
+    ("processes", "own", "others"),
+    [
+        ([[]], 1, 0),
+        ([["own"]], 1, 0),
+        ([["own", "parent"]], 2, 0),
+        ([["own", 1, 2]], 1, 2),
+        ([["own"], ["own", 7]], 1, 1),
+        ([[900_001]], 1, 0),
+        ([[900_001, 900_002]], 2, 0),
+        ([[900_001, 900_002, 900_003]], 2, 1),
+    ],
+)
+def test_processes_of_others_are_counted_even_where_the_driver_has_other_numbers(driver, processes, own, others):
+    made, known = driver(), {"own": os.getpid(), "parent": os.getppid()}
+    made.processes = [[known.get(pid, pid) for pid in on_device] for on_device in processes]
+    assert of_gpus(len(processes), {}, own_processes=own).other_processes() == others
 
 
 def test_without_driver_or_library_nothing_is_sensed(driver, monkeypatch):

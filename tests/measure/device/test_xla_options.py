@@ -1,10 +1,14 @@
-"""Compile options on a CPU: what a barrier holds back is computed once, and the user's flags are kept."""
+"""Compile options: barriers hold on a CPU, graphs hold loops on a GPU, and the user's flags are kept."""
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import pytest
 from batchscale.measure.device import compiled_programs
 from batchscale.measure.device.machine import describe_environment
+from tiny_workload import host
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options are a CPU's, and JAX is elsewhere")
 
@@ -25,6 +29,31 @@ def test_passes_that_the_user_disables_stay_disabled(monkeypatch):
     assert compiled_programs.options() == {"xla_disable_hlo_passes": "fusion,dce,cse_barrier_expander"}
     alone = compiled_programs.options(for_one_core=True)
     assert alone["xla_disable_hlo_passes"] == "fusion,dce,cse_barrier_expander,cpu-parallel-task-assigner"
+
+
+def test_a_graph_holds_loops_and_convolutions_on_a_gpu_alone(monkeypatch):
+    assert compiled_programs.options(graph=True) == compiled_programs.options()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compiled_programs.options() == {}
+    (held,) = compiled_programs.options(graph=True).values()
+    assert {"FUSION", "CUBLAS", "CUDNN", "CUSTOM_CALL", "CONDITIONAL", "WHILE", "CONVOLUTION"} <= set(held.split(","))
+
+
+@pytest.mark.parametrize(
+    ("platform", "driver", "flags", "tried"),
+    [
+        ("gpu", "570.1", "", True),
+        ("gpu", "570.1", "--xla_gpu_enable_command_buffer=", False),
+        ("gpu", None, "", False),
+        ("cpu", None, "", False),
+        ("tpu", None, "", False),
+    ],
+)
+def test_graphs_are_tried_on_an_nvidia_gpu_unless_the_user_says_what_they_hold(platform, driver, flags, tried):
+    one = host()
+    machine = msgspec.structs.replace(one.machine, platform=platform)
+    environment = msgspec.structs.replace(one.environment, driver=driver, xla_flags=flags)
+    assert replace(one, machine=machine, environment=environment).graphs is tried
 
 
 def test_the_environment_of_a_row_says_what_timed_programs_are_compiled_with():

@@ -13,6 +13,7 @@ from batchscale.measure.control.progress import SECONDS_PER_PAGE, Progress
 from batchscale.measure.control.signals import Stopper
 from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.data import datasets
+from batchscale.measure.device import jax_settings
 from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.measure.run import suite
 from batchscale.records import results_folder, row_files
@@ -43,6 +44,15 @@ def runs(monkeypatch):
 
 def request(tmp_path, **asked):
     return suite.Request(**{"names": [], "results": tmp_path, "progress": Progress(output=io.StringIO()), **asked})
+
+
+@pytest.mark.parametrize(("platform", "kept"), [("cpu", []), ("gpu", ["programs"]), ("tpu", ["programs"])])
+def test_accelerators_keep_compiled_programs_for_later_runs(monkeypatch, tmp_path, platform, kept):
+    folders, one = [], host()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(jax_settings, "keep_programs", folders.append)
+    suite._keep_programs(replace(one, machine=msgspec.structs.replace(one.machine, platform=platform)))
+    assert folders == [tmp_path / "batchscale" / name for name in kept]
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
@@ -130,6 +140,7 @@ def test_a_suite_leaves_out_what_has_no_data_and_says_so(tmp_path, monkeypatch, 
 @pytest.mark.parametrize("asked", [None, 3.0])
 def test_a_default_suite_is_scaled_where_its_platform_says_so(tmp_path, monkeypatch, platform, minutes, asked):
     seen = []
+    monkeypatch.setattr(jax_settings, "keep_programs", lambda _: None)
     monkeypatch.setattr(suite, "_sessions", lambda request, *_: seen.append(request.minutes) or [])
     monkeypatch.setattr(suite, "_within_minutes", lambda *_: [])
     here = host()

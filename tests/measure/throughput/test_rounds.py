@@ -2,13 +2,16 @@
 
 import statistics
 import time
+from dataclasses import replace
 
 import jax
 import pytest
 from batchscale.config.vocabulary import CellKey
 from batchscale.errors import DeviceError
 from batchscale.measure.control.signals import Stopped
-from batchscale.measure.device.sensors import Counter, Sensors
+from batchscale.measure.device.machine import Host
+from batchscale.measure.device.platform_policy import POLICIES
+from batchscale.measure.device.sensors import NONE, Counter, Sensors
 from batchscale.measure.throughput import rounds
 from batchscale.measure.throughput.stage import Throughput
 from batchscale.records import row_files
@@ -34,6 +37,39 @@ def test_rounds_last_as_long_as_the_energy_counter_needs_and_carry_what_was_sens
         assert row.seconds == pytest.approx(0.5, rel=0.02)
         assert row.joules == pytest.approx(50 * row.seconds)
         assert (row.clock_mhz, row.celsius) == (1980, 40)
+
+
+def test_a_loop_in_a_cuda_graph_is_timed_and_named_where_the_host_has_graphs(monkeypatch):
+    assert {key.loop for key in Pretended(monkeypatch).stage.missing} == {"dispatch", "scan"}
+    monkeypatch.setattr(Host, "graphs", True)
+    made = Pretended(monkeypatch)
+    graphs = [key for key in made.stage.missing if key.loop == "graph"]
+    assert [key.batch_size for key in graphs] == made.stage.session.batch_sizes
+    (row, *_) = made.measure(graphs[:1])
+    read = row_files.decode(row_files.encode(row), "a row")
+    assert read == row
+    assert read.loop == "graph"
+
+
+def test_rounds_begin_on_a_device_that_has_been_at_load_for_the_seconds_it_needs(monkeypatch):
+    began = []
+    for seconds in (0.0, 2.0):
+        monkeypatch.setitem(POLICIES, "cpu", replace(POLICIES["cpu"], warm_up_seconds=seconds))
+        made = Pretended(monkeypatch)
+        cells = [cell for key in KEYS if (cell := rounds.prepare(made.stage, key, None)) is not None]
+        before, ends = made.now, []
+        made.stage.sensors = lambda devices, made=made, ends=ends: ends.append(made.now) or NONE
+        rounds.time_rounds(made.stage, cells)
+        began.append(ends[0] - before)
+    assert began[0] == 0
+    assert 2.0 <= began[1] < 2.0 + 0.2
+
+
+def test_a_cell_that_fails_while_the_device_warms_up_is_a_row(monkeypatch):
+    monkeypatch.setitem(POLICIES, "cpu", replace(POLICIES["cpu"], warm_up_seconds=2.0))
+    made = Pretended(monkeypatch, fails=dict.fromkeys(KEYS[:2], (12, "INTERNAL: broken")))
+    assert made.measure(KEYS[:2]) == []
+    assert [row.status for row in made.rows if isinstance(row, Compilation)] == ["ok", "ok", "failed", "failed"]
 
 
 def test_rounds_are_interleaved_over_cells_in_shuffled_order(monkeypatch):

@@ -34,7 +34,7 @@ def trained(monkeypatch, made, key):
     return jax.tree.map(np.asarray, seen[0][0].params)
 
 
-KEYS = [CellKey(8, "dispatch"), CellKey(8, "dispatch", "host"), CellKey(8, "scan")]
+KEYS = [CellKey(8, "dispatch"), CellKey(8, "dispatch", "host"), CellKey(8, "scan"), CellKey(8, "graph")]
 IN_MICROBATCHES = [msgspec.structs.replace(key, accumulation=4) for key in KEYS]
 
 
@@ -77,8 +77,8 @@ def test_a_whole_training_set_in_microbatches_is_the_step_of_the_whole_batch(opt
     state = made.first_state(made.params(1), 0.1)
     whole, loss = made.train_step(state, split, 0.1)
     pieces = jax.tree.map(lambda leaf: leaf.reshape(20, -1, *leaf.shape[1:]), split)
-    accumulated, mean_loss = made.accumulated_step(state, pieces, lambda piece: (piece, None), 0.1, len(split.labels))
-    assert_same(accumulated, whole, 1e-5)
+    mean_loss, gradient = made.accumulated_gradient(state.params, pieces, lambda piece: (piece, None))
+    assert_same(made.apply(state, gradient, 0.1, len(split.labels)), whole, 1e-5)
     assert float(mean_loss) == pytest.approx(float(loss), rel=1e-6)
 
 

@@ -35,6 +35,7 @@ class Look(TypedDict):
 LOOP_LOOKS: dict[str, Look] = {
     "scan": {"color": style.BLUE, "marker": "o", "label": "scan: many steps per call"},
     "dispatch": {"color": style.ORANGE, "marker": "s", "label": "dispatch: one step per call"},
+    "graph": {"color": style.GREEN, "marker": "^", "label": "graph: many steps in one CUDA graph"},
 }
 MEMORY = (
     ("predicted_bytes", "predicted by the compiler", style.BLUE),
@@ -51,7 +52,7 @@ LIMIT_COLORS: dict[Limit | None, str] = {
 
 
 def throughput(sweep: Sweep, summary: Summary) -> Figure:
-    """Draw examples per second, every round of both loops, with the affine fit and the peak."""
+    """Draw examples per second, every round of each loop, with the affine fit and the peak."""
     figure, (axes,) = drawing.sheet()
     rounds = _draw_timed(axes, sweep, "examples_per_second")
     if fit := summary.affine_step_time:

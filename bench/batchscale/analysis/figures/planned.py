@@ -14,6 +14,7 @@ from batchscale.records.plan_file import Plan, TargetPlan
 
 MARKERS = "osD^vP"
 GIBIBYTE = 1 << 30
+MICROSECOND = 1e-6
 
 
 def memory_and_bounds(plan: Plan) -> Figure:
@@ -21,14 +22,15 @@ def memory_and_bounds(plan: Plan) -> Figure:
     shown = [target for target in plan.targets if any(step.memory_bytes for step in target.steps)]
     if not shown:
         raise NothingToDrawError("no program was compiled")
-    figure, (memory, seconds) = drawing.sheet(2)
+    figure, (memory, times) = drawing.sheet(2)
     for at, target in enumerate(shown):
         _memory(memory, target, at)
-        _seconds(seconds, target, at)
+        _times(times, target, at)
+    memory.plot([], [], ":", color=style.MUTED, label="what JAX's allocator has")
     sizes = sorted({step.batch_size for target in shown for step in target.steps})
     drawing.log_axis(memory, "predicted memory (GiB)")
-    drawing.log_axis(seconds, "seconds of a step")
-    for axes in (memory, seconds):
+    drawing.log_axis(times, "microseconds of a step")
+    for axes in (memory, times):
         drawing.log2_axis(axes, sizes)
     origin = f"{plan.title}, {plan.precision}. Compiled by JAX {plan.jax} for devices that were not there."
     return drawing.finished(figure, f"{origin} Lines on the right are bounds; shades are estimates.")
@@ -66,11 +68,13 @@ def _memory(axes: Axes, target: TargetPlan, at: int) -> None:
     axes.axhline(target.pool_bytes / GIBIBYTE, color=_color(at), linestyle=":", linewidth=1)
 
 
-def _seconds(axes: Axes, target: TargetPlan, at: int) -> None:
+def _times(axes: Axes, target: TargetPlan, at: int) -> None:
     steps = [step for step in target.steps if step.likely_seconds and step.bound_seconds]
     sizes = [step.batch_size for step in steps]
-    least = [step.bound_seconds or np.nan for step in steps]
-    _line_and_range(axes, sizes, least, [step.likely_seconds or (np.nan, np.nan) for step in steps], at, target.title)
+    least = [(step.bound_seconds or np.nan) / MICROSECOND for step in steps]
+    likely = [step.likely_seconds or (np.nan, np.nan) for step in steps]
+    ranges = [(low / MICROSECOND, high / MICROSECOND) for low, high in likely]
+    _line_and_range(axes, sizes, least, ranges, at, target.title)
     drawing.hover(axes, sizes, least)
 
 
@@ -78,7 +82,10 @@ def _line_and_range(
     axes: Axes, sizes: Sequence[int], least: Sequence[float], likely: Sequence[tuple[float, float]], at: int, label: str
 ) -> None:
     axes.plot(list(sizes), list(least), f"{_marker(at)}-", color=_color(at), label=label, zorder=4)
-    drawing.band(axes, sizes, np.array(likely, dtype=np.float64).T.reshape(2, -1), _color(at))
+    low, high = np.array(likely, dtype=np.float64).T.reshape(2, -1)
+    # Outlined, since the ranges of several devices cover each other.
+    color = _color(at)
+    axes.fill_between(list(sizes), low, high, facecolor=(color, 0.14), edgecolor=(color, 0.7), linewidth=0.8, zorder=2)
 
 
 def _marker(at: int) -> str:

@@ -40,6 +40,9 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "joules": "float64",
         "clock_mhz": "float64",
         "celsius": "float64",
+        "watts": "float64",
+        "power_cap_watts": "float64",
+        "other_processes": "float64",
         "lowering": "object",
     },
     "compilations": {

@@ -200,7 +200,18 @@ def drift(rounds: pd.DataFrame) -> Drift | None:
         throttled=slowing is not None and slowing.change < 0 and _matters(slowing, FALSE_ALARM_RATE),
         clock_mhz=_first_and_last(rounds, "clock_mhz"),
         celsius=_first_and_last(rounds, "celsius"),
+        off_clock=_off_clock(values(rounds, "clock_mhz")),
+        disturbed=int((values(rounds, "other_processes") > 0).sum()),
     )
+
+
+CLOCK_TOLERANCE = 0.03
+"""Relative distance of a clock from the median of all rounds that is pointed out."""
+
+
+def _off_clock(clocks: Array) -> int:
+    known = clocks[clocks > 0]
+    return int((np.abs(known / np.median(known) - 1) > CLOCK_TOLERANCE).sum()) if len(known) else 0
 
 
 def trend(logarithms: Array) -> Trend:

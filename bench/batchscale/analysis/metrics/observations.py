@@ -248,7 +248,7 @@ OF_PROGRAM = (
 
 @dataclass(frozen=True)
 class Speed:
-    """The faster loop at one batch size.
+    """The fastest loop at one batch size.
 
     Attributes:
         loop: how its steps were run.
@@ -268,7 +268,7 @@ def comparable(frames: Frames, cells: pd.DataFrame, devices: int = 1) -> pd.Data
 
 
 def fastest_loops(frames: Frames, devices: int = 1) -> dict[int, Speed]:
-    """Return the faster loop at each batch size; microbatches count only where no whole batch could be timed."""
+    """Return the fastest loop at each batch size; microbatches count only where no whole batch could be timed."""
     found: dict[int, Speed] = {}
     full = only(frames.compilations, frames.compilations["status"] == "out_of_memory")
     ways = [pd.MultiIndex.from_frame(rows.loc[:, list(CELL)]) for rows in (frames.rounds, full)]

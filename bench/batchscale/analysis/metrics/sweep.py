@@ -51,7 +51,7 @@ class Sweep:
     Attributes:
         frames: the rows of the folder.
         target: the score to reach.
-        speeds: the faster loop of each timed batch size, on one device.
+        speeds: the fastest loop of each timed batch size, on one device.
     """
 
     frames: Frames
@@ -236,13 +236,13 @@ class Sweep:
 
     @cached_property
     def step_seconds(self) -> Locations:
-        """Seconds per step of the faster loop."""
+        """Seconds per step of the fastest loop."""
         timed = [observations.log_seconds_per_step(self.speeds.get(size)) for size in self.sizes.tolist()]
         return self._locate(timed, STEP_SECONDS)
 
     @cached_property
     def per_example(self) -> dict[int, float]:
-        """Seconds per example of the faster loop at each timed batch size."""
+        """Seconds per example of the fastest loop at each timed batch size."""
         seconds = np.exp(self.step_seconds.medians - self.log_sizes)
         return {int(size): float(one) for size, one in zip(self.sizes, seconds, strict=True) if np.isfinite(one)}
 

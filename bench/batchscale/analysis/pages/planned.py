@@ -94,7 +94,7 @@ def _of_target(plan: Plan, target: TargetPlan) -> Iterator[str]:
     else:
         yield (
             f"{target.title}: the largest batch found to fit in the {pool} that JAX's allocator has by default is"
-            f" {target.largest_batch_size:,}."
+            f" {target.largest_batch_size:,}.{'' if target.larger_tried else _not_tried(target)}"
         )
     if target.recomputes_from is not None:
         yield f"{target.title}: from batch size {target.recomputes_from:,} on, XLA recomputes values to save memory."
@@ -114,6 +114,10 @@ def _of_target(plan: Plan, target: TargetPlan) -> Iterator[str]:
         )
     if target.likely_optimal:
         yield f"{target.title}: an estimate of that range: {number_format.batch_sizes(target.likely_optimal)}."
+
+
+def _not_tried(target: TargetPlan) -> str:
+    return f" Larger ones were not tried, because compiling had taken {target.compile_cpu_seconds:.0f} s."
 
 
 def _step_cells(step: PlannedStep) -> list[Entry]:

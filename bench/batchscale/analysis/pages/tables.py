@@ -333,8 +333,8 @@ def timed_variants_table(frames: Frames) -> Table | None:
         facts = [replace(fact, title=fact.title.replace("Examples", "Windows")) for fact in facts]
     rows = [TableRow(line[: len(columns) + len(facts)]) for line in _of_variants(frames, known, rounds, shown)]
     caption = (
-        "Medians over rounds. The answer uses the faster loop at each batch size, on one device that holds the data, in"
-        " the precision of the training runs. The peak is the matrix-multiply rate in the precision of each row."
+        "Medians over rounds. The answer uses the fastest loop at each batch size, on one device that holds the data,"
+        " in the precision of the training runs. The peak is the matrix-multiply rate in the precision of each row."
     )
     return Table(caption, [*columns, *facts], rows)
 

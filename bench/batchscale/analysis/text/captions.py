@@ -226,7 +226,7 @@ def _moved(change: float) -> str:
 
 
 def _sensors(found: Drift) -> str:
-    """Return clock and temperature of the first and the last round, where the platform reports them."""
+    """Return clock and temperature of the first and the last round, and what disturbed rounds, where it is reported."""
     changes = []
     if found.clock_mhz:
         first, last = map(number_format.number, found.clock_mhz)
@@ -235,7 +235,16 @@ def _sensors(found: Drift) -> str:
         first, last = map(number_format.number, found.celsius)
         changes.append(f"the temperature from {first} to {last} °C")
     sentence = number_format.listed(changes)
-    return f" {sentence[0].upper()}{sentence[1:]}." if sentence else ""
+    told = f" {sentence[0].upper()}{sentence[1:]}." if sentence else ""
+    if found.off_clock:
+        told += f" {_rounds(found.off_clock)} at a clock more than 3% from the median."
+    if found.disturbed:
+        told += f" {_rounds(found.disturbed)} while other processes computed on the device."
+    return told
+
+
+def _rounds(count: int) -> str:
+    return "1 round was timed" if count == 1 else f"{count} rounds were timed"
 
 
 def time_to_target(_: Sweep, summary: Summary) -> str:

@@ -109,7 +109,7 @@ def _speed(sweep: Sweep) -> str:
         return "Speed: not measured here."
     return (
         f"Speed: every variant of a training step was timed in at least {rounds.min()} rounds, in shuffled order. A"
-        " round ends when the device has finished, and does not include compilation. Times use the faster loop at each"
+        " round ends when the device has finished, and does not include compilation. Times use the fastest loop at each"
         f" batch size.{_beyond_memory(sweep)}"
     )
 

@@ -18,7 +18,8 @@ from jaxtyping import PyTree
 from batchscale.measure.ahead import hlo_text
 from batchscale.measure.ahead.hlo_text import Instruction, Module
 from batchscale.measure.ahead.targets import Target
-from batchscale.measure.device.compiled_programs import predicted_bytes
+from batchscale.measure.ahead.thunks import compiled_with_launches
+from batchscale.measure.device.compiled_programs import GRAPH_OPTION, IN_A_GRAPH, predicted_bytes
 from batchscale.measure.throughput.timed_loops import AXIS
 
 _NO_KERNEL = {
@@ -58,6 +59,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         collective_bytes: Bytes of their results.
         on_host: Operations that would wait for the host, or use double precision.
         recomputed: Values that the compiler computes again, by itself, to need less memory.
+        graphs, host_loops, launches: See `Launches`; None where they are not known, as on a TPU.
     """
 
     compile_cpu_seconds: float
@@ -74,10 +76,19 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     collective_bytes: int
     on_host: list[str]
     recomputed: int
+    graphs: int | None = None
+    host_loops: int | None = None
+    launches: int | None = None
 
 
 def compiled_facts(
-    target: Target, devices: Sequence[Any], function: Callable, arguments: Sequence[PyTree], *, donated: bool
+    target: Target,
+    devices: Sequence[Any],
+    function: Callable,
+    arguments: Sequence[PyTree],
+    *,
+    donated: bool,
+    graph: bool = False,
 ) -> Facts:
     """Compile a program for described devices and return its facts.
 
@@ -87,6 +98,7 @@ def compiled_facts(
         function: The program.
         arguments: Arrays, or their shapes and types.
         donated: True if the program may overwrite its first argument.
+        graph: True if one CUDA graph is to hold all of its loops.
 
     Raises:
         JaxRuntimeError: when it cannot be compiled, for example because it needs more memory than a TPU has.
@@ -97,10 +109,16 @@ def compiled_facts(
     )
     traced = jax.jit(function, donate_argnums=(0,) if donated else ()).trace(*shapes)
     lowered = traced.lower(lowering_platforms=("cuda" if target.platform == "gpu" else "tpu",))
+    options: dict[str, str | bool] = {GRAPH_OPTION: IN_A_GRAPH} if graph else {}
     start = _cpu_seconds()
-    compiled = lowered.compile()
+    if target.gpu is None:
+        compiled, launches = lowered.compile(), None
+    else:
+        compiled, launches = compiled_with_launches(lambda more: lowered.compile(compiler_options=options | more))
     seconds = _cpu_seconds() - start
-    return _facts(compiled, seconds, _split_sizes(shapes))
+    return msgspec.structs.replace(
+        _facts(compiled, seconds, _split_sizes(shapes)), **(launches._asdict() if launches else {})
+    )
 
 
 def _split_sizes(arguments: PyTree) -> set[int]:

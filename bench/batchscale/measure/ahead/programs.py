@@ -109,7 +109,7 @@ def cell_call(session: Session, key: CellKey, lowering: str | None, devices: tup
     learner, placement = session.learner(key.precision, lowering), timed_loops.Placement(key.devices, devices)
     state, (split, _, _) = abstract_state(learner), session.splits
     rate = jax.ShapeDtypeStruct((), jnp.float32)
-    if key.loop == "scan":
+    if key.loop != "dispatch":
         order = jax.ShapeDtypeStruct((session.train_examples,), jnp.int32)
         count = jax.ShapeDtypeStruct((), jnp.int32)
         return timed_loops.many_steps(learner, placement, key), (state, split, order, count, rate)

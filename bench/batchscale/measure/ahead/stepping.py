@@ -74,6 +74,7 @@ class Planner:
             steps=[self.steps[size] for size in sorted(self.steps)],
             largest_batch_size=largest,
             all_examples_fit=largest == self.session.train_examples,
+            larger_tried=self.cpu_seconds <= MOST_CPU_SECONDS or largest == self.session.train_examples,
             recomputes_from=min((one.batch_size for one in self.steps.values() if one.recomputes), default=None),
             compile_cpu_seconds=self.cpu_seconds,
         )

@@ -94,6 +94,7 @@ class Programs:
         evaluation_batch_size: Examples of one lane that are evaluated at once.
         devices: Share the lanes; the splits are whole on each.
         selected_numbers: See `PlatformPolicy`.
+        graph: True if a call of the training program is to run as one CUDA graph.
         compiled: The programs compiled so far, and those that are being compiled.
         lock: Held while a program is looked up.
     """
@@ -111,6 +112,7 @@ class Programs:
     evaluation_batch_size: int = EVALUATION_BATCH_SIZE
     devices: LaneDevices = ONE_DEVICE
     selected_numbers: int = 0
+    graph: bool = False
     compiled: dict[tuple, Future[jax.stages.Compiled]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -164,7 +166,7 @@ class Programs:
 
     def program(self, shape: tuple[int, int]) -> jax.stages.Compiled:
         """Return the training program of a shape, compiled when it is first asked for."""
-        return self._once(("train", shape), lambda: self._lower(shape))
+        return self._once(("train", shape, self.graph), lambda: self._lower(shape), graph=self.graph)
 
     def evaluation(self, shape: tuple[int, int], split: Examples) -> jax.stages.Compiled:
         """Return the program that evaluates lanes of a shape on a split, compiled when it is first asked for."""
@@ -207,14 +209,14 @@ class Programs:
         work, arguments = self.evaluation_call(shape, split)
         return jax.jit(work).lower(*arguments)
 
-    def _once(self, key: tuple, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
+    def _once(self, key: tuple, lower: Callable[[], jax.stages.Lowered], *, graph: bool = False) -> jax.stages.Compiled:
         """Return a program, compiled by the first thread that asks for it; the others wait for that one alone."""
         with self.lock:
             known = self.compiled.get(key)
             program = self.compiled.setdefault(key, Future())
         if known is None:
             try:
-                program.set_result(compiled_programs.compiled(lower(), for_one_core=True))
+                program.set_result(compiled_programs.compiled(lower(), for_one_core=True, graph=graph))
             except BaseException as error:
                 # Forgotten, so that the next call tries again.
                 del self.compiled[key]

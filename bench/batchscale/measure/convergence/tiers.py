@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise, product
 from typing import ClassVar
@@ -121,7 +121,7 @@ class LanePrograms:
         session.progress.show("trying microbatches", planned=False)
 
         def speed(widest: int) -> float:
-            return self._speed_trial(self._tiers(widest)[-1], lowering, 1).examples_per_second()
+            return self.speed_trial(self._tiers(widest)[-1], lowering, 1).examples_per_second()
 
         chosen, examples = compiled_programs.climbed(session.lane_policy.microbatches, speed, SHAPE_SECONDS)
         return Tuned(lowering, examples, microbatch_size=chosen)
@@ -140,8 +140,11 @@ class LanePrograms:
             return None
         return max(1, min(examples // tier.microbatch_size, self.session.experiment.learning_rate.grid_size))
 
-    def of(self, tier: plan.Tier, lowering: str | None) -> Programs:
-        """Return the programs of a tier under a lowering, made when they are first asked for."""
+    def of(self, tier: plan.Tier, lowering: str | None, *, graph: bool = False) -> Programs:
+        """Return the programs of a tier under a lowering, made when they are first asked for.
+
+        With `graph`, they hold the same compiled programs, and train by one CUDA graph.
+        """
         key, session = (tier.microbatch_size, tier.batch_sizes[0], lowering), self.session
         if key not in self.programs:
             gap = max(after - before for before, after in pairwise([0, *session.duration.evaluations]))
@@ -159,7 +162,7 @@ class LanePrograms:
                 devices=self.devices,
                 selected_numbers=session.host.policy.selected_numbers,
             )
-        return self.programs[key]
+        return replace(self.programs[key], graph=True) if graph else self.programs[key]
 
     def choose(self) -> None:
         """Choose what `tuning.json` lacks: the microbatch, and the lowering and the shape of every tier."""
@@ -212,11 +215,14 @@ class LanePrograms:
 
     def _trial_programs(self, tier: plan.Tier, lowering: str | None) -> dict[str, Callable[[], object]]:
         of, (rows, columns) = self.of(tier, lowering), map(len, self._trial_grid(tier))
-        shape = shard_shape(rows, columns, self.session.host.workers, self._first_width(tier), self.devices)
-        return {
+        shape = shard_shape(rows, columns, self.session.host.workers, self.first_width(tier), self.devices)
+        made: dict[str, Callable[[], object]] = {
             "training": partial(of.program, shape),
             "evaluation": partial(of.evaluation, shape, of.validation_split),
         }
+        if self.session.host.graphs:
+            made["training as a graph"] = partial(self.of(tier, lowering, graph=True).program, shape)
+        return made
 
     def compile(self, works: Mapping[str, Callable[[], object]], *, planned: bool) -> list[str]:
         """Compile programs next to each other; name them on the progress line, and return those that are late.
@@ -241,24 +247,38 @@ class LanePrograms:
         doing = f"trying how fast {tier.label} trains"
         self.session.progress.show(doing, planned=False)
         session, shapes = self.session, self.session.lane_policy.settings
-        first = self._first_width(tier)
+        first = self.first_width(tier)
         late = tuple(lowering for name, lowering in self.late if name == _name(tier) and lowering)
         in_time = [lowering for lowering in session.lowerings if lowering not in late] or session.lowerings[:1]
 
-        def speed(lowering: str | None, width: int | None) -> float:
-            return self._speed_trial(tier, lowering, width).examples_per_second()
+        graphs: dict[str | None, bool] = {}
 
-        found = compiled_programs.fastest(in_time, partial(speed, width=first))
-        width = first
+        def speed(lowering: str | None) -> float:
+            trial = partial(self.speed_trial, tier, lowering, first)
+            graphs[lowering], examples = self._plain_or_graph(lambda graph: trial(graph=graph))
+            return examples
+
+        found = compiled_programs.fastest(in_time, speed)
+        of, width = partial(self.speed_trial, tier, found.lowering, graph=graphs[found.lowering]), first
         if session.tries_shapes:
             known = {first: found.examples_per_second}
-            tried = partial(speed, found.lowering)
-            width, examples = compiled_programs.climbed(shapes, lambda one: known.get(one) or tried(one), SHAPE_SECONDS)
+            width, examples = compiled_programs.climbed(
+                shapes, lambda one: known.get(one) or of(one).examples_per_second(), SHAPE_SECONDS
+            )
             found = msgspec.structs.replace(found, examples_per_second=examples, shard_settings=width)
-        evaluation = self._speed_trial(tier, found.lowering, width).seconds_per_evaluation()
-        return msgspec.structs.replace(found, seconds_per_evaluation=evaluation, late=late)
+        evaluation, graph = of(width).seconds_per_evaluation(), graphs[found.lowering]
+        return msgspec.structs.replace(found, seconds_per_evaluation=evaluation, late=late, graph=graph)
 
-    def _first_width(self, tier: plan.Tier) -> int | None:
+    def _plain_or_graph(self, trial: Callable[[bool], SpeedTrial]) -> tuple[bool, float]:
+        """Measure training by a plain program and, where that is possible, by a CUDA graph, which may fail.
+
+        Returns:
+            True if the graph is worth it, and the speed.
+        """
+        ways = (False, True) if self.session.host.graphs else (False,)
+        return compiled_programs.climbed(ways, lambda graph: trial(graph).examples_per_second(), SHAPE_SECONDS)
+
+    def first_width(self, tier: plan.Tier) -> int | None:
         """Return the most settings of a shard in the first trial of a tier."""
         session = self.session
         return session.lane_policy.settings[0] if session.tries_shapes else self.shard_width(tier)
@@ -267,10 +287,13 @@ class LanePrograms:
         grid = whole_search(self.session.experiment, tier)
         return next(waves(self.of(tier, self.session.lowerings[0]), grid, self.memory_bytes))
 
-    def _speed_trial(self, tier: plan.Tier, lowering: str | None, width: int | None) -> SpeedTrial:
+    def speed_trial(
+        self, tier: plan.Tier, lowering: str | None, width: int | None, *, graph: bool = False
+    ) -> SpeedTrial:
+        """Return fresh lanes of a tier whose speed can be measured, under a lowering and in shards of a width."""
         session = self.session
         session.stopper.check()
-        of, workers = self.of(tier, lowering), session.host.workers
+        of, workers = self.of(tier, lowering, graph=graph), session.host.workers
         grid = whole_search(session.experiment, tier)
         rows, columns = fitting_shape(of, grid, self.memory_bytes, workers, width)
         seeds, settings = grid.seeds[:rows], grid.settings[:columns]

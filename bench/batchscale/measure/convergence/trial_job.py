@@ -104,7 +104,7 @@ class TierTraining:
     @cached_property
     def programs(self) -> Programs:
         """The tier's programs under its lowering."""
-        return self.stage.programs.of(self.tier, self.tuned.lowering)
+        return self.stage.programs.of(self.tier, self.tuned.lowering, graph=self.tuned.graph)
 
     @cached_property
     def full(self) -> Shape:
@@ -262,6 +262,7 @@ class TierTraining:
                 lanes=lanes,
                 devices=stage.programs.devices.count,
                 lowering=self.tuned.lowering,
+                graph=self.tuned.graph,
                 noise=record.noise if record.noise and record.noise.examples else None,
             )
         )

@@ -45,22 +45,32 @@ FOR_ONE_CORE: dict[str, str | bool] = {
     "xla_cpu_prefer_vector_width": "512",
 }
 """Further options for programs that run on one core."""
+GRAPH_OPTION = "xla_gpu_enable_command_buffer"
+"""XLA option (JAX 0.10 to 0.12) with the kinds of operations that a CUDA graph may hold.
+
+If it holds loops and all that is in them, no turn of a loop waits for the host. By default it holds neither loops nor
+convolutions. Then each turn starts with a wait, and LeNet's own convolutions cut it into three graphs.
+"""
+IN_A_GRAPH = (
+    "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONDITIONAL,DYNAMIC_SLICE_FUSION,WHILE,CONVOLUTION"  # the last two added
+)
 
 
-def compiled(lowered: jax.stages.Lowered, *, for_one_core: bool = False) -> jax.stages.Compiled:
+def compiled(lowered: jax.stages.Lowered, *, for_one_core: bool = False, graph: bool = False) -> jax.stages.Compiled:
     """Compile a program for the default device.
 
     Args:
         lowered: the program.
         for_one_core: True if, on a CPU, other programs run at the same time on the other cores.
+        graph: True if, on an NVIDIA GPU, one CUDA graph is to hold all of its loops.
     """
-    return lowered.compile(compiler_options=options(for_one_core=for_one_core))
+    return lowered.compile(compiler_options=options(for_one_core=for_one_core, graph=graph))
 
 
-def options(*, for_one_core: bool = False) -> dict[str, str | bool]:
-    """Return the compile options; those without `for_one_core` apply to timed programs and are in every row."""
+def options(*, for_one_core: bool = False, graph: bool = False) -> dict[str, str | bool]:
+    """Return the compile options, as described at `compiled`; those without any flag are in every row."""
     if jax.default_backend() != "cpu":
-        return {}
+        return {GRAPH_OPTION: IN_A_GRAPH} if graph else {}
     # An option of one compilation replaces the user's flag of that name.
     given = re.findall(r"--xla_disable_hlo_passes=(\S+)", os.environ.get("XLA_FLAGS", ""))
     passes = [*given, DROPPING_BARRIERS, *([SHARING_LOOPS] if for_one_core else [])]
@@ -155,6 +165,7 @@ class Tuned(msgspec.Struct, frozen=True):
         shard_settings: Most settings of a program call; None where no shapes were tried, or all settings won.
         microbatch_size: Widest microbatch of the lanes; None where no microbatches were tried.
         late: Lowerings that were not compiled in time, and so not tried.
+        graph: True if the program is compiled to run as one CUDA graph.
     """
 
     lowering: str | None
@@ -163,6 +174,7 @@ class Tuned(msgspec.Struct, frozen=True):
     shard_settings: Annotated[int, Meta(ge=1, le=10**9)] | None = None
     microbatch_size: Annotated[int, Meta(ge=1, le=10**9)] | None = None
     late: tuple[str, ...] = ()
+    graph: bool = False
 
 
 class TuningFile:

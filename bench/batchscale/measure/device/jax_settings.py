@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,6 +29,34 @@ def hold() -> None:
     for name, value in NUMERICS.items():
         if getattr(jax.config, name) != value:
             jax.config.update(name, value)
+
+
+MOST_KEPT_BYTES = 1 << 30
+"""Programs that are kept for later processes, together; some hundred kilobytes each."""
+
+
+def keep_programs(folder: Path) -> None:
+    """Keep compiled programs in a folder, where later processes find them, unless the user has chosen another one.
+
+    Those whose compile time is reported are compiled anew all the same: see `compiling_anew`.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        return
+    _drop_oldest(folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    # Whole programs are kept, so that no timing of single kernels has to be, which would fix the kernels of others.
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+    _use(str(folder))
+
+
+def _drop_oldest(folder: Path) -> None:
+    """Remove the programs that were written first, until the rest takes at most `MOST_KEPT_BYTES`."""
+    kept = 0
+    with suppress(OSError):
+        for path in sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True):
+            kept += path.stat().st_size
+            if kept > MOST_KEPT_BYTES:
+                path.unlink()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import msgspec
 
 import batchscale
 from batchscale.errors import InputError
-from batchscale.measure.device import compiled_programs, control_groups, jax_settings
+from batchscale.measure.device import compiled_programs, control_groups, jax_settings, product_check
 from batchscale.measure.device.platform_policy import POLICIES, PlatformPolicy
 from batchscale.printable import reason
 from batchscale.records.machine_file import Environment, Machine
@@ -106,6 +106,12 @@ class Host:
         """How work is scheduled on this platform."""
         return POLICIES[self.machine.platform]
 
+    @property
+    def graphs(self) -> bool:
+        """True if CUDA graphs that hold whole loops are tried: not where the user's flags say what a graph may hold."""
+        nvidia = self.environment.driver is not None
+        return self.policy.graphs and nvidia and compiled_programs.GRAPH_OPTION not in self.environment.xla_flags
+
     def free_memory_bytes(self) -> int:
         """Return the bytes that lanes may use.
 
@@ -144,12 +150,26 @@ def describe() -> tuple[Machine, Environment]:
     """Describe the machine JAX runs on and the software in use; from here on, JAX computes as rows claim.
 
     Raises:
-        InputError: when an environment variable asks for a device that is not here.
+        InputError: when an environment variable asks for a device that is not here, or changes the precision of its
+            products.
     """
     _refuse_absent_device()
     jax_settings.hold()
     nvidia = nvidia_driver() if jax.default_backend() == "gpu" else None
-    return describe_machine(nvidia), describe_environment(nvidia)
+    machine = describe_machine(nvidia)
+    return machine, with_products(describe_environment(nvidia), machine.platform)
+
+
+def with_products(environment: Environment, platform: str) -> Environment:
+    """Add what the default precision of products is on an accelerator; a CPU has one kind.
+
+    Raises:
+        InputError: when products of a precision are not what rows would claim.
+    """
+    if platform == "cpu":
+        return environment
+    kinds = product_check.kinds_of_products()
+    return msgspec.structs.replace(environment, settings=environment.settings | {"default_products": kinds["default"]})
 
 
 def describe_machine(nvidia: Nvidia | None) -> Machine:

@@ -56,6 +56,9 @@ class PlatformPolicy:
         selected_numbers: Most parameters of all lanes of a device for which every tick updates all of them and selects
             the result where a batch is complete. With more, a conditional skips the update and costs a few launches.
         compile_seconds: A lowering that takes longer to compile is not tried; None for no bound.
+        graphs: True if a program that runs as one CUDA graph is worth a trial.
+        warm_up_seconds: Seconds at load before rounds are timed.
+        keeps_programs: True if programs of mapped training are kept for later runs.
     """
 
     convolutional: LanePolicy
@@ -66,6 +69,9 @@ class PlatformPolicy:
     virtual_devices: bool = False
     selected_numbers: int = 0
     compile_seconds: float | None = None
+    graphs: bool = False
+    warm_up_seconds: float = 0.0
+    keeps_programs: bool = False
 
 
 _CPU_CONVOLUTIONAL = LanePolicy(
@@ -110,6 +116,10 @@ POLICIES: Mapping[str, PlatformPolicy] = {
         # Compiled for an H100, a conditional is 10 to 18 more kernels of a tick; an update moves 24 bytes a parameter.
         selected_numbers=1 << 21,
         compile_seconds=120.0,
+        graphs=True,
+        # The clock of a GPU falls within seconds at load, and training is the hot state.
+        warm_up_seconds=5.0,
+        keeps_programs=True,
     ),
     "tpu": PlatformPolicy(
         # XLA's own convolutions in float32 take minutes to compile for a TPU, so they are tried last. So does LeNet's
@@ -119,6 +129,7 @@ POLICIES: Mapping[str, PlatformPolicy] = {
         ),
         other=LanePolicy(evaluated_at_once=_EVALUATED_AT_ONCE),
         single_process=True,
+        keeps_programs=True,
         compile_seconds=120.0,
     ),
 }

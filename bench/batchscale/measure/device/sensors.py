@@ -1,4 +1,4 @@
-"""Energy, clock and temperature around a timed round; a quantity that the platform cannot report is None.
+"""Energy, clock, temperature and power around a timed round; a quantity that the platform cannot report is None.
 
 On a GPU the devices that compute are read, through NVIDIA's management library (NVML). On a CPU the processor packages
 are read, so other work on them counts too. An energy counter moves in steps, so a round must last many of its periods.
@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -56,11 +56,17 @@ class Sensed(NamedTuple):
         joules: energy of all devices together.
         clock_mhz: mean clock of all cores or devices.
         celsius: highest temperature.
+        watts: power that all devices draw together at the end of the round.
+        power_cap_watts: the most that they may draw together.
+        other_processes: processes besides our own that compute on the devices, counted before the round.
     """
 
     joules: float | None = None
     clock_mhz: float | None = None
     celsius: float | None = None
+    watts: float | None = None
+    power_cap_watts: float | None = None
+    other_processes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,12 +77,18 @@ class Sensors:
         counters: energy counters, one a device.
         clocks_mhz: readers of clocks, one a core or device.
         temperatures_celsius: readers of temperatures.
+        powers_watts: readers of power, one a device.
+        caps_watts: readers of the most power that a device may draw.
+        others: counts processes besides our own; none where that is not known.
         period_seconds: how often the slowest counter advances.
     """
 
     counters: Sequence[Counter] = ()
     clocks_mhz: Sequence[Read] = ()
     temperatures_celsius: Sequence[Read] = ()
+    powers_watts: Sequence[Read] = ()
+    caps_watts: Sequence[Read] = ()
+    others: Sequence[Read] = ()
     period_seconds: float = 0.0
 
     @property
@@ -86,13 +98,25 @@ class Sensors:
 
     def around(self, timed: Callable[[], float]) -> tuple[float, Sensed]:
         """Return the seconds that `timed` returns, and the readings around it, taken outside of the timed region."""
+        others = self.other_processes()
         before = _each(counter.read for counter in self.counters)
         seconds = timed()
         after = _each(counter.read for counter in self.counters)
         clocks = _each(self.clocks_mhz)
         temperatures = [one for one in _each(self.temperatures_celsius) if COLDEST_CELSIUS < one < HOTTEST_CELSIUS]
         joules = self._joules(before, after) if seconds >= LEAST_PERIODS * self.period_seconds else None
-        return seconds, Sensed(joules, fmean(clocks) if clocks else None, max(temperatures, default=None))
+        return seconds, Sensed(
+            joules,
+            fmean(clocks) if clocks else None,
+            max(temperatures, default=None),
+            _total(self.powers_watts),
+            _total(self.caps_watts),
+            others,
+        )
+
+    def other_processes(self) -> int | None:
+        """Return how many processes besides our own compute on the devices; None where that is not known."""
+        return next((round(count) for count in _each(self.others)), None)
 
     def _joules(self, before: Sequence[float], after: Sequence[float]) -> float | None:
         """Return the joules of all devices; None unless every counter was read twice and advanced."""
@@ -106,13 +130,25 @@ NONE = Sensors()
 
 
 def find(
-    platform: str, devices: int = 1, root: Path = Path("/sys"), clock: Callable[[], float] = time.perf_counter
+    platform: str,
+    devices: int = 1,
+    root: Path = Path("/sys"),
+    clock: Callable[[], float] = time.perf_counter,
+    own_processes: int = 1,
 ) -> Sensors:
-    """Find the sensors of the first `devices` devices of JAX's `platform`."""
-    found = of_gpus(devices) if platform == "gpu" else of_cpu(root) if platform == "cpu" else NONE
+    """Find the sensors of the first `devices` devices of JAX's `platform`.
+
+    Args:
+        platform: By the names that rows use.
+        devices: How many.
+        root: Where the kernel shows its sensors.
+        clock: Reads the time.
+        own_processes: How many processes of this run are on the devices; two in a child process.
+    """
+    found = of_gpus(devices, own_processes=own_processes) if platform == "gpu" else NONE
+    found = of_cpu(root) if platform == "cpu" else found
     period = counter_period(found.counters, clock)
-    counters = found.counters if period else ()
-    return Sensors(counters, found.clocks_mhz, found.temperatures_celsius, period or 0.0)
+    return replace(found, counters=found.counters if period else (), period_seconds=period or 0.0)
 
 
 def counter_period(counters: Iterable[Counter], clock: Callable[[], float] = time.perf_counter) -> float | None:
@@ -146,7 +182,13 @@ def _each(readers: Iterable[Read]) -> list[float]:
     return values
 
 
-def of_gpus(devices: int, environment: Mapping[str, str] = os.environ) -> Sensors:
+def _total(readers: Sequence[Read]) -> float | None:
+    """Return the sum of readings, one a device; None unless all of them can be read."""
+    values = _each(readers)
+    return sum(values) if values and len(values) == len(readers) else None
+
+
+def of_gpus(devices: int, environment: Mapping[str, str] = os.environ, own_processes: int = 1) -> Sensors:
     """Find the sensors of NVIDIA GPUs, if their management library is installed and can identify the devices."""
     try:
         nvml = importlib.import_module("pynvml")
@@ -165,7 +207,19 @@ def of_gpus(devices: int, environment: Mapping[str, str] = os.environ) -> Sensor
         temperatures_celsius=[
             _reader(nvml, nvml.nvmlDeviceGetTemperature, one, nvml.NVML_TEMPERATURE_GPU) for one in handles
         ],
+        powers_watts=[_reader(nvml, nvml.nvmlDeviceGetPowerUsage, one, scale=1e-3) for one in handles],
+        caps_watts=[_reader(nvml, nvml.nvmlDeviceGetEnforcedPowerLimit, one, scale=1e-3) for one in handles],
+        others=[_reader(nvml, _other_processes, nvml, handles, own_processes)],
     )
+
+
+def _other_processes(nvml: ModuleType, handles: Sequence[object], own: int) -> int:
+    """Return how many processes compute on the devices, besides `own` ones: this one, and its parent in a child."""
+    found = {one.pid for handle in handles for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+    if os.getpid() in found:
+        return len(found - {os.getpid(), os.getppid()})
+    # In a container the driver may name processes by the numbers of the host, which do not show whose they are.
+    return max(0, len(found) - own)
 
 
 def _reader(nvml: ModuleType, function: Callable[..., int], *arguments: object, scale: float = 1.0) -> Read:

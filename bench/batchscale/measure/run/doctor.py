@@ -52,7 +52,7 @@ def _device() -> list[Finding]:
         machine, environment = device.describe()
     except InputError as error:
         return [Finding("device", str(error), ok=False)]
-    return [*_machine(machine), *_software(environment), _timer(), _energy(machine)]
+    return [*_machine(machine), *_software(environment), _timer(), *_sensors(machine)]
 
 
 def _machine(machine: Machine) -> list[Finding]:
@@ -76,6 +76,7 @@ def _software(environment: Environment) -> list[Finding]:
         Finding("python", environment.python, ok=True),
         *(Finding(name, version, ok=True) for name, version in environment.packages.items()),
         *([Finding("driver", environment.driver, ok=True)] if environment.driver else []),
+        Finding("products by default", environment.settings.get("default_products", "float32"), ok=True),
         Finding("code", f"{code.version}{' with changes' if code.dirty else ''}", not code.dirty),
     ]
 
@@ -86,10 +87,15 @@ def _timer() -> Finding:
     return Finding("timer resolution", value, seconds <= COARSE_TIMER_SECONDS)
 
 
-def _energy(machine: Machine) -> Finding:
-    """Check for an energy counter; without one everything else is still measured."""
-    period = sensors.find(machine.platform).period_seconds
-    return Finding("energy counter", f"advances every {period * 1e3:.0f} ms" if period else "not readable", period > 0)
+def _sensors(machine: Machine) -> list[Finding]:
+    """Check for an energy counter, without which everything else is still measured, and for other processes."""
+    found = sensors.find(machine.platform)
+    period, others = found.period_seconds, found.other_processes()
+    value = f"advances every {period * 1e3:.0f} ms" if period else "not readable"
+    counter = Finding("energy counter", value, period > 0)
+    return (
+        [counter] if others is None else [counter, Finding("other processes on the device", str(others), others == 0)]
+    )
 
 
 def _results(folder: Path) -> Finding:

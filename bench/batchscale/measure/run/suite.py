@@ -22,7 +22,9 @@ from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.data import datasets
 from batchscale.measure.data.datasets import Dataset
+from batchscale.measure.data.files.sources import cache_folder
 from batchscale.measure.data.text import BYTES
+from batchscale.measure.device import jax_settings
 from batchscale.measure.device.machine import Host
 from batchscale.measure.run import time_estimate
 from batchscale.measure.run.study import Study
@@ -88,6 +90,7 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
         DeviceError: When the device keeps failing; rows are saved.
     """
     source, progress = request.convergence_from, request.progress
+    _keep_programs(host)
     if not request.names and request.minutes is None:
         request = replace(request, minutes=SUITE_MINUTES.get(host.machine.platform))
     unscaled = _sessions(request, host, stopper)
@@ -135,6 +138,12 @@ def planned_stages(session: Session, names: Sequence[str]) -> list[Throughput | 
     for one in stages:
         one.plan()
     return stages
+
+
+def _keep_programs(host: Host) -> None:
+    """Keep the programs of mapped training for later runs, on platforms where compiling them takes minutes."""
+    if host.policy.keeps_programs:
+        jax_settings.keep_programs(cache_folder("programs"))
 
 
 KINDS: dict[StageName, type[Throughput | Convergence]] = {"throughput": Throughput, "convergence": Convergence}
@@ -298,13 +307,11 @@ def _scaled(session: Session, minutes: float) -> Experiment:
     programs.choose()
     tuned = [programs.tuned(tier) for tier in programs.tiers]
     spent = time.monotonic() - start
-    devices, ways = (
-        plan.device_counts(experiment, session.host.machine.device_count, session.host.processes),
-        len(session.lowerings),
-    )
+    counts = plan.device_counts(experiment, session.host.machine.device_count, session.host.processes)
+    given = session.train_examples, programs.tiers, tuned, counts, len(session.lowerings)
 
     def seconds(scaled: Experiment) -> float:
-        return spent + time_estimate.seconds(scaled, session.train_examples, programs.tiers, tuned, devices, ways)
+        return spent + time_estimate.seconds(scaled, *given, graphs=session.host.graphs)
 
     scaled = time_budget.fit(experiment, minutes, seconds)
     choice = f"{time_budget.described(scaled)}; about {round(seconds(scaled) / 60, 1):g} of {minutes:g} minutes"

@@ -29,6 +29,8 @@ def seconds(
     tuned: Sequence[Tuned],
     devices: Sequence[int] = (),
     lowerings: int = 1,
+    *,
+    graphs: bool = False,
 ) -> float:
     """Estimate the seconds of both stages, the calibration and the page.
 
@@ -39,6 +41,7 @@ def seconds(
         tuned: The measured speed of each tier.
         devices: Numbers of devices above 1 that a batch is split over.
         lowerings: How many lowerings are tried.
+        graphs: True if loops are timed as CUDA graphs too.
     """
     duration = plan.duration(experiment, train_examples)
     training = sum(
@@ -46,7 +49,7 @@ def seconds(
         for tier, speed in zip(tiers, tuned, strict=True)
     )
     sizes = [size for tier in tiers for size in tier.batch_sizes]
-    cells = plan.cells(experiment, sizes, devices, train_examples)
+    cells = plan.cells(experiment, sizes, devices, train_examples, graphs=graphs)
     compiling = len(tiers) * SECONDS_PER_TIER + lowering_seconds(experiment, sizes, lowerings)
     ends = CALIBRATIONS * SECONDS_PER_CALIBRATION + max_batch_size_seconds(experiment) + SECONDS_PER_PAGE
     timed = len(cells) + later_blocks(experiment) * len(sizes)

@@ -63,7 +63,7 @@ class Reported(NamedTuple):
     Attributes:
         learning_rate: Of its confirmed trials.
         options: Optimizer options of its confirmed trials.
-        loop: The faster loop.
+        loop: The fastest loop.
         seconds_per_step: Of that loop.
     """
 
@@ -215,7 +215,8 @@ def _segments(
     Batches and rates are on the device before the clock starts. The step is compiled with the options of timed rounds.
     """
     size = trial.batch_size
-    compiled = partial(jax.jit, donate_argnums=0, compiler_options=compiled_programs.options())
+    options = compiled_programs.options(graph=loop == "graph")
+    compiled = partial(jax.jit, donate_argnums=0, compiler_options=options)
 
     def step(state: TrainState, chosen: Chosen, rate: Scalar) -> TrainState:
         keys = learner.keys(trial.seed, chosen.numbers)
@@ -240,7 +241,7 @@ def _segments(
         order = example_order.indices(trial.seed, first * size, longest * size, trial.train_examples)
         chosen = jax.tree.map(lambda leaf: leaf.reshape(longest, size), learner.chosen(order, first * size))
         rates = _rates(schedule, trial, first, longest)
-        if loop == "scan":
+        if loop != "dispatch":
             whole = jax.block_until_ready(jax.device_put((chosen, rates, np.int32(steps))))
             return lambda state: jax.block_until_ready(many(state, *whole))
         each = [(jax.tree.map(lambda leaf, at=i: leaf[at], chosen), rates[i]) for i in range(steps)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -143,11 +144,12 @@ def _time_isolated(stage: Throughput, key: CellKey, lowering: str | None) -> Non
 
 
 def time_rounds(stage: Throughput, cells: Sequence[TimedCell]) -> None:
-    """Time the rounds that cells lack; a cell that fails is not timed again.
+    """Time the rounds that cells lack, on a warm device; a cell that fails is not timed again.
 
     Raises:
         DeviceError: At the third failure in a row.
     """
+    _warm_up(stage, cells)
     shuffle = random.Random(0)  # noqa: S311 - an order of rounds is no secret
     had = {cell.key: stage.known.rounds[cell.key] for cell in cells}
     for number in range(stage.rounds):
@@ -158,6 +160,19 @@ def time_rounds(stage: Throughput, cells: Sequence[TimedCell]) -> None:
                 _time_round(stage, cell, number)
             except FAILURES as error:
                 stage.record(msgspec.structs.replace(cell.compiled, **failure_of(error)._asdict()))
+
+
+def _warm_up(stage: Throughput, cells: Sequence[TimedCell]) -> None:
+    """Run the cells in turn for as long as the platform needs to reach the clock that training runs at."""
+    seconds, start, working = stage.session.host.policy.warm_up_seconds, stage.clock(), list(cells)
+    while working and stage.clock() - start < seconds:
+        stage.session.stopper.check()
+        cell = working.pop(0)
+        stage.session.progress.show("warming up")
+        # A cell that fails is left to its rounds, where the failure becomes a row.
+        with suppress(*FAILURES):
+            cell.work(cell.steps)
+            working.append(cell)
 
 
 def _time_round(stage: Throughput, cell: TimedCell, number: int) -> None:

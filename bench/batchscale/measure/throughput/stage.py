@@ -152,7 +152,8 @@ class Throughput:
             self.known.retry_failures()
         self.clock: Clock = WALL
         self.shared: Callable[[Work], Work] = lambda work: work
-        self.sensors: Callable[[int], Sensors] = cache(partial(sensors.find, session.host.machine.platform))
+        find = partial(sensors.find, session.host.machine.platform, own_processes=1 if write is None else 2)
+        self.sensors: Callable[[int], Sensors] = cache(find)
         self.memory_bytes: int | None = None
         self.isolates = write is None and not session.host.policy.single_process
         self.confine: Callable[[], None] = lambda: None
@@ -165,9 +166,9 @@ class Throughput:
     def missing(self) -> list[CellKey]:
         """The cells that lacked rounds of the first block when the stage was planned."""
         session = self.session
-        host = session.host
-        devices = plan.device_counts(session.experiment, host.machine.device_count, host.processes)
-        cells = plan.cells(session.experiment, session.batch_sizes, devices, session.train_examples)
+        asked, host = session.experiment, session.host
+        devices = plan.device_counts(asked, host.machine.device_count, host.processes)
+        cells = plan.cells(asked, session.batch_sizes, devices, session.train_examples, graphs=host.graphs)
         return [key for key in cells if self.known.next(key, self.rounds)]
 
     @cached_property

@@ -1,5 +1,7 @@
 """The loops that are timed: one jitted step per call, many steps per call, and batches fed from host memory.
 
+Many steps per call are also timed as one CUDA graph, where that is possible.
+
 A step may be split over several local devices: each computes an equal part of the batch, and holds all else whole.
 """
 
@@ -30,6 +32,8 @@ from batchscale.measure.training.random_streams import Keys, Numbers
 
 AXIS = "data"
 """Name of the axis over which a batch is split."""
+WHOLE, PART = PartitionSpec(), PartitionSpec(AXIS)
+"""What each device has of an array: all of it, or an equal part of its first axis."""
 LEARNING_RATE = 1e-3
 """Small, so that timed training stays finite; speed does not depend on it."""
 SEED = 0
@@ -59,11 +63,11 @@ class Placement:
 
     def whole(self, tree: PyTree) -> PyTree:
         """Copy arrays to every device: parameters, the training set, the order of its examples."""
-        return self._put(tree, PartitionSpec())
+        return self._put(tree, WHOLE)
 
     def parts(self, batch: PyTree) -> PyTree:
         """Put an equal part of a batch, along its first axis, on each device."""
-        return self._put(batch, PartitionSpec(AXIS))
+        return self._put(batch, PART)
 
     def _put(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
         placed = NamedSharding(self._mesh, spec) if self.devices > 1 else None
@@ -72,24 +76,28 @@ class Placement:
         # Every host has the whole arrays and gives its own devices their part, without a message to another host.
         return jax.tree.map(lambda leaf: _of_this_host(np.asarray(leaf), placed), tree)
 
-    def split(self, batch: Shaped[jax.Array, " batch"]) -> Shaped[jax.Array, " batch"]:
-        """Split a batch inside a program, so that each device computes the examples of its part.
+    def shared(self, function: Callable[..., PyTree], *parts: PartitionSpec) -> Callable[..., PyTree]:
+        """Let each device apply a function to its part of the arguments; every device returns the same.
 
-        The compiler then adds a sum over devices to the mean over examples.
+        Sharded arrays alone would not do: the compiler then adds gradients up in the type that they are computed in,
+        and a sum over devices in bfloat16 loses more with every device.
+
+        Args:
+            function: Takes the mean over devices by itself.
+            parts: `WHOLE` or `PART` for each of its arguments.
         """
-        return self._held(batch, PartitionSpec(AXIS))
+        if self.devices == 1:
+            return function
+        return jax.shard_map(function, mesh=self._mesh, in_specs=parts, out_specs=WHOLE, check_vma=False)
 
-    def joined(self, tree: PyTree) -> PyTree:
-        """Copy arrays to every device inside a program, so that the next step gets them placed as this one did."""
-        return self._held(tree, PartitionSpec())
+    def mean(self, tree: PyTree) -> PyTree:
+        """Return the mean over devices inside of a shared function."""
+        return jax.lax.pmean(tree, AXIS) if self.devices > 1 else tree
 
     def pace(self, tree: PyTree) -> None:
         """Wait for a step on virtual devices: they share threads, and steps in flight block each other."""
         if self.devices > 1 and POLICIES[platform_name(jax.default_backend())].virtual_devices:
             jax.block_until_ready(tree)
-
-    def _held(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
-        return jax.lax.with_sharding_constraint(tree, NamedSharding(self._mesh, spec)) if self.devices > 1 else tree
 
 
 def _shared_evenly(devices: int) -> list[Any]:
@@ -145,10 +153,10 @@ def _fed(learner: Learner, placement: Placement, split: Examples, state: TrainSt
         return jax.tree.map(placement.parts, fetched)
 
     def step(state: TrainState, batch: tuple[Examples, Numbers], rate: Array) -> tuple[TrainState, Float[Array, ""]]:
-        def examples_of(piece: tuple[Examples, Numbers]) -> tuple[Examples, Keys]:
+        def examples_of(_: PyTree, piece: tuple[Examples, Numbers]) -> tuple[Examples, Keys]:
             return piece[0], learner.keys(SEED, piece[1])
 
-        return placement.joined(_stepped(learner, key, state, batch, examples_of, rate))
+        return _shared_step(learner, placement, key, examples_of, (state, (), batch, rate))
 
     compiled, seconds = _compile(step, state, fetch(0), rate)
 
@@ -168,11 +176,11 @@ def _fed(learner: Learner, placement: Placement, split: Examples, state: TrainSt
 
 
 def _scan(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
-    """Run many steps per call, with the loop inside the program."""
+    """Run many steps per call, with the loop inside the program, and for "graph" inside a CUDA graph."""
     order = placement.whole(example_order.order(SEED, 0, len(split.labels)))
     rate = placement.whole(jnp.float32(LEARNING_RATE))
     steps_of = many_steps(learner, placement, key)
-    compiled, seconds = _compile(steps_of, state, split, order, np.int32(1), rate)
+    compiled, seconds = _compile(steps_of, state, split, order, np.int32(1), rate, graph=key.loop == "graph")
 
     def work(steps: int) -> None:
         nonlocal state
@@ -211,34 +219,46 @@ def step(
 ) -> tuple[TrainState, Float[Array, ""]]:
     """Take one step of a cell on chosen examples: the program that `dispatch` times."""
 
-    def examples_of(piece: Chosen) -> tuple[Examples, Keys]:
-        indices, numbers = jax.tree.map(placement.split, piece)
-        return take(split, indices), learner.keys(SEED, numbers)
+    def examples_of(split: Examples, piece: Chosen) -> tuple[Examples, Keys]:
+        return take(split, piece.indices), learner.keys(SEED, piece.numbers)
 
-    return placement.joined(_stepped(learner, key, state, chosen, examples_of, rate))
+    return _shared_step(learner, placement, key, examples_of, (state, split, chosen, rate))
 
 
-def _stepped(
+def _shared_step(
     learner: Learner,
+    placement: Placement,
     key: CellKey,
-    state: TrainState,
-    batch: PyTree,
-    examples_of: Callable[[PyTree], tuple[Examples, Keys]],
-    rate: Array,
+    examples_of: Callable[[PyTree, PyTree], tuple[Examples, Keys]],
+    arguments: tuple[TrainState, PyTree, PyTree, Array],
 ) -> tuple[TrainState, Float[Array, ""]]:
-    """Take one step on a batch, all at once or in microbatches."""
-    if key.accumulation == 1:
-        examples, keys = examples_of(batch)
-        return learner.train_step(state, examples, rate, keys=keys)
-    pieces = jax.tree.map(lambda leaf: leaf.reshape(key.accumulation, -1, *leaf.shape[1:]), batch)
-    return learner.accumulated_step(state, pieces, examples_of, rate, key.batch_size)
+    """Take a step in which each device has a part of the batch.
+
+    Args:
+        learner: The learner.
+        placement: The devices.
+        key: The cell.
+        examples_of: Returns the examples of a piece of a batch and their keys, given where they come from.
+        arguments: The state, where examples come from, the batch, whose leaves begin with [example], and the rate.
+    """
+
+    def of_device(state: TrainState, source: PyTree, part: PyTree, rate: Array) -> tuple[TrainState, Array]:
+        if key.accumulation == 1:
+            found = learner.gradient(state.params, *examples_of(source, part))
+        else:
+            pieces = jax.tree.map(lambda leaf: leaf.reshape(key.accumulation, -1, *leaf.shape[1:]), part)
+            found = learner.accumulated_gradient(state.params, pieces, partial(examples_of, source))
+        loss, gradient = placement.mean(found)
+        return learner.apply(state, gradient, rate, key.batch_size), loss
+
+    return placement.shared(of_device, WHOLE, WHOLE, PART, WHOLE)(*arguments)
 
 
-def _compile(function: Callable, *arguments: object) -> tuple[jax.stages.Compiled, float]:
+def _compile(function: Callable, *arguments: object, graph: bool = False) -> tuple[jax.stages.Compiled, float]:
     lowered = jax.jit(function, donate_argnums=0).lower(*arguments)
     with jax_settings.compiling_anew():
         start = time.perf_counter()
-        compiled = compiled_programs.compiled(lowered)
+        compiled = compiled_programs.compiled(lowered, graph=graph)
         return compiled, time.perf_counter() - start
 
 
@@ -249,4 +269,9 @@ def _batches(learner: Learner, batch_size: int, examples: int) -> list[Chosen]:
     return [learner.chosen(example_order.indices(SEED, start, batch_size, examples), start) for start in starts]
 
 
-LOOPS = {("dispatch", "device"): _dispatch, ("scan", "device"): _scan, ("dispatch", "host"): _fed}
+LOOPS = {
+    ("dispatch", "device"): _dispatch,
+    ("scan", "device"): _scan,
+    ("graph", "device"): _scan,
+    ("dispatch", "host"): _fed,
+}

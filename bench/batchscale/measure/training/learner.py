@@ -216,32 +216,24 @@ class Learner:
         loss, gradient = self.gradient(state.params, batch, keys)
         return self.apply(state, gradient, learning_rate, len(batch.labels), options), loss
 
-    def accumulated_step(
-        self,
-        state: TrainState,
-        microbatches: PyTree,
-        examples_of: Callable[[PyTree], tuple[Examples, Keys]],
-        learning_rate: Scalar,
-        batch_size: int,
-    ) -> tuple[TrainState, Float[Array, ""]]:
-        """Take the step of `train_step` on a batch that arrives in microbatches, whose mean gradient is applied once.
+    def accumulated_gradient(
+        self, params: PyTree, microbatches: PyTree, examples_of: Callable[[PyTree], tuple[Examples, Keys]]
+    ) -> tuple[Float[Array, ""], PyTree]:
+        """Return what `gradient` returns for a batch that arrives in microbatches.
 
         Args:
-            state: The state before the step.
+            params: The parameters.
             microbatches: Leaves whose first axis is [microbatch], all of equal size.
             examples_of: Returns the examples of one microbatch and their keys.
-            learning_rate: The learning rate.
-            batch_size: Examples of all microbatches together.
         """
-        zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
+        zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
 
         def add(total: PyTree, microbatch: PyTree) -> tuple[PyTree, None]:
-            return jax.tree.map(jnp.add, total, self.gradient(state.params, *examples_of(microbatch))), None
+            return jax.tree.map(jnp.add, total, self.gradient(params, *examples_of(microbatch))), None
 
         total, _ = jax.lax.scan(add, zero, microbatches)
         count = len(jax.tree.leaves(microbatches)[0])
-        loss, gradient = jax.tree.map(lambda leaf: leaf / count, total)
-        return self.apply(state, gradient, learning_rate, batch_size), loss
+        return jax.tree.map(lambda leaf: leaf / count, total)
 
     def scores(self, params: PyTree, batch: Examples) -> dict[str, Float[Array, " batch"]]:
         """Return every score of each example, by name: the loss, and what the task adds."""
