@@ -215,8 +215,7 @@ def _segments(
     Batches and rates are on the device before the clock starts. The step is compiled with the options of timed rounds.
     """
     size = trial.batch_size
-    options = compiled_programs.options(graph=loop == "graph")
-    compiled = partial(jax.jit, donate_argnums=0, compiler_options=options)
+    compiled = partial(jax.jit, donate_argnums=0, compiler_options=compiled_programs.options(graph=loop == "graph"))
 
     def step(state: TrainState, chosen: Chosen, rate: Scalar) -> TrainState:
         keys = learner.keys(trial.seed, chosen.numbers)
