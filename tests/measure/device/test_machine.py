@@ -67,6 +67,14 @@ def test_a_description_names_neither_host_nor_user(monkeypatch):
     assert not names & words
 
 
+def test_variables_that_slow_programs_down_are_recorded_where_they_are_set(monkeypatch):
+    name = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+    monkeypatch.delenv(name, raising=False)
+    assert name not in device.describe_environment(None).settings
+    monkeypatch.setenv(name, "1")
+    assert device.describe_environment(None).settings[name] == "1"
+
+
 def test_the_hash_changes_with_anything_in_the_environment_and_only_then():
     environment = device.describe_environment(None)
     assert environment_hash(environment) == environment_hash(device.describe_environment(None))

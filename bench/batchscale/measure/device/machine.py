@@ -39,7 +39,13 @@ VARIABLES = (
     "XLA_PYTHON_CLIENT_PREALLOCATE",
     "OMP_NUM_THREADS",
     "NVIDIA_TF32_OVERRIDE",
+    "JAX_COMPILER_ENABLE_REMAT_PASS",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS",
+    "JAX_ENABLE_PGLE",
+    "JAX_EXEC_TIME_OPTIMIZATION_EFFORT",
+    "JAX_OPTIMIZATION_LEVEL",
 )
+"""Variables of the environment that change how fast a program is; those that are set are in the environment of rows."""
 LARGEST_SHARE_OF_HOST_MEMORY = 0.8
 """Share of the free host memory that one program may use."""
 SHARE_OF_HOST_MEMORY = 0.6
