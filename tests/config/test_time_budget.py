@@ -25,19 +25,31 @@ def seconds(rates, devices=()):
 
 speeds = st.lists(st.floats(1e2, 1e6), min_size=len(TIERS), max_size=len(TIERS))
 some_minutes = st.floats(0.01, 100_000)
+studies = st.sampled_from([experiment(), experiment(confirm={}), experiment(confirm={"looks": [2, 5]})])
 
 
-@given(some_minutes, some_minutes, speeds)
-def test_more_minutes_never_buy_less(some, other, rates):
+@given(studies, some_minutes, some_minutes, speeds)
+def test_more_minutes_never_buy_less(study, some, other, rates):
     less, more = sorted((some, other))
-    costs = [seconds(rates)(time_budget.fit(experiment(), one, seconds(rates))) for one in (less, more)]
+    costs = [seconds(rates)(time_budget.fit(study, one, seconds(rates))) for one in (less, more)]
     assert costs[0] <= costs[1]
 
 
 @given(some_minutes, speeds)
-def test_the_estimate_stays_within_the_minutes_unless_nothing_does(minutes, rates):
-    chosen = time_budget.fit(experiment(), minutes, seconds(rates))
-    lowest = time_budget.climb(experiment(), time_budget.LADDER[0])
+def test_looks_spend_what_the_rung_leaves_on_seeds(minutes, rates):
+    chosen = time_budget.fit(experiment(confirm={}), minutes, seconds(rates))
+    more = time_budget.with_seeds(chosen, chosen.seeds.confirm + 1)
+    enough = chosen.seeds.confirm == time_budget.MOST_SEEDS
+    assert enough or seconds(rates)(more) > minutes * 60
+    looks = chosen.confirm.looks
+    assert looks[:4] == [3, 6, 12, 24]
+    assert looks[-1] >= 3 * chosen.seeds.confirm or len(looks) == experiments.MOST_LOOKS
+
+
+@given(studies, some_minutes, speeds)
+def test_the_estimate_stays_within_the_minutes_unless_nothing_does(study, minutes, rates):
+    chosen = time_budget.fit(study, minutes, seconds(rates))
+    lowest = time_budget.climb(study, time_budget.LADDER[0])
     fits = seconds(rates)(chosen) <= minutes * 60
     assert fits or chosen.fingerprint == lowest.fingerprint
 
@@ -116,10 +128,15 @@ def test_a_name_says_the_minutes():
     assert time_budget.named(lenet, 2.5).name == "lenet_mnist_2p5min"
 
 
-@given(some_minutes, speeds)
-def test_what_was_scaled_before_is_found_again_and_an_edit_is_noticed(minutes, rates):
-    known = time_budget.fit(experiment(), minutes, seconds(rates))
-    assert time_budget.scaled_before(experiment(), known) == known
+@given(studies, some_minutes, speeds)
+def test_what_was_scaled_before_is_found_again(study, minutes, rates):
+    known = time_budget.fit(study, minutes, seconds(rates))
+    assert time_budget.scaled_before(study, known) == known
+
+
+def test_what_was_scaled_before_may_get_other_batch_sizes_and_no_other_edit():
+    rates = [1e4] * len(TIERS)
+    known = time_budget.fit(experiment(), 10.0, seconds(rates))
     wider = experiment(batch_sizes={"values": [10, 50, 100]})
     assert time_budget.scaled_before(wider, known).batch_sizes == wider.batch_sizes
     with pytest.raises(InputError, match="was scaled from tiny, which has been edited since"):

@@ -8,7 +8,6 @@ import re
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,7 +26,8 @@ Rate = Annotated[float, Meta(gt=0, le=1e3)]
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
 Loss = Annotated[float, Meta(gt=0, le=1e6)]
 Values = Annotated[list[Annotated[float, Meta(ge=-1e3, le=1e3)]], Meta(min_length=2, max_length=16)]
-Looks = Annotated[list[Annotated[int, Meta(ge=2, le=1000)]], Meta(min_length=1, max_length=6)]
+MOST_LOOKS = 6  # each has a part of the error that is allowed in all
+Looks = Annotated[list[Annotated[int, Meta(ge=2, le=1000)]], Meta(min_length=1, max_length=MOST_LOOKS)]
 Option = bool | int | float | str | list[int]
 
 LARGEST_FILE_BYTES = 1 << 20
@@ -409,7 +409,7 @@ def _check_target(target: Target, field: str) -> None:
 
 
 def _check_looks(looks: Sequence[int], field: str) -> None:
-    if any(after <= before for before, after in pairwise(looks)):
+    if list(looks) != sorted(set(looks)):
         raise InputError(f"{field}: {printable(looks)}, expected rising numbers of seeds")
 
 

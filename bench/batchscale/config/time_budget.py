@@ -1,13 +1,17 @@
-"""Scale an experiment to a number of minutes: take the richest rung of a fixed ladder whose estimated time fits."""
+"""Scale an experiment to a number of minutes: take the richest rung of a fixed ladder whose estimated time fits.
+
+A study with looks spends the minutes that are left on more confirmation seeds.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
 
-from batchscale.config.experiment import Experiment
+from batchscale.config.experiment import MOST_LOOKS, Experiment
 from batchscale.errors import InputError
 
 
@@ -48,6 +52,11 @@ LADDER = [
     Rung(80, 5, 30, 4),
 ]
 
+MOST_SEEDS = 96
+"""Confirmation seeds, on average over batch sizes, that a study with looks may get beyond those of its rung."""
+SHARE_OF_LAST_LOOK = 3
+"""The last look compares this many times the average seeds: those that are out by then leave theirs to the others."""
+
 
 def climb(experiment: Experiment, rung: Rung) -> Experiment:
     """Return the experiment at a rung; if it has a single learning rate (span 0), it keeps that one."""
@@ -65,22 +74,40 @@ def climb(experiment: Experiment, rung: Rung) -> Experiment:
     )
 
 
+def with_seeds(experiment: Experiment, confirm: int) -> Experiment:
+    """Return the experiment with a number of confirmation seeds; a study with looks gets the looks to spend them at."""
+    replace, table = msgspec.structs.replace, experiment.confirm
+    if table:
+        looks = list(table.looks)
+        while looks[-1] < SHARE_OF_LAST_LOOK * confirm and len(looks) < MOST_LOOKS:
+            looks.append(2 * looks[-1])
+        table = replace(table, looks=looks)
+    return replace(experiment, seeds=replace(experiment.seeds, confirm=confirm), confirm=table)
+
+
 def fit(experiment: Experiment, minutes: float, seconds: Callable[[Experiment], float]) -> Experiment:
     """Return the experiment at the richest rung that fits into `minutes`, named after the minutes.
 
     The lowest rung is returned if none fits. A rung that cannot be planned, because its trials would be evaluated too
-    often, never fits.
+    often, never fits. In a study with looks, as many confirmation seeds follow as still fit.
 
     Args:
         experiment: The experiment to scale.
         minutes: The time that the study may take.
         seconds: Estimates how long an experiment takes here.
     """
-    chosen = climb(experiment, LADDER[0])
-    for rung in LADDER:
-        scaled = climb(experiment, rung)
+
+    def fits(scaled: Experiment) -> bool:
         with suppress(InputError):
-            chosen = scaled if seconds(scaled) <= minutes * 60 else chosen
+            return seconds(scaled) <= minutes * 60
+        return False
+
+    rungs = [climb(experiment, rung) for rung in LADDER]
+    chosen = next((scaled for scaled in reversed(rungs) if fits(scaled)), rungs[0])
+    if experiment.confirm:
+        counts = range(chosen.seeds.confirm + 1, MOST_SEEDS + 1)
+        more = bisect_left(counts, True, key=lambda count: not fits(with_seeds(chosen, count)))
+        chosen = with_seeds(chosen, chosen.seeds.confirm + more)
     return named(chosen, minutes)
 
 
@@ -97,6 +124,8 @@ def scaled_like(experiment: Experiment, known: Experiment) -> Experiment | None:
     """Return the experiment at the rung that `known` was scaled to; None if no rung gives the study `known`."""
     for rung in LADDER:
         scaled = climb(experiment, rung)
+        if experiment.confirm and scaled.seeds.confirm <= known.seeds.confirm:
+            scaled = with_seeds(scaled, known.seeds.confirm)
         same = (scaled.fingerprint, scaled.seeds, scaled.learning_rate.span)
         if same == (known.fingerprint, known.seeds, known.learning_rate.span):
             return scaled
