@@ -39,6 +39,9 @@ $(INSTALLED) $(INSTALLED_TEST) $(INSTALLED_MUTATE) $(INSTALLED_PEERS): pyproject
 	@touch $(INSTALLED) $@
 endif
 
+# Threads of NumPy's OpenBLAS that wait for work spin. Where every core has a worker, they took half of its time: 100 s of
+# tests of the analysis need 53 s with one thread for each worker (2 x86 cores, November 2026).
+test test-rest test-all test-repeat: export OPENBLAS_NUM_THREADS := 1
 # A file stays with one worker, so what its tests share is made and compiled once.
 PYTEST := $(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 BENCHMARK = -p no:xdist -o addopts= --benchmark-only --benchmark-autosave $(PYTEST_OPTIONS)
