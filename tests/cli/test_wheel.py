@@ -184,7 +184,8 @@ def test_a_stranger_trains_a_model_and_data_of_their_own_to_a_loss(installed, tm
     (own / "helper.py").write_text("WIDTH = 8\n")
     (own / "mine.py").write_text(OWN_MODEL)
     table = TINY.replace('"digits"', '"data.npz"').replace('"linear"', '"mine.py:Model"')
-    (own / "own.toml").write_text(table.replace("accuracy = 0.5", "loss = 1.0").replace("epochs = 2", "epochs = 8"))
+    table = table.replace("accuracy = 0.5", "loss = 1.0").replace("epochs = 2", "epochs = 8")
+    (own / "own.toml").write_text(f'{table}max_batch_size = "skip"\n')
     program = installed / "batchscale"
     answer = json.loads(run(tmp_path, program, "run", "own/own.toml", "--json"))
     assert answer["goal"] == {"metric": "loss", "threshold": 1.0}
