@@ -31,6 +31,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MACHINE = "cpu-amd-epyc-2c"
 OF_OTHERS = {"--exclusive"}
 """Options of other programs that the pages name."""
+ENDS = {"python": ".py", "toml": ".toml", "csv": ".csv", "dockerfile": "Dockerfile"}
+"""How files end whose text is a block of code, by its language."""
 MEASURED_ELSEWHERE = {
     "run lenet_mnist": "tests/cli/test_measuring.py",
     "run lenet_mnist --results /results/local": "tests/cli/test_measuring.py",
@@ -49,7 +51,7 @@ MEASURED_ELSEWHERE = {
 
 
 class Block(NamedTuple):
-    """A block of code: its language, the file that the line before it names, and its text."""
+    """A block of code: its language, the file that the paragraph before it names, and its text."""
 
     language: str
     file: str | None
@@ -58,12 +60,15 @@ class Block(NamedTuple):
 
 def blocks(page: Path) -> list[Block]:
     """Return the blocks of code of a page."""
-    found = re.findall(r"^(.*)\n\n?```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
-    names = [re.match(r"`([\w.]+)`", before) for before, _, _ in found]
-    return [
-        Block(language, name[1] if name and language != "sh" else None, text)
-        for name, (_, language, text) in zip(names, found, strict=True)
-    ]
+    parts = re.split(r"^```(\w*)\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    found = zip(parts[::3], parts[1::3], parts[2::3], strict=False)
+    return [Block(language, file_named(before, language), text) for before, language, text in found]
+
+
+def file_named(before: str, language: str) -> str | None:
+    """Return the first file of a language that the last paragraph of a text names."""
+    named = re.findall(r"`([\w.]+)`", before.rstrip().rpartition("\n\n")[2])
+    return next((name for name in named if name.endswith(ENDS.get(language, "\n"))), None)
 
 
 def lines(page: Path) -> list[list[str]]:
