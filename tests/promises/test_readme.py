@@ -90,7 +90,9 @@ def mentioned(page: Path) -> list[list[str]]:
     # In the table of commands the program is left out.
     commands = re.findall(r"^\| (`.+?`) \|", prose(page), re.MULTILINE)
     verbs = [shlex.split(text) for cell in commands for text in re.findall(r"`([^`]+)`", cell)]
-    return typed + [["batchscale", *words] for words in verbs if words[0] in command_line.APP.commands]
+    typed += [["batchscale", *words] for words in verbs if words[0] in command_line.APP.commands]
+    # A name alone is a mention: what it needs is shown elsewhere.
+    return [[*words, "--help"] if "batchscale" in words[0] and len(words) == 2 else words for words in typed]
 
 
 def prose(page: Path) -> str:
