@@ -211,7 +211,7 @@ def stranger(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_figures")
+@pytest.mark.usefixtures("few_figures", "brief", "unoptimized")
 def test_every_command_of_the_readme_runs_on_the_files_that_it_shows(stranger, capsys):
     for block in blocks(README):
         if block.file:
