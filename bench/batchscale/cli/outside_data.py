@@ -12,6 +12,7 @@ import click
 
 from batchscale.cli.reading import answer, print_json, show
 from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, WITHIN, Number, example
+from batchscale.config.vocabulary import OUTSIDE_FORMS, OutsideForm
 from batchscale.printable import printable, visible
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ MOST_COLUMNS = 4
 
 
 class _Said(TypedDict):
-    """What the user knows and no file holds: see `analysis.exchange.analyze.Known`."""
+    """What the user knows and no file holds: see `analysis.exchange.analyze.Known`, and `form` in `Asked`."""
 
     train_examples: int | None
     tokens_per_example: int | None
@@ -39,6 +40,7 @@ class _Said(TypedDict):
     evaluated_every: float | None
     workload: str | None
     tolerance: float | None
+    form: OutsideForm | None
 
 
 def _metric(_: click.Context, __: click.Parameter, text: str | None) -> re.Match[str] | None:
@@ -76,7 +78,15 @@ def _columns(_: click.Context, __: click.Parameter, text: str | None) -> tuple[s
     help="Training runs: a CSV of needs, curves or final scores; trainer_state.json; metrics.csv of Lightning;"
     " CSV or Parquet of W&B; event files of TensorBoard; MLPerf points and logs. May be given again.",
 )
-@click.option("--throughput", type=PATH, metavar="CSV", help="Columns batch_size, examples_per_second.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(OUTSIDE_FORMS),
+    help="Form of these files; by default their content shows it. scores: curves or final scores as CSV or Parquet.",
+)
+@click.option(
+    "--throughput", type=PATH, metavar="CSV", help="Columns batch_size, and a speed such as seconds_per_step."
+)
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="A new folder for the answer.")
 @click.option("--train-examples", type=int, metavar="N", help="Number of training examples, to convert units.")
 @click.option("--tokens-per-example", type=int, metavar="N", help="To convert tokens; 1 if batch sizes count tokens.")
@@ -133,7 +143,9 @@ def analyze(
     if by and (throughput or within or price_per_hour):
         raise click.UsageError("--by: compares groups of runs, expected no --throughput, --within or --price-per-hour")
     scores, wanted = _asked(metric, goal, batch_size)
-    known = analyze.Known(**{**said, "target": wanted if goal else said["target"]}, scores=replace(scores, by=by))
+    scores = replace(scores, by=by, form=said["form"])
+    facts = {name: value for name, value in said.items() if name != "form"}
+    known = analyze.Known(**{**facts, "target": wanted if goal else said["target"]}, scores=scores)
     if by:
         return _answer_groups(convergence, out, known, as_json=as_json)
     made = analyze.write_folders(convergence, throughput, out, known, price_per_hour)
@@ -180,6 +192,9 @@ def _asked(
         value = float(goal["value"]) / (100 if percent else 1)
     except ValueError:
         raise click.UsageError(f"--goal: {printable(goal['value'])}, expected a number") from None
+    if known == "accuracy" and not 0 < value < 1:
+        expected = "expected a share between 0 and 1, or a percentage such as 97%, of a score that rises"
+        raise click.UsageError(f"--goal: {printable(goal[0])}: {expected}")
     return Asked(metric=known, column=goal["column"], percent=percent, batch_size=batch_size), value
 
 

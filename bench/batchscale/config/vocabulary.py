@@ -50,6 +50,10 @@ StageName = Literal["throughput", "convergence"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 """In the order in which they are run."""
 
+OutsideForm = Literal["needs", "scores", "trainer", "mlperf-points", "mlperf-log", "tensorboard"]
+OUTSIDE_FORMS: tuple[OutsideForm, ...] = get_args(OutsideForm)
+"""Forms of other tools' files. Needs: one number for each run. Scores: curves or final scores, as CSV or Parquet."""
+
 Options = tuple[tuple[str, float], ...]
 """Optimizer options by name, sorted; empty if none is searched."""
 

@@ -34,7 +34,8 @@ def tables(tmp_path):
 
 
 def answer(paths, train_examples=10_000, target=0.95):
-    folders = write_folders(*paths, Known(train_examples=train_examples, target=target))
+    known = Known(train_examples=train_examples, target=target, tokens_per_example=50)
+    folders = write_folders(*paths, known)
     return summarize(Sweep.of(frames.load(next(iter(folders.values())))))
 
 
@@ -79,7 +80,12 @@ def test_nothing_is_invented(tables, tmp_path):
 def test_units_agree(tables):
     size, epochs, train_examples = 64, 2.5, 6400
     per_unit = {"epochs_to_target": epochs, "steps_to_target": 250, "examples_to_target": 16_000}
-    speeds = {"examples_per_second": 3200, "seconds_per_step": 0.02, "seconds_per_epoch": 2}
+    speeds = {
+        "examples_per_second": 3200,
+        "tokens_per_second": 160_000,
+        "seconds_per_step": 0.02,
+        "seconds_per_epoch": 2,
+    }
     answers = [
         by_size(
             answer(

@@ -129,7 +129,7 @@ MANY = "N,lr,bs,loss\n" + "".join(f"{one},0.1,8,2\n" for one in range(201))
         ("N,lr,bs,loss\n,0.1,8,2\n", ("N",), r"row 2: N: not a name of 1 to 80"),
         ('{"a": {"BS": 8, "Epochs to converge": [1]}}', ("N",), r"--by: groups a CSV of scores alone"),
         (MANY, ("N",), r"201 groups, expected at most 200"),
-        ("N,lr,bs,loss,seed\n1,0.1,8,2,1\n1,0.1,8,3,1\n", ("N",), r"two scores at 0"),
+        ("N,lr,bs,loss,seed\n1,0.1,8,2,1\n1,0.1,8,3,1\n", ("N",), r"seed 1: 2 scores of one run, expected one"),
     ],
 )
 def test_what_cannot_be_grouped_is_one_line(tmp_path, text, by, reason):

@@ -11,6 +11,7 @@ from batchscale.analysis.outside import recognise
 from batchscale.analysis.outside.curve_tables import top_level_numbers
 from batchscale.analysis.outside.runs import Asked, Reading, metric_of, settings_from_name
 from batchscale.analysis.summary.build import summarize
+from batchscale.config.vocabulary import OUTSIDE_FORMS
 from batchscale.errors import InputError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -255,6 +256,8 @@ WRONG = {
     "run,batch_size,step,colour\na,16,10,1\n": "no score among colour",
     "run,step,val_loss\na,10,1\n": "batch_size: not in the file",
     "run,batch_size,step,val_loss,step\na,16,10,1,1\n": "step: a column given twice",
+    "run,batch_size,seconds,val_loss\na,16,10,2\na,16,20,1\n": "run a: 2 scores of one run, expected one, or",
+    "run,batch_size,seed,step,val_loss\na,16,x,10,1\n": "row 2: seed: not a whole number from 0",
     "{": "not valid JSON",
     "{}": "JSON of an unknown form",
     "[" * 100_000: "not valid JSON",
@@ -281,6 +284,17 @@ def test_a_wrong_file_is_one_line_naming_the_place(tmp_path, text):
         recognise.read([path], Asked())
     assert str(path) in str(error.value)
     assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("form", OUTSIDE_FORMS)
+def test_a_form_that_is_named_is_not_guessed(tmp_path, form):
+    """The first line of this file is that of scores; of all others it is refused."""
+    path = _written(tmp_path / "bs16.csv", "run,batch_size,step,val_loss\na,16,10,2\na,16,20,1\n")
+    if form == "scores":
+        assert recognise.read([path], Asked(form=form)) == recognise.read([path], Asked())
+        return
+    with pytest.raises(InputError, match=str(path)):
+        recognise.read([path], Asked(form=form))
 
 
 @pytest.mark.parametrize("field", ["step", "eval_loss"])
@@ -366,3 +380,88 @@ def test_names_that_hold_no_setting_give_none():
 def test_only_plain_numbers_of_outermost_keys_are_read_from_yaml():
     text = "lr: 0.1\nnested:\n  batch_size: 5\nname: !!python/name:os.system\nbatch_size: 64 # per step\nbad: 1e\n"
     assert top_level_numbers(text) == {"lr": 0.1, "batch_size": 64}
+
+
+@pytest.mark.parametrize("name", ["vit-b16-lr0.1", "vit_b_16", "efficientnet-b2", "gpt-bs256k", "bs16-then-bs32"])
+def test_names_of_models_and_unclear_sizes_are_no_batch_sizes(name):
+    assert "batch_size" not in settings_from_name(name)
+    assert settings_from_name(f"vit-b16-bs64-{'lr0.1'}")["batch_size"] == 64
+
+
+SCHEDULED = "{},batch_size,lr,step,val_loss\na,16,0.10,50,3\na,16,0.09,100,2\na,16,0.08,150,1\n"
+
+
+def test_a_rate_that_changes_within_a_run_is_refused_instead_of_making_three_runs(tmp_path):
+    path = _written(tmp_path / "c.csv", SCHEDULED.format("run"))
+    with pytest.raises(InputError, match=r"row 3: lr: a second rate in one run.* found '0\.09'"):
+        recognise.read([path], Asked())
+    lightning = "epoch,step,lr,val_loss\n0,99,0.1,1.9\n1,199,0.05,1.1\n"
+    with pytest.raises(InputError, match=r"row 3: lr: a second rate in one run"):
+        recognise.read([_written(tmp_path / "bs16" / "metrics.csv", lightning)], Asked())
+
+
+def test_runs_of_one_name_at_several_rates_are_runs_of_their_own(tmp_path):
+    rows = "".join(f"net,16,{rate},{step},{step * rate}\n" for rate in (1, 2) for step in (50, 100))
+    path = _written(tmp_path / "c.csv", "name,batch_size,lr,step,val_loss\n" + rows)
+    assert [len(run.evaluations) for run in recognise.read([path], Asked()).runs] == [2, 2]
+
+
+@pytest.mark.parametrize("seconds", [(5, 9, 8), (9, 1, 20)])
+def test_a_clock_that_runs_backwards_gives_no_speed(tmp_path, seconds):
+    """Durations of single steps, or the clock of a run that was started again."""
+    rows = "".join(f"a,16,{50 * (at + 1)},1,{one}\n" for at, one in enumerate(seconds))
+    path = _written(tmp_path / "c.csv", "run,batch_size,step,val_loss,seconds\n" + rows)
+    with pytest.raises(InputError, match=rf"run a: seconds: {min(seconds[1:])} at .*, expected a clock"):
+        recognise.read([path], Asked())
+
+
+@pytest.mark.parametrize(("score", "goal"), [("acc", 0.97), ("val_err", 0.5)])
+def test_a_goal_in_percent_is_refused_for_shares(tmp_path, score, goal):
+    """Each score would be divided by 100: an accuracy never reached, an error reached at once."""
+    path = _written(tmp_path / "c.csv", f"run,batch_size,step,{score}\na,16,10,0.55\na,16,20,0.975\n")
+    asked = Asked(metric="accuracy" if score == "acc" else "loss", column=score, percent=True)
+    with pytest.raises(InputError, match=rf"{score}: at most 0\.975, expected percentages"):
+        write_folders([path], None, tmp_path / "out", Known(target=goal, scores=asked))
+
+
+def test_rates_that_only_some_runs_have_are_refused_instead_of_being_made_up(tmp_path):
+    path = _written(tmp_path / "f.csv", "batch_size,lr,loss\n16,0.1,2\n64,,3\n")
+    with pytest.raises(InputError, match=r"learning_rate: missing for 1 of 2 runs, expected one for each run"):
+        write_folders([path], None, tmp_path / "out")
+    points = {name: {**point, "Hyperparams": {}} if name == "net_ref_2" else point for name, point in POINTS.items()}
+    speeds = _written(tmp_path / "t.csv", SPEEDS)
+    with pytest.raises(InputError, match=r"learning_rate: missing for 5 of 10 runs"):
+        write_folders(
+            [_written(tmp_path / "r.json", json.dumps(points))], speeds, tmp_path / "out", Known(train_examples=9)
+        )
+
+
+def test_no_target_is_named_where_none_was_given(tmp_path):
+    path = _written(tmp_path / "c.csv", "batch_size,seed,steps_to_target\n16,0,\n64,0,\n")
+    found, _ = answer([path], tmp_path / "out", Known(), _written(tmp_path / "t.csv", SPEEDS))
+    assert found.time_optimal_reason == "no batch size reached the target in the median"
+
+
+def test_runs_without_any_score_are_counted_in_the_notes(tmp_path):
+    """Pandas writes NaN as an empty field."""
+    finals = _written(tmp_path / "f.csv", "batch_size,lr,loss\n16,0.1,2\n16,0.2,\n64,0.1,3\n")
+    assert recognise.read([finals], Asked()).notes[-1].startswith("1 of its runs have no score")
+    curves = _written(tmp_path / "c.csv", "run,batch_size,step,loss\na,16,1,\na,16,2,3\nb,16,1,\nb,16,2,\n")
+    assert recognise.read([curves], Asked()).notes[-1].startswith("1 of its runs have no score")
+
+
+def test_a_log_that_counts_in_two_units_is_refused(tmp_path):
+    scores = [
+        {"key": "eval_accuracy", "value": 0.5, "metadata": counted}
+        for counted in ({"samples_count": 5000}, {"epoch_num": 2})
+    ]
+    size = {"key": "global_batch_size", "value": 64, "metadata": {}}
+    path = _written(tmp_path / "a.log", "".join(f":::MLLOG {json.dumps(event)}\n" for event in (size, *scores)))
+    with pytest.raises(InputError, match=r"eval_accuracy: epoch_num: None, expected a number"):
+        recognise.read([path], Asked())
+
+
+def test_semicolons_between_fields_are_named(tmp_path):
+    path = _written(tmp_path / "c.csv", "run;batch_size;step;val_loss\na;16;10;2,5\n")
+    with pytest.raises(InputError, match=r"row 1: fields are separated by ';', expected commas or tabs"):
+        recognise.read([path], Asked())

@@ -25,12 +25,12 @@ from batchscale.analysis.frames.outside_tables import (
 )
 from batchscale.analysis.outside import recognise
 from batchscale.analysis.outside.runs import Asked, Reading
-from batchscale.analysis.outside.tables import Timing, read_timings
+from batchscale.analysis.outside.tables import Need, Timing, read_timings
 from batchscale.analysis.summary_types import Summary
 from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import NAME_PATTERN, NAME_RULE
 from batchscale.errors import InputError
-from batchscale.printable import printable
+from batchscale.printable import bare, printable
 from batchscale.records import results_folder, row_files
 from batchscale.records.results_folder import set_price, to_toml
 from batchscale.records.row_types import Compilation, Round, Trial
@@ -111,7 +111,8 @@ def write_folders(
     folders = {name: out if len(found.timings) == 1 else out / slug(name) for name in found.timings}
     source, rows = throughput or convergence[0], {}
     for name, timings in found.timings.items():
-        rounds = round_rows(timings, found.experiment, slug(name), known.train_examples, source)
+        units = known.train_examples, source, known.tokens_per_example
+        rounds = round_rows(timings, found.experiment, slug(name), *units)
         rows[name] = [*found.trials(slug(name))], [*rounds]
     remove_earlier(out)
     for name, folder in folders.items():
@@ -125,6 +126,7 @@ def write_folders(
 def _find(convergence: Sequence[Path], throughput: Path | None, known: Known) -> Found:
     """Read all files."""
     read = recognise.read(convergence, known.scores)
+    refuse_shares(read, convergence[0], known)
     timings = read_timings(throughput) if throughput else []
     files = convergence[0], throughput
     if isinstance(read, Reading):
@@ -148,6 +150,22 @@ def _find(convergence: Sequence[Path], throughput: Path | None, known: Known) ->
 
 
 CLOCK = "Speeds are those of the runs' own clocks, which include whatever they timed, such as evaluations."
+
+
+def refuse_shares(read: list[Need] | Reading, file: Path, known: Known) -> None:
+    """Refuse scores from 0 to 1 where the goal says that the files hold percentages.
+
+    Raises:
+        InputError: when no score is above 1 % and the goal is.
+    """
+    if not isinstance(read, Reading) or not known.scores.percent or (known.target or 0) <= 1 / 100:
+        return
+    greatest = max((one.score for run in read.runs for one in run.evaluations if one.score is not None), default=1.0)
+    if greatest <= 1 / 100:
+        raise InputError(
+            f"{file}: {bare(known.scores.column or '')}: at most {100 * greatest:g}, expected percentages for a --goal"
+            " with %, or a --goal without it, such as 'NAME>=0.97'"
+        )
 
 
 def of_scores(read: Reading, timings: list[Timing], files: tuple[Path, Path | None], known: Known) -> Found:

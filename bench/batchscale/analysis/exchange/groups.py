@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from batchscale.analysis.exchange.analyze import Known, check_known, of_scores
+from batchscale.analysis.exchange.analyze import Known, check_known, of_scores, refuse_shares
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.outside_tables import UNNAMED, round_rows, unknown_machine
 from batchscale.analysis.metrics.sweep import Sweep
@@ -29,6 +29,7 @@ def answer_groups(files: Sequence[Path], known: Known) -> Groups:
     """
     check_known(known)
     read = recognise.read(files, known.scores)
+    refuse_shares(read, files[0], known)
     if not isinstance(read, Reading):
         raise InputError(f"{files[0]}: --by: holds what runs needed, expected their curves or final scores")
     groups: dict[tuple[str, ...], list[OutsideRun]] = defaultdict(list)

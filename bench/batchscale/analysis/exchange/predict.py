@@ -63,7 +63,7 @@ def _from_table(trained: Frames, table: Path) -> dict[str, Frames]:
     experiment = trained.experiment
     found = {}
     for name, timings in machines_of(read_timings(table), table).items():
-        rows = round_rows(timings, experiment, slug(name), trained.train_examples, table)
+        rows = round_rows(timings, experiment, slug(name), trained.train_examples, table, trained.tokens_per_example)
         found[name] = _joined(trained, from_rows(experiment, unknown_machine(name), rows), table)
     return found
 

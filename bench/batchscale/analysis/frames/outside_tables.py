@@ -177,7 +177,12 @@ def _curve(examples: int | None, before: int, batch_size: int, target: float) ->
 
 
 def round_rows(
-    timings: Sequence[Timing], experiment: Experiment, machine: str, train_examples: int | None, path: Path
+    timings: Sequence[Timing],
+    experiment: Experiment,
+    machine: str,
+    train_examples: int | None,
+    path: Path,
+    tokens_per_example: int | None = None,
 ) -> Iterator[Round | Compilation]:
     """Yield timings as rounds of one step, and batch sizes that did not fit as compilations that failed."""
     seen: Counter[int] = Counter()
@@ -194,18 +199,25 @@ def round_rows(
                 {**cell, "kind": "compilation", "status": "out_of_memory", "message": message}, Compilation
             )
             continue
-        seconds = _seconds_per_step(timing, timing.amount, train_examples, path)
+        seconds = _seconds_per_step(timing, timing.amount, train_examples, path, tokens_per_example)
         seen[timing.batch_size] += 1
         times = {"round": seen[timing.batch_size] - 1, "steps": 1, "seconds": seconds}
         joules = timing.watts * seconds if timing.watts else None
         yield msgspec.convert({**cell, "kind": "round", **times, "joules": joules}, Round)
 
 
-def _seconds_per_step(timing: Timing, amount: float, train_examples: int | None, path: Path) -> float:
+def _seconds_per_step(
+    timing: Timing, amount: float, train_examples: int | None, path: Path, tokens_per_example: int | None
+) -> float:
     if timing.unit == "seconds_per_step":
         seconds = amount
     elif timing.unit == "examples_per_second":
         seconds = timing.batch_size / amount
+    elif timing.unit == "tokens_per_second":
+        if tokens_per_example is None:
+            expected = "expected --tokens-per-example N, or 1 where batch sizes count tokens"
+            raise InputError(f"{path}: row 1: tokens_per_second: {expected}")
+        seconds = timing.batch_size * tokens_per_example / amount
     elif train_examples is None:
         raise InputError(f"{path}: row 1: seconds_per_epoch: expected --train-examples N, the examples in an epoch")
     else:
@@ -251,10 +263,15 @@ def experiment_from(
         workload: the name of what was trained.
 
     Raises:
-        InputError: when the batch sizes are more, or larger, than an experiment can have, or rates are too far apart.
+        InputError: when the batch sizes are more, or larger, than an experiment can have, when rates are too far apart,
+            or when only some runs have one.
     """
     convergence, throughput = files
     _refuse_many(trained, timed, convergence, throughput or convergence)
+    rates = list(rates)
+    if 0 < (missing := rates.count(None)) < len(rates):
+        counted = f"missing for {missing} of {len(rates)} runs"
+        raise InputError(f"{convergence}: learning_rate: {counted}, expected one for each run, or for none")
     table = {
         "title": f"Measurements from {bare(convergence.name)}",
         "workload": {"dataset": workload or UNNAMED, "model": UNNAMED, "optimizer": UNNAMED},

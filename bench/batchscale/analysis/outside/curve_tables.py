@@ -82,11 +82,14 @@ def read_curves(path: Path, asked: Asked) -> Reading:
         raise InputError(f"{path}: row 1: {bare(repeated[0]) or 'empty'}: a column given twice")
     if missing := [name for name in asked.by if name not in names]:
         raise InputError(f"{path}: row 1: --by: {bare(missing[0])}: no such column, expected {_grouping(names)}")
-    if any(_WIDE.fullmatch(name) for name in names):
+    if _first(names, SETTINGS["batch_size"]) is None and any(_WIDE.fullmatch(name) for name in names):
         return _read_wide(path, names, asked)
     columns, metric = _columns(path, names, asked)
-    runs = _runs(path, columns, asked)
-    return Reading(runs, metric, _notes(path, names, columns))
+    runs, without_score = _runs(path, columns, asked)
+    notes = _notes(path, names, columns)
+    if without_score:
+        notes.append(f"{without_score} of its runs have no score in any row, and were left out.")
+    return Reading(runs, metric, notes)
 
 
 def _columns(path: Path, names: Sequence[str], asked: Asked) -> tuple[Columns, MetricName]:
@@ -122,32 +125,90 @@ def _first(names: Sequence[str], aliases: Sequence[str]) -> str | None:
     return next((lower[alias] for alias in aliases if alias in lower), None)
 
 
-def _runs(path: Path, columns: Columns, asked: Asked) -> list[OutsideRun]:
+Key = tuple[object, ...]
+"""What tells a run from others: its name, its group and its settings."""
+
+
+def _runs(path: Path, columns: Columns, asked: Asked) -> tuple[list[OutsideRun], int]:
+    """Return the runs with scores, and the number of runs without any."""
     asked = _naming(asked, columns.score)
-    found: dict[tuple[str | None, tuple[str, ...], *tuple[object, ...]], tuple[dict[str, float], list[Evaluation]]] = {}
+    found: dict[Key, tuple[Line, dict[str, float], list[Evaluation]]] = {}
+    without_score: set[Key] = set()
     whole_file = _of_file(path) if columns.one_run else {}
     for line in lines(path):
-        if not line.fields[columns.score]:
-            continue
         known = whole_file | _settings(line, columns)
-        name = line.name(columns.run) if columns.run else None
-        final = columns.position is None and not columns.one_run and columns.run is None
-        group = tuple(line.name(column) or "" for column in columns.groups)
-        key = (name, group, *sorted(known.items()), line.number if final and "seed" not in known else None)
-        found.setdefault(key, (known, []))[1].append(_evaluation(line, columns))
+        key = _key(line, columns, known)
+        if not line.fields[columns.score]:
+            without_score.add(key[:2] if columns.run else key)
+            continue
+        found.setdefault(key, (line, known, []))[2].append(_evaluation(line, columns))
         refuse_many(path, len(found))
     if not found:
         raise InputError(f"{path}: {bare(columns.score)}: no score in any row, expected at least one")
+    if columns.position is None:
+        _refuse_unplaced(path, found.values(), columns)
+    elif columns.run or columns.one_run:
+        _refuse_schedules(found, columns.settings.get("learning_rate", ""))
     unit = columns.position[0] if columns.position else None
-    return [
-        replace(
-            made_run(
-                _where(path, key[0], known), settings_from_name(str(key[0] or "")) | known, asked, unit, evaluations
-            ),
-            group=key[1],
-        )
-        for key, (known, evaluations) in found.items()
+    runs = [
+        replace(_run(path, line, columns, known, asked, unit, evaluations), group=_group(line, columns))
+        for line, known, evaluations in found.values()
     ]
+    with_score = {key[:2] if columns.run else key for key in found}
+    return runs, 0 if columns.one_run else len(without_score - with_score)
+
+
+def _key(line: Line, columns: Columns, known: Mapping[str, float]) -> Key:
+    name = line.name(columns.run) if columns.run else None
+    final = columns.position is None and not columns.one_run and columns.run is None
+    return name, _group(line, columns), *sorted(known.items()), line.number if final and "seed" not in known else None
+
+
+def _group(line: Line, columns: Columns) -> tuple[str, ...]:
+    return tuple(line.name(column) or "" for column in columns.groups)
+
+
+def _run(
+    path: Path,
+    line: Line,
+    columns: Columns,
+    known: dict[str, float],
+    asked: Asked,
+    unit: Unit | None,
+    evaluations: list[Evaluation],
+) -> OutsideRun:
+    name = line.name(columns.run) if columns.run else None
+    return made_run(_where(path, name, known), settings_from_name(name or "") | known, asked, unit, evaluations)
+
+
+def _refuse_unplaced(
+    path: Path, found: Iterable[tuple[Line, dict[str, float], list[Evaluation]]], columns: Columns
+) -> None:
+    """Refuse several scores of a run without the steps before them, which a clock does not show."""
+    for line, known, evaluations in found:
+        if len(evaluations) > 1:
+            where = _where(path, line.name(columns.run) if columns.run else None, known)
+            expected = "expected one, or a column step, examples, tokens or epoch"
+            raise InputError(f"{where}: {len(evaluations)} scores of one run, {expected}")
+
+
+def _refuse_schedules(found: Mapping[Key, tuple[Line, dict[str, float], list[Evaluation]]], column: str) -> None:
+    """Refuse a column with the rate of every step: one run would be taken for many, each with its first score alone.
+
+    Raises:
+        InputError: where a run has several rates, and never two of them at one place of its training.
+    """
+    together: dict[Key, list[tuple[Line, list[Evaluation]]]] = {}
+    for key, (line, known, evaluations) in found.items():
+        others = tuple(sorted((name, value) for name, value in known.items() if name != "learning_rate"))
+        together.setdefault((*key[:2], others), []).append((line, evaluations))
+    for parts in together.values():
+        places = [one.at for _, evaluations in parts for one in evaluations]
+        if len(parts) > 1 and len(set(places)) == len(places):
+            raise parts[1][0].complain(
+                column,
+                "a second rate in one run, expected the rate that the run was given (leave out a column of a schedule)",
+            )
 
 
 def _naming(asked: Asked, score: str) -> Asked:
@@ -155,8 +216,8 @@ def _naming(asked: Asked, score: str) -> Asked:
     return replace(asked, metric=asked.metric or choose_column([score], asked, score)[1])
 
 
-def _where(path: Path, run: object, known: Mapping[str, float]) -> str:
-    named = f"run {bare(str(run))}" if run else ", ".join(f"{name} {value:g}" for name, value in known.items())
+def _where(path: Path, run: str | None, known: Mapping[str, float]) -> str:
+    named = f"run {bare(run)}" if run else ", ".join(f"{name} {value:g}" for name, value in known.items())
     return f"{path}: {named}" if named else str(path)
 
 
@@ -164,7 +225,9 @@ def _settings(line: Line, columns: Columns) -> dict[str, float]:
     known: dict[str, float] = {}
     for wanted, column in columns.settings.items():
         if line.fields[column]:
-            known[wanted] = line.rate(column) if wanted == "learning_rate" else line.count(column, wanted != "seed")
+            known[wanted] = (
+                line.rate(column) if wanted == "learning_rate" else line.count(column, 0 if wanted == "seed" else 1)
+            )
     return known
 
 

@@ -163,13 +163,17 @@ def read_result_log(path: Path, asked: Asked) -> Reading:
     events = list(_events(path))
     names = dict.fromkeys(key for key, _, _, _ in events if key.startswith("eval_"))
     score, metric = choose_column(names, asked, str(path))
-    evaluations = []
-    for key, value, metadata, seconds in events:
-        if key == score:
-            trained = metadata.get("samples_count", metadata.get("epoch_num"))
-            at = finite_value(trained, f"{path}: {score}: samples_count or epoch_num")
-            evaluations.append(Evaluation(at, score_value(value, f"{path}: {score}"), seconds))
-    by_samples = all("samples_count" in metadata for key, _, metadata, _ in events if key == score)
+    scored = [(value, metadata, seconds) for key, value, metadata, seconds in events if key == score]
+    by_samples = all("samples_count" in metadata for _, metadata, _ in scored)
+    counted = "samples_count" if by_samples else "epoch_num"
+    evaluations = [
+        Evaluation(
+            finite_value(metadata.get(counted), f"{path}: {score}: {counted}"),
+            score_value(value, f"{path}: {score}"),
+            seconds,
+        )
+        for value, metadata, seconds in scored
+    ]
     last = {key: value for key, value, _, _ in events if isinstance(value, int | float) and not isinstance(value, bool)}
     sizes = {value for key, value, _, _ in events if key in _LOG_KEYS["batch_size"] and isinstance(value, int | float)}
     if len(sizes) > 1:

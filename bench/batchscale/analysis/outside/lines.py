@@ -117,6 +117,8 @@ def _rows(path: Path) -> Iterator[list[str]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline(LONGEST_LINE + 1)
             delimiter = "\t" if "\t" in first and "," not in first else ","
+            if ";" in first and delimiter not in first:
+                raise InputError(f"{path}: row 1: fields are separated by ';', expected commas or tabs")
             file.seek(0)
             for fields in csv.reader(_bounded(file, path), strict=True, delimiter=delimiter):
                 yield [field.strip() for field in fields]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from batchscale.analysis.outside import json_files
 from batchscale.analysis.outside.curve_tables import read_curves
@@ -12,6 +13,7 @@ from batchscale.analysis.outside.lines import LARGEST_FILE_BYTES, header
 from batchscale.analysis.outside.runs import MOST_RUNS, Asked, Reading
 from batchscale.analysis.outside.tables import NEEDS, Need, read_needs
 from batchscale.analysis.outside.tensorboard_events import MARK, read_events
+from batchscale.config.vocabulary import OutsideForm
 from batchscale.errors import InputError
 from batchscale.printable import bare
 from batchscale.untrusted_input import refuse_endless
@@ -56,27 +58,46 @@ def read(paths: Sequence[Path], asked: Asked) -> list[Need] | Reading:
 
 
 def read_file(path: Path, asked: Asked) -> list[Need] | Reading:
-    """Read one file, whose form its content shows.
+    """Read one file, whose form its content shows if it is not named.
 
     Raises:
         InputError: when it has no form that is known.
     """
+    form = asked.form or _form_of(path)
+    match form:
+        case "tensorboard":
+            return read_events(path, asked)
+        case "mlperf-log":
+            return json_files.read_result_log(path, asked)
+        case "needs":
+            return read_needs(path)
+        case "scores":
+            return read_curves(path, asked)
+        case "trainer" | "mlperf-points" | "json":
+            return _read_json(path, asked)
+
+
+def _form_of(path: Path) -> OutsideForm | Literal["json"]:
     if MARK in path.name:
-        return read_events(path, asked)
+        return "tensorboard"
     beginning = _beginning(path)
     if json_files.LOG_MARK in beginning:
-        return json_files.read_result_log(path, asked)
+        return "mlperf-log"
     if beginning.lstrip().startswith(("{", "[")):
-        data = json_files.load(path)
-        if isinstance(data, dict) and json_files.is_trainer_state(data):
-            return json_files.read_trainer_state(path, data, asked)
-        if isinstance(data, dict) and json_files.is_reference_points(data):
-            return json_files.read_reference_points(path, data)
-        raise InputError(f"{path}: JSON of an unknown form, expected trainer_state.json or MLPerf reference points")
+        return "json"
     names = header(path)
     if not names or set(names) & set(NEEDS) or set(names) <= {"batch_size", "seed", "learning_rate"}:
-        return read_needs(path)
-    return read_curves(path, asked)
+        return "needs"
+    return "scores"
+
+
+def _read_json(path: Path, asked: Asked) -> list[Need] | Reading:
+    data = json_files.load(path)
+    if isinstance(data, dict) and json_files.is_trainer_state(data) and asked.form != "mlperf-points":
+        return json_files.read_trainer_state(path, data, asked)
+    if isinstance(data, dict) and json_files.is_reference_points(data) and asked.form != "trainer":
+        return json_files.read_reference_points(path, data)
+    raise InputError(f"{path}: JSON of an unknown form, expected trainer_state.json or MLPerf reference points")
 
 
 def _beginning(path: Path) -> str:

@@ -6,18 +6,23 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 from batchscale.analysis.outside.lines import LARGEST_AMOUNT, LARGEST_COUNT, LARGEST_RATE, LEAST_AMOUNT
 from batchscale.config.goal import MetricName
+from batchscale.config.vocabulary import OutsideForm
 from batchscale.errors import InputError
 from batchscale.printable import LONGEST_REASON, bare, printable
 
 Unit = Literal["steps", "examples", "tokens", "epochs"]
 MOST_RUNS = 20_000
 _IN_A_NAME = {
-    "batch_size": re.compile(r"(?:^|[^a-z])(?:batch[_-]?size|global[_-]?batch|bsz|bs|b)[=_-]?(\d{1,9})(?![\d.]|e-?\d)"),
+    # Not b16 or b_16, which end names of models (vit-b16, efficientnet-b2), and not 256k, which may count tokens.
+    "batch_size": re.compile(
+        r"(?:^|[^a-z])(?:(?:batch[_-]?size|global[_-]?batch|bsz|bs)[=_-]?|b=)(\d{1,9})(?![\d.]|e-?\d|[kmg](?![a-z]))"
+    ),
     "learning_rate": re.compile(r"(?:^|[^a-z])(?:learning[_-]?rate|lr)[=_-]?(\d{1,9}(?:\.\d{1,12})?(?:e-?\d{1,2})?)"),
     "seed": re.compile(r"(?:^|[^a-z])seed[=_-]?(\d{1,9})(?!\d)"),
 }
@@ -92,6 +97,7 @@ class Asked:
         percent: True if the files hold percentages.
         batch_size: Batch size of every run.
         by: Columns that group runs.
+        form: Form of every file; by default its content shows it.
     """
 
     metric: MetricName | None = None
@@ -99,6 +105,7 @@ class Asked:
     percent: bool = False
     batch_size: int | None = None
     by: tuple[str, ...] = ()
+    form: OutsideForm | None = None
 
     def scaled(self, score: float | None, where: str) -> float | None:
         """Return a score as a share, where the files hold percentages.
@@ -159,9 +166,9 @@ def _listed(names: list[str]) -> str:
 
 
 def named_in(text: str, wanted: str) -> str | None:
-    """Find a setting in the name of a file, a folder or a run, such as bs64-lr0.1-seed2."""
-    found = _IN_A_NAME[wanted].search(text.lower())
-    return found.group(1) if found else None
+    """Find a setting in the name of a file, a folder or a run, such as bs64-lr0.1-seed2; None if it names several."""
+    found = dict.fromkeys(match[1] for match in _IN_A_NAME[wanted].finditer(text.lower()))
+    return next(iter(found)) if len(found) == 1 else None
 
 
 def settings_from_name(text: str) -> dict[str, float]:
@@ -209,12 +216,18 @@ def made_run(
 
 def _clock(where: str, evaluations: Sequence[Evaluation]) -> tuple[float, float] | None:
     """Return the training and the seconds between the first and the last reading of the clock."""
-    read = [one for one in evaluations if one.seconds is not None]
+    read = [(one.at, one.seconds) for one in evaluations if one.seconds is not None]
     if len(read) < 2:
         return None
-    trained, seconds = read[-1].at - read[0].at, (read[-1].seconds or 0.0) - (read[0].seconds or 0.0)
+    for (before, earlier), (at, later) in pairwise(read):
+        if later < earlier:
+            raise InputError(
+                f"{where}: seconds: {later:g} at {at:g}, after {earlier:g} at {before:g}, expected a clock that runs"
+                " from the start of the training to its end"
+            )
+    trained, seconds = read[-1][0] - read[0][0], read[-1][1] - read[0][1]
     if seconds <= 0:
-        raise InputError(f"{where}: seconds: do not grow from {read[0].at:g} to {read[-1].at:g}, expected a clock")
+        raise InputError(f"{where}: seconds: do not grow from {read[0][0]:g} to {read[-1][0]:g}, expected a clock")
     return trained, seconds
 
 

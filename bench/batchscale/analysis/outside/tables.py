@@ -12,7 +12,7 @@ from batchscale.errors import InputError
 from batchscale.printable import bare
 
 NEEDS = ("epochs_to_target", "steps_to_target", "examples_to_target")
-SPEEDS = ("examples_per_second", "seconds_per_step", "seconds_per_epoch")
+SPEEDS = ("examples_per_second", "tokens_per_second", "seconds_per_step", "seconds_per_epoch")
 _UNREACHED = re.compile(r"[-+]?(inf|infinity|nan|none|null|na|n/a|never|-)", re.IGNORECASE)
 _OUT_OF_MEMORY = re.compile(r"|oom|out[ _-]of[ _-]memory|did not fit", re.IGNORECASE)
 

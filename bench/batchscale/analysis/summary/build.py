@@ -162,7 +162,8 @@ def why_no_time(of: Sweep) -> str:
     if of.frames.has_scores and of.frames.goal is None:
         return "the files hold one score of each run, not when a target was reached"
     if not np.isfinite(of.examples.medians).any():
-        return f"no batch size reached {number_format.goal(of.goal)} in the median"
+        aim = number_format.goal(of.goal) if of.frames.goal else "the target"
+        return f"no batch size reached {aim} in the median"
     if not of.speeds:
         return "no batch size has timed rounds"
     return "no batch size has both timed rounds and training runs that reached the target"
