@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,6 +40,12 @@ JOIN_SECONDS = 300
 HEARTBEAT_SECONDS = 30
 """After this time without a sign of life a host counts as lost, if no collective operation has noticed it before."""
 LONGEST_REFUSAL_BYTES = 512
+GONE = (
+    "this process was ended at once, as JAX ends it where the first host is lost; all rows are kept."
+    " Start the command on every host again to measure the rest"
+)
+WATCH = "import sys; sys.stdin.buffer.read() or sys.stderr.write(sys.argv[1])"
+"""A program that speaks up if its standard input ends without a word."""
 BROKEN = (*FAILURES, ValueError)
 """Raised by collective operations when a host is lost; Gloo's refusal to begin one is a ValueError."""
 
@@ -83,12 +90,14 @@ class Hosts:
             )
         except (ValueError, RuntimeError) as error:
             raise InputError(f"--multihost: the processes did not meet ({reason(error)})") from None
-        try:
-            yield cls()
-        except DeviceError as error:
-            warn(str(error))
-            sys.stderr.flush()
-            os._exit(2)
+        with _last_word() as leave:
+            try:
+                yield cls()
+            except DeviceError as error:
+                warn(str(error))
+                sys.stderr.flush()
+                leave()
+                os._exit(2)
 
     @property
     def is_first(self) -> bool:
@@ -152,6 +161,35 @@ def _keep_standard_output() -> None:
     own = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     sys.stdout = os.fdopen(own, "w")
+
+
+@contextmanager
+def _last_word() -> Iterator[Callable[[], None]]:
+    """Let a small process write `GONE` if this one ends before it says that it leaves.
+
+    JAX aborts every process whose first host is lost, from a thread of its own, so that nothing here could write.
+
+    Yields:
+        Says that this process leaves.
+    """
+    if jax.process_index() == 0:
+        yield lambda: None
+        return
+    line = f"batchscale: {GONE}\n"
+    with subprocess.Popen(  # noqa: S603 - a fixed argument list, no shell
+        [sys.executable, "-I", "-S", "-c", WATCH, line], stdin=subprocess.PIPE, start_new_session=True
+    ) as watcher:
+        stdin = watcher.stdin
+
+        def leave() -> None:
+            if stdin is not None and not stdin.closed:
+                stdin.write(b"left")
+                stdin.close()
+
+        try:
+            yield leave
+        finally:
+            leave()
 
 
 @contextmanager
