@@ -148,6 +148,7 @@ class Progress:
         prefix: the experiment that work is planned and done for.
         last_line: when the last line was written, by `clock`.
         note: what the line also shows, such as the batch sizes that are undecided.
+        machine: the machine that the line is about, where several share the output.
     """
 
     output: TextIO = field(default_factory=lambda: sys.stderr)
@@ -157,6 +158,7 @@ class Progress:
     prefix: str = ""
     last_line: float = -1e9
     note: str = ""
+    machine: str = ""
 
     def begin(self, experiment: str) -> None:
         """Plan and count work for this experiment from now on."""
@@ -197,7 +199,7 @@ class Progress:
             return
         self.last_line = now
         left = f" | {readable(self.remaining_seconds())} left" if planned else ""
-        line = " | ".join(part for part in (self.prefix, doing, self.note) if part) + left
+        line = " | ".join(part for part in (self.machine, self.prefix, doing, self.note) if part) + left
         # A live line that wraps could not be cleared.
         self.output.write(f"{CLEARED}{line[: shutil.get_terminal_size().columns - 1]}" if live else f"{line}\n")
         self.output.flush()
