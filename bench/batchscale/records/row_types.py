@@ -111,17 +111,18 @@ class Round(Cell, frozen=True, kw_only=True, tag="round"):
     Attributes:
         round: Number of the repetition, from 0, over all blocks.
         block: Rounds of one block were timed in one go.
-        lowering: Lowering of the model's convolutions.
+        process: Number of the process that timed it, from 1, where speed differs between processes; elsewhere 0.
         joules: Energy that the device used in the round.
         clock_mhz: Mean clock rate of the device.
-        celsius: Temperature of the device.
         watts: Power that the device drew at the end of the round.
         power_cap_watts: The most power that it may draw.
         other_processes: Processes of others that computed on the device when the round began.
+        compiling: Programs that were given up, and that this process still compiled when the round began.
     """
 
     round: Count
     block: Count = 0
+    process: Count = 0
     steps: Positive
     seconds: Annotated[float, Meta(gt=0, le=1e9)]
     lowering: Short | None = None
@@ -131,6 +132,7 @@ class Round(Cell, frozen=True, kw_only=True, tag="round"):
     watts: Amount | None = None
     power_cap_watts: Amount | None = None
     other_processes: Count | None = None
+    compiling: Count = 0
 
 
 class Limit(Row, frozen=True, kw_only=True, tag="limit"):

@@ -39,8 +39,7 @@ def drawn(sweep, summarized):
         with style.applied(width):
             for plot in PLOTS:
                 figure = plot.draw(sweep, summarized)
-                FigureCanvasAgg(figure)
-                figure.draw_without_rendering()
+                FigureCanvasAgg(figure).draw()
                 found[plot.name, width] = figure
     return found
 

@@ -1,12 +1,15 @@
 """The speed of a tier's programs, as a trial measures it."""
 
 import io
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
 import pytest
+from batchscale.measure.control import deadline
 from batchscale.measure.control.progress import Progress
+from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence import tiers
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.convergence.tiers import LanePrograms
@@ -118,6 +121,47 @@ def test_lanes_train_by_a_cuda_graph_where_that_is_faster_and_one_that_fails_los
     found = of.tuned(of.tiers[0])
     assert (found.lowering, found.graph) == (lowering, graph)
     assert found.examples_per_second == speeds[lowering, graph]
+
+
+@pytest.mark.parametrize("why", ["late", "hung"])
+def test_a_cuda_graph_that_is_late_or_hung_is_not_tried_and_its_lowering_is(monkeypatch, tmp_path, why):
+    one = session(tmp_path, workload={"model": "lenet", "model_options": MODEL_OPTIONS["lenet"]})
+    one.tuning, tried, ended = TuningFile(tmp_path, one.lowerings), [], []
+    monkeypatch.setattr(Host, "graphs", True)
+    late = "patches training as a graph" if why == "late" else "no such program"
+    monkeypatch.setattr(tiers, "compile_together", lambda works, *_: [name for name in works if name.endswith(late)])
+
+    def trial(_, tier, lowering, width, *, graph=False):
+        tried.append((lowering, graph))
+        hangs = why == "hung" and graph and not ended
+        return SimpleNamespace(
+            examples_per_second=lambda: hang() if hangs else 1.0 + graph, seconds_per_evaluation=lambda: 0.1
+        )
+
+    def hang():
+        while not ended:
+            time.sleep(0.01)
+        raise Stopped
+
+    monkeypatch.setattr(deadline.os, "_exit", ended.append)
+    monkeypatch.setitem(
+        POLICIES, "cpu", replace(POLICIES["cpu"], compile_seconds=1.5, graph_seconds=0.1 if why == "hung" else None)
+    )
+    monkeypatch.setattr(LanePrograms, "speed_trial", trial)
+    of = LanePrograms(one)
+    of.compile_trials()
+    if why == "hung":
+        with pytest.raises(Stopped):
+            of.tuned(of.tiers[0])
+        assert ended == [2]
+        tried.clear()
+        one.tuning = TuningFile(tmp_path, one.lowerings)
+        of = LanePrograms(one)
+    found = of.tuned(of.tiers[0])
+    plain = {("patches", False), ("banded", False)}
+    assert set(tried) == (plain | {("banded", True)} if why == "late" else plain)
+    assert found.late == ()
+    assert (found.lowering, found.graph) == (("banded", True) if why == "late" else ("patches", False))
 
 
 def test_a_graph_is_another_program_next_to_the_plain_one():

@@ -46,15 +46,6 @@ def plain(tmp_path_factory):
     return by_lane(bench.run().records)
 
 
-COMPACTED = ((2, 6), (2, 3), (1, 3))
-
-
-@pytest.fixture(scope="module")
-def compacted(tmp_path_factory):
-    """The same wave in shards that become smaller, not interrupted."""
-    return by_lane(Bench(tmp_path_factory.mktemp("compacted"), shapes=COMPACTED).run().records)
-
-
 @pytest.fixture(scope="module")
 def unraced(tmp_path_factory):
     """The same lanes as confirmation trials, which are never stopped early."""
@@ -95,15 +86,17 @@ def test_a_lane_at_its_target_ends_with_the_budget_and_another_goes_on(unraced):
 @pytest.mark.parametrize(
     "stops", [pytest.param((1,), marks=pytest.mark.slow), (3, 2, 1), pytest.param((7,), marks=pytest.mark.slow)]
 )
-def test_a_wave_interrupted_anywhere_and_resumed_is_the_uninterrupted_one_bit_for_bit(tmp_path, compacted, stops):
-    bench = Bench(tmp_path, shapes=COMPACTED)
+def test_a_wave_interrupted_anywhere_and_resumed_is_the_uninterrupted_one_bit_for_bit(tmp_path, plain, stops):
+    shapes = ((2, 6), (2, 3), (1, 3))
+    whole = by_lane(Bench(tmp_path / "whole", shapes=shapes).run().records)
+    bench = Bench(tmp_path / "parts", shapes=shapes)
     for stop in stops:
         with pytest.raises(Stopped):
             bench.run(stop_after=stop)
     records = by_lane(bench.run().records)
-    assert msgspec.to_builtins(list(records.values())) == msgspec.to_builtins(list(compacted.values()))
+    assert msgspec.to_builtins(list(records.values())) == msgspec.to_builtins(list(whole.values()))
     assert {lane: msgspec.to_builtins(record) for lane, record in by_lane(bench.reported).items()} == {
-        lane: msgspec.to_builtins(record) for lane, record in compacted.items()
+        lane: msgspec.to_builtins(record) for lane, record in whole.items()
     }
 
 
@@ -119,9 +112,11 @@ def test_a_verdict_whose_row_was_lost_after_the_checkpoint_is_reported_again(tmp
 
 
 @pytest.mark.parametrize("stops", [(9,), (30, 4)])
-def test_a_wave_stops_between_evaluations_and_goes_on_from_there(tmp_path, compacted, stops):
+def test_a_wave_stops_between_evaluations_and_goes_on_from_there(tmp_path, stops):
     """With no time between checks every tick is followed by one; there are 20 ticks between evaluations."""
-    bench = Bench(tmp_path, shapes=COMPACTED, check_seconds=0.0)
+    shapes = ((2, 6), (2, 3), (1, 3))
+    whole = by_lane(Bench(tmp_path / "whole", shapes=shapes).run().records)
+    bench = Bench(tmp_path / "parts", shapes=shapes, check_seconds=0.0)
     for stop in stops:
         with pytest.raises(Stopped):
             bench.run(stop_after=stop)
@@ -129,7 +124,7 @@ def test_a_wave_stops_between_evaluations_and_goes_on_from_there(tmp_path, compa
         assert bench.checkpoint.restore(halfway, set())
         assert halfway.tick % 20 != 0
     records = by_lane(bench.run().records)
-    assert msgspec.to_builtins(list(records.values())) == msgspec.to_builtins(list(compacted.values()))
+    assert msgspec.to_builtins(list(records.values())) == msgspec.to_builtins(list(whole.values()))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +132,7 @@ def test_a_wave_stops_between_evaluations_and_goes_on_from_there(tmp_path, compa
     [
         {"shapes": ((1, 3),), "workers": 2},
         {"shapes": ((2, 2),), "workers": 2},
-        {"shapes": COMPACTED},
+        {"shapes": ((2, 6), (2, 3), (1, 3))},
         {"settings": grid_of()[::-1]},
         {"ticks_per_call": 7},
     ],

@@ -2,12 +2,13 @@
 
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.device import compiled_programs
-from batchscale.measure.device.compile_ahead import compile_together
+from batchscale.measure.device.compile_ahead import compile_together, left_behind
 from tiny_workload import learner, programs
 
 PATIENCE = 20.0
@@ -34,6 +35,30 @@ def test_a_late_program_is_named_and_the_others_are_compiled_all_the_same():
     assert met == ["quick"]
     assert "compiling slow (0 s)" in seen
     ready.set()
+
+
+def test_a_late_program_is_waited_for_as_long_again_and_then_counts_as_compiled():
+    ready, seen = threading.Event(), []
+
+    def look(line):
+        seen.append(line)
+        if line.startswith("waiting for what is late to compile: late ("):
+            ready.set()
+
+    assert compile_together({"late": lambda: ready.wait(PATIENCE), "quick": lambda: None}, 2, look, seconds=0.5) == []
+    assert ready.is_set()
+    assert "late" not in left_behind()
+
+
+def test_a_program_that_is_left_behind_is_named_until_it_ends():
+    ready = threading.Event()
+    assert compile_together({"left": lambda: ready.wait(PATIENCE)}, 1, seconds=0.05) == ["left"]
+    assert "left" in left_behind()
+    ready.set()
+    deadline = time.monotonic() + PATIENCE
+    while "left" in left_behind() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert "left" not in left_behind()
 
 
 def test_a_stop_is_obeyed_while_programs_compile_and_no_further_one_begins():
@@ -68,3 +93,10 @@ def test_two_shapes_compile_together_and_one_shape_once(monkeypatch):
     assert found[0] is found[2] is of.program((1, 1))
     assert found[1] is found[3] is of.program((1, 2))
     assert of.compilations == 2
+
+
+def test_a_program_that_another_thread_never_finishes_is_given_up():
+    hangs = {("train", (1, 1), False): Future()}
+    of = replace(programs(learner("linear"), 5), compiled=hangs, patience=0.01)
+    with pytest.raises(TimeoutError, match=r"it was not compiled within 0\.01 further seconds"):
+        of.program((1, 1))

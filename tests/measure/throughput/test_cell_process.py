@@ -5,14 +5,16 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import jax
 import msgspec
 import pytest
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.data.made_up import example_spec
+from batchscale.measure.device.platform_policy import POLICIES
 from batchscale.measure.throughput import cell_main, cell_process
-from batchscale.measure.throughput.cell_process import COMMAND, Child, ChildError, Job
+from batchscale.measure.throughput.cell_process import COMMAND, CellJob, Child, ChildError, Job
 from batchscale.records.row_files import encode
 from batchscale.records.row_types import Compilation, Round
 from repository import ROOT
@@ -22,9 +24,11 @@ from tiny_workload import experiment, host, tiny_dataset
 ROW = encode(Compilation(**ORIGIN, batch_size=8, loop="scan", status="ok")).decode()
 
 
-def job(batch_size=50, memory_bytes=1 << 30, **changes):
-    asked = {"task": "time", "key": CellKey(batch_size, "scan"), "lowering": None, **changes}
+def job(*batch_sizes, memory_bytes=1 << 30, first_round=0, **changes):
+    keys = [CellKey(size, "scan") for size in batch_sizes or [50]]
     return Job(
+        task="time",
+        cells=[CellJob(key=key, lowering=None, first_round=first_round) for key in keys],
         experiment=experiment(throughput={"rounds": 5, "round_seconds": 0.001}),
         host=host(),
         sources="",
@@ -32,7 +36,7 @@ def job(batch_size=50, memory_bytes=1 << 30, **changes):
         examples=example_spec(tiny_dataset()),
         train_examples=100,
         memory_bytes=memory_bytes,
-        **asked,
+        **changes,
     )
 
 
@@ -59,7 +63,7 @@ def test_rows_come_out_whole_and_in_order():
 
 
 def test_the_job_goes_in_as_json_and_is_validated():
-    said = "import json; assert json.loads(job)['key']['batch_size'] == 50, job"
+    said = "import json; assert json.loads(job)['cells'][0]['key']['batch_size'] == 50, job"
     assert fate(scripted(said)) == ([], None)
     with pytest.raises(msgspec.ValidationError, match="unknown field `shell`"):
         msgspec.json.decode(msgspec.json.encode({**msgspec.to_builtins(job()), "shell": "rm"}), type=Job)
@@ -109,6 +113,13 @@ def test_nothing_is_left_of_it_when_it_is_not_waited_for():
     pytest.fail("its own children outlived it")
 
 
+def test_a_process_that_hangs_is_ended_and_its_rows_are_kept(monkeypatch):
+    monkeypatch.setitem(POLICIES, "cpu", replace(POLICIES["cpu"], silent_seconds=1.0))
+    rows, failure = fate(scripted(f"sys.stdout.write({ROW!r}); sys.stdout.flush(); signal.pause()"))
+    assert len(rows) == 1
+    assert failure == ("failed", "it did not end within 1 s, and its process was ended")
+
+
 def test_a_program_that_cannot_read_its_job_is_a_failure():
     _, failure = fate(Child(job(), (sys.executable, "-c", "raise SystemExit(9)")))
     assert "exit status 9" in failure.message
@@ -122,6 +133,19 @@ def test_a_real_cell_is_timed_in_a_process_of_its_own(monkeypatch):
     assert (compiled.status, compiled.predicted_bytes > 0) == ("ok", True)
     assert [row.round for row in rounds] == [2, 3, 4]
     assert all(isinstance(row, Round) and row.fingerprint == job().experiment.fingerprint for row in rounds)
+
+
+@pytest.mark.slow
+def test_cells_of_a_block_are_timed_together_in_a_process_that_rounds_name(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rows, failure = fate(Child(job(10, 50, block=2, process=7)))
+    assert failure is None
+    assert [type(row) for row in rows] == [Compilation] * 2 + [Round] * 10
+    assert {(row.block, row.process) for row in rows[2:]} == {(2, 7)}
+    for number in range(5):
+        assert {row.batch_size for row in rows[2:] if row.round == number} == {10, 50}
+    order = [row.round for row in rows[2:]]
+    assert order == sorted(order), "rounds are interleaved"
 
 
 @pytest.mark.slow

@@ -22,9 +22,10 @@ def test_cells_that_may_not_fit_run_in_a_process_of_their_own(monkeypatch, isola
     made.stage.memory_bytes = int(64_000 / SAFE_SHARE_OF_MEMORY) - 1
     made.stage.known.rounds[KEYS[4]] = 2
 
-    def opened(_, key, lowering, first_round):
-        asked.append((key, first_round))
-        return Scripted(cell_rows(key, first_round))
+    def opened(_, cells):
+        ((key, _),) = cells
+        asked.append((key, made.stage.known.rounds[key]))
+        return Scripted(cell_rows(key, made.stage.known.rounds[key]))
 
     made.stage.isolates, made.stage.child = True, opened
     assert len(made.measure()) == 5 * len(KEYS) - 2

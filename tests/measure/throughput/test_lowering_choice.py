@@ -88,14 +88,14 @@ def test_what_a_trial_compiled_is_timed_and_what_lost_is_let_go(tmp_path, monkey
     made = convolving(monkeypatch, tmp_path, [4, 16, 64])
     keys = [CellKey(size, loop) for size in (4, 16, 64) for loop in ("dispatch", "scan")]
     choose(made, keys)
-    assert {key for key, _ in made.stage.tried} == {CellKey(size, "scan") for size in (4, 16, 64)}
-    assert len(made.stage.tried) == 3, "what lost is let go"
+    assert {key for key, _ in made.stage.programs} == {CellKey(size, "scan") for size in (4, 16, 64)}
+    assert len(made.stage.programs) == 3, "what lost is let go"
     made.measure(keys)
     for size in (4, 16, 64):
         built = [key.loop for key in made.built if key.batch_size == size]
         assert built == ["scan", "scan", "dispatch"], "one program for each lowering, one of which is the cell's"
     assert made.stage.compilations == len(made.built) == 9
-    assert made.stage.tried == {}
+    assert made.stage.programs == {}
     rows = [row for row in made.rows if isinstance(row, Compilation)]
     assert [(row.batch_size, row.loop, row.compile_seconds) for row in rows] == [
         (key.batch_size, key.loop, 0.25) for key in keys

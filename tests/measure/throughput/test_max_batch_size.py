@@ -179,5 +179,5 @@ def test_a_stage_finds_it_once_and_tries_again_when_it_was_not_confirmed(tmp_pat
     for retries_failed, known in [(False, [False]), (False, [False]), (True, [False, True]), (True, [False, True])]:
         only_the_search(monkeypatch, made(retries_failed=retries_failed))
         assert limits() == known
-    assert [(job.task, job.key.batch_size) for job in given] == [("max_batch_size", 100)] * 2
+    assert [(job.task, job.cells[0].key.batch_size) for job in given] == [("max_batch_size", 100)] * 2
     assert msgspec.json.decode(msgspec.json.encode(given[0]), type=type(given[0])) == given[0]

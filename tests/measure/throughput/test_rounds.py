@@ -5,18 +5,21 @@ import time
 from dataclasses import replace
 
 import jax
+import msgspec
 import pytest
 from batchscale.config.vocabulary import CellKey
 from batchscale.errors import DeviceError
+from batchscale.measure.control.failures import Failure
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.device.machine import Host
 from batchscale.measure.device.platform_policy import POLICIES
 from batchscale.measure.device.sensors import NONE, Counter, Sensors
 from batchscale.measure.throughput import rounds
-from batchscale.measure.throughput.stage import Throughput
+from batchscale.measure.throughput.stage import Throughput, TimingJob
+from batchscale.measure.throughput.timed_loops import build
 from batchscale.records import row_files
 from batchscale.records.row_types import Compilation, Round
-from fake_throughput import KEYS, Pretended
+from fake_throughput import KEYS, Pretended, Scripted, cell_rows
 from tiny_workload import learner, session, train_split
 
 
@@ -165,7 +168,6 @@ def test_ways_to_run_a_step_have_different_names():
     assert len(names) == 1 + 4 + 6
 
 
-@pytest.mark.usefixtures("brief")
 def test_a_real_stage_fills_its_folder_once(tmp_path):
     made = session(tmp_path, throughput={"rounds": 5, "round_seconds": 0.001, "loops": ["scan"]})
 
@@ -185,7 +187,7 @@ def test_a_real_stage_fills_its_folder_once(tmp_path):
 @pytest.mark.parametrize("loop", ["dispatch", "scan"])
 def test_reported_seconds_agree_with_a_stopwatch_from_outside_that_waits_for_every_array(loop):
     """Both clock the very same calls, so whatever else the machine does strikes both alike."""
-    work, _, _ = rounds.build(learner("mlp", "momentum"), train_split(1000), CellKey(500, loop))
+    work, _, _ = build(learner("mlp", "momentum"), train_split(1000), CellKey(500, loop))
     work(1)
     shares = []
     for _ in range(20):
@@ -206,3 +208,54 @@ def test_a_further_block_times_every_cell_again_and_numbers_its_rounds_after_the
     assert [(row.block, row.round) for row in found] == [(0, n) for n in range(5)] + [(1, n) for n in range(5, 10)]
     made.measure(KEYS[:1])
     assert sum(isinstance(row, Round) for row in made.rows) == 15, "the block is complete"
+
+
+def in_block(key, process, rounds=5):
+    """What a process of the second block writes of a cell that has rounds in the first."""
+    compiled, *timed = cell_rows(key, rounds=rounds)
+    later = {"block": 1, "process": process}
+    return [compiled, *(msgspec.structs.replace(row, round=row.round + 5, **later) for row in timed)]
+
+
+def test_a_further_block_has_a_new_process_where_speed_differs_between_processes(monkeypatch):
+    monkeypatch.setitem(POLICIES, "cpu", replace(POLICIES["cpu"], process_per_block=True))
+    made, asked = Pretended(monkeypatch), []
+    failed = msgspec.structs.replace(cell_rows(KEYS[1])[0], status="out_of_memory", message="two processes share it")
+
+    def opened(task, cells):
+        process = made.stage.next_process()
+        asked.append((task, cells, process))
+        return Scripted(
+            [*in_block(KEYS[0], process), failed, *in_block(KEYS[2], process, 2)], Failure("failed", "died")
+        )
+
+    made.stage.isolates, made.stage.child = True, opened
+    made.stage.measure(TimingJob(block=0, cells=KEYS[:3]))
+    made.stage.measure(TimingJob(block=1, cells=KEYS[:3], apart=True))
+    assert asked == [("time", [(key, None) for key in KEYS[:3]], 2)]
+    found = {key: [] for key in KEYS[:3]}
+    for row in made.rows:
+        if isinstance(row, Round):
+            found[CellKey.of(row)].append((row.block, row.process))
+    first = [(0, 1)] * 5
+    assert found == {
+        KEYS[0]: first + [(1, 2)] * 5,
+        KEYS[1]: first + [(1, 1)] * 5,
+        KEYS[2]: first + [(1, 2)] * 2 + [(1, 1)] * 3,
+    }, "what the new process leaves undone is timed in this one"
+    assert made.stage.known.failures == {}
+    assert made.built == KEYS[:3] + KEYS[1:3]
+    again = Pretended(monkeypatch).again(made.rows)
+    assert again.stage.process == 3
+
+
+def test_elsewhere_blocks_stay_in_one_process_that_has_no_number(tmp_path, monkeypatch):
+    made = session(tmp_path, throughput={"rounds": 5, "round_seconds": 0.001, "loops": ["scan"]})
+    jobs, stage = [], Throughput(made)
+    monkeypatch.setattr(stage, "measure", jobs.append)
+    for here in (False, True):
+        monkeypatch.setitem(POLICIES, "cpu", replace(POLICIES["cpu"], process_per_block=here))
+        stage.time_block(1, KEYS[:1])
+    assert [job.apart for job in jobs] == [False, True]
+    monkeypatch.setitem(POLICIES, "cpu", replace(POLICIES["cpu"], process_per_block=False))
+    assert {row.process for row in Pretended(monkeypatch).measure()} == {0}

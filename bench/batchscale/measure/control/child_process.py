@@ -8,9 +8,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 from typing import Self
 
 import msgspec
@@ -39,14 +39,26 @@ class ChildProcess:
     It is started in a new session of the operating system, so that a signal to this process does not reach it and its
     current line is finished.
 
+    Args:
+        job: What it does.
+        command: Starts it.
+        variables: Environment variables in which it differs from this process.
+        silent_seconds: A process that writes no line for longer hangs, and is killed; None for no bound.
+
     Attributes:
         status: Exit status; None as long as it runs. Minus the number of the signal that ended it.
+        hung: True if it was killed because it wrote nothing for too long.
     """
 
     def __init__(
-        self, job: msgspec.Struct | msgspec.Raw, command: tuple[str, ...], variables: Mapping[str, str]
+        self,
+        job: msgspec.Struct | msgspec.Raw,
+        command: tuple[str, ...],
+        variables: Mapping[str, str],
+        silent_seconds: float | None = None,
     ) -> None:
-        self._job, self._command, self._variables = job, command, variables
+        self._job, self._command, self._variables, self._silent_seconds = job, command, variables, silent_seconds
+        self.hung = False
 
     def __enter__(self) -> Self:
         self._errors = tempfile.TemporaryFile()
@@ -61,13 +73,34 @@ class ChildProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._errors):
             if pipe is not None:
                 with suppress(BrokenPipeError):
                     pipe.close()
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _give_up(self) -> None:
+        self.hung = True
+        self._kill()
+
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        """Kill the process if it stays silent."""
+        if self._silent_seconds is None:
+            yield
+            return
+        timer = Timer(self._silent_seconds, self._give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     @property
     def status(self) -> int | None:
@@ -82,9 +115,13 @@ class ChildProcess:
         with suppress(BrokenPipeError):
             process.stdin.write(msgspec.json.encode(self._job) + b"\n")
             process.stdin.flush()
-        while line := process.stdout.readline(LONGEST_LINE_BYTES):
+        while line := self._line():
             yield line
         process.wait()
+
+    def _line(self) -> bytes:
+        with self._patience():
+            return self._process.stdout.readline(LONGEST_LINE_BYTES) if self._process.stdout else b""
 
     def how_it_ended(self) -> str:
         """Return in words how the process ended, such as "was ended by SIGKILL"."""

@@ -11,8 +11,14 @@ import jax
 from batchscale.errors import DeviceError
 from batchscale.printable import LONGEST_REASON, bare
 
-FAILURES = (jax.errors.JaxRuntimeError, MemoryError)
+FAILURES = (jax.errors.JaxRuntimeError, MemoryError, TimeoutError)
 """Raised by compiling and running when the device, and not the caller, is at fault."""
+NO_KERNELS = "the compiler could not choose kernels"
+"""Begins the message of a program whose compiler tried kernels on the device and found none that ran."""
+HANGS = "it did not end within"
+"""Begins the message of work that was given up, and whose process was ended."""
+NOT_TRIED = "not tried"
+"""Begins the message of work that was left out, as similar work hangs."""
 MOST_IN_A_ROW = 3
 LONGEST_MESSAGE = 1000
 _REPEATED = re.compile(r"([^:]{4,80}: )\1+")
@@ -23,11 +29,26 @@ _OUT_OF_MEMORY = re.compile(
 )
 
 
+_CHOOSING_KERNELS = re.compile(
+    rf"{NO_KERNELS}|autotuning failed|no valid config found|no configs could be compiled|all algorithms tried for"
+    r"|best cudnn convolution algorithm|conv_algorithm_picker|CUDNN_STATUS_ALLOC_FAILED|in-memory CUBIN"
+    r"|shared memory size limit",
+    re.IGNORECASE,
+)
+"""Messages of a GPU's compiler while it times kernels on the device (jax issues 788, 8506, 13612 and 33715). It then
+needs memory for their arguments, results and guards, and so can fail where the program itself would fit."""
+
+
 class Failure(NamedTuple):
     """The status and the message of a row that failed."""
 
     status: Literal["out_of_memory", "failed"]
     message: str
+
+    @property
+    def is_of_one_program(self) -> bool:
+        """True if the device may work on all the same: the program needs too much, has no kernels or hangs."""
+        return self.status == "out_of_memory" or self.message.startswith((NO_KERNELS, HANGS, NOT_TRIED))
 
 
 def failure_of(error: Exception) -> Failure:
@@ -38,7 +59,17 @@ def failure_of(error: Exception) -> Failure:
 def failure_saying(message: str) -> Failure:
     """Return the failure that a message reports; JAX raises one exception for all, so its words decide the status."""
     short = _REPEATED.sub(r"\1", message)[:LONGEST_MESSAGE]
-    return Failure("out_of_memory" if _OUT_OF_MEMORY.search(message) else "failed", short)
+    does_not_fit = _OUT_OF_MEMORY.search(message) and not _CHOOSING_KERNELS.search(message)
+    return Failure("out_of_memory" if does_not_fit else "failed", short)
+
+
+def is_of_choosing_kernels(message: str) -> bool:
+    """Return True if a GPU's compiler may have failed for want of memory while it tried kernels.
+
+    XLA compares the memory of a program for a GPU with that of the device only when it runs, so any lack of memory
+    while it compiles is that of the trial.
+    """
+    return bool(_CHOOSING_KERNELS.search(message) or _OUT_OF_MEMORY.search(message))
 
 
 @dataclass
@@ -56,12 +87,12 @@ class Streak:
         self.length = 0
 
     def grown(self, what: str, failure: Failure) -> None:
-        """Count a failure of `what`, whose row is written; out of memory is an answer and does not count.
+        """Count a failure of `what`, whose row is written; one of a single program is an answer and does not count.
 
         Raises:
             DeviceError: at the third in a row.
         """
-        if failure.status == "out_of_memory":
+        if failure.is_of_one_program:
             return
         self.length += 1
         if self.length >= MOST_IN_A_ROW:

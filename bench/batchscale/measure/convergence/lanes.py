@@ -95,6 +95,7 @@ class Programs:
         devices: Share the lanes; the splits are whole on each.
         selected_numbers: See `PlatformPolicy`.
         graph: True if a call of the training program is to run as one CUDA graph.
+        patience: Seconds to wait for a program that another thread compiles; None for no bound.
         compiled: The programs compiled so far, and those that are being compiled.
         lock: Held while a program is looked up.
     """
@@ -113,6 +114,7 @@ class Programs:
     devices: LaneDevices = ONE_DEVICE
     selected_numbers: int = 0
     graph: bool = False
+    patience: float | None = None
     compiled: dict[tuple, Future[jax.stages.Compiled]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -210,7 +212,11 @@ class Programs:
         return jax.jit(work).lower(*arguments)
 
     def _once(self, key: tuple, lower: Callable[[], jax.stages.Lowered], *, graph: bool = False) -> jax.stages.Compiled:
-        """Return a program, compiled by the first thread that asks for it; the others wait for that one alone."""
+        """Return a program, compiled by the first thread that asks for it; the others wait for that one alone.
+
+        Raises:
+            TimeoutError: When they have waited for too long.
+        """
         with self.lock:
             known = self.compiled.get(key)
             program = self.compiled.setdefault(key, Future())
@@ -221,7 +227,10 @@ class Programs:
                 # Forgotten, so that the next call tries again.
                 del self.compiled[key]
                 program.set_exception(error)
-        return program.result()
+        try:
+            return program.result(self.patience)
+        except TimeoutError:
+            raise TimeoutError(f"it was not compiled within {self.patience:g} further seconds") from None
 
     def advance(
         self, lanes: Lanes, settings: Settings, order: Int32[np.ndarray, "seed tick microbatch"], first_tick: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise, product
@@ -15,6 +16,7 @@ import msgspec
 import numpy as np
 
 from batchscale.config import plan
+from batchscale.measure.control.deadline import ends_within
 from batchscale.measure.control.failures import Failure
 from batchscale.measure.control.progress import confirm_trials, search_trials
 from batchscale.measure.convergence.lane_devices import LaneDevices
@@ -44,6 +46,12 @@ MOST_TICKS_PER_CALL = 4096
 """Most ticks of a program call, so that a signal does not wait long."""
 MICROBATCH = "convergence microbatch"
 """Key of the widest microbatch in `tuning.json`."""
+GRAPHS = "convergence graphs"
+"""Key in `tuning.json` that is there if a CUDA graph of lanes hung."""
+PATIENCE = 4.0
+"""A program that no other can stand in for is waited for so many times longer than one of a trial."""
+AS_A_GRAPH = "as a graph"
+"""Ends the name of a program that is to run as one CUDA graph."""
 TRIAL_SECONDS = 0.4
 """Duration of a speed trial."""
 SHAPE_SECONDS = 20.0
@@ -67,12 +75,14 @@ class LanePrograms:
         session: The experiment, its data and the host.
         programs: The programs made so far, by microbatch size and smallest batch size of the tier and lowering.
         late: Tiers and lowerings whose programs were not compiled in time.
+        late_graphs: Those of which only the CUDA graph was not.
         elsewhere: Training programs that other processes compiled.
     """
 
     session: Session
     programs: dict[tuple[int, int, str | None], Programs] = field(default_factory=dict)
     late: set[tuple[str, str | None]] = field(default_factory=set)
+    late_graphs: set[tuple[str, str | None]] = field(default_factory=set)
     elsewhere: int = 0
 
     @property
@@ -161,6 +171,7 @@ class LanePrograms:
                 evaluation_batch_size=self._evaluation_batch_size(tier),
                 devices=self.devices,
                 selected_numbers=session.host.policy.selected_numbers,
+                patience=PATIENCE * seconds if (seconds := session.host.policy.compile_seconds) else None,
             )
         return replace(self.programs[key], graph=True) if graph else self.programs[key]
 
@@ -211,7 +222,7 @@ class LanePrograms:
             for part, work in self._trial_programs(tier, lowering).items():
                 works[f"{way} {part}"], ways[f"{way} {part}"] = work, (_name(tier), lowering)
         for name in self.compile(works, planned=False):
-            self.late.add(ways[name])
+            (self.late_graphs if name.endswith(AS_A_GRAPH) else self.late).add(ways[name])
 
     def _trial_programs(self, tier: plan.Tier, lowering: str | None) -> dict[str, Callable[[], object]]:
         of, (rows, columns) = self.of(tier, lowering), map(len, self._trial_grid(tier))
@@ -220,8 +231,8 @@ class LanePrograms:
             "training": partial(of.program, shape),
             "evaluation": partial(of.evaluation, shape, of.validation_split),
         }
-        if self.session.host.graphs:
-            made["training as a graph"] = partial(self.of(tier, lowering, graph=True).program, shape)
+        if self._tries_graphs:
+            made[f"training {AS_A_GRAPH}"] = partial(self.of(tier, lowering, graph=True).program, shape)
         return made
 
     def compile(self, works: Mapping[str, Callable[[], object]], *, planned: bool) -> list[str]:
@@ -255,7 +266,9 @@ class LanePrograms:
 
         def speed(lowering: str | None) -> float:
             trial = partial(self.speed_trial, tier, lowering, first)
-            graphs[lowering], examples = self._plain_or_graph(lambda graph: trial(graph=graph))
+            tries_graph = self._tries_graphs and (_name(tier), lowering) not in self.late_graphs
+            ways = (False, True) if tries_graph else (False,)
+            graphs[lowering], examples = self._plain_or_graph(lambda graph: trial(graph=graph), ways)
             return examples
 
         found = compiled_programs.fastest(in_time, speed)
@@ -269,14 +282,31 @@ class LanePrograms:
         evaluation, graph = of(width).seconds_per_evaluation(), graphs[found.lowering]
         return msgspec.structs.replace(found, seconds_per_evaluation=evaluation, late=late, graph=graph)
 
-    def _plain_or_graph(self, trial: Callable[[bool], SpeedTrial]) -> tuple[bool, float]:
-        """Measure training by a plain program and, where that is possible, by a CUDA graph, which may fail.
+    def _plain_or_graph(self, trial: Callable[[bool], SpeedTrial], ways: Sequence[bool]) -> tuple[bool, float]:
+        """Measure training by a plain program and, if that is one of the ways, by a CUDA graph, which may fail.
 
         Returns:
             True if the graph is worth it, and the speed.
         """
-        ways = (False, True) if self.session.host.graphs else (False,)
-        return compiled_programs.climbed(ways, lambda graph: trial(graph).examples_per_second(), SHAPE_SECONDS)
+
+        def speed(graph: bool) -> float:
+            compiled = trial(graph)
+            with self._bounded(graph=graph):
+                return compiled.examples_per_second()
+
+        return compiled_programs.climbed(ways, speed, SHAPE_SECONDS)
+
+    @property
+    def _tries_graphs(self) -> bool:
+        """True if lanes may train by a CUDA graph, as no graph of this folder hangs."""
+        return self.session.host.graphs and GRAPHS not in self.session.tuning
+
+    def _bounded(self, *, graph: bool) -> AbstractContextManager[None]:
+        """Let the folder keep that a CUDA graph hangs, and end the process, so that the next run tries none."""
+        session = self.session
+        seconds = session.host.policy.graph_seconds if graph else None
+        hangs = Tuned(session.lowerings[0], NOMINAL_EXAMPLES_PER_SECOND, late=("graphs",))
+        return ends_within(seconds, lambda: session.tuning.get(GRAPHS, lambda: hangs))
 
     def first_width(self, tier: plan.Tier) -> int | None:
         """Return the most settings of a shard in the first trial of a tier."""

@@ -5,13 +5,20 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-MOST_THREADS = 8
+MOST_THREADS = 16
 """Compilations at a time, at most; each needs hundreds of megabytes of host memory."""
 LOOK_SECONDS = 0.1
+_left: set[tuple[int, str]] = set()
+"""Programs that threads still compile though nobody waits for them any more, each with the number of its group."""
+
+
+def left_behind() -> list[str]:
+    """Return the names of programs that threads of this process still compile, which may disturb what is timed."""
+    return sorted(name for _, name in _left)
 
 
 @dataclass
@@ -48,13 +55,25 @@ class Compilations:
                 compile_it()
             self.done.add(name)
             self.running.pop(name, None)
+            _left.discard((id(self), name))
             self.changed.set()
 
+    def elapsed(self) -> dict[str, float]:
+        """Return the seconds that each program which is being compiled has taken so far."""
+        return {name: time.monotonic() - since for name, since in list(self.running.items())}
+
+    def wait(self) -> None:
+        """Wait until one more program is done, or for a moment."""
+        self.changed.wait(LOOK_SECONDS)
+        self.changed.clear()
+
     def end(self) -> None:
-        """Start none of the programs that wait."""
+        """Start none of the programs that wait; name what is still compiled as left behind."""
         with suppress(queue.Empty):
             while True:
                 self.waiting.get_nowait()
+        _left.update((id(self), name) for name in list(self.running))
+        _left.difference_update((id(self), name) for name in self.done)
 
 
 def compile_together(
@@ -69,10 +88,11 @@ def compile_together(
         programs: What each is called, and the work that compiles it and keeps the result.
         threads: Compilations at a time.
         look: Called again and again with what is being compiled; may raise to end the wait.
-        seconds: A program that takes longer is late, and is not waited for.
+        seconds: A program that takes longer is late, and another takes its thread. Once all others are done, it is
+            waited for as long again, so that nothing is timed meanwhile, and then left behind.
 
     Returns:
-        The names of the programs that are late.
+        The names of the programs that are left behind.
     """
     made, late = Compilations(), []
     for one in programs.items():
@@ -81,15 +101,19 @@ def compile_together(
         made.start()
     try:
         while len(made.done | set(late)) < len(programs):
-            running = {name: time.monotonic() - since for name, since in list(made.running.items())}
-            for name, elapsed in running.items():
+            for name, elapsed in made.elapsed().items():
                 if seconds is not None and elapsed > seconds and name not in late:
                     late.append(name)
                     made.start()
-            shown = [f"{name} ({elapsed:.0f} s)" for name, elapsed in running.items() if name not in late]
-            look(f"compiling {', '.join(shown)}")
-            made.changed.wait(LOOK_SECONDS)
-            made.changed.clear()
+            look(f"compiling {_shown(made, [name for name in made.elapsed() if name not in late])}")
+            made.wait()
+        while seconds is not None and any(elapsed < 2 * seconds for elapsed in made.elapsed().values()):
+            look(f"waiting for what is late to compile: {_shown(made, late)}")
+            made.wait()
     finally:
         made.end()
     return [name for name in late if name not in made.done]
+
+
+def _shown(made: Compilations, names: Collection[str]) -> str:
+    return ", ".join(f"{name} ({elapsed:.0f} s)" for name, elapsed in made.elapsed().items() if name in names)

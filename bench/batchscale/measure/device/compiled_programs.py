@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +25,8 @@ from msgspec import Meta
 
 from batchscale.config.vocabulary import Precision
 from batchscale.errors import InputError
-from batchscale.measure.control.failures import FAILURES
+from batchscale.measure.control.failures import FAILURES, NO_KERNELS, is_of_choosing_kernels
+from batchscale.printable import bare
 from batchscale.records import results_folder, row_files
 
 DROPPING_BARRIERS = "cse_barrier_expander"
@@ -54,17 +56,71 @@ convolutions. Then each turn starts with a wait, and LeNet's own convolutions cu
 IN_A_GRAPH = (
     "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONDITIONAL,DYNAMIC_SLICE_FUSION,WHILE,CONVOLUTION"  # the last two added
 )
+TRYING_IN_LESS_MEMORY: dict[str, str | bool] = {"xla_gpu_autotune_level": "2"}
+"""How a GPU's kernels are tried once more where memory ran out.
+
+Level 2 times them as the usual level 4 does, but without what guards against wrong results: a copy of every result, and
+megabytes around every array.
+"""
+TRYING_NOTHING: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}
+"""How a program is compiled only to learn what memory it needs; never to be run, as its kernels are guesses."""
+_KEPT = 200
+"""Characters kept of either end of another program's message, whose cause is at one of them."""
+_alone = threading.Lock()
 
 
 def compiled(lowered: jax.stages.Lowered, *, for_one_core: bool = False, graph: bool = False) -> jax.stages.Compiled:
     """Compile a program for the default device.
 
+    A GPU's compiler tries kernels on the device. If memory runs out meanwhile, the program is compiled once more with
+    `TRYING_IN_LESS_MEMORY`, one such program at a time.
+
     Args:
         lowered: the program.
         for_one_core: True if, on a CPU, other programs run at the same time on the other cores.
         graph: True if, on an NVIDIA GPU, one CUDA graph is to hold all of its loops.
+
+    Raises:
+        MemoryError: When no kernels could be chosen the second time either. The message begins with `NO_KERNELS` if
+            the program itself would fit into memory.
+        JaxRuntimeError: On any other failure.
     """
-    return lowered.compile(compiler_options=options(for_one_core=for_one_core, graph=graph))
+    chosen = options(for_one_core=for_one_core, graph=graph)
+    try:
+        return lowered.compile(compiler_options=chosen)
+    except FAILURES as error:
+        if jax.default_backend() != "gpu" or not is_of_choosing_kernels(str(error)):
+            raise
+        first = _ends(str(error))
+    with _alone:
+        try:
+            return lowered.compile(compiler_options={**chosen, **TRYING_IN_LESS_MEMORY})
+        except FAILURES as error:
+            again = _ends(str(error))
+        needed, limit = _bytes_without_trying(lowered, chosen), _device_bytes()
+    if needed is not None and limit is not None and needed > limit:
+        raise MemoryError(f"RESOURCE_EXHAUSTED: the program needs {needed} bytes, the device has {limit}")
+    fits = "" if needed is None else f", and would itself need {needed} bytes"
+    raise MemoryError(f"{NO_KERNELS}: {first}; in less memory it failed again{fits}: {again}")
+
+
+def _ends(message: str) -> str:
+    """Return both ends of a message."""
+    if len(message) <= 2 * _KEPT:
+        return bare(message, 2 * _KEPT)
+    return f"{bare(message[:_KEPT], _KEPT)} ... {bare(message[-_KEPT:], _KEPT)}"
+
+
+def _bytes_without_trying(lowered: jax.stages.Lowered, chosen: Mapping[str, str | bool]) -> int | None:
+    """Return the memory that a program needs, whatever its kernels; None if it cannot be compiled at all."""
+    with suppress(*FAILURES):
+        return predicted_bytes(lowered.compile(compiler_options={**chosen, **TRYING_NOTHING}))
+    return None
+
+
+def _device_bytes() -> int | None:
+    """Return the memory of the device that programs may use; None if it is not known."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def options(*, for_one_core: bool = False, graph: bool = False) -> dict[str, str | bool]:
@@ -164,7 +220,7 @@ class Tuned(msgspec.Struct, frozen=True):
         seconds_per_evaluation: Seconds to evaluate one lane; 0 where nothing is evaluated.
         shard_settings: Most settings of a program call; None where no shapes were tried, or all settings won.
         microbatch_size: Widest microbatch of the lanes; None where no microbatches were tried.
-        late: Lowerings that were not compiled in time, and so not tried.
+        late: Lowerings that were not compiled in time, and so not tried; "graphs" if a CUDA graph hung.
         graph: True if the program is compiled to run as one CUDA graph.
     """
 

@@ -55,8 +55,16 @@ class PlatformPolicy:
         virtual_devices: True if several devices are threads of one processor. Then steps in flight block each other.
         selected_numbers: Most parameters of all lanes of a device for which every tick updates all of them and selects
             the result where a batch is complete. With more, a conditional skips the update and costs a few launches.
-        compile_seconds: A lowering that takes longer to compile is not tried; None for no bound.
+        compiles_together: True if the programs of timed cells are compiled next to each other, before any is timed.
+            Where False, one is compiled at a time, and its seconds are those of a machine that does nothing else.
+        compile_seconds: A program that takes longer to compile is given up, once it was waited for as long again; None
+            for no bound.
         graphs: True if a program that runs as one CUDA graph is worth a trial.
+        graph_seconds: A round or a trial of a CUDA graph that takes longer hangs, and ends its process; None for no
+            bound.
+        process_per_block: True if compiling chooses kernels by timing them, so that the speed of a program differs from
+            process to process. Every block of rounds after the first then has a new process, and rows number them.
+        silent_seconds: A child process that writes no row for longer hangs, and is ended; None for no bound.
         warm_up_seconds: Seconds at load before rounds are timed.
         keeps_programs: True if programs of mapped training are kept for later runs.
     """
@@ -68,8 +76,12 @@ class PlatformPolicy:
     in_host_memory: bool = False
     virtual_devices: bool = False
     selected_numbers: int = 0
+    compiles_together: bool = False
     compile_seconds: float | None = None
     graphs: bool = False
+    graph_seconds: float | None = None
+    process_per_block: bool = False
+    silent_seconds: float | None = None
     warm_up_seconds: float = 0.0
     keeps_programs: bool = False
 
@@ -115,8 +127,12 @@ POLICIES: Mapping[str, PlatformPolicy] = {
         other=LanePolicy(evaluated_at_once=_EVALUATED_AT_ONCE),
         # Compiled for an H100, a conditional is 10 to 18 more kernels of a tick; an update moves 24 bytes a parameter.
         selected_numbers=1 << 21,
+        compiles_together=True,
         compile_seconds=120.0,
         graphs=True,
+        graph_seconds=120.0,
+        process_per_block=True,
+        silent_seconds=900.0,
         # The clock of a GPU falls within seconds at load, and training is the hot state.
         warm_up_seconds=5.0,
         keeps_programs=True,
@@ -130,6 +146,7 @@ POLICIES: Mapping[str, PlatformPolicy] = {
         other=LanePolicy(evaluated_at_once=_EVALUATED_AT_ONCE),
         single_process=True,
         keeps_programs=True,
+        compiles_together=True,
         compile_seconds=120.0,
     ),
 }

@@ -21,6 +21,7 @@ from batchscale.measure.device.machine import available_memory_bytes
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import max_batch_size, rounds
 from batchscale.measure.throughput.cell_process import Job
+from batchscale.measure.throughput.cells_ahead import compile_cells
 from batchscale.measure.throughput.stage import Throughput
 from batchscale.records import row_files
 from batchscale.records.row_types import AnyRow
@@ -44,22 +45,26 @@ def main() -> None:
 
 
 def do(job: Job, append: Callable[[AnyRow], None]) -> None:
-    """Time a cell, or find the largest batch size."""
+    """Time cells, or find the largest batch size."""
     stage = furnish(job, append)
     if job.task == "max_batch_size":
-        max_batch_size.search(stage, job.key, job.lowering, job.memory_bytes)
-    elif cell := rounds.prepare(stage, job.key, job.lowering):
-        rounds.time_rounds(stage, [cell])
+        max_batch_size.search(stage, job.cells[0].key, job.cells[0].lowering, job.memory_bytes)
+        return
+    compile_cells(stage, [(one.key, one.lowering) for one in job.cells])
+    prepared = [rounds.prepare(stage, one.key, one.lowering) for one in job.cells]
+    if cells := [cell for cell in prepared if cell is not None]:
+        rounds.time_rounds(stage, cells)
 
 
 def furnish(job: Job, append: Callable[[AnyRow], None]) -> Throughput:
     """Return the stage on made-up examples, whose programs run under the job's limit on memory."""
     session = Session(job.experiment, made_up(job), job.host, Path(), Progress(quiet=True), sources=Path(job.sources))
     stage = Throughput(session, append)
-    stage.known.block = job.block
-    session.progress.plan(stage.item, 1, 1.0)
-    stage.known.has_rounds(job.key, job.block, job.first_round)
-    stage.known.has_rounds(job.key, -1, job.other_rounds)
+    stage.known.block, stage.process = job.block, job.process
+    session.progress.plan(stage.item, len(job.cells), 1.0)
+    for one in job.cells:
+        stage.known.has_rounds(one.key, job.block, one.first_round)
+        stage.known.has_rounds(one.key, -1, one.other_rounds)
     if job.host.policy.in_host_memory:
         stage.confine = lambda: limit_memory(job.memory_bytes + RUNTIME_BYTES - _live_bytes())
     else:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import jax
 import msgspec
+from msgspec import Meta
 
 from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import CellKey
 from batchscale.errors import InputError
 from batchscale.measure.control.child_process import ChildProcess, command
-from batchscale.measure.control.failures import LONGEST_MESSAGE, Failure, failure_saying
+from batchscale.measure.control.failures import HANGS, LONGEST_MESSAGE, Failure, failure_saying
 from batchscale.measure.data.made_up import ExampleSpec, example_spec
 from batchscale.measure.device.machine import Host, without_paths
 from batchscale.measure.session import Session
@@ -27,25 +28,39 @@ VARIABLES = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 KILLED = "its process was killed (SIGKILL), as a system does with a process that takes too much memory"
 
 
+class CellJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A cell of a job.
+
+    Attributes:
+        key: The cell.
+        lowering: Lowering of its convolutions.
+        first_round: Rounds of the block that the cell has.
+        other_rounds: Rounds that the cell has in other blocks.
+    """
+
+    key: CellKey
+    lowering: str | None
+    first_round: Count = 0
+    other_rounds: Count = 0
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a child process does.
 
     The child makes up its examples, in the shape of the dataset: speed and memory do not depend on their values.
 
     Attributes:
-        task: "time" times the cell `key`; "max_batch_size" searches for the largest batch size up to that of `key`.
+        task: "time" times the cells; "max_batch_size" searches for the largest batch size up to that of the one cell.
         experiment: The experiment of the session.
         host: Named by the rows.
         sources: The folder that paths of the experiment are relative to.
         platform: JAX's backend, on which the child has to run too.
         examples: Shapes and types of the dataset's examples.
         train_examples: Size of the train split.
-        key: The cell.
-        lowering: Lowering of its convolutions.
-        first_round: Rounds of the block that the cell has.
+        cells: The cells.
         block: The block that is timed.
-        other_rounds: Rounds that the cell has in other blocks.
-        memory_bytes: Memory that the cell's program may use.
+        process: Number of the process, as rounds name it.
+        memory_bytes: Memory that the program of a cell may use.
     """
 
     task: Literal["time", "max_batch_size"]
@@ -55,11 +70,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     platform: str
     examples: ExampleSpec
     train_examples: Positive
-    key: CellKey
-    lowering: str | None
-    first_round: Count = 0
+    cells: Annotated[list[CellJob], Meta(min_length=1)]
     block: Count = 0
-    other_rounds: Count = 0
+    process: Count = 0
     memory_bytes: Count
 
     @classmethod
@@ -89,10 +102,11 @@ class ChildError(RuntimeError):
 
 
 class Child(ChildProcess):
-    """A child process that times a cell or looks for the largest batch size."""
+    """A child process that times cells or looks for the largest batch size."""
 
     def __init__(self, job: Job, command: tuple[str, ...] = COMMAND, variables: Mapping[str, str] = VARIABLES) -> None:
-        super().__init__(job, command, variables)
+        self.silent_seconds = job.host.policy.silent_seconds
+        super().__init__(job, command, variables, self.silent_seconds)
 
     def rows(self) -> Iterator[AnyRow]:
         """Yield the rows of the job as they are measured.
@@ -107,6 +121,8 @@ class Child(ChildProcess):
 
     def _death(self) -> Failure:
         """Return the failure that the exit status and the end of standard error show."""
+        if self.hung:
+            return Failure("failed", f"{HANGS} {self.silent_seconds:g} s, and its process was ended")
         if self.status == -signal.SIGKILL:
             return Failure("out_of_memory", KILLED)
         return failure_saying(f"its process {self.how_it_ended()}: {self._cause() or 'it wrote no message'}")

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from batchscale.config import plan
 from batchscale.config.vocabulary import CellKey, Precision
 from batchscale.measure.control.progress import LOWERINGS_APART
@@ -14,6 +16,7 @@ from batchscale.measure.device import compiled_programs
 from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import rounds
+from batchscale.measure.throughput.cells_ahead import compile_cells
 
 if TYPE_CHECKING:
     from batchscale.measure.throughput.stage import Throughput
@@ -30,13 +33,16 @@ def choose(stage: Throughput, keys: Iterable[CellKey]) -> dict[Tried, str | None
 
     Batch sizes a factor of `LOWERINGS_APART` apart are tried, each on the batch that one device computes at once.
     Choices that `tuning.json` holds are added, for cells that turn out to need microbatches. The program that wins a
-    trial is kept in `stage.tried`, so that its cell need not compile it again.
+    trial is kept in `stage.programs`, so that its cell need not compile it again.
     """
     session = stage.session
     if len(session.lowerings) == 1:
         return {}
     found: dict[Tried, str | None] = {}
-    for one in dict.fromkeys(_tried(session, key) for key in keys):
+    trials = list(dict.fromkeys(_tried(session, key) for key in keys))
+    new = [one for one in trials if _name(session, one) not in session.tuning]
+    compile_cells(stage, [(_cell(session, one), lowering) for one in new for lowering in session.lowerings])
+    for one in trials:
         session.stopper.check()
         found[one] = session.tuning.get(_name(session, one), partial(_measure, stage, one)).lowering
     precisions: set[Precision] = {precision for _, precision in found}
@@ -71,22 +77,29 @@ def count_trials(session: Session, keys: Iterable[CellKey]) -> int:
 
 def _measure(stage: Throughput, one: Tried) -> Tuned:
     """Time every lowering and keep the winner's program."""
-    batch_size, precision = one
-    session, loops = stage.session, stage.session.experiment.throughput.loops
-    key = CellKey(batch_size, "scan" if "scan" in loops else loops[0], "device", precision)
+    session, key, late = stage.session, _cell(stage.session, one), []
 
     def speed(lowering: str | None) -> float:
         start = time.monotonic()
         try:
             return rounds.examples_per_second(stage, key, lowering)
+        except TimeoutError:
+            late.append(lowering)
+            raise
         finally:
-            session.progress.advance(TRIALS, 1, time.monotonic() - start, f"{lowering} B={batch_size}")
+            session.progress.advance(TRIALS, 1, time.monotonic() - start, f"{lowering} B={key.batch_size}")
 
     found = compiled_programs.fastest(session.lowerings, speed)
     for lowering in session.lowerings:
         if lowering != found.lowering:
-            stage.tried.pop((key, lowering), None)
-    return found
+            stage.programs.pop((key, lowering), None)
+    return msgspec.structs.replace(found, late=tuple(late))
+
+
+def _cell(session: Session, one: Tried) -> CellKey:
+    """Return the cell that is tried."""
+    (batch_size, precision), loops = one, session.experiment.throughput.loops
+    return CellKey(batch_size, "scan" if "scan" in loops else loops[0], "device", precision)
 
 
 def _tried(session: Session, key: CellKey) -> Tried:

@@ -46,7 +46,7 @@ def measure(stage: Throughput) -> None:
     def child(largest: int) -> Child:
         session.stopper.check()
         key = msgspec.structs.replace(whole, batch_size=largest)
-        return stage.child("max_batch_size", key, stage.lowering(key))
+        return stage.child("max_batch_size", [(key, stage.lowering(key))])
 
     found = find(child, whole.batch_size) if stage.isolates else ONE_PROCESS
     if not isinstance(found, Limit):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,14 @@ import jax
 import msgspec
 
 from batchscale.config.vocabulary import CellKey
-from batchscale.measure.control.failures import FAILURES, Failure, failure_of
+from batchscale.measure.control.deadline import ends_within
+from batchscale.measure.control.failures import FAILURES, HANGS, NOT_TRIED, Failure, failure_of
+from batchscale.measure.device.compile_ahead import left_behind
 from batchscale.measure.device.compiled_programs import Work, predicted_bytes, steps_to_fill, timed
 from batchscale.measure.throughput.cell_process import ChildError
-from batchscale.measure.throughput.timed_loops import Built, build
+from batchscale.measure.throughput.cells_ahead import Wanted, built, compile_cells, keep
 from batchscale.measure.training import flop_count
+from batchscale.printable import LONGEST_REASON, bare
 from batchscale.records.row_types import Compilation, Round
 
 if TYPE_CHECKING:
@@ -49,14 +52,26 @@ def measure(stage: Throughput, keys: Sequence[CellKey]) -> None:
     Raises:
         DeviceError: At the third failure in a row.
     """
-    while cells := [cell for key in keys if (cell := _ready(stage, key)) is not None]:
+    while cells := _compiled(stage, keys):
         time_rounds(stage, cells)
+
+
+def _compiled(stage: Throughput, keys: Sequence[CellKey]) -> list[TimedCell]:
+    """Return the cells that lack rounds and are timed in this process, once all of them are compiled."""
+    hangs = stage.known.hanging_graph is not None
+    forms = [form for key in keys if (form := stage.known.next(key, stage.rounds)) is not None]
+    here = [form for form in forms if not (stage.is_isolated(form) or (hangs and form.loop == "graph"))]
+    compile_cells(stage, [(form, stage.lowering(form)) for form in here])
+    return [cell for key in keys if (cell := _ready(stage, key)) is not None]
 
 
 def _ready(stage: Throughput, key: CellKey) -> TimedCell | None:
     """Compile a cell in the first form that fits; None if nothing is left to time in this process."""
     while (form := stage.known.next(key, stage.rounds)) is not None:
-        if (cell := prepare(stage, form, stage.lowering(form))) is not None:
+        if form.loop == "graph" and (other := stage.known.hanging_graph) is not None:
+            failure = Failure("failed", f"{NOT_TRIED}: the CUDA graph of {other} hangs")
+            stage.record_failure(form, stage.lowering(form), failure)
+        elif (cell := prepare(stage, form, stage.lowering(form))) is not None:
             return cell
     return None
 
@@ -82,7 +97,8 @@ def prepare(stage: Throughput, key: CellKey, lowering: str | None) -> TimedCell 
         return _time_isolated(stage, key, lowering)
     try:
         stage.confine()
-        steps = steps_to_fill(stage.round_seconds(key), work, stage.clock)
+        with _bounded(stage, row):
+            steps = steps_to_fill(stage.round_seconds(key), work, stage.clock)
     except FAILURES as error:
         return stage.record(msgspec.structs.replace(row, **failure_of(error)._asdict()))
     row = msgspec.structs.replace(row, peak_bytes=_raised(peak_before, _peak_bytes()))
@@ -91,9 +107,18 @@ def prepare(stage: Throughput, key: CellKey, lowering: str | None) -> TimedCell 
     return TimedCell(key, work, steps, row)
 
 
+@contextmanager
+def _bounded(stage: Throughput, row: Compilation) -> Iterator[None]:
+    """Write a cell as failed whose CUDA graph hangs, and end the process."""
+    seconds = stage.session.host.policy.graph_seconds if row.loop == "graph" else None
+    failure = Failure("failed", f"{HANGS} {seconds:g} s")._asdict() if seconds else {}
+    with ends_within(seconds, lambda: stage.record(msgspec.structs.replace(row, **failure))):
+        yield
+
+
 def _compile(stage: Throughput, key: CellKey, lowering: str | None) -> tuple[Work, Compilation]:
     """Compile a cell; the status of the row is not ok if the program cannot fit into memory."""
-    work, compiled, seconds = stage.tried.pop((key, lowering), None) or _built(stage, key, lowering)
+    work, compiled, seconds = built(stage, key, lowering)
     needed = predicted_bytes(compiled)
     refused = stage.refusal(needed)
     return work, Compilation(
@@ -105,12 +130,6 @@ def _compile(stage: Throughput, key: CellKey, lowering: str | None) -> tuple[Wor
         predicted_bytes=needed,
         **_arithmetic(stage, key, compiled),
     )
-
-
-def _built(stage: Throughput, key: CellKey, lowering: str | None) -> Built:
-    work, compiled, seconds = build(stage.session.learner(key.precision, lowering), stage.session.splits[0], key)
-    stage.compilations += 1
-    return stage.shared(work), compiled, seconds
 
 
 def _arithmetic(stage: Throughput, key: CellKey, compiled: jax.stages.Compiled) -> dict[str, Any]:
@@ -129,18 +148,53 @@ def _time_isolated(stage: Throughput, key: CellKey, lowering: str | None) -> Non
     """Compile and time a cell in a child process, whose rows are written as they arrive."""
     start = time.perf_counter()
     try:
-        with stage.child("time", key, lowering, stage.known.rounds[key]) as opened:
-            for row in opened.rows():
-                if not isinstance(row, Compilation | Round) or CellKey.of(row) != key:
-                    raise ChildError(Failure("failed", "its process wrote a row of another cell"))
-                stage.record(msgspec.structs.replace(row, isolated=True) if isinstance(row, Compilation) else row)
-                stage.session.stopper.check()
+        for row in _rows_of_child(stage, [(key, lowering)]):
+            stage.record(msgspec.structs.replace(row, isolated=True) if isinstance(row, Compilation) else row)
+            stage.session.stopper.check()
         if stage.known.rounds[key] < stage.rounds:
             raise ChildError(Failure("failed", "its process ended before all rounds were timed"))
     except ChildError as error:
         if key not in stage.known.failures:
             stage.record_failure(key, lowering, error.failure)
     stage.book(1.0, time.perf_counter() - start, f"in a child process {key}")
+
+
+def measure_apart(stage: Throughput, keys: Sequence[CellKey]) -> None:
+    """Time what lacks rounds in a new process, which chooses its kernels anew; what fails there lacks rounds after it.
+
+    Raises:
+        Stopped: When a signal asked to stop.
+    """
+    forms = [form for key in keys if (form := stage.known.next(key, stage.rounds)) is not None]
+    if not forms:
+        return
+    before = time.perf_counter()
+    try:
+        for row in _rows_of_child(stage, [(form, stage.lowering(form)) for form in forms]):
+            if isinstance(row, Round) or row.status == "ok":
+                stage.record(row)
+            now = time.perf_counter()
+            share = 0.5 if isinstance(row, Compilation) else 0.5 / stage.rounds
+            stage.book(share, now - before, f"in a new process {CellKey.of(row)}")
+            before = now
+            stage.session.stopper.check()
+    except ChildError as error:
+        reason = bare(error.failure.message, LONGEST_REASON)
+        stage.session.progress.say(f"{stage.item}: a new process failed ({reason}), so this one goes on")
+
+
+def _rows_of_child(stage: Throughput, cells: Sequence[Wanted]) -> Iterator[Compilation | Round]:
+    """Yield the rows of a child process that times cells.
+
+    Raises:
+        ChildError: When it fails, or writes something else.
+    """
+    keys = {key for key, _ in cells}
+    with stage.child("time", cells) as opened:
+        for row in opened.rows():
+            if not isinstance(row, Compilation | Round) or CellKey.of(row) not in keys:
+                raise ChildError(Failure("failed", "its process wrote a row of another cell"))
+            yield row
 
 
 def time_rounds(stage: Throughput, cells: Sequence[TimedCell]) -> None:
@@ -171,22 +225,26 @@ def _warm_up(stage: Throughput, cells: Sequence[TimedCell]) -> None:
         stage.session.progress.show("warming up")
         # A cell that fails is left to its rounds, where the failure becomes a row.
         with suppress(*FAILURES):
-            cell.work(cell.steps)
+            with _bounded(stage, cell.compiled):
+                cell.work(cell.steps)
             working.append(cell)
 
 
 def _time_round(stage: Throughput, cell: TimedCell, number: int) -> None:
     stage.session.stopper.check()
     sensors = stage.sensors(cell.key.devices)
-    seconds, sensed = sensors.around(lambda: timed(cell.work, cell.steps, stage.clock))
+    with _bounded(stage, cell.compiled):
+        seconds, sensed = sensors.around(lambda: timed(cell.work, cell.steps, stage.clock))
     stage.record(
         Round(
             **stage.origin_of(cell.key),
             round=stage.known.other_rounds(cell.key) + number,
             block=stage.known.block,
+            process=stage.process,
             steps=cell.steps,
             seconds=max(seconds, 1e-9),
             lowering=cell.compiled.lowering,
+            compiling=len(left_behind()),
             **sensed._asdict(),
         )
     )
@@ -199,14 +257,14 @@ def examples_per_second(stage: Throughput, key: CellKey, lowering: str | None) -
     Raises:
         MemoryError: When the program may not fit, as running it could end this process.
     """
-    built = _built(stage, key, lowering)
-    work, compiled, _ = built
+    program = built(stage, key, lowering)
+    work, compiled, _ = program
     needed = predicted_bytes(compiled)
     if stage.may_not_fit(needed):
         raise MemoryError(f"a program that needs {needed} bytes may not fit")
     steps = steps_to_fill(stage.session.experiment.throughput.round_seconds / 2, work, stage.clock)
     seconds = min(timed(work, steps, stage.clock) for _ in range(3))
-    stage.tried[key, lowering] = built
+    keep(stage, (key, lowering), program)
     return key.batch_size * steps / seconds
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from typing import Any, Literal
@@ -15,7 +16,7 @@ import msgspec
 
 from batchscale.config import plan
 from batchscale.config.vocabulary import CellKey, Precision
-from batchscale.measure.control.failures import Failure, Streak
+from batchscale.measure.control.failures import HANGS, Failure, Streak
 from batchscale.measure.control.progress import (
     MAX_BATCH_SIZE_SECONDS,
     SECONDS_PER_CALIBRATION,
@@ -27,7 +28,8 @@ from batchscale.measure.device.compiled_programs import WALL, Clock, Work
 from batchscale.measure.device.sensors import Sensors
 from batchscale.measure.session import Session, StageRows
 from batchscale.measure.throughput import lowering_choice, max_batch_size, rounds
-from batchscale.measure.throughput.cell_process import Child, Job
+from batchscale.measure.throughput.cell_process import CellJob, Child, Job
+from batchscale.measure.throughput.cells_ahead import Wanted
 from batchscale.measure.throughput.timed_loops import Built
 from batchscale.printable import reason
 from batchscale.records.row_types import AnyRow, Calibration, Compilation, Limit, MeasurementStatus, Round, Stage
@@ -42,8 +44,10 @@ class Known:
 
     Attributes:
         block: The block of rounds that is timed now.
+        processes: The highest number of a process that timed rounds.
         timed: Every round, in order.
         failures: Cells whose last attempt failed, and how.
+        hanging: Cells whose last attempt hung.
         retried: Cells that failed in an earlier run and are tried again in this one.
         peak_rates: Quantity, precision and environment hash of every peak rate that was measured.
         limit: The last row about the largest batch size.
@@ -51,8 +55,10 @@ class Known:
     """
 
     block: int = 0
+    processes: int = 0
     timed: list[Round] = field(default_factory=list)
     failures: dict[CellKey, MeasurementStatus] = field(default_factory=dict)
+    hanging: set[CellKey] = field(default_factory=set)
     retried: frozenset[CellKey] = frozenset()
     peak_rates: set[tuple[str, Precision | None, str]] = field(default_factory=set)
     limit: Limit | None = None
@@ -78,20 +84,32 @@ class Known:
         """Take in a row, old or new."""
         self.seen.append(row)
         if isinstance(row, Round):
+            self.processes = max(self.processes, row.process)
             self._counts[row.block][CellKey.of(row)] += 1
             self.timed.append(row)
-        elif isinstance(row, Compilation) and row.status == "ok":
-            self.failures.pop(CellKey.of(row), None)
         elif isinstance(row, Compilation):
-            self.failures[CellKey.of(row)] = row.status
+            self._see_compilation(row, CellKey.of(row))
         elif isinstance(row, Calibration):
             self.peak_rates.add((row.quantity, row.precision, row.environment))
         elif isinstance(row, Limit):
             self.limit = row
 
+    def _see_compilation(self, row: Compilation, key: CellKey) -> None:
+        self.failures.pop(key, None)
+        self.hanging.discard(key)
+        if row.status != "ok":
+            self.failures[key] = row.status
+        if row.status != "ok" and (row.message or "").startswith(HANGS):
+            self.hanging.add(key)
+
+    @property
+    def hanging_graph(self) -> CellKey | None:
+        """A cell whose CUDA graph hung, if there is one."""
+        return next((key for key in sorted(self.hanging) if key.loop == "graph"), None)
+
     def retry_failures(self) -> None:
         """Let the cells that failed be tried again."""
-        self.retried, self.failures = frozenset(self.failures), {}
+        self.retried, self.failures, self.hanging = frozenset(self.failures), {}, set()
 
     def next(self, key: CellKey, rounds: int) -> CellKey | None:
         """Return the form of a cell to time next: whole or, where that is out of memory, in microbatches.
@@ -110,12 +128,14 @@ class TimingJob(msgspec.Struct, frozen=True, kw_only=True, tag="timing", forbid_
     Attributes:
         block: The block of their rounds.
         cells: The cells; those that have their rounds are not timed.
+        apart: True if they are timed in a new process.
         calibrates: True if peak rates that were not measured in this environment come first.
         limit: True if the search for the largest batch size comes last.
     """
 
     block: int
     cells: list[CellKey]
+    apart: bool = False
     calibrates: bool = False
     limit: bool = False
 
@@ -142,7 +162,7 @@ class Throughput:
         confine: Called between compiling a cell and running it: a child process then limits its memory.
         compilations: Programs compiled so far.
         lowerings: The lowering of each batch size and precision that was tried.
-        tried: Programs that won a trial of lowerings, kept until their cell is timed.
+        programs: Programs that were compiled, or tried, before their cells are prepared.
     """
 
     def __init__(self, session: Session, write: Callable[[AnyRow], None] | None = None) -> None:
@@ -159,7 +179,7 @@ class Throughput:
         self.confine: Callable[[], None] = lambda: None
         self.compilations = 0
         self.lowerings: dict[lowering_choice.Tried, str | None] = {}
-        self.tried: dict[tuple[CellKey, str | None], Built] = {}
+        self.programs: dict[Wanted, Future[Built]] = {}
         self._streak = Streak()
 
     @cached_property
@@ -239,7 +259,10 @@ class Throughput:
             return
         self.session.progress.plan(self.item, len(lacking), 1 / timing_seconds(self.session.experiment, 1))
         with self._rows.open(lambda: {"compilations": self.compilations}):
-            self._do(TimingJob(block=block, cells=lacking))
+            # Elsewhere every job has a new process anyhow.
+            here = self.isolates and self.session.runner is None
+            apart = here and self.session.host.policy.process_per_block
+            self._do(TimingJob(block=block, cells=lacking, apart=apart))
 
     def _do(self, job: TimingJob) -> None:
         if self.session.runner is None:
@@ -259,6 +282,8 @@ class Throughput:
         if job.calibrates:
             self.measure_peak_rates(self.session.host.free_memory_bytes())
         self._prepare(self._to_lower(job))
+        if job.apart:
+            rounds.measure_apart(self, job.cells)
         rounds.measure(self, job.cells)
         self.session.progress.close(self.item)
         if job.limit:
@@ -344,6 +369,15 @@ class Throughput:
         """Return the lowering that a cell is timed under."""
         return lowering_choice.chosen(self.session, self.lowerings, key)
 
+    def look(self, doing: str) -> None:
+        """Show what is done while nothing is counted, and stop where that was asked for.
+
+        Raises:
+            Stopped: When a signal asked to stop.
+        """
+        self.session.stopper.check()
+        self.session.progress.show(doing)
+
     def book(self, cells: float, seconds: float, doing: str) -> None:
         """Report progress: half of a cell is compiling it, half its rounds."""
         self.session.progress.advance(self.item, cells, seconds, doing)
@@ -385,23 +419,39 @@ class Throughput:
         shared = self.origin_of(key)
         self.record(Compilation(**shared, status=failure.status, message=failure.message, lowering=lowering))
 
-    def child(
-        self, task: Literal["time", "max_batch_size"], key: CellKey, lowering: str | None, first_round: int = 0
-    ) -> Child:
-        """Return a child process that times a cell, or searches for the largest batch size up to the cell's."""
-        memory_bytes = self.memory_bytes or 0
+    def child(self, task: Literal["time", "max_batch_size"], cells: Sequence[Wanted]) -> Child:
+        """Return a child process that times cells, or searches for the largest batch size up to that of the one cell.
+
+        It goes on from the rounds that the cells have.
+        """
+        known = self.known
         return Child(
             Job.of(
                 self.session,
                 task=task,
-                key=key,
-                lowering=lowering,
-                first_round=first_round,
-                block=self.known.block,
-                other_rounds=self.known.other_rounds(key),
-                memory_bytes=memory_bytes,
+                cells=[
+                    CellJob(
+                        key=key, lowering=lowering, first_round=known.rounds[key], other_rounds=known.other_rounds(key)
+                    )
+                    for key, lowering in cells
+                ],
+                block=known.block,
+                process=self.next_process(),
+                memory_bytes=self.memory_bytes or 0,
             )
         )
+
+    def next_process(self) -> int:
+        """Return the number of one more process that times rounds; 0 where all processes are alike."""
+        if not self.session.host.policy.process_per_block:
+            return 0
+        self.known.processes += 1
+        return self.known.processes
+
+    @cached_property
+    def process(self) -> int:
+        """The number of this process, as rounds name it."""
+        return self.next_process()
 
     def is_isolated(self, key: CellKey, predicted_bytes: int | None = None) -> bool:
         """Return True if a cell is timed in a child process, as it may not fit or failed in an earlier run."""

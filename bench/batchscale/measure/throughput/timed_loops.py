@@ -69,6 +69,13 @@ class Placement:
         """Put an equal part of a batch, along its first axis, on each device."""
         return self._put(batch, PART)
 
+    def described(self, tree: PyTree) -> PyTree:
+        """Place shapes and types as `whole` places arrays."""
+        if self.devices == 1:
+            return tree
+        placed = NamedSharding(self._mesh, WHOLE)
+        return jax.tree.map(lambda leaf: leaf.update(sharding=placed), tree)
+
     def _put(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
         placed = NamedSharding(self._mesh, spec) if self.devices > 1 else None
         if placed is None or jax.process_count() == 1:
@@ -120,19 +127,30 @@ def build(learner: Learner, split: Examples, key: CellKey) -> Built:
         key: Batch size, loop, input, devices and accumulation.
     """
     placement = Placement(key.devices)
-    state = learner.first_state(jax.device_put(learner.params(SEED)), LEARNING_RATE)
-    make = LOOPS[key.loop, key.input]
-    return make(learner, placement, placement.whole(split), placement.whole(state), key)
+    return LOOPS[key.loop, key.input](learner, placement, placement.whole(split), key)
 
 
-def _dispatch(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
+def _first_state(learner: Learner, placement: Placement) -> TrainState:
+    return placement.whole(learner.first_state(jax.device_put(learner.params(SEED)), LEARNING_RATE))
+
+
+def _described_state(learner: Learner, placement: Placement) -> PyTree:
+    """Return shapes, types and places of the first state: a program that waits for its turn then holds no memory."""
+    first = partial(learner.first_state, learning_rate=LEARNING_RATE)
+    return placement.described(jax.eval_shape(first, learner.abstract_params()))
+
+
+def _dispatch(learner: Learner, placement: Placement, split: Examples, key: CellKey) -> Built:
     """Run one jitted step per call, as a plain Python loop does."""
     batches = [placement.whole(chosen) for chosen in _batches(learner, key.batch_size, len(split.labels))]
     rate = placement.whole(jnp.float32(LEARNING_RATE))
-    compiled, seconds = _compile(partial(step, learner, placement, key), state, split, batches[0], rate)
+    described = _described_state(learner, placement)
+    compiled, seconds = _compile(partial(step, learner, placement, key), described, split, batches[0], rate)
+    state: TrainState | None = None
 
     def work(steps: int) -> None:
         nonlocal state
+        state = state or _first_state(learner, placement)
         for i in range(steps):
             state, _ = compiled(state, split, batches[i % len(batches)], rate)
             placement.pace(state)
@@ -141,7 +159,7 @@ def _dispatch(learner: Learner, placement: Placement, split: Examples, state: Tr
     return work, compiled, seconds
 
 
-def _fed(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
+def _fed(learner: Learner, placement: Placement, split: Examples, key: CellKey) -> Built:
     """Run one jitted step per call on batches from host memory; a thread fetches the next batch, as a loader does."""
     on_host = Examples(*(np.asarray(leaf) for leaf in split))
     batches = _batches(learner, key.batch_size, len(on_host.labels))
@@ -158,10 +176,12 @@ def _fed(learner: Learner, placement: Placement, split: Examples, state: TrainSt
 
         return _shared_step(learner, placement, key, examples_of, (state, (), batch, rate))
 
-    compiled, seconds = _compile(step, state, fetch(0), rate)
+    compiled, seconds = _compile(step, _described_state(learner, placement), fetch(0), rate)
+    state: TrainState | None = None
 
     def work(steps: int) -> None:
         nonlocal state
+        state = state or _first_state(learner, placement)
         with ThreadPoolExecutor(1) as loader:
             coming = loader.submit(fetch, 0)
             for i in range(steps):
@@ -175,15 +195,18 @@ def _fed(learner: Learner, placement: Placement, split: Examples, state: TrainSt
     return work, compiled, seconds
 
 
-def _scan(learner: Learner, placement: Placement, split: Examples, state: TrainState, key: CellKey) -> Built:
+def _scan(learner: Learner, placement: Placement, split: Examples, key: CellKey) -> Built:
     """Run many steps per call, with the loop inside the program, and for "graph" inside a CUDA graph."""
     order = placement.whole(example_order.order(SEED, 0, len(split.labels)))
     rate = placement.whole(jnp.float32(LEARNING_RATE))
     steps_of = many_steps(learner, placement, key)
-    compiled, seconds = _compile(steps_of, state, split, order, np.int32(1), rate, graph=key.loop == "graph")
+    described = _described_state(learner, placement)
+    compiled, seconds = _compile(steps_of, described, split, order, np.int32(1), rate, graph=key.loop == "graph")
+    state: TrainState | None = None
 
     def work(steps: int) -> None:
         nonlocal state
+        state = state or _first_state(learner, placement)
         state, _ = compiled(state, split, order, np.int32(steps), rate)
         jax.block_until_ready(state)
 
