@@ -43,7 +43,7 @@ endif
 # tests of the analysis need 53 s with one thread for each worker (2 x86 cores, November 2026).
 test test-rest test-all test-repeat: export OPENBLAS_NUM_THREADS := 1
 # A file stays with one worker, so what its tests share is made and compiled once.
-PYTEST := $(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+PYTEST := $(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 BENCHMARK = -p no:xdist -o addopts= --benchmark-only --benchmark-autosave $(PYTEST_OPTIONS)
 REST := slow or network or browser
 ELSEWHERE := accelerator

@@ -17,20 +17,36 @@ import hypothesis
 import pytest
 import simulated_folder
 from batchscale.analysis import figures
+from batchscale.analysis.figures import style
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.metrics import time_budgets
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.pages import report
+from batchscale.analysis.pages import comparison, report
 from batchscale.analysis.summary import build
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Summary
 from jaxtyping import install_import_hook
+from long_proofs import with_quick_flags
 from repository import ROOT
 from truth import RICH
 
-FEW_TIMES, ALL_TIMES = 3, time_budgets.POINTS
+FEW_TIMES, ALL_TIMES = 2, time_budgets.POINTS
 """Times at which scores are compared, which is most of what a summary costs; the folder for all tests has all times."""
+BRIEF = {
+    "convergence.tiers.TRIAL_SECONDS": 0.02,
+    "device.peak_rates.ROUND_SECONDS": 0.001,
+    "device.peak_rates.STEP_SECONDS": 1e-6,
+    "device.peak_rates.COPY_BYTES": 1 << 20,
+}
+LONGEST = (
+    *("test_looks", "test_many_rows", "test_kills_and_signals", "test_resnet", "test_rate_surface"),
+    *("test_browser", "test_multihost", "test_lanes", "test_lanes_of_models", "test_comparison", "test_wheel"),
+    *("test_lane_devices", "test_strange_numbers", "test_hops", "test_early_stopping", "test_compare"),
+)
+"""Files of tests, the longest first."""
+COARSE = 72
+"""Dots per inch of pictures in tests, which look at their drawings and not at their dots."""
 HERE = (None, "", "localhost", "127.0.0.1", "::1")
 _network = SimpleNamespace(allowed=False)
 
@@ -39,7 +55,10 @@ def pytest_configure() -> None:
     gc.disable()  # until all tests are collected: most of what is imported stays
     install_import_hook(list(modules_with_shapes()), "beartype.beartype")
     _cut_the_network()
+    if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS"):
+        os.environ["XLA_FLAGS"] = with_quick_flags(os.environ.get("XLA_FLAGS", ""))
     time_budgets.POINTS = FEW_TIMES
+    style._BASE["savefig.dpi"] = COARSE
     hypothesis.settings.register_profile("shared machine", deadline=None)
     hypothesis.settings.load_profile("shared machine")
 
@@ -84,6 +103,8 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first, so that no worker has to wait for another one's last file."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     if shutil.which("nvidia-smi"):
         return
     for item in items:
@@ -93,8 +114,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw only the first figure: the figures are most of what a page costs."""
+    """Draw only the first figure, and none of a comparison: the figures are most of what a page costs."""
     monkeypatch.setattr(figures, "PLOTS", figures.PLOTS[:1])
+    monkeypatch.setattr(comparison, "_figures", lambda _: [])
+
+
+@pytest.fixture(scope="module")
+def brief() -> Iterator[None]:
+    """Let studies measure the machine in moments: its peak rates, and what decides lowerings and shapes of lanes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in BRIEF.items():
+            patch.setattr(f"batchscale.measure.{name}", value)
+        yield
+
+
+@pytest.fixture
+def unoptimized() -> Iterator[None]:
+    """Compile as `make test` does, in proofs that hold for any optimization and that mostly compile."""
+    import jax  # noqa: PLC0415 - most of the tests need none
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,7 @@ def test_the_skill_is_one_page():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_figures")
+@pytest.mark.usefixtures("few_figures", "brief")
 def test_every_command_of_the_skill_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BATCHSCALE_OFFLINE", "1")

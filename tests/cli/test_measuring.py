@@ -51,7 +51,7 @@ WARMUP_EPOCHS = {"constant": 0, "warmup": 3, "warmup_cosine": 3, "linear_decay":
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _a_corner_of_the_digits_on_a_tiny_machine():
+def _a_corner_of_the_digits_on_a_tiny_machine(brief):
     corner = tiny_dataset()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "load", lambda *_: corner)

@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
+import batchscale
 import numpy as np
 import pytest
 from repository import ROOT
@@ -120,6 +123,7 @@ def test_the_wheel_holds_one_package_with_models_and_data(built):
     assert {name: content for name, content in wheel.items() if name.startswith("batchscale/")} == expected
     suffixes = {Path(name).suffix for name in expected}
     assert {".py", ".toml", ".jinja", ".css", ".js"} <= suffixes
+    assert "batchscale/py.typed" in wheel
 
 
 def test_the_source_distribution_builds_the_same_wheel(built, tmp_path):
@@ -130,8 +134,19 @@ def test_the_source_distribution_builds_the_same_wheel(built, tmp_path):
     assert contents(build(unpacked, tmp_path / "dist")[1]) == contents(wheel)
 
 
+def test_the_image_of_the_readme_holds_what_the_wheel_is_built_from(built, tmp_path):
+    copied = re.findall(r"^COPY (.+) /src(\S*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert copied
+    for names, place in copied:
+        for name in names.split():
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, tmp_path / (place.strip("/") or name))
+    assert contents(build(tmp_path, tmp_path / "dist")[1]) == contents(built[1])
+
+
 def test_an_installed_wheel_measures_and_reports_next_to_modules_of_the_same_names(installed, project):
     program = installed / "batchscale"
+    assert run(project, program, "--version") == f"batchscale {batchscale.__version__}\n"
     assert "linear" in run(project, program, "list")
     answer = json.loads(run(project, program, "run", "tiny.toml", "--json", PYTHONPATH="."))
     (folder,) = (project / "results" / "local" / "tiny").iterdir()
@@ -184,7 +199,8 @@ def test_a_stranger_trains_a_model_and_data_of_their_own_to_a_loss(installed, tm
     (own / "helper.py").write_text("WIDTH = 8\n")
     (own / "mine.py").write_text(OWN_MODEL)
     table = TINY.replace('"digits"', '"data.npz"').replace('"linear"', '"mine.py:Model"')
-    (own / "own.toml").write_text(table.replace("accuracy = 0.5", "loss = 1.0").replace("epochs = 2", "epochs = 8"))
+    table = table.replace("accuracy = 0.5", "loss = 1.0").replace("epochs = 2", "epochs = 8")
+    (own / "own.toml").write_text(f'{table}max_batch_size = "skip"\n')
     program = installed / "batchscale"
     answer = json.loads(run(tmp_path, program, "run", "own/own.toml", "--json"))
     assert answer["goal"] == {"metric": "loss", "threshold": 1.0}

@@ -13,7 +13,7 @@ from batchscale.records import results_folder, row_files
 from long_proofs import long_unless
 from repository import ROOT
 from sample_rows import stage
-from subprocess_study import SWEEP, environment, only_folder, rounds
+from subprocess_study import RUN, SWEEP, environment, only_folder, rounds
 from tiny_workload import experiment, trials
 
 MOUNTS = subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode == 0
@@ -98,7 +98,7 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_once_there_is_room(tmp_path):
     (tmp_path / "sweep.toml").write_bytes(results_folder.to_toml(experiment(**SWEEP)).replace(b'"tiny"', b'"sweep"', 1))
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
-    run = f"'{sys.executable}' -m batchscale run sweep.toml --results '{disk}'"
+    run = f"'{sys.executable}' -c '{RUN}' run sweep.toml --results '{disk}'"
     script = f"""
         mount -t tmpfs -o size=12k tmpfs '{disk}' || exit 9
         {run} && exit 8
@@ -124,7 +124,7 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_once_there_is_room(tmp_path):
         whole = (before / name).read_bytes() if (before / name).exists() else b""
         assert (after / name).read_bytes().startswith(whole[: whole.rfind(b"\n") + 1])
     whole = tmp_path / "whole"
-    command = [sys.executable, "-m", "batchscale", "run", "sweep.toml", "--results", str(whole)]
+    command = [sys.executable, "-c", RUN, "run", "sweep.toml", "--results", str(whole)]
     subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, check=True)
     assert trials(after) == trials(only_folder(whole))
     assert rounds(after) == rounds(only_folder(whole))

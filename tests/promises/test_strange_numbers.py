@@ -16,7 +16,7 @@ from batchscale.measure.throughput import rounds
 from batchscale.records import results_folder
 from tiny_workload import TRAIN_EXAMPLES, experiment, host, tiny_dataset
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("brief")]
 
 QUICK = {
     "seeds": {"search": 1, "confirm": 2},

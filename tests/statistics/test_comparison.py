@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 from batchscale.statistics.comparison import compare
@@ -209,25 +211,21 @@ def test_the_level_holds_for_the_set_and_for_all_bounds_together(correlation):
     assert bounded >= 0.95 - 2 * np.sqrt(0.95 * 0.05 / 800)
 
 
-def out_at_limit(worlds, horizon, alpha, seed=0):
-    """How often the best arm, whose runs all end at `horizon`, is out; with its limit, and if it had been trained on.
-
-    Only worlds count in which all of its three runs missed.
-    """
-    random, truth = np.random.default_rng(seed), np.array([0.0, 0.0, 0.0, 0.05, 0.4])
-    counts = np.zeros(3)
+def drawn(worlds):
+    """The runs (3, arms) of each world; in truth, the first arm is among the best."""
+    random, truth = np.random.default_rng(0), np.array([0.0, 0.0, 0.0, 0.05, 0.4])
     for _ in range(worlds):
         spread = 0.13 * np.exp(0.2 * random.standard_normal(len(truth)))
         shared, own = random.standard_normal((3, 1)), random.standard_normal((3, len(truth)))
-        values = truth + spread * (np.sqrt(0.26) * shared + np.sqrt(0.74) * own)
-        if (values[:, 0] <= horizon).any():
-            continue
-        missed = values.copy()
-        missed[:, 0] = np.inf
-        limits = np.array([horizon, *[np.nan] * 4])
-        with_limit = compared(of_seeds(missed, later_than=limits), alpha, draws=1000)
-        counts += [1, with_limit.out[0], compared(of_seeds(values), alpha, draws=1000).out[0]]
-    return counts
+        yield truth + spread * (np.sqrt(0.26) * shared + np.sqrt(0.74) * own)
+
+
+def is_out_at_limit(values, horizon, alpha):
+    """Whether the best arm is out if all of its runs end at `horizon`."""
+    missed = values.copy()
+    missed[:, 0] = np.inf
+    limits = np.array([horizon, *[np.nan] * 4])
+    return bool(compared(of_seeds(missed, later_than=limits), alpha, draws=1000).out[0])
 
 
 @pytest.mark.slow
@@ -237,9 +235,13 @@ def test_a_limit_calls_the_best_arm_out_no_more_often_than_the_level_allows(alph
 
     The levels are those of looks: at 5%, three misses of three call an arm out whenever its runs ended.
     """
+    worlds = list(drawn(3000))
+    is_out = cache(lambda world: bool(compared(of_seeds(worlds[world]), alpha, draws=1000).out[0]))
     for horizon in (-1.0, -0.1, 0.0, 0.1):
-        missed, out, trained_on = out_at_limit(3000, horizon, alpha)
-        share, allowed = out / 3000, alpha + 3 * np.sqrt(alpha * (1 - alpha) / 3000)
-        print(f"horizon {horizon}, alpha {alpha}: {missed:.0f} missed, {out:.0f} out, {trained_on:.0f} if trained on")
+        missed = [world for world, values in enumerate(worlds) if (values[:, 0] > horizon).all()]
+        out = sum(is_out_at_limit(worlds[world], horizon, alpha) for world in missed)
+        trained_on = sum(map(is_out, missed))
+        share, allowed = out / len(worlds), alpha + 3 * np.sqrt(alpha * (1 - alpha) / len(worlds))
+        print(f"horizon {horizon}, alpha {alpha}: {len(missed)} missed, {out} out, {trained_on} if trained on")
         assert share <= allowed
         assert out <= trained_on + 3 * np.sqrt(trained_on + 1)

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import jax
 import msgspec
 from batchscale.config.vocabulary import CellKey
-from batchscale.measure.control.progress import Progress
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.device.sensors import NONE
-from batchscale.measure.session import Session
 from batchscale.measure.throughput import cells_ahead
 from batchscale.measure.throughput import rounds as throughput
 from batchscale.measure.throughput.cell_process import ChildError
 from batchscale.measure.throughput.stage import Throughput
+from batchscale.measure.training import flop_count
 from batchscale.records.row_types import Compilation, Round
 from sample_rows import ORIGIN
-from tiny_workload import experiment, host, tiny_dataset
+from tiny_workload import tiny_dataset, untuned_session
 
+COUNT = flop_count.flops_per_example
 KEYS = [CellKey(size, loop) for size in (1, 8, 64) for loop in ("dispatch", "scan")]
+
+
+@cache
+def _count(learner, batch_size):
+    return COUNT(learner, batch_size, tiny_dataset().train)
+
+
+def _counted_once(learner, batch_size, _split):
+    """Count the FLOPs of a learner on the tiny dataset, once in all tests."""
+    return _count(learner, batch_size)
 
 
 class Pretended:
@@ -29,13 +40,14 @@ class Pretended:
         self.now, self.rows, self.built, self.fails, self.checks = 0.0, [], [], fails or {}, 0
         self.stop_at, self.folder = None, folder
         monkeypatch.setattr(cells_ahead, "build", self.build)
+        monkeypatch.setattr(throughput.flop_count, "flops_per_example", _counted_once)
         monkeypatch.setattr(throughput, "predicted_bytes", lambda _: self.predicted_bytes(self.built[-1]))
         self.asks(**tables)
 
     def asks(self, **tables):
         """Give these tables to the experiment of the stage."""
         asked = {"rounds": 5, "round_seconds": 0.1, **tables.pop("throughput", {})}
-        of = Session(experiment(throughput=asked, **tables), tiny_dataset(), host(), self.folder, Progress(quiet=True))
+        of = untuned_session(self.folder, throughput=asked, **tables)
         of.stopper.check = self.check
         of.progress.plan("timing", len(KEYS), 1.0)
         self.stage = Throughput(of, self.rows.append)

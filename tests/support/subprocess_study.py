@@ -7,6 +7,7 @@ import sys
 from batchscale.measure.throughput import cell_process
 from batchscale.records import results_folder, row_files
 from batchscale.records.row_types import Round
+from long_proofs import with_quick_flags
 from repository import ROOT
 from tiny_workload import TINY
 
@@ -17,8 +18,19 @@ SWEEP = {
     "evaluation": {"first_epoch": 4, "per_epoch": 4},
     "throughput": {"rounds": 8, "round_seconds": 0.02, "loops": ["scan"]},
 }
-MEASURE = """
+BRIEFLY = """
 import sys
+from batchscale.measure.device import peak_rates
+peak_rates.ROUND_SECONDS, peak_rates.WIDTHS, peak_rates.COPY_BYTES = 0.001, peak_rates.WIDTHS[:1], 1 << 20
+"""
+"""Measures peak rates in moments: how fast this machine is does not matter here."""
+RUN = f"""{BRIEFLY}
+from batchscale.cli import command_line, measuring
+measuring.answer = lambda *_, **__: 0
+sys.exit(command_line.run(sys.argv[1:]))
+"""
+"""The command line, which measures briefly and writes no pages."""
+MEASURE = f"""{BRIEFLY}
 from pathlib import Path
 from batchscale.measure.control.signals import Stopper
 from batchscale.measure.convergence import wave_loop
@@ -31,8 +43,13 @@ suite.measure(suite.Request([sys.argv[1]], results=Path(sys.argv[2])), Host.desc
 
 
 def environment(workplace):
-    """Return the environment of a child process: this checkout's package, and a cache of programs in `workplace`."""
+    """Return the environment of a child process: this checkout's package, and a cache of programs in `workplace`.
+
+    XLA optimizes little there: compiling takes longer than running what is compiled.
+    """
     cache = {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": with_quick_flags(os.environ.get("XLA_FLAGS", "")),
         "JAX_COMPILATION_CACHE_DIR": str(workplace / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

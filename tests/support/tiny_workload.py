@@ -23,7 +23,7 @@ from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence import wave, wave_loop
 from batchscale.measure.convergence.early_stopping import Race
 from batchscale.measure.convergence.lanes import Lanes, Programs, Settings
-from batchscale.measure.convergence.tiers import LanePrograms
+from batchscale.measure.convergence.tiers import MICROBATCH, LanePrograms
 from batchscale.measure.convergence.wave import Grid, LaneRecord, Setting, Wave
 from batchscale.measure.convergence.wave_loop import Checkpoint
 from batchscale.measure.data import datasets, example_order
@@ -319,9 +319,26 @@ def tiny_dataset() -> Dataset:
     return replace(whole, **{split: first(getattr(whole, split), count) for split, count in kept.items()})
 
 
+@cache
+def _learners(workload: bytes, searched: tuple[str, ...]) -> dict[Any, Learner]:
+    """Return the learners of a workload, which begin as none."""
+    return {}
+
+
+def untuned_session(folder: Path, workers: int = 1, **tables: Any) -> Session:
+    """Return a session of the tiny experiment in a results folder. Those of one workload share their learners."""
+    made = Session(experiment(**tables), tiny_dataset(), host(workers), folder, Progress(quiet=True))
+    workload = made.experiment.workload
+    if workload.model in MODEL_OPTIONS:
+        made._learners = _learners(msgspec.json.encode(workload), tuple(made.experiment.searched))
+    return made
+
+
 def session(folder: Path, workers: int = 1, **tables: Any) -> Session:
     """Return a session of the tiny experiment in a results folder, with its tuning done."""
-    made = Session(experiment(**tables), tiny_dataset(), host(workers), folder, Progress(quiet=True))
+    made = untuned_session(folder, workers, **tables)
+    if made.tries_shapes:
+        made.tuning.get(MICROBATCH, lambda: Tuned(None, 1e6))
     for tier in LanePrograms(made).tiers:
         made.tuning.get(f"convergence {tier.microbatch_size} {tier.batch_sizes}", lambda: Tuned(None, 1e6))
     return made

@@ -39,7 +39,8 @@ def drawn(sweep, summarized):
         with style.applied(width):
             for plot in PLOTS:
                 figure = plot.draw(sweep, summarized)
-                FigureCanvasAgg(figure).draw()
+                FigureCanvasAgg(figure)
+                figure.draw_without_rendering()
                 found[plot.name, width] = figure
     return found
 

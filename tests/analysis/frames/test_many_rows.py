@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import pytest
 import simulated_folder
-from simulated_answers import TRUTH, answered
+from batchscale.analysis.metrics.scaling import critical_batch_size
+from batchscale.analysis.summary.build import time_optimal
+from simulated_answers import TRUTH, swept
 
 
 @pytest.mark.slow
@@ -16,9 +18,9 @@ def test_tied_sets_and_knees_hold_through_the_whole_pipeline():
     worlds, held, covered = 12, 0, 0
     truth = replace(TRUTH, rate_penalty=3.0, per_epoch=16, confirm_seeds=3, epochs=10.0, also=(), watts=None)
     for world in range(worlds):
-        found = answered(truth, seed=world)
-        held += truth.time_optimal_batch_size in found.time_optimal.tied
-        low, high = found.critical_batch_size.interval
+        sweep = swept(truth, seed=world)
+        held += truth.time_optimal_batch_size in time_optimal(sweep).tied
+        low, high = critical_batch_size(sweep).interval
         covered += low <= truth.critical_batch_size <= high
     assert held >= worlds - 2
     assert covered >= worlds - 3

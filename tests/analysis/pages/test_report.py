@@ -143,6 +143,7 @@ def test_half_a_folder_gives_half_an_answer(tmp_path, left):
     assert "Figures that these measurements have no data for" in text
 
 
+@pytest.mark.usefixtures("few_figures")
 def test_that_nothing_reached_the_target_is_reported(tmp_path):
     simulated_folder.write(tmp_path, batch_sizes=(16, 64, 256), confirm_seeds=2, least_examples=1e8)
     written = report.write_report(tmp_path)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 import simulated_folder
+from batchscale.analysis import figures
 from batchscale.analysis.figures import choose, style
 from batchscale.analysis.frames import frames
 from batchscale.analysis.metrics import observations
@@ -23,6 +24,12 @@ from simulated_rows import change, made, trained
 (PLOT,) = choose(["best_score"])
 COLUMN = "Averaged parameters"
 SMALL = {"batch_sizes": (16, 64, 256), "confirm_seeds": 3}
+
+
+@pytest.fixture(scope="module")
+def without():
+    """The summary of runs that kept no averages."""
+    return answered()
 
 
 def drawn(measured, summarized):
@@ -59,8 +66,8 @@ def test_an_average_as_good_in_every_seed_is_as_good_in_the_median():
         assert one.best_averaged_score.interval == one.best_score.interval
 
 
-def test_averaging_changes_no_other_answer():
-    without, beside = answered(), answered(averaging_gain=0.004)
+def test_averaging_changes_no_other_answer(without):
+    beside = answered(averaging_gain=0.004)
     unmeasured = [change(one, best_averaged_score=None, averaged_score_gain=None) for one in beside.cells]
     assert change(beside, cells=unmeasured) == without
 
@@ -83,13 +90,12 @@ def test_averages_count_within_the_budget_alone_and_are_unknown_where_nothing_wa
     assert made([trained([], seed=1), trained([0.8], seed=3)]).trials["best_averaged_score"].isna().all()
 
 
-def test_a_summary_from_before_averages_stays_readable(tmp_path):
-    found = answered()
-    old = msgspec.to_builtins(found)
+def test_a_summary_from_before_averages_stays_readable(without, tmp_path):
+    old = msgspec.to_builtins(without)
     for one in old["cells"]:
         del one["best_averaged_score"], one["averaged_score_gain"]
     (tmp_path / "summary.json").write_bytes(msgspec.json.encode(old))
-    assert build.read(tmp_path) == found
+    assert build.read(tmp_path) == without
 
 
 def test_averages_are_drawn_where_they_were_measured(measured, summarized):
@@ -141,7 +147,8 @@ def test_one_example_more_or_less_is_never_beyond_what_seeds_do(seeds):
     assert ("on one seed" in said) == (seeds == 1)
 
 
-def test_without_averages_nothing_of_them_appears(tmp_path):
+def test_without_averages_nothing_of_them_appears(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "PLOTS", (PLOT,))
     simulated_folder.write(tmp_path, batch_sizes=(16, 64, 256), confirm_seeds=3)
     found = report.write_report(tmp_path)
     page = (tmp_path / report.NAME).read_text(encoding="utf-8")

@@ -117,12 +117,11 @@ def test_a_batch_that_does_not_fit_is_answered_in_microbatches_and_marked():
     assert verdict(found, 8) == "supported"
 
 
-def test_the_largest_batch_size_is_what_was_found_last():
-    found = answered(largest_that_fits=5000).max_batch_size
-    assert (found.batch_size, found.bound, found.confirmed) == (5000, "memory", True)
-    assert found.predicted_bytes < found.memory_bytes
-    nothing = answered()
-    assert (nothing.max_batch_size, nothing.max_batch_size_reason) == (None, "no search for it was run")
+def test_the_largest_batch_size_is_what_was_found_last(found):
+    largest = answered(largest_that_fits=5000).max_batch_size
+    assert (largest.batch_size, largest.bound, largest.confirmed) == (5000, "memory", True)
+    assert largest.predicted_bytes < largest.memory_bytes
+    assert (found.max_batch_size, found.max_batch_size_reason) == (None, "no search for it was run")
 
 
 def test_why_there_is_no_largest_batch_size_is_told():
@@ -219,12 +218,12 @@ def test_batch_sizes_that_were_not_confirmed_yet_are_named():
     )
 
 
-def test_a_failed_run_is_no_miss():
+def test_a_failed_run_is_no_miss(found):
     rows = simulated_folder.rows(TRUTH)
     lost = next(row for row in rows if getattr(row, "phase", "") == "confirm")
     rate, size = lost.learning_rate, lost.batch_size
     failed = msgspec.structs.replace(lost, status="failed", seed=77, steps=0)
-    assert cell(answered(rows=[*rows, failed]), size).seeds == cell(answered(rows=rows), size).seeds
+    assert cell(answered(rows=[*rows, failed]), size).seeds == cell(found, size).seeds
     assert rate
 
 

@@ -51,12 +51,9 @@ def run(rule, curves):
     stopped = {}
     for number in range(1, EVALUATIONS + 1):
         examples = 100 * number
-        seen = {
-            rate: [cut(one, min(examples, stopped.get(rate, math.inf))) for one in group]
-            for rate, group in curves.items()
-        }
+        seen = {rate: stopped.get(rate) or [cut(one, examples) for one in group] for rate, group in curves.items()}
         for rate in losers(rule, seen, examples):
-            stopped.setdefault(rate, examples)
+            stopped.setdefault(rate, seen[rate])
     return set(stopped)
 
 

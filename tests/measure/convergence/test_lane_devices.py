@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -10,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import subprocess_study
 from batchscale.measure.convergence.lane_devices import LaneDevices
 from batchscale.measure.convergence.wave import shard_shape
 from hypothesis import given
 from hypothesis import strategies as st
+from long_proofs import with_quick_flags
 from repository import ROOT
 from tiny_workload import trials
 
@@ -44,12 +45,10 @@ def test_shards_are_shared_evenly_and_no_device_holds_more_settings_than_it_may(
 
 
 def run(devices, folder, *saves, model="lenet"):
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "bench"), str(SUPPORT)]),
-    }
+    """Run the study in a child process; those in neighbouring folders share compiled programs."""
+    flags = with_quick_flags(f"--xla_force_host_platform_device_count={devices}")
+    virtual = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = subprocess_study.environment(folder.parent) | virtual
     line = [sys.executable, SUPPORT / "lanes_over_devices.py", folder, model, *saves]
     return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
 
@@ -57,13 +56,13 @@ def run(devices, folder, *saves, model="lenet"):
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
     """A study on 1, 2 and 4 devices, and one that is killed on 4 and resumed on 2."""
-    found = {}
+    found, workplace = {}, tmp_path_factory.mktemp("devices")
     for devices in (1, 2, 4):
-        folder = tmp_path_factory.mktemp(f"on{devices}")
+        folder = workplace / str(devices)
         done = run(devices, folder)
         assert done.returncode == 0, done.stderr
         found[devices] = json.loads(done.stdout.splitlines()[-1]) | {"folder": str(folder)}
-    folder = tmp_path_factory.mktemp("killed")
+    folder = workplace / "killed"
     killed = run(4, folder, "3")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (folder / "checkpoint").exists()

@@ -45,21 +45,26 @@ OPTIONS = {
     "weight_decay": 0.05,
 }
 """Far from the defaults of optax."""
-OFTEN_SEARCHED = [("momentum", "momentum"), ("adamw", "weight_decay")]
-SEARCHABLE = [(name, option) for name in OPTIMIZERS for option in sorted(searchable(name))]
+OFTEN_SEARCHED = [("momentum", ("momentum",)), ("adamw", ("weight_decay",))]
+SEARCHABLE = [(name, tuple(sorted(searchable(name)))) for name in OPTIMIZERS if searchable(name)]
 
 
-@pytest.mark.parametrize(("optimizer", "option"), long_unless(OFTEN_SEARCHED, SEARCHABLE))
-def test_a_lane_with_its_own_option_is_the_run_alone_with_it(optimizer, option):
-    one, rate, value = learner("linear", optimizer, searched=(option,)), RATE.get(optimizer, 0.05), OPTIONS[option]
-    usual = dict(usual_options(optimizer, [option]))[option]
-    lanes = train(programs(one, 10), [3], settings([20, 20], [rate] * 2, **{option: [usual, value]}), 600)
-    with_value = train_alone(learner("linear", optimizer, optimizer_options=((option, value),)), 3, 20, rate, 600)
+@pytest.mark.parametrize(("optimizer", "options"), long_unless(OFTEN_SEARCHED, [*OFTEN_SEARCHED, *SEARCHABLE]))
+def test_a_lane_with_its_own_option_is_the_run_alone_with_it(optimizer, options):
+    one, rate = learner("linear", optimizer, searched=options), RATE.get(optimizer, 0.05)
+    usual = dict(usual_options(optimizer, options))
+    lanes_of = [usual, *({**usual, option: OPTIONS[option]} for option in options)]
+    values = {option: [lane_options[option] for lane_options in lanes_of] for option in options}
+    width = len(lanes_of)
+    lanes = train(programs(one, 10), [3], settings([20] * width, [rate] * width, **values), 600)
     without = train_alone(learner("linear", optimizer), 3, 20, rate, 600)
     assert_same(lane(lanes.state.params, 0, 0), without.params, SUMMATION)
-    assert_same(lane(lanes.state.params, 0, 1), with_value.params, SUMMATION)
-    with pytest.raises(AssertionError):
-        assert_same(without.params, with_value.params, 10 * SUMMATION)
+    for column, option in enumerate(options, 1):
+        with_value = learner("linear", optimizer, optimizer_options=((option, OPTIONS[option]),))
+        alone = train_alone(with_value, 3, 20, rate, 600)
+        assert_same(lane(lanes.state.params, 0, column), alone.params, SUMMATION)
+        with pytest.raises(AssertionError):
+            assert_same(without.params, alone.params, 10 * SUMMATION)
 
 
 @pytest.mark.slow

@@ -46,6 +46,15 @@ def plain(tmp_path_factory):
     return by_lane(bench.run().records)
 
 
+COMPACTED = ((2, 6), (2, 3), (1, 3))
+
+
+@pytest.fixture(scope="module")
+def compacted(tmp_path_factory):
+    """The same wave in shards that become smaller, not interrupted."""
+    return by_lane(Bench(tmp_path_factory.mktemp("compacted"), shapes=COMPACTED).run().records)
+
+
 @pytest.fixture(scope="module")
 def unraced(tmp_path_factory):
     """The same lanes as confirmation trials, which are never stopped early."""
@@ -86,17 +95,15 @@ def test_a_lane_at_its_target_ends_with_the_budget_and_another_goes_on(unraced):
 @pytest.mark.parametrize(
     "stops", [pytest.param((1,), marks=pytest.mark.slow), (3, 2, 1), pytest.param((7,), marks=pytest.mark.slow)]
 )
-def test_a_wave_interrupted_anywhere_and_resumed_is_the_uninterrupted_one_bit_for_bit(tmp_path, plain, stops):
-    shapes = ((2, 6), (2, 3), (1, 3))
-    whole = by_lane(Bench(tmp_path / "whole", shapes=shapes).run().records)
-    bench = Bench(tmp_path / "parts", shapes=shapes)
+def test_a_wave_interrupted_anywhere_and_resumed_is_the_uninterrupted_one_bit_for_bit(tmp_path, compacted, stops):
+    bench = Bench(tmp_path, shapes=COMPACTED)
     for stop in stops:
         with pytest.raises(Stopped):
             bench.run(stop_after=stop)
     records = by_lane(bench.run().records)
-    assert msgspec.to_builtins(list(records.values())) == msgspec.to_builtins(list(whole.values()))
+    assert msgspec.to_builtins(list(records.values())) == msgspec.to_builtins(list(compacted.values()))
     assert {lane: msgspec.to_builtins(record) for lane, record in by_lane(bench.reported).items()} == {
-        lane: msgspec.to_builtins(record) for lane, record in whole.items()
+        lane: msgspec.to_builtins(record) for lane, record in compacted.items()
     }
 
 
@@ -112,11 +119,9 @@ def test_a_verdict_whose_row_was_lost_after_the_checkpoint_is_reported_again(tmp
 
 
 @pytest.mark.parametrize("stops", [(9,), (30, 4)])
-def test_a_wave_stops_between_evaluations_and_goes_on_from_there(tmp_path, stops):
+def test_a_wave_stops_between_evaluations_and_goes_on_from_there(tmp_path, compacted, stops):
     """With no time between checks every tick is followed by one; there are 20 ticks between evaluations."""
-    shapes = ((2, 6), (2, 3), (1, 3))
-    whole = by_lane(Bench(tmp_path / "whole", shapes=shapes).run().records)
-    bench = Bench(tmp_path / "parts", shapes=shapes, check_seconds=0.0)
+    bench = Bench(tmp_path, shapes=COMPACTED, check_seconds=0.0)
     for stop in stops:
         with pytest.raises(Stopped):
             bench.run(stop_after=stop)
@@ -124,7 +129,7 @@ def test_a_wave_stops_between_evaluations_and_goes_on_from_there(tmp_path, stops
         assert bench.checkpoint.restore(halfway, set())
         assert halfway.tick % 20 != 0
     records = by_lane(bench.run().records)
-    assert msgspec.to_builtins(list(records.values())) == msgspec.to_builtins(list(whole.values()))
+    assert msgspec.to_builtins(list(records.values())) == msgspec.to_builtins(list(compacted.values()))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +137,7 @@ def test_a_wave_stops_between_evaluations_and_goes_on_from_there(tmp_path, stops
     [
         {"shapes": ((1, 3),), "workers": 2},
         {"shapes": ((2, 2),), "workers": 2},
-        {"shapes": ((2, 6), (2, 3), (1, 3))},
+        {"shapes": COMPACTED},
         {"settings": grid_of()[::-1]},
         {"ticks_per_call": 7},
     ],

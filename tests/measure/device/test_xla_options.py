@@ -13,6 +13,7 @@ from tiny_workload import host
 pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options are a CPU's, and JAX is elsewhere")
 
 
+@pytest.mark.slow  # the flags that compile `make test` quickly leave nothing fused
 def test_what_a_barrier_holds_back_is_computed_apart():
     def held(values):
         return jnp.sin(jax.lax.optimization_barrier(jnp.cos(values)))

@@ -168,6 +168,7 @@ def test_ways_to_run_a_step_have_different_names():
     assert len(names) == 1 + 4 + 6
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_real_stage_fills_its_folder_once(tmp_path):
     made = session(tmp_path, throughput={"rounds": 5, "round_seconds": 0.001, "loops": ["scan"]})
 

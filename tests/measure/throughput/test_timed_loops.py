@@ -1,6 +1,7 @@
 """The timed loops train: every loop and input does the steps it is asked for, on the batches of the stream."""
 
 import itertools
+from functools import cache
 
 import jax
 import msgspec
@@ -42,15 +43,23 @@ QUICK = [("mlp", KEYS[0]), ("mlp", IN_MICROBATCHES[2])]
 CASES = [(model, key) for model in ("mlp", "tiny_workload:Dropping") for key in (*KEYS, *IN_MICROBATCHES)]
 
 
-@pytest.mark.parametrize(("model", "key"), long_unless(QUICK, CASES), ids=str)
-def test_a_timed_loop_is_the_training_loop(monkeypatch, model, key):
-    made, split = learner(model, "momentum"), train_split()
-    state = made.first_state(made.params(0), LEARNING_RATE)
+@cache
+def trained_plainly(made):
+    """Parameters after as many steps, one after another."""
+    split, train_step = train_split(), jax.jit(made.train_step)
+    state = jax.jit(made.first_state)(made.params(0), LEARNING_RATE)
     for i in range(STEPS):
         indices = timed_loops.example_order.indices(0, i * 8, 8, len(split.labels))
         keys = made.keys(0, made.chosen(indices, i * 8).numbers)
-        state, _ = made.train_step(state, take(split, indices), LEARNING_RATE, keys=keys)
-    assert_same(trained(monkeypatch, made, key), state.params, 1e-6)
+        state, _ = train_step(state, take(split, indices), LEARNING_RATE, keys=keys)
+    return state.params
+
+
+@pytest.mark.parametrize(("model", "key"), long_unless(QUICK, CASES), ids=str)
+def test_a_timed_loop_is_the_training_loop(monkeypatch, model, key):
+    made = learner(model, "momentum")
+    expected = trained_plainly(made)
+    assert_same(trained(monkeypatch, made, key), expected, 1e-6)
 
 
 @pytest.mark.parametrize("steps", [1, 5])
@@ -74,11 +83,16 @@ def test_what_comes_from_host_memory_is_dispatched_only():
 @pytest.mark.parametrize("optimizer", long_unless(["momentum"], ["sgd", "momentum"]))
 def test_a_whole_training_set_in_microbatches_is_the_step_of_the_whole_batch(optimizer):
     made, split = learner("mlp", optimizer), train_split()
-    state = made.first_state(made.params(1), 0.1)
-    whole, loss = made.train_step(state, split, 0.1)
-    pieces = jax.tree.map(lambda leaf: leaf.reshape(20, -1, *leaf.shape[1:]), split)
-    mean_loss, gradient = made.accumulated_gradient(state.params, pieces, lambda piece: (piece, None))
-    assert_same(made.apply(state, gradient, 0.1, len(split.labels)), whole, 1e-5)
+    state = jax.jit(made.first_state)(made.params(1), 0.1)
+    whole, loss = jax.jit(made.train_step)(state, split, 0.1)
+
+    def in_microbatches(state, split):
+        pieces = jax.tree.map(lambda leaf: leaf.reshape(20, -1, *leaf.shape[1:]), split)
+        mean_loss, gradient = made.accumulated_gradient(state.params, pieces, lambda piece: (piece, None))
+        return made.apply(state, gradient, 0.1, len(split.labels)), mean_loss
+
+    found, mean_loss = jax.jit(in_microbatches)(state, split)
+    assert_same(found, whole, 1e-5)
     assert float(mean_loss) == pytest.approx(float(loss), rel=1e-6)
 
 

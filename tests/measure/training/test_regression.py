@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from batchscale.config.experiment import Workload
@@ -42,8 +43,9 @@ def test_training_finds_the_line(tmp_path):
     dataset = line(tmp_path)
     learner = make_learner(WORKLOAD, dataset)
     batch, state = on_device(dataset.train), learner.first_state(learner.params(0), 0.3)
+    train_step = jax.jit(learner.train_step)
     for _ in range(200):
-        state, _ = learner.train_step(state, batch, 0.3)
+        state, _ = train_step(state, batch, 0.3)
     assert float(learner.losses(state.params, on_device(dataset.test)).max()) < 1e-6
 
 

@@ -11,7 +11,7 @@ import msgspec
 from batchscale.analysis import number_format
 from batchscale.analysis.frames import frames
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.analysis.summary.build import summarize
+from batchscale.analysis.summary.batch_size_rows import cells
 from batchscale.analysis.summary_types import BatchSizeSummary
 from batchscale.config.experiment import Experiment
 from batchscale.errors import InputError
@@ -27,14 +27,14 @@ def with_steps(plan: Plan, folder: Path) -> Plan:
     """
     trained = frames.load(folder)
     _refuse_unlike(plan, trained.experiment, folder)
-    cells = [cell for cell in summarize(Sweep.of(trained)).cells if cell.steps_to_target.median is not None]
-    if not cells:
+    reached = [cell for cell in cells(Sweep.of(trained)) if cell.steps_to_target.median is not None]
+    if not reached:
         raise InputError(f"--needs {folder}: no batch size reached the target, expected steps to it")
     return msgspec.structs.replace(
         plan,
         steps_from=visible(f"{folder.resolve().parent.name}/{folder.resolve().name}"),
         goal=number_format.goal(trained.experiment.goal),
-        targets=[_joined(target, cells) for target in plan.targets],
+        targets=[_joined(target, reached) for target in plan.targets],
     )
 
 

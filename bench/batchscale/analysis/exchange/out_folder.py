@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -40,8 +39,7 @@ def refuse_foreign(out: Path, inputs: Iterable[Path]) -> None:
                 " new, empty, or made by analyze"
             )
     for path in inputs:
-        # Unlike Path.resolve, this raises nothing for a link to itself.
-        if Path(os.path.realpath(out)) in Path(os.path.realpath(path)).parents:
+        if out.resolve() in path.resolve().parents:
             raise InputError(f"{path}: is in the folder --out, expected another --out")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from batchscale.analysis import number_format
@@ -29,12 +30,17 @@ class PublishedResult:
 
     folder: Path
     sweep: Sweep
-    summary: Summary
+
+    @cached_property
+    def summary(self) -> Summary:
+        """Its summary."""
+        return summarize(self.sweep)
 
     @property
     def address(self) -> str:
         """Its folder on the site. Both names are validated slugs, so it cannot be outside the site."""
-        return f"{self.summary.experiment}/{self.summary.machine}"
+        measured = self.sweep.frames
+        return f"{measured.experiment.name}/{measured.machine.machine.name}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ def site(published: Path, out: Path) -> Path:
         InputError: when nothing is published, a folder is not valid, two are of one experiment and machine, or the
             site would be written among the published folders.
     """
-    results = [_read(folder) for folder in published_folders(published)]
+    results = [PublishedResult(folder, Sweep.of(frames.load(folder))) for folder in published_folders(published)]
     if not results:
         raise InputError(f"{published}: no published results (folders <experiment>/<machine> with an experiment.toml)")
     _refuse_twins(results)
@@ -84,11 +90,6 @@ def site(published: Path, out: Path) -> Path:
 def published_folders(published: Path) -> list[Path]:
     """Return the results folders under `published`, sorted."""
     return sorted(path.parent for path in published.glob(f"*/*/{results_folder.EXPERIMENT}"))
-
-
-def _read(folder: Path) -> PublishedResult:
-    sweep = Sweep.of(frames.load(folder))
-    return PublishedResult(folder, sweep, summarize(sweep))
 
 
 def _refuse_twins(results: Sequence[PublishedResult]) -> None:

@@ -116,6 +116,7 @@ class Learner:
         searched: Names of the optimizer options that may differ between lanes. Functions take their values as
             `options`.
         initial: The compiled initialiser, once it was needed.
+        abstract: What `abstract_params` returns, once it was needed.
     """
 
     task: Task
@@ -127,6 +128,7 @@ class Learner:
     precision: Precision
     searched: tuple[str, ...] = ()
     initial: list[jax.stages.Compiled] = field(default_factory=list, compare=False)
+    abstract: list[PyTree] = field(default_factory=list, compare=False)
 
     def params(self, seed: int) -> PyTree:
         """Return fresh parameters in host memory: a function of the seed and the model alone."""
@@ -136,7 +138,9 @@ class Learner:
 
     def abstract_params(self) -> PyTree:
         """Return shapes and types of the parameters without computing any."""
-        return jax.eval_shape(self._fresh_params, jax.ShapeDtypeStruct((), np.uint32))
+        if not self.abstract:
+            self.abstract.append(jax.eval_shape(self._fresh_params, jax.ShapeDtypeStruct((), np.uint32)))
+        return jax.tree.map(lambda leaf: leaf, self.abstract[0])
 
     def _fresh_params(self, seed: UInt32[Array, ""]) -> PyTree:
         return nnx.state(self.make_model(rngs=random_streams.given(seed)), nnx.Param)
