@@ -388,6 +388,12 @@ def test_names_of_models_and_unclear_sizes_are_no_batch_sizes(name):
     assert settings_from_name(f"vit-b16-bs64-{'lr0.1'}")["batch_size"] == 64
 
 
+def test_a_file_given_twice_is_refused_instead_of_counting_as_more_seeds(tmp_path):
+    path = _written(tmp_path / "runs" / "c.csv", "run,batch_size,step,val_loss\na,16,10,2\na,16,20,1\n")
+    with pytest.raises(InputError, match=r"c\.csv: given twice, expected every file once"):
+        recognise.read([path, path.parent], Asked())
+
+
 SCHEDULED = "{},batch_size,lr,step,val_loss\na,16,0.10,50,3\na,16,0.09,100,2\na,16,0.08,150,1\n"
 
 

@@ -34,6 +34,7 @@ def read(paths: Sequence[Path], asked: Asked) -> list[Need] | Reading:
         InputError: when a file has no form that is known, or two files do not fit together.
     """
     files = [file for path in paths for file in _files(path)]
+    _refuse_twice(files)
     found = [read_file(file, asked) for file in files]
     grouped = [isinstance(one, Reading) and all(run.group for run in one.runs) for one in found]
     if asked.by and not all(grouped):
@@ -55,6 +56,15 @@ def read(paths: Sequence[Path], asked: Asked) -> list[Need] | Reading:
         else [f"{len(files)} files were read; the first: {readings[0].notes[0]}"]
     )
     return Reading(runs, readings[0].metric, notes)
+
+
+def _refuse_twice(files: Sequence[Path]) -> None:
+    """Refuse a file that is given twice: its runs would count as further seeds, and intervals would be too narrow."""
+    seen: set[Path] = set()
+    for file in files:
+        if (whole := file.resolve()) in seen:
+            raise InputError(f"{file}: given twice, expected every file once")
+        seen.add(whole)
 
 
 def read_file(path: Path, asked: Asked) -> list[Need] | Reading:
