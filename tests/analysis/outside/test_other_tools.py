@@ -394,6 +394,14 @@ def test_a_file_given_twice_is_refused_instead_of_counting_as_more_seeds(tmp_pat
         recognise.read([path, path.parent], Asked())
 
 
+def test_a_link_to_itself_cannot_be_read(tmp_path):
+    link = tmp_path / "loop.csv"
+    link.symlink_to(link)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match=r"loop\.csv: cannot be read"):
+        write_folders([link], None, tmp_path / "out")
+
+
 SCHEDULED = "{},batch_size,lr,step,val_loss\na,16,0.10,50,3\na,16,0.09,100,2\na,16,0.08,150,1\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -39,7 +40,8 @@ def refuse_foreign(out: Path, inputs: Iterable[Path]) -> None:
                 " new, empty, or made by analyze"
             )
     for path in inputs:
-        if out.resolve() in path.resolve().parents:
+        # Unlike Path.resolve, this raises nothing for a link to itself.
+        if Path(os.path.realpath(out)) in Path(os.path.realpath(path)).parents:
             raise InputError(f"{path}: is in the folder --out, expected another --out")
 
 

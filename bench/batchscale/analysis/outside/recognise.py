@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -60,9 +61,10 @@ def read(paths: Sequence[Path], asked: Asked) -> list[Need] | Reading:
 
 def _refuse_twice(files: Sequence[Path]) -> None:
     """Refuse a file that is given twice: its runs would count as further seeds, and intervals would be too narrow."""
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for file in files:
-        if (whole := file.resolve()) in seen:
+        # Unlike Path.resolve, this raises nothing for a link to itself.
+        if (whole := os.path.realpath(file)) in seen:
             raise InputError(f"{file}: given twice, expected every file once")
         seen.add(whole)
 
