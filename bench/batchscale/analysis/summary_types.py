@@ -330,7 +330,7 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
         tokens_per_second, tokens_to_target: of these examples, and until the target, where the data is text.
         epochs_to_target, steps_to_target: epochs and steps after which the typical run reached the target.
         first_evaluation_epochs: median over seeds of the epochs at the first evaluation that reached it.
-        typical_run: False where the first evaluation stands for it, because runs ended or crossed too soon.
+        typical_run: False where first evaluations stand for it, because runs crossed before the curve begins.
         doubt: why the examples to the target are not to be trusted, in words.
         time_to_target, joules_to_target, cost_to_target: seconds, joules, and cost in the currency of the price.
         best_score, best_score_by_steps: best validation score in the epoch and in the step budget.

@@ -57,18 +57,16 @@ class Compared(NamedTuple):
 
 
 def compared_by(found: Crossing, first: Float[np.ndarray, " runs"], previous: Float[np.ndarray, " runs"]) -> Compared:
-    """Choose what the runs of a setting are compared by: smoothed crossings, unless their flags speak against it.
+    """Choose what the runs of a setting are compared by: smoothed crossings, unless the target comes before the curve.
 
-    Runs that end too soon after the target are compared by their first evaluations at it. Where the target comes
-    before the curve, they are compared by the middle between the two evaluations around it.
+    There they are compared by the middle between the two evaluations around it. Runs that end soon after the target
+    keep their smoothed crossing: first evaluations at 16 per epoch come 20% too early, whatever the runs do later.
 
     Args:
         found: Where the runs cross the target, smoothed.
         first: Examples at the first evaluation of each run at the target, infinite where there is none.
         previous: Examples at the evaluation before.
     """
-    if "end" in found.flags:
-        return Compared(np.log(first))
     if "first" not in found.flags:
         return Compared(found.values, later_than=found.later_than)
     reached = np.isfinite(first)

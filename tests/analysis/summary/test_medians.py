@@ -22,7 +22,7 @@ def test_needs_are_those_of_the_typical_run_and_first_evaluations_are_medians_of
         first = float(np.median([first_at_target(row.curve, accuracy_of(truth.target)).examples for row in own]))
         assert one.first_evaluation_epochs == pytest.approx(first / truth.train_examples, rel=1e-15)
         found = locate(own, accuracy_of(truth.target))
-        assert one.typical_run == (not found.flags & {"first", "end"})
+        assert one.typical_run == ("first" not in found.flags)
         if one.typical_run:
             smoothed += 1
             typical = np.exp(found.typical)

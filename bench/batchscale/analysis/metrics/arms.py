@@ -53,7 +53,7 @@ class Arm:
     @property
     def is_smoothed(self) -> bool:
         """True where the examples are those of the typical run, False where they are those of first evaluations."""
-        return self.crossing is not None and not self.crossing.flags & {"first", "end"}
+        return self.crossing is not None and "first" not in self.crossing.flags
 
 
 def arms(frames: Frames, claims: Mapping[int, Claim], crossed: pd.DataFrame, goal: Goal) -> list[Arm]:

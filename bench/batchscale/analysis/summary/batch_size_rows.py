@@ -159,7 +159,7 @@ def _needed(sweep: Sweep, at: int, unit: float) -> Estimate:
 
 DOUBTS: dict[Flag, str] = {
     "first": "runs crossed the target near the first evaluation; evaluate more often in the first epoch",
-    "end": "runs ended at the target, so the first evaluation there stands for the typical run",
+    "end": "runs ended at the target or soon after it, where their smoothed curve is less certain",
     "flat": "the curve hardly falls at the target, so no number of seeds settles where it crosses;"
     " choose an easier target",
 }
