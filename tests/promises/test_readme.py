@@ -49,6 +49,18 @@ MEASURED_ELSEWHERE = {
 }
 """Commands that measure for minutes or on other machines: here they are parsed, and smaller ones run in these tests."""
 
+BRIEFLY = """
+[throughput]
+rounds = 5
+round_seconds = 0.001
+max_batch_size = "skip"
+[evaluation]
+noise = false
+[seeds]
+confirm = 2
+"""
+"""What a test adds to an experiment of the README, which leaves these tables out."""
+
 
 class Block(NamedTuple):
     """A block of code: its language, the file that the paragraph before it names, and its text."""
@@ -215,7 +227,7 @@ def stranger(tmp_path, monkeypatch):
 def test_every_command_of_the_readme_runs_on_the_files_that_it_shows(stranger, capsys):
     for block in blocks(README):
         if block.file:
-            (stranger / block.file).write_text(block.text)
+            (stranger / block.file).write_text(block.text + (BRIEFLY if block.language == "toml" else ""))
     left = dict(MEASURED_ELSEWHERE)
     for program, *words in lines(README):
         if program in ("python", "sed"):
