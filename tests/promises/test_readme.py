@@ -164,7 +164,9 @@ def refused_extras(text: str) -> str | None:
     return f"{text}: pyproject.toml has no extra {sorted(unknown)}" if unknown else None
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != CHINESE], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page != CHINESE], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_every_command_that_a_page_shows_or_mentions_is_one_that_programs_take(page):
     found = lines(page) + mentioned(page)
     assert [fault for words in found if len(words) > 1 and (fault := refused(words))] == []
@@ -261,7 +263,7 @@ def links(page: Path) -> list[str]:
     return [address for address in re.findall(r"\]\(([^)]+)\)", prose(page)) if "://" not in address]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_of_a_page_leads_somewhere(page):
     for address in links(page):
         path, _, anchor = address.partition("#")
