@@ -108,6 +108,13 @@ def test_a_rate_that_is_given_is_never_searched():
     assert {time_budget.climb(given, rung).learning_rate.grid_size for rung in time_budget.LADDER} == {1}
 
 
+def test_looks_spend_many_minutes_on_seeds_rather_than_on_epochs():
+    small = experiment(confirm={}, budget={"epochs": 8, "max_epochs": 24})
+    chosen = time_budget.fit(small, 1e5, seconds([1e6] * len(TIERS)))
+    assert (chosen.budget.epochs, chosen.max_epochs) == (32, 96)
+    assert chosen.seeds.confirm == time_budget.MOST_SEEDS
+
+
 def test_a_rung_whose_trials_would_be_evaluated_too_often_is_not_taken():
     often = experiment(budget={"epochs": 2, "max_epochs": 6}, evaluation={"per_epoch": 1000})
     chosen = time_budget.fit(often, 1e9, seconds([1e6] * len(TIERS)))

@@ -5,6 +5,7 @@ A study with looks spends the minutes that are left on more confirmation seeds.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import suppress
@@ -54,6 +55,8 @@ LADDER = [
 
 MOST_SEEDS = 96
 """Confirmation seeds, on average over batch sizes, that a study with looks may get beyond those of its rung."""
+LONGEST_WITH_LOOKS = 4
+"""Factor of the durations of a study with looks, at most: its runs end soon after the target, and seeds decide more."""
 SHARE_OF_LAST_LOOK = 3
 """The last look compares this many times the average seeds: those that are out by then leave theirs to the others."""
 
@@ -89,7 +92,8 @@ def fit(experiment: Experiment, minutes: float, seconds: Callable[[Experiment], 
     """Return the experiment at the richest rung that fits into `minutes`, named after the minutes.
 
     The lowest rung is returned if none fits. A rung that cannot be planned, because its trials would be evaluated too
-    often, never fits. In a study with looks, as many confirmation seeds follow as still fit.
+    often, never fits. A study with looks trains at most `LONGEST_WITH_LOOKS` times as long, and gets as many
+    confirmation seeds as still fit.
 
     Args:
         experiment: The experiment to scale.
@@ -102,7 +106,8 @@ def fit(experiment: Experiment, minutes: float, seconds: Callable[[Experiment], 
             return seconds(scaled) <= minutes * 60
         return False
 
-    rungs = [climb(experiment, rung) for rung in LADDER]
+    longest = LONGEST_WITH_LOOKS if experiment.confirm else math.inf
+    rungs = [climb(experiment, rung) for rung in LADDER if rung.epochs_factor <= longest]
     chosen = next((scaled for scaled in reversed(rungs) if fits(scaled)), rungs[0])
     if experiment.confirm:
         counts = range(chosen.seeds.confirm + 1, MOST_SEEDS + 1)
