@@ -15,7 +15,7 @@ from batchscale.measure.training.learner import make_learner
 from batchscale.models._layers import LOWERINGS
 from batchscale.models.resnet import _GroupNorm
 from flax import nnx
-from long_proofs import long_unless
+from long_proofs import QUICKLY, long_unless
 from tiny_workload import assert_same, learner, shaped, train_split
 
 CIFAR = (32, 32, 3)
@@ -109,7 +109,7 @@ def gradient_of(variant, lowering):
     """The gradient of a variant at three images of an odd shape."""
     one = made((17, 20, 3), lowering=lowering, **VARIANTS[variant])
     split = Examples(jax.random.normal(jax.random.key(0), (3, 17, 20, 3)), jnp.arange(3))
-    return jax.jit(one.gradient)(params_of(variant), split)
+    return jax.jit(one.gradient, compiler_options=QUICKLY)(params_of(variant), split)
 
 
 @pytest.mark.slow
@@ -123,7 +123,6 @@ def test_lowerings_agree_in_values_and_gradients(lowering):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unoptimized")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("lowering", [name for name in LOWERINGS if name != "xla"])
 def test_lowerings_agree_at_every_depth(lowering, variant):
@@ -131,6 +130,7 @@ def test_lowerings_agree_at_every_depth(lowering, variant):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unoptimized")
 @pytest.mark.parametrize("lowering", ["xla", "patches"])
 def test_recomputation_changes_no_gradient_and_saves_memory(lowering):
     """Many narrow blocks, so that their activations and not their parameters decide the memory."""
@@ -158,12 +158,11 @@ def test_the_mapped_gradient_is_the_gradient(lowering):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unoptimized")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_no_example_changes_the_logits_of_another(variant):
     one = made((16, 16, 3), **VARIANTS[variant])
     inputs = jax.random.normal(jax.random.key(0), (3, 16, 16, 3))
-    logits, params = jax.jit(one.outputs), params_of(variant)
+    logits, params = jax.jit(one.outputs, compiler_options=QUICKLY), params_of(variant)
     differs = np.asarray(logits(params, inputs) != logits(params, inputs.at[1].add(1.0))).any(axis=1)
     np.testing.assert_array_equal(differs, [False, True, False])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable
 from importlib.metadata import version
 from typing import Any
@@ -25,7 +26,15 @@ The programs of `tests/measure/convergence/test_lanes.py` take 13.4 s to compile
 """
 
 
+KNOWN_FLAGS = QUICK_FLAGS if version("jaxlib").startswith("0.10.") else ()
+QUICKLY: dict[str, bool | int] = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    **{name: json.loads(value) for name, value in (flag.removeprefix("--").split("=") for flag in KNOWN_FLAGS)},
+}
+"""Options for `jax.jit` with which a program is compiled as in `make test`: a ResNet-18 in 0.7 s in place of 5.4 s."""
+
+
 def with_quick_flags(given: str) -> str:
-    """Return XLA_FLAGS with these flags added, where this version of JAX has them."""
-    known = QUICK_FLAGS if version("jaxlib").startswith("0.10.") else ()
-    return " ".join([*given.split(), *(flag for flag in known if flag not in given)])
+    """Return XLA_FLAGS with the quick flags added, where this version of JAX has them."""
+    return " ".join([*given.split(), *(flag for flag in KNOWN_FLAGS if flag not in given)])

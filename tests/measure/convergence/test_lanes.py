@@ -49,6 +49,7 @@ OFTEN_SEARCHED = [("momentum", ("momentum",)), ("adamw", ("weight_decay",))]
 SEARCHABLE = [(name, tuple(sorted(searchable(name)))) for name in OPTIMIZERS if searchable(name)]
 
 
+@pytest.mark.usefixtures("unoptimized")
 @pytest.mark.parametrize(("optimizer", "options"), long_unless(OFTEN_SEARCHED, [*OFTEN_SEARCHED, *SEARCHABLE]))
 def test_a_lane_with_its_own_option_is_the_run_alone_with_it(optimizer, options):
     one, rate = learner("linear", optimizer, searched=options), RATE.get(optimizer, 0.05)
