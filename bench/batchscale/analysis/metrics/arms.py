@@ -131,22 +131,21 @@ def paired(
 
 def timing_of(sizes: Sequence[int], speeds: Mapping[int, Speed]) -> Effects:
     """Return the effects of seconds per step of each batch size, in the blocks in which rounds were timed."""
-    timed: list[list[Float[np.ndarray, " rounds"]]] = []
+    timed: list[dict[int, Float[np.ndarray, " rounds"]]] = []
     for size in sizes:
         rounds = speeds[size].rounds if size in speeds else None
-        timed.append([] if rounds is None else _blocks(rounds))
-    blocks = max(map(len, timed), default=0)
-    longest = max((len(block) for of_size in timed for block in of_size), default=0)
-    table = np.full((blocks, longest, len(sizes)), np.nan)
+        timed.append({} if rounds is None else _blocks(rounds))
+    blocks = {number: at for at, number in enumerate(sorted({number for of_size in timed for number in of_size}))}
+    longest = max((len(block) for of_size in timed for block in of_size.values()), default=0)
+    table = np.full((len(blocks), longest, len(sizes)), np.nan)
     for column, of_size in enumerate(timed):
-        for number, block in enumerate(of_size):
-            table[number, : len(block), column] = block
+        for number, block in of_size.items():
+            table[blocks[number], : len(block), column] = block
     return of_blocks(table)
 
 
-def _blocks(rounds: pd.DataFrame) -> list[Float[np.ndarray, " rounds"]]:
-    """Return log seconds per step of each block; rounds that took no time were not measured."""
+def _blocks(rounds: pd.DataFrame) -> dict[int, Float[np.ndarray, " rounds"]]:
+    """Return log seconds per step of each block by its number; rounds that took no time were not measured."""
     seconds = values(rounds, "seconds_per_step")
     number = values(rounds, "block").astype(np.int64)
-    found = [seconds[(number == at) & (seconds > 0)] for at in range(int(number.max(initial=0)) + 1)]
-    return [np.log(block) for block in found]
+    return {at: np.log(seconds[(number == at) & (seconds > 0)]) for at in np.unique(number).tolist()}
