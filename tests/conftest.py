@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
-import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -13,6 +12,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import shape_checks  # noqa: F401 - before all that imports the package
+
+# isort: split
 import hypothesis
 import pytest
 import simulated_folder
@@ -26,9 +28,7 @@ from batchscale.analysis.pages import comparison, report
 from batchscale.analysis.summary import build
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Summary
-from jaxtyping import install_import_hook
 from long_proofs import with_quick_flags
-from repository import ROOT
 from truth import RICH
 
 FEW_TIMES, ALL_TIMES = 2, time_budgets.POINTS
@@ -53,7 +53,6 @@ _network = SimpleNamespace(allowed=False)
 
 def pytest_configure() -> None:
     gc.disable()  # until all tests are collected: most of what is imported stays
-    install_import_hook(list(modules_with_shapes()), "beartype.beartype")
     _cut_the_network()
     if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS"):
         os.environ["XLA_FLAGS"] = with_quick_flags(os.environ.get("XLA_FLAGS", ""))
@@ -61,14 +60,6 @@ def pytest_configure() -> None:
     style._BASE["savefig.dpi"] = COARSE
     hypothesis.settings.register_profile("shared machine", deadline=None)
     hypothesis.settings.load_profile("shared machine")
-
-
-def modules_with_shapes() -> Iterator[str]:
-    """Yield every module whose annotations carry array shapes; users do not pay for the checks, only tests do."""
-    for folder, package in ((ROOT / "bench" / "batchscale", "batchscale"), (ROOT / "models", "batchscale.models")):
-        for path in folder.rglob("*.py"):
-            if re.search(r"^(from|import) jaxtyping", path.read_text(), re.MULTILINE):
-                yield ".".join([package, *path.relative_to(folder).with_suffix("").parts])
 
 
 def _cut_the_network() -> None:

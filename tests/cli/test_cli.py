@@ -99,6 +99,7 @@ def test_convergence_that_cannot_be_read_is_refused_before_data_is_fetched(tmp_p
         ("run --budg 5", "run: No such option '--budg'. Did you mean '--budget'?"),
         ("run --results --json", "Option '--results' requires an argument, found '--json'."),
         ("run --results", "Option '--results' requires an argument."),
+        ("run --results=", "Invalid value for '--results': empty, expected a path"),
         ("run --stages training", "'training' is not a stage, expected throughput or convergence"),
         ("report", "report: Missing argument 'DIR'."),
         ("compare", "compare: Missing argument 'DIR...'."),

@@ -1,6 +1,7 @@
 """The architecture as a picture that cannot drift: contracts hold, contracts can break, and starts stay light."""
 
 import ast
+import importlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from collections import Counter
 
 import simulated_folder
 from repository import ROOT
+from shape_checks import modules_with_shapes
 
 SOURCES = sorted([*ROOT.glob("bench/**/*.py"), *ROOT.glob("models/**/*.py")])
 LINT = "from importlinter.cli import lint_imports_command; lint_imports_command(['--no-cache'])"
@@ -102,6 +104,13 @@ def test_functions_files_and_folders_stay_small():
     modules = [path for path in [*SOURCES, *ROOT.glob("tests/**/*.py")] if path.stem not in ("__init__", "conftest")]
     folders = Counter(str(path.parent.relative_to(ROOT)) for path in modules)
     assert {folder: count for folder, count in folders.items() if count > 12} == {}
+
+
+def test_the_shapes_of_every_module_are_checked_in_tests():
+    """A module that was imported before the checks came into force has a plain loader."""
+    for name in modules_with_shapes():
+        loader = importlib.import_module(name).__loader__
+        assert type(loader).__module__.startswith("jaxtyping"), name
 
 
 def test_every_folder_says_in_one_sentence_what_it_does():

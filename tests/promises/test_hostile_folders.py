@@ -28,11 +28,10 @@ from batchscale.measure.device import peak_rates
 from batchscale.measure.run.suite import planned_stages
 from batchscale.measure.throughput import lowering_choice, rounds
 from batchscale.records import results_folder, row_files
-from filled_folders import filled, own
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_rows import trial
-from tiny_workload import experiment, session
+from tiny_workload import experiment, filled, own, session
 
 READ = ["experiment.toml", "machine.json", *results_folder.ROW_FILES, results_folder.JOINED_FROM, "imported.json"]
 MEASURED_INTO = [*READ[:4], "tuning.json", "checkpoint"]

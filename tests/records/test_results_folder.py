@@ -7,9 +7,8 @@ import pytest
 from batchscale.config import experiment as experiments
 from batchscale.errors import InputError
 from batchscale.records import results_folder, row_files
-from filled_folders import ENVIRONMENTS, filled, own
 from sample_rows import ORIGIN, trial
-from tiny_workload import experiment, host
+from tiny_workload import ENVIRONMENTS, experiment, filled, host, own
 
 
 def prepared(folder, one, machine=None):

@@ -38,6 +38,7 @@ from batchscale.records import results_folder, row_files
 from batchscale.records.machine_file import Environment, Machine
 from batchscale.records.row_types import Trial, TrialKey
 from flax import nnx
+from sample_rows import stage, trial
 
 TRAIN_EXAMPLES = 100
 """The size of the training set, so small that a batch may be all of it."""
@@ -352,3 +353,19 @@ def trials(folder: Path) -> dict[TrialKey, dict[str, Any]]:
     for one in found.values():
         del one["recorded"], one["code"], one["dirty"]
     return found
+
+
+ENVIRONMENTS = {"0123456789abcdef": host().environment}
+
+
+def own(row, one):
+    """Return a row as an experiment writes it."""
+    return msgspec.structs.replace(row, fingerprint=one.fingerprint)
+
+
+def filled(folder, one, name=results_folder.CONVERGENCE):
+    """Return a results folder of an experiment with a few rows in it."""
+    results_folder.prepare(folder, one, host().machine, ENVIRONMENTS)
+    with row_files.Writer(folder / name) as writer:
+        writer.append(own(trial(), one), own(stage(), one))
+    return folder

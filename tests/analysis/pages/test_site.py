@@ -78,6 +78,12 @@ def test_a_site_is_not_written_among_what_is_published(published, tmp_path):
     assert {path: path.read_bytes() for path in published.rglob("*") if path.is_file()} == before
 
 
+def test_a_site_in_a_link_to_itself_is_refused(published, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"loop: .*cannot be"):
+        site(published, tmp_path / "loop")
+
+
 def test_that_nothing_is_published_is_one_line(tmp_path):
     with pytest.raises(InputError, match="no published results"):
         site(tmp_path, tmp_path / "site")

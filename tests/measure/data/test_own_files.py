@@ -256,6 +256,12 @@ def test_labels_that_would_be_more_classes_than_examples_are_refused_unless_aske
     assert load(path, {"classes": 2_000_001}, tmp_path).classes == 2_000_001
 
 
+def test_labels_from_1_are_refused_unless_the_empty_class_is_asked_for(tmp_path):
+    path = as_npz(tmp_path, six(labels=lambda count: 1 + np.arange(count) % 10))
+    assert "labels: run from 1 to 10, expected numbers from 0" in refusal(path, tmp_path)
+    assert load(path, {"classes": 11}, tmp_path).classes == 11
+
+
 def test_a_regression_has_no_classes(tmp_path):
     as_npz(tmp_path, six(labels=lambda count: RANDOM.normal(size=count)))
     assert "classes: 4, but the labels are not class numbers" in refusal("data.npz", tmp_path, {"classes": 4})

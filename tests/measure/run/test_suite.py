@@ -17,9 +17,8 @@ from batchscale.measure.device import jax_settings
 from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.measure.run import suite
 from batchscale.records import results_folder, row_files
-from filled_folders import filled
 from sample_rows import one_line
-from tiny_workload import MODEL_OPTIONS, TINY, digits, experiment, host
+from tiny_workload import MODEL_OPTIONS, TINY, digits, experiment, filled, host
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -105,7 +106,8 @@ def _refuse_twins(results: Sequence[PublishedResult]) -> None:
 def _refuse_inside(published: Path, places: Sequence[Path]) -> None:
     """Refuse to write among published results, which are evidence."""
     for place in places:
-        if place.resolve().is_relative_to(published.resolve()):
+        # Unlike Path.resolve, this raises nothing for a link to itself.
+        if Path(os.path.realpath(place)).is_relative_to(os.path.realpath(published)):
             raise InputError(
                 f"{place}: is inside {published}, whose results the site only reads, expected another --out"
             )

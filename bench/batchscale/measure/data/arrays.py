@@ -122,6 +122,11 @@ def _classification(pairs: list[Pair], classes: int | None) -> Content:
     labels = [_numbers_from_zero(pair.labels, f"{pair.prefix}labels") for pair in pairs]
     splits = [Examples(one, two.astype(np.int32)) for one, two in zip(inputs, labels, strict=True)]
     width, examples = _width(pairs, labels, classes), sum(map(len, labels))
+    if classes is None and (least := min(int(one.min()) for one in labels)) > 0:
+        raise InputError(
+            f"{pairs[0].prefix}labels: run from {least} to {width - 1}, expected numbers from 0; {OPTIONS}.classes ="
+            f" {width} allows numbers without an example"
+        )
     if classes is None and width > max(examples, USUAL_CLASSES):
         raise InputError(
             f"{pairs[0].prefix}labels: hold {width - 1}, which makes {width} classes of {examples} examples, expected"
