@@ -18,7 +18,8 @@ from subprocess_study import environment
 
 pytestmark = pytest.mark.slow
 
-CEILINGS = {"Trial": 47, "Round": 42, "page": 56}
+CEILINGS = {"Trial": 47, "Round": 43, "page": 56}
+"""A round passes one module more since programs may be compiled before any cell is timed: `cells_ahead` keeps them."""
 EXPERIMENT = """
 title = "hops"
 batch_sizes = { values = [10, 50] }

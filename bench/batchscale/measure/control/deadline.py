@@ -13,16 +13,13 @@ from batchscale.errors import UserError, warn
 
 
 @contextmanager
-def ends_within(seconds: float | None, expired: Callable[[], object]) -> Iterator[None]:
+def ends_within(seconds: float, expired: Callable[[], object]) -> Iterator[None]:
     """Call `expired` in another thread if the work in the context takes longer, and end the process.
 
     Args:
-        seconds: None for no bound.
+        seconds: How long the work may take.
         expired: Writes what must not be lost.
     """
-    if seconds is None:
-        yield
-        return
     timer = threading.Timer(seconds, _end, [expired])
     timer.daemon = True
     timer.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise, product
@@ -303,8 +303,9 @@ class LanePrograms:
 
     def _bounded(self, *, graph: bool) -> AbstractContextManager[None]:
         """Let the folder keep that a CUDA graph hangs, and end the process, so that the next run tries none."""
-        session = self.session
-        seconds = session.host.policy.graph_seconds if graph else None
+        session, seconds = self.session, self.session.host.policy.graph_seconds
+        if not graph or seconds is None:
+            return nullcontext()
         hangs = Tuned(session.lowerings[0], NOMINAL_EXAMPLES_PER_SECOND, late=("graphs",))
         return ends_within(seconds, lambda: session.tuning.get(GRAPHS, lambda: hangs))
 

@@ -110,8 +110,11 @@ def prepare(stage: Throughput, key: CellKey, lowering: str | None) -> TimedCell 
 @contextmanager
 def _bounded(stage: Throughput, row: Compilation) -> Iterator[None]:
     """Write a cell as failed whose CUDA graph hangs, and end the process."""
-    seconds = stage.session.host.policy.graph_seconds if row.loop == "graph" else None
-    failure = Failure("failed", f"{HANGS} {seconds:g} s")._asdict() if seconds else {}
+    seconds = stage.session.host.policy.graph_seconds
+    if row.loop != "graph" or seconds is None:
+        yield
+        return
+    failure = Failure("failed", f"{HANGS} {seconds:g} s")._asdict()
     with ends_within(seconds, lambda: stage.record(msgspec.structs.replace(row, **failure))):
         yield
 
@@ -244,7 +247,7 @@ def _time_round(stage: Throughput, cell: TimedCell, number: int) -> None:
             steps=cell.steps,
             seconds=max(seconds, 1e-9),
             lowering=cell.compiled.lowering,
-            compiling=len(left_behind()),
+            compiling=len(left_behind()) if stage.session.host.policy.compiles_together else 0,
             **sensed._asdict(),
         )
     )
