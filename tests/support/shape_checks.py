@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
+from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 from repository import ROOT
 
@@ -17,4 +19,9 @@ def modules_with_shapes() -> Iterator[str]:
                 yield ".".join([package, *path.relative_to(folder).with_suffix("").parts])
 
 
-install_import_hook(list(modules_with_shapes()), "beartype.beartype")
+def checked(function: Any) -> Any:
+    """Check the arguments and the result of a function; a whole number may stand for a float, as for type checkers."""
+    return beartype(function, conf=BeartypeConf(is_pep484_tower=True))
+
+
+install_import_hook(list(modules_with_shapes()), f"{__name__}.checked")

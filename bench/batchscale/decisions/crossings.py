@@ -22,7 +22,7 @@ of its data (Kaplan et al., 2020, Scaling Laws for Neural Language Models), wher
 WIDEST = np.log(4)
 """Log examples that the gap before a first evaluation counts for at most."""
 
-Run = tuple[Float[np.ndarray, " evaluations"], Float[np.ndarray, " evaluations"]]
+Run = tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]
 """Examples and validation scores of the evaluations of one run."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -92,27 +91,26 @@ def made_up(random, centres, seeds=5):
 
 def test_the_best_is_among_the_tied_as_often_as_promised_and_what_is_far_off_is_not():
     random, goal = np.random.default_rng(5), Goal(metric="accuracy", threshold=0.9)
-    folder = SimpleNamespace(validation_examples=None)
     centres = dict(zip((8, 32, 128, 512), np.log([0.021, 0.0205, 0.02, 0.04]), strict=True))
     ties = []
     for _ in range(150):
         claims, scores = made_up(random, centres)
-        ties.append(best_scores.tied(folder, goal, claims, scores))
+        ties.append(best_scores.tied(goal, claims, scores, None))
     assert np.mean([128 in one for one in ties]) > LEVEL - 0.03
     assert np.mean([512 in one for one in ties]) < 0.05
 
 
 def test_what_was_never_repeated_is_not_compared_and_lost_runs_count():
     random, goal = np.random.default_rng(6), Goal(metric="accuracy", threshold=0.9)
-    folder, centres = SimpleNamespace(validation_examples=5000), {8: np.log(0.02), 32: np.log(0.1)}
-    assert best_scores.tied(folder, goal, *made_up(random, centres, seeds=1)) is None
+    centres, examples = {8: np.log(0.02), 32: np.log(0.1)}, 5000
+    assert best_scores.tied(goal, *made_up(random, centres, seeds=1), examples) is None
     claims, scores = made_up(random, centres)
-    assert best_scores.tied(folder, goal, claims, scores) == {8}
+    assert best_scores.tied(goal, claims, scores, examples) == {8}
     for trial in claims[8].for_score["trial"][:3]:
         del scores[trial]
     claims[8].for_score["status"] = "diverged"
-    assert 32 in best_scores.tied(folder, goal, claims, scores)
-    assert best_scores.tied(folder, goal, claims, {}) is None
+    assert 32 in best_scores.tied(goal, claims, scores, examples)
+    assert best_scores.tied(goal, claims, {}, examples) is None
 
 
 @pytest.mark.parametrize("metric", METRIC_NAMES)

@@ -44,21 +44,23 @@ def _at_best(goal: Goal, curves: pd.DataFrame) -> pd.DataFrame:
     return only(ranked, ranked["rank"].notna()).drop_duplicates("trial", keep="last")
 
 
-def tied(frames: Frames, goal: Goal, claims: Mapping[int, Claim], scores: Mapping[int, float]) -> set[int] | None:
+def tied(
+    goal: Goal, claims: Mapping[int, Claim], scores: Mapping[int, float], validation_examples: int | None
+) -> set[int] | None:
     """Return the batch sizes that can have the best score, runs paired by seed; None where nothing was repeated.
 
     Args:
-        frames: the rows of the folder.
         goal: the score that is compared.
         claims: the trials that the claims on each batch size rest on.
         scores: the best score of each trial, by trial.
+        validation_examples: size of the validation split; None where it is not known.
     """
-    least = least_gap_of([np.array([*scores.values()])], goal, frames.validation_examples)
+    least = least_gap_of([np.array([*scores.values()])], goal, validation_examples)
     runs = {size: _log_gaps(claim.for_score, goal, scores, least) for size, claim in claims.items()}
     sizes = [size for size, found in runs.items() if np.isfinite(found).any()]
     if not sizes:
         return None
-    resolution = np.array([_resolution(frames, goal, runs[size]) for size in sizes])
+    resolution = np.array([_resolution(goal, runs[size], validation_examples) for size in sizes])
     effects = paired([claims[size].for_score for size in sizes], [runs[size] for size in sizes], resolution)
     if not np.isfinite(effects.spreads).any():
         return None
@@ -75,12 +77,12 @@ def _log_gaps(
     return np.where(np.isfinite(best), np.log(np.maximum(goal.gap(np.nan_to_num(best)), least)), lost)
 
 
-def _resolution(frames: Frames, goal: Goal, log_gaps_of_runs: Float[np.ndarray, " runs"]) -> float:
+def _resolution(goal: Goal, log_gaps_of_runs: Float[np.ndarray, " runs"], validation_examples: int | None) -> float:
     """Return the variance of the mean over runs of a log gap where each is known to one validation example."""
     known = log_gaps_of_runs[np.isfinite(log_gaps_of_runs)]
-    if frames.validation_examples is None or not goal.kind.is_share:
+    if validation_examples is None or not goal.kind.is_share:
         return 0.0
-    return float(np.mean((np.exp(-known) / frames.validation_examples) ** 2)) / len(known)
+    return float(np.mean((np.exp(-known) / validation_examples) ** 2)) / len(known)
 
 
 def errors_of_examples(

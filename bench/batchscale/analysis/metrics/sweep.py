@@ -308,13 +308,15 @@ class Sweep:
     @cached_property
     def tied_in_score(self) -> set[int] | None:
         """The batch sizes that can have the best score within the budget of epochs; None where none was repeated."""
-        return best_scores.tied(self.frames, self.goal, self.claims, best_scores.within_budget(self.frames))
+        return self._tied(best_scores.within_budget(self.frames))
 
     @cached_property
     def tied_in_score_by_steps(self) -> set[int] | None:
         """The same within the budget of steps."""
-        scores = best_scores.within_steps(self.frames, self.step_budget)
-        return best_scores.tied(self.frames, self.goal, self.claims, scores)
+        return self._tied(best_scores.within_steps(self.frames, self.step_budget))
+
+    def _tied(self, scores: Mapping[int, float]) -> set[int] | None:
+        return best_scores.tied(self.goal, self.claims, scores, self.frames.validation_examples)
 
     @cached_property
     def errors_of_examples(self) -> dict[int, float]:
