@@ -99,7 +99,7 @@ def test_convergence_that_cannot_be_read_is_refused_before_data_is_fetched(tmp_p
         ("run --budg 5", "run: No such option '--budg'. Did you mean '--budget'?"),
         ("run --results --json", "Option '--results' requires an argument, found '--json'."),
         ("run --results", "Option '--results' requires an argument."),
-        ("run --results=", "Invalid value for '--results': empty, expected a path"),
+        ("run --results=", "--results: empty, expected a value"),
         ("run --stages training", "'training' is not a stage, expected throughput or convergence"),
         ("report", "report: Missing argument 'DIR'."),
         ("compare", "compare: Missing argument 'DIR...'."),
@@ -114,6 +114,11 @@ def test_a_misspelt_command_line_is_refused_in_one_line_with_code_2(capsys, line
     assert shown.err.startswith("batchscale: ")
     assert shown.err.endswith(f"{refusal}\n")
     assert len(shown.err.splitlines()) == 1
+
+
+def test_an_empty_value_is_refused_by_the_option_before_it(capsys):
+    assert command_line.run(["analyze", "--convergence", "", "--out", "x"]) == 2
+    assert capsys.readouterr().err == "batchscale: --convergence: empty, expected a value\n"
 
 
 @pytest.mark.parametrize("package", ["msgspec", "jax"])

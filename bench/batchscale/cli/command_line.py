@@ -130,6 +130,11 @@ def _draw_without_the_users_settings() -> None:
 
 
 def _call(typed: list[str]) -> int:
+    for before, one in pairwise(["", *typed]):
+        # The empty path would be the current folder, which nobody asked for.
+        if one == "" or (one.startswith("--") and one.endswith("=")):
+            option = next((part for part in (one, before) if part.startswith("-")), "an argument")
+            raise click.UsageError(f"{option.removesuffix('=')}: empty, expected a value")
     try:
         with APP.make_context("batchscale", [*typed], obj=typed) as context:
             return APP.invoke(context) or 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -70,19 +69,7 @@ def example(line: str) -> str:
     return f"\b\nexample:\n  {line}\n\n{EXIT_CODES}"
 
 
-class GivenPath(click.Path):
-    """A path that is not empty: the empty one would be the current folder, which nobody asked for."""
-
-    def convert(
-        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | bytes | os.PathLike[str]:
-        """Return the path."""
-        if value == "":
-            self.fail("empty, expected a path", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-PATH = GivenPath(path_type=Path)
+PATH = click.Path(path_type=Path)
 FOLDER = click.argument("folder", type=PATH, metavar="DIR")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, described by `batchscale schema`.")
 PRICE = click.option(
