@@ -141,7 +141,8 @@ def test_whole_numbers_for_whole_numbers_are_a_language_model(tmp_path, most, ki
 @given(st.lists(st.integers(0, 3), min_size=3, max_size=120))
 def test_two_arrays_are_split_by_a_fixed_rule(labels):
     count = len(labels)
-    content = content_of({"inputs": np.arange(count, dtype=float)[:, None], "labels": np.array(labels)}, "mine")
+    arrays_of_both = {"inputs": np.arange(count, dtype=float)[:, None], "labels": np.array(labels)}
+    content = content_of(arrays_of_both, "mine", classes=4)
     held_out = max(1, count // 10)
     parts = [split.inputs.ravel() for split in splits(content)]
     assert [len(part) for part in parts] == [count - 2 * held_out, held_out, held_out]
