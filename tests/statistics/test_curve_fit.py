@@ -296,3 +296,28 @@ def test_a_slope_and_its_interval_are_those_of_ordinary_least_squares():
     _, wider = fit_slope(where, values, 7, least_variance=100.0)
     assert wider[0] < ends[0]
     assert wider[1] > ends[1]
+
+
+def test_powers_are_those_of_separate_regressions_where_columns_are_orthogonal():
+    random = np.random.default_rng(3)
+    where = np.array([(x, y) for x in (-1.0, 0.0, 1.0) for y in (2.0, 4.0, 9.0)])
+    values = 5 + 0.7 * where[:, 0] - 0.2 * where[:, 1] + 0.1 * random.standard_normal(9)
+    centred = where - where.mean(axis=0)
+    residuals = values - values.mean()
+    expected = [float(column @ values / (column @ column)) for column in centred.T]
+    residuals = residuals - centred @ np.array(expected)
+    spread = np.sqrt(residuals @ residuals / 6)
+    found = curve_fit.fit_powers(where, values)
+    for (power, (low, high)), one, column in zip(found, expected, centred.T, strict=True):
+        off = stats.t.ppf(0.975, 6) * spread / np.sqrt(column @ column)
+        assert (power, low, high) == pytest.approx((one, one - off, one + off), rel=1e-9)
+
+
+def test_powers_need_two_more_values_than_parameters_and_columns_that_move_apart():
+    line = np.arange(5.0)[:, None]
+    ((power, _),) = curve_fit.fit_powers(line[:4], 2 * line[:4, 0])
+    assert power == pytest.approx(2)
+    with pytest.raises(Refusal, match=r"^3 groups have an answer, and 1 exponents need 4$"):
+        curve_fit.fit_powers(line[:3], line[:3, 0])
+    with pytest.raises(Refusal, match=r"^the columns move together in these groups, so that their exponents cannot"):
+        curve_fit.fit_powers(np.concatenate([line, 3 * line + 1], axis=1), line[:, 0])
