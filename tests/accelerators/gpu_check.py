@@ -1,6 +1,6 @@
 """What the first quarter of an hour on a GPU should show, as one table: `make gpu-check`.
 
-Each step is a process of its own, so that one that crashes ends no other. What a step found is kept in a file, and a
+Each step is a new process, so that a step that crashes ends no other. What a step found is kept in a file, and a
 second run repeats only the steps that are missing or failed. Every step runs on a CPU too; with `--small`, in a minute.
 """
 

@@ -1,4 +1,4 @@
-"""The steps of `make gpu-check`, each of which runs in a process of its own.
+"""The steps of `make gpu-check`; each one runs in a new process.
 
 `python tests/accelerators/gpu_check_steps.py STEP FOLDER [--small]` prints what a step found as JSON.
 """
@@ -54,7 +54,7 @@ def sensors(_: Place) -> list[Fact]:
 
 
 def throughput(place: Place, process: int) -> list[Fact]:
-    """Time the default model in every loop in a process of its own."""
+    """Time the default model in every loop in a new process."""
     session = _session(place, f"throughput_{process}")
     session.prepare_folder()
     for stage in planned_stages(session, ["throughput"]):

@@ -243,7 +243,7 @@ class Evidence:
 
     @property
     def loops(self) -> list[Loop]:
-        """The loops that the experiment asks for, and those that this machine was timed with besides."""
+        """The loops that the experiment asks for, and the further ones that this machine was timed with."""
         return list(dict.fromkeys([*self.experiment.throughput.loops, *sorted(row.loop for row in self.rounds)]))
 
     def log_seconds(self, sizes: Sequence[int]) -> Float[np.ndarray, "blocks rounds sizes"]:

@@ -112,10 +112,10 @@ class Round(Cell, frozen=True, kw_only=True, tag="round"):
         round: Number of the repetition, from 0, over all blocks.
         block: Rounds of one block were timed in one go.
         process: Number of the process that timed it, from 1, where speed differs between processes; elsewhere 0.
+        lowering: Lowering of the model's convolutions.
         joules: Energy that the device used in the round.
-        clock_mhz: Mean clock rate of the device.
-        watts: Power that the device drew at the end of the round.
-        power_cap_watts: The most power that it may draw.
+        clock_mhz, celsius: Mean clock rate and highest temperature of the device.
+        watts, power_cap_watts: Power that the device drew at the end of the round, and the most that it may draw.
         other_processes: Processes of others that computed on the device when the round began.
         compiling: Programs that were given up, and that this process still compiled when the round began.
     """

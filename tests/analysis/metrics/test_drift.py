@@ -143,9 +143,9 @@ def test_rounds_at_another_clock_or_next_to_other_processes_are_counted_and_name
     found = hardware.drift(rounds_of(noise(random, 7), clock_mhz=clock, other_processes=others))
     cells = len(rounds_of(noise(random, 7))) // 7
     assert (found.off_clock, found.disturbed) == (cells, 2 * cells)
-    told = said_of(noise(random, 7), clock_mhz=clock, other_processes=others)
-    assert f" {cells} rounds were timed at a clock more than 3% from the median." in told
-    assert told.endswith(f" {2 * cells} rounds were timed while other processes computed on the device.")
+    said = said_of(noise(random, 7), clock_mhz=clock, other_processes=others)
+    assert f" {cells} rounds were timed at a clock more than 3% from the median." in said
+    assert said.endswith(f" {2 * cells} rounds were timed while other processes computed on the device.")
     assert "rounds were timed" not in said_of(noise(random, 7), clock_mhz=np.full(7, 1980.0))
 
 
@@ -160,13 +160,13 @@ def said_of(logarithms, **sensors):
 def test_the_page_says_what_drifted_and_what_did_not():
     random = np.random.default_rng(6)
     assert said_of(noise(random, 7)).startswith("No significant drift over 7 rounds (")
-    told = said_of(
+    said = said_of(
         0.1 * noise(random, 7, common=0.0) + ramp(7, 0.25), clock_mhz=1980 * np.exp(-ramp(7, 0.25)), celsius=[70.0] * 7
     )
-    assert "Drift over 7 rounds: all timings together became 25% slower" in told
-    assert "13 more drifted" in told
-    assert "The clock went from 1,980 to 1,584 MHz (throttled)" in told
-    assert "the temperature from 70.0 to 70.0 °C" in told
+    assert "Drift over 7 rounds: all timings together became 25% slower" in said
+    assert "13 more drifted" in said
+    assert "The clock went from 1,980 to 1,584 MHz (throttled)" in said
+    assert "the temperature from 70.0 to 70.0 °C" in said
 
 
 def test_a_drifting_cell_is_named_in_full():

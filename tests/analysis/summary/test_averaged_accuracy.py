@@ -67,9 +67,9 @@ def test_an_average_as_good_in_every_seed_is_as_good_in_the_median():
 
 
 def test_averaging_changes_no_other_answer(without):
-    beside = answered(averaging_gain=0.004)
-    unmeasured = [change(one, best_averaged_score=None, averaged_score_gain=None) for one in beside.cells]
-    assert change(beside, cells=unmeasured) == without
+    with_averages = answered(averaging_gain=0.004)
+    unmeasured = [change(one, best_averaged_score=None, averaged_score_gain=None) for one in with_averages.cells]
+    assert change(with_averages, cells=unmeasured) == without
 
 
 GOAL = Goal(metric="accuracy", threshold=0.95)

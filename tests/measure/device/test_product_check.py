@@ -1,4 +1,4 @@
-"""The kind of products is told by the bits they keep, on products of known precision, and a wrong one is refused."""
+"""The bits that products keep show their kind, on products of known precision, and a wrong kind is refused."""
 
 import jax
 import jax.numpy as jnp

@@ -24,7 +24,7 @@ Key = Callable[[ParallelPoint], int]
 Value = Callable[[ParallelPoint], float | None]
 
 
-class Look(TypedDict):
+class LoopStyle(TypedDict):
     """How a loop is drawn: keyword arguments of `Axes.plot`."""
 
     color: str
@@ -32,7 +32,7 @@ class Look(TypedDict):
     label: str
 
 
-LOOP_LOOKS: dict[str, Look] = {
+LOOP_STYLES: dict[str, LoopStyle] = {
     "scan": {"color": style.BLUE, "marker": "o", "label": "scan: many steps per call"},
     "dispatch": {"color": style.ORANGE, "marker": "s", "label": "dispatch: one step per call"},
     "graph": {"color": style.GREEN, "marker": "^", "label": "graph: many steps in one CUDA graph"},
@@ -86,11 +86,15 @@ def _draw_timed(axes: Axes, sweep: Sweep, column: str, scale: float = 1.0) -> pd
     if rounds.empty:
         raise NothingToDrawError("no rounds were timed")
     draw_loops(axes, rounds.assign(**{column: scale * rounds[column]}), column, imported=bool(sweep.frames.imported))
-    for loop, look in LOOP_LOOKS.items():
+    for loop, loop_style in LOOP_STYLES.items():
         sizes, middles = by_batch_size(only(split, split["loop"] == loop), column)
         if sizes:
             hollow: dict[str, Any] = {"markerfacecolor": style.PAPER, "linestyle": "none"}
-            hollow |= {"color": look["color"], "marker": look["marker"], "label": f"{loop}, in microbatches"}
+            hollow |= {
+                "color": loop_style["color"],
+                "marker": loop_style["marker"],
+                "label": f"{loop}, in microbatches",
+            }
             axes.plot(sizes, scale * middles, **hollow)
             drawing.hover(axes, sizes, scale * middles)
     drawing.log2_axis(axes, [*batch_sizes(rounds), *batch_sizes(split)])
@@ -102,14 +106,14 @@ def draw_loops(axes: Axes, rounds: pd.DataFrame, column: str, *, imported: bool)
 
     `imported` rounds come from a table, which does not name the loop that was timed.
     """
-    for loop, look in LOOP_LOOKS.items():
+    for loop, loop_style in LOOP_STYLES.items():
         one = only(rounds, rounds["loop"] == loop)
         sizes, middles = by_batch_size(one, column)
         if sizes:
-            dots = {"color": look["color"], "alpha": 0.25, "markersize": 2.5, "zorder": 2}
+            dots = {"color": loop_style["color"], "alpha": 0.25, "markersize": 2.5, "zorder": 2}
             axes.plot(values(one, "batch_size"), values(one, column), "o", **dots)
-            label = "as in the table" if imported else look["label"]
-            axes.plot(sizes, middles, color=look["color"], marker=look["marker"], label=label)
+            label = "as in the table" if imported else loop_style["label"]
+            axes.plot(sizes, middles, color=loop_style["color"], marker=loop_style["marker"], label=label)
             drawing.hover(axes, sizes, middles)
 
 

@@ -126,7 +126,7 @@ def _first(names: Sequence[str], aliases: Sequence[str]) -> str | None:
 
 
 Key = tuple[object, ...]
-"""What tells a run from others: its name, its group and its settings."""
+"""What distinguishes a run from others: its name, its group and its settings."""
 
 
 def _runs(path: Path, columns: Columns, asked: Asked) -> tuple[list[OutsideRun], int]:

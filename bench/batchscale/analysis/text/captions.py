@@ -235,12 +235,12 @@ def _sensors(found: Drift) -> str:
         first, last = map(number_format.number, found.celsius)
         changes.append(f"the temperature from {first} to {last} °C")
     sentence = number_format.listed(changes)
-    told = f" {sentence[0].upper()}{sentence[1:]}." if sentence else ""
+    sensed = f" {sentence[0].upper()}{sentence[1:]}." if sentence else ""
     if found.off_clock:
-        told += f" {_rounds(found.off_clock)} at a clock more than 3% from the median."
+        sensed += f" {_rounds(found.off_clock)} at a clock more than 3% from the median."
     if found.disturbed:
-        told += f" {_rounds(found.disturbed)} while other processes computed on the device."
-    return told
+        sensed += f" {_rounds(found.disturbed)} while other processes computed on the device."
+    return sensed
 
 
 def _rounds(count: int) -> str:

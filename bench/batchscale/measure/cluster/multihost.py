@@ -167,7 +167,7 @@ def _keep_standard_output() -> None:
 def _last_word() -> Iterator[Callable[[], None]]:
     """Let a small process write `GONE` if this one ends before it says that it leaves.
 
-    JAX aborts every process whose first host is lost, from a thread of its own, so that nothing here could write.
+    Where the first host is lost, a thread of JAX aborts the process, so nothing in this process can write a last line.
 
     Yields:
         Says that this process leaves.

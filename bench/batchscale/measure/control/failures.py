@@ -47,7 +47,7 @@ class Failure(NamedTuple):
 
     @property
     def is_of_one_program(self) -> bool:
-        """True if the device may work on all the same: the program needs too much, has no kernels or hangs."""
+        """True if other programs may still work: this one needs too much memory, has no kernels or hangs."""
         return self.status == "out_of_memory" or self.message.startswith((NO_KERNELS, HANGS, NOT_TRIED))
 
 
@@ -66,8 +66,8 @@ def failure_saying(message: str) -> Failure:
 def is_of_choosing_kernels(message: str) -> bool:
     """Return True if a GPU's compiler may have failed for want of memory while it tried kernels.
 
-    XLA compares the memory of a program for a GPU with that of the device only when it runs, so any lack of memory
-    while it compiles is that of the trial.
+    XLA checks the memory of a program for a GPU only when the program runs. So a lack of memory while it compiles is
+    one of trying kernels.
     """
     return bool(_CHOOSING_KERNELS.search(message) or _OUT_OF_MEMORY.search(message))
 

@@ -75,7 +75,7 @@ class LanePrograms:
         session: The experiment, its data and the host.
         programs: The programs made so far, by microbatch size and smallest batch size of the tier and lowering.
         late: Tiers and lowerings whose programs were not compiled in time.
-        late_graphs: Those of which only the CUDA graph was not.
+        late_graphs: Tiers and lowerings whose CUDA graph was not compiled in time; their plain program was.
         elsewhere: Training programs that other processes compiled.
     """
 
@@ -245,11 +245,11 @@ class LanePrograms:
         session = self.session
         seconds = session.host.policy.compile_seconds
 
-        def look(doing: str) -> None:
+        def watch(doing: str) -> None:
             session.stopper.check()
             session.progress.show(doing, planned=planned)
 
-        late = compile_together(works, session.host.machine.cpu_cores, look, seconds)
+        late = compile_together(works, session.host.machine.cpu_cores, watch, seconds)
         for name in late:
             session.progress.say(f"{name} was not compiled within {seconds:g} s, so it is not tried")
         return late

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 MOST_THREADS = 16
 """Compilations at a time, at most; each needs hundreds of megabytes of host memory."""
-LOOK_SECONDS = 0.1
+WATCH_SECONDS = 0.1
 _left: set[tuple[int, str]] = set()
 """Programs that threads still compile though nobody waits for them any more, each with the number of its group."""
 
@@ -64,7 +64,7 @@ class Compilations:
 
     def wait(self) -> None:
         """Wait until one more program is done, or for a moment."""
-        self.changed.wait(LOOK_SECONDS)
+        self.changed.wait(WATCH_SECONDS)
         self.changed.clear()
 
     def end(self) -> None:
@@ -79,7 +79,7 @@ class Compilations:
 def compile_together(
     programs: Mapping[str, Callable[[], object]],
     threads: int,
-    look: Callable[[str], object] = lambda _: None,
+    watch: Callable[[str], object] = lambda _: None,
     seconds: float | None = None,
 ) -> list[str]:
     """Compile programs and wait for them.
@@ -87,7 +87,7 @@ def compile_together(
     Args:
         programs: What each is called, and the work that compiles it and keeps the result.
         threads: Compilations at a time.
-        look: Called again and again with what is being compiled; may raise to end the wait.
+        watch: Called again and again with what is being compiled; may raise to end the wait.
         seconds: A program that takes longer is late, and another takes its thread. Once all others are done, it is
             waited for as long again, so that nothing is timed meanwhile, and then left behind.
 
@@ -105,10 +105,10 @@ def compile_together(
                 if seconds is not None and elapsed > seconds and name not in late:
                     late.append(name)
                     made.start()
-            look(f"compiling {_shown(made, [name for name in made.elapsed() if name not in late])}")
+            watch(f"compiling {_shown(made, [name for name in made.elapsed() if name not in late])}")
             made.wait()
         while seconds is not None and any(elapsed < 2 * seconds for elapsed in made.elapsed().values()):
-            look(f"waiting for what is late to compile: {_shown(made, late)}")
+            watch(f"waiting for what is late to compile: {_shown(made, late)}")
             made.wait()
     finally:
         made.end()

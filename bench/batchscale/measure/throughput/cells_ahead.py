@@ -40,9 +40,9 @@ def compile_cells(stage: Throughput, wanted: Iterable[Wanted]) -> None:
     for key, lowering in new:
         session.learner(key.precision, lowering)
     works = {name: partial(_compile, stage, one, made[one]) for name, one in names.items()}
-    # Once for all: each program by itself would switch the cache on again while others are compiled.
+    # Around all of them, because each program would switch the cache on again while others are compiled.
     with jax_settings.compiling_anew():
-        late = compile_together(works, session.host.machine.cpu_cores, stage.look, session.host.policy.compile_seconds)
+        late = compile_together(works, session.host.machine.cpu_cores, stage.watch, session.host.policy.compile_seconds)
     for name in late:
         why = f"not compiled within {session.host.policy.compile_seconds:g} s"
         made[names[name]] = Future()

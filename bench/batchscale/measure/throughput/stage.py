@@ -259,7 +259,7 @@ class Throughput:
             return
         self.session.progress.plan(self.item, len(lacking), 1 / timing_seconds(self.session.experiment, 1))
         with self._rows.open(lambda: {"compilations": self.compilations}):
-            # Elsewhere every job has a new process anyhow.
+            # Under a runner every job has a new process already.
             here = self.isolates and self.session.runner is None
             apart = here and self.session.host.policy.process_per_block
             self._do(TimingJob(block=block, cells=lacking, apart=apart))
@@ -369,7 +369,7 @@ class Throughput:
         """Return the lowering that a cell is timed under."""
         return lowering_choice.chosen(self.session, self.lowerings, key)
 
-    def look(self, doing: str) -> None:
+    def watch(self, doing: str) -> None:
         """Show what is done while nothing is counted, and stop where that was asked for.
 
         Raises:
