@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,12 @@ _TYPE_WORDS = {
     inspect.ListType: "a list",
     inspect.DictType: "a table",
 }
+
+
+def is_within(path: Path, folder: Path) -> bool:
+    """Return True if a path is a folder or in it, links followed."""
+    # Unlike Path.resolve, this raises nothing for a link to itself.
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def read_small(path: Path, most_bytes: int) -> bytes:

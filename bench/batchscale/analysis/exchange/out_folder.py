@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from batchscale.errors import InputError
 from batchscale.printable import bare
 from batchscale.records import results_folder
+from batchscale.untrusted_input import is_within
 
 MADE = {file.name for file in results_folder.FILES} | {"cells.csv", "trials.csv", "rounds.csv", "figures"}
 """What a results folder that was made from tables may hold."""
@@ -40,8 +40,7 @@ def refuse_foreign(out: Path, inputs: Iterable[Path]) -> None:
                 " new, empty, or made by analyze"
             )
     for path in inputs:
-        # Unlike Path.resolve, this raises nothing for a link to itself.
-        if Path(os.path.realpath(out)) in Path(os.path.realpath(path)).parents:
+        if is_within(path, out):
             raise InputError(f"{path}: is in the folder --out, expected another --out")
 
 

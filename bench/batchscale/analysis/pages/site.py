@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +19,7 @@ from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Summary
 from batchscale.errors import InputError
 from batchscale.records import results_folder, row_files
+from batchscale.untrusted_input import is_within
 
 HOME_FROM_RESULT, HOME_FROM_COMPARISON = "../../index.html", "../index.html"
 FACETS = ("dataset", "model", "machine")
@@ -106,8 +106,7 @@ def _refuse_twins(results: Sequence[PublishedResult]) -> None:
 def _refuse_inside(published: Path, places: Sequence[Path]) -> None:
     """Refuse to write among published results, which are evidence."""
     for place in places:
-        # Unlike Path.resolve, this raises nothing for a link to itself.
-        if Path(os.path.realpath(place)).is_relative_to(os.path.realpath(published)):
+        if is_within(place, published):
             raise InputError(
                 f"{place}: is inside {published}, whose results the site only reads, expected another --out"
             )
