@@ -165,6 +165,19 @@ def test_folders_of_one_workload_agree(found):
         assert not tied or set.intersection(*tied), [of.experiment for of in study]
 
 
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
+def test_the_table_of_speeds_holds_what_make_peers_measured(page):
+    [file] = RESULTS.glob("peers/*.json")
+    measured = msgspec.json.decode(file.read_bytes())["ratios"]
+    ways = ("PyTorch eager", "torch.compile", "JAX with Flax's layers")
+    lines = (RESULTS.parent / page).read_text().splitlines()
+    header = next(at for at, line in enumerate(lines) if "| PyTorch |" in line)
+    shown = [[float(cell) for cell in line.split("|")[2:5]] for line in lines[header + 2 : header + 4]]
+    assert shown == [
+        [float(f"{measured[f'{study}: over {way}']['value']:.2g}") for way in ways] for study in ("LeNet", "decoder")
+    ]
+
+
 def test_no_number_of_the_page_stands_without_its_rows():
     """Prose holds none but those of code, of lists, and of a named paper."""
     kept = [line for line in PAGE.read_text().splitlines() if not line.startswith(("| ", "- [", "![", "#"))]
