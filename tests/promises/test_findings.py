@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from batchscale.analysis import number_format
+from batchscale.analysis.metrics.scaling import OVERHEAD
 from batchscale.analysis.summary import build
 from batchscale.analysis.summary_types import Optimum, Summary
 from batchscale.records import results_folder
@@ -68,11 +69,14 @@ def questions(found: Published) -> Lines:
 
 def scales(found: Published) -> Lines:
     """What is fitted to the steps of each folder, with 95 % intervals."""
-    yield row("rows", "critical batch size", "gradient noise scale", "best rate grows as B to the power")
+    rate = "best rate grows as B to the power"
+    yield row("rows", "critical batch size", "perfect scaling ends", "gradient noise scale", "it grows", rate)
     for address, of in found.items():
+        knee, noise = of.critical_batch_size, of.gradient_noise
         power = of.learning_rates.overall if of.learning_rates else None
-        fits = ((of.critical_batch_size, 3), (of.gradient_noise, 3), (power, 2))
-        yield row(link(address, of), *(NONE if one is None else ranged(one, digits) for one, digits in fits))
+        end = number_format.number(OVERHEAD * knee.value, 2) if knee else NONE
+        ends = (number_format.number(one, 2) for one in (noise.start, noise.end)) if noise else ()
+        yield row(link(address, of), ranged(knee), end, ranged(noise), " to ".join(ends) or NONE, ranged(power, 2))
 
 
 def claims(found: Published) -> Lines:
@@ -98,7 +102,9 @@ def with_ties(best: Optimum | None) -> str:
     return f"{best.batch_size}{edge}" + (f"; tied: {others(best)}" if len(best.tied) > 1 else "")
 
 
-def ranged(fit, digits: int) -> str:
+def ranged(fit, digits: int = 3) -> str:
+    if fit is None:
+        return NONE
     low, high = (number_format.number(end, digits) for end in fit.interval)
     return f"{number_format.number(fit.value, digits)} ({low} to {high})"
 
