@@ -69,14 +69,20 @@ def questions(found: Published) -> Lines:
 
 def scales(found: Published) -> Lines:
     """What is fitted to the steps of each folder, with 95 % intervals."""
-    rate = "best rate grows as B to the power"
-    yield row("rows", "critical batch size", "perfect scaling ends", "gradient noise scale", "it grows", rate)
+    yield row(
+        *("rows", "critical batch size", "perfect scaling ends", "gradient noise scale", "it grows"),
+        *("best rate grows as B to the power", "over the whole sweep the best rate"),
+    )
     for address, of in found.items():
         knee, noise = of.critical_batch_size, of.gradient_noise
         power = of.learning_rates.overall if of.learning_rates else None
         end = number_format.number(OVERHEAD * knee.value, 2) if knee else NONE
         ends = (number_format.number(one, 2) for one in (noise.start, noise.end)) if noise else ()
-        yield row(link(address, of), ranged(knee), end, ranged(noise), " to ".join(ends) or NONE, ranged(power, 2))
+        shape = of.learning_rates.shape if of.learning_rates else None
+        yield row(
+            *(link(address, of), ranged(knee), end, ranged(noise), " to ".join(ends) or NONE, ranged(power, 2)),
+            shape.shape.replace("_", " ") if shape else NONE,
+        )
 
 
 def claims(found: Published) -> Lines:
