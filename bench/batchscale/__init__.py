@@ -1,3 +1,3 @@
 """Batch-size scaling, measured: throughput and epochs to a target accuracy at every batch size."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
