@@ -70,7 +70,12 @@ def test_every_shipped_experiment_parses_and_plans(name):
     [
         ("learning_rate.anchors", 0.1, "tiny.toml: learning_rate.anchors: unknown key; did you mean anchor?"),
         ("bugdet", {}, "tiny.toml: bugdet: unknown key; did you mean budget?"),
-        ("target.zeal", 1, "tiny.toml: target.zeal: unknown key, expected one of accuracy, loss, bits_per_byte, also"),
+        (
+            "target.zeal",
+            1,
+            "tiny.toml: target.zeal: unknown key,"
+            " expected one of accuracy, loss, bits_per_byte, score, cost, name, also",
+        ),
         (
             "throughput.devices",
             "all",

@@ -78,7 +78,7 @@ def test_a_perfect_score_is_finite_and_reaches_any_target(validation):
     found = crossings.locate([perfect], accuracy_of(1.0))
     assert EXAMPLES[7] < math.exp(found.typical) <= EXAMPLES[-1]
     assert found.first_seen.tolist() == [math.log(EXAMPLES[10])]
-    assert crossings.least_gap([perfect], accuracy_of(1.0)) == (0.005 if validation else 0.25)
+    assert crossings.scale_of([perfect], accuracy_of(1.0)).unit == (0.005 if validation else 0.25)
 
 
 def test_a_run_that_was_never_evaluated_misses():

@@ -13,6 +13,8 @@ Form = Callable[[float], str]
 NEVER = "not reached"
 """An infinite duration, or an end of an interval that is null."""
 UNKNOWN_INTERVAL = "interval unknown"
+WIDE, SAYS_NOTHING = 1e3, 1e6
+"""Ratios of the ends of an interval of durations above which each has its own unit, and which say hardly anything."""
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -98,7 +100,14 @@ def duration(value: float) -> str:
 
 
 def seconds_between(interval: Interval, around: float) -> str:
-    """Return an interval of durations, both ends in the unit that suits `around`, which is named once."""
+    """Return an interval of durations, both ends in the unit that suits `around`, which is named once.
+
+    Ends that are far apart have a unit each, and an interval that says hardly anything is called so.
+    """
+    low, high = interval
+    if low is not None and high is not None and low > 0 and high > WIDE * low:
+        hardly = ", hardly bounded by these rows" if high > SAYS_NOTHING * low else ""
+        return f"{seconds(low)} to {seconds(high)}{hardly}"
     scale, unit = _time_unit(around)
     ends = between(interval, lambda end: number(end / scale))
     return ends if ends.endswith((NEVER, UNKNOWN_INTERVAL)) else f"{ends} {unit}"
@@ -133,8 +142,13 @@ def _with_prefix(value: float) -> str:
 
 
 def metric(goal: Goal) -> str:
-    """Return the name of a goal's score."""
-    return goal.metric.replace("_", " ")
+    """Return the name of a goal's score: the user's, else that of the metric."""
+    return goal.name or goal.metric.replace("_", " ")
+
+
+def validated(goal: Goal) -> str:
+    """Return the same where it is not plain that it is a validation score."""
+    return goal.name or f"validation {metric(goal)}"
 
 
 def score(goal: Goal, value: float) -> str:
@@ -156,6 +170,8 @@ def target(goal: Goal) -> str:
 
 def goal(of: Goal) -> str:
     """Return a goal as the end of "epochs to ...", such as "97% validation accuracy"."""
+    if of.name:
+        return f"a {of.name} of {target(of)}"
     if of.metric == "accuracy":
         return f"{target(of)} validation accuracy"
     return f"{target(of)} validation bits per byte" if of.kind.unit else f"a validation {metric(of)} of {target(of)}"

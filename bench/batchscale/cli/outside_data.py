@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from batchscale.config.goal import MetricName
 
 
-_METRIC = re.compile(r"(?:(?P<column>[^:]{1,80}):)?(?P<metric>accuracy|loss|bits_per_byte)")
+_METRIC = re.compile(r"(?:(?P<column>[^:]{1,80}):)?(?P<metric>accuracy(?P<percent>%?)|loss|bits_per_byte|score|cost)")
 _GOAL = re.compile(
-    r"\s*(?P<column>[^<>=]{1,80}?)\s*(?P<sign><=|>=)\s*(?P<value>[0-9.]{1,20}(?:e-?[0-9]{1,2})?)(?P<percent>%?)\s*"
+    r"\s*(?P<column>[^<>=]{1,80}?)\s*(?P<sign><=|>=)\s*(?P<value>-?[0-9.]{1,20}(?:e-?[0-9]{1,2})?)(?P<percent>%?)\s*"
 )
 
 
@@ -46,7 +46,8 @@ class _Said(TypedDict):
 def _metric(_: click.Context, __: click.Parameter, text: str | None) -> re.Match[str] | None:
     found = _METRIC.fullmatch(text) if text is not None else None
     if text is not None and not found:
-        raise click.BadParameter(f"{printable(text)}, expected accuracy, loss or bits_per_byte, or NAME:loss")
+        metrics = "accuracy, accuracy%, loss, bits_per_byte, score or cost, or NAME:score"
+        raise click.BadParameter(f"{printable(text)}, expected {metrics}")
     return found
 
 
@@ -90,9 +91,16 @@ def _columns(_: click.Context, __: click.Parameter, text: str | None) -> tuple[s
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="A new folder for the answer.")
 @click.option("--train-examples", type=int, metavar="N", help="Number of training examples, to convert units.")
 @click.option("--tokens-per-example", type=int, metavar="N", help="To convert tokens; 1 if batch sizes count tokens.")
-@click.option("--batch-size", type=click.IntRange(1, 10**12), metavar="N", help="Of runs whose files do not name it.")
-@click.option("--target", type=Number("a score such as 0.99", 1e6), metavar="SCORE", help="The score to reach.")
-@click.option("--metric", callback=_metric, metavar="[NAME:]METRIC", help="accuracy, loss or bits_per_byte.")
+@click.option("--batch-size", type=click.IntRange(1, 10**9), metavar="N", help="Of runs whose files do not name it.")
+@click.option(
+    "--target", type=Number("a score such as 0.99", 1e12, signed=True), metavar="SCORE", help="The score to reach."
+)
+@click.option(
+    "--metric",
+    callback=_metric,
+    metavar="[NAME:]METRIC",
+    help="accuracy (a share), accuracy% (in percent), loss, bits_per_byte; of any sign and scale: score (rises), cost.",
+)
 @click.option("--goal", callback=_goal, metavar="GOAL", help="Both at once, such as 'val_loss<=3.28' or 'acc>=97%'.")
 @click.option(
     "--evaluated-every",
@@ -178,24 +186,41 @@ def _asked(
 ) -> tuple[Asked, float | None]:
     """Return what the options say about scores, and the target that a goal names."""
     from batchscale.analysis.outside.runs import Asked, metric_of
+    from batchscale.config.goal import METRICS
 
     if goal is None:
-        column, named = (metric["column"], metric["metric"]) if metric else (None, None)
-        return Asked(metric=cast("MetricName | None", named), column=column, batch_size=batch_size), None
-    falling, percent = goal["sign"] == "<=", goal["percent"] == "%"
-    known = metric_of(goal["column"]) or ("loss" if falling else "accuracy")
-    if falling != (known != "accuracy"):
+        column, named = (metric["column"], metric["metric"].removesuffix("%")) if metric else (None, None)
+        percent = metric is not None and metric["percent"] == "%"
+        return Asked(cast("MetricName | None", named), column, percent=percent, batch_size=batch_size), None
+    named = metric_of(goal["column"])
+    if named and (METRICS[named].direction == "at most") != (goal["sign"] == "<="):
         raise click.UsageError(
-            f"--goal: {printable(goal[0])}: {known} is better the other way, expected the other sign"
+            f"--goal: {printable(goal[0])}: {named} is better the other way, expected the other sign"
         )
     try:
-        value = float(goal["value"]) / (100 if percent else 1)
+        value = float(goal["value"])
     except ValueError:
         raise click.UsageError(f"--goal: {printable(goal['value'])}, expected a number") from None
-    if known == "accuracy" and not 0 < value < 1:
-        expected = "expected a share between 0 and 1, or a percentage such as 97%, of a score that rises"
-        raise click.UsageError(f"--goal: {printable(goal[0])}: {expected}")
-    return Asked(metric=known, column=goal["column"], percent=percent, batch_size=batch_size), value
+    return _of_goal(goal, named, value, batch_size)
+
+
+def _of_goal(
+    goal: re.Match[str], named: MetricName | None, value: float, batch_size: int | None
+) -> tuple[Asked, float]:
+    """Return what a goal says, by the metric that the name of its score means, if it means one."""
+    from batchscale.analysis.outside.runs import Asked
+
+    asked = Asked(column=goal["column"], batch_size=batch_size)
+    percent = goal["percent"] == "%" or (named == "accuracy" and value > 1)
+    value = value / 100 if percent else value
+    if goal["sign"] == "<=":
+        return replace(asked, metric="cost" if value <= 0 else named or "loss", percent=percent), value
+    if percent or named == "accuracy":
+        if not 0 < value < 1:
+            expected = "expected a share between 0 and 1, or a percentage such as 97%, of a score that rises"
+            raise click.UsageError(f"--goal: {printable(goal[0])}: {expected}")
+        return replace(asked, metric="accuracy", percent=percent), value
+    return replace(asked, metric="score", may_be_share=named is None and 0 < value < 1), value
 
 
 @click.command(epilog=example("batchscale predict DIR --seconds-per-step t.csv"))

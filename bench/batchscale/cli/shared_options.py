@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -18,21 +19,23 @@ class Number(click.ParamType):
         description: the kind of number, for the refusal, such as "a width in inches".
         most: the largest value that is accepted.
         unit: a sign that may follow the number, such as "%".
+        signed: whether it may be 0 or negative too.
     """
 
     name = "number"
 
-    def __init__(self, description: str, most: float, unit: str = "") -> None:
-        self.description, self.most, self.unit = description, most, unit
+    def __init__(self, description: str, most: float, unit: str = "", *, signed: bool = False) -> None:
+        self.description, self.most, self.unit, self.signed = description, most, unit, signed
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number, or refuse it in one line with the range that is accepted."""
         try:
             number = float(value.removesuffix(self.unit))
         except ValueError:
-            number = 0.0
-        if not 0 < number <= self.most:
-            accepted = f"expected a number above 0{self.unit} and at most {self.most:,.0f}{self.unit}"
+            number = math.nan
+        if not (-self.most if self.signed else 0) <= number <= self.most or (number == 0 and not self.signed):
+            least = f"from {-self.most:,.0f}" if self.signed else f"above 0{self.unit}"
+            accepted = f"expected a number {least} and at most {self.most:,.0f}{self.unit}"
             self.fail(f"{printable(value)} is not {self.description}, {accepted}", param, ctx)
         return number
 

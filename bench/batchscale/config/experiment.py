@@ -14,17 +14,26 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from batchscale.config.goal import METRICS, Goal, MetricName
-from batchscale.config.vocabulary import NAME_PATTERN, NAME_RULE, FreeText, Input, Name, Precision, Source, UsersLoop
+from batchscale.config.goal import Goal
+from batchscale.config.target import Target, check_each_once, check_target
+from batchscale.config.vocabulary import (
+    NAME_PATTERN,
+    NAME_RULE,
+    FreeText,
+    Input,
+    Name,
+    Precision,
+    Source,
+    UsersLoop,
+)
 from batchscale.errors import InputError
 from batchscale.printable import LONGEST_REASON, bare, printable
 from batchscale.untrusted_input import convert, read_small
 
-BatchSize = Annotated[int, Meta(ge=1, le=10**9)]
+LARGEST_BATCH_SIZE = 10**9
+BatchSize = Annotated[int, Meta(ge=1, le=LARGEST_BATCH_SIZE)]
 Devices = Annotated[int, Meta(ge=1, le=4096)]
 Rate = Annotated[float, Meta(gt=0, le=1e3)]
-Fraction = Annotated[float, Meta(gt=0, lt=1)]
-Loss = Annotated[float, Meta(gt=0, le=1e6)]
 Values = Annotated[list[Annotated[float, Meta(ge=-1e3, le=1e3)]], Meta(min_length=2, max_length=16)]
 MOST_LOOKS = 6  # each has a part of the error that is allowed in all
 Looks = Annotated[list[Annotated[int, Meta(ge=2, le=1000)]], Meta(min_length=1, max_length=MOST_LOOKS)]
@@ -71,29 +80,6 @@ class Workload(Table, frozen=True, kw_only=True):
     model_options: dict[str, Option] = {}
     optimizer_options: dict[str, float | bool] = {}
     precision: Precision = "float32"
-
-
-class Target(Table, frozen=True, kw_only=True):
-    """The validation score that trials are timed to: exactly one of `accuracy`, `loss` and `bits_per_byte`.
-
-    Attributes:
-        accuracy: Training is timed to the first evaluation at or above it.
-        loss: Training is timed to the first evaluation at or below this mean loss: in nats for classes and text.
-        bits_per_byte: As `loss`, in bits; for text.
-        also: Further targets of the same score, judged on the same curves. Harder targets are evaluated only up to
-            `budget.epochs`, because trials that reach the first target stop there.
-    """
-
-    accuracy: Fraction | None = None
-    loss: Loss | None = None
-    bits_per_byte: Loss | None = None
-    also: Annotated[list[Loss], Meta(max_length=16)] = []
-
-    @property
-    def given(self) -> dict[MetricName, float]:
-        """The scores that are given, by name."""
-        values: dict[MetricName, float | None] = {name: getattr(self, name) for name in METRICS}
-        return {name: value for name, value in values.items() if value is not None}
 
 
 class BatchSizes(Table, frozen=True, kw_only=True):
@@ -262,7 +248,7 @@ class Experiment(Table, frozen=True, kw_only=True):
     def goal(self) -> Goal:
         """The target: the score that trials are compared by, and the value of it that they are timed to."""
         [(metric, threshold)] = self.target.given.items()
-        return Goal(metric=metric, threshold=threshold)
+        return Goal(metric=metric, threshold=threshold, name=self.target.name)
 
     @property
     def max_epochs(self) -> float:
@@ -301,7 +287,7 @@ class Experiment(Table, frozen=True, kw_only=True):
                 del workload[later]
         return {
             "workload": workload,
-            "target": dict(self.target.given),
+            "target": self.target.given | ({"name": self.target.name} if self.target.name else {}),
             "budget": {"epochs": self.budget.epochs, "max_epochs": self.max_epochs},
             "evaluation": evaluation,
             "learning_rate": {"schedule": rate.schedule, "warmup_epochs": rate.warmup_epochs},
@@ -326,7 +312,7 @@ def expand_batch_sizes(table: BatchSizes, source: str) -> list[int]:
     if table.values is not None:
         if table.start is not None or table.stop is not None:
             raise InputError(f"{field}: has values, and start or stop; expected only one of the two forms")
-        _check_each_once(table.values, f"{field}.values")
+        check_each_once(table.values, f"{field}.values")
         return sorted(table.values)
     if table.start is None or table.stop is None:
         raise InputError(f"{field}: expected values = [16, 64, 256], or start and stop (and factor)")
@@ -355,13 +341,13 @@ def parse(data: object, name: str, source: str) -> Experiment:
     for option, value in experiment.workload.optimizer_options.items():
         _check_option(option, value, f"{source}: workload.optimizer_options.{option}")
     _check_search(experiment, source)
-    _check_target(experiment.target, f"{source}: target")
+    check_target(experiment.target, f"{source}: target")
     if experiment.confirm:
         _check_looks(experiment.confirm.looks, f"{source}: confirm.looks")
     for table in ("loops", "inputs", "precisions", "devices"):
         listed = getattr(experiment.throughput, table)
         if listed != "auto":
-            _check_each_once(listed, f"{source}: throughput.{table}")
+            check_each_once(listed, f"{source}: throughput.{table}")
     _check_warmup(experiment, f"{source}: learning_rate.warmup_epochs")
     least, longest = experiment.budget.epochs, experiment.budget.max_epochs
     if longest is not None and longest < least:
@@ -398,25 +384,9 @@ def refuse_contradictions(experiment: Experiment, source: str) -> None:
         )
 
 
-def _check_target(target: Target, field: str) -> None:
-    if len(target.given) != 1:
-        found = " and ".join(target.given) or "none of them"
-        raise InputError(f"{field}: holds {found}, expected exactly one of {', '.join(METRICS)}")
-    _check_each_once(target.also, f"{field}.also")
-    for value in target.also:
-        if target.accuracy is not None and value >= 1:
-            raise InputError(f"{field}.also: {value}, expected numbers above 0 and below 1")
-
-
 def _check_looks(looks: Sequence[int], field: str) -> None:
     if list(looks) != sorted(set(looks)):
         raise InputError(f"{field}: {printable(looks)}, expected rising numbers of seeds")
-
-
-def _check_each_once(values: Sequence[object], field: str) -> None:
-    for at, value in enumerate(values):
-        if value in values[:at]:
-            raise InputError(f"{field}: {printable(values)} holds {printable(value)} twice, expected it once")
 
 
 def _check_warmup(experiment: Experiment, field: str) -> None:
@@ -445,7 +415,7 @@ def _check_search(experiment: Experiment, source: str) -> None:
         field = f"{source}: search.{bare(option)}"
         if not re.match(NAME_PATTERN, option):
             raise InputError(f"{field}: expected the name of an option: {NAME_RULE}")
-        _check_each_once(tried, field)
+        check_each_once(tried, field)
         for value in tried:
             _check_option(option, value, field)
         if option in experiment.workload.optimizer_options:

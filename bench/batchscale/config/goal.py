@@ -18,7 +18,7 @@ Score = TypeVar("Score", float, "Scores")
 """One score, or a numpy array of scores."""
 
 Direction = Literal["at least", "at most"]
-MetricName = Literal["accuracy", "loss", "bits_per_byte"]
+MetricName = Literal["accuracy", "loss", "bits_per_byte", "score", "cost"]
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +26,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         direction: Which side of a threshold counts as reached.
-        ideal: Value that no score can beat.
+        ideal: Value that no score can beat; None where none is known, as for the reward of a game.
         worst: Score of a trial that was never evaluated.
         unit: Unit of the score; empty for a share.
         measured_as: Name of the score in a curve, if this metric is a multiple of it.
@@ -35,7 +35,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     direction: Direction
-    ideal: float
+    ideal: float | None
     worst: float
     unit: str = ""
     measured_as: str
@@ -49,20 +49,25 @@ METRICS: dict[MetricName, Metric] = {
     "bits_per_byte": Metric(
         direction="at most", ideal=0.0, worst=math.inf, unit="bits per byte", measured_as="loss", scale=1 / math.log(2)
     ),
+    "score": Metric(direction="at least", ideal=None, worst=-math.inf, measured_as="score"),
+    "cost": Metric(direction="at most", ideal=None, worst=math.inf, measured_as="cost"),
 }
-"""Every metric by the name that a TOML file gives it. One nat is 1 / log(2) bits."""
+"""Every metric by the name that a TOML file gives it. One nat is 1 / log(2) bits. A score and a cost may be any number,
+negative ones too; more of a score and less of a cost is better."""
 
 
-class Goal(msgspec.Struct, frozen=True, kw_only=True):
+class Goal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A score to reach. Every comparison of two scores, in either half of the suite, is made here.
 
     Attributes:
         metric: Name of the score.
         threshold: Value of the score that counts as reached.
+        name: What the user calls the score, such as val_bleu; None where the name of the metric says it.
     """
 
     metric: MetricName
     threshold: float
+    name: str | None = None
 
     @property
     def kind(self) -> Metric:
@@ -104,5 +109,8 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
         return better_of((value for value in values if not math.isnan(value)), default=None)
 
     def gap(self, value: Score) -> Score:
-        """Return how far a score is from the ideal one, 0 or more: 1 - accuracy, or the loss itself."""
-        return self.rising(self.kind.ideal) - self.rising(value)
+        """Return how far a score is from the ideal one, 0 or more: 1 - accuracy, or the loss itself.
+
+        Without an ideal one it is the score itself, negated where more is better.
+        """
+        return self.rising(self.kind.ideal or 0.0) - self.rising(value)

@@ -20,6 +20,10 @@ PRINTABLE_RULE = "text without control characters"
 PRINTABLE_PATTERN = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*\Z"
 """Free text. Line ends and tabs are allowed; what moves a cursor or turns the direction of writing is not."""
 
+SCORE_NAME_RULE = "at most 80 letters, digits, blanks and _ . / @ ( ) % + : -"
+SCORE_NAME_PATTERN = r"^[A-Za-z0-9_./@()%+:-][A-Za-z0-9 _./@()%+:-]{0,79}\Z"
+"""Name of a score, as other tools write it."""
+
 FreeText = Annotated[str, Meta(pattern=PRINTABLE_PATTERN, description=PRINTABLE_RULE)]
 
 Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}\Z")]

@@ -1,11 +1,13 @@
 """Locate where the typical run of a setting reaches the goal, from the curves of its trials.
 
-Curves are read on the logarithm of the gap to the ideal score: of the validation error, or of the loss itself.
+Curves are read on the logarithm of the gap to the ideal score: of the validation error, or of the loss itself. A score
+without an ideal one, such as a reward, is read as it is: see `Scale`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +17,17 @@ from batchscale.config.goal import Goal, MetricName
 from batchscale.records.row_types import Trial
 from batchscale.statistics.crossing import FLAT, Crossing, locate_crossing, table_of
 
-FLAT_SLOPES: dict[MetricName, float] = {"accuracy": FLAT, "loss": -0.02, "bits_per_byte": -0.02}
+FLAT_SLOPES: dict[MetricName, float] = {
+    "accuracy": FLAT,
+    "loss": -0.02,
+    "bits_per_byte": -0.02,
+    "score": -0.03,
+    "cost": -0.03,
+}
 """Slope on log examples above which a curve hardly falls. The loss of a language model falls as the power -0.05 to -0.1
-of its data (Kaplan et al., 2020, Scaling Laws for Neural Language Models), where an error on digits falls as -0.3."""
+of its data (Kaplan et al., 2020, Scaling Laws for Neural Language Models), where an error on digits falls as -0.3. A
+score without an ideal one is flat where e times the training adds 3% of its whole rise; over five e-folds it adds 20%
+on average."""
 
 WIDEST = np.log(4)
 """Log examples that the gap before a first evaluation counts for at most."""
@@ -26,19 +36,65 @@ Run = tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]
 """Examples and validation scores of the evaluations of one run."""
 
 
+@dataclass(frozen=True)
+class Scale:
+    """How scores are read as numbers that fall while training goes on.
+
+    With an ideal score this is the logarithm of the gap to it. Without one it is the score itself, in units of `unit`,
+    negated where more is better; adding a number to all scores, or multiplying them by one, then changes no crossing.
+
+    No ideal score is made up, such as one just above the best score seen. In 32 simulated kinds of studies (4 seeds, 40
+    evaluations, noise of 2% or 10% of the rise) either way errs by 11% in examples, root mean square. But between 2%
+    and 10% of noise the crossing moves by 14% with a made-up ideal, and by 5% on the score itself, so batch sizes of
+    unlike noise stay comparable. The logarithm of the gap to the true ideal is worse there (22%): it stretches noise.
+
+    Attributes:
+        unit: Gap at which a perfect score counts, since 0 has no logarithm. Without an ideal score, the rise from the
+            first evaluation of the typical run to the best score of any run.
+    """
+
+    goal: Goal
+    unit: float
+
+    @property
+    def flat(self) -> float:
+        """Slope on log examples above which a curve hardly falls."""
+        return FLAT_SLOPES[self.goal.metric]
+
+    @property
+    def target(self) -> float:
+        """The threshold of the goal."""
+        return float(self.falling(np.array([self.goal.threshold]))[0])
+
+    def falling(self, scores: Float[np.ndarray, " _"]) -> Float[np.ndarray, " _"]:
+        """Read scores on this scale."""
+        gaps = self.goal.gap(scores)
+        return gaps / self.unit if self.goal.kind.ideal is None else np.log(np.maximum(gaps, self.unit))
+
+    def of_run(self, run: Run) -> Run:
+        """Read the evaluations of a run on this scale; those before its first step are left out."""
+        at, scores = run
+        return at[at > 0], self.falling(scores[at > 0])
+
+    def score(self, falling: float) -> float:
+        """Return the score of a number on this scale."""
+        ideal = self.goal.kind.ideal
+        if ideal is None:
+            return float(self.goal.rising(-falling * self.unit))
+        return float(self.goal.rising(self.goal.rising(ideal) - np.exp(falling)))
+
+
 def locate(trials: Sequence[Trial], goal: Goal) -> Crossing:
     """Locate where the typical run of some trials of one setting reaches the goal, with one value for each trial.
 
     Trials that were never evaluated count as misses.
     """
-    return locate_runs([_run(trial, goal) for trial in trials], goal, least_gap(trials, goal))
+    return locate_runs([_run(trial, goal) for trial in trials], scale_of(trials, goal))
 
 
-def locate_runs(runs: Sequence[Run], goal: Goal, least: float) -> Crossing:
-    """Locate the same from the evaluations of each run; `least` is the gap at which a perfect score counts."""
-    falling = [log_gaps(run, goal, least) for run in runs]
-    target = float(np.log(max(goal.gap(goal.threshold), least)))
-    return locate_crossing(*table_of(falling), target, FLAT_SLOPES[goal.metric])
+def locate_runs(runs: Sequence[Run], scale: Scale) -> Crossing:
+    """Locate the same from the evaluations of each run."""
+    return locate_crossing(*table_of([scale.of_run(run) for run in runs]), scale.target, scale.flat)
 
 
 class Compared(NamedTuple):
@@ -76,33 +132,32 @@ def compared_by(found: Crossing, first: Float[np.ndarray, " runs"], previous: Fl
     return Compared(middles, float(np.mean(width**2) / 12) if reached.any() else 0.0)
 
 
-def log_gaps(run: Run, goal: Goal, least: float) -> Run:
-    """Return the evaluations of a run with the logarithms of the gaps to the ideal score, none below `least`."""
-    at, scores = run
-    return at[at > 0], np.log(np.maximum(goal.gap(scores[at > 0]), least))
-
-
 def typical_examples(trials: Sequence[Trial], goal: Goal) -> float:
     """Return the logarithm of the examples at which the typical run of some trials reaches the goal, or infinity."""
     return locate(trials, goal).typical
 
 
-def least_gap(trials: Sequence[Trial], goal: Goal) -> float:
-    """Return the gap at which a perfect score counts, since 0 has no logarithm.
-
-    It is half of what one validation example changes in an accuracy; otherwise half of the least gap that was seen.
-    """
+def scale_of(trials: Sequence[Trial], goal: Goal) -> Scale:
+    """Return the scale on which curves of some trials are read."""
     sizes = {trial.validation_examples for trial in trials}
     smallest = None if None in sizes else min((size for size in sizes if size), default=None)
-    return least_gap_of([_run(trial, goal)[1] for trial in trials], goal, smallest)
+    return scale_of_scores([_run(trial, goal)[1] for trial in trials], goal, smallest)
 
 
-def least_gap_of(scores: Sequence[Float[np.ndarray, " _"]], goal: Goal, validation_examples: int | None) -> float:
-    """Return the same from the scores of each run."""
+def scale_of_scores(scores: Sequence[Float[np.ndarray, " _"]], goal: Goal, validation_examples: int | None) -> Scale:
+    """Return the same from the scores of each run.
+
+    A perfect accuracy counts as half of what one validation example changes in it; otherwise a perfect score counts as
+    half of the least gap that was seen.
+    """
+    gaps = [gap[np.isfinite(gap)] for gap in map(goal.gap, scores)]
+    gaps = [gap for gap in gaps if len(gap)]
+    if goal.kind.ideal is None:
+        rise = float(np.median([gap[0] for gap in gaps]) - min(gap.min() for gap in gaps)) if gaps else 0.0
+        return Scale(goal, rise or 1.0)
     if goal.kind.is_share and validation_examples:
-        return 0.5 / validation_examples
-    gaps = [goal.gap(one) for one in scores]
-    return 0.5 * min((float(gap[gap > 0].min()) for gap in gaps if (gap > 0).any()), default=1.0)
+        return Scale(goal, 0.5 / validation_examples)
+    return Scale(goal, 0.5 * min((float(gap[gap > 0].min()) for gap in gaps if (gap > 0).any()), default=1.0))
 
 
 def _run(trial: Trial, goal: Goal) -> Run:

@@ -131,9 +131,11 @@ def scores_of(goal: Goal, locations: Array, estimate: float) -> Array:
     Errors do not lead out of the range of the metric unless `estimate`, which they are about, is beyond it: the loss of
     a task of the user's own may be negative.
     """
-    low, high = sorted((goal.kind.ideal, goal.kind.worst))
     # Subtracted from 0, since -0.0 would show its sign.
     scores, score = goal.rising(0.0 - locations) + 0.0, goal.rising(0.0 - estimate) + 0.0
+    if goal.kind.ideal is None:
+        return scores
+    low, high = sorted((goal.kind.ideal, goal.kind.worst))
     return np.clip(scores, low, high) if low <= score <= high or goal.kind.is_share else scores
 
 

@@ -99,12 +99,12 @@ def test_groups_of_curves_answer_with_their_knees_and_their_times(tmp_path):
     found = answer_groups([curves(tmp_path / "curves.csv")], Known(target=2.0, scores=Asked(metric="loss", by=("N",))))
     assert found.goal.threshold == 2.0
     knees = [one.critical_batch_size.value for one in found.answers]
-    assert knees == pytest.approx([64, 128, 256, 512], rel=0.02)
+    assert knees == pytest.approx([64, 128, 256, 512], rel=0.05)
     for one, knee in zip(found.answers, (64, 128, 256, 512), strict=True):
         times = {size: 6.4 * (1 / size + 1 / knee) * (1 + size / 100) for size in (16, 64, 256, 1024)}
         best = min(times, key=times.__getitem__)
         assert one.time_optimal.batch_size == best
-        assert one.time_optimal.seconds == pytest.approx(times[best], rel=0.01)
+        assert one.time_optimal.seconds == pytest.approx(times[best], rel=0.03)
     moved = {one.quantity: one for one in found.movements}
     assert moved["critical_batch_size"].exponents["N"].value == pytest.approx(0.5, abs=0.01)
     assert moved["time_optimal"].rests_on == "least time"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -28,6 +28,7 @@ from batchscale.analysis.outside.runs import Asked, Reading
 from batchscale.analysis.outside.tables import Need, Timing, read_timings
 from batchscale.analysis.summary_types import Summary
 from batchscale.config.experiment import Experiment
+from batchscale.config.goal import MetricName
 from batchscale.config.vocabulary import NAME_PATTERN, NAME_RULE
 from batchscale.errors import InputError
 from batchscale.printable import bare, printable
@@ -66,6 +67,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NOTHING_KNOWN = Known()
+LARGEST_LOSS = 1e6
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,7 @@ def write_folders(
 
 def _find(convergence: Sequence[Path], throughput: Path | None, known: Known) -> Found:
     """Read all files."""
-    read = recognise.read(convergence, known.scores)
-    refuse_shares(read, convergence[0], known)
+    read = settled(recognise.read(convergence, known.scores), convergence[0], known)
     timings = read_timings(throughput) if throughput else []
     files = convergence[0], throughput
     if isinstance(read, Reading):
@@ -152,20 +153,36 @@ def _find(convergence: Sequence[Path], throughput: Path | None, known: Known) ->
 CLOCK = "Speeds are those of the runs' own clocks, which include whatever they timed, such as evaluations."
 
 
-def refuse_shares(read: list[Need] | Reading, file: Path, known: Known) -> None:
-    """Refuse scores from 0 to 1 where the goal says that the files hold percentages.
+def settled(read: list[Need] | Reading, file: Path, known: Known) -> list[Need] | Reading:
+    """Decide by the scores themselves, and by the goal, whether they are shares, percentages or neither.
 
     Raises:
-        InputError: when no score is above 1 % and the goal is.
+        InputError: when the scores are percentages and the goal is a share, or the other way round.
     """
-    if not isinstance(read, Reading) or not known.scores.percent or (known.target or 0) <= 1 / 100:
-        return
-    greatest = max((one.score for run in read.runs for one in run.evaluations if one.score is not None), default=1.0)
-    if greatest <= 1 / 100:
-        raise InputError(
-            f"{file}: {bare(known.scores.column or '')}: at most {100 * greatest:g}, expected percentages for a --goal"
-            " with %, or a --goal without it, such as 'NAME>=0.97'"
-        )
+    scores, target = known.scores, known.target
+    if not isinstance(read, Reading):
+        return read
+    least, greatest = read.extremes
+    column = bare(scores.column or read.metric)
+    if read.metric == "score" and target is not None:
+        above, below = 1 < target <= 100 and 0 <= least <= greatest <= 1, 0 < target < 1 and target < least
+        if above or (below and 1 < greatest <= 100):
+            found = f"all its values are from {least:g} to {greatest:g}, and the goal is {target:g}"
+            raise InputError(f"{file}: {column}: {found}, expected both in one unit (NAME>=97% reads percentages)")
+    if scores.percent:
+        if greatest <= 1 / 100 and (known.target is None or known.target > 1 / 100):
+            raise InputError(
+                f"{file}: {column}: at most {100 * greatest:g}, expected percentages for a --goal with % or above 1, or"
+                " a --goal such as 'NAME>=0.97'"
+            )
+        return replace(read, notes=[*read.notes, f"{column} is read as percentages: 97 stands for 97%."])
+    if not scores.may_be_share:
+        return read
+    if least < 0 or greatest > 1:
+        why = f"its values reach from {least:g} to {greatest:g}, so it is no share, and no ideal score is known"
+        return replace(read, notes=[*read.notes, f"{column} is read as a plain score: {why}."])
+    why = "its values are from 0 to 1, so its ideal score is taken to be 1 (--metric NAME:score assumes none)"
+    return replace(read, metric="accuracy", notes=[*read.notes, f"{column} is read as a share: {why}."])
 
 
 def of_scores(read: Reading, timings: list[Timing], files: tuple[Path, Path | None], known: Known) -> Found:
@@ -208,15 +225,22 @@ def check_known(known: Known) -> None:
     examples, target, every = known.train_examples, known.target, known.evaluated_every
     if examples is not None and not 1 <= examples <= LARGEST_EXAMPLES:
         raise InputError(f"--train-examples: {examples}, expected a whole number from 1 to {LARGEST_EXAMPLES}")
-    if target is not None and known.scores.metric in (None, "accuracy") and not 0 < target < 1:
-        hint = "" if known.scores.metric else "; for a loss add --metric loss"
-        raise InputError(f"--target: {target:g}, expected an accuracy between 0 and 1, such as 0.99{hint}")
+    if target is not None:
+        _check_target(target, known.scores.metric)
     if known.tokens_per_example is not None and not 1 <= known.tokens_per_example <= LARGEST_EXAMPLES:
         raise InputError(f"--tokens-per-example: {known.tokens_per_example}, expected a whole number from 1")
     if every is not None and not 0 < every <= LARGEST_EXAMPLES:
         raise InputError(f"--evaluated-every: {every:g}, expected a number above 0 and up to {LARGEST_EXAMPLES:.0e}")
     if known.workload is not None and not re.fullmatch(NAME_PATTERN, known.workload):
         raise InputError(f"--workload: {printable(known.workload)}, expected {NAME_RULE}")
+
+
+def _check_target(target: float, metric: MetricName | None) -> None:
+    if metric in (None, "accuracy") and not 0 < target < 1:
+        hint = "" if metric else "; for a loss add --metric loss, for a reward --metric score"
+        raise InputError(f"--target: {target:g}, expected an accuracy between 0 and 1, such as 0.99{hint}")
+    if metric in ("loss", "bits_per_byte") and not 0 < target <= LARGEST_LOSS:
+        raise InputError(f"--target: {target:g}, expected a {metric} above 0 and up to {LARGEST_LOSS:g}")
 
 
 def _write(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from batchscale.analysis.exchange.analyze import Known, check_known, of_scores, refuse_shares
+from batchscale.analysis.exchange.analyze import Known, check_known, of_scores, settled
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.outside_tables import UNNAMED, round_rows, unknown_machine
 from batchscale.analysis.metrics.sweep import Sweep
@@ -28,8 +28,7 @@ def answer_groups(files: Sequence[Path], known: Known) -> Groups:
         InputError: when a file is wrong, holds no scores, or has too many groups.
     """
     check_known(known)
-    read = recognise.read(files, known.scores)
-    refuse_shares(read, files[0], known)
+    read = settled(recognise.read(files, known.scores), files[0], known)
     if not isinstance(read, Reading):
         raise InputError(f"{files[0]}: --by: holds what runs needed, expected their curves or final scores")
     groups: dict[tuple[str, ...], list[OutsideRun]] = defaultdict(list)
@@ -39,8 +38,9 @@ def answer_groups(files: Sequence[Path], known: Known) -> Groups:
         raise InputError(f"{files[0]}: --by: {len(groups)} groups, expected at most {MOST_GROUPS}")
     columns = known.scores.by
     answers = [_answer(columns, group, replace(read, runs=runs), files[0], known) for group, runs in groups.items()]
-    goal = None if read.final_only or known.target is None else Goal(metric=read.metric, threshold=known.target)
-    return together(read.metric, goal, columns, answers)
+    final = read.final_only or known.target is None
+    goal = None if final else Goal(metric=read.metric, threshold=known.target or 0.0, name=read.name)
+    return together(read.metric, goal, columns, answers, read.name)
 
 
 def _answer(columns: Sequence[str], group: Sequence[str], read: Reading, file: Path, known: Known) -> GroupAnswer:

@@ -23,7 +23,7 @@ from batchscale.config.goal import Goal
 AVERAGED = "best_averaged_score"
 TIMES_DRAWN = 5
 """Times of the grid that have a line."""
-LIMITS_OF_SHARES, LIMITS = (0.001, 100), (1e-6, 1e6)
+LIMITS_OF_SHARES, LIMITS, WITHOUT_IDEAL = (0.001, 100), (1e-6, 1e6), (-1e12, 1e12)
 """Least and largest gap that is drawn: in percent for shares."""
 
 
@@ -52,7 +52,8 @@ def best_score(sweep: Sweep, summary: Summary) -> Figure:
     """Draw the best validation score within the epoch budget and within the step budget, ties marked.
 
     The axis is the gap to the ideal score on a logarithmic scale: on a linear one the best batch sizes would look
-    alike. It is labelled with accuracies and runs downwards if the score is an accuracy.
+    alike. It is labelled with accuracies and runs downwards if the score is an accuracy. Scores without an ideal one
+    have a linear axis.
     """
     goal = sweep.goal
     budgets = (
@@ -71,7 +72,7 @@ def best_score(sweep: Sweep, summary: Summary) -> Figure:
         _draw_averaged(axes, goal, cells, f"within {best.budget}, averaged parameters")
     known = known_losses(sweep.frames)
     _limit_gaps(axes, goal, summary, known)
-    drawing.log_axis(axes, f"best validation {number_format.metric(goal)}{' (%)' * (goal.kind.is_share)}")
+    drawing.gap_axis(axes, goal, f"best {number_format.validated(goal)}{' (%)' * (goal.kind.is_share)}")
     if goal.kind.is_share:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:.4g}"))
     drawing.log2_axis(axes, [cell.batch_size for cell in summary.cells])
@@ -90,7 +91,7 @@ def time_budgets(sweep: Sweep, summary: Summary) -> Figure:
     for one, shade in zip(chosen, shades, strict=True):
         gaps = drawing.gaps(goal, np.array(list(one.scores.values())))
         label = f"within {number_format.seconds(one.seconds)}"
-        left.plot(list(one.scores), np.where(gaps > 0, gaps, np.nan), "o-", color=tuple(shade), label=label)
+        left.plot(list(one.scores), drawing.with_place(goal, gaps), "o-", color=tuple(shade), label=label)
     drawing.score_axis(left, goal)
     drawing.log2_axis(left, sizes)
     tied = [(one.seconds, size) for one in budgets for size in one.tied if size != one.batch_size]
@@ -103,8 +104,10 @@ def time_budgets(sweep: Sweep, summary: Summary) -> Figure:
 
 
 def _with_gap(goal: Goal, summary: Summary, quantity: str) -> list[BatchSizeSummary]:
-    """Return the cells with a gap above 0, which alone have a place on a logarithmic axis of gaps."""
-    return [cell for cell in summary.known(quantity) if goal.gap(getattr(cell, quantity).median) > 0]
+    """Return the cells whose gap has a place on the axis."""
+    cells = summary.known(quantity)
+    places = np.isfinite(drawing.with_place(goal, drawing.gaps(goal, medians(cells, quantity))))
+    return [cell for cell, has_place in zip(cells, places.tolist(), strict=True) if has_place]
 
 
 def _draw_scores(
@@ -128,8 +131,9 @@ def _draw_scores(
 
 
 def _clipped(goal: Goal, scores: np.ndarray) -> np.ndarray:
-    """Return gaps that a logarithmic axis can hold."""
-    return np.clip(drawing.gaps(goal, scores), *(LIMITS_OF_SHARES if goal.kind.is_share else LIMITS))
+    """Return gaps that the axis can hold."""
+    limits = WITHOUT_IDEAL if goal.kind.ideal is None else LIMITS_OF_SHARES if goal.kind.is_share else LIMITS
+    return np.clip(drawing.gaps(goal, scores), *limits)
 
 
 def _draw_averaged(axes: Axes, goal: Goal, cells: Sequence[BatchSizeSummary], label: str) -> None:
@@ -149,8 +153,12 @@ def _limit_gaps(axes: Axes, goal: Goal, summary: Summary, known: Mapping[str, fl
     quantities = ("best_score", "best_score_by_steps", AVERAGED)
     seen = np.concatenate([medians(summary.known(quantity), quantity) for quantity in quantities])
     gaps = drawing.gaps(goal, seen)
-    gaps = gaps[gaps > 0]
+    gaps = gaps[np.isfinite(drawing.with_place(goal, gaps))]
     if not len(gaps):
+        return
+    if goal.kind.ideal is None:
+        room = 0.5 * (gaps.max() - gaps.min()) or 0.05 * abs(gaps.max()) or 1.0
+        axes.set_ylim(gaps.min() - room, gaps.max() + room)
         return
     if goal.kind.is_share:
         axes.set_ylim(min(gaps.max() * 1.3, 110), gaps.min() / 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -156,6 +157,8 @@ def _scaled_by(tokens: int) -> tuple[Callable[[ArrayLike], Array], Callable[[Arr
 
 def near_known(known: Mapping[str, float], drawn: Array) -> dict[str, float]:
     """Return the known losses that are near what is drawn, the least first."""
+    if not known:
+        return {}
     low, high = drawn.min() / KNOWN_MARGIN, drawn.max() * KNOWN_MARGIN
     return dict(sorted(((name, loss) for name, loss in known.items() if low < loss < high), key=lambda pair: pair[1]))
 
@@ -289,7 +292,14 @@ def hover(
 
 
 def lines_by_batch_size(
-    axes: Axes, rows: pd.DataFrame, across: str, up: str, sizes: Sequence[int], marker: str | None = None
+    axes: Axes,
+    rows: pd.DataFrame,
+    across: str,
+    up: str,
+    sizes: Sequence[int],
+    marker: str | None = None,
+    *,
+    logarithmic: bool = True,
 ) -> None:
     """Draw one line for each batch size: the median over seeds, with a shade from the lowest to the highest.
 
@@ -300,13 +310,9 @@ def lines_by_batch_size(
         up: the column of the vertical axis.
         sizes: the batch sizes of the whole figure, sorted; each has its colour.
         marker: at each point; none when None.
+        logarithmic: whether the vertical axis is.
     """
-    least = float(rows.loc[rows[up] > 0, up].min())
-
-    def middle(seeds: pd.Series) -> float:
-        """Return the median over all seeds; one of zero has no place on a logarithmic axis."""
-        median = float(seeds.median())
-        return median if median > 0 else np.nan
+    least = float(rows.loc[rows[up] > 0, up].min()) if logarithmic else -np.inf
 
     sns.lineplot(
         data=rows,
@@ -314,7 +320,7 @@ def lines_by_batch_size(
         y=up,
         hue="batch_size",
         palette=batch_size_colors(sizes),
-        estimator=middle,
+        estimator=partial(_median_with_place, logarithmic=logarithmic),
         errorbar=lambda seeds: (max(min(seeds), least), max(seeds)),
         err_kws={"alpha": 0.2, "linewidth": 0},
         marker=marker,
@@ -324,6 +330,12 @@ def lines_by_batch_size(
         legend=False,
         ax=axes,
     )
+
+
+def _median_with_place(seeds: pd.Series, *, logarithmic: bool) -> float:
+    """Return the median over all seeds; one of zero has no place on a logarithmic axis."""
+    median = float(seeds.median())
+    return median if median > 0 or not logarithmic else np.nan
 
 
 def batch_size_colors(sizes: Sequence[int]) -> dict[int, tuple[float, float, float, float]]:
@@ -369,13 +381,33 @@ def finished(figure: Figure, origin: str) -> Figure:
 
 
 def gaps(goal: Goal, scores: Array) -> Array:
-    """Return how far scores are from the ideal one: errors in percent, or the losses themselves."""
+    """Return how far scores are from the ideal one: errors in percent, or the losses themselves.
+
+    Scores without an ideal one are returned as they are.
+    """
+    if goal.kind.ideal is None:
+        return scores
     return (100 if goal.kind.is_share else 1) * goal.gap(scores)
+
+
+def with_place(goal: Goal, gaps: Array) -> Array:
+    """Return gaps with NaN for those of perfect scores, which have no place on a logarithmic axis."""
+    return gaps if goal.kind.ideal is None else np.where(gaps > 0, gaps, np.nan)
+
+
+def gap_axis(axes: Axes, goal: Goal, label: str) -> None:
+    """Make the vertical axis one of gaps: logarithmic, or linear for scores without an ideal one."""
+    if goal.kind.ideal is not None:
+        log_axis(axes, label)
+        return
+    axes.set_ylabel(textwrap.fill(label, max(16, int(14 * _inches(axes.yaxis)))))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number_format.short(value)))
 
 
 def score_axis(axes: Axes, goal: Goal) -> None:
     """Make the vertical axis one of best validation scores, drawn by their gaps; accuracies rise upwards."""
-    log_axis(axes, f"best validation {number_format.metric(goal)}{' (%)' * (goal.kind.is_share)}")
+    gap_axis(axes, goal, f"best {number_format.validated(goal)}{' (%)' * (goal.kind.is_share)}")
     if goal.kind.is_share:
         axes.invert_yaxis()
         axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:.4g}"))
@@ -383,4 +415,6 @@ def score_axis(axes: Axes, goal: Goal) -> None:
 
 def gap_label(goal: Goal) -> str:
     """Return the label of an axis of validation gaps."""
-    return "validation error (%)" if goal.kind.is_share else f"validation {number_format.metric(goal)}"
+    if goal.kind.is_share:
+        return f"100 - {goal.name} (%)" if goal.name else "validation error (%)"
+    return number_format.validated(goal)

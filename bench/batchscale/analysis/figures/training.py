@@ -76,13 +76,14 @@ def learning_curves(sweep: Sweep, summary: Summary) -> Figure:
     figure, axes_list = drawing.sheet(len(panels))
     sizes, goal, drawn = batch_sizes(curves), sweep.goal, values(only(curves, curves["gap"] > 0), "gap")
     for axes, column in zip(axes_list, panels, strict=True):
-        drawing.lines_by_batch_size(axes, curves.dropna(subset=[column]), column, "gap", sizes)
+        own = curves.dropna(subset=[column])
+        drawing.lines_by_batch_size(axes, own, column, "gap", sizes, logarithmic=goal.kind.ideal is not None)
         if sweep.frames.goal is not None:
             target_gap = float(drawing.gaps(goal, np.array(goal.threshold)))
             axes.axhline(target_gap, color=style.BEST, linestyle="--", linewidth=1, label="target")
         drawing.known_lines(axes, drawing.near_known(known_losses(sweep.frames), drawn))
         drawing.log_axis_across(axes, "epochs" if column == "epochs" else "seconds of training")
-        drawing.log_axis(axes, drawing.gap_label(goal))
+        drawing.gap_axis(axes, goal, drawing.gap_label(goal))
     drawing.batch_size_bar(figure, axes_list, sizes)
     return drawing.finished(figure, origin(sweep.frames, summary))
 
@@ -135,11 +136,10 @@ def _claimed_curves(sweep: Sweep, summary: Summary) -> pd.DataFrame:
         np.array([of_size[size] for size in values(curves, "batch_size")]) for of_size in (together, speeds)
     )
     examples, gap = values(curves, "examples"), drawing.gaps(sweep.goal, values(curves, "score"))
-    curves = only(
-        curves.assign(gap=gap, seconds=examples / per_second), (examples <= limits) & (examples > 0) & (gap >= 0)
-    )
+    known = np.isfinite(gap) if sweep.goal.kind.ideal is None else gap >= 0
+    curves = only(curves.assign(gap=gap, seconds=examples / per_second), (examples <= limits) & (examples > 0) & known)
     medians = values(aggregated(curves, ["batch_size", "examples"], median=("gap", "median")), "median")
-    if not (medians > 0).any():
+    if not np.isfinite(drawing.with_place(sweep.goal, medians)).any():
         raise NothingToDrawError(f"every evaluation reached the ideal {number_format.metric(sweep.goal)} in the median")
     return curves
 

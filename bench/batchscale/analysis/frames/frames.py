@@ -24,7 +24,6 @@ from batchscale.records.machine_file import MachineFile
 from batchscale.records.results_folder import JoinedFrom, Price
 from batchscale.records.row_types import (
     Accuracy,
-    Amount,
     AnyRow,
     Calibration,
     Compilation,
@@ -37,6 +36,7 @@ from batchscale.records.row_types import (
     Round,
     Row,
     Run,
+    ScoreValue,
     Short,
     Stage,
     Text,
@@ -65,7 +65,7 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     schema: Literal[1] = 1
     train_examples: Positive | None
     learning_rates: bool
-    target: Amount | None = None
+    target: ScoreValue | None = None
     target_accuracy: Accuracy | None = None
     scores: bool = False
     budget: Short = ""

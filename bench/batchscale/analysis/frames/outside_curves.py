@@ -18,11 +18,17 @@ from batchscale.analysis.frames.outside_tables import (
 from batchscale.analysis.outside.runs import OutsideRun, Reading
 from batchscale.analysis.outside.tables import Timing
 from batchscale.config.experiment import Experiment
-from batchscale.config.goal import METRICS, MetricName
+from batchscale.config.goal import METRICS, Goal, MetricName
 from batchscale.errors import InputError
 from batchscale.records.row_types import Curve, Trial
 
-UNREACHED: dict[MetricName, float] = {"accuracy": 1 - 1e-12, "loss": 1e-12, "bits_per_byte": 1e-12}
+UNREACHED: dict[MetricName, float] = {
+    "accuracy": 1 - 1e-12,
+    "loss": 1e-12,
+    "bits_per_byte": 1e-12,
+    "score": 1e12,
+    "cost": -1e12,
+}
 """Placeholders for a target that was not given; they are never shown, since `imported.json` records none."""
 
 
@@ -40,7 +46,8 @@ def curve_experiment(
     """
     sizes = {run.batch_size for run in reading.runs}
     rates = [run.learning_rate for run in reading.runs]
-    goal: dict[MetricName, float] = {reading.metric: UNREACHED[reading.metric] if target is None else target}
+    threshold = UNREACHED[reading.metric] if target is None else target
+    goal = Goal(metric=reading.metric, threshold=threshold, name=reading.name)
     return experiment_from(sizes, {one.batch_size for one in timings}, rates, goal, files, workload)
 
 

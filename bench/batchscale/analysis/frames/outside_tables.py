@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ import msgspec
 from batchscale.analysis.outside.tables import Need, Timing
 from batchscale.config import experiment as experiments
 from batchscale.config.experiment import Experiment, LearningRate
-from batchscale.config.goal import MetricName
+from batchscale.config.goal import Goal
 from batchscale.errors import InputError
 from batchscale.printable import bare, printable
 from batchscale.records.machine_file import Environment, Machine, MachineFile
@@ -241,14 +241,16 @@ def experiment_of(
     """
     trained, timed = {need.batch_size for need in needs}, {timing.batch_size for timing in timings}
     rates = [need.learning_rate for need in needs]
-    return experiment_from(trained, timed, rates, {"accuracy": target or UNKNOWN_TARGET}, files, workload)
+    return experiment_from(
+        trained, timed, rates, Goal(metric="accuracy", threshold=target or UNKNOWN_TARGET), files, workload
+    )
 
 
 def experiment_from(
     trained: set[int],
     timed: set[int],
     rates: Iterable[float | None],
-    goal: Mapping[MetricName, float],
+    goal: Goal,
     files: tuple[Path, Path | None],
     workload: str | None,
 ) -> Experiment:
@@ -258,7 +260,7 @@ def experiment_from(
         trained: the batch sizes of the training runs.
         timed: the batch sizes of the speeds.
         rates: the learning rates that were tried.
-        goal: the metric and its target.
+        goal: the score and its target.
         files: of the training runs and of the speeds, for refusals.
         workload: the name of what was trained.
 
@@ -275,7 +277,7 @@ def experiment_from(
     table = {
         "title": f"Measurements from {bare(convergence.name)}",
         "workload": {"dataset": workload or UNNAMED, "model": UNNAMED, "optimizer": UNNAMED},
-        "target": dict(goal),
+        "target": {goal.metric: goal.threshold} | ({"name": goal.name} if goal.name else {}),
         "batch_sizes": {"values": sorted(trained | timed)},
         "learning_rate": {"anchor": UNKNOWN_RATE, "factor": _rate_factor(rates)},
         "budget": {"epochs": ANY_EPOCHS},

@@ -19,7 +19,7 @@ from batchscale.analysis.frames.schema import values
 from batchscale.analysis.metrics.observations import Claim, Speed, horizon
 from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Point
-from batchscale.decisions.crossings import Run, compared_by, least_gap_of, locate_runs
+from batchscale.decisions.crossings import Run, compared_by, locate_runs, scale_of_scores
 from batchscale.statistics.crossing import Crossing
 from batchscale.statistics.effects import Effects, of_blocks, of_seeds
 
@@ -72,12 +72,13 @@ class Curves:
     def __init__(self, frames: Frames, goal: Goal) -> None:
         curves = frames.curves
         self.goal = goal
-        self.known = frames.imported is None
+        self.known = frames.has_scores
         self.places: Mapping[Hashable, NDArray[np.intp]] = curves.groupby("trial").indices
         self.examples, self.scores = values(curves, "examples").astype(np.float64), values(curves, "score")
         own = goal.threshold == frames.experiment.goal.threshold
         self.until = np.inf if own else horizon(frames, goal.threshold)
-        self.least = least_gap_of([self.scores], goal, frames.validation_examples)
+        each = [self.scores[places] for places in self.places.values()]
+        self.scale = scale_of_scores(each, goal, frames.validation_examples)
 
     def run(self, trial: int) -> Run:
         """Return the examples and the scores of the evaluations of one run."""
@@ -92,7 +93,7 @@ def _arm(size: int, trials: pd.DataFrame, curves: Curves, crossed: pd.DataFrame)
     if not curves.known:
         return Arm(size, trials, None, np.log(first))
     runs = [curves.run(int(number)) for number in trials["trial"]]
-    found = locate_runs(runs, curves.goal, curves.least)
+    found = locate_runs(runs, curves.scale)
     return Arm(size, trials, found, *compared_by(found, first, previous))
 
 

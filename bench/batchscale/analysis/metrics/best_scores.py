@@ -1,6 +1,7 @@
 """The best score of each run within a budget: which batch sizes are tied in it, and whether the budget was long enough.
 
-Runs are compared seed by seed on the logarithm of the gap to the ideal score. All runs see the same validation
+Runs are compared seed by seed on the logarithm of the gap to the ideal score, or on a
+score that has no ideal one. All runs see the same validation
 examples. The examples on which two seeds of one batch size disagree add to the spread over seeds. The noise of the
 examples on which they agree is common to all batch sizes, as far as these err on the same examples: it moves every
 score, and no difference. So it is part of the interval of a score, and not of a comparison.
@@ -19,7 +20,7 @@ from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics.arms import Curves, paired
 from batchscale.analysis.metrics.observations import Claim
 from batchscale.config.goal import Goal
-from batchscale.decisions.crossings import FLAT_SLOPES, least_gap_of, log_gaps
+from batchscale.decisions.crossings import Scale, scale_of_scores
 from batchscale.statistics.comparison import compare
 from batchscale.statistics.crossing import table_of
 from batchscale.statistics.intervals import DRAWS as FEWER_DRAWS
@@ -55,8 +56,8 @@ def tied(
         scores: the best score of each trial, by trial.
         validation_examples: size of the validation split; None where it is not known.
     """
-    least = least_gap_of([np.array([*scores.values()])], goal, validation_examples)
-    runs = {size: _log_gaps(claim.for_score, goal, scores, least) for size, claim in claims.items()}
+    scale = scale_of_scores([np.array([*scores.values()])], goal, validation_examples)
+    runs = {size: _falling(claim.for_score, scale, scores) for size, claim in claims.items()}
     sizes = [size for size, found in runs.items() if np.isfinite(found).any()]
     if not sizes:
         return None
@@ -68,13 +69,11 @@ def tied(
     return {size for size, can_be_best in zip(sizes, found.tied.tolist(), strict=True) if can_be_best}
 
 
-def _log_gaps(
-    trials: pd.DataFrame, goal: Goal, scores: Mapping[int, float], least: float
-) -> Float[np.ndarray, " runs"]:
+def _falling(trials: pd.DataFrame, scale: Scale, scores: Mapping[int, float]) -> Float[np.ndarray, " runs"]:
     """Return one value for each run: infinite for one that diverged before it was evaluated."""
     best = np.array([scores.get(trial, np.nan) for trial in trials["trial"].tolist()], dtype=np.float64)
     lost = np.where(trials["status"] == "diverged", np.inf, np.nan)
-    return np.where(np.isfinite(best), np.log(np.maximum(goal.gap(np.nan_to_num(best)), least)), lost)
+    return np.where(np.isfinite(best), scale.falling(np.nan_to_num(best)), lost)
 
 
 def _resolution(goal: Goal, log_gaps_of_runs: Float[np.ndarray, " runs"], validation_examples: int | None) -> float:
@@ -118,6 +117,6 @@ def levelled_off(frames: Frames, goal: Goal, claims: Mapping[int, Claim]) -> dic
         return dict.fromkeys(claims)
     curves, found = Curves(frames, goal), {}
     for size, claim in claims.items():
-        runs = [log_gaps(curves.run(int(number)), goal, curves.least) for number in claim.for_score["trial"]]
-        found[size] = has_levelled_off(*table_of(runs), FLAT_SLOPES[goal.metric], frames.budget_examples)
+        runs = [curves.scale.of_run(curves.run(int(number))) for number in claim.for_score["trial"]]
+        found[size] = has_levelled_off(*table_of(runs), curves.scale.flat, frames.budget_examples)
     return found

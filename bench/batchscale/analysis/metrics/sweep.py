@@ -162,10 +162,10 @@ class Sweep:
     def examples(self) -> Locations:
         """Examples after which the typical run reaches the target.
 
-        Where nothing was repeated, and for imported tables, these are medians over runs.
+        Where nothing was repeated, and for imported tables of needs, these are medians over runs.
         """
         effects = self.effects
-        if self.frames.imported or effects is None or not np.isfinite(effects.spreads).any():
+        if not self.frames.has_scores or effects is None or not np.isfinite(effects.spreads).any():
             return self._locate(self.needs, EXAMPLES)
         found = locations_of(effects, EXAMPLES)
         count, at = len(self.sizes), np.searchsorted(self.sizes, list(self.claim_arms))
@@ -188,7 +188,7 @@ class Sweep:
     @cached_property
     def typical_examples(self) -> Array:
         """Examples to the target (sizes,); recorded ones are kept exact, since logarithms make 129 into 128.999..."""
-        return self.first_evaluations if self.frames.imported else np.exp(self.examples.medians)
+        return np.exp(self.examples.medians) if self.frames.has_scores else self.first_evaluations
 
     @cached_property
     def comparison(self) -> Comparison | None:

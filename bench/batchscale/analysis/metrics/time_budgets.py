@@ -16,7 +16,7 @@ from jaxtyping import Float
 from batchscale.analysis.frames.schema import values
 from batchscale.analysis.metrics.arms import Curves, paired, timing_of
 from batchscale.analysis.metrics.sweep import Sweep
-from batchscale.decisions.crossings import log_gaps
+from batchscale.decisions.crossings import Scale
 from batchscale.statistics.comparison import compare
 from batchscale.statistics.crossing import Lowest, lowest_until, table_of
 from batchscale.statistics.effects import Effects, Part, Source
@@ -86,12 +86,13 @@ def within(sweep: Sweep, seconds: Sequence[float]) -> list[Within]:
     """Compare the batch sizes by their score within each time; times before the first evaluation are left out."""
     if not seconds or not _readable(sweep):
         return []
-    arms = _arms(sweep, np.array(seconds, dtype=np.float64))
+    curves = Curves(sweep.frames, sweep.goal)
+    arms, scale = _arms(sweep, curves, np.array(seconds, dtype=np.float64)), curves.scale
     if not arms:
         return []
     sizes, which = np.unique(np.array([arm.batch_size for arm in arms], dtype=np.int64), return_inverse=True)
     a_step = timing_of(sizes.tolist(), sweep.speeds).spread_over(which)
-    found = [_within(sweep, arms, a_step, at, one) for at, one in enumerate(seconds)]
+    found = [_within(scale, arms, a_step, at, one) for at, one in enumerate(seconds)]
     return [one for one in found if one is not None]
 
 
@@ -110,15 +111,15 @@ def _longest(sweep: Sweep) -> float:
     return max(found, default=0.0)
 
 
-def _arms(sweep: Sweep, seconds: Float[np.ndarray, " times"]) -> list[_Arm]:
+def _arms(sweep: Sweep, curves: Curves, seconds: Float[np.ndarray, " times"]) -> list[_Arm]:
     """Return every batch size at every confirmed rate that was evaluated often enough."""
-    curves, found = Curves(sweep.frames, sweep.goal), []
+    found = []
     for size, claim in sweep.claims.items():
         if size not in sweep.per_example:
             continue
         until = seconds / sweep.per_example[size]
         for trials in _groups(claim.for_target, claim.for_score, *claim.other_arms):
-            runs = [log_gaps(curves.run(int(number)), sweep.goal, curves.least) for number in trials["trial"]]
+            runs = [curves.scale.of_run(curves.run(int(number))) for number in trials["trial"]]
             lowest = lowest_until(*table_of(runs), until)
             if lowest is not None:
                 found.append(_Arm(size, trials, lowest))
@@ -131,7 +132,7 @@ def _groups(*groups: pd.DataFrame) -> list[pd.DataFrame]:
     return list(known.values())
 
 
-def _within(sweep: Sweep, arms: Sequence[_Arm], a_step: Effects, at: int, seconds: float) -> Within | None:
+def _within(scale: Scale, arms: Sequence[_Arm], a_step: Effects, at: int, seconds: float) -> Within | None:
     places = np.flatnonzero([np.isfinite(arm.lowest.typical[at]) for arm in arms])
     if not len(places):
         return None
@@ -144,7 +145,7 @@ def _within(sweep: Sweep, arms: Sequence[_Arm], a_step: Effects, at: int, second
     }
     return Within(
         seconds,
-        {size: _score(sweep, float(centres[arm])) for size, arm in best.items()},
+        {size: scale.score(float(centres[arm])) for size, arm in best.items()},
         {size: float(values(known[arm].trials, "learning_rate")[0]) for size, arm in best.items()},
         sorted(tied),
         [size for size, arm in best.items() if known[arm].lowest.ended[at]],
@@ -163,8 +164,3 @@ def _tied(arms: Sequence[_Arm], a_step: Effects, at: int) -> np.ndarray:
     }
     scores = Effects(effects.centres, {**effects.parts, **timing}, effects.misses, effects.runs, effects.spreads)
     return compare(scores, np.ones(len(arms), dtype=bool), 1 - LEVEL, draws=FEWER_DRAWS).tied
-
-
-def _score(sweep: Sweep, log_gap: float) -> float:
-    goal = sweep.goal
-    return float(goal.rising(goal.rising(goal.kind.ideal) - np.exp(log_gap)))

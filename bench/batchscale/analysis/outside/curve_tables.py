@@ -10,6 +10,7 @@ from pathlib import Path
 from batchscale.analysis.outside.lines import Line, header, lines
 from batchscale.analysis.outside.runs import (
     Asked,
+    Chosen,
     Evaluation,
     OutsideRun,
     Reading,
@@ -19,7 +20,6 @@ from batchscale.analysis.outside.runs import (
     refuse_many,
     settings_from_name,
 )
-from batchscale.config.goal import MetricName
 from batchscale.errors import InputError
 from batchscale.printable import LONGEST_REASON, bare
 from batchscale.untrusted_input import read_small
@@ -84,15 +84,15 @@ def read_curves(path: Path, asked: Asked) -> Reading:
         raise InputError(f"{path}: row 1: --by: {bare(missing[0])}: no such column, expected {_grouping(names)}")
     if _first(names, SETTINGS["batch_size"]) is None and any(_WIDE.fullmatch(name) for name in names):
         return _read_wide(path, names, asked)
-    columns, metric = _columns(path, names, asked)
+    columns, chosen = _columns(path, names, asked)
     runs, without_score = _runs(path, columns, asked)
     notes = _notes(path, names, columns)
     if without_score:
         notes.append(f"{without_score} of its runs have no score in any row, and were left out.")
-    return Reading(runs, metric, notes)
+    return Reading(runs, chosen.metric, notes, chosen.name)
 
 
-def _columns(path: Path, names: Sequence[str], asked: Asked) -> tuple[Columns, MetricName]:
+def _columns(path: Path, names: Sequence[str], asked: Asked) -> tuple[Columns, Chosen]:
     if fixed := [name for name in asked.by if name.lower() in (*SETTINGS["batch_size"], *SETTINGS["learning_rate"])]:
         raise InputError(f"{path}: row 1: --by: {bare(fixed[0])}: is answered for, expected {_grouping(names)}")
     names = [name for name in names if name not in asked.by]
@@ -100,11 +100,11 @@ def _columns(path: Path, names: Sequence[str], asked: Asked) -> tuple[Columns, M
     position = _position(names)
     run, seconds = _first(names, RUN), _first(names, SECONDS)
     taken = {*settings.values(), run, seconds, position[1] if position else None}
-    score, metric = choose_column((name for name in names if name not in taken), asked, f"{path}: row 1")
+    chosen = choose_column((name for name in names if name not in taken), asked, f"{path}: row 1")
     one_run = run is None and "batch_size" not in settings
     # Lightning's logger writes epochs next to steps, and counts steps from 0.
     from_zero = one_run and position == ("steps", "step") and "epoch" in names
-    return Columns(settings, run, position, seconds, score, one_run, asked.by, from_zero), metric
+    return Columns(settings, run, position, seconds, chosen.column, one_run, asked.by, from_zero), chosen
 
 
 def _grouping(names: Sequence[str]) -> str:
@@ -141,7 +141,7 @@ def _runs(path: Path, columns: Columns, asked: Asked) -> tuple[list[OutsideRun],
         if not line.fields[columns.score]:
             without_score.add(key[:2] if columns.run else key)
             continue
-        found.setdefault(key, (line, known, []))[2].append(_evaluation(line, columns))
+        found.setdefault(key, (line, known, []))[2].append(_evaluation(line, columns, signed=asked.signed))
         refuse_many(path, len(found))
     if not found:
         raise InputError(f"{path}: {bare(columns.score)}: no score in any row, expected at least one")
@@ -213,7 +213,7 @@ def _refuse_schedules(found: Mapping[Key, tuple[Line, dict[str, float], list[Eva
 
 def _naming(asked: Asked, score: str) -> Asked:
     """Return what was asked for, with the metric that the column holds."""
-    return replace(asked, metric=asked.metric or choose_column([score], asked, score)[1])
+    return replace(asked, metric=asked.metric or choose_column([score], asked, score).metric)
 
 
 def _where(path: Path, run: str | None, known: Mapping[str, float]) -> str:
@@ -225,18 +225,22 @@ def _settings(line: Line, columns: Columns) -> dict[str, float]:
     known: dict[str, float] = {}
     for wanted, column in columns.settings.items():
         if line.fields[column]:
-            known[wanted] = (
-                line.rate(column) if wanted == "learning_rate" else line.count(column, 0 if wanted == "seed" else 1)
-            )
+            match wanted:
+                case "batch_size":
+                    known[wanted] = line.batch_size(column)
+                case "learning_rate":
+                    known[wanted] = line.rate(column)
+                case _:
+                    known[wanted] = line.count(column, 0)
     return known
 
 
-def _evaluation(line: Line, columns: Columns) -> Evaluation:
+def _evaluation(line: Line, columns: Columns, *, signed: bool) -> Evaluation:
     at = 0.0
     if columns.position:
         at = line.at_least_zero(columns.position[1]) + columns.from_zero
     seconds = line.at_least_zero(columns.seconds) if columns.seconds and line.fields[columns.seconds] else None
-    return Evaluation(at, line.score(columns.score), seconds)
+    return Evaluation(at, line.score(columns.score, signed=signed), seconds)
 
 
 def _of_file(path: Path) -> dict[str, float]:
@@ -270,7 +274,8 @@ def _read_wide(path: Path, names: Sequence[str], asked: Asked) -> Reading:
     """Read the CSV of a W&B chart: a column of steps, and one for each run, with its least and its greatest value."""
     plain = [name for name in names if not name.endswith(("__MIN", "__MAX"))]
     scores = {name: match for name in plain if (match := _WIDE.fullmatch(name)) and not match["metric"].startswith("_")}
-    score, metric = choose_column((match["metric"].strip() for match in scores.values()), asked, f"{path}: row 1")
+    chosen = choose_column((match["metric"].strip() for match in scores.values()), asked, f"{path}: row 1")
+    score, named = chosen.column, replace(asked, metric=chosen.metric)
     position = _position(plain)
     if position is None:
         raise InputError(f"{path}: row 1: step: missing column, expected one next to those of the runs")
@@ -280,13 +285,15 @@ def _read_wide(path: Path, names: Sequence[str], asked: Asked) -> Reading:
     for line in lines(path):
         for name in kept:
             if line.fields[name]:
-                evaluations[name].append(Evaluation(line.at_least_zero(position[1]), line.score(name)))
-    named = _naming(asked, score)
+                evaluations[name].append(
+                    Evaluation(line.at_least_zero(position[1]), line.score(name, signed=named.signed))
+                )
     runs = [
         made_run(f"{path}: run {bare(run)}", settings_from_name(run), named, position[0], evaluations[name])
         for name, run in kept.items()
     ]
-    return Reading(runs, metric, [f"The score is {bare(score)}; batch sizes and rates are those in the runs' names."])
+    note = f"The score is {bare(score)}; batch sizes and rates are those in the runs' names."
+    return Reading(runs, chosen.metric, [note], chosen.name)
 
 
 def _notes(path: Path, names: Iterable[str], columns: Columns) -> list[str]:

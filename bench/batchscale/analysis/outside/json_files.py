@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from batchscale.analysis.outside.lines import LARGEST_AMOUNT, LARGEST_COUNT, LARGEST_FILE_BYTES, LARGEST_RATE
+from batchscale.analysis.outside.lines import LARGEST_AMOUNT, LARGEST_FILE_BYTES, LARGEST_RATE
 from batchscale.analysis.outside.runs import (
     Asked,
     Evaluation,
@@ -25,6 +25,7 @@ from batchscale.analysis.outside.runs import (
     settings_from_name,
 )
 from batchscale.analysis.outside.tables import Need
+from batchscale.config.experiment import LARGEST_BATCH_SIZE
 from batchscale.errors import InputError
 from batchscale.printable import bare, printable, reason
 from batchscale.untrusted_input import read_small
@@ -42,8 +43,11 @@ def load(path: Path) -> object:
     Raises:
         InputError: when it is too large, or not JSON.
     """
+    content = read_small(path, LARGEST_FILE_BYTES)
+    if not content.strip():
+        raise InputError(f"{path}: empty, expected trainer_state.json or MLPerf reference points")
     try:
-        return json.loads(read_small(path, LARGEST_FILE_BYTES), parse_int=_integer)
+        return json.loads(content, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({reason(error)})") from None
 
@@ -74,7 +78,8 @@ def read_trainer_state(path: Path, data: Mapping[str, Any], asked: Asked) -> Rea
     """
     history = [one for one in data[HISTORY] if isinstance(one, dict)]
     names = dict.fromkeys(name for one in history for name in one if isinstance(name, str))
-    score, metric = choose_column(names, asked, f"{path}: {HISTORY}")
+    chosen = choose_column(names, asked, f"{path}: {HISTORY}")
+    score, metric = chosen
     evaluations = []
     for number, one in enumerate(history):
         if score in one:
@@ -83,7 +88,8 @@ def read_trainer_state(path: Path, data: Mapping[str, Any], asked: Asked) -> Rea
             evaluations.append(Evaluation(step, score_value(one[score], f"{where}: {score}")))
     known = settings_from_name(_run_folder(path))
     run = made_run(str(path), known, replace(asked, metric=metric), "steps", evaluations, _runtime(path, history))
-    return Reading([run], metric, [f"{bare(path.name)}: the score is {bare(score)}; training is counted by step."])
+    note = f"{bare(path.name)}: the score is {bare(score)}; training is counted by step."
+    return Reading([run], metric, [note], chosen.name)
 
 
 def _run_folder(path: Path) -> str:
@@ -149,8 +155,8 @@ def _rate(table: object, where: str) -> float | None:
 
 
 def _whole(value: object, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_COUNT:
-        raise InputError(f"{where}: {printable(value)}, expected a whole number from 1 to {LARGEST_COUNT}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_BATCH_SIZE:
+        raise InputError(f"{where}: {printable(value)}, expected a whole number from 1 to {LARGEST_BATCH_SIZE}")
     return value
 
 
@@ -162,7 +168,8 @@ def read_result_log(path: Path, asked: Asked) -> Reading:
     """
     events = list(_events(path))
     names = dict.fromkeys(key for key, _, _, _ in events if key.startswith("eval_"))
-    score, metric = choose_column(names, asked, str(path))
+    chosen = choose_column(names, asked, str(path))
+    score, metric = chosen
     scored = [(value, metadata, seconds) for key, value, metadata, seconds in events if key == score]
     by_samples = all("samples_count" in metadata for _, metadata, _ in scored)
     counted = "samples_count" if by_samples else "epoch_num"
@@ -181,7 +188,8 @@ def read_result_log(path: Path, asked: Asked) -> Reading:
     known = {wanted: float(last[key]) for wanted, keys in _LOG_KEYS.items() for key in keys if key in last}
     unit: Unit = "examples" if by_samples else "epochs"
     run: OutsideRun = made_run(str(path), known, replace(asked, metric=metric), unit, evaluations)
-    return Reading([run], metric, [f"{bare(path.name)}: the score is {bare(score)}; training is counted by {unit}."])
+    note = f"{bare(path.name)}: the score is {bare(score)}; training is counted by {unit}."
+    return Reading([run], metric, [note], chosen.name)
 
 
 _LOG_KEYS = {

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchscale.analysis.outside import parquet
+from batchscale.config.experiment import LARGEST_BATCH_SIZE
 from batchscale.errors import InputError
 from batchscale.printable import printable, reason
 from batchscale.untrusted_input import refuse_endless
@@ -22,6 +23,7 @@ LARGEST_RATE = 1e9
 LARGEST_COUNT = 10**12
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?|\.[0-9]+([eE][-+]?[0-9]{1,3})?")
 _COUNT = re.compile(r"[0-9]{1,15}(\.0{1,6})?")
+NOT_NEGATIVE = "expected 0 or more (--metric NAME:score, or NAME:cost where less is better, may be negative)"
 NOT_FINITE = re.compile(r"[-+]?(inf|infinity|nan)", re.IGNORECASE)
 
 
@@ -55,16 +57,29 @@ class Line:
             raise self.complain(column, f"out of range, expected 0 to {LARGEST_AMOUNT:g}")
         return value
 
-    def score(self, column: str) -> float | None:
-        """Return a score from 0; None where it is not finite."""
-        return None if NOT_FINITE.fullmatch(self.fields[column]) else self.at_least_zero(column)
-
-    def count(self, column: str, least: int) -> int:
-        """Return a whole number of at least `least`; other tools may write 64 as 64.0."""
+    def score(self, column: str, *, signed: bool) -> float | None:
+        """Return a score, from 0 unless it may have a sign; None where it is not finite."""
         text = self.fields[column]
-        if not _COUNT.fullmatch(text) or not least <= int(text.partition(".")[0]) <= LARGEST_COUNT:
-            raise self.complain(column, f"not a whole number from {least} to {LARGEST_COUNT}")
+        if NOT_FINITE.fullmatch(text):
+            return None
+        if not text.startswith("-") or not _AMOUNT.fullmatch(text[1:]):
+            return self.at_least_zero(column)
+        if not signed:
+            raise self.complain(column, f"negative, {NOT_NEGATIVE}")
+        if float(text) < -LARGEST_AMOUNT:
+            raise self.complain(column, f"out of range, expected {-LARGEST_AMOUNT:g} to {LARGEST_AMOUNT:g}")
+        return float(text)
+
+    def count(self, column: str, least: int, most: int = LARGEST_COUNT) -> int:
+        """Return a whole number from `least` to `most`; other tools may write 64 as 64.0."""
+        text = self.fields[column]
+        if not _COUNT.fullmatch(text) or not least <= int(text.partition(".")[0]) <= most:
+            raise self.complain(column, f"not a whole number from {least} to {most}")
         return int(text.partition(".")[0])
+
+    def batch_size(self, column: str) -> int:
+        """Return a batch size."""
+        return self.count(column, 1, LARGEST_BATCH_SIZE)
 
     def optional_amount(self, column: str) -> float | None:
         """Return a positive number; None where the column is missing or the field empty."""

@@ -56,7 +56,7 @@ def read(paths: Sequence[Path], asked: Asked) -> list[Need] | Reading:
         if len(readings) == 1
         else [f"{len(files)} files were read; the first: {readings[0].notes[0]}"]
     )
-    return Reading(runs, readings[0].metric, notes)
+    return Reading(runs, readings[0].metric, notes, readings[0].name)
 
 
 def _refuse_twice(files: Sequence[Path]) -> None:
@@ -93,9 +93,11 @@ def _form_of(path: Path) -> OutsideForm | Literal["json"]:
     if MARK in path.name:
         return "tensorboard"
     beginning = _beginning(path)
+    if not beginning.strip() and path.suffix.lower() not in (".csv", ".tsv", ".json"):
+        raise InputError(f"{path}: empty, expected a table or a log of training runs")
     if json_files.LOG_MARK in beginning:
         return "mlperf-log"
-    if beginning.lstrip().startswith(("{", "[")):
+    if beginning.lstrip().startswith(("{", "[")) or path.suffix.lower() == ".json":
         return "json"
     names = header(path)
     if not names or set(names) & set(NEEDS) or set(names) <= {"batch_size", "seed", "learning_rate"}:

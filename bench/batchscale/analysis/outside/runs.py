@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from batchscale.analysis.outside.lines import LARGEST_AMOUNT, LARGEST_COUNT, LARGEST_RATE, LEAST_AMOUNT
-from batchscale.config.goal import MetricName
-from batchscale.config.vocabulary import OutsideForm
+from batchscale.analysis.outside.lines import LARGEST_AMOUNT, LARGEST_COUNT, LARGEST_RATE, LEAST_AMOUNT, NOT_NEGATIVE
+from batchscale.config.experiment import LARGEST_BATCH_SIZE
+from batchscale.config.goal import METRICS, MetricName
+from batchscale.config.vocabulary import SCORE_NAME_PATTERN, OutsideForm
 from batchscale.errors import InputError
 from batchscale.printable import LONGEST_REASON, bare, printable
 
@@ -30,6 +31,7 @@ _NAMES: dict[MetricName, re.Pattern[str]] = {
     "loss": re.compile(r"(^|[_/. -])(loss|nll|cross[_-]?entropy|ce)$", re.IGNORECASE),
     "accuracy": re.compile(r"(^|[_/. -])(acc|accuracy|acc1|top1)$", re.IGNORECASE),
     "bits_per_byte": re.compile(r"(^|[_/. -])(bpb|bits[_-]per[_-]byte)$", re.IGNORECASE),
+    "score": re.compile(r"(^|[_/. -])(score|rewards?|returns?|bleu|psnr|elo)$", re.IGNORECASE),
 }
 
 
@@ -75,16 +77,24 @@ class Reading:
 
     Attributes:
         notes: Sentences on how the files were read.
+        name: Name of the score in the files, where that of the metric does not say it.
     """
 
     runs: list[OutsideRun]
     metric: MetricName
     notes: list[str]
+    name: str | None = None
 
     @property
     def final_only(self) -> bool:
         """True if every run has one score: when a target was reached is then not known."""
         return all(len(run.evaluations) == 1 for run in self.runs)
+
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """The least and the greatest score; infinity and minus infinity where there is none."""
+        found = [one.score for run in self.runs for one in run.evaluations if one.score is not None]
+        return min(found, default=math.inf), max(found, default=-math.inf)
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,7 @@ class Asked:
         metric: The score, if it is named.
         column: The name that the files give to it.
         percent: True if the files hold percentages.
+        may_be_share: True for a score that is a share from 0 to 1 if all its values are.
         batch_size: Batch size of every run.
         by: Columns that group runs.
         form: Form of every file; by default its content shows it.
@@ -103,6 +114,7 @@ class Asked:
     metric: MetricName | None = None
     column: str | None = None
     percent: bool = False
+    may_be_share: bool = False
     batch_size: int | None = None
     by: tuple[str, ...] = ()
     form: OutsideForm | None = None
@@ -111,14 +123,28 @@ class Asked:
         """Return a score as a share, where the files hold percentages.
 
         Raises:
-            InputError: for an accuracy that is no share.
+            InputError: for a score that its metric cannot be.
         """
         if score is None:
             return None
         value = score / 100 if self.percent else score
         if self.metric == "accuracy" and value > 1:
-            raise InputError(f"{where}: accuracy {score:g}, expected 0 to 1 (or --goal 'NAME>=97%' for percentages)")
+            most = 100 if self.percent else f"1 ({PERCENTAGES})"
+            raise InputError(f"{where}: accuracy {score:g}, expected 0 to {most}")
+        if value < 0 and not self.signed:
+            raise InputError(f"{where}: score {score:g}, {NOT_NEGATIVE}")
+        if abs(value) > LARGEST_AMOUNT:
+            least = -LARGEST_AMOUNT if self.signed else 0
+            raise InputError(f"{where}: score {score:g}, expected {least:g} to {LARGEST_AMOUNT:g}")
         return value
+
+    @property
+    def signed(self) -> bool:
+        """True if scores may be negative."""
+        return self.metric is not None and METRICS[self.metric].ideal is None
+
+
+PERCENTAGES = "or --goal 'NAME>=97%' or --metric NAME:accuracy% for percentages"
 
 
 def metric_of(column: str) -> MetricName | None:
@@ -126,10 +152,23 @@ def metric_of(column: str) -> MetricName | None:
     return next((metric for metric, names in _NAMES.items() if names.search(column)), None)
 
 
-def choose_column(names: Iterable[str], asked: Asked, where: str) -> tuple[str, MetricName]:
-    """Choose the column that holds the score, and the metric that it measures.
+class Chosen(NamedTuple):
+    """The column that holds the score, and the metric that it measures."""
 
-    Scores of a validation split are preferred to those of training.
+    column: str
+    metric: MetricName
+
+    @property
+    def name(self) -> str | None:
+        """The name that pages call the score by; None where the metric says it, or the name cannot be shown."""
+        says_it = metric_of(self.column) == self.metric and METRICS[self.metric].ideal is not None
+        return None if says_it or not re.fullmatch(SCORE_NAME_PATTERN, self.column) else self.column
+
+
+def choose_column(names: Iterable[str], asked: Asked, where: str) -> Chosen:
+    """Choose the column that holds the score.
+
+    Scores of a validation split are preferred to those of training, and metrics with an ideal score to others.
 
     Raises:
         InputError: when there is no such column, or several.
@@ -137,28 +176,30 @@ def choose_column(names: Iterable[str], asked: Asked, where: str) -> tuple[str, 
     known = list(dict.fromkeys(names))
     if asked.column is not None:
         if asked.column not in known:
-            raise InputError(f"{where}: {bare(asked.column)}: missing, expected one of {_listed(known)}")
+            expected = f"expected one of {_listed(known)}" if known else "and no other score is there"
+            raise InputError(f"{where}: {bare(asked.column)}: missing, {expected}")
         metric = asked.metric or metric_of(asked.column)
         if metric is None:
             raise InputError(f"{where}: {bare(asked.column)}: which way is better? expected {HOW_TO_NAME}")
-        return asked.column, metric
-    fitting: list[tuple[str, MetricName]] = []
+        return Chosen(asked.column, metric)
+    fitting: list[Chosen] = []
     for name in known:
         metric = metric_of(name)
         if metric and asked.metric in (None, metric):
-            fitting.append((name, metric))
+            fitting.append(Chosen(name, metric))
+    fitting = [one for one in fitting if METRICS[one.metric].ideal is not None] or fitting
     of_validation = [one for one in fitting if re.match(r"(val|valid|validation|eval|dev)([_/. -]|$)", one[0].lower())]
     not_of_training = [one for one in fitting if not re.match(r"(train|test)", one[0].lower())]
     chosen = of_validation or not_of_training
     if len(chosen) == 1:
         return chosen[0]
     if not chosen and asked.metric and "value" in known:
-        return "value", asked.metric
+        return Chosen("value", asked.metric)
     several = f"{_listed([name for name, _ in chosen])} are scores" if chosen else f"no score among {_listed(known)}"
     raise InputError(f"{where}: {several}, expected {HOW_TO_NAME}")
 
 
-HOW_TO_NAME = "--goal 'NAME<=3.28' or --metric NAME:loss to name one"
+HOW_TO_NAME = "--goal 'NAME<=3.28', --metric NAME:loss or --metric NAME:score to name one"
 
 
 def _listed(names: list[str]) -> str:
@@ -202,14 +243,14 @@ def made_run(
     if size is None:
         raise InputError(f"{where}: batch_size: not in the file, expected --batch-size N, or a name such as bs64-lr0.1")
     seed, rate = known.get("seed"), known.get("learning_rate")
-    whole = {"batch_size": (size, 1), **({} if seed is None else {"seed": (seed, 0)})}
-    for name, (value, least) in whole.items():
-        if not (least <= value <= LARGEST_COUNT and float(value).is_integer()):
-            raise InputError(f"{where}: {name}: {value:g}, expected a whole number from {least} to {LARGEST_COUNT}")
+    whole = {"batch_size": (size, 1, LARGEST_BATCH_SIZE), "seed": (seed or 0, 0, LARGEST_COUNT)}
+    for name, (value, least, most) in whole.items():
+        if not (least <= value <= most and float(value).is_integer()):
+            raise InputError(f"{where}: {name}: {value:g}, expected a whole number from {least} to {most}")
     if rate is not None and not LEAST_AMOUNT <= rate <= LARGEST_RATE:
         raise InputError(f"{where}: learning_rate: {rate:g}, expected {LEAST_AMOUNT:g} to {LARGEST_RATE:g}")
     ordered = _in_order(where, evaluations)
-    scored = tuple(replace(one, score=asked.scaled(one.score, where)) for one in ordered)
+    scored = tuple(replace(one, score=asked.scaled(one.score, f"{where} at {one.at:g}")) for one in ordered)
     clock = clock or _clock(where, scored)
     return OutsideRun(where, int(size), rate, None if seed is None else int(seed), unit, scored, clock)
 
@@ -236,8 +277,6 @@ def _in_order(where: str, evaluations: Iterable[Evaluation]) -> list[Evaluation]
     for one in evaluations:
         if not (0 <= one.at <= LARGEST_AMOUNT):
             raise InputError(f"{where}: an evaluation at {one.at:g}, expected 0 to {LARGEST_AMOUNT:g}")
-        if one.score is not None and not 0 <= one.score <= LARGEST_AMOUNT:
-            raise InputError(f"{where}: score {one.score:g} at {one.at:g}, expected 0 to {LARGEST_AMOUNT:g}")
         if one.at in kept and kept[one.at].score != one.score:
             raise InputError(f"{where}: two scores at {one.at:g}, expected one evaluation there")
         kept.setdefault(one.at, one)

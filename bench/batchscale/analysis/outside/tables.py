@@ -50,7 +50,7 @@ def read_needs(path: Path) -> list[Need]:
         rate = line.rate("learning_rate") if "learning_rate" in line.fields else None
         if _UNREACHED.fullmatch(line.fields[unit]):
             raise line.complain(unit, "not a plain number; leave the field empty for a run that missed the target")
-        need = Need(line.count("batch_size", 1), line.count("seed", 0), rate, unit, line.optional_amount(unit))
+        need = Need(line.batch_size("batch_size"), line.count("seed", 0), rate, unit, line.optional_amount(unit))
         key = (need.batch_size, need.seed, need.learning_rate)
         if key in needs:
             raise line.complain("seed", "a second row for this batch size, seed and learning rate")
@@ -70,7 +70,7 @@ def read_timings(path: Path) -> list[Timing]:
     """
     timings = [
         Timing(
-            line.count("batch_size", 1), line.name("machine"), unit, _speed(line, unit), line.optional_amount("watts")
+            line.batch_size("batch_size"), line.name("machine"), unit, _speed(line, unit), line.optional_amount("watts")
         )
         for line, unit in _lines(path, ("batch_size",), SPEEDS, ("watts", "machine"))
     ]

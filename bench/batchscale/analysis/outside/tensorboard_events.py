@@ -55,7 +55,8 @@ def read_events(path: Path, asked: Asked) -> Reading:
             if count > MOST_ROWS or len(scalars) > MOST_TAGS:
                 raise InputError(f"{file}: more than {MOST_ROWS:,} scalars or {MOST_TAGS:,} tags")
             scalars.setdefault(tag, {})[step] = (wall, value)
-    score, metric = choose_column(scalars, asked, str(path))
+    chosen = choose_column(scalars, asked, str(path))
+    score, metric = chosen
     start = min(wall for found in scalars.values() for wall, _ in found.values())
     evaluations = [
         Evaluation(step, score_value(value, f"{path}: {bare(score)}"), wall - start)
@@ -63,7 +64,8 @@ def read_events(path: Path, asked: Asked) -> Reading:
     ]
     known = settings_from_name(path.absolute().parent.name)
     run = made_run(str(path), known, replace(asked, metric=metric), "steps", evaluations)
-    return Reading([run], metric, [f"{bare(path.name, 60)}: the score is {bare(score)}; training is counted by step."])
+    note = f"{bare(path.name, 60)}: the score is {bare(score)}; training is counted by step."
+    return Reading([run], metric, [note], chosen.name)
 
 
 def _scalars(path: Path) -> Iterator[tuple[float, int, str, float]]:

@@ -83,7 +83,7 @@ def _power(one: Ranged) -> str:
 
 def table(groups: Groups) -> Table:
     """Return one row for each group."""
-    titles = [*groups.columns, "Runs", "Best batch size", "Best rate", "Score"]
+    titles = [*groups.columns, "Runs", "Best batch size", "Best rate", groups.name or "Score"]
     columns = [Column(bare(title)) for title in titles]
     columns += [Column("Tied", text=True), Column("Within the tolerance", text=True)]
     columns += [Column(title) for title in ("Surface: batch size", "Surface: rate", "Rate grows as", "Noise of a run")]

@@ -274,8 +274,8 @@ def time_optimal(of: Sweep) -> TimeOptimal | None:
 
 
 PAIRED_SCORES = (
-    "multiple comparisons with the best (Hsu) on the mean over seeds of the log gap to the ideal score, seeds paired,"
-    " variances moderated across batch sizes (Smyth), on the same validation examples"
+    "multiple comparisons with the best (Hsu) on the mean over seeds of the {scale}, seeds paired, variances"
+    " moderated across batch sizes (Smyth), on the same validation examples"
 )
 PAIRED = (
     "multiple comparisons with the best (Hsu) on typical runs, seeds paired, variances moderated across batch sizes"
@@ -285,7 +285,7 @@ PAIRED = (
 
 def score_optimal(of: Sweep) -> ScoreOptimal | None:
     """Return the batch size with the best score within the budget of epochs; None where all scores are the worst."""
-    metric = f"median over seeds of the best validation {number_format.metric(of.goal)} within the budget"
+    metric = f"median over seeds of the best {number_format.validated(of.goal)} within the budget"
     contest = of.contest(of.score, metric, of_scores=True)
     imported = of.frames.imported
     budget = imported.budget if imported else number_format.epochs(of.frames.experiment.budget.epochs)
@@ -299,11 +299,11 @@ def score_optimal(of: Sweep) -> ScoreOptimal | None:
     scored = of.sizes[np.isfinite(of.score.medians)].tolist()
     improving = [size for size in scored if not of.levelled_off.get(size)]
     claim = "within this budget" if improving else "levelled off"
-    return _paired_by_seed(best, of.tied_in_score, of.errors_of_examples, claim=claim, still_improving=improving)
+    return _paired_by_seed(of, best, of.tied_in_score, of.errors_of_examples, claim=claim, still_improving=improving)
 
 
 def _paired_by_seed(
-    best: ScoreOptimal | None, tied: set[int] | None, errors: Mapping[int, float], **own: Any
+    of: Sweep, best: ScoreOptimal | None, tied: set[int] | None, errors: Mapping[int, float], **own: Any
 ) -> ScoreOptimal | None:
     """Return the optimum with the batch sizes that are tied seed by seed, if anything was repeated."""
     if best is None:
@@ -311,15 +311,16 @@ def _paired_by_seed(
     best = msgspec.structs.replace(best, examples_error=errors.get(best.batch_size), **own)
     if tied is None:
         return best
-    return msgspec.structs.replace(best, tied=sorted(tied | {best.batch_size}), test=PAIRED_SCORES)
+    scale = "score" if of.goal.kind.ideal is None else "log gap to the ideal score"
+    return msgspec.structs.replace(best, tied=sorted(tied | {best.batch_size}), test=PAIRED_SCORES.format(scale=scale))
 
 
 def score_optimal_by_steps(of: Sweep) -> ScoreOptimal | None:
     """Return the batch size with the best score within the budget of steps."""
-    metric = f"median over seeds of the best validation {number_format.metric(of.goal)} within the step budget"
+    metric = f"median over seeds of the best {number_format.validated(of.goal)} within the step budget"
     contest = of.contest(of.score_by_steps, metric, of_scores=True)
     best = optimum(ScoreOptimal, contest, score=contest.value, budget=f"{of.step_budget:,} steps")
-    return _paired_by_seed(best, of.tied_in_score_by_steps, of.errors_of_examples_by_steps)
+    return _paired_by_seed(of, best, of.tied_in_score_by_steps, of.errors_of_examples_by_steps)
 
 
 def throughput_optimal(of: Sweep) -> ThroughputOptimal | None:

@@ -93,7 +93,7 @@ class Groups(Part, frozen=True, kw_only=True):
     """The answers of all groups.
 
     Attributes:
-        metric: the score.
+        metric, name: the score, and what the user calls it where the metric does not say it.
         goal: the target of curves; null for final scores.
         columns: the columns that group runs.
         answers: one for each group, sorted by the columns.
@@ -102,6 +102,7 @@ class Groups(Part, frozen=True, kw_only=True):
 
     schema: Literal[1] = 1
     metric: MetricName
+    name: str | None = None
     goal: Goal | None = None
     columns: list[str]
     answers: list[GroupAnswer]
@@ -136,7 +137,13 @@ def _to_the_goal(of: Sweep) -> dict[str, Any]:
     }
 
 
-def together(metric: MetricName, goal: Goal | None, columns: Sequence[str], answers: Sequence[GroupAnswer]) -> Groups:
+def together(
+    metric: MetricName,
+    goal: Goal | None,
+    columns: Sequence[str],
+    answers: Sequence[GroupAnswer],
+    name: str | None = None,
+) -> Groups:
     """Sort the answers by the columns, and fit how the optima move."""
     ordered = sorted(answers, key=lambda one: [_sorted_as(one.group[column]) for column in columns])
     numbers = numeric(columns, ordered)
@@ -146,7 +153,7 @@ def together(metric: MetricName, goal: Goal | None, columns: Sequence[str], answ
     if goal is not None:
         rests |= {one: how for one, how in OF_GOALS.items() if one != "time_optimal" or _timed(ordered)}
     movements = [_movement(quantity, how, numbers, ordered) for quantity, how in rests.items()]
-    return Groups(metric=metric, goal=goal, columns=list(columns), answers=ordered, movements=movements)
+    return Groups(metric=metric, name=name, goal=goal, columns=list(columns), answers=ordered, movements=movements)
 
 
 def _timed(answers: Sequence[GroupAnswer]) -> bool:

@@ -81,7 +81,7 @@ def asked(summary: Summary) -> str:
         return ""
     size = number_format.batch_size(found.batch_size, summary.tokens_per_example)
     rate = "" if found.learning_rate is None else f" at learning rate {number_format.number(found.learning_rate)}"
-    best = f"batch size {size}{rate} reaches the best validation {number_format.metric(goal)}"
+    best = f"batch size {size}{rate} reaches the best {number_format.validated(goal)}"
     others = [one for one in found.tied if one != found.batch_size]
     ties = f"Tied with it: {number_format.listed(others)}." if others else "No other batch size is tied with it."
     ended = [size for size in found.ended if size in found.tied]
@@ -216,14 +216,14 @@ def more(found: Recommended) -> str:
 
 def _best_score(summary: Summary) -> str:
     best, goal = summary.score_optimal, summary.goal or summary.scored
-    metric = number_format.metric(goal) if goal else "score"
+    metric = number_format.validated(goal) if goal else "validation score"
     if best is None or goal is None:
         reason = summary.score_optimal_reason or "the rows do not show it"
-        return f"The batch size with the best validation {metric} is not known: {reason}."
+        return f"The batch size with the best {metric} is not known: {reason}."
     interval = number_format.with_level(number_format.between(best.interval, partial(number_format.score, goal)))
     score = f"{number_format.score(goal, best.score)} ({interval})"
     size = number_format.batch_size(best.batch_size, summary.tokens_per_example)
-    reached = f"batch size {size} reaches the best validation {metric}, {score}."
+    reached = f"batch size {size} reaches the best {metric}, {score}."
     ties = f"{tied(best, summary)}{_tolerance(best)}"
     return f"{within(best)}, {reached}{edge(best)} {ties}{levelling(best, summary)}"
 
@@ -323,7 +323,7 @@ def _score(summary: Summary) -> Fact | None:
     cell = _cell(summary, best.batch_size)
     rate, options = cell.best_learning_rate_for_score, cell.best_options_for_score
     recipe = _recipe(rate, options, cell.at_grid_edge_for_score)
-    title = "Most accurate" if goal.metric == "accuracy" else f"Best {number_format.metric(goal)}"
+    title = "Most accurate" if goal.metric == "accuracy" and not goal.name else f"Best {number_format.metric(goal)}"
     claim = within(best)
     reached = f"{number_format.score(goal, best.score)} {claim[0].lower()}{claim[1:]}"
     return Fact(title, str(best.batch_size), f"{reached}{recipe}")

@@ -28,8 +28,8 @@ CAPTIONS = {
         "Lower is faster. Ringed batch sizes are tied with the fastest: they are not significantly slower."
     ),
     "best_score": (
-        "The axis is stretched towards the ideal score. Rings mark the best batch size of each budget and those tied"
-        " with it."
+        "Where there is an ideal score, the axis is stretched towards it. Rings mark the best batch size of each budget"
+        " and those tied with it."
     ),
     "time_budgets": (
         "Left: the score of the typical run at each batch size, one line for each time of training. Right: the best"
@@ -273,7 +273,8 @@ def _best_in_budget(best: ScoreOptimal, budget: str, summary: Summary) -> str:
         return ""
     interval = number_format.between(best.interval, partial(number_format.score, goal))
     score = f"{number_format.score(goal, best.score)} ({interval})"
-    quality = "is the most accurate" if goal.metric == "accuracy" else f"has the best {number_format.metric(goal)}"
+    plain = goal.metric == "accuracy" and not goal.name
+    quality = "is the most accurate" if plain else f"has the best {number_format.metric(goal)}"
     return f"{budget}, batch size {best.batch_size} {quality}: {score}. {tied(best, summary)}{levelling(best, summary)}"
 
 

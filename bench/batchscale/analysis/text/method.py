@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping
 
@@ -30,7 +31,8 @@ def paragraphs(sweep: Sweep, summary: Summary) -> list[str]:
     if measured.imported:
         elsewhere = "The rows were made from tables measured elsewhere; how these were measured is not known here."
         noted = " ".join([elsewhere, *map(visible, measured.imported.notes)])
-        return [part for part in (noted, _best_score(measured, summary), _claims(summary)) if part]
+        own = [noted, _estimand(measured, summary), _best_score(measured, summary), _claims(summary)]
+        return [part for part in own if part]
     speed, limits = _speed(sweep), _limits(measured, summary)
     found = [
         _workload(measured),
@@ -39,7 +41,7 @@ def paragraphs(sweep: Sweep, summary: Summary) -> list[str]:
         limits,
         _training(sweep, summary),
         _looks(summary),
-        _estimand(summary),
+        _estimand(measured, summary),
         _best_score(measured, summary),
         _claims(summary),
     ]
@@ -211,12 +213,15 @@ def _claims(summary: Summary) -> str:
     )
 
 
-def _estimand(summary: Summary) -> str:
+def _estimand(measured: Frames, summary: Summary) -> str:
     """Return what the examples to the target are, in three sentences, and where each rule comes from."""
-    if not any(cell.typical_run and cell.seeds for cell in summary.cells):
+    smoothed = measured.has_scores and measured.goal is not None
+    if not smoothed or not any(cell.typical_run and cell.seeds for cell in summary.cells):
         return ""
+    has_ideal = (summary.goal or measured.experiment.goal).kind.ideal is not None
+    scale = ", on the logarithm of the gap to the ideal score" if has_ideal else ", in the unit of the score"
     return (
-        "Typical run: it is the mean over seeds of the learning curve, on the logarithm of the gap to the ideal score."
+        f"Typical run: it is the mean over seeds of the learning curve{scale}."
         " It reaches the target where its smooth curve first does. That point does not depend on how often a run is"
         " evaluated, unlike the first evaluation at the target, which is reported next to it. Rules: local lines smooth"
         " the curve (Fan & Gijbels, 1996), the influence of each run on the crossing gives its spread (Efron, 1982),"
@@ -233,13 +238,18 @@ def _best_score(measured: Frames, summary: Summary) -> str:
     if best is None or goal is None:
         return ""
     flat = FLAT_SLOPES[goal.metric]
-    gain = number_format.percent(1 - 2**flat)
+    if goal.kind.ideal is None:
+        scale, rise = "", "parts of the rise from the first evaluation to the best score, over "
+        gain = f"add less than {number_format.percent(-flat * math.log(2))} of that rise"
+    else:
+        scale, rise = " on the logarithm of the gap to the ideal score,", "over "
+        gain = f"lower the gap to the ideal score by less than {number_format.percent(1 - 2**flat)}"
     return (
         "Best score: the best evaluation of each run within the budget. Batch sizes are compared by its mean over"
-        " seeds, on the logarithm of the gap to the ideal score, seed by seed (Hsu, 1981; Smyth, 2004)."
+        f" seeds,{scale} seed by seed (Hsu, 1981; Smyth, 2004)."
         f"{_examples(measured, best, goal)} A curve has levelled off where the line through the last half of the"
-        f" budget, over the logarithm of the examples, is flatter than {flat:g} by its whole 95% interval: twice the"
-        f" training would then lower the gap to the ideal score by less than {gain}. Comparing the progress of the last"
+        f" budget, {rise}the logarithm of the examples, is flatter than {flat:g} by its whole 95% interval: twice the"
+        f" training would then {gain}. Comparing the progress of the last"
         " stretch with a threshold follows Prechelt (1998, Early Stopping - But When?); the stretch and the threshold"
         f" are our own rule.{_decaying(measured)}"
     )

@@ -135,7 +135,7 @@ def _beaten(race: Race, own: Standing, lead: Standing, leaders: Sequence[Curve],
         return None
     earlier = int(examples * SHARES[late])
     if Standing.of(race, leaders, earlier).gap < own.gap:
-        return (
-            f"{race.goal.metric} {own.gap:.4f} after {examples:,} examples vs less after {earlier:,} for the best rate"
-        )
+        goal, better = race.goal, "more" if race.goal.direction == "at least" else "less"
+        score = goal.rising(goal.rising(goal.kind.ideal or 0.0) - own.gap)
+        return f"{goal.metric} {score:.4f} after {examples:,} examples vs {better} after {earlier:,} for the best rate"
     return None
