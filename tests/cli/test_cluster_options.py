@@ -14,6 +14,12 @@ from batchscale.cli import command_line
         (["--processes", "2"], "--processes: without --multihost, expected both"),
         (["--process", "0", "--ray"], "--process: without --multihost, expected both"),
         (["--multihost", "--process", "-1"], "-1 is not in the range x>=0"),
+        (["--multihost", "--processes", "2", "--process", "2"], "--process: 2, expected a number below 2"),
+        (["--multihost", "--stages", "convergence"], "--stages: convergence, expected throughput, which --multihost"),
+        *(
+            (["--multihost", "--coordinator", text], f"{text!r}, expected HOST:PORT with a port from 1 to 65535")
+            for text in ("here", ":8476", "here:", "here:0", "here:99999", "here:http")
+        ),
         (["--slurm", "--json"], "Option '--slurm' requires an argument, found '--json'"),
     ],
 )

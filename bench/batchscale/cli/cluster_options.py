@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
+
+from batchscale.printable import printable
 
 if TYPE_CHECKING:
     from batchscale.measure.cluster.ray_cluster import RayCluster
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 LOCAL = ""
 """Address of a Ray that is started here."""
+HIGHEST_PORT = 65_535
 
 
 class Program(NamedTuple):
@@ -56,6 +59,14 @@ def _keep(ctx: click.Context, param: click.Parameter, value: str | int | None) -
     ctx.meta[f"batchscale.{param.name}"] = value
 
 
+def _address(text: str) -> str:
+    """Check an address: JAX waits for minutes for one that cannot be, or ends in a traceback."""
+    host, colon, port = text.rpartition(":")
+    if not (host and colon and port.isdecimal() and 0 < int(port) <= HIGHEST_PORT):
+        raise click.BadParameter(f"{printable(text)}, expected HOST:PORT with a port from 1 to {HIGHEST_PORT}")
+    return text
+
+
 RAY = click.option(
     "--ray",
     is_flag=False,
@@ -81,6 +92,7 @@ MULTIHOST = click.option(
 )
 COORDINATOR = click.option(
     "--coordinator",
+    type=_address,
     metavar="HOST:PORT",
     expose_value=False,
     callback=_keep,
@@ -109,13 +121,16 @@ def added(command: Callable[..., object]) -> Callable[..., object]:
     return RAY(SLURM(MULTIHOST(COORDINATOR(PROCESSES(PROCESS(command))))))
 
 
-def chosen() -> Cluster | None:
+def chosen(stages: Sequence[str]) -> Cluster | None:
     """Return the cluster that was asked for; None to measure on this machine.
 
     With a cluster, JAX computes on the CPU in this process from here on, so that it takes no device from a worker.
 
+    Args:
+        stages: Stages to measure.
+
     Raises:
-        UsageError: When more than one of them is asked for, or a process of a program that is not.
+        UsageError: When more than one of them is asked for, a process of a program that is not, or what it cannot do.
     """
     meta = click.get_current_context().meta
     ray, slurm, multihost = (meta[f"batchscale.{name}"] for name in ("ray", "slurm", "multihost"))
@@ -133,6 +148,11 @@ def chosen() -> Cluster | None:
     if not asked:
         return None
     if multihost:
+        if "throughput" not in stages:
+            raise click.UsageError(f"--stages: {', '.join(stages)}, expected throughput, which --multihost measures")
+        number, count = program.process, program.processes
+        if number is not None and count is not None and number >= count:
+            raise click.UsageError(f"--process: {number}, expected a number below {count}")
         return Cluster(program=program)
     platforms = os.environ.get("JAX_PLATFORMS")
     os.environ["JAX_PLATFORMS"] = "cpu"

@@ -91,7 +91,7 @@ def run(
     With --quick, this is the first experiment of that suite.
     """
     minutes = _minutes(budget, quick=quick)
-    cluster = cluster_options.chosen()  # before JAX is imported, because it decides what this process computes on
+    cluster = cluster_options.chosen(stages)  # before JAX is imported, because it decides what this process computes on
 
     from batchscale.measure.control import signals
     from batchscale.measure.data.files import sources

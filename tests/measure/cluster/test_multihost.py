@@ -12,7 +12,7 @@ import pytest
 from batchscale.config.vocabulary import CellKey
 from batchscale.records import row_files
 from batchscale.records.row_types import Compilation, Round
-from cluster_study import EXPERIMENT, QUIET, without_commit
+from cluster_study import EXPERIMENT, QUIET, finished, without_commit
 from subprocess_study import RUN, environment
 
 pytestmark = pytest.mark.slow
@@ -94,6 +94,16 @@ def test_a_host_that_dies_ends_the_program_and_rows_are_kept(tmp_path, killed):
     # JAX ends a process whose first host is gone, unless our own line came first.
     assert status == 2 or (killed == 0 and line.startswith("batchscale: this process was ended at once")), errors
     assert status != 2 or line.startswith("batchscale: a host of this program was lost ("), errors
+
+
+def test_a_port_that_another_program_has_is_refused_in_one_line(tmp_path):
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        place = ["--coordinator", f"127.0.0.1:{other.getsockname()[1]}", "--processes", "2", "--process", "0"]
+        done = finished(tmp_path, "-m", "batchscale", "run", "lenet_digits", "--multihost", *place)
+    assert done.returncode == 2
+    assert re.fullmatch(r"batchscale: --coordinator: port \d+ cannot be used here \(.*in use.*\)\n", done.stderr)
 
 
 def test_a_process_of_another_version_ends_all_in_one_line(tmp_path):

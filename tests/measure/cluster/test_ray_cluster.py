@@ -42,3 +42,10 @@ def test_a_node_with_another_version_of_the_package_is_refused(workplace):
     said = done.stderr.strip().splitlines()[-1]
     assert re.search(r"/\w{6}: batchscale 0\.1\.0 there, [0-9a-f]{40} here, expected the same versions$", said), said
     assert not (folder / "refused" / "study").exists()
+
+
+def test_an_address_at_which_nothing_listens_is_refused_at_once(workplace):
+    folder, _ = workplace
+    done = finished(folder, "-m", "batchscale", "run", "study.toml", "--ray", "127.0.0.1:1")
+    assert done.returncode == 2
+    assert re.fullmatch(r"batchscale: --ray: no cluster answers at '127\.0\.0\.1:1' \(.*refused.*\)\n", done.stderr)

@@ -30,6 +30,7 @@ def test_options_are_names_with_values():
         ("partition", "--slurm: 'partition', expected options of"),
         ("colour=red", "--slurm: 'colour=red', expected options of"),
         ("time=1h", "--slurm: time: '1h', expected a whole number above 0"),
+        ("cluster=debug", "--slurm: cluster: 'debug', expected slurm or local"),
         ("cpus=0", "--slurm: cpus: '0', expected a whole number above 0"),
     ],
 )
@@ -78,6 +79,19 @@ def test_cells_ask_for_a_node_of_their_own_and_trials_for_an_accelerator(tmp_pat
         assert any(one.startswith(word) for one in asked), asked
     for word in never:
         assert not any(one.startswith(word) for one in asked), asked
+
+
+@needs_submitit
+@pytest.mark.usefixtures("_sbatch")
+@pytest.mark.parametrize("works", [1, 2])
+def test_jobs_that_slurm_refuses_are_one_line(tmp_path, works):
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+    with (
+        pytest.raises(InputError, match=r"^--slurm: the jobs were refused \(.*invalid partition"),
+        SlurmJobs({"partition": "no"}, tmp_path / "shared") as jobs,
+    ):
+        jobs.start([b"{}"] * works, Place(["slurm"], whole=False, platform="gpu"))
+    assert not list((tmp_path / "shared").iterdir())
 
 
 @pytest.fixture(scope="module")

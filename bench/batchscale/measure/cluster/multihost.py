@@ -7,6 +7,7 @@ memory or on a signal are those of the first process; the others are sent each j
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -79,6 +80,8 @@ class Hosts:
         Raises:
             InputError: When the other processes do not come.
         """
+        if coordinator is not None and process == 0:
+            _refuse_taken(int(coordinator.rpartition(":")[2]))
         _keep_standard_output()
         try:
             jax.distributed.initialize(
@@ -153,6 +156,16 @@ class Hosts:
         for process, line in enumerate(every):
             if said := line.tobytes().rstrip(b"\0").decode(errors="replace"):
                 raise InputError(f"process {process}: {said}")
+
+
+def _refuse_taken(port: int) -> None:
+    """Refuse the port of the first process if another program has it, which JAX does not report."""
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind(("", port))
+        except OSError as error:
+            raise InputError(f"--coordinator: port {port} cannot be used here ({reason(error)})") from None
 
 
 def _keep_standard_output() -> None:

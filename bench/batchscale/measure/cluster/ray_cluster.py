@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,13 +15,14 @@ from typing import Any, Self
 from batchscale.errors import InputError
 from batchscale.measure.cluster import worker_process
 from batchscale.measure.cluster.scheduler import Event, Place, variables
-from batchscale.printable import reason
+from batchscale.printable import printable, reason
 
 DEVICES = {"GPU": "gpu", "TPU": "tpu"}
 """Ray's names of accelerators, and the platforms of JAX that compute on them."""
 LOCAL = "local"
 """Ray's address of a cluster that is started here."""
 NODE_LABEL = "ray.io/node-id"
+CONNECT_SECONDS = 10.0
 ALIVE_SECONDS = 5.0
 """How often the driver checks that a node is left for the tasks that wait."""
 
@@ -55,10 +57,12 @@ class RayCluster:
         try:
             self._ray = importlib.import_module("ray")
         except ModuleNotFoundError:
-            raise InputError("--ray: Ray is not installed, expected it: pip install 'batchscale[ray]'") from None
+            message = "--ray: Ray is not installed, expected it: pip install '.[ray]' in a clone of batchscale"
+            raise InputError(message) from None
         wanted = address or os.environ.get("RAY_ADDRESS") or LOCAL
         own: dict[str, Any] = {"include_dashboard": False} if wanted == LOCAL else {}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        _refuse_silent(wanted)
         try:
             self._ray.init(address=wanted, log_to_driver=False, logging_level="ERROR", **own)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -168,6 +172,17 @@ class RayCluster:
             if (task := self._tasks.pop(ticket, None)) is not None:
                 with suppress(self._ray.exceptions.RayError):
                     self._ray.cancel(task.lines, force=True)
+
+
+def _refuse_silent(address: str) -> None:
+    """Refuse an address at which nothing listens: Ray would try for minutes, and log every try."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--ray: no cluster answers at {printable(address)} ({reason(error)})") from None
 
 
 def _lines(work: bytes, variables: Mapping[str, str]) -> Iterator[str | bytes]:

@@ -30,8 +30,8 @@ OPTIONS = {
 }
 """Names of options, and submitit's names of them; `time` is in minutes."""
 NUMBERS = ("cpus", "time")
-CLUSTER = "cluster"
-"""A further option: `cluster=local` runs the jobs on this machine, one after another, to try without Slurm."""
+CLUSTER, CLUSTERS = "cluster", ("slurm", "local")
+"""A further option, and its values: `local` runs the jobs on this machine, one after another, to try without Slurm."""
 SHARED_FILE_SECONDS = 20.0
 """How long the last lines of a finished job may take to appear in its file."""
 LAST = b'{"kind":"ended"'
@@ -51,6 +51,8 @@ def options(text: str) -> dict[str, str]:
             raise InputError(f"--slurm: {printable(word)}, expected options of {known} separated by commas")
         if name in NUMBERS and not (value.isdecimal() and int(value)):
             raise InputError(f"--slurm: {name}: {printable(value)}, expected a whole number above 0")
+        if name == CLUSTER and value not in CLUSTERS:
+            raise InputError(f"--slurm: {name}: {printable(value)}, expected {' or '.join(CLUSTERS)}")
         found[name] = value
     return found
 
@@ -94,7 +96,7 @@ class SlurmJobs:
         try:
             self._submitit = importlib.import_module("submitit")
         except ModuleNotFoundError:
-            message = "--slurm: submitit is not installed, expected it: pip install 'batchscale[slurm]'"
+            message = "--slurm: submitit is not installed, expected it: pip install '.[slurm]' in a clone of batchscale"
             raise InputError(message) from None
         self._chosen, self._platforms = dict(chosen), platforms
         self._cluster = self._chosen.pop(CLUSTER, "slurm")
@@ -149,6 +151,8 @@ class SlurmJobs:
                     job = self._jobs[ticket]
                     job.submitted = executor.submit(worker_process.write_lines, job.work, given, job.path)
         except (RuntimeError, OSError) as error:
+            for ticket in tickets:
+                self._jobs[ticket].submitted = None
             raise InputError(f"--slurm: the jobs were refused ({reason(error)})") from None
 
     def _parameters(self, place: Place) -> dict[str, Any]:
@@ -211,9 +215,10 @@ class SlurmJobs:
         """Cancel jobs."""
         for ticket in list(tickets):
             job = self._jobs.pop(ticket, None)
-            if job and job.submitted is None:
+            # A job that neither waits nor was submitted was refused.
+            if ticket in self._waiting:
                 self._waiting.remove(ticket)
-            elif job:
+            elif job and job.submitted is not None:
                 with suppress(OSError, RuntimeError):
                     job.submitted.cancel()
 
