@@ -56,6 +56,14 @@ def test_a_missing_compiler_is_one_line_that_says_what_to_install(monkeypatch, c
     assert error.count("\n") == 1
 
 
+def test_steps_of_another_workload_are_refused_before_anything_is_compiled(compilers, recorded, capsys):
+    assert command_line.run(["plan", "mlp_mnist", "--on", "h100", "--needs", str(recorded)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"batchscale: --needs {recorded}: workload.")
+    assert error.count("\n") == 1
+    assert compilers == []
+
+
 def test_an_unknown_device_is_refused(capsys):
     assert command_line.run(["plan", "lenet_digits", "--on", "h99"]) == 2
     assert "--on: 'h99', expected one of h100" in capsys.readouterr().err

@@ -24,16 +24,19 @@ def plan(*, experiment: str, targets: tuple[str, ...], needs: Path | None, out: 
 
     No number is a measurement: a bound is the least time that a step can take, and an estimate is named so.
     """
-    from batchscale.analysis.exchange.least_times import with_steps
+    from batchscale.analysis.exchange.least_times import needs_of, with_steps
     from batchscale.analysis.pages import planned, terminal
+    from batchscale.config import experiment as experiments
     from batchscale.measure.ahead import planning
     from batchscale.measure.control.progress import Progress
 
+    # Before minutes of compiling, which steps of another workload would make useless.
+    steps = needs and needs_of(needs, experiments.find(experiment).workload)
     progress = Progress()
     found = planning.plan(experiment, list(dict.fromkeys(targets)), progress)
     progress.end()
-    if needs is not None:
-        found = with_steps(found, needs)
+    if steps is not None:
+        found = with_steps(found, steps)
     page = planned.write_plan(found, out)
     if as_json:
         return print_json(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,35 +14,59 @@ from batchscale.analysis.frames import frames
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.batch_size_rows import cells
 from batchscale.analysis.summary_types import BatchSizeSummary
-from batchscale.config.experiment import Experiment
+from batchscale.config.experiment import Experiment, Workload
 from batchscale.errors import InputError
 from batchscale.printable import printable, visible
 from batchscale.records.plan_file import LeastTime, Plan, PlannedStep, TargetPlan
 
 
-def with_steps(plan: Plan, folder: Path) -> Plan:
-    """Return the plan with the least time to the goal of `folder` at every batch size that was trained there.
+class Needs(NamedTuple):
+    """Steps to a goal, as a results folder has them.
+
+    Attributes:
+        source: The name of the folder.
+        goal: The goal, in words.
+        cells: The batch sizes that reached it.
+    """
+
+    source: str
+    goal: str
+    cells: list[BatchSizeSummary]
+
+
+def needs_of(folder: Path, workload: Workload) -> Needs:
+    """Return the steps to the goal of a results folder.
+
+    Args:
+        folder: The results folder.
+        workload: What is planned, and must have been trained there.
 
     Raises:
         InputError: When the folder holds other training, or no batch size of it reached the goal.
     """
     trained = frames.load(folder)
-    _refuse_unlike(plan, trained.experiment, folder)
+    _refuse_unlike(workload, trained.experiment, folder)
     reached = [cell for cell in cells(Sweep.of(trained)) if cell.steps_to_target.median is not None]
     if not reached:
         raise InputError(f"--needs {folder}: no batch size reached the target, expected steps to it")
+    source = visible(f"{folder.resolve().parent.name}/{folder.resolve().name}")
+    return Needs(source, number_format.goal(trained.experiment.goal), reached)
+
+
+def with_steps(plan: Plan, needs: Needs) -> Plan:
+    """Return the plan with the least time to the goal at every batch size that reached it."""
     return msgspec.structs.replace(
         plan,
-        steps_from=visible(f"{folder.resolve().parent.name}/{folder.resolve().name}"),
-        goal=number_format.goal(trained.experiment.goal),
-        targets=[_joined(target, reached) for target in plan.targets],
+        steps_from=needs.source,
+        goal=needs.goal,
+        targets=[_joined(target, needs.cells) for target in plan.targets],
     )
 
 
-def _refuse_unlike(plan: Plan, experiment: Experiment, folder: Path) -> None:
-    """Refuse steps of another model, dataset or optimizer; precision changes them little and may differ."""
-    for field in ("model", "dataset", "optimizer"):
-        found, expected = getattr(experiment.workload, field), getattr(plan, field)
+def _refuse_unlike(workload: Workload, experiment: Experiment, folder: Path) -> None:
+    """Refuse steps of another workload; precision changes them little and may differ."""
+    for field in sorted({*workload.__struct_fields__} - {"precision"}):
+        found, expected = getattr(experiment.workload, field), getattr(workload, field)
         if found != expected:
             raise InputError(
                 f"--needs {folder}: workload.{field}: {printable(found)}, expected {printable(expected)} as planned"
