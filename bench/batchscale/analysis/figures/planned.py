@@ -14,7 +14,7 @@ from batchscale.records.plan_file import Plan, TargetPlan
 
 MARKERS = "osD^vP"
 GIBIBYTE = 1 << 30
-MICROSECOND = 1e-6
+UNITS = {"microseconds": 1e-6, "milliseconds": 1e-3}
 
 
 def memory_and_bounds(plan: Plan) -> Figure:
@@ -23,13 +23,14 @@ def memory_and_bounds(plan: Plan) -> Figure:
     if not shown:
         raise NothingToDrawError("no program was compiled")
     figure, (memory, times) = drawing.sheet(2)
+    unit = _unit(shown)
     for at, target in enumerate(shown):
         _memory(memory, target, at)
-        _times(times, target, at)
+        _times(times, target, at, UNITS[unit])
     memory.plot([], [], ":", color=style.MUTED, label="what JAX's allocator has")
     sizes = sorted({step.batch_size for target in shown for step in target.steps})
     drawing.log_axis(memory, "predicted memory (GiB)")
-    drawing.log_axis(times, "microseconds of a step")
+    drawing.log_axis(times, f"{unit} of a step")
     for axes in (memory, times):
         drawing.log2_axis(axes, sizes)
     origin = f"{plan.title}, {plan.precision}. Compiled by JAX {plan.jax} for devices that were not there."
@@ -68,12 +69,18 @@ def _memory(axes: Axes, target: TargetPlan, at: int) -> None:
     axes.axhline(target.pool_bytes / GIBIBYTE, color=_color(at), linestyle=":", linewidth=1)
 
 
-def _times(axes: Axes, target: TargetPlan, at: int) -> None:
+def _unit(targets: Sequence[TargetPlan]) -> str:
+    """Return the unit in which most bounds are numbers of a few digits."""
+    bounds = [step.bound_seconds for target in targets for step in target.steps if step.bound_seconds]
+    return "milliseconds" if bounds and np.median(bounds) >= UNITS["milliseconds"] else "microseconds"
+
+
+def _times(axes: Axes, target: TargetPlan, at: int, unit: float) -> None:
     steps = [step for step in target.steps if step.likely_seconds and step.bound_seconds]
     sizes = [step.batch_size for step in steps]
-    least = [(step.bound_seconds or np.nan) / MICROSECOND for step in steps]
+    least = [(step.bound_seconds or np.nan) / unit for step in steps]
     likely = [step.likely_seconds or (np.nan, np.nan) for step in steps]
-    ranges = [(low / MICROSECOND, high / MICROSECOND) for low, high in likely]
+    ranges = [(low / unit, high / unit) for low, high in likely]
     _line_and_range(axes, sizes, least, ranges, at, target.title)
     drawing.hover(axes, sizes, least)
 

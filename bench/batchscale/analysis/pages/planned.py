@@ -30,8 +30,8 @@ METHOD = (
     "Nothing here was measured on these devices. XLA compiled the training step for each of them; memory is as the"
     " compiler reports it, without what libraries take on the device. The bound is the model's arithmetic at the"
     " published peak rate, or the bytes that must travel at the published bandwidth, whichever takes longer. The likely"
-    " range is an estimate from assumptions: 1.3 to 2.5 µs from one GPU kernel to the next, at least 30% of peak"
-    " arithmetic and 60% of the bandwidth."
+    " range is an estimate from assumptions: 1.3 to 2.5 µs from one GPU kernel to the next (TPU: at most 1), at least"
+    " 30% of peak arithmetic and 60% of the bandwidth."
 )
 
 
