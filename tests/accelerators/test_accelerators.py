@@ -9,11 +9,12 @@ import os
 import subprocess
 import sys
 import tomllib
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
 from batchscale.measure.ahead import plugins, targets
+from batchscale.measure.device.machine import usable_cores
 from repository import ROOT
 
 HERE = ROOT / "tests" / "accelerators"
@@ -29,15 +30,23 @@ MAY_FAIL = {("a100-80", "mlp_mnist evaluate B=64..4096 None")}
 pytestmark = [pytest.mark.accelerator, pytest.mark.parametrize("target", TARGETS)]
 
 
+@pytest.fixture(scope="module")
+def compilations(request):
+    """Compile for every device of the selected tests, each in one process, as many at a time as there are cores."""
+    items = [item for item in request.session.items if item.module is request.module]
+    wanted = {item.callspec.params["target"] for item in items}
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        yield {one: pool.submit(compiled, one) for one in wanted if not plugins.missing(targets.target_named(one))}
+
+
 @pytest.fixture
-def programs(target):
-    """Every program of a device, by name; each device is compiled for once, in a process of its own."""
+def programs(target, compilations):
+    """Every program of a device, by name."""
     if why := plugins.missing(targets.target_named(target)):
         pytest.skip(why)
-    return compiled(target)
+    return compilations[target].result()
 
 
-@cache
 def compiled(target):
     path = os.pathsep.join([str(ROOT / "bench"), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
