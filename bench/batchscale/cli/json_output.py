@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,8 +72,18 @@ def json_schema() -> dict[str, Any]:
         "title": "What batchscale COMMAND --json prints",
         "version": VERSION,
         "anyOf": [{"$ref": f"#/$defs/{name}"} for name in commands],
-        "$defs": {**commands, **parts},
+        "$defs": {**commands, **_without_indentation(parts)},
     }
+
+
+def _without_indentation(schema: Any) -> Any:  # noqa: ANN401 - any part of a schema
+    """Return a schema whose descriptions lack the indentation of their source, which Python 3.13 leaves out itself."""
+    if isinstance(schema, dict):
+        return {
+            key: inspect.cleandoc(one) if key == "description" and isinstance(one, str) else _without_indentation(one)
+            for key, one in schema.items()
+        }
+    return [_without_indentation(one) for one in schema] if isinstance(schema, list) else schema
 
 
 def encoded() -> bytes:
