@@ -5,9 +5,10 @@ import pytest
 from batchscale.config import experiment as experiments
 from batchscale.config import plan, time_budget
 from batchscale.errors import InputError
-from batchscale.measure.control.progress import SECONDS_PER_LOWERING, lowering_seconds, timing_seconds
+from batchscale.measure.control.progress import lowering_trials, timing_seconds
 from batchscale.measure.convergence.tiers import trial_seconds
 from batchscale.measure.device.compiled_programs import Tuned
+from batchscale.measure.device.platform_policy import SHAPES_OF_A_TIER, CompileSeconds
 from batchscale.measure.run import time_estimate
 from batchscale.records import results_folder
 from hypothesis import given
@@ -16,11 +17,12 @@ from tiny_workload import experiment
 
 TIERS = plan.tiers([1, 16, 64, 1024])
 TRAIN_EXAMPLES = 50_000
+COMPILING = CompileSeconds(cell=1.0, training=2.0, evaluation=0.5)
 
 
-def seconds(rates, devices=()):
+def seconds(rates, devices=(), compiling=COMPILING, lowerings=1):
     tuned = [Tuned(None, rate) for rate in rates]
-    return lambda scaled: time_estimate.seconds(scaled, TRAIN_EXAMPLES, TIERS, tuned, devices)
+    return lambda scaled: time_estimate.seconds(scaled, TRAIN_EXAMPLES, TIERS, tuned, compiling, devices, lowerings)
 
 
 speeds = st.lists(st.floats(1e2, 1e6), min_size=len(TIERS), max_size=len(TIERS))
@@ -72,8 +74,21 @@ def test_every_way_that_a_step_is_timed_counts(table, devices, cells):
     """Four batch sizes in two loops; larger ones on devices; one loop alone takes host input."""
     rates = [1e4] * len(TIERS)
     planned = experiment(throughput=table)
-    timing = seconds(rates, devices)(planned) - seconds(rates)(experiment()) + timing_seconds(planned, 8)
-    assert timing == pytest.approx(timing_seconds(planned, cells))
+    timing = seconds(rates, devices)(planned) - seconds(rates)(experiment())
+    assert timing == pytest.approx(timing_seconds(planned, cells - 8) + (cells - 8) * COMPILING.cell)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 16])
+def test_an_estimate_knows_how_long_programs_compile_and_how_many_at_a_time(threads):
+    """Eight cells, eight lowerings tried, and the programs of every tier."""
+    slow = CompileSeconds(cell=30.0, training=100.0, evaluation=40.0, threads=threads)
+    free = CompileSeconds(cell=0.0, training=0.0, evaluation=0.0)
+    rates, planned = [1e4] * len(TIERS), experiment()
+    compiling = seconds(rates, (), slow, 2)(planned) - seconds(rates, (), free, 2)(planned)
+    tried = lowering_trials(planned, [1, 16, 64, 1024], 2)
+    of_cells = 30.0 * (8 / min(8, threads) + tried / min(tried, threads))
+    of_tiers = len(TIERS) * SHAPES_OF_A_TIER * 140.0 / min(SHAPES_OF_A_TIER, threads)
+    assert compiling == pytest.approx(of_cells + of_tiers)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +96,7 @@ def test_every_way_that_a_step_is_timed_counts(table, devices, cells):
 )
 def test_lowerings_are_tried_at_sizes_a_factor_of_4_apart(precisions, lowerings, trials):
     planned = experiment(throughput={"precisions": precisions})
-    tried = lowering_seconds(planned, [1, 2, 4, 8, 16], lowerings)
-    assert tried == trials * SECONDS_PER_LOWERING
+    assert lowering_trials(planned, [1, 2, 4, 8, 16], lowerings) == trials
 
 
 def test_evaluations_to_the_epoch_budget_count_as_often_as_the_plan_has_them():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from batchscale.measure.control.signals import Stopper
 from batchscale.measure.data.datasets import Dataset, Examples
 from batchscale.measure.device.compiled_programs import TuningFile
 from batchscale.measure.device.machine import Host
-from batchscale.measure.device.platform_policy import LanePolicy
+from batchscale.measure.device.platform_policy import CompileSeconds, LanePolicy
 from batchscale.measure.training.flop_count import flops_per_example
 from batchscale.measure.training.learner import Learner, has_lowering, make_learner, model_named, on_device
 from batchscale.measure.training.named_code import code_hash
@@ -170,6 +170,12 @@ class Session:
         """How lanes of this model are trained and evaluated on this platform."""
         policy = self.host.policy
         return policy.convolutional if self.convolves else policy.other
+
+    @property
+    def compiling(self) -> CompileSeconds:
+        """How long programs of this model take to compile here."""
+        threads = self.host.policy.compile_threads(self.host.machine.cpu_cores)
+        return replace(self.lane_policy.compiling, threads=threads)
 
     @property
     def tries_shapes(self) -> bool:

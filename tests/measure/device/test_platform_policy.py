@@ -1,12 +1,17 @@
 """One table of what depends on the platform: every platform has an entry, whose numbers fit together."""
 
+import tomllib
+from itertools import product
+from statistics import mean
 from typing import get_args, get_type_hints
 
 import pytest
+from batchscale.measure.device.compile_ahead import MOST_THREADS
 from batchscale.measure.device.machine import platform_name
 from batchscale.measure.device.platform_policy import POLICIES
 from batchscale.measure.training.learner import model_names
 from batchscale.models import _layers
+from repository import ROOT
 
 
 def test_every_platform_that_a_machine_may_have_is_in_the_table():
@@ -39,3 +44,28 @@ def test_shapes_are_tried_for_the_models_that_nobody_measured(platform):
         assert set(lanes.measured_with) <= set(model_names())
         assert lanes.microbatches[-1] <= lanes.widest_microbatch
         assert {1, None} <= set(lanes.settings)
+
+
+SEEN = tomllib.loads((ROOT / "tests" / "accelerators" / "last_seen.toml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("target", "model"), [*product(("h100", "a100-80"), ("lenet_mnist", "mlp_mnist")), ("tpu-v5e", "mlp_mnist")]
+)
+def test_guessed_seconds_of_compiling_are_those_that_were_seen(target, model):
+    """Within a third, as devices and versions of JAX differ."""
+    policy = POLICIES["tpu" if target.startswith("tpu") else "gpu"]
+    guessed = (policy.convolutional if model.startswith("lenet") else policy.other).compiling
+    seen = {name: seconds for name, (_, _, seconds) in SEEN[target].items() if name.startswith(model)}
+    kinds = {"training": " train ", "evaluation": " evaluate ", "cell": " B="}
+    for kind, word in kinds.items():
+        mine = [seconds for name, seconds in seen.items() if word in name]
+        seen = {name: seconds for name, seconds in seen.items() if word not in name}
+        assert getattr(guessed, kind) == pytest.approx(mean(mine), rel=1 / 3), kind
+
+
+@pytest.mark.parametrize("platform", POLICIES)
+def test_programs_compile_together_only_where_they_may(platform):
+    policy = POLICIES[platform]
+    assert policy.compile_threads(8) == (8 if policy.compiles_together else 1)
+    assert policy.compile_threads(1000) <= MOST_THREADS

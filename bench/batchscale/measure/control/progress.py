@@ -26,15 +26,14 @@ KNOWN_SHARE = 0.03
 CLEARED = "\r\x1b[2K"
 """Moves a terminal's cursor to the start of its line and clears the line."""
 
-# Guessed costs on a slow CPU with two cores; measured speeds replace those of training and timing.
-SECONDS_PER_CELL = 1.2
-"""Compiling one timed cell and finding how many steps fill a round."""
-SECONDS_PER_LOWERING = 2.5
-"""Compiling and trying a lowering at one batch size."""
+# Guessed costs on a slow CPU with two cores; measured speeds replace those of training and timing. What compiling costs
+# depends on the platform, whose policy has the seconds.
+SECONDS_PER_CELL = 0.2
+"""Finding how many steps of a timed cell fill a round."""
+SECONDS_PER_LOWERING = 1.5
+"""Trying a compiled lowering at one batch size."""
 LOWERINGS_APART = 4
 """Factor between the batch sizes at which lowerings are tried."""
-SECONDS_PER_TIER = 8.0
-"""Compiling a tier's programs: for its search, its compacted and its confirmed lanes, and for evaluation."""
 SECONDS_PER_PAGE = 10.0
 """Analysing rows and drawing the page."""
 CALIBRATIONS = 5
@@ -55,16 +54,15 @@ simulated on."""
 
 
 def timing_seconds(experiment: Experiment, cells: float) -> float:
-    """Guess the seconds that the rounds of a number of timed `cells` take."""
+    """Guess the seconds that the rounds of a number of timed `cells` take, without compiling."""
     table = experiment.throughput
     return cells * (table.rounds * table.round_seconds + SECONDS_PER_CELL)
 
 
-def lowering_seconds(experiment: Experiment, batch_sizes: Sequence[int], lowerings: int) -> float:
-    """Guess the seconds to try a number of `lowerings` in every precision; a single lowering needs no trial."""
+def lowering_trials(experiment: Experiment, batch_sizes: Sequence[int], lowerings: int) -> int:
+    """Return how often one of a number of `lowerings` is tried, in every precision; a single one needs no trial."""
     precisions = max(1, len(experiment.throughput.precisions))
-    trials = len(plan.spaced(batch_sizes, LOWERINGS_APART)) * precisions * lowerings
-    return trials * SECONDS_PER_LOWERING if lowerings > 1 else 0.0
+    return len(plan.spaced(batch_sizes, LOWERINGS_APART)) * precisions * lowerings if lowerings > 1 else 0
 
 
 def max_batch_size_seconds(experiment: Experiment) -> float:

@@ -13,7 +13,7 @@ from batchscale.config.plan import Tier
 from batchscale.config.vocabulary import Phase, Point
 from batchscale.decisions import rate_choice
 from batchscale.measure.control.failures import Failure, Streak
-from batchscale.measure.control.progress import SECONDS_PER_TIER, confirm_trials, search_trials
+from batchscale.measure.control.progress import confirm_trials, search_trials
 from batchscale.measure.convergence.early_stopping import Race
 from batchscale.measure.convergence.tiers import LanePrograms, trial_seconds
 from batchscale.measure.convergence.trial_job import ShardsOf, TierTraining, TrialJob
@@ -283,7 +283,8 @@ class TierSearch:
         if experiment.confirm is None:
             self._plan("confirm", confirm_trials(experiment, self.tier) * len(left) / len(sizes))
         if left:
-            self.stage.session.progress.plan(self._item("compile"), SECONDS_PER_TIER, 1.0)
+            session = self.stage.session
+            session.progress.plan(self._item("compile"), session.compiling.of_a_tier, 1.0)
 
     def _plan(self, phase: str, trials: float) -> None:
         """Plan the progress line for a number of trials to the epoch budget."""

@@ -14,7 +14,6 @@ import msgspec
 
 from batchscale.config.plan import Tier
 from batchscale.measure.control.failures import FAILURES, Failure, failure_of
-from batchscale.measure.control.progress import SECONDS_PER_TIER
 from batchscale.measure.convergence import wave, wave_loop
 from batchscale.measure.convergence.lanes import Programs
 from batchscale.measure.convergence.wave import (
@@ -162,9 +161,9 @@ class TierTraining:
 
     def compiled(self, seconds: float) -> None:
         """Count the seconds that compiling took."""
-        progress, item = self.stage.session.progress, f"compile {self.tier.label}"
-        progress.plan(item, SECONDS_PER_TIER, 1.0)
-        progress.advance(item, seconds, seconds)
+        session, item = self.stage.session, f"compile {self.tier.label}"
+        session.progress.plan(item, session.compiling.of_a_tier, 1.0)
+        session.progress.advance(item, seconds, seconds)
 
     def _train_waves(self, item: str, grid: Grid, shapes: Sequence[Shape]) -> None:
         """Train a grid one wave after another; the trials of a wave that fails become failed rows."""

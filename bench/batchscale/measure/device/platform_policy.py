@@ -10,9 +10,40 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from batchscale.config.plan import MOST_SPLITTING, WIDEST_MICROBATCH
+from batchscale.measure.device.compile_ahead import MOST_THREADS
 
 EVALUATION_BATCH_SIZE = 500
 """Examples of a lane that are evaluated at once, where nothing smaller is needed."""
+SHAPES_OF_A_TIER = 3
+"""Shapes of lanes that a tier is compiled for: of the search, of its last lanes, and of the confirmation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileSeconds:
+    """Processor seconds of compiling one program, to guess the time left before anything is compiled.
+
+    The kernels that a GPU tries meanwhile come on top; their seconds were not measured.
+
+    Attributes:
+        cell: For a timed cell.
+        training: For the mapped training of a tier.
+        evaluation: For the evaluation of its lanes.
+        threads: Programs that are compiled at the same time.
+    """
+
+    cell: float
+    training: float
+    evaluation: float
+    threads: int = 1
+
+    def of_a_cell(self, count: float) -> float:
+        """Return the seconds that each of so many timed cells takes, as they are compiled next to each other."""
+        return self.cell / max(1.0, min(count, self.threads))
+
+    @property
+    def of_a_tier(self) -> float:
+        """The seconds that all programs of a tier take, once its lowering is chosen."""
+        return SHAPES_OF_A_TIER * (self.training + self.evaluation) / min(SHAPES_OF_A_TIER, self.threads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +51,7 @@ class LanePolicy:
     """How lanes of one kind of model are trained and evaluated.
 
     Attributes:
+        compiling: how long the programs of such models take to compile.
         lowerings: implementations of the model's convolutions worth a trial; None means the model's only one.
         widest_microbatch: examples of a microbatch, at most.
         most_splitting: how many times smaller than alone a batch size's microbatch may become in a shared program.
@@ -31,6 +63,7 @@ class LanePolicy:
         settings: most settings of a program call worth a trial for other models, in the same way; None means all.
     """
 
+    compiling: CompileSeconds
     lowerings: tuple[str | None, ...] = (None,)
     widest_microbatch: int = WIDEST_MICROBATCH
     most_splitting: int = MOST_SPLITTING
@@ -85,8 +118,16 @@ class PlatformPolicy:
     warm_up_seconds: float = 0.0
     keeps_programs: bool = False
 
+    def compile_threads(self, cores: int) -> int:
+        """Return how many programs are compiled at the same time on a host with so many cores."""
+        return min(MOST_THREADS, cores) if self.compiles_together else 1
 
+
+# Seconds of compiling. For a CPU: of cells as in the published rows, of the others in their measured proportion to
+# these. For a GPU and a TPU: means over the programs of the default suite, compiled for an H100, an A100 and a TPU v5e
+# (`tests/accelerators/last_seen.toml`).
 _CPU_CONVOLUTIONAL = LanePolicy(
+    compiling=CompileSeconds(cell=1.0, training=1.5, evaluation=0.9),
     # XLA's own convolution ("xla") misses its fast path inside a loop on a CPU (jax issue 12868), so it is not tried.
     lowerings=("patches", "banded"),
     # The patches of 16 examples stay in a core's cache: LeNet's lanes train 1.2 to 1.5 times as fast as with 64.
@@ -104,6 +145,7 @@ _CPU_CONVOLUTIONAL = LanePolicy(
 # A perceptron trains fastest with one setting a call: two take three times as long at single examples, and 1.17 times
 # at microbatches of 64.
 _CPU_OTHER = LanePolicy(
+    compiling=CompileSeconds(cell=0.3, training=0.5, evaluation=0.3),
     shard_examples=1,
     measured_with=("mlp", "linear"),
     # A byte decoder (T 64, width 64) trains 1.1 times as fast at 4 as at 16, and 1.25 times as fast as at 1.
@@ -123,8 +165,14 @@ POLICIES: Mapping[str, PlatformPolicy] = {
         virtual_devices=True,
     ),
     "gpu": PlatformPolicy(
-        convolutional=LanePolicy(lowerings=("xla", "patches", "banded"), evaluated_at_once=_EVALUATED_AT_ONCE),
-        other=LanePolicy(evaluated_at_once=_EVALUATED_AT_ONCE),
+        convolutional=LanePolicy(
+            compiling=CompileSeconds(cell=2.7, training=5.0, evaluation=2.2),
+            lowerings=("xla", "patches", "banded"),
+            evaluated_at_once=_EVALUATED_AT_ONCE,
+        ),
+        other=LanePolicy(
+            compiling=CompileSeconds(cell=1.7, training=2.3, evaluation=1.6), evaluated_at_once=_EVALUATED_AT_ONCE
+        ),
         # Compiled for an H100, a conditional is 10 to 18 more kernels of a tick; an update moves 24 bytes a parameter.
         selected_numbers=1 << 21,
         compiles_together=True,
@@ -141,9 +189,15 @@ POLICIES: Mapping[str, PlatformPolicy] = {
         # XLA's own convolutions in float32 take minutes to compile for a TPU, so they are tried last. So does LeNet's
         # evaluation in pieces of 500, under any lowering.
         convolutional=LanePolicy(
-            lowerings=("patches", "banded", "xla"), evaluation_batch_size=128, evaluated_at_once=_EVALUATED_AT_ONCE
+            # For a TPU v6e under "patches"; its evaluation was not compiled after a minute.
+            compiling=CompileSeconds(cell=32.0, training=60.0, evaluation=60.0),
+            lowerings=("patches", "banded", "xla"),
+            evaluation_batch_size=128,
+            evaluated_at_once=_EVALUATED_AT_ONCE,
         ),
-        other=LanePolicy(evaluated_at_once=_EVALUATED_AT_ONCE),
+        other=LanePolicy(
+            compiling=CompileSeconds(cell=3.1, training=4.0, evaluation=9.9), evaluated_at_once=_EVALUATED_AT_ONCE
+        ),
         single_process=True,
         keeps_programs=True,
         compiles_together=True,

@@ -308,7 +308,7 @@ def _scaled(session: Session, minutes: float) -> Experiment:
     tuned = [programs.tuned(tier) for tier in programs.tiers]
     spent = time.monotonic() - start
     counts = plan.device_counts(experiment, session.host.machine.device_count, session.host.processes)
-    given = session.train_examples, programs.tiers, tuned, counts, len(session.lowerings)
+    given = session.train_examples, programs.tiers, tuned, session.compiling, counts, len(session.lowerings)
 
     def seconds(scaled: Experiment) -> float:
         return spent + time_estimate.seconds(scaled, *given, graphs=session.host.graphs)

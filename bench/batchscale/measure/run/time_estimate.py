@@ -9,17 +9,18 @@ from batchscale.config.experiment import Experiment
 from batchscale.measure.control.progress import (
     CALIBRATIONS,
     SECONDS_PER_CALIBRATION,
+    SECONDS_PER_LOWERING,
     SECONDS_PER_PAGE,
-    SECONDS_PER_TIER,
     confirm_trials,
     later_blocks,
-    lowering_seconds,
+    lowering_trials,
     max_batch_size_seconds,
     search_trials,
     timing_seconds,
 )
 from batchscale.measure.convergence.tiers import trial_seconds
 from batchscale.measure.device.compiled_programs import Tuned
+from batchscale.measure.device.platform_policy import CompileSeconds
 
 
 def seconds(
@@ -27,6 +28,7 @@ def seconds(
     train_examples: int,
     tiers: Sequence[plan.Tier],
     tuned: Sequence[Tuned],
+    compiling: CompileSeconds,
     devices: Sequence[int] = (),
     lowerings: int = 1,
     *,
@@ -39,6 +41,7 @@ def seconds(
         train_examples: Size of the train split.
         tiers: Batch sizes that share a program.
         tuned: The measured speed of each tier.
+        compiling: How long programs take to compile.
         devices: Numbers of devices above 1 that a batch is split over.
         lowerings: How many lowerings are tried.
         graphs: True if loops are timed as CUDA graphs too.
@@ -50,7 +53,9 @@ def seconds(
     )
     sizes = [size for tier in tiers for size in tier.batch_sizes]
     cells = plan.cells(experiment, sizes, devices, train_examples, graphs=graphs)
-    compiling = len(tiers) * SECONDS_PER_TIER + lowering_seconds(experiment, sizes, lowerings)
+    tried = lowering_trials(experiment, sizes, lowerings)
+    trying = tried * (SECONDS_PER_LOWERING + compiling.of_a_cell(tried))
     ends = CALIBRATIONS * SECONDS_PER_CALIBRATION + max_batch_size_seconds(experiment) + SECONDS_PER_PAGE
     timed = len(cells) + later_blocks(experiment) * len(sizes)
-    return ends + compiling + timing_seconds(experiment, timed) + training
+    timing = timing_seconds(experiment, timed) + timed * compiling.of_a_cell(len(cells))
+    return ends + trying + len(tiers) * compiling.of_a_tier + timing + training

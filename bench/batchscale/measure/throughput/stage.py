@@ -220,14 +220,18 @@ class Throughput:
 
     def plan(self) -> None:
         """Plan the progress line for all that is missing."""
-        progress, experiment = self.session.progress, self.session.experiment
+        progress = self.session.progress
         trials = lowering_choice.count_trials(self.session, self._to_lower(self._first))
-        progress.plan(lowering_choice.TRIALS, trials, 1 / SECONDS_PER_LOWERING)
-        progress.plan("timing", len(self.missing), 1 / timing_seconds(experiment, 1))
+        compiling = self.session.compiling
+        progress.plan(lowering_choice.TRIALS, trials, 1 / (SECONDS_PER_LOWERING + compiling.of_a_cell(trials)))
+        progress.plan("timing", len(self.missing), 1 / self._seconds_per_cell(len(self.missing)))
         if self._lacks_limit:
             progress.plan(max_batch_size.ITEM, 1, 1 / MAX_BATCH_SIZE_SECONDS)
         rates = len(self._unmeasured_rates) if self._has_work else 0
         progress.plan("calibration", rates * SECONDS_PER_CALIBRATION, 1.0)
+
+    def _seconds_per_cell(self, count: int) -> float:
+        return timing_seconds(self.session.experiment, 1) + self.session.compiling.of_a_cell(count)
 
     def run(self) -> None:
         """Measure all that is missing.
@@ -257,7 +261,7 @@ class Throughput:
         lacking = [key for key in keys if self.known.next(key, self.rounds)]
         if not lacking:
             return
-        self.session.progress.plan(self.item, len(lacking), 1 / timing_seconds(self.session.experiment, 1))
+        self.session.progress.plan(self.item, len(lacking), 1 / self._seconds_per_cell(len(lacking)))
         with self._rows.open(lambda: {"compilations": self.compilations}):
             # Under a runner every job has a new process already.
             here = self.isolates and self.session.runner is None
