@@ -1,6 +1,7 @@
 """A changed or cut file of any tool is read or refused in one line, soon: bytes of it never end in a traceback."""
 
 import json
+import re
 import time
 
 import pytest
@@ -96,6 +97,24 @@ def folder_of(base, name):
     if name == "hparams.yaml":
         (folder / "runs" / "metrics.csv").write_text(WHOLE["metrics.csv"])
     return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("trainer_state.json", "", "trainer_state.json: empty, expected trainer_state.json or MLPerf reference points"),
+        ("result_0.txt", "", "result_0.txt: empty, expected a table or a log of training runs"),
+        ("trainer_state.json", '{"log_history": []}', "log_history: no score, expected at least one"),
+        ("c.csv", "batch_size,seed,steps_to_target\n8,0,5\n2000000000,0,5\n", "row 3: batch_size: not a whole number"),
+        ("f.csv", "bs,lr,loss\n8,.1,2\n5000000000,.1,3\n", "row 3: bs: not a whole number from 1 to 1000000000"),
+        ("r.json", '{"a": {"BS": 3000000000, "samples to converge": [5]}}', "a: BS: 3000000000, expected a whole"),
+    ],
+)
+def test_a_refusal_names_the_file_and_the_place_that_the_user_wrote(tmp_path, name, text, reason):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path / name}: ")) as refused:
+        write_folders([tmp_path / name], None, tmp_path / "out")
+    assert reason in str(refused.value)
 
 
 @pytest.mark.parametrize("name", WHOLE)

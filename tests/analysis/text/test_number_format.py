@@ -63,6 +63,21 @@ def test_an_unknown_interval_is_not_a_miss():
 
 
 @pytest.mark.parametrize(
+    ("low", "high", "around", "shown"),
+    [
+        (23.8e-3, 1.5, 54.8e-3, "23.8 to 1,500 ms"),
+        (198e-6, 718.0, 0.344, "198 µs to 12.0 min, hardly bounded by these rows"),
+        (16.6e-12, 2234.0, 281e-6, "0.0166 ns to 37.2 min, hardly bounded by these rows"),
+        (2e-3, 30.0, 1.0, "2.00 ms to 30.0 s"),
+    ],
+)
+def test_ends_that_are_far_apart_have_a_unit_each_and_an_interval_that_says_nothing_is_called_so(
+    low, high, around, shown
+):
+    assert number_format.seconds_between((low, high), around) == shown
+
+
+@pytest.mark.parametrize(
     ("value", "shown"),
     [(47.7e9, "47.7 GFLOP/s"), (989e12, "989 TFLOP/s"), (2e6, "2.00 MFLOP/s"), (12.0, "12.0 FLOP/s")],
 )

@@ -195,6 +195,8 @@ def choose_column(names: Iterable[str], asked: Asked, where: str) -> Chosen:
         return chosen[0]
     if not chosen and asked.metric and "value" in known:
         return Chosen("value", asked.metric)
+    if not known:
+        raise InputError(f"{where}: no score, expected at least one")
     several = f"{_listed([name for name, _ in chosen])} are scores" if chosen else f"no score among {_listed(known)}"
     raise InputError(f"{where}: {several}, expected {HOW_TO_NAME}")
 

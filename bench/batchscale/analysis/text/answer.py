@@ -267,6 +267,8 @@ def within(best: ScoreOptimal) -> str:
     """Return the budget of a claim on the best score, and whether it reaches beyond that budget."""
     if best.claim == "levelled off":
         return f"Within {best.budget}, which let every curve level off"
+    if best.budget.startswith("the "):
+        return f"Within {best.budget}"
     return f"Within this budget of {best.budget}" if best.budget else "Within this budget"
 
 
