@@ -1,6 +1,8 @@
 """Files that the tools themselves wrote are read to the last number; damaged ones are refused in one line."""
 
 import struct
+import tracemalloc
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,23 @@ def test_damaged_parquet_is_one_line(tmp_path, damage):
     with pytest.raises(InputError) as error:
         recognise.read([tmp_path / "bs16.parquet"], Asked(metric="loss"))
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_text_that_every_row_of_parquet_repeats_is_kept_once(tmp_path):
+    """Its file has 5 kB; every row by itself would need 16 GB. Categories of pandas and decimals are read too."""
+    arrow, written = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = 400
+    long = arrow.DictionaryArray.from_arrays(arrow.array([0] * rows, arrow.int32()), arrow.array(["x" * 40_000_000]))
+    run = arrow.array(["bs16-lr0.1"] * rows).dictionary_encode()
+    losses = arrow.array([Decimal(rows - at) / 100 for at in range(rows)])
+    columns = {"_step": range(rows), "run": run, "val/loss": losses, "note": long, "system": [{"gpu": 1}] * rows}
+    written.write_table(arrow.table(columns), tmp_path / "h.parquet", compression="zstd", store_schema=False)
+    tracemalloc.start()
+    (found,) = recognise.read([tmp_path / "h.parquet"], Asked(metric="loss", column="val/loss")).runs
+    assert tracemalloc.get_traced_memory()[1] < 400e6
+    tracemalloc.stop()
+    assert (found.batch_size, found.learning_rate) == (16, 0.1)
+    assert [one.score for one in found.evaluations] == [(rows - at) / 100 for at in range(rows)]
 
 
 def test_the_trainers_own_file_gives_its_batch_size_by_name_and_its_clock():

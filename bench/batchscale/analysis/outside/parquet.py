@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from batchscale.errors import InputError
 from batchscale.printable import reason
@@ -34,18 +34,19 @@ def rows(path: Path, most_rows: int) -> Iterator[list[str]]:
     except ImportError:
         raise InputError(f"{path}: Parquet needs pyarrow, expected it installed: pip install pyarrow") from None
     try:
-        with parquet.ParquetFile(path, memory_map=False) as file:
+        with parquet.ParquetFile(path) as file:
             found = file.metadata
             size = sum(found.row_group(at).total_byte_size for at in range(found.num_row_groups))
             if found.num_rows > most_rows or found.num_columns > MOST_COLUMNS or size > MOST_BYTES:
                 shape = f"{found.num_rows} rows, {found.num_columns} columns, {size} bytes"
                 raise InputError(f"{path}: {shape}, expected at most {most_rows}, {MOST_COLUMNS}, {MOST_BYTES}")
             names = [one.name for one in file.schema_arrow if _is_plain(str(one.type))]
-            yield names
+            texts = [one.name for one in file.schema_arrow if _is_text(str(one.type))]
+        yield names
+        # A text that is repeated in a million rows is kept once; else a file of kilobytes could fill the memory.
+        with parquet.ParquetFile(path, read_dictionary=texts) as file:
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=names):
-                columns = [batch.column(at).to_pylist() for at in range(len(names))]
-                for values in zip(*columns, strict=True):
-                    yield ["" if value is None else _text(value) for value in values]
+                yield from map(list, zip(*(_texts(batch.column(at)) for at in range(len(names))), strict=True))
     except InputError:
         raise
     except Exception as error:
@@ -53,7 +54,39 @@ def rows(path: Path, most_rows: int) -> Iterator[list[str]]:
 
 
 def _is_plain(kind: str) -> bool:
-    return kind.startswith(("int", "uint", "float", "double", "halffloat", "string", "large_string"))
+    return _is_text(kind) or _values_of(kind).startswith(("int", "uint", "float", "double", "halffloat", "decimal"))
+
+
+def _is_text(kind: str) -> bool:
+    return _values_of(kind).startswith(("string", "large_string"))
+
+
+def _values_of(kind: str) -> str:
+    """Return the type of the values of a column of categories, such as pandas writes; else the type itself."""
+    return kind.removeprefix("dictionary<values=")
+
+
+class _Column(Protocol):
+    """What is used of a column of pyarrow.
+
+    Attributes:
+        dictionary: The different values of a column that holds each of them once, if it is one.
+        indices: The place of every field in these.
+    """
+
+    dictionary: _Column
+    indices: _Column
+
+    def to_pylist(self) -> list[Any]:
+        """Return its values."""
+        ...
+
+
+def _texts(column: _Column) -> list[str]:
+    """Return the fields of a column; what is null is empty."""
+    values = column.dictionary if hasattr(column, "dictionary") else column
+    texts = ["" if value is None else _text(value) for value in values.to_pylist()]
+    return texts if values is column else ["" if at is None else texts[at] for at in column.indices.to_pylist()]
 
 
 def _text(value: object) -> str:

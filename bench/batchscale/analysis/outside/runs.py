@@ -19,6 +19,7 @@ from batchscale.printable import LONGEST_REASON, bare, printable
 
 Unit = Literal["steps", "examples", "tokens", "epochs"]
 MOST_RUNS = 20_000
+MOST_EVALUATIONS = 100_000
 _IN_A_NAME = {
     # Not b16 or b_16, which end names of models (vit-b16, efficientnet-b2), and not 256k, which may count tokens.
     "batch_size": re.compile(
@@ -284,6 +285,8 @@ def _in_order(where: str, evaluations: Iterable[Evaluation]) -> list[Evaluation]
         kept.setdefault(one.at, one)
     if not kept:
         raise InputError(f"{where}: no evaluation, expected at least one score")
+    if len(kept) > MOST_EVALUATIONS:
+        raise InputError(f"{where}: {len(kept):,} scores of one run, expected at most {MOST_EVALUATIONS:,}")
     return [kept[at] for at in sorted(kept)]
 
 
