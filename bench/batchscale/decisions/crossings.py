@@ -50,7 +50,7 @@ class Scale:
 
     Attributes:
         unit: Gap at which a perfect score counts, since 0 has no logarithm. Without an ideal score, the rise from the
-            first evaluation of the typical run to the best score of any run.
+            first evaluation of the typical run to the best score of any run; a run that loses log 2 of it collapsed.
     """
 
     goal: Goal

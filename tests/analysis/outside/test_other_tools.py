@@ -261,7 +261,7 @@ WRONG = {
     "{": "not valid JSON",
     "{}": "JSON of an unknown form",
     "[" * 100_000: "not valid JSON",
-    '{"log_history": []}': "no score among nothing",
+    '{"log_history": []}': "no score, expected at least one",
     '{"log_history": [{"step": true, "eval_loss": 1}]}': "step: True, expected a number",
     '{"log_history": [{"eval_loss": 1}]}': "step: None, expected a number",
     '{"log_history": [{"step": 5, "eval_loss": "x"}]}': "eval_loss: 'x', expected a number",

@@ -158,6 +158,21 @@ def test_a_loss_is_beaten_in_time(metric, examples, share):
     assert losers(rule, {0.1: [slow], 0.2: [just_ahead]}, examples) == {}
 
 
+def test_a_reward_is_beaten_as_the_loss_that_it_negates_and_is_shown_with_its_own_sign():
+    rule = Race(goal=Goal(metric="score", threshold=-0.1), budget_examples=1000, validation_examples=1000)
+
+    def rising(values):
+        points = [100 * (at + 1) for at in range(len(values))]
+        nothing = {"score": [0.0] * len(values)}
+        return Curve(examples=points, steps=points, scores={"score": values}, deviations=nothing)
+
+    slow, ahead, just_ahead = rising([-3.0] * 4), rising([-2.9] * 4), rising([-3.5, -2.9, -2.9, -2.9])
+    reason = "score -3.0000 after 400 examples vs more after 100 for the best rate"
+    assert losers(rule, {0.1: [slow], 0.2: [ahead]}, 400) == {0.1: reason}
+    assert losers(rule, {0.1: [slow], 0.2: [just_ahead]}, 400) == {}
+    assert list(losers(rule, {0.1: [rising([])], 0.2: [ahead]}, 400)) == [0.1], "never evaluated is the worst"
+
+
 def test_a_loss_within_the_noise_of_its_examples_goes_on():
     rule = Race(goal=Goal(metric="loss", threshold=0.1), budget_examples=1000, validation_examples=100)
     # The standard error of a difference is 0.1 sqrt(2 / 100) = 0.014, and 0.14 with ten times the deviation.
