@@ -18,6 +18,7 @@ from batchscale.analysis.summary_parts import (
 )
 from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Loop, Phase
+from batchscale.records.curves import CountedIn
 from batchscale.statistics.estimate import Estimate, Interval
 
 Regime = Literal["below_useful_range", "perfect_scaling", "diminishing_returns", "saturated"]
@@ -321,7 +322,7 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
         loop: the faster way to run steps, whose times are used.
         accumulation: microbatches of a step; more than 1 only where the whole batch does not fit.
         examples_per_second, examples_per_second_interval: median over rounds, and its 95% interval.
-        seconds_per_step: median over rounds.
+        seconds_per_step, seconds_per_epoch: median over rounds, of which some tables time epochs and not steps.
         best_learning_rate, best_options: rate and searched options with the fewest median examples to the target.
         best_learning_rate_for_score, best_options_for_score: those with the best score in the epoch budget.
         at_grid_edge, at_grid_edge_for_score: True if these rates are at the edge of the rates tried.
@@ -357,6 +358,7 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
     examples_per_second_interval: Interval = (None, None)
     tokens_per_second: float | None = None
     seconds_per_step: float | None
+    seconds_per_epoch: float | None = None
     best_learning_rate: float | None
     best_options: dict[str, float] = msgspec.field(default_factory=dict)
     best_learning_rate_for_score: float | None = None
@@ -405,6 +407,8 @@ class Summary(Part, frozen=True, kw_only=True):
         experiment, title, machine, workload: the names of what was measured, and where.
         goal, scored: the validation score to reach; where no target was given, `scored` has the metric, no threshold.
         train_examples: examples in an epoch; null where imported tables do not give them.
+        counted_in: what the training of all runs is counted in; only from examples do steps follow.
+        steps_reason, epochs_reason: why steps, or epochs, to the target are not known; null where they are.
         tokens_per_example: tokens of an example, a window of text; null where the data is no text.
         claims_on, seeds: the surest phase of trials, and the most trials, that any batch size rests on.
         looks: how seeds were spent where they are undecided; null where every batch size got as many.
@@ -434,6 +438,9 @@ class Summary(Part, frozen=True, kw_only=True):
     goal: Goal | None
     scored: Goal | None = None
     train_examples: int | None
+    counted_in: CountedIn = "examples"
+    steps_reason: str | None = None
+    epochs_reason: str | None = None
     tokens_per_example: int | None = None
     claims_on: Phase | None
     seeds: int

@@ -33,7 +33,7 @@ WIDEST = np.log(4)
 """Log examples that the gap before a first evaluation counts for at most."""
 
 Run = tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]
-"""Examples and validation scores of the evaluations of one run."""
+"""Training before the evaluations of one run, in examples unless its curve counts otherwise, and their scores."""
 
 
 @dataclass(frozen=True)
@@ -161,4 +161,4 @@ def scale_of_scores(scores: Sequence[Float[np.ndarray, " _"]], goal: Goal, valid
 
 
 def _run(trial: Trial, goal: Goal) -> Run:
-    return np.array(trial.curve.examples, dtype=np.float64), np.array(trial.curve.values(goal.metric), dtype=np.float64)
+    return np.array(trial.curve.trained, dtype=np.float64), np.array(trial.curve.values(goal.metric), dtype=np.float64)

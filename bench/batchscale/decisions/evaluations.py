@@ -31,21 +31,27 @@ class FirstEvaluation(msgspec.Struct, frozen=True):
 
 def first_at_target(curve: Curve, goal: Goal) -> FirstEvaluation | None:
     """Find the evaluation at which a curve first reaches the goal; None if it never does."""
-    previous = 0
-    for examples, steps, score in zip(curve.examples, curve.steps, curve.values(goal.metric), strict=True):
-        if goal.reached(score):
-            return FirstEvaluation(examples, steps, previous)
-        previous = examples
-    return None
+    at = first_place(curve, goal)
+    if at is None:
+        return None
+    return FirstEvaluation(curve.examples[at], curve.steps[at], curve.examples[at - 1] if at else 0)
 
 
-def best_score(curve: Curve, goal: Goal, examples: float = math.inf) -> float | None:
-    """Return the best validation score within a budget of `examples`; None if nothing was evaluated within it."""
-    seen = zip(curve.examples, curve.values(goal.metric), strict=True)
-    return goal.best(score for at, score in seen if at <= examples)
+def first_place(curve: Curve, goal: Goal) -> int | None:
+    """Return the number of the first evaluation that reaches the goal, from 0; None if none does."""
+    return next((at for at, score in enumerate(curve.values(goal.metric)) if goal.reached(score)), None)
 
 
-def best_or_worst(curve: Curve, goal: Goal, examples: float = math.inf) -> float:
-    """Return the best validation score within a budget of `examples`, or the worst possible one if there is none."""
-    found = best_score(curve, goal, examples)
+def best_score(curve: Curve, goal: Goal, budget: float = math.inf) -> float | None:
+    """Return the best validation score within a budget of training, counted as the curve counts it.
+
+    None if nothing was evaluated within it.
+    """
+    seen = zip(curve.trained, curve.values(goal.metric), strict=True)
+    return goal.best(score for at, score in seen if at <= budget)
+
+
+def best_or_worst(curve: Curve, goal: Goal, budget: float = math.inf) -> float:
+    """Return the best validation score within a budget of training, or the worst possible one if there is none."""
+    found = best_score(curve, goal, budget)
     return goal.kind.worst if found is None else found

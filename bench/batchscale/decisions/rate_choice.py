@@ -119,7 +119,7 @@ def choose(
     by_point: dict[Point, list[Trial]] = defaultdict(list)
     for trial in trials:
         by_point[trial.point].append(trial)
-    if not any(one.curve.examples for group in by_point.values() for one in group):
+    if not any(one.curve.trained for group in by_point.values() for one in group):
         return None
     speed = {point: located.typical(group) for point, group in by_point.items()}
     quality = {
@@ -172,7 +172,7 @@ def fit_surfaces(
     by_options: dict[Options, list[Trial]] = defaultdict(list)
     for found in trials.values():
         for trial in found:
-            if trial.curve.examples:
+            if trial.curve.trained:
                 by_options[trial.point.options].append(trial)
     surfaces: dict[Options, Surface] = {}
     for options, found in sorted(by_options.items()):
@@ -187,7 +187,7 @@ def _by_trial(trials: list[Trial], located: Located) -> rate_surface.Trials:
     """Locate each trial on its curve alone; one that did not cross is censored at its last evaluation."""
     at = np.array([located.typical([trial]) for trial in trials])
     reached = np.isfinite(at) & np.array([trial.status == "ok" for trial in trials])
-    last = np.array([math.log(trial.curve.examples[-1]) for trial in trials])
+    last = np.array([math.log(trial.curve.trained[-1]) for trial in trials])
     return rate_surface.Trials(
         np.array([float(trial.batch_size) for trial in trials]),
         np.array([trial.point.learning_rate for trial in trials]),

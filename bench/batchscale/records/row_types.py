@@ -6,7 +6,6 @@ The key `kind` names the type of a row. A value that does not exist is null, nev
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -14,15 +13,20 @@ from msgspec import Meta
 
 from batchscale.config.goal import METRICS, MetricName
 from batchscale.config.vocabulary import Ended, Input, Loop, Name, Phase, Point, Positive, Precision, Slug, StageName
+from batchscale.records.curves import (
+    LARGEST_AMOUNT,
+    Accuracy,
+    Amount,
+    Count,
+    Curve,
+    Fraction,
+    ScoreValue,
+    equally_long,
+)
 
-Count = Annotated[int, Meta(ge=0, le=10**15)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
-LARGEST_AMOUNT = 1e30
 UNKNOWN_RATE = 1.0
 """Stands for a learning rate that is not known where trials are compared; it is never shown or written."""
-Amount = Annotated[float, Meta(ge=0, le=LARGEST_AMOUNT)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
-Accuracy = Fraction
 Short = Annotated[str, Meta(max_length=200)]
 Text = Annotated[str, Meta(max_length=2000)]
 Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{4,64}\Z")]
@@ -135,6 +139,19 @@ class Round(Cell, frozen=True, kw_only=True, tag="round"):
     compiling: Count = 0
 
 
+class TimedEpoch(Cell, frozen=True, kw_only=True, tag="timed_epoch"):
+    """One timed epoch, in a table of another tool that does not show how many steps an epoch has.
+
+    Attributes:
+        round: Number of the repetition, from 0.
+        joules: Energy that the device used in the epoch.
+    """
+
+    round: Count
+    seconds: Annotated[float, Meta(gt=0, le=1e9)]
+    joules: Amount | None = None
+
+
 class Limit(Row, frozen=True, kw_only=True, tag="limit"):
     """The largest batch size whose training step fits into `memory_bytes`.
 
@@ -162,88 +179,6 @@ class Calibration(Row, frozen=True, kw_only=True, tag="calibration"):
     value: Annotated[float, Meta(gt=0, le=1e30)]
 
 
-def _equally_long(lists: Mapping[str, Sequence]) -> None:
-    if len(set(map(len, lists.values()))) > 1:
-        found = ", ".join(f"{len(values)} {name}" for name, values in lists.items())
-        raise ValueError(f"lists of different lengths: {found}")
-
-
-ScoreKind = Literal["scores", "deviations", "test_scores", "averaged_scores"]
-ScoreValue = Annotated[float, Meta(ge=-LARGEST_AMOUNT, le=LARGEST_AMOUNT)]
-"""A score, which may be negative: the loss of a density is."""
-ScoreLists = Annotated[dict[Name, list[ScoreValue | None]], Meta(max_length=16)]
-SCHEMA_1_SCORES: dict[str, tuple[ScoreKind, str]] = {
-    "accuracy": ("scores", "accuracy"),
-    "loss": ("scores", "loss"),
-    "test_accuracy": ("test_scores", "accuracy"),
-    "ema_accuracy": ("averaged_scores", "accuracy"),
-}
-"""Fields of a curve of schema 1, and the fields and names of their scores in schema 2."""
-
-
-class Curve(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Evaluations of one trial: equally long lists in the order of training.
-
-    A score is null where it is not finite. Rows of schema 1 hold `accuracy`, `loss`, `test_accuracy` and `ema_accuracy`
-    instead of the dictionaries; reading moves them there.
-
-    Attributes:
-        examples: Examples trained before the evaluation.
-        steps: Optimizer steps taken before the evaluation: `examples` // batch size.
-        scores: Mean of each score over the examples of the validation split, by name.
-        deviations: Standard deviation of each score over these examples, by name; empty in rows of schema 1.
-        test_scores: Scores on the test split, if every evaluation tests.
-        averaged_scores: Validation scores of an exponential moving average of the parameters, if one is kept.
-    """
-
-    examples: list[Count]
-    steps: list[Count]
-    scores: ScoreLists = {}
-    deviations: Annotated[dict[Name, list[Amount | None]], Meta(max_length=16)] = {}
-    test_scores: ScoreLists = {}
-    averaged_scores: ScoreLists = {}
-    accuracy: list[Accuracy] | None = None
-    loss: list[Amount | None] | None = None
-    test_accuracy: list[Accuracy] | None = None
-    ema_accuracy: list[Accuracy] | None = None
-
-    def __post_init__(self) -> None:
-        for old, (new, name) in SCHEMA_1_SCORES.items():
-            if (values := getattr(self, old)) is not None:
-                msgspec.structs.force_setattr(self, new, {**getattr(self, new), name: values})
-                msgspec.structs.force_setattr(self, old, None)
-        if not self.scores:
-            raise ValueError("no scores, expected at least one list of scores")
-        lists = {"examples": self.examples, "steps": self.steps}
-        for field in ("scores", "deviations", "test_scores", "averaged_scores"):
-            lists |= {f"{field}.{name}": values for name, values in getattr(self, field).items()}
-        _equally_long(lists)
-        if any(score is not None and not 0 <= score <= 1 for score in self.scores.get("accuracy", ())):
-            raise ValueError("scores.accuracy: a value below 0 or above 1, expected numbers from 0 to 1")
-
-    def values(self, metric: MetricName, of: ScoreKind = "scores") -> list[float]:
-        """Return the evaluations of one metric in the order of `examples`; NaN where there is none.
-
-        Args:
-            metric: The metric, such as "accuracy".
-            of: The validation split, the test split, the averaged parameters, or the deviations over examples.
-        """
-        kind = METRICS[metric]
-        found = getattr(self, of).get(kind.measured_as)
-        if found is None:
-            return [math.nan] * len(self.examples)
-        return [math.nan if score is None else kind.scale * score for score in found]
-
-    def variances(self, metric: MetricName) -> list[float]:
-        """Return the variance of a metric over the examples of the validation split at each evaluation.
-
-        Rows of schema 1 hold none. Their accuracies are means of zeros and ones, whose variance is p (1 - p).
-        """
-        if metric == "accuracy" and metric not in self.deviations:
-            return [score * (1 - score) for score in self.values(metric)]
-        return [deviation**2 for deviation in self.values(metric, "deviations")]
-
-
 class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):
     """Gradient noise of one trial, estimated from mean gradients over two batch sizes (McCandlish et al., 2018).
 
@@ -267,7 +202,7 @@ class NoiseEstimate(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         names = ("examples", "gradient_squared", "noise_trace")
-        _equally_long({name: getattr(self, name) for name in names})
+        equally_long({name: getattr(self, name) for name in names})
 
 
 class Run(Row, frozen=True, kw_only=True):
@@ -311,9 +246,9 @@ class Trial(Run, frozen=True, kw_only=True, tag="trial"):
     Attributes:
         reason: Why it ended early.
         ended: Where it ended, if it ended as planned; older rows hold none.
-        train_examples: Examples in the training set.
+        train_examples: Examples in the training set; None in a file of another tool that does not show it.
         validation_examples: Examples in the validation split.
-        steps: Optimizer steps that it took in all.
+        steps: Optimizer steps that it took in all; None where they are not known.
         test_scores: Scores on the test split at the end of the epoch budget, by name.
         tokens_per_example: Tokens of an example, if it is text.
         microbatch_size: Examples per forward pass while it was trained together with others.
@@ -327,9 +262,9 @@ class Trial(Run, frozen=True, kw_only=True, tag="trial"):
     status: TrialStatus
     reason: Text | None = None
     ended: Ended | None = None
-    train_examples: Positive
+    train_examples: Positive | None
     validation_examples: Positive | None = None
-    steps: Count
+    steps: Count | None
     curve: Curve
     test_scores: Annotated[dict[Name, ScoreValue | None], Meta(max_length=16)] = {}
     tokens_per_example: Positive | None = None
@@ -497,4 +432,4 @@ def _start(digest: str | None) -> str:
     return f"{digest[:16]}..." if digest else "none"
 
 
-AnyRow = Compilation | Round | Limit | Calibration | Trial | Look | Stage | Verification | Data
+AnyRow = Compilation | Round | TimedEpoch | Limit | Calibration | Trial | Look | Stage | Verification | Data

@@ -108,8 +108,8 @@ def test_times_powers_and_energies_are_logarithms_of_what_was_measured():
     rows = [change(row, joules=joules) for row, joules in zip(timed([2.0, 3.0], steps=4), (10.0, 60.0), strict=True)]
     speed = observations.fastest_loops(made(rows))[16]
     for measure, expected in (
-        (observations.log_seconds_per_step, [0.5, 0.75]),
-        (observations.log_joules_per_step, [2.5, 15.0]),
+        (observations.log_seconds, [0.5, 0.75]),
+        (observations.log_joules, [2.5, 15.0]),
     ):
         found = measure(speed)
         np.testing.assert_allclose(np.sort(np.exp(found.high)), expected)
@@ -121,8 +121,8 @@ def test_times_powers_and_energies_are_logarithms_of_what_was_measured():
 def test_energy_that_was_not_measured_is_no_energy():
     some = [change(row, joules=joules) for row, joules in zip(timed([1.0] * 3), (None, 0.0, 5.0), strict=True)]
     speed = observations.fastest_loops(made(some))[16]
-    assert np.exp(observations.log_joules_per_step(speed).high) == pytest.approx([0.5])
-    assert observations.log_joules_per_step(observations.fastest_loops(made(timed([1.0])))[16]).count == 0
+    assert np.exp(observations.log_joules(speed).high) == pytest.approx([0.5])
+    assert observations.log_joules(observations.fastest_loops(made(timed([1.0])))[16]).count == 0
 
 
 ACCURACIES = st.floats(0, 1) | st.sampled_from([0.25, 0.5, 0.75])
@@ -151,28 +151,22 @@ def test_trials_that_were_never_evaluated_lend_nothing_to_their_neighbours():
 def test_needs_are_bracketed_by_evaluations_sorted_and_missed_beyond_the_limit():
     curves = [[0.1, 0.1, 0.96], [0.96], [0.1, 0.1], [0.1, 0.96]]
     found = made([trained(curve, seed=seed) for seed, curve in enumerate(curves)])
-    needs = observations.log_examples_to_target(found.trials, observations.crossings(found, TARGET), 1000.0)
+    needs = observations.log_needs(found.trials, observations.crossings(found, TARGET), 1000.0)
     np.testing.assert_allclose(np.exp(needs.low), [1, 16, 32])
     np.testing.assert_allclose(np.exp(needs.high), [16, 32, 48])
     assert (needs.misses, needs.count, needs.logarithmic) == (1, 4, True)
     assert needs.limit == pytest.approx(np.log(1000))
     for unknown in (np.inf, np.nan):
-        assert (
-            observations.log_examples_to_target(found.trials, observations.crossings(found, TARGET), unknown).limit
-            == np.inf
-        )
-    some = observations.log_examples_to_target(found.trials.iloc[1:3], observations.crossings(found, TARGET), np.inf)
+        assert observations.log_needs(found.trials, observations.crossings(found, TARGET), unknown).limit == np.inf
+    some = observations.log_needs(found.trials.iloc[1:3], observations.crossings(found, TARGET), np.inf)
     assert (np.exp(some.high).tolist(), some.misses, some.limit) == ([pytest.approx(16)], 1, np.inf)
-    assert (
-        observations.log_examples_to_target(found.trials.iloc[:0], observations.crossings(found, TARGET), 1.0).count
-        == 0
-    )
+    assert observations.log_needs(found.trials.iloc[:0], observations.crossings(found, TARGET), 1.0).count == 0
 
 
 def test_a_target_within_one_example_is_one_example():
     curve = Curve(examples=[1], steps=[1], accuracy=[0.99], loss=[None])
     found = made([change(trained(), batch_size=1, curve=curve)])
-    needs = observations.log_examples_to_target(found.trials, observations.crossings(found, TARGET), np.inf)
+    needs = observations.log_needs(found.trials, observations.crossings(found, TARGET), np.inf)
     assert (needs.low.tolist(), needs.high.tolist()) == ([0.0], [0.0])
 
 

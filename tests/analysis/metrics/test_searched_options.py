@@ -41,14 +41,14 @@ def test_a_value_is_worth_what_its_best_rate_makes_of_it(measured):
         Sweep.of(measured).searched_points,
     )
     assert len(best) == len(RICH.batch_sizes) * len(RICH.momenta)
-    for size, value, epochs in zip(best["batch_size"], best["value"], best["epochs"], strict=True):
+    for size, value, epochs in zip(best["batch_size"], best["value"], best["needed"], strict=True):
         own = only(points, (points["batch_size"] == size) & (points["options"] == ((MOMENTUM, value),)))
         assert len(own) == 5
-        assert epochs == values(own, "epochs").min()
+        assert epochs == values(own, "needed").min()
         lowest, highest = own["rate"].min(), own["rate"].max()
         (chosen,) = best.loc[(best["batch_size"] == size) & (best["value"] == value)].itertuples()
         assert chosen.at_edge == (chosen.rate in (lowest, highest))
-    slow, fast = (values(only(best, best["value"] == value), "epochs") for value in (0.5, 0.9))
+    slow, fast = (values(only(best, best["value"] == value), "needed") for value in (0.5, 0.9))
     assert np.median(slow / fast) == pytest.approx(RICH.momenta[0.5], rel=0.15)
 
 

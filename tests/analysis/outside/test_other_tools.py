@@ -49,7 +49,7 @@ def test_curves_give_the_time_to_a_loss_and_the_best_loss_in_a_budget(tmp_path):
     for size, seconds in ((16, 0.01), (64, 0.02), (256, 0.05)):
         assert cells[size].time_to_target.median == pytest.approx(150 * seconds, rel=0.35), "between steps 100 and 150"
     assert found.time_optimal.batch_size == 16
-    assert measured.budget_examples == 300 * 16, "the longest that every batch size was trained"
+    assert measured.budget == 300 * 16, "the longest that every batch size was trained"
     assert found.score_optimal.budget == "4,800 examples"
     assert found.score_optimal.batch_size == 16
     assert found.score_optimal.score == pytest.approx(1.0)
@@ -256,7 +256,8 @@ WRONG = {
     "run,batch_size,step,colour\na,16,10,1\n": "no score among colour",
     "run,step,val_loss\na,10,1\n": "batch_size: not in the file",
     "run,batch_size,step,val_loss,step\na,16,10,1,1\n": "step: a column given twice",
-    "run,batch_size,seconds,val_loss\na,16,10,2\na,16,20,1\n": "run a: 2 scores of one run, expected one, or",
+    "run,batch_size,val_loss\na,16,2\na,16,1\n": "run a: 2 scores of one run, expected one, or",
+    "run,batch_size,seconds,val_loss\na,16,10,2\na,16,,1\n": "run a: 2 scores of one run, expected one, or",
     "run,batch_size,seed,step,val_loss\na,16,x,10,1\n": "row 2: seed: not a whole number from 0",
     "{": "not valid JSON",
     "{}": "JSON of an unknown form",

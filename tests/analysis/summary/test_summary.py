@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import simulated_folder
 from batchscale.analysis import number_format
+from batchscale.analysis.frames.amounts import Amounts
 from batchscale.analysis.metrics import observations, scaling
 from batchscale.analysis.metrics.sweep import Fit
 from batchscale.analysis.pages import tables
@@ -277,7 +278,8 @@ def test_without_a_fit_a_batch_size_is_held_against_the_smaller_ones():
     examples = np.log([1.3, 1.0, np.inf, 1.1, 1.5])
     sweep = SimpleNamespace(
         sizes=np.array([16, 32, 64, 128, 256]),
-        examples=SimpleNamespace(medians=examples),
+        training=SimpleNamespace(medians=examples),
+        amounts=Amounts(),
         below_useful_range=np.zeros(5, bool),
         examples_fit=Fit(None, "for a test"),
     )

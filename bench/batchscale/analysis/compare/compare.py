@@ -41,9 +41,17 @@ class Side:
     def locations(self, quantity: Quantity) -> Locations:
         """Return the logarithms of a quantity at each batch size."""
         if quantity == "examples_per_second":
-            seconds = self.sweep.step_seconds.shifted(-self.sweep.log_sizes)
-            return Locations(-seconds.medians, -seconds.centres, -seconds.errors, -seconds.draws)
+            return _inverse(self.sweep.step_seconds.shifted(-self.sweep.log_sizes))
         return self.sweep.time if quantity == "time_to_target" else self.sweep.energy
+
+    @property
+    def speed(self) -> Locations:
+        """The logarithms of the units of training per second at each batch size."""
+        return _inverse(self.sweep.pace)
+
+
+def _inverse(seconds: Locations) -> Locations:
+    return Locations(-seconds.medians, -seconds.centres, -seconds.errors, -seconds.draws)
 
 
 def compare(folders: Sequence[Path], *, throughput_only: bool = False, within: float | None = None) -> Comparison:
@@ -90,9 +98,12 @@ def ratios(first: Side, other: Side, quantity: Quantity) -> list[Ratio]:
     """Return the ratio at every batch size of both sides, with simultaneous intervals (maximum of Student's t)."""
     if quantity == "time_to_target" and _same_trials(first.sweep.frames, other.sweep.frames):
         reached = set(first.sweep.sizes[np.isfinite(first.sweep.time.medians)].tolist())
-        return _turned_over(ratios(first, other, "examples_per_second"), reached)
+        return _turned_over(_ratios(first, other, "examples_per_second", first.speed, other.speed), reached)
+    return _ratios(first, other, quantity, first.locations(quantity), other.locations(quantity))
+
+
+def _ratios(first: Side, other: Side, quantity: Quantity, left: Locations, right: Locations) -> list[Ratio]:
     shared, own, others = np.intersect1d(first.sweep.sizes, other.sweep.sizes, return_indices=True)
-    left, right = first.locations(quantity), other.locations(quantity)
     with np.errstate(invalid="ignore"):
         difference = right.medians[others] - left.medians[own]
         errors = _shuffled(right.errors)[:, others] - left.errors[:, own]

@@ -132,6 +132,7 @@ def _traits(side: Frames) -> dict[str, str]:
     settings = sorted({f"{key}={value}" for one in environments for key, value in one.settings.items()})
     flags = sorted({one.xla_flags for one in environments if one.xla_flags})
     known = {
+        "time to the target": [side.amounts.timed_as],
         "experiment": [side.experiment.name],
         "precision": [side.experiment.workload.precision],
         "JAX": versions,

@@ -10,11 +10,18 @@ from pathlib import Path
 import msgspec
 
 from batchscale.analysis.exchange.out_folder import refuse_foreign, remove_earlier
-from batchscale.analysis.frames.frames import Imported
-from batchscale.analysis.frames.outside_curves import budget_of, curve_experiment, curve_rows, timings_of
+from batchscale.analysis.frames.amounts import LARGEST_EXAMPLES, Amounts
+from batchscale.analysis.frames.imported import Imported
+from batchscale.analysis.frames.outside_curves import (
+    amounts_of_runs,
+    budget_of,
+    curve_experiment,
+    curve_rows,
+    timings_of,
+)
 from batchscale.analysis.frames.outside_tables import (
-    LARGEST_EXAMPLES,
     UNNAMED,
+    amounts_of_needs,
     evaluation_interval,
     experiment_of,
     machines_of,
@@ -28,13 +35,13 @@ from batchscale.analysis.outside.runs import Asked, Reading
 from batchscale.analysis.outside.tables import Need, Timing, read_timings
 from batchscale.analysis.summary_types import Summary
 from batchscale.config.experiment import Experiment
-from batchscale.config.goal import MetricName
+from batchscale.config.goal import Goal, MetricName
 from batchscale.config.vocabulary import NAME_PATTERN, NAME_RULE
 from batchscale.errors import InputError
 from batchscale.printable import bare, printable
 from batchscale.records import results_folder, row_files
 from batchscale.records.results_folder import set_price, to_toml
-from batchscale.records.row_types import Compilation, Round, Trial
+from batchscale.records.row_types import Compilation, Round, TimedEpoch, Trial
 
 
 class MachineSummaries(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,10 +84,12 @@ class Found:
     Attributes:
         trials: Makes the training runs of a machine.
         timings: The speeds of every machine.
+        amounts: What the training runs are counted in.
     """
 
     experiment: Experiment
     imported: Imported
+    amounts: Amounts
     trials: Callable[[str], Iterable[Trial]]
     timings: dict[str, list[Timing]]
 
@@ -113,8 +122,7 @@ def write_folders(
     folders = {name: out if len(found.timings) == 1 else out / slug(name) for name in found.timings}
     source, rows = throughput or convergence[0], {}
     for name, timings in found.timings.items():
-        units = known.train_examples, source, known.tokens_per_example
-        rounds = round_rows(timings, found.experiment, slug(name), *units)
+        rounds = round_rows(timings, found.experiment, slug(name), found.amounts, source)
         rows[name] = [*found.trials(slug(name))], [*rounds]
     remove_earlier(out)
     for name, folder in folders.items():
@@ -135,6 +143,9 @@ def _find(convergence: Sequence[Path], throughput: Path | None, known: Known) ->
     if throughput is None:
         raise InputError(f"{convergence[0]}: holds what runs needed and no clock, expected --throughput CSV too")
     experiment = experiment_of(read, timings, known.target, files, known.workload)
+    amounts = replace(
+        amounts_of_needs(read, known.train_examples, files[0]), tokens_per_example=known.tokens_per_example
+    )
     every = f"{known.evaluated_every:g}" if known.evaluated_every else evaluation_interval(read)
     observed = [f"Needs were observed to {every}: a run may have reached the target up to so much earlier."]
     imported = Imported(
@@ -145,9 +156,9 @@ def _find(convergence: Sequence[Path], throughput: Path | None, known: Known) ->
     )
 
     def trials(machine: str) -> Iterable[Trial]:
-        return trial_rows(read, experiment, machine, known.train_examples, files[0], known.evaluated_every)
+        return trial_rows(read, experiment, machine, amounts, files[0], known.evaluated_every)
 
-    return Found(experiment, imported, trials, machines_of(timings, throughput))
+    return Found(experiment, imported, amounts, trials, machines_of(timings, throughput))
 
 
 CLOCK = "Speeds are those of the runs' own clocks, which include whatever they timed, such as evaluations."
@@ -185,28 +196,46 @@ def settled(read: list[Need] | Reading, file: Path, known: Known) -> list[Need] 
     return replace(read, metric="accuracy", notes=[*read.notes, f"{column} is read as a share: {why}."])
 
 
+def refuse_reached_untrained(read: Reading, goal: Goal) -> None:
+    """Refuse a target that a run reached before any training: no time to it could be compared.
+
+    Raises:
+        InputError: names the run.
+    """
+    for run in read.runs:
+        first = run.evaluations[0]
+        if first.at == 0 and first.score is not None and goal.reached(first.score):
+            raise InputError(
+                f"{run.where}: {first.score:g} before any training, expected a target that is not yet reached"
+            )
+
+
 def of_scores(read: Reading, timings: list[Timing], files: tuple[Path, Path | None], known: Known) -> Found:
     """Take curves, or final scores without a target."""
-    final, units = read.final_only, (known.train_examples, known.tokens_per_example)
+    final, amounts = read.final_only, amounts_of_runs(read, known.train_examples, known.tokens_per_example)
     if final and known.target is not None:
         raise InputError(f"{files[0]}: one score of each run does not show when it reached --target; leave it out")
     if not final and known.target is None:
         raise InputError(f"{files[0]}: expected --target, the {read.metric} to reach, or --goal 'NAME<=3.28'")
-    clocked = [] if timings or final else timings_of(read, *units)
+    clocked = [] if timings or final else timings_of(read, amounts)
     experiment = curve_experiment(read, timings, known.target, files, known.workload)
-    budget_examples, budget = budget_of(read, *units)
+    if known.target is not None:
+        refuse_reached_untrained(read, experiment.goal)
+    budget = budget_of(read, amounts)
     imported = Imported(
         train_examples=known.train_examples,
         target=known.target,
         learning_rates=any(run.learning_rate is not None for run in read.runs),
         scores=True,
-        budget=budget,
-        budget_examples=budget_examples or None,
+        budget=amounts.words(budget or 0.0),
+        budget_trained=budget or None,
         tolerance=known.tolerance,
         notes=[*read.notes, *([CLOCK] if clocked else [])],
     )
     by_machine = machines_of([*timings, *clocked], files[1] or files[0]) or {UNNAMED: []}
-    return Found(experiment, imported, lambda machine: curve_rows(read, experiment, machine, *units), by_machine)
+    return Found(
+        experiment, imported, amounts, lambda machine: curve_rows(read, experiment, machine, amounts), by_machine
+    )
 
 
 def write_together(out: Path, summaries: dict[str, Summary]) -> MachineSummaries:
@@ -250,7 +279,7 @@ def _write(
     imported: Imported,
     *,
     trials: list[Trial],
-    rounds: list[Round | Compilation],
+    rounds: list[Round | TimedEpoch | Compilation],
 ) -> None:
     row_files.write_whole(folder / results_folder.EXPERIMENT, to_toml(experiment))
     row_files.write_json(folder / results_folder.MACHINE, unknown_machine(name))

@@ -48,7 +48,7 @@ def _answer(columns: Sequence[str], group: Sequence[str], read: Reading, file: P
     try:
         found = of_scores(read, [], (file, None), known)
         timings = found.timings.get(UNNAMED, [])
-        clocked = [*round_rows(timings, found.experiment, UNNAMED, known.train_examples, file)]
+        clocked = [*round_rows(timings, found.experiment, UNNAMED, found.amounts, file)]
         rows = [*found.trials(UNNAMED), *clocked]
     except InputError as error:
         of = ", ".join(f"{column}={value}" for column, value in named.items())

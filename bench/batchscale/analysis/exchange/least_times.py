@@ -46,6 +46,8 @@ def needs_of(folder: Path, workload: Workload) -> Needs:
     """
     trained = frames.load(folder)
     _refuse_unlike(workload, trained.experiment, folder)
+    if reason := trained.amounts.why_no("steps"):
+        raise InputError(f"--needs {folder}: {reason}, expected steps to the target")
     reached = [cell for cell in cells(Sweep.of(trained)) if cell.steps_to_target.median is not None]
     if not reached:
         raise InputError(f"--needs {folder}: no batch size reached the target, expected steps to it")

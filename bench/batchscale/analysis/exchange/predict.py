@@ -56,6 +56,9 @@ def _from_folder(trained: Frames, folder: Path) -> dict[str, Frames]:
     refuse_other_data(str(folder), timed, trained)
     if not len(timed.rounds):
         raise InputError(f"{folder}: throughput.jsonl: holds no timed rounds to predict with")
+    if trained.amounts.timed_in != timed.timed_in:
+        counted = f"the training runs count {trained.counted_in}"
+        raise InputError(f"{folder}: throughput.jsonl: times {timed.timed_in}, which do not join: {counted}")
     return {timed.machine.machine.name: _joined(trained, timed, folder)}
 
 
@@ -63,7 +66,7 @@ def _from_table(trained: Frames, table: Path) -> dict[str, Frames]:
     experiment = trained.experiment
     found = {}
     for name, timings in machines_of(read_timings(table), table).items():
-        rows = round_rows(timings, experiment, slug(name), trained.train_examples, table, trained.tokens_per_example)
+        rows = round_rows(timings, experiment, slug(name), trained.amounts, table)
         found[name] = _joined(trained, from_rows(experiment, unknown_machine(name), rows), table)
     return found
 

@@ -15,6 +15,7 @@ from batchscale.analysis.figures.drawing import NothingToDrawError, add_tokens
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_types import Summary
 from batchscale.analysis.text import captions
+from batchscale.analysis.text.answer import clock
 from batchscale.errors import InputError
 from batchscale.printable import printable
 from batchscale.records import row_files
@@ -62,6 +63,7 @@ PLOTS = (
         "Time to the target",
         answer.time_to_target,
         captions.time_to_target,
+        clock,
     ),
     Plot(
         "Best score",

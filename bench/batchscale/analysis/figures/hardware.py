@@ -85,6 +85,8 @@ def _draw_timed(axes: Axes, sweep: Sweep, column: str, scale: float = 1.0) -> pd
     rounds, split = sweep.rounds, sweep.rounds_in_microbatches
     if rounds.empty:
         raise NothingToDrawError("no rounds were timed")
+    if sweep.frames.timed_in == "epochs":
+        raise NothingToDrawError("epochs were timed, and the examples in an epoch were not given")
     draw_loops(axes, rounds.assign(**{column: scale * rounds[column]}), column, imported=bool(sweep.frames.imported))
     for loop, loop_style in LOOP_STYLES.items():
         sizes, middles = by_batch_size(only(split, split["loop"] == loop), column)
@@ -173,16 +175,17 @@ def roofline(sweep: Sweep, summary: Summary) -> Figure:
 
 
 def energy(sweep: Sweep, summary: Summary) -> Figure:
-    """Draw energy per example and energy to the target, where the device reports its energy."""
+    """Draw energy per example, or per epoch where these were timed, and energy to the target, where it is reported."""
     rounds = only(sweep.rounds, sweep.rounds["joules"].notna())
     if rounds.empty:
         raise NothingToDrawError("no energy was measured on this machine")
-    per_example = values(rounds, "joules") / (values(rounds, "steps") * values(rounds, "batch_size"))
+    by_epoch = sweep.frames.timed_in == "epochs"
+    timed = values(rounds, "epochs") if by_epoch else values(rounds, "steps") * values(rounds, "batch_size")
     cells = summary.known("joules_to_target")
     figure, panels = drawing.sheet(2 if cells else 1)
-    rounds = rounds.assign(millijoules=1e3 * per_example)
-    draw_loops(panels[0], rounds, "millijoules", imported=bool(sweep.frames.imported))
-    drawing.log_axis(panels[0], "millijoules per example")
+    rounds = rounds.assign(energy=(1.0 if by_epoch else 1e3) * values(rounds, "joules") / timed)
+    draw_loops(panels[0], rounds, "energy", imported=bool(sweep.frames.imported))
+    drawing.log_axis(panels[0], "joules per epoch" if by_epoch else "millijoules per example")
     for axes in panels[1:]:
         _energy_to_target(axes, summary, cells)
     for axes in panels:

@@ -58,27 +58,27 @@ def best_learning_rate(sweep: Sweep, summary: Summary) -> Figure:
 
 
 def rate_map(sweep: Sweep, summary: Summary) -> Figure:
-    """Draw the epochs to the target for each batch size and rate; trials that missed it are grey.
+    """Draw the epochs, or the training that is counted instead, to the target; trials that missed it are grey.
 
     Where other options were searched too, each box has the options that are best for its batch size and rate.
     """
-    wanted = {"epochs": ("epochs", "min"), "diverged": ("diverged", "min")}
+    wanted = {"needed": ("needed", "min"), "diverged": ("diverged", "min")}
     tried = aggregated(sweep.searched_points, ["batch_size", "rate"], **wanted)
-    epochs, rates = values(tried, "epochs"), values(tried, "rate")
-    reached = epochs[np.isfinite(epochs)]
+    needs, rates = values(tried, "needed"), values(tried, "rate")
+    reached = needs[np.isfinite(needs)]
     if not len(reached) or len(np.unique(rates)) < 2:
         raise NothingToDrawError("no grid of learning rates reached the target")
     figure, (axes,) = drawing.sheet(height_factor=1.15)
     shades = ScalarMappable(LogNorm(reached.min(), max(reached.max(), 1.01 * reached.min())), f"{style.SEQUENCE}_r")
     boxes = _boxes(values(tried, "batch_size"), rates, sweep.frames.experiment.learning_rate.factor)
-    faces = [shades.to_rgba(np.array(need)) if np.isfinite(need) else style.GRID for need in epochs]
+    faces = [shades.to_rgba(np.array(need)) if np.isfinite(need) else style.GRID for need in needs]
     axes.add_collection(PatchCollection(boxes, facecolors=faces, edgecolors=style.PAPER, linewidths=0.8))
     _label(axes, tried, shades)
     axes.set(yscale="log", ylim=(rates.min() / 2, rates.max() * 2))
     axes.grid(visible=False)
     drawing.log_axis(axes, _rate_words(sweep.frames))
     drawing.log2_axis(axes, batch_sizes(tried))
-    bar = figure.colorbar(shades, ax=axes, pad=0.01, aspect=30, label=f"epochs to {target(summary)}")
+    bar = figure.colorbar(shades, ax=axes, pad=0.01, aspect=30, label=f"{sweep.amounts.shown} to {target(summary)}")
     drawing.plain_ticks(bar.ax.yaxis)
     return drawing.finished(
         figure,
@@ -154,19 +154,19 @@ def _least_ratio(sizes: Array) -> float:
 
 
 def _label(axes: Axes, tried: pd.DataFrame, shades: ScalarMappable) -> None:
-    """Write the epochs into the boxes where there is room, and mark those that missed the target."""
+    """Write the needs into the boxes where there is room, and mark those that missed the target."""
     middle = np.sqrt(np.prod(np.array(shades.get_clim(), dtype=np.float64)))
     sizes = values(tried, "batch_size")
     boxes_across = np.log(sizes.max() / sizes.min()) / np.log(_least_ratio(sizes)) + 1
     crowded = mpl.rcParams["figure.figsize"][0] * 0.8 / boxes_across < LABEL_INCHES
-    columns = (values(tried, name) for name in ("rate", "epochs", "diverged"))
-    for size, rate, epochs, diverged in zip(sizes, *columns, strict=True):
+    columns = (values(tried, name) for name in ("rate", "needed", "diverged"))
+    for size, rate, need, diverged in zip(sizes, *columns, strict=True):
         look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6}
-        if not np.isfinite(epochs):
+        if not np.isfinite(need):
             axes.text(size, rate, "x" if diverged > 0.5 else "", color=style.MUTED, **look)
         elif not crowded:
             axes.text(
-                size, rate, number_format.number(epochs, 2), color="#ffffff" if epochs > middle else "#000000", **look
+                size, rate, number_format.number(need, 2), color="#ffffff" if need > middle else "#000000", **look
             )
 
 
@@ -175,7 +175,7 @@ def searched_options(sweep: Sweep, summary: Summary) -> Figure:
     options, points = sweep.frames.experiment.searched, sweep.searched_points
     if not options:
         raise NothingToDrawError("no optimizer options were searched in addition to the learning rate")
-    if not np.isfinite(values(points, "epochs")).any():
+    if not np.isfinite(values(points, "needed")).any():
         raise NothingToDrawError("no searched run reached the target")
     figure, panels = drawing.sheet(len(options))
     found = [at_best(points, option) for option in options]
@@ -183,7 +183,7 @@ def searched_options(sweep: Sweep, summary: Summary) -> Figure:
     for axes, option, best in zip(panels, options, found, strict=True):
         _draw_values(axes, best, option, [next(shades) for _ in _tried(best)])
         axes.set_title(number_format.option(option) if len(options) > 1 else "", loc="left")
-        drawing.log_axis(axes, f"epochs to {target(summary)}")
+        drawing.log_axis(axes, f"{sweep.amounts.shown} to {target(summary)}")
         drawing.log2_axis(axes, batch_sizes(points))
     return drawing.finished(figure, origin(sweep.frames, summary, search_seeds(sweep)))
 
@@ -195,9 +195,9 @@ def _tried(best: pd.DataFrame) -> list[float]:
 def _draw_values(axes: Axes, best: pd.DataFrame, option: str, shades: Sequence[Array]) -> None:
     """Draw a line for each value, broken where no run with it reached the target."""
     for value, shade in zip(_tried(best), shades, strict=True):
-        sizes, epochs = by_batch_size(only(best, best["value"] == value), "epochs")
+        sizes, needs = by_batch_size(only(best, best["value"] == value), "needed")
         label = " ".join(number_format.options({option: value}))
-        axes.plot(sizes, np.where(np.isfinite(epochs), epochs, np.nan), "o-", color=tuple(shade), label=label)
-    edges = only(best, best["at_edge"] & np.isfinite(values(best, "epochs")))
+        axes.plot(sizes, np.where(np.isfinite(needs), needs, np.nan), "o-", color=tuple(shade), label=label)
+    edges = only(best, best["at_edge"] & np.isfinite(values(best, "needed")))
     at = edges["batch_size"].tolist()
-    drawing.ring(axes, at, values(edges, "epochs"), "best rate at the edge of the rates tried", style.BEST)
+    drawing.ring(axes, at, values(edges, "needed"), "best rate at the edge of the rates tried", style.BEST)

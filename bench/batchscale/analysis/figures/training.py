@@ -40,7 +40,7 @@ def steps_to_target(sweep: Sweep, summary: Summary) -> Figure:
 def epochs_to_target(sweep: Sweep, summary: Summary) -> Figure:
     """Draw epochs to the target with the fitted hyperbola."""
     figure, axes, sizes = _to_target(sweep, summary, "epochs_to_target")
-    along, epoch = np.geomspace(sizes[0], sizes[-1], 100), sweep.frames.epoch
+    along, epoch = np.geomspace(sizes[0], sizes[-1], 100), sweep.amounts.per("epochs")
     _draw_fit(axes, summary, along, lambda fit, size: fit.examples_min * (1 + size / fit.value) / epoch)
     drawing.log_axis(axes, f"epochs to {target(summary)}")
     return drawing.finished(figure, origin(sweep.frames, summary))
@@ -50,7 +50,7 @@ def frontier(sweep: Sweep, summary: Summary) -> Figure:
     """Draw steps against examples to the target: how much compute a shorter training takes."""
     cells = summary.known("steps_to_target")
     if len(cells) < 2:
-        raise NothingToDrawError("fewer than two batch sizes reached the target")
+        raise NothingToDrawError(summary.steps_reason or "fewer than two batch sizes reached the target")
     sizes = [cell.batch_size for cell in cells]
     steps = medians(cells, "steps_to_target")
     examples = np.round(steps * np.array(sizes), 3)  # equal where they differ by rounding alone
@@ -72,7 +72,7 @@ def frontier(sweep: Sweep, summary: Summary) -> Figure:
 def learning_curves(sweep: Sweep, summary: Summary) -> Figure:
     """Draw the validation gap during training at each batch size's best rate, over epochs and over seconds."""
     curves = _claimed_curves(sweep, summary)
-    panels = ["epochs", "seconds"] if np.isfinite(values(curves, "seconds")).any() else ["epochs"]
+    panels = [unit for unit in ("epochs", "seconds") if np.isfinite(values(curves, unit)).any()]
     figure, axes_list = drawing.sheet(len(panels))
     sizes, goal, drawn = batch_sizes(curves), sweep.goal, values(only(curves, curves["gap"] > 0), "gap")
     for axes, column in zip(axes_list, panels, strict=True):
@@ -93,7 +93,9 @@ def _to_target(sweep: Sweep, summary: Summary, quantity: ToTarget) -> tuple[Figu
     cells = summary.known(quantity)
     if not cells:
         trained = any(cell.seeds for cell in summary.cells)
-        raise NothingToDrawError("no batch size reached the target" if trained else "no training runs were made")
+        unknown = summary.steps_reason if quantity == "steps_to_target" else summary.epochs_reason
+        missed = unknown or "no batch size reached the target"
+        raise NothingToDrawError(missed if trained else "no training runs were made")
     figure, (axes,) = drawing.sheet()
     trials = only(sweep.claim_trials, np.isfinite(values(sweep.claim_trials, quantity)))
     dots: dict[str, Any] = {"color": style.BLUE, "markersize": 2.5, "alpha": 0.35, "zorder": 2}
@@ -127,18 +129,19 @@ def _claimed_curves(sweep: Sweep, summary: Summary) -> pd.DataFrame:
     """Return the curves that claims rest on, as far as all seeds went, with the columns `gap` and `seconds`."""
     frames = sweep.frames
     curves = only(frames.curves, frames.curves["trial"].isin(sweep.claim_trials["trial"]))
-    if curves.empty or np.isnan(frames.epoch) or not frames.has_scores:
+    unit = sweep.amounts.counted_in
+    if curves.empty or unit == "budgets" or not frames.has_scores:
         raise NothingToDrawError("no learning curves were recorded")
-    ended = aggregated(curves, ["batch_size", "trial"], last=("examples", "max"))
+    if summary.epochs_reason and not sweep.pace_of:
+        raise NothingToDrawError(f"{summary.epochs_reason}, and no batch size was timed")
+    ended = aggregated(curves, ["batch_size", "trial"], last=(unit, "max"))
     together = dict(zip(*by_batch_size(ended, "last", np.min), strict=True))
-    speeds = {cell.batch_size: cell.examples_per_second or np.nan for cell in summary.cells}
-    limits, per_second = (
-        np.array([of_size[size] for size in values(curves, "batch_size")]) for of_size in (together, speeds)
-    )
-    examples, gap = values(curves, "examples"), drawing.gaps(sweep.goal, values(curves, "score"))
+    sizes = values(curves, "batch_size").astype(int).tolist()
+    limits, pace = np.array([(together[size], sweep.pace_of.get(size, np.nan)) for size in sizes]).T
+    trained, gap = values(curves, unit), drawing.gaps(sweep.goal, values(curves, "score"))
     known = np.isfinite(gap) if sweep.goal.kind.ideal is None else gap >= 0
-    curves = only(curves.assign(gap=gap, seconds=examples / per_second), (examples <= limits) & (examples > 0) & known)
-    medians = values(aggregated(curves, ["batch_size", "examples"], median=("gap", "median")), "median")
+    curves = only(curves.assign(gap=gap, seconds=trained * pace), (trained <= limits) & (trained > 0) & known)
+    medians = values(aggregated(curves, ["batch_size", unit], median=("gap", "median")), "median")
     if not np.isfinite(drawing.with_place(sweep.goal, medians)).any():
         raise NothingToDrawError(f"every evaluation reached the ideal {number_format.metric(sweep.goal)} in the median")
     return curves

@@ -9,18 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from batchscale.analysis.frames.outside_tables import (
-    LARGEST_EXAMPLES,
-    experiment_from,
-    origin,
-    several_rates,
-)
+from batchscale.analysis.frames.amounts import Amounts, amounts_of
+from batchscale.analysis.frames.outside_tables import experiment_from, origin, several_rates
 from batchscale.analysis.outside.runs import OutsideRun, Reading
 from batchscale.analysis.outside.tables import Timing
 from batchscale.config.experiment import Experiment
 from batchscale.config.goal import METRICS, Goal, MetricName
 from batchscale.errors import InputError
-from batchscale.records.row_types import Curve, Trial
+from batchscale.records.curves import Curve
+from batchscale.records.row_types import Trial
 
 UNREACHED: dict[MetricName, float] = {
     "accuracy": 1 - 1e-12,
@@ -51,37 +48,16 @@ def curve_experiment(
     return experiment_from(sizes, {one.batch_size for one in timings}, rates, goal, files, workload)
 
 
-def examples_of(run: OutsideRun, amount: float, train_examples: int | None, tokens_per_example: int | None) -> int:
-    """Convert an amount of training to examples.
+def amounts_of_runs(reading: Reading, train_examples: int | None, tokens_per_example: int | None) -> Amounts:
+    """Decide what the runs are counted in.
 
     Raises:
-        InputError: when the unit needs a number that is not known, or the examples are too many.
+        InputError: when two runs do not count in the same unit.
     """
-    if run.unit is None:
-        return 1
-    if run.unit == "tokens" and tokens_per_example is None:
-        raise InputError(f"{run.where}: tokens: expected --tokens-per-example N, or 1 where batch sizes count tokens")
-    if run.unit == "epochs" and train_examples is None:
-        raise InputError(f"{run.where}: epochs: expected --train-examples N, the examples in an epoch")
-    factors = {
-        "steps": run.batch_size,
-        "examples": 1,
-        "tokens": 1 / (tokens_per_example or 1),
-        "epochs": train_examples or 1,
-    }
-    examples = amount * factors[run.unit]
-    if examples > LARGEST_EXAMPLES:
-        raise InputError(f"{run.where}: {examples:.3g} examples, expected at most {LARGEST_EXAMPLES:.0e}")
-    return round(examples)
+    return amounts_of([(run.unit, run.where) for run in reading.runs], train_examples, tokens_per_example)
 
 
-def curve_rows(
-    reading: Reading,
-    experiment: Experiment,
-    machine: str,
-    train_examples: int | None,
-    tokens_per_example: int | None,
-) -> Iterator[Trial]:
+def curve_rows(reading: Reading, experiment: Experiment, machine: str, amounts: Amounts) -> Iterator[Trial]:
     """Yield a trial with its curve for every run; runs at several rates become search trials.
 
     Raises:
@@ -89,7 +65,7 @@ def curve_rows(
     """
     searched = several_rates((run.batch_size, run.learning_rate) for run in reading.runs)
     for run, seed in _seeded(reading.runs):
-        at = [examples_of(run, one.at, train_examples, tokens_per_example) for one in run.evaluations]
+        curve = _curve(run, amounts, reading.metric)
         yield msgspec.convert(
             {
                 **origin(experiment, machine),
@@ -99,10 +75,10 @@ def curve_rows(
                 "learning_rate": run.learning_rate,
                 "seed": seed,
                 "status": "diverged" if run.evaluations[-1].score is None else "ok",
-                "train_examples": train_examples or 1,
-                "steps": at[-1] // run.batch_size,
-                "curve": _curve(run, at, reading.metric),
-                "tokens_per_example": tokens_per_example,
+                "train_examples": amounts.train_examples,
+                "steps": curve.steps[-1] if curve.steps else None,
+                "curve": curve,
+                "tokens_per_example": amounts.tokens_per_example,
                 "microbatch_size": run.batch_size,
                 "lanes": 1,
             },
@@ -110,12 +86,17 @@ def curve_rows(
         )
 
 
-def _curve(run: OutsideRun, at: Sequence[int], metric: MetricName) -> Curve:
+def _curve(run: OutsideRun, amounts: Amounts, metric: MetricName) -> Curve:
+    at = [_trained(run, one.at, amounts) for one in run.evaluations]
     if any(later <= earlier for earlier, later in pairwise(at)):
         raise InputError(f"{run.where}: two evaluations within one example, expected them further apart")
     kind = METRICS[metric]
     scores = [None if one.score is None else one.score / kind.scale for one in run.evaluations]
-    return Curve(examples=[*at], steps=[one // run.batch_size for one in at], scores={kind.measured_as: scores})
+    return Curve(**amounts.axes(at, run.batch_size), scores={kind.measured_as: scores})  # type: ignore[arg-type]
+
+
+def _trained(run: OutsideRun, amount: float, amounts: Amounts) -> float:
+    return amounts.trained(amount, run.unit, run.batch_size, run.where)
 
 
 def _seeded(runs: Sequence[OutsideRun]) -> Iterator[tuple[OutsideRun, int]]:
@@ -132,27 +113,27 @@ def _seeded(runs: Sequence[OutsideRun]) -> Iterator[tuple[OutsideRun, int]]:
         yield run, seed
 
 
-def budget_of(reading: Reading, train_examples: int | None, tokens_per_example: int | None) -> tuple[int | None, str]:
-    """Return the training within which scores are compared, in examples and in words.
+def budget_of(reading: Reading, amounts: Amounts) -> float | None:
+    """Return the training within which scores are compared; None where only final scores are known.
 
     It is the longest that some run at every batch size was trained: the least of the longest runs.
     """
-    longest: dict[int, int] = {}
+    if amounts.counted_in == "budgets":
+        return None
+    longest: dict[int, float] = {}
     for run in reading.runs:
-        if run.unit is None:
-            return None, "the budget of the runs"
-        last = examples_of(run, run.evaluations[-1].at, train_examples, tokens_per_example)
-        longest[run.batch_size] = max(last, longest.get(run.batch_size, 0))
-    examples = min(longest.values())
-    return examples, f"{examples:,} examples"
+        last = _trained(run, run.evaluations[-1].at, amounts)
+        longest[run.batch_size] = max(last, longest.get(run.batch_size, 0.0))
+    return min(longest.values())
 
 
-def timings_of(reading: Reading, train_examples: int | None, tokens_per_example: int | None) -> list[Timing]:
-    """Return the seconds per step of the runs' own clocks, one timing for each run that has one."""
+def timings_of(reading: Reading, amounts: Amounts) -> list[Timing]:
+    """Return the seconds per step, or per epoch, of the runs' own clocks, one timing for each run that has one."""
     timings = []
     for run in reading.runs:
-        if run.clock is not None:
-            amount, seconds = run.clock
-            steps = examples_of(run, amount, train_examples, tokens_per_example) / run.batch_size
-            timings.append(Timing(run.batch_size, None, "seconds_per_step", seconds / steps, None))
+        if run.clock is not None and amounts.timed_in is not None:
+            trained, seconds = _trained(run, run.clock[0], amounts), run.clock[1]
+            unit = f"seconds_per_{amounts.timed_in.removesuffix('s')}"
+            each = seconds / (trained / amounts.per(amounts.timed_in, run.batch_size))
+            timings.append(Timing(run.batch_size, None, unit, each, None))
     return timings

@@ -16,14 +16,17 @@ from statistics import median
 
 import msgspec
 
+from batchscale.analysis.frames.amounts import Amounts, amounts_of
+from batchscale.analysis.outside.runs import Unit
 from batchscale.analysis.outside.tables import Need, Timing
 from batchscale.config import experiment as experiments
 from batchscale.config.experiment import Experiment, LearningRate
 from batchscale.config.goal import Goal
 from batchscale.errors import InputError
 from batchscale.printable import bare, printable
+from batchscale.records.curves import Curve
 from batchscale.records.machine_file import Environment, Machine, MachineFile
-from batchscale.records.row_types import UNKNOWN_RATE, Compilation, Curve, Round, Trial
+from batchscale.records.row_types import UNKNOWN_RATE, Compilation, Round, TimedEpoch, Trial
 
 NOT_RECORDED = "not recorded"
 ENVIRONMENT = "0000"
@@ -31,7 +34,6 @@ UNKNOWN_TARGET = 0.5
 """Placeholder for a target that was not given; it is never shown, since `imported.json` records none."""
 ANY_EPOCHS = 1e5
 """Placeholder for the budget of epochs."""
-LARGEST_EXAMPLES = 10**15
 UNNAMED = "imported"
 """Name of the experiment, and of a workload that has no name."""
 MOST_BATCH_SIZES = 64
@@ -73,11 +75,24 @@ def origin(experiment: Experiment, machine: str) -> dict[str, str | bool]:
     }
 
 
+UNITS: dict[str, Unit] = {
+    "epochs_to_target": "epochs",
+    "steps_to_target": "steps",
+    "examples_to_target": "examples",
+}
+"""What the column of a table of needs counts training in."""
+
+
+def amounts_of_needs(needs: Sequence[Need], train_examples: int | None, path: Path) -> Amounts:
+    """Decide what the runs of a table of needs are counted in."""
+    return amounts_of([(UNITS[needs[0].unit], str(path))], train_examples)
+
+
 def trial_rows(
     needs: Sequence[Need],
     experiment: Experiment,
     machine: str,
-    train_examples: int | None,
+    amounts: Amounts,
     path: Path,
     evaluated_every: float | None = None,
 ) -> Iterator[Trial]:
@@ -90,9 +105,8 @@ def trial_rows(
     resolution = _resolution(needs, needs[0].unit)
     searched = several_rates((need.batch_size, need.learning_rate) for need in needs)
     for need in needs:
-        examples = _examples(need, need.amount, train_examples, path)
         every = evaluated_every or resolution.get(need.batch_size, 0.0)
-        before = _examples(need, (need.amount or 0.0) - every, train_examples, path) or 0
+        curve = _curve(need, every, amounts, path, experiment.goal.threshold)
         yield msgspec.convert(
             {
                 **origin(experiment, machine),
@@ -102,9 +116,9 @@ def trial_rows(
                 "learning_rate": need.learning_rate,
                 "seed": need.seed,
                 "status": "ok",
-                "train_examples": train_examples or 1,
-                "steps": examples // need.batch_size if examples else 0,
-                "curve": _curve(examples, before, need.batch_size, experiment.goal.threshold),
+                "train_examples": amounts.train_examples,
+                "steps": curve.steps[-1] if curve.steps else None,
+                "curve": curve,
                 "microbatch_size": need.batch_size,
                 "lanes": 1,
             },
@@ -152,79 +166,90 @@ def _common_step(amounts: Sequence[float]) -> float:
     return float(math.gcd(*whole)) if len(whole) >= FEWEST_TO_DIVIDE and len(whole) == len(set(amounts)) else 0.0
 
 
-def _examples(need: Need, amount: float | None, train_examples: int | None, path: Path) -> int | None:
-    """Convert an amount of a need to examples; None where the target was not reached."""
-    per_unit = {"examples_to_target": 1, "steps_to_target": need.batch_size, "epochs_to_target": train_examples}
-    factor = per_unit[need.unit]
-    if factor is None:
-        raise InputError(f"{path}: row 1: {need.unit}: expected --train-examples N, the examples in an epoch")
-    if amount is None or need.amount is None:
-        return None
-    if amount * factor > LARGEST_EXAMPLES:
-        raise InputError(
-            f"{path}: {need.unit}: {need.amount:g} at batch size {need.batch_size}, seed {need.seed} is"
-            f" {amount * factor:.3g} examples, expected at most {LARGEST_EXAMPLES:.0e}"
-        )
-    return round(max(amount, 0.0) * factor) if amount != need.amount else max(1, round(amount * factor))
-
-
-def _curve(examples: int | None, before: int, batch_size: int, target: float) -> Curve:
+def _curve(need: Need, every: float, amounts: Amounts, path: Path, target: float) -> Curve:
     """Return a curve of the evaluation before the crossing and the one at it; empty where nothing crossed."""
-    seen = [] if examples is None else [at for at in (min(before, examples - 1), examples) if at > 0]
-    accuracy: list[float | None] = [target if at == examples else 0.0 for at in seen]
-    steps = [at // batch_size for at in seen]
-    return Curve(examples=seen, steps=steps, scores={"accuracy": accuracy})
+    seen: list[float] = []
+    if need.amount is not None:
+        where = f"{path}: {need.unit}: {need.amount:g} at batch size {need.batch_size}, seed {need.seed}"
+        before, crossed = (
+            amounts.trained(amount, UNITS[need.unit], need.batch_size, where)
+            for amount in (max(need.amount - every, 0.0), need.amount)
+        )
+        if amounts.counted_in == "examples":
+            # Of whole examples, a need takes one at least, and the evaluation before it came one earlier at least.
+            crossed = max(crossed, 1)
+            before = min(before, crossed - 1)
+        else:
+            before = min(before, math.nextafter(crossed, 0))
+        seen = [at for at in (before, crossed) if at > 0]
+    scores: list[float | None] = [target if at == seen[-1] else 0.0 for at in seen]
+    return Curve(**amounts.axes(seen, need.batch_size), scores={"accuracy": scores})  # type: ignore[arg-type]
 
 
 def round_rows(
-    timings: Sequence[Timing],
-    experiment: Experiment,
-    machine: str,
-    train_examples: int | None,
-    path: Path,
-    tokens_per_example: int | None = None,
-) -> Iterator[Round | Compilation]:
-    """Yield timings as rounds of one step, and batch sizes that did not fit as compilations that failed."""
+    timings: Sequence[Timing], experiment: Experiment, machine: str, amounts: Amounts, path: Path
+) -> Iterator[Round | TimedEpoch | Compilation]:
+    """Yield timings as rounds of one step or one epoch, and batch sizes that did not fit as failed compilations.
+
+    Raises:
+        InputError: where a speed does not join with what `amounts` count training in.
+    """
     seen: Counter[int] = Counter()
     for timing in timings:
+        kind, seconds = _timed(timing, amounts, path)
         cell = {
             **origin(experiment, machine),
             "batch_size": timing.batch_size,
             "loop": "dispatch",
             "precision": experiment.workload.precision,
         }
-        if timing.amount is None:
+        if seconds is None:
             message = "did not fit into memory, by the table"
             yield msgspec.convert(
                 {**cell, "kind": "compilation", "status": "out_of_memory", "message": message}, Compilation
             )
             continue
-        seconds = _seconds_per_step(timing, timing.amount, train_examples, path, tokens_per_example)
         seen[timing.batch_size] += 1
-        times = {"round": seen[timing.batch_size] - 1, "steps": 1, "seconds": seconds}
+        times = {"round": seen[timing.batch_size] - 1, "seconds": seconds}
         joules = timing.watts * seconds if timing.watts else None
-        yield msgspec.convert({**cell, "kind": "round", **times, "joules": joules}, Round)
+        if kind is Round:
+            yield msgspec.convert({**cell, "kind": "round", **times, "steps": 1, "joules": joules}, Round)
+        else:
+            yield msgspec.convert({**cell, "kind": "timed_epoch", **times, "joules": joules}, TimedEpoch)
 
 
-def _seconds_per_step(
-    timing: Timing, amount: float, train_examples: int | None, path: Path, tokens_per_example: int | None
-) -> float:
-    if timing.unit == "seconds_per_step":
-        seconds = amount
-    elif timing.unit == "examples_per_second":
-        seconds = timing.batch_size / amount
-    elif timing.unit == "tokens_per_second":
-        if tokens_per_example is None:
-            expected = "expected --tokens-per-example N, or 1 where batch sizes count tokens"
-            raise InputError(f"{path}: row 1: tokens_per_second: {expected}")
-        seconds = timing.batch_size * tokens_per_example / amount
-    elif train_examples is None:
-        raise InputError(f"{path}: row 1: seconds_per_epoch: expected --train-examples N, the examples in an epoch")
-    else:
-        seconds = amount * timing.batch_size / train_examples
-    if not 0 < seconds <= 1e9:
-        raise InputError(f"{path}: {timing.unit}: {amount:g} at batch size {timing.batch_size} is no step time")
-    return seconds
+def _timed(timing: Timing, amounts: Amounts, path: Path) -> tuple[type[Round | TimedEpoch], float | None]:
+    """Return whether a speed is one of steps or of epochs, and the seconds of one; None where it did not fit."""
+    if amounts.counted_in == "seconds":
+        clocks = "the runs' own clocks are the time already"
+        raise InputError(f"{path}: row 1: {timing.unit}: {clocks}, expected no table of speeds")
+    if amounts.counted_in == "epochs" and timing.unit != "seconds_per_epoch":
+        hint = "expected seconds_per_epoch, or analyze --train-examples N"
+        raise InputError(f"{path}: row 1: {timing.unit}: the runs count epochs of unknown size, {hint}")
+    of_epochs = amounts.counted_in == "epochs"
+    seconds = timing.amount if of_epochs or timing.amount is None else _seconds_per_step(timing, amounts, path)
+    if seconds is not None and not 0 < seconds <= 1e9:
+        raise InputError(f"{path}: {timing.unit}: {timing.amount:g} at batch size {timing.batch_size} is no step time")
+    return (TimedEpoch if of_epochs else Round), seconds
+
+
+def _seconds_per_step(timing: Timing, amounts: Amounts, path: Path) -> float:
+    amount, size = timing.amount or math.nan, timing.batch_size
+    match timing.unit:
+        case "examples_per_second":
+            return size / amount
+        case "tokens_per_second":
+            if amounts.tokens_per_example is None:
+                expected = "expected --tokens-per-example N, or 1 where batch sizes count tokens"
+                raise InputError(f"{path}: row 1: tokens_per_second: {expected}")
+            return size * amounts.tokens_per_example / amount
+        case "seconds_per_epoch":
+            if amounts.train_examples is None:
+                expected = "expected --train-examples N, the examples in an epoch"
+                raise InputError(f"{path}: row 1: seconds_per_epoch: {expected}")
+            return amount * size / amounts.train_examples
+        case _:
+            return amount
 
 
 def experiment_of(

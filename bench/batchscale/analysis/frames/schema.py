@@ -28,14 +28,19 @@ TRIAL = {
 }
 """The columns that identify a training run, apart from its options; `trial` numbers the runs of a folder."""
 
+COUNT = "count"
+"""The type of whole numbers that may be unknown: int64 where all are known, else float64 with NaN."""
+
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     "rounds": {
         **CELL,
         "round": "int64",
         "block": "int64",
-        "steps": "int64",
+        "steps": COUNT,
+        "epochs": "float64",
         "seconds": "float64",
         "seconds_per_step": "float64",
+        "seconds_per_epoch": "float64",
         "examples_per_second": "float64",
         "joules": "float64",
         "clock_mhz": "float64",
@@ -63,11 +68,16 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "options": "object",
         "status": "object",
         "reason": "object",
-        "steps": "int64",
+        "steps": COUNT,
         "examples_to_target": "float64",
         "steps_to_target": "float64",
         "epochs_to_target": "float64",
+        "seconds_to_target": "float64",
+        "budgets_to_target": "float64",
         "previous_examples": "float64",
+        "previous_epochs": "float64",
+        "previous_seconds": "float64",
+        "previous_budgets": "float64",
         "whole_budget": "bool",
         "best_score": "float64",
         "best_averaged_score": "float64",
@@ -75,9 +85,11 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
     },
     "curves": {
         **TRIAL,
-        "examples": "int64",
+        "examples": "float64",
         "epochs": "float64",
-        "steps": "int64",
+        "steps": "float64",
+        "seconds": "float64",
+        "budgets": "float64",
         "score": "float64",
         "variance": "float64",
         "loss": "float64",
@@ -157,12 +169,17 @@ def tidy(name: str, records: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     kept = list(records)
     columns = {}
     for column, dtype in COLUMNS[name].items():
-        columns[column] = pd.Series([record.get(column) for record in kept], dtype=dtype)
+        found = [record.get(column) for record in kept]
+        whole = "float64" if None in found else "int64"
+        columns[column] = pd.Series(found, dtype=whole if dtype == COUNT else dtype)
     return pd.DataFrame(columns)
 
 
 def stacked(name: str, trials: Sequence[Mapping[str, object]], series: Sequence[Series]) -> pd.DataFrame:
-    """Build a frame of one row per element of the `series` of each trial; the columns of the trial are repeated."""
+    """Build a frame of one row per element of the `series` of each trial; the columns of the trial are repeated.
+
+    A column that a series lacks is NaN.
+    """
     lengths = [len(next(iter(one.values()))) for one in series]
     columns = {}
     for column, dtype in COLUMNS[name].items():
@@ -170,7 +187,7 @@ def stacked(name: str, trials: Sequence[Mapping[str, object]], series: Sequence[
             repeated = np.repeat(np.array([trial[column] for trial in trials], dtype=dtype), lengths)
             columns[column] = pd.Series(repeated, dtype=dtype)
         else:
-            parts = [one[column] for one in series]
+            parts = [one.get(column, np.full(length, np.nan)) for one, length in zip(series, lengths, strict=True)]
             columns[column] = np.concatenate(parts).astype(dtype, copy=False) if parts else np.array([], dtype)
     return pd.DataFrame(columns)
 

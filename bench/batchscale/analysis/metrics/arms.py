@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import values
-from batchscale.analysis.metrics.observations import Claim, Speed, horizon
+from batchscale.analysis.metrics.observations import Claim, Speed, around, horizon
 from batchscale.config.goal import Goal
 from batchscale.config.vocabulary import Point
 from batchscale.decisions.crossings import Run, compared_by, locate_runs, scale_of_scores
@@ -32,7 +32,8 @@ class Arm:
         batch_size: the batch size.
         trials: rows of the `trials` frame, one for each run.
         crossing: where the runs cross the target, smoothed; None where only the crossing was recorded.
-        log_examples: what is compared, one value for each run; infinite where it missed.
+        log_needs: what is compared, one value for each run: the logarithm of its training to the target, in the unit
+            that the folder counts in; infinite where it missed.
         unresolved: variance of the estimate that no further seed lowers, because evaluations are too far apart.
         later_than: what all runs exceed that missed the target while they still improved; else NaN.
     """
@@ -40,7 +41,7 @@ class Arm:
     batch_size: int
     trials: pd.DataFrame
     crossing: Crossing | None
-    log_examples: Float[np.ndarray, " runs"]
+    log_needs: Float[np.ndarray, " runs"]
     unresolved: float = 0.0
     later_than: float = np.nan
 
@@ -52,7 +53,7 @@ class Arm:
 
     @property
     def is_smoothed(self) -> bool:
-        """True where the examples are those of the typical run, False where they are those of first evaluations."""
+        """True where the need is that of the typical run, False where it is that of first evaluations."""
         return self.crossing is not None and "first" not in self.crossing.flags
 
 
@@ -74,22 +75,21 @@ class Curves:
         self.goal = goal
         self.known = frames.has_scores
         self.places: Mapping[Hashable, NDArray[np.intp]] = curves.groupby("trial").indices
-        self.examples, self.scores = values(curves, "examples").astype(np.float64), values(curves, "score")
+        self.trained, self.scores = values(curves, frames.counted_in), values(curves, "score")
         own = goal.threshold == frames.experiment.goal.threshold
         self.until = np.inf if own else horizon(frames, goal.threshold)
         each = [self.scores[places] for places in self.places.values()]
         self.scale = scale_of_scores(each, goal, frames.validation_examples)
 
     def run(self, trial: int) -> Run:
-        """Return the examples and the scores of the evaluations of one run."""
+        """Return the training and the scores of the evaluations of one run."""
         places = self.places.get(trial, np.zeros(0, dtype=np.intp))
-        examples, scores = self.examples[places], self.scores[places]
-        return examples[examples <= self.until], scores[examples <= self.until]
+        trained, scores = self.trained[places], self.scores[places]
+        return trained[trained <= self.until], scores[trained <= self.until]
 
 
 def _arm(size: int, trials: pd.DataFrame, curves: Curves, crossed: pd.DataFrame) -> Arm:
-    own = crossed.loc[trials["trial"]]
-    first, previous = values(own, "examples_to_target"), values(own, "previous_examples")
+    first, previous = around(crossed.loc[trials["trial"]])
     if not curves.known:
         return Arm(size, trials, None, np.log(first))
     runs = [curves.run(int(number)) for number in trials["trial"]]
@@ -100,7 +100,7 @@ def _arm(size: int, trials: pd.DataFrame, curves: Curves, crossed: pd.DataFrame)
 def effects_of(found: Sequence[Arm]) -> Effects:
     """Return the effects of the arms, their runs paired by seed."""
     unresolved, later_than = (np.array([getattr(arm, name) for arm in found]) for name in ("unresolved", "later_than"))
-    return paired([arm.trials for arm in found], [arm.log_examples for arm in found], unresolved, later_than)
+    return paired([arm.trials for arm in found], [arm.log_needs for arm in found], unresolved, later_than)
 
 
 def paired(
@@ -131,11 +131,8 @@ def paired(
 
 
 def timing_of(sizes: Sequence[int], speeds: Mapping[int, Speed]) -> Effects:
-    """Return the effects of seconds per step of each batch size, in the blocks in which rounds were timed."""
-    timed: list[dict[int, Float[np.ndarray, " rounds"]]] = []
-    for size in sizes:
-        rounds = speeds[size].rounds if size in speeds else None
-        timed.append({} if rounds is None else _blocks(rounds))
+    """Return the effects of seconds per step, or epoch, of each batch size, in the blocks that rounds were timed in."""
+    timed = [_blocks(speeds[size]) if size in speeds else {} for size in sizes]
     blocks = {number: at for at, number in enumerate(sorted({number for of_size in timed for number in of_size}))}
     longest = max((len(block) for of_size in timed for block in of_size.values()), default=0)
     table = np.full((len(blocks), longest, len(sizes)), np.nan)
@@ -145,8 +142,7 @@ def timing_of(sizes: Sequence[int], speeds: Mapping[int, Speed]) -> Effects:
     return of_blocks(table)
 
 
-def _blocks(rounds: pd.DataFrame) -> dict[int, Float[np.ndarray, " rounds"]]:
-    """Return log seconds per step of each block by its number; rounds that took no time were not measured."""
-    seconds = values(rounds, "seconds_per_step")
-    number = values(rounds, "block").astype(np.int64)
+def _blocks(speed: Speed) -> dict[int, Float[np.ndarray, " rounds"]]:
+    """Return log seconds per step, or epoch, of each block by its number; rounds without time were not measured."""
+    seconds, number = speed.seconds, values(speed.rounds, "block").astype(np.int64)
     return {at: np.log(seconds[(number == at) & (seconds > 0)]) for at in np.unique(number).tolist()}

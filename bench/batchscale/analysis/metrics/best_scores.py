@@ -95,7 +95,8 @@ def errors_of_examples(
     """
     if frames.validation_examples is None:
         return {}
-    early = (frames.curves["examples"] <= frames.budget_examples) & (frames.curves["steps"] <= steps)
+    within_steps = np.isinf(steps) | (frames.curves["steps"] <= steps)
+    early = (frames.curves[frames.counted_in] <= frames.budget) & within_steps
     best = _at_best(goal, only(frames.curves, early))
     found: dict[int, float] = {}
     for size, claim in claims.items():
@@ -118,5 +119,5 @@ def levelled_off(frames: Frames, goal: Goal, claims: Mapping[int, Claim]) -> dic
     curves, found = Curves(frames, goal), {}
     for size, claim in claims.items():
         runs = [curves.scale.of_run(curves.run(int(number))) for number in claim.for_score["trial"]]
-        found[size] = has_levelled_off(*table_of(runs), curves.scale.flat, frames.budget_examples)
+        found[size] = has_levelled_off(*table_of(runs), curves.scale.flat, frames.budget)
     return found

@@ -141,14 +141,15 @@ def device_counts(frames: Frames) -> list[int]:
 
 
 def _examples_per_second(batch_size: int, speed: Speed) -> float:
-    return batch_size / float(np.exp(observations.log_seconds_per_step(speed).median))
+    return batch_size / float(np.exp(observations.log_seconds(speed).median))
 
 
 def _epochs_to_target(of: Sweep) -> dict[int, float]:
     """Return the median epochs of the batch sizes that reached the target."""
-    medians = of.examples.medians
+    medians = of.training.medians
     reached = np.isfinite(medians)
-    return dict(zip(of.sizes[reached].tolist(), (np.exp(medians[reached]) / of.frames.epoch).tolist(), strict=True))
+    epochs = np.exp(medians[reached]) / of.amounts.per("epochs")
+    return dict(zip(of.sizes[reached].tolist(), epochs.tolist(), strict=True))
 
 
 def _point(
@@ -165,7 +166,7 @@ def _point(
         updates_per_epoch=frames.train_examples / batch_size if frames.train_examples else None,
         epochs_to_target=needed,
         epochs_ratio=needed / before if needed and before else None,
-        time_to_target=needed * frames.epoch / speed if needed else None,
+        time_to_target=needed * frames.amounts.per("epochs") / speed if needed else None,
     )
 
 

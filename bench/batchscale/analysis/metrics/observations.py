@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
 
-from batchscale.analysis.frames.frames import Frames, up_to
+from batchscale.analysis.frames.frames import Frames
+from batchscale.analysis.frames.observed import up_to
 from batchscale.analysis.frames.schema import CELL, aggregated, one_before, only, values
 from batchscale.config.goal import Goal
 from batchscale.config.plan import effective_rate
@@ -43,11 +44,13 @@ class Claim:
 
 
 def horizon(frames: Frames, target: float) -> float:
-    """Return the number of examples within which every run could reach a target.
+    """Return the training within which every run could reach a target; infinite where it is not known.
 
     Runs that trained longer are judged within it too.
     """
-    return round(frames.experiment.epochs_to_reach(target) * frames.train_examples) if frames.train_examples else np.inf
+    if frames.counted_in != "examples" or not frames.train_examples:
+        return np.inf
+    return round(frames.experiment.epochs_to_reach(target) * frames.train_examples)
 
 
 def choices(frames: Frames, target: float) -> dict[int, Choice]:
@@ -58,7 +61,7 @@ def choices(frames: Frames, target: float) -> dict[int, Choice]:
         if trial.status != "failed":
             by_size.setdefault(trial.batch_size, []).append(trial)
     within = {size: [up_to(one, goal, until) for one in trials] for size, trials in by_size.items()}
-    return choose_rates(within, goal, frames.budget_examples)
+    return choose_rates(within, goal, frames.budget)
 
 
 def claims(frames: Frames, target: float) -> dict[int, Claim]:
@@ -132,40 +135,54 @@ def _others(trials: pd.DataFrame, chosen: pd.DataFrame) -> tuple[pd.DataFrame, .
 
 
 def crossings(frames: Frames, target: float) -> pd.DataFrame:
-    """Find where every trial crossed the target: a frame indexed by `trial`.
+    """Find where every trial crossed the target: a frame indexed by `trial`, in the unit that training is counted in.
 
     `examples_to_target` is infinite where it was not reached; `previous_examples` is the evaluation before. For a
     target other than the experiment's, only evaluations up to its `horizon` count.
     """
-    trials = frames.trials.set_index("trial")
+    trials, unit = frames.trials.set_index("trial"), frames.counted_in
+    needed, before = f"{unit}_to_target", f"previous_{unit}"
     if target == frames.experiment.goal.threshold:
-        return trials.loc[:, ["examples_to_target", "previous_examples"]]
-    owner, examples = np.asarray(frames.curves["trial"]), values(frames.curves, "examples")
-    previous = one_before(frames.curves, "examples")
+        return trials.loc[:, [needed, before]]
+    owner, trained = np.asarray(frames.curves["trial"]), values(frames.curves, unit)
+    previous = one_before(frames.curves, unit)
     goal = frames.experiment.goal.at(target)
     reached_there = goal.reached(values(frames.curves, "score"))
-    above = np.flatnonzero(reached_there & (examples <= horizon(frames, target)))
+    above = np.flatnonzero(reached_there & (trained <= horizon(frames, target)))
     reached, first = np.unique(owner[above], return_index=True)
     ended, last = np.unique(owner[::-1], return_index=True)
-    found = pd.DataFrame(0.0, index=trials.index, columns=["examples_to_target", "previous_examples"])
-    found["examples_to_target"] = np.inf
-    found.loc[ended, "previous_examples"] = examples[::-1][last]
-    found.loc[reached, "examples_to_target"] = examples[above[first]]
-    found.loc[reached, "previous_examples"] = previous[above[first]]
+    found = pd.DataFrame(0.0, index=trials.index, columns=[needed, before])
+    found[needed] = np.inf
+    found.loc[ended, before] = trained[::-1][last]
+    found.loc[reached, needed] = trained[above[first]]
+    found.loc[reached, before] = previous[above[first]]
     return found
 
 
-def log_examples_to_target(trials: pd.DataFrame, crossed: pd.DataFrame, limit_examples: float) -> Repetitions:
-    """Return logarithms of the examples each trial needed: more than at the evaluation before, up to the crossing."""
+def around(crossed: pd.DataFrame) -> tuple[Array, Array]:
+    """Return the training at the crossing of each trial, and at the evaluation before: both columns of `crossings`."""
+    needed, before = crossed.columns
+    return values(crossed, needed), values(crossed, before)
+
+
+def log_needs(trials: pd.DataFrame, crossed: pd.DataFrame, limit: float, least: float = 1.0) -> Repetitions:
+    """Return logarithms of the training each trial needed: more than at the evaluation before, up to the crossing.
+
+    Args:
+        trials: rows of the `trials` frame.
+        crossed: see `crossings`.
+        limit: training within which every run could reach the target.
+        least: what stands for no training at all.
+    """
     if not len(trials):
         return NOTHING
-    own = crossed.loc[trials["trial"]]
-    reached = only(own, np.isfinite(values(own, "examples_to_target")))
-    low = np.log(np.maximum(values(reached, "previous_examples"), 1.0))
-    high = np.log(np.maximum(values(reached, "examples_to_target"), 1.0))
-    limit = float(np.log(limit_examples)) if np.isfinite(limit_examples) else np.inf
+    needed, before = around(crossed.loc[trials["trial"]])
+    reached = np.isfinite(needed)
+    low, high = (np.log(np.maximum(one[reached], least)) for one in (before, needed))
+    latest = float(np.log(limit)) if np.isfinite(limit) else np.inf
     order = np.argsort(high)
-    return Repetitions(np.minimum(low, high)[order], high[order], len(own) - len(reached), limit, logarithmic=True)
+    missed = len(needed) - int(reached.sum())
+    return Repetitions(np.minimum(low, high)[order], high[order], missed, latest, logarithmic=True)
 
 
 def best_scores(goal: Goal, trials: pd.DataFrame) -> Repetitions:
@@ -202,16 +219,16 @@ def best_scores_by_steps(frames: Frames, trials: pd.DataFrame, steps: float) -> 
 SAME_ROW = 1e-4
 
 
-def searched_points(searched: pd.DataFrame) -> pd.DataFrame:
+def searched_points(searched: pd.DataFrame, unit: str = "epochs") -> pd.DataFrame:
     """Return one row per batch size, rate and options of the search trials.
 
-    Columns: median `epochs` to the target, infinite where missed, and the `diverged` share. `rate` is the effective
-    rate, which the grids of all options have in common.
+    Columns: median `needed` to the target in a unit, infinite where missed, and the `diverged` share. `rate` is the
+    effective rate, which the grids of all options have in common.
     """
     points = zip(values(searched, "learning_rate").tolist(), searched["options"], strict=True)
     rates = together([effective_rate(Point(rate, options)) for rate, options in points])
     searched = searched.assign(rate=rates, diverged=searched["status"] == "diverged")
-    wanted = {"epochs": ("epochs_to_target", "median"), "diverged": ("diverged", "mean")}
+    wanted = {"needed": (f"{unit}_to_target", "median"), "diverged": ("diverged", "mean")}
     return aggregated(searched, ["batch_size", "rate", "options"], **wanted)
 
 
@@ -223,7 +240,7 @@ def together(rates: Sequence[float]) -> Array:
 
 
 def at_best(points: pd.DataFrame, option: str) -> pd.DataFrame:
-    """Return one row per batch size and `value` of an option: the rate with the fewest median `epochs`.
+    """Return one row per batch size and `value` of an option: the rate with the least median `needed`.
 
     `at_edge` is True where this rate is the lowest or the highest of several that were tried with its options.
     """
@@ -232,7 +249,7 @@ def at_best(points: pd.DataFrame, option: str) -> pd.DataFrame:
     rates = values(points, "rate")
     at_edge = (low < high) & ((rates == low) | (rates == high))
     value = [dict(options)[option] for options in points["options"]]
-    best = points.assign(value=value, at_edge=at_edge).sort_values("epochs", kind="stable")
+    best = points.assign(value=value, at_edge=at_edge).sort_values("needed", kind="stable")
     return best.drop_duplicates(["batch_size", "value"]).sort_values(["value", "batch_size"])
 
 
@@ -260,6 +277,21 @@ class Speed:
     accumulation: int
     rounds: pd.DataFrame
 
+    @property
+    def unit(self) -> Literal["step", "epoch"]:
+        """What its rounds timed."""
+        return "epoch" if np.isfinite(values(self.rounds, "epochs")).any() else "step"
+
+    @property
+    def seconds(self) -> Array:
+        """Seconds per step, or per epoch, of each round."""
+        return values(self.rounds, f"seconds_per_{self.unit}")
+
+    @property
+    def joules(self) -> Array:
+        """Joules per step, or per epoch, of each round; NaN where energy was not measured."""
+        return values(self.rounds, "joules") / values(self.rounds, f"{self.unit}s")
+
 
 def comparable(frames: Frames, cells: pd.DataFrame, devices: int = 1) -> pd.DataFrame:
     """Return the rounds or compilations of steps that the trials took: same precision, examples on the device."""
@@ -276,14 +308,11 @@ def fastest_loops(frames: Frames, devices: int = 1) -> dict[int, Speed]:
     rounds = comparable(frames, fitting, devices).sort_values("accumulation", kind="stable")
     for key, group in rounds.groupby(["batch_size", "accumulation", "loop"], sort=False):
         batch_size, accumulation, loop = cast(tuple[int, int, Loop], key)
-        known = found.get(batch_size)
-        if known is None or (known.accumulation == accumulation and _median(group) < _median(known.rounds)):
-            found[batch_size] = Speed(loop, int(accumulation), group)
+        known, speed = found.get(batch_size), Speed(loop, int(accumulation), group)
+        faster = known is not None and np.median(speed.seconds) < np.median(known.seconds)
+        if known is None or (known.accumulation == accumulation and faster):
+            found[batch_size] = speed
     return found
-
-
-def _median(rounds: pd.DataFrame) -> float:
-    return float(np.median(values(rounds, "seconds_per_step")))
 
 
 def compiled(frames: Frames, batch_size: int, speed: Speed | None) -> dict[str, float]:
@@ -295,22 +324,20 @@ def compiled(frames: Frames, batch_size: int, speed: Speed | None) -> dict[str, 
     return {name: float(values(rows, name)[0]) if len(rows) else np.nan for name in OF_PROGRAM}
 
 
-def seconds_per_step(speed: Speed | None) -> float:
-    """Return the median of the rounds; NaN where none took any time."""
-    measured = values(speed.rounds, "seconds_per_step") if speed else np.array([])
+def median_seconds(speed: Speed | None, unit: Literal["step", "epoch"]) -> float:
+    """Return the median of the rounds; NaN where none took any time, or they timed something else."""
+    measured = speed.seconds if speed and speed.unit == unit else np.array([])
     return float(np.median(positive)) if len(positive := measured[measured > 0]) else np.nan
 
 
-def log_seconds_per_step(speed: Speed | None) -> Repetitions:
-    """Return logarithms of the seconds per step of the rounds."""
-    return _logarithms(values(speed.rounds, "seconds_per_step")) if speed else NOTHING
+def log_seconds(speed: Speed | None) -> Repetitions:
+    """Return logarithms of the seconds per step, or per epoch, of the rounds."""
+    return _logarithms(speed.seconds) if speed else NOTHING
 
 
-def log_joules_per_step(speed: Speed | None) -> Repetitions:
-    """Return logarithms of the joules per step of the rounds, where energy was measured."""
-    if speed is None:
-        return NOTHING
-    return _logarithms(values(speed.rounds, "joules") / values(speed.rounds, "steps"))
+def log_joules(speed: Speed | None) -> Repetitions:
+    """Return logarithms of the joules per step, or per epoch, of the rounds, where energy was measured."""
+    return _logarithms(speed.joules) if speed else NOTHING
 
 
 def _logarithms(measured: Array) -> Repetitions:

@@ -66,13 +66,15 @@ def affine_step_time(sweep: Sweep) -> AffineStepTime | None:
 
 
 def regimes(sweep: Sweep) -> list[Regime | None]:
-    """Return the regime of each batch size, or None for those that did not reach the target.
+    """Return the regime of each batch size, or None for those that did not reach the target, or without steps.
 
     The regime follows from the fitted curve. Without a fit, it follows from the fewest examples that any batch size up
     to this one needed.
     """
+    if sweep.amounts.why_no("steps"):
+        return [None] * len(sweep.sizes)
     fit = sweep.examples_fit.knee
-    medians = np.where(np.isfinite(sweep.examples.medians), sweep.examples.medians, np.nan)
+    medians = np.where(np.isfinite(sweep.training.medians), sweep.training.medians, np.nan)
     least = np.fmin.accumulate(np.where(sweep.below_useful_range, np.nan, medians))
     found: list[Regime | None] = []
     for at, size in enumerate(sweep.sizes.tolist()):
@@ -100,7 +102,7 @@ def learning_rates(sweep: Sweep) -> LearningRates | None:
     the best rate is that of the best score, at every batch size.
     """
     chosen = {size: claim.choice for size, claim in sweep.claims.items() if claim.choice}
-    reached = dict(zip(sweep.sizes.tolist(), np.isfinite(sweep.examples.medians), strict=True))
+    reached = dict(zip(sweep.sizes.tolist(), np.isfinite(sweep.training.medians), strict=True))
     untimed = sweep.frames.has_scores and sweep.frames.goal is None
     edges = [size for size, choice in chosen.items() if choice.is_at_edge(choice.for_target)]
     inside = {size: choice for size, choice in chosen.items() if choice.is_inside and (untimed or reached.get(size))}

@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Bool
 from numpy.typing import NDArray
 
+from batchscale.analysis.frames.amounts import WHY, Amounts
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics import arms as settings
@@ -29,11 +30,11 @@ from batchscale.statistics.intervals import DRAWS, LEVEL, SEED, Array, Locations
 from batchscale.statistics.ties import Contest, above_a_later_one
 
 # Each quantity has its own stream of random numbers, so that the errors of two quantities are independent.
-EXAMPLES, STEP_SECONDS, STEP_JOULES, SCORE, SCORE_BY_STEPS, AVERAGED_SCORE_GAIN = range(6)
+TRAINING, SECONDS, JOULES, SCORE, SCORE_BY_STEPS, AVERAGED_SCORE_GAIN = range(6)
 
 SECONDS_PER_HOUR = 3600.0
 LEAST_EXCESS = 0.05
-"""Fraction of additional examples, over a larger batch size, from which a batch size is below the useful range."""
+"""Fraction of additional training, over a larger batch size, from which a batch size is below the useful range."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Sweep:
     @cached_property
     def searched_points(self) -> pd.DataFrame:
         """One row per batch size, rate and options that were searched: see `observations.searched_points`."""
-        return observations.searched_points(self.searched_trials)
+        return observations.searched_points(self.searched_trials, self.amounts.shown)
 
     @cached_property
     def crossed(self) -> pd.DataFrame:
@@ -138,14 +139,19 @@ class Sweep:
     def _arm_sizes(self) -> list[int]:
         return [arm.batch_size for arm in self.arms]
 
+    @property
+    def amounts(self) -> Amounts:
+        """What training is counted in, and which amounts follow."""
+        return self.frames.amounts
+
     @cached_property
     def effects(self) -> Effects | None:
-        """Examples to the target of every arm; None without training runs."""
+        """Training to the target of every arm; None without training runs."""
         return settings.effects_of(self.arms) if self.arms else None
 
     @cached_property
     def needs(self) -> list[Repetitions]:
-        """Logarithms of the examples to the target, one entry for each of `sizes`."""
+        """Logarithms of the training to the target, one entry for each of `sizes`."""
         limit = observations.horizon(self.frames, self.target)
         return [self._needs(size, limit) for size in self.sizes.tolist()]
 
@@ -154,20 +160,20 @@ class Sweep:
             return observations.NOTHING
         arm = self.arms[self.claim_arms[size]]
         if arm.is_smoothed:
-            found = np.sort(arm.log_examples[np.isfinite(arm.log_examples)])
-            return replace(Repetitions.exact(found, logarithmic=True), misses=len(arm.log_examples) - len(found))
-        return observations.log_examples_to_target(arm.trials, self.crossed, limit)
+            found = np.sort(arm.log_needs[np.isfinite(arm.log_needs)])
+            return replace(Repetitions.exact(found, logarithmic=True), misses=len(arm.log_needs) - len(found))
+        return observations.log_needs(arm.trials, self.crossed, limit, self.amounts.least)
 
     @cached_property
-    def examples(self) -> Locations:
-        """Examples after which the typical run reaches the target.
+    def training(self) -> Locations:
+        """Training after which the typical run reaches the target: examples, or what the folder counts instead.
 
         Where nothing was repeated, and for imported tables of needs, these are medians over runs.
         """
         effects = self.effects
         if not self.frames.has_scores or effects is None or not np.isfinite(effects.spreads).any():
-            return self._locate(self.needs, EXAMPLES)
-        found = locations_of(effects, EXAMPLES)
+            return self._locate(self.needs, TRAINING)
+        found = locations_of(effects, TRAINING)
         count, at = len(self.sizes), np.searchsorted(self.sizes, list(self.claim_arms))
         arms = list(self.claim_arms.values())
         medians, centres = np.full(count, np.nan), np.full(count, np.nan)
@@ -178,17 +184,17 @@ class Sweep:
 
     @cached_property
     def first_evaluations(self) -> Array:
-        """Median over runs of the examples at the first evaluation that reached the target (sizes,)."""
-        needed = self.crossed["examples_to_target"]
+        """Median over runs of the training at the first evaluation that reached the target (sizes,)."""
+        needed = self.crossed[f"{self.amounts.counted_in}_to_target"]
         rested_on = [
             self.claims[size].for_target["trial"] if size in self.claims else [] for size in self.sizes.tolist()
         ]
         return np.array([needed.loc[numbers].median() for numbers in rested_on], dtype=np.float64)
 
     @cached_property
-    def typical_examples(self) -> Array:
-        """Examples to the target (sizes,); recorded ones are kept exact, since logarithms make 129 into 128.999..."""
-        return np.exp(self.examples.medians) if self.frames.has_scores else self.first_evaluations
+    def typical_training(self) -> Array:
+        """Training to the target (sizes,); recorded ones are kept exact, since logarithms make 129 into 128.999..."""
+        return np.exp(self.training.medians) if self.frames.has_scores else self.first_evaluations
 
     @cached_property
     def comparison(self) -> Comparison | None:
@@ -220,12 +226,32 @@ class Sweep:
     ) -> Comparison | None:
         """Compare some arms by their time to the target; None where none was timed, or nothing was repeated."""
         sizes, which = np.unique(np.array([arm.batch_size for arm in arms]), return_inverse=True)
-        among = among & np.isin(sizes, list(self.speeds))[which]
+        among = among & np.isin(sizes, list(self.pace_of))[which]
         effects = settings.effects_of(arms) if among.any() else None
         if effects is None or not np.isfinite(effects.spreads).any():
             return None
-        a_step = settings.timing_of(sizes.tolist(), self.speeds).shifted(-np.log(sizes.astype(np.float64)))
-        return compare(effects.with_timing(a_step.spread_over(which)), among, alpha, stream)
+        timing = self.timing(sizes)
+        timed = effects if timing is None else effects.with_timing(timing.spread_over(which))
+        return compare(timed, among, alpha, stream)
+
+    def timing(self, sizes: NDArray[np.int64]) -> Effects | None:
+        """Return the effects of the seconds per unit of training; None where training is counted in seconds."""
+        if self.amounts.counted_in == "seconds":
+            return None
+        found = settings.timing_of(sizes.tolist(), self.speeds)
+        return found.shifted(-np.log([self._units_timed(size) for size in sizes.tolist()]))
+
+    @property
+    def why_not_joined(self) -> str:
+        """Why speeds that are known give no time to the target."""
+        if self.amounts.counted_in == "budgets":
+            return WHY["budgets"]
+        return f"the speeds are of {self.frames.timed_in}, and training is counted in {self.amounts.counted_in}"
+
+    def _units_timed(self, size: int) -> float:
+        """Return how much training a round's step or epoch is; NaN where the speeds do not join with the training."""
+        joins = self.amounts.timed_in == self.frames.timed_in
+        return self.amounts.per(self.frames.timed_in, size) if joins else np.nan
 
     @cached_property
     def tied_in_time(self) -> set[int] | None:
@@ -235,32 +261,53 @@ class Sweep:
         return {size for size, tied in zip(self._arm_sizes, self.comparison.tied.tolist(), strict=True) if tied}
 
     @cached_property
-    def step_seconds(self) -> Locations:
-        """Seconds per step of the fastest loop."""
-        timed = [observations.log_seconds_per_step(self.speeds.get(size)) for size in self.sizes.tolist()]
-        return self._locate(timed, STEP_SECONDS)
+    def round_seconds(self) -> Locations:
+        """Seconds per step of the fastest loop, or per epoch where a table holds these."""
+        timed = [observations.log_seconds(self.speeds.get(size)) for size in self.sizes.tolist()]
+        return self._locate(timed, SECONDS)
 
     @cached_property
-    def per_example(self) -> dict[int, float]:
-        """Seconds per example of the fastest loop at each timed batch size."""
-        seconds = np.exp(self.step_seconds.medians - self.log_sizes)
+    def step_seconds(self) -> Locations:
+        """Seconds per step; NaN where epochs were timed."""
+        nothing = np.nan if self.frames.timed_in == "epochs" else 0.0
+        return self.round_seconds.shifted(np.full(len(self.sizes), nothing))
+
+    @cached_property
+    def pace(self) -> Locations:
+        """Seconds per unit of training; 1 where seconds count it, NaN where the speeds do not join with it."""
+        if self.amounts.counted_in == "seconds":
+            known = np.where(np.isin(self.sizes, list(self.claims)), 0.0, np.nan)
+            nothing = np.zeros((DRAWS, len(known)))
+            return Locations(known, known, nothing, nothing + known)
+        return self.round_seconds.shifted(-self._log_units)
+
+    @property
+    def _log_units(self) -> Array:
+        return np.log([self._units_timed(size) for size in self.sizes.tolist()])
+
+    @cached_property
+    def pace_of(self) -> dict[int, float]:
+        """Seconds per unit of training at each batch size whose time is known."""
+        seconds = np.exp(self.pace.medians)
         return {int(size): float(one) for size, one in zip(self.sizes, seconds, strict=True) if np.isfinite(one)}
 
     @cached_property
-    def step_joules(self) -> Locations:
-        """Joules per step."""
-        measured = [observations.log_joules_per_step(self.speeds.get(size)) for size in self.sizes.tolist()]
-        return self._locate(measured, STEP_JOULES)
+    def round_joules(self) -> Locations:
+        """Joules per step, or per epoch where a table holds these."""
+        measured = [observations.log_joules(self.speeds.get(size)) for size in self.sizes.tolist()]
+        return self._locate(measured, JOULES)
 
     @cached_property
     def time(self) -> Locations:
-        """Seconds to the target: steps to it times seconds per step."""
-        return (self.examples + self.step_seconds).shifted(-self.log_sizes)
+        """Seconds to the target: training to it times seconds per unit of training."""
+        if self.amounts.counted_in == "seconds":
+            return self.training
+        return (self.training + self.round_seconds).shifted(-self._log_units)
 
     @cached_property
     def energy(self) -> Locations:
         """Joules to the target."""
-        return (self.examples + self.step_joules).shifted(-self.log_sizes)
+        return (self.training + self.round_joules).shifted(-self._log_units)
 
     @cached_property
     def cost(self) -> Locations | None:
@@ -291,16 +338,16 @@ class Sweep:
 
     @cached_property
     def step_budget(self) -> int:
-        """Steps that the largest trained batch size takes within the epoch budget; all others take at least as many."""
+        """Steps that the largest trained batch size takes within the budget; all others take at least as many."""
         trained = [size for size, claim in self.claims.items() if len(claim.for_score)]
-        budget = self.frames.budget_examples
-        return int(budget // max(trained)) if trained and np.isfinite(budget) else 0
+        steps = self.frames.budget / self.amounts.per("steps", max(trained, default=1))
+        return int(steps) if trained and np.isfinite(steps) else 0
 
     @cached_property
     def score_by_steps(self) -> Locations:
         """Best scores within the budget of steps, oriented as `score`."""
         steps = self.step_budget
-        if self.frames.imported and (not self.frames.has_scores or self.frames.goal is None):
+        if self.frames.imported and (not self.frames.has_scores or self.frames.goal is None or not steps):
             return self._locate([observations.NOTHING] * len(self.sizes), SCORE_BY_STEPS)
         seen = self._scores(lambda _, claimed: observations.best_scores_by_steps(self.frames, claimed, steps))
         return self._among_examples(self._locate(seen, SCORE_BY_STEPS), self.errors_of_examples_by_steps)
@@ -335,21 +382,23 @@ class Sweep:
 
     @cached_property
     def below_useful_range(self) -> NDArray[np.bool_]:
-        """True for batch sizes that need more examples than a larger one, beyond noise."""
-        return above_a_later_one(self.examples, np.log1p(LEAST_EXCESS))
+        """True for batch sizes that need more training than a larger one, beyond noise."""
+        return above_a_later_one(self.training, np.log1p(LEAST_EXCESS))
 
     @cached_property
     def examples_fit(self) -> Fit:
         """Fit of the examples to the target, without batch sizes below the useful range."""
-        values = np.where(self.below_useful_range, np.nan, self.examples.centres)
-        return self._fit(values, self.examples.errors, EXAMPLES)
+        if reason := self.amounts.why_no("steps"):
+            return Fit(None, reason)
+        values = np.where(self.below_useful_range, np.nan, self.training.centres)
+        return self._fit(values, self.training.errors, TRAINING)
 
     @cached_property
     def step_seconds_fit(self) -> Fit:
         """Fit of the seconds per step, without batch sizes in microbatches."""
         whole = [self.speeds[size].accumulation == 1 if size in self.speeds else False for size in self.sizes.tolist()]
         values = np.where(whole, self.step_seconds.centres, np.nan)
-        return self._fit(values, self.step_seconds.errors, STEP_SECONDS)
+        return self._fit(values, self.step_seconds.errors, SECONDS)
 
     @property
     def log_sizes(self) -> Array:

@@ -1,7 +1,7 @@
 """The best score that each batch size reaches within a time, from curves and speeds that were measured anyway.
 
 The score within T is the lowest point of the typical run's smooth curve until T / seconds per step x batch size
-examples. Seeds are paired, and a doubtful speed counts by the slope of the curve.
+examples, or what the folder counts instead. Seeds are paired, and a doubtful speed counts by the slope of the curve.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from batchscale.analysis.frames.schema import values
-from batchscale.analysis.metrics.arms import Curves, paired, timing_of
+from batchscale.analysis.metrics.arms import Curves, paired
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.decisions.crossings import Scale
 from batchscale.statistics.comparison import compare
@@ -76,10 +76,11 @@ def grid(sweep: Sweep) -> list[float]:
 def earliest(sweep: Sweep) -> float | None:
     """Return the seconds until the first evaluation of any timed batch size; None without curves and speeds."""
     curves = sweep.frames.curves
-    first = {size: values(curves, "examples")[curves["batch_size"] == size] for size in sweep.per_example}
+    trained = values(curves, sweep.amounts.counted_in)
+    first = {size: trained[curves["batch_size"] == size] for size in sweep.pace_of}
     if not _readable(sweep):
         return None
-    return min((float(at.min()) * sweep.per_example[size] for size, at in first.items() if len(at)), default=None)
+    return min((float(at.min()) * sweep.pace_of[size] for size, at in first.items() if len(at)), default=None)
 
 
 def within(sweep: Sweep, seconds: Sequence[float]) -> list[Within]:
@@ -91,20 +92,22 @@ def within(sweep: Sweep, seconds: Sequence[float]) -> list[Within]:
     if not arms:
         return []
     sizes, which = np.unique(np.array([arm.batch_size for arm in arms], dtype=np.int64), return_inverse=True)
-    a_step = timing_of(sizes.tolist(), sweep.speeds).spread_over(which)
-    found = [_within(scale, arms, a_step, at, one) for at, one in enumerate(seconds)]
+    timing = sweep.timing(sizes)
+    timing = timing and timing.spread_over(which)
+    found = [_within(scale, arms, timing, at, one) for at, one in enumerate(seconds)]
     return [one for one in found if one is not None]
 
 
 def _readable(sweep: Sweep) -> bool:
-    return sweep.frames.has_scores and bool(sweep.speeds) and len(sweep.frames.curves) > 0
+    return sweep.frames.has_scores and bool(sweep.pace_of) and len(sweep.frames.curves) > 0
 
 
 def _longest(sweep: Sweep) -> float:
     """Return the seconds that the longest run of any timed batch size takes."""
-    curves, speeds = sweep.frames.curves, sweep.per_example
+    curves, speeds = sweep.frames.curves, sweep.pace_of
+    trained = values(curves, sweep.amounts.counted_in)
     found = [
-        float(values(sweep.frames.curves, "examples")[curves["batch_size"] == size].max(initial=0.0)) * speeds[size]
+        float(trained[curves["batch_size"] == size].max(initial=0.0)) * speeds[size]
         for size in sweep.claims
         if size in speeds
     ]
@@ -115,9 +118,9 @@ def _arms(sweep: Sweep, curves: Curves, seconds: Float[np.ndarray, " times"]) ->
     """Return every batch size at every confirmed rate that was evaluated often enough."""
     found = []
     for size, claim in sweep.claims.items():
-        if size not in sweep.per_example:
+        if size not in sweep.pace_of:
             continue
-        until = seconds / sweep.per_example[size]
+        until = seconds / sweep.pace_of[size]
         for trials in _groups(claim.for_target, claim.for_score, *claim.other_arms):
             runs = [curves.scale.of_run(curves.run(int(number))) for number in trials["trial"]]
             lowest = lowest_until(*table_of(runs), until)
@@ -132,7 +135,7 @@ def _groups(*groups: pd.DataFrame) -> list[pd.DataFrame]:
     return list(known.values())
 
 
-def _within(scale: Scale, arms: Sequence[_Arm], a_step: Effects, at: int, seconds: float) -> Within | None:
+def _within(scale: Scale, arms: Sequence[_Arm], timing: Effects | None, at: int, seconds: float) -> Within | None:
     places = np.flatnonzero([np.isfinite(arm.lowest.typical[at]) for arm in arms])
     if not len(places):
         return None
@@ -140,7 +143,7 @@ def _within(scale: Scale, arms: Sequence[_Arm], a_step: Effects, at: int, second
     centres = np.array([arm.lowest.typical[at] for arm in known])
     sizes = [arm.batch_size for arm in known]
     best = {size: min(np.flatnonzero(np.array(sizes) == size), key=centres.__getitem__) for size in sorted(set(sizes))}
-    tied = {sizes[arm] for arm in np.flatnonzero(_tied(known, a_step.spread_over(places), at))} | {
+    tied = {sizes[arm] for arm in np.flatnonzero(_tied(known, timing and timing.spread_over(places), at))} | {
         sizes[int(np.argmin(centres))]
     }
     return Within(
@@ -152,15 +155,16 @@ def _within(scale: Scale, arms: Sequence[_Arm], a_step: Effects, at: int, second
     )
 
 
-def _tied(arms: Sequence[_Arm], a_step: Effects, at: int) -> np.ndarray:
-    """Return which arms (arms,) can be the best; `a_step` holds the log seconds of their steps."""
+def _tied(arms: Sequence[_Arm], timing: Effects | None, at: int) -> np.ndarray:
+    """Return which arms (arms,) can be the best; `timing` holds the log seconds of their units of training."""
     effects = paired([arm.trials for arm in arms], [arm.lowest.runs[:, at] for arm in arms])
     if not np.isfinite(effects.spreads).any():
         return np.ones(len(arms), dtype=bool)
     slopes = np.array([arm.lowest.slopes[at] for arm in arms])
     # More seconds per step are fewer examples, so an error of log seconds counts minus the slope.
-    timing: dict[Source, Part] = {
-        source: Part(part.covariance * np.outer(slopes, slopes), part.freedom) for source, part in a_step.parts.items()
+    of_timing: dict[Source, Part] = {
+        source: Part(part.covariance * np.outer(slopes, slopes), part.freedom)
+        for source, part in (timing.parts if timing else {}).items()
     }
-    scores = Effects(effects.centres, {**effects.parts, **timing}, effects.misses, effects.runs, effects.spreads)
+    scores = Effects(effects.centres, {**effects.parts, **of_timing}, effects.misses, effects.runs, effects.spreads)
     return compare(scores, np.ones(len(arms), dtype=bool), 1 - LEVEL, draws=FEWER_DRAWS).tied

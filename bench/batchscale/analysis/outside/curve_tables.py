@@ -48,6 +48,8 @@ _SCALAR = re.compile(r"(?P<key>[A-Za-z_][\w.-]{0,79}):[ \t]+(?P<value>[0-9][0-9.
 class Columns:
     """Where a table holds what.
 
+    A clock counts the training of runs with several scores if nothing else does.
+
     Attributes:
         settings: Column of each setting that the table has.
         run: Column that names the run.
@@ -86,7 +88,7 @@ def read_curves(path: Path, asked: Asked) -> Reading:
         return _read_wide(path, names, asked)
     columns, chosen = _columns(path, names, asked)
     runs, without_score = _runs(path, columns, asked)
-    notes = _notes(path, names, columns)
+    notes = _notes(path, names, columns, runs[0].unit)
     if without_score:
         notes.append(f"{without_score} of its runs have no score in any row, and were left out.")
     return Reading(runs, chosen.metric, notes, chosen.name)
@@ -145,11 +147,15 @@ def _runs(path: Path, columns: Columns, asked: Asked) -> tuple[list[OutsideRun],
         refuse_many(path, len(found))
     if not found:
         raise InputError(f"{path}: {bare(columns.score)}: no score in any row, expected at least one")
-    if columns.position is None:
-        _refuse_unplaced(path, found.values(), columns)
-    elif columns.run or columns.one_run:
-        _refuse_schedules(found, columns.settings.get("learning_rate", ""))
     unit = columns.position[0] if columns.position else None
+    if unit is None and any(len(evaluations) > 1 for _, _, evaluations in found.values()):
+        found = {
+            key: (line, known, _by_clock(path, line, known, columns, scores))
+            for key, (line, known, scores) in found.items()
+        }
+        unit = "seconds"
+    if unit and (columns.run or columns.one_run):
+        _refuse_schedules(found, columns.settings.get("learning_rate", ""))
     runs = [
         replace(_run(path, line, columns, known, asked, unit, evaluations), group=_group(line, columns))
         for line, known, evaluations in found.values()
@@ -181,15 +187,19 @@ def _run(
     return made_run(_where(path, name, known), settings_from_name(name or "") | known, asked, unit, evaluations)
 
 
-def _refuse_unplaced(
-    path: Path, found: Iterable[tuple[Line, dict[str, float], list[Evaluation]]], columns: Columns
-) -> None:
-    """Refuse several scores of a run without the steps before them, which a clock does not show."""
-    for line, known, evaluations in found:
-        if len(evaluations) > 1:
-            where = _where(path, line.name(columns.run) if columns.run else None, known)
-            expected = "expected one, or a column step, examples, tokens or epoch"
-            raise InputError(f"{where}: {len(evaluations)} scores of one run, {expected}")
+def _by_clock(
+    path: Path, line: Line, known: Mapping[str, float], columns: Columns, evaluations: Sequence[Evaluation]
+) -> list[Evaluation]:
+    """Return the evaluations with the clock as the training before them, which nothing else counts.
+
+    Raises:
+        InputError: where an evaluation has no reading of a clock.
+    """
+    where = _where(path, line.name(columns.run) if columns.run else None, known)
+    if any(one.seconds is None for one in evaluations):
+        found = f"{len(evaluations)} scores of one run" if len(evaluations) > 1 else "a score"
+        raise InputError(f"{where}: {found}, expected one, or a column step, examples, tokens, epoch or seconds")
+    return [Evaluation(one.seconds or 0.0, one.score) for one in evaluations]
 
 
 def _refuse_schedules(found: Mapping[Key, tuple[Line, dict[str, float], list[Evaluation]]], column: str) -> None:
@@ -296,8 +306,8 @@ def _read_wide(path: Path, names: Sequence[str], asked: Asked) -> Reading:
     return Reading(runs, chosen.metric, [note], chosen.name)
 
 
-def _notes(path: Path, names: Iterable[str], columns: Columns) -> list[str]:
-    position = columns.position[1] if columns.position else None
+def _notes(path: Path, names: Iterable[str], columns: Columns, unit: Unit | None) -> list[str]:
+    position = columns.position[1] if columns.position else columns.seconds if unit else None
     used = {*columns.settings.values(), columns.run, columns.seconds, columns.score, position, *columns.groups}
     unread = [name for name in names if name not in used and name]
     read = f"{bare(path.name)}: the score is {bare(columns.score)}"

@@ -17,7 +17,7 @@ from batchscale.config.vocabulary import SCORE_NAME_PATTERN, OutsideForm
 from batchscale.errors import InputError
 from batchscale.printable import LONGEST_REASON, bare, printable
 
-Unit = Literal["steps", "examples", "tokens", "epochs"]
+Unit = Literal["steps", "examples", "tokens", "epochs", "seconds"]
 MOST_RUNS = 20_000
 MOST_EVALUATIONS = 100_000
 _IN_A_NAME = {

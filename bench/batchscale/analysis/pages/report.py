@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from batchscale.analysis.text.captions import VIRTUAL, origin
 from batchscale.config.experiment import shipped
 from batchscale.config.goal import Goal
 from batchscale.records import results_folder, row_files
+from batchscale.records.curves import UNITS
 
 LARGEST_EMBEDDED_BYTES = 150_000
 NAME = results_folder.REPORT
@@ -130,9 +131,7 @@ def _write_csv(folder: Path, measured: Frames, summary: Summary) -> Iterator[Dow
     trials = measured.trials.assign(
         options=[number_format.assignments(dict(one)) for one in measured.trials["options"]]
     )
-    if np.isnan(values(trials, "best_averaged_score")).all():
-        trials = trials.drop(columns="best_averaged_score")
-    trials, rounds = _as_known(measured, trials, measured.rounds)
+    trials, rounds = _as_known(measured, _without(trials, SOMETIMES), _without(measured.rounds, SOMETIMES))
     contents = {
         "cells.csv": ("one line per batch size", tables.as_csv(*tables.flat(summary))),
         "trials.csv": ("one line per training run", _frame_csv(trials)),
@@ -142,6 +141,18 @@ def _write_csv(folder: Path, measured: Frames, summary: Summary) -> Iterator[Dow
         row_files.write_whole(folder / name, data)
         small = len(data) <= LARGEST_EMBEDDED_BYTES
         yield Download(name, html.data_address(data, "text/csv") if small else name, content)
+
+
+SOMETIMES = (
+    *("best_averaged_score", "epochs", "seconds_per_epoch", "seconds_to_target", "budgets_to_target"),
+    *(f"previous_{unit}" for unit in UNITS),
+)
+"""Columns of trials and rounds that are left out of their files where nothing is known."""
+
+
+def _without(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return the rows without those of the columns that are null everywhere."""
+    return rows.drop(columns=[name for name in names if name in rows and not rows[name].notna().to_numpy().any()])
 
 
 def _as_known(measured: Frames, trials: pd.DataFrame, rounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -335,7 +346,8 @@ def machine(measured: Frames) -> Table:
 def reproduce(measured: Frames, summary: Summary) -> str:
     """Return the commands that measure this again."""
     if measured.imported:
-        return "batchscale analyze --convergence CSV --throughput CSV --out DIR"
+        speeds = "" if measured.counted_in == "seconds" else " --throughput CSV"
+        return f"batchscale analyze --convergence CSV{speeds} --out DIR"
     joined = " --convergence-from FOLDER" if summary.convergence_from else ""
     source = summary.experiment if summary.experiment in shipped() else "experiment.toml"
     return f"batchscale run {source}{joined}\nbatchscale report results/local/{summary.experiment}/MACHINE"

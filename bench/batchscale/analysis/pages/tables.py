@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -105,6 +105,7 @@ COLUMNS = (
     Column("Tokens/s"),
     Column("Loop", text=True),
     Column("Step"),
+    Column("Epoch"),
     Column("Learning rate"),
     Column("Epochs to target"),
     Column("Tokens to target"),
@@ -135,8 +136,10 @@ POINTED_AT = (
     "Best score",
 )
 """The columns shown while a reader points at a batch size in a figure."""
-WHERE_MEASURED = ("Tokens per step", "Tokens/s", "Tokens to target", "Averaged parameters")
+WHERE_MEASURED = ("Tokens per step", "Tokens/s", "Tokens to target", "Averaged parameters", "Epoch")
 """The columns left out where no batch size has a value."""
+FROM_STEPS = ("Examples/s", "Step", "Epochs to target", "First seen there", "Regime")
+"""The columns that are left out too, where training is not counted in examples and steps."""
 
 STATUS = {
     "ok": "reached",
@@ -146,6 +149,7 @@ STATUS = {
 }
 OF_AVERAGES = ("best_averaged_score", "averaged_score_gain")
 OF_TOKENS = ("batch_size_tokens", "tokens_per_second", "tokens_to_target")
+OF_EPOCHS = ("seconds_per_epoch",)
 SCORES = ("best_score", "best_score_by_steps", *OF_AVERAGES)
 NO_ESTIMATE = Estimate(median=None, interval=(None, None))
 
@@ -168,22 +172,28 @@ def batch_size_table(summary: Summary) -> Table:
     best = summary.time_optimal.batch_size if summary.time_optimal else None
     lines = [_of_batch_size(cell, summary.goal) for cell in summary.cells]
     titled = columns(summary)
+    may_lack = WHERE_MEASURED if summary.counted_in == "examples" else (*WHERE_MEASURED, *FROM_STEPS)
     shown = [
         at
         for at, column in enumerate(titled)
-        if column.name not in WHERE_MEASURED or any(line[at].value is not None for line in lines)
+        if column.name not in may_lack or any(line[at].value is not None for line in lines)
     ]
     rows = [
         TableRow([line[at] for at in shown], str(cell.batch_size), cell.batch_size == best)
         for cell, line in zip(summary.cells, lines, strict=True)
     ]
-    caption = (
-        "Epochs and time after which the typical run reached the target, and median best scores, with 95% intervals."
-        " First seen there: the median over seeds of the epochs at the first evaluation at the target. Levelled off:"
-        " whether the budget was long enough for the curve to level off. The batch size that reaches the target fastest"
-        " is marked."
+    return Table(_caption(titled[at].name for at in shown), [titled[at] for at in shown], rows)
+
+
+def _caption(names: Iterable[str]) -> str:
+    shown = set(names)
+    needs = "Epochs and time" if "Epochs to target" in shown else "Time"
+    first = "First seen there: the median over seeds of the epochs at the first evaluation at the target. "
+    return (
+        f"{needs} after which the typical run reached the target, and median best scores, with 95% intervals."
+        f" {first * ('First seen there' in shown)}Levelled off: whether the budget was long enough for the curve to"
+        " level off. The batch size that reaches the target fastest is marked."
     )
-    return Table(caption, [titled[at] for at in shown], rows)
 
 
 def described(summary: Summary) -> dict[int, str]:
@@ -212,14 +222,14 @@ def loop(cell: BatchSizeSummary) -> str:
 def flat(summary: Summary) -> tuple[list[str], list[list[Scalar]]]:
     """Return column names and rows for CSV: every field of every batch size in SI units.
 
-    An estimate becomes three columns: median, low and high. Fields of averaged parameters and of tokens are left out
-    where no batch size has them.
+    An estimate becomes three columns: median, low and high. Fields of averaged parameters, tokens and timed epochs are
+    left out where no batch size has them.
     """
     names: list[str] = []
     rows: list[list[Scalar]] = []
     absent = [
         name
-        for names in (OF_AVERAGES, OF_TOKENS)
+        for names in (OF_AVERAGES, OF_TOKENS, OF_EPOCHS)
         for name in names
         if not any(getattr(cell, other) for cell in summary.cells for other in names)
     ]
@@ -243,6 +253,7 @@ def _of_batch_size(cell: BatchSizeSummary, goal: Goal | None) -> list[Entry]:
         entry(cell.tokens_per_second, number_format.short),
         Entry(loop(cell)),
         entry(cell.seconds_per_step, number_format.seconds),
+        entry(cell.seconds_per_epoch, number_format.seconds),
         Entry(", ".join([f"{rate.text}{at_edge}", *number_format.options(cell.best_options)]), rate.value),
         _estimate(cell.epochs_to_target, number_format.number),
         _estimate(cell.tokens_to_target or NO_ESTIMATE, number_format.short),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from batchscale.analysis.frames.amounts import Wanted
 from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics import hardware, observations
 from batchscale.analysis.metrics.hardware import Use
@@ -46,11 +47,11 @@ def _cell(sweep: Sweep, at: int, regime: Regime | None, use: Use) -> BatchSizeSu
         claims_on=claim.phase if claim else None,
         seeds=sweep.needs[at].count,
         seeds_reached=len(sweep.needs[at].high),
-        epochs_to_target=_needed(sweep, at, sweep.frames.epoch),
-        tokens_to_target=_needed(sweep, at, 1 / tokens) if tokens else None,
+        epochs_to_target=_needed(sweep, at, "epochs"),
+        tokens_to_target=_needed(sweep, at, "tokens") if tokens else None,
         **_first_evaluation(sweep, at),
         time_to_target=_estimate(sweep.time, at),
-        joules_to_target=_estimate(sweep.energy, at) if _has(sweep.step_joules, at) else None,
+        joules_to_target=_estimate(sweep.energy, at) if _has(sweep.round_joules, at) else None,
         cost_to_target=_estimate(sweep.cost, at) if sweep.cost else None,
         **_best_scores(sweep, at),
         best_averaged_score=_score(sweep, sweep.averaged_score, at) if _has(sweep.averaged_score, at) else None,
@@ -78,7 +79,8 @@ def _speed(sweep: Sweep, at: int, speed: Speed | None) -> dict[str, Any]:
         "examples_per_second": _exp(-per_second.medians[at]),
         "examples_per_second_interval": interval(exp(-per_second.draws[:, at])),
         "tokens_per_second": _exp(np.log(tokens) - per_second.medians[at]) if tokens else None,
-        "seconds_per_step": _number(observations.seconds_per_step(speed)),
+        "seconds_per_step": _number(observations.median_seconds(speed, "step")),
+        "seconds_per_epoch": _number(observations.median_seconds(speed, "epoch")),
     }
 
 
@@ -100,15 +102,19 @@ def _status(sweep: Sweep, at: int, claim: Claim | None) -> tuple[Status, str | N
     failures = only(compiled, compiled["status"] == "failed")
     if sweep.out_of_memory[at]:
         return "out_of_memory", _first(only(compiled, compiled["status"] == "out_of_memory"), "message")
-    if claim and np.isinf(sweep.examples.medians[at]):
+    if claim and np.isinf(sweep.training.medians[at]):
         return _missed(sweep, claim)
     if set(trials["status"]) == {"failed"}:
         return "failed", _first(trials, "reason")
     if size not in sweep.speeds and len(failures):
         return "failed", _first(failures, "message")
-    if claim is None or size not in sweep.speeds:
-        return "not_measured", _why_untrained(trials) if claim is None else "no timed rounds"
+    if claim is None or size not in sweep.pace_of:
+        return "not_measured", _why_untrained(trials) if claim is None else _why_untimed(sweep, size)
     return "ok", None
+
+
+def _why_untimed(sweep: Sweep, size: int) -> str:
+    return sweep.why_not_joined if size in sweep.speeds else "no timed rounds"
 
 
 def _why_untrained(trials: pd.DataFrame) -> str:
@@ -152,9 +158,10 @@ def _has(locations: Locations, at: int) -> bool:
     return bool(np.isfinite(locations.medians[at]))
 
 
-def _needed(sweep: Sweep, at: int, unit: float) -> Estimate:
-    """Estimate the need for the target in a unit of `unit` examples."""
-    return estimate(sweep.typical_examples[at] / unit, exp(sweep.examples.draws[:, at]) / unit)
+def _needed(sweep: Sweep, at: int, wanted: Wanted) -> Estimate:
+    """Estimate the need for the target in a unit; it is null where that unit does not follow from what is counted."""
+    one = sweep.amounts.per(wanted, int(sweep.sizes[at]))
+    return estimate(sweep.typical_training[at] / one, exp(sweep.training.draws[:, at]) / one)
 
 
 DOUBTS: dict[Flag, str] = {
@@ -171,8 +178,8 @@ def _first_evaluation(sweep: Sweep, at: int) -> dict[str, Any]:
     arm = sweep.arms[sweep.claim_arms[size]] if size in sweep.claim_arms else None
     found = arm.crossing.flags if arm and arm.crossing else frozenset()
     return {
-        "steps_to_target": _needed(sweep, at, size),
-        "first_evaluation_epochs": _number(sweep.first_evaluations[at] / sweep.frames.epoch),
+        "steps_to_target": _needed(sweep, at, "steps"),
+        "first_evaluation_epochs": _number(sweep.first_evaluations[at] / sweep.amounts.per("epochs")),
         "typical_run": arm is None or arm.is_smoothed,
         "doubt": next((words for flag, words in DOUBTS.items() if flag in found), None),
     }

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from batchscale.analysis import number_format
+from batchscale.analysis.frames.amounts import WHY
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import only, values
-from batchscale.analysis.metrics import final_scores, hardware, scaling
+from batchscale.analysis.metrics import final_scores, hardware, observations, scaling
 from batchscale.analysis.metrics.hardware import FEWEST_ROUNDS, drift
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary import recommendation, time_budgets
@@ -62,8 +63,8 @@ def summarize(of: Sweep, within: float | None = None) -> Summary:
         **_reasoned("score_surface", *final_scores.surface(of)),
         time_budgets=time_budgets.on_grid(of),
         within=None if within is None else time_budgets.asked(of, within),
-        **_reasoned("score_optimal_by_steps", score_optimal_by_steps(of), _why_no_score(of, of.score_by_steps)),
-        **_reasoned("throughput_optimal", throughput, "no batch size has timed rounds"),
+        **_reasoned("score_optimal_by_steps", score_optimal_by_steps(of), _why_no_score_by_steps(of)),
+        **_reasoned("throughput_optimal", throughput, _why_no_throughput(of)),
         **_reasoned("max_batch_size", max_batch_size(frames), _why_no_max_batch_size(frames)),
         **_reasoned("energy_optimal", energy_optimal(of), _why_no_energy(of)),
         **_reasoned("cost_optimal", cost_optimal(of), _why_no_cost(of)),
@@ -100,6 +101,9 @@ def _identity(of: Sweep) -> dict[str, Any]:
         "goal": frames.goal,
         "scored": frames.experiment.goal if frames.goal is None and frames.has_scores else None,
         "train_examples": frames.train_examples,
+        "counted_in": frames.counted_in,
+        "steps_reason": frames.amounts.why_no("steps") if len(frames.trials) else None,
+        "epochs_reason": frames.amounts.why_no("epochs") if len(frames.trials) else None,
         "tokens_per_example": frames.tokens_per_example,
         "claims_on": _claims_on(of),
         "seeds": max((one.count for one in of.needs), default=0),
@@ -114,7 +118,7 @@ def _identity(of: Sweep) -> dict[str, Any]:
 def further_target(of: Sweep) -> FurtherTarget:
     """Return the answer for another target from the same curves: see `FurtherTarget`."""
     frames, threshold = of.frames, of.target
-    reached = of.sizes[np.isfinite(of.examples.medians)].tolist()
+    reached = of.sizes[np.isfinite(of.training.medians)].tolist()
     return FurtherTarget(
         threshold=threshold,
         within_epochs=frames.experiment.epochs_to_reach(threshold),
@@ -160,12 +164,14 @@ def why_no_time(of: Sweep) -> str:
     if not len(of.frames.trials):
         return "no training runs were measured"
     if of.frames.has_scores and of.frames.goal is None:
-        return "the files hold one score of each run, not when a target was reached"
-    if not np.isfinite(of.examples.medians).any():
+        return WHY["budgets"]
+    if not np.isfinite(of.training.medians).any():
         aim = number_format.goal(of.goal) if of.frames.goal else "the target"
         return f"no batch size reached {aim} in the median"
     if not of.speeds:
         return "no batch size has timed rounds"
+    if not of.pace_of:
+        return of.why_not_joined
     return "no batch size has both timed rounds and training runs that reached the target"
 
 
@@ -177,8 +183,18 @@ def _why_no_score(of: Sweep, within_budget: Locations) -> str:
     return "no training run was evaluated within the budget"
 
 
+def _why_no_score_by_steps(of: Sweep) -> str:
+    return of.amounts.why_no("steps") or _why_no_score(of, of.score_by_steps)
+
+
+def _why_no_throughput(of: Sweep) -> str:
+    if not of.speeds:
+        return "no batch size has timed rounds"
+    return "the tables hold seconds per epoch, and the examples in an epoch were not given"
+
+
 def _why_no_energy(of: Sweep) -> str:
-    if not np.isfinite(of.step_joules.medians).any():
+    if not np.isfinite(of.round_joules.medians).any():
         return "energy was not measured"
     return why_no_time(of)
 
@@ -197,9 +213,9 @@ def _why_no_cost(of: Sweep) -> str:
 
 def _quantum(of: Sweep) -> float | None:
     """Return the widest gap, in epochs, between the evaluations around a crossing: the resolution of needs."""
-    trials = of.frames.trials
-    reached = only(trials, np.isfinite(values(trials, "examples_to_target")))
-    gaps = (values(reached, "examples_to_target") - values(reached, "previous_examples")) / of.frames.epoch
+    needed, before = observations.around(observations.crossings(of.frames, of.frames.experiment.goal.threshold))
+    reached = np.isfinite(needed)
+    gaps = (needed[reached] - before[reached]) / of.amounts.per("epochs")
     return float(gaps.max()) if np.isfinite(gaps).any() else None
 
 
@@ -259,7 +275,7 @@ def optimum(kind: type[Kind], contest: Contest, **own: Any) -> Kind | None:
 
 def time_optimal(of: Sweep) -> TimeOptimal | None:
     """Return the batch size with the least time to the target, the one to take, and the one that the fits predict."""
-    contest = of.contest(of.time, "seconds to the target of the typical run: its steps times seconds per step")
+    contest = of.contest(of.time, f"seconds to the target of the typical run: {of.amounts.timed_as}")
     examples, step_time = of.examples_fit.knee, of.step_seconds_fit.knee
     fitted = best_between_knees(examples, step_time) if examples and step_time else (None, None)
     best = optimum(TimeOptimal, contest, seconds=contest.value, fitted_batch_size=fitted[0], fitted_interval=fitted[1])

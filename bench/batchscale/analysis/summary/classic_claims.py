@@ -95,15 +95,19 @@ def _at_the_fixed_rate(of: Sweep) -> pd.DataFrame:
 
 def larger_is_faster(evidence: Evidence) -> Judgement:
     """Judge whether examples per second rise up to the largest batch size."""
-    of = evidence.sweep
-    timed = np.flatnonzero(np.isfinite(of.step_seconds.medians))
+    of, by_epoch = evidence.sweep, evidence.sweep.frames.timed_in == "epochs"
+    timed = np.flatnonzero(np.isfinite(of.round_seconds.medians))
     if len(timed) < 2:
         return Judgement("undecided", "Fewer than two batch sizes were timed.")
-    speed = np.exp(of.log_sizes - of.step_seconds.medians)[timed]
+    speed = np.exp((0.0 if by_epoch else of.log_sizes) - of.round_seconds.medians)[timed]
     sizes, peak = of.sizes[timed], int(np.argmax(speed))
+    first, last, most = (
+        number_format.seconds(1 / one) if by_epoch else f"{one:,.0f}" for one in speed[[0, -1, peak]].tolist()
+    )
+    unit = "an epoch" if by_epoch else "examples per second"
     numbers = (
-        f"{speed[0]:,.0f} examples per second at batch size {sizes[0]:,}, {speed[-1]:,.0f} at {sizes[-1]:,};"
-        f" the highest speed is {speed[peak]:,.0f} at {sizes[peak]:,}."
+        f"{first} {unit} at batch size {sizes[0]:,}, {last} at {sizes[-1]:,};"
+        f" the highest speed is {most} at {sizes[peak]:,}."
     )
     if speed[-1] >= speed[peak] * (1 - NOTICEABLE):
         return Judgement("supported" if speed[-1] > speed[0] * (1 + NOTICEABLE) else "undecided", numbers)
@@ -114,14 +118,16 @@ def larger_is_faster(evidence: Evidence) -> Judgement:
 def larger_needs_more_epochs(evidence: Evidence) -> Judgement:
     """Compare the examples to the target at the largest and at the smallest batch size that reached it."""
     of = evidence.sweep
-    reached = np.flatnonzero(np.isfinite(of.examples.medians))
+    if unknown := _without_epochs(of):
+        return unknown
+    reached = np.flatnonzero(np.isfinite(of.training.medians))
     if len(reached) < 2:
         return Judgement("undecided", "Fewer than two batch sizes reached the target.")
-    needed, last = of.examples.medians[reached], reached[-1]
+    needed, last = of.training.medians[reached], reached[-1]
     fewest = of.sizes[reached[np.isclose(needed, needed.min(), rtol=0, atol=1e-9)]].tolist()
     missed = _missed_above(of, int(last))
     low, high = _ratio_interval(of, int(last), int(reached[0]))
-    ratio = float(np.exp(of.examples.medians[last] - of.examples.medians[reached[0]]))
+    ratio = float(np.exp(of.training.medians[last] - of.training.medians[reached[0]]))
     numbers = (
         f"Batch size {of.sizes[last]:,} needed {ratio:.2f} times the epochs of {of.sizes[reached[0]]:,}"
         f" (95%: {_span(low, high)}); {_list(fewest)} needed the fewest{_not_reached(missed)}."
@@ -129,6 +135,14 @@ def larger_needs_more_epochs(evidence: Evidence) -> Judgement:
     if (low is not None and low > 1) or missed:
         return Judgement("supported", numbers)
     return Judgement("contradicted" if high is not None and high < 1 + NOTICEABLE else "undecided", numbers)
+
+
+def _without_epochs(of: Sweep) -> Judgement | None:
+    """Return that a claim on epochs is undecided, where training is counted in what epochs are not in proportion to."""
+    if of.amounts.counted_in in ("examples", "epochs"):
+        return None
+    reason = of.amounts.why_no("epochs") or ""
+    return Judgement("undecided", f"{reason[0].upper()}{reason[1:]}.")
 
 
 def some_size_is_time_optimal(evidence: Evidence) -> Judgement:
@@ -213,11 +227,13 @@ def memory_grows(evidence: Evidence) -> Judgement:
 def workers_cost_at_most_their_number(evidence: Evidence) -> Judgement:
     """Judge whether epochs at K B are at most K times those at B, so that steps do not grow."""
     of = evidence.sweep
-    reached = np.flatnonzero(np.isfinite(of.examples.medians)).tolist()
+    if unknown := _without_epochs(of):
+        return unknown
+    reached = np.flatnonzero(np.isfinite(of.training.medians)).tolist()
     if len(reached) < 2:
         return Judgement("undecided", "Fewer than two batch sizes reached the target.")
     pairs = list(pairwise(reached))
-    growth = {pair: float(np.exp(of.examples.medians[pair[1]] - of.examples.medians[pair[0]])) for pair in pairs}
+    growth = {pair: float(np.exp(of.training.medians[pair[1]] - of.training.medians[pair[0]])) for pair in pairs}
     factor = {(small, large): float(of.sizes[large] / of.sizes[small]) for small, large in pairs}
     worst = max(pairs, key=lambda pair: growth[pair] / factor[pair])
     low, _ = _ratio_interval(of, worst[1], worst[0])
@@ -235,13 +251,13 @@ def workers_cost_at_most_their_number(evidence: Evidence) -> Judgement:
 
 def _ended_in_time(of: Sweep, missed: Sequence[int], last: int) -> bool:
     """Return True if all missed runs ended before K times the epochs of the largest batch size that reached it."""
-    trained = of.frames.experiment.max_epochs * of.frames.epoch
-    return all(trained / np.exp(of.examples.medians[last]) <= size / of.sizes[last] for size in missed)
+    trained = of.frames.experiment.max_epochs * of.amounts.per("epochs")
+    return all(trained / np.exp(of.training.medians[last]) <= size / of.sizes[last] for size in missed)
 
 
 def _missed_above(of: Sweep, last: int) -> list[int]:
     """Return the batch sizes above the largest that reached the target."""
-    return of.sizes[np.isposinf(of.examples.medians) & (of.sizes > of.sizes[last])].tolist()
+    return of.sizes[np.isposinf(of.training.medians) & (of.sizes > of.sizes[last])].tolist()
 
 
 def _not_reached(missed: Sequence[int]) -> str:
@@ -264,7 +280,7 @@ def _most_workers(evidence: Evidence) -> str:
 
 def _ratio_interval(of: Sweep, above: int, below: int) -> tuple[float | None, float | None]:
     """Return the interval of the ratio of the examples to the target at two indices."""
-    draws: Array = of.examples.draws
+    draws: Array = of.training.draws
     with np.errstate(invalid="ignore"):
         difference = draws[:, above] - draws[:, below]
     return interval(exp(np.where(np.isnan(difference), np.inf, difference)))

@@ -9,6 +9,7 @@ import numpy as np
 from batchscale.analysis import number_format
 from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics.arms import Arm
+from batchscale.analysis.metrics.observations import around
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_parts import Recommended
 from batchscale.statistics.comparison import Comparison
@@ -68,7 +69,7 @@ def _examples_of_a_repetition(of: Sweep, arm: Arm) -> float:
     ended = values(arm.trials, "steps") * arm.batch_size
     table = of.frames.experiment.confirm
     past = np.inf if table is None else table.past_target
-    first = values(of.crossed.loc[arm.trials["trial"]], "examples_to_target")
+    first, _ = around(of.crossed.loc[arm.trials["trial"]])
     return float(np.minimum(ended, past * first).sum())
 
 

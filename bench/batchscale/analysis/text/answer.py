@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from batchscale.analysis import number_format
+from batchscale.analysis.frames.amounts import CLOCK
 from batchscale.analysis.summary_parts import RateShape, Recommended, TimeBudget
 from batchscale.analysis.summary_types import (
     BatchSizeSummary,
@@ -96,12 +97,25 @@ def notices(summary: Summary) -> list[str]:
     if summary.convergence_from:
         speeds = f"from {summary.speeds_from}" if summary.speeds_from else "measured here"
         found.append(f"The training runs were made on {summary.convergence_from} and are joined with speeds {speeds}.")
+    found += [clocked] if (clocked := clock(summary)) else []
+    if summary.counted_in in ("epochs", "seconds") and summary.steps_reason:
+        found.append(sentence(summary.steps_reason))
     optimistic = "the runs that also chose the learning rates, so they are slightly optimistic."
     if summary.claims_on == "search":
         found.append(f"The claims rest on {optimistic}")
     elif sizes := [cell.batch_size for cell in summary.cells if cell.claims_on == "search"]:
         found.append(f"The claims on {number_format.batch_sizes(sizes)} rest on {optimistic}")
     return found
+
+
+def clock(summary: Summary) -> str:
+    """Return that times are those of the runs' own clocks; empty where steps or epochs were timed."""
+    return CLOCK if summary.counted_in == "seconds" else ""
+
+
+def sentence(reason: str) -> str:
+    """Return a reason as a sentence."""
+    return f"{reason[0].upper()}{reason[1:]}."
 
 
 def facts(summary: Summary) -> list[Fact]:
@@ -204,7 +218,7 @@ MORE: dict[Source, str] = {
 
 def more(found: Recommended) -> str:
     """Return what the doubt comes from, and what more data would buy."""
-    reason = f"{found.reason[0].upper()}{found.reason[1:]}"
+    reason = sentence(found.reason)[:-1]
     bounds = found.bound_after_doubling
     if not bounds or found.bound is None:
         return f"{reason}."

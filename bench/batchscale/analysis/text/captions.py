@@ -61,7 +61,7 @@ CAPTIONS = {
         " tried; a better rate may be outside."
     ),
     "rate_map": (
-        "Bright boxes need the fewest epochs, each with the options that are best for it. In grey boxes the median run"
+        "Bright boxes need the least training, each with the options that are best for it. In grey boxes the median run"
         " did not reach the target."
     ),
     "searched_options": (
@@ -112,7 +112,8 @@ def origin(frames: Frames, summary: Summary, runs: str | None = None) -> str:
     """
     drawn = runs or seeds(summary)
     if frames.imported:
-        return " · ".join([summary.machine, summary.title, drawn])
+        clocked = ["times by the runs' own clocks"] if summary.counted_in == "seconds" else []
+        return " · ".join([summary.machine, summary.title, drawn, *clocked])
     kind = summary.workload
     trained = f"{kind.model} on {kind.dataset}, {kind.optimizer}, {frames.experiment.workload.precision}"
     return " · ".join([summary.machine, trained, drawn, convergence_source(summary)])
@@ -393,7 +394,7 @@ def rates_by_neighbours(summary: Summary) -> str:
 def rate_map(sweep: Sweep, _: Summary) -> str:
     """Return how many search trials reached the target, and how many diverged."""
     trials = sweep.searched_trials
-    reached = np.isfinite(values(trials, "examples_to_target")).sum()
+    reached = np.isfinite(values(trials, f"{sweep.amounts.counted_in}_to_target")).sum()
     diverged = len(only(trials, trials["status"] == "diverged"))
     return f"Of {len(trials)} search trials, {reached} reached the target and {diverged} diverged."
 
@@ -417,8 +418,8 @@ def _best_values(option: str, tried: Sequence[float], points: pd.DataFrame, summ
         for value, sizes in sorted(chosen.items())
     ]
     best = at_best(points, option)
-    quickest = np.asarray(best.groupby("batch_size")["epochs"].transform("min"), dtype=np.float64)
-    within = np.isfinite(quickest) & (values(best, "epochs") <= quickest + (summary.evaluation_quantum_epochs or 0.0))
+    quickest = np.asarray(best.groupby("batch_size")["needed"].transform("min"), dtype=np.float64)
+    within = np.isfinite(quickest) & (values(best, "needed") <= quickest + (summary.evaluation_quantum_epochs or 0.0))
     sizes = values(only(best, within), "batch_size").tolist()
     close = sum(sizes.count(size) > 1 for size in set(sizes))
     found = f"Best {number_format.option(option)}: {'; '.join(each) or 'none'}."

@@ -10,6 +10,7 @@ from batchscale.analysis import number_format
 from batchscale.analysis.summary_types import BatchSizeSummary, Summary
 from batchscale.analysis.text import answer
 from batchscale.errors import InputError
+from batchscale.records.curves import CountedIn
 
 MOST_LINES = 10
 
@@ -100,25 +101,37 @@ def _median(cell: BatchSizeSummary, quantity: str) -> float:
     return getattr(cell, quantity).median
 
 
+COUNTED: dict[CountedIn, tuple[str, str]] = {"examples": ("steps", "a step"), "epochs": ("epochs", "an epoch")}
+"""What training is explained in, by what it is counted in; a time by a clock is not explained further."""
+
+
 def _time(summary: Summary, cell: BatchSizeSummary, timed: list[BatchSizeSummary]) -> str:
-    seconds, steps = _median(cell, "time_to_target"), _median(cell, "steps_to_target")
+    seconds = _median(cell, "time_to_target")
     least = min(_median(one, "time_to_target") for one in timed)
     place = "the least" if seconds <= least else f"{number_format.number(seconds / least)} times the least"
+    place = f"{place} of {len(timed)} batch sizes"
+    time, to_target = number_format.seconds(seconds), f"to {answer.target(summary)}"
+    if summary.counted_in not in COUNTED:
+        return f"Batch size {cell.batch_size} needs {time} {to_target}, {place}."
+    unit, one = COUNTED[summary.counted_in]
+    needed = _median(cell, f"{unit}_to_target")
     return (
-        f"Batch size {cell.batch_size} needs {number_format.number(steps)} steps to {answer.target(summary)},"
-        f" at {number_format.seconds(seconds / steps)} a step: {number_format.seconds(seconds)},"
-        f" {place} of {len(timed)} batch sizes."
+        f"Batch size {cell.batch_size} needs {number_format.number(needed)} {unit} {to_target},"
+        f" at {number_format.seconds(seconds / needed)} {one}: {time}, {place}."
     )
 
 
 def _against(summary: Summary, cell: BatchSizeSummary, other: BatchSizeSummary) -> str:
     """Return how steps, seconds per step and their product differ from those of a neighbour."""
     seconds = _median(cell, "time_to_target") / _median(other, "time_to_target")
-    steps = _median(cell, "steps_to_target") / _median(other, "steps_to_target")
+    if summary.counted_in not in COUNTED:
+        return f"Against {other.batch_size}: {number_format.number(seconds)} times the time."
+    unit, one = COUNTED[summary.counted_in]
+    needed = _median(cell, f"{unit}_to_target") / _median(other, f"{unit}_to_target")
+    proportion = f" (in proportion: {number_format.number(other.batch_size / cell.batch_size)})" * (unit == "steps")
     return (
-        f"Against {other.batch_size}: {number_format.number(steps)} times the steps"
-        f" (in proportion: {number_format.number(other.batch_size / cell.batch_size)})"
-        f" x {number_format.number(seconds / steps)} times the seconds per step"
+        f"Against {other.batch_size}: {number_format.number(needed)} times the {unit}{proportion}"
+        f" x {number_format.number(seconds / needed)} times the seconds per {one.split()[1]}"
         f" = {number_format.number(seconds)} times the time."
     )
 
@@ -158,10 +171,13 @@ def _change(summary: Summary, cell: BatchSizeSummary, neighbours: list[BatchSize
     if best is None or best.batch_size != cell.batch_size:
         return []
     time = _median(cell, "time_to_target")
-    speeds = [
-        f"{other.batch_size} at {number_format.seconds(time / _median(other, 'steps_to_target'))} a step or less"
-        for other in neighbours
-    ]
+    speeds = []
+    if summary.counted_in in COUNTED:
+        unit, one = COUNTED[summary.counted_in]
+        speeds = [
+            f"{other.batch_size} at {number_format.seconds(time / _median(other, f'{unit}_to_target'))} {one} or less"
+            for other in neighbours
+        ]
     faster = [f"What would change it: {' or '.join(speeds)} would be faster."] if speeds else []
     found = best.recommended
     advice = [f"Take {found.batch_size}. {answer.more(found)}"] if found else []

@@ -31,7 +31,7 @@ def paragraphs(sweep: Sweep, summary: Summary) -> list[str]:
     if measured.imported:
         elsewhere = "The rows were made from tables measured elsewhere; how these were measured is not known here."
         noted = " ".join([elsewhere, *map(visible, measured.imported.notes)])
-        own = [noted, _estimand(measured, summary), _best_score(measured, summary), _claims(summary)]
+        own = [noted, _estimand(measured, summary), _best_score(measured, summary), _claims(sweep, summary)]
         return [part for part in own if part]
     speed, limits = _speed(sweep), _limits(measured, summary)
     found = [
@@ -43,7 +43,7 @@ def paragraphs(sweep: Sweep, summary: Summary) -> list[str]:
         _looks(summary),
         _estimand(measured, summary),
         _best_score(measured, summary),
-        _claims(summary),
+        _claims(sweep, summary),
     ]
     return [paragraph for paragraph in found if paragraph]
 
@@ -199,7 +199,14 @@ def _looks(summary: Summary) -> str:
     )
 
 
-def _claims(summary: Summary) -> str:
+TIMES = {
+    "steps": "time to the target is steps to the target times seconds per step",
+    "epochs": "time to the target is epochs to the target times seconds per epoch",
+    None: "time to the target is what the run's own clock shows there, which includes whatever it timed",
+}
+
+
+def _claims(sweep: Sweep, summary: Summary) -> str:
     best = summary.time_optimal or summary.throughput_optimal
     level = number_format.percent(best.level) if best else ""
     test = (
@@ -207,9 +214,10 @@ def _claims(summary: Summary) -> str:
         if best
         else ""
     )
+    rounds = "" if sweep.amounts.counted_in == "seconds" else " and rounds"
     return (
-        "Claims: time to the target is steps to the target times seconds per step. A run that never reaches the target"
-        " counts as infinitely long; it is not left out. Medians have 95% intervals over seeds and rounds." + test
+        f"Claims: {TIMES[sweep.amounts.timed_in]}. A run that never reaches the target counts as infinitely long; it is"
+        f" not left out. Medians have 95% intervals over seeds{rounds}.{test}"
     )
 
 

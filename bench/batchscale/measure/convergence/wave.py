@@ -26,7 +26,8 @@ from batchscale.measure.convergence.early_stopping import Race
 from batchscale.measure.convergence.lane_devices import ONE_DEVICE, LaneDevices
 from batchscale.measure.convergence.lanes import Lanes, Moments, Programs, Settings
 from batchscale.measure.training import gradient_noise
-from batchscale.records.row_types import LARGEST_AMOUNT, Curve, NoiseEstimate, ScoreLists, TrialKey, TrialStatus
+from batchscale.records.curves import LARGEST_AMOUNT, Curve, ScoreLists
+from batchscale.records.row_types import NoiseEstimate, TrialKey, TrialStatus
 
 Number = Float[np.ndarray, "*lanes"] | np.floating | float
 """A number, or one for each lane of a shard."""

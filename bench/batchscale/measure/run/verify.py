@@ -237,7 +237,7 @@ def _segments(
 
     def prepare(first: int, steps: int) -> Callable[[TrainState], TrainState]:
         # All are as long as the longest, so that one program takes any number of steps.
-        order = example_order.indices(trial.seed, first * size, longest * size, trial.train_examples)
+        order = example_order.indices(trial.seed, first * size, longest * size, len(split.labels))
         chosen = jax.tree.map(lambda leaf: leaf.reshape(longest, size), learner.chosen(order, first * size))
         rates = _rates(schedule, trial, first, longest)
         if loop != "dispatch":
