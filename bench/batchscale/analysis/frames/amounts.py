@@ -74,7 +74,7 @@ class Amounts:
     def timed_as(self) -> str:
         """What a time to the target is, in words."""
         if self.timed_in is None:
-            return "by the runs' own clocks"
+            return "by the runs' own clocks" if self.counted_in == "seconds" else "not known"
         return f"its {self.timed_in} times seconds per {self.timed_in.removesuffix('s')}"
 
     @property
@@ -92,8 +92,6 @@ class Amounts:
             return 1.0 if unit is None else amount
         if unit == "tokens" and self.tokens_per_example is None:
             raise InputError(f"{where}: tokens: expected --tokens-per-example N, or 1 where batch sizes count tokens")
-        if unit == "epochs" and self.train_examples is None:
-            raise InputError(f"{where}: epochs: expected --train-examples N, the examples in an epoch")
         factors = {"steps": batch_size, "tokens": 1 / (self.tokens_per_example or 1), "epochs": self.train_examples}
         examples = amount * (factors.get(unit or "") or 1)
         if examples > LARGEST_EXAMPLES:
