@@ -41,16 +41,18 @@ SPEEDS = "batch_size,seconds_per_epoch,machine\n" + "".join(
     for size, seconds in SECONDS_PER_EPOCH.items()
     for factor in SPREAD
 )
-CROSSINGS = {16: (60, 70, 80), 64: (20, 20, 30), 256: (40, 50, 50)}
-"""Seconds at which each run is first seen at the target."""
+CROSSINGS = {16: (50, 72, 60), 64: (16, 25, 20), 256: (32, 50, 40)}
+"""Seconds at which the loss of each run crosses the target; the loss falls as one over the root of the time."""
+TYPICAL = {16: 60, 64: 20, 256: 40}
+"""Where the mean of the logarithms of these curves crosses it: the geometric mean."""
 
 
 def clocked(unit="seconds", more=""):
-    """Curves of runs that are evaluated every 10 seconds, or every 10 steps of one second."""
+    """Curves of runs that are evaluated every 5 seconds, or every 5 steps of one second."""
     lines = [f"run,batch_size,{unit}{more and ',' + more},val_loss"]
     for size, seconds in CROSSINGS.items():
         for seed, crossing in enumerate(seconds):
-            for at in range(10, 130, 10):
+            for at in range(5, 125, 5):
                 score = 2.0 * (crossing / at) ** 0.5
                 lines.append(f"b{size}s{seed},{size},{at}{more and f',{at}'},{score:.6f}")
     return "\n".join(lines) + "\n"
@@ -121,9 +123,9 @@ def test_the_size_of_an_epoch_changes_no_time_and_no_tie(written):
 def test_a_clock_alone_gives_the_time_that_is_read_from_it(written):
     sweep = sweep_of(written(clocked(), known=LOSS))
     summary = summarize(sweep, within=60.0)
-    for size, seconds in CROSSINGS.items():
+    for size, seconds in TYPICAL.items():
         cell = by_size(summary)[size]
-        assert cell.time_to_target.median == pytest.approx(np.median(seconds))
+        assert cell.time_to_target.median == pytest.approx(seconds, rel=1e-3)
         absent = [cell.steps_to_target, cell.epochs_to_target]
         assert [one.median for one in absent] == [None, None]
         assert (cell.seconds_per_step, cell.seconds_per_epoch, cell.first_evaluation_epochs) == (None,) * 3
@@ -173,7 +175,7 @@ def test_words_say_that_a_clock_includes_whatever_it_timed(written):
     assert captions.origin(sweep.frames, summary).endswith("times by the runs' own clocks")
     lines = explain.explain(summary).lines
     assert lines[0] == "Batch size 64 needs 20.0 s to a validation loss of 2, the least of 3 batch sizes."
-    assert lines[1] == "Against 16: 0.286 times the time."
+    assert lines[1] == "Against 16: 0.333 times the time."
     assert CLOCK in lines
     titles = {column.name for column in tables.batch_size_table(summary).columns}
     assert not {"Step", "Epoch", "Examples/s", "Epochs to target", "First seen there", "Regime"} & titles
