@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 
 import msgspec
 import numpy as np
@@ -263,3 +265,24 @@ def test_rows_that_contradict_each_other_are_refused():
         Curve(examples=[1], steps=[1], epochs=[1.0], scores={"accuracy": [0.5]})
     with pytest.raises(ValueError, match=r"lists of different lengths: 2 seconds, 1 scores\.accuracy"):
         Curve(seconds=[1.0, 2.0], scores={"accuracy": [0.5]})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("runs", "speeds", "drawn"),
+    [
+        (NEEDS, SPEEDS.replace(",machine", "").replace(",one", "").split("16,39.6")[0], {"time", "epochs"}),
+        (clocked(), None, {"time", "learning_curves", "best_score", "time_budgets"}),
+    ],
+    ids=["epochs", "clock"],
+)
+def test_the_page_draws_what_is_known_and_gives_the_reason_for_the_rest(written, runs, speeds, drawn):
+    (folder,) = written(runs, speeds, LOSS if speeds is None else NAMED).values()
+    summary = report.write_report(folder)
+    files = {path.stem.removesuffix("_to_target") for path in (folder / "figures").glob("*.png")}
+    assert files == drawn
+    page = (folder / report.NAME).read_text()
+    assert f"Steps to the target: {summary.steps_reason}." in re.sub(r"<[^>]*>", "", html.unescape(page))
+    assert (CLOCK in html.unescape(page)) == (speeds is None)
+    for name in ("trials.csv", "rounds.csv", "cells.csv"):
+        assert "nan" not in (folder / name).read_text().lower()

@@ -149,8 +149,7 @@ def from_rows(
     """Build the frames of rows that belong together.
 
     Raises:
-        InputError: when a trial contradicts itself, two trials had training sets of different sizes or count training
-            in different units, or some rounds are of steps and others of epochs.
+        InputError: when a row contradicts itself, or two rows have unlike training sets or count in unlike units.
     """
     kept: dict[type[Row], list[Row]] = {}
     named: set[str] = set()
@@ -158,8 +157,7 @@ def from_rows(
     train_examples = imported.train_examples if imported else _train_examples(one.trial for one in observed)
     amounts = Amounts(_counted_in(observed), train_examples)
     trials = trial_frame(observed, experiment.goal, _budget(experiment, train_examples, imported), amounts)
-    if imported:
-        _forget_unknown(trials, imported)
+    _forget_unknown(trials, imported)
     return Frames(
         experiment,
         _described(machine, named),
@@ -183,8 +181,10 @@ def from_rows(
     )
 
 
-def _forget_unknown(trials: pd.DataFrame, imported: Imported) -> None:
+def _forget_unknown(trials: pd.DataFrame, imported: Imported | None) -> None:
     """Remove from trials what follows from placeholders alone."""
+    if imported is None:
+        return
     if not imported.scores:
         # The tables hold when the target was reached, not the scores after it.
         trials[["best_score", "best_averaged_score"]] = np.nan
