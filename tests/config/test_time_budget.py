@@ -11,7 +11,7 @@ from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.measure.device.platform_policy import SHAPES_OF_A_TIER, CompileSeconds
 from batchscale.measure.run import time_estimate
 from batchscale.records import results_folder
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tiny_workload import experiment
 
@@ -48,6 +48,7 @@ def test_looks_spend_what_the_rung_leaves_on_seeds(minutes, rates):
     assert looks[-1] >= 3 * chosen.seeds.confirm or len(looks) == experiments.MOST_LOOKS
 
 
+@example(experiment(confirm={"looks": [2, 5]}), 2.2064264, [594163.6, 346166.4, 572149.3])
 @given(studies, some_minutes, speeds)
 def test_the_estimate_stays_within_the_minutes_unless_nothing_does(study, minutes, rates):
     chosen = time_budget.fit(study, minutes, seconds(rates))

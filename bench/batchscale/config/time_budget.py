@@ -65,9 +65,10 @@ def climb(experiment: Experiment, rung: Rung) -> Experiment:
     """Return the experiment at a rung; if it has a single learning rate (span 0), it keeps that one."""
     replace, rate = msgspec.structs.replace, experiment.learning_rate
     span, warmup_epochs = rung.span if rate.span else 0, rate.warmup_epochs * rung.epochs_factor
+    seeded = with_seeds(experiment, rung.confirm)
     return replace(
-        experiment,
-        seeds=replace(experiment.seeds, search=rung.search, confirm=rung.confirm),
+        seeded,
+        seeds=replace(seeded.seeds, search=rung.search),
         learning_rate=replace(rate, span=span, warmup_epochs=warmup_epochs),
         budget=replace(
             experiment.budget,
