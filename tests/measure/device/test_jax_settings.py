@@ -1,5 +1,6 @@
 """The environment changes no number that a row claims: not their type, not the initial weights, not a compile time."""
 
+import logging
 import os
 
 import jax
@@ -70,3 +71,14 @@ def test_the_oldest_programs_make_room(settings, monkeypatch, tmp_path):
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
     jax_settings.keep_programs(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"new", "middle"}
+
+
+def test_a_device_that_cannot_be_used_takes_one_line_and_no_traceback(caplog):
+    jax_settings.hold()
+    log = logging.getLogger("jax._src.xla_bridge")
+    try:
+        raise RuntimeError("Unable to load cuDNN. Is it installed?")
+    except RuntimeError:
+        log.exception("Exception when calling %s.initialize()", "a_plugin")
+    assert caplog.messages == ["Exception when calling a_plugin.initialize(): Unable to load cuDNN. Is it installed?"]
+    assert "Traceback" not in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,10 +26,21 @@ NUMERICS: dict[str, Any] = {
 
 
 def hold() -> None:
-    """Set every setting of `NUMERICS`. Environment variables such as `JAX_ENABLE_X64` then change no number."""
+    """Set every setting of `NUMERICS`. Environment variables such as `JAX_ENABLE_X64` then change no number.
+
+    What JAX then reports of a device that cannot be used takes one line.
+    """
+    logging.getLogger("jax._src.xla_bridge").addFilter(_in_one_line)
     for name, value in NUMERICS.items():
         if getattr(jax.config, name) != value:
             jax.config.update(name, value)
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Replace the traceback of a record by its reason, such as a library of CUDA that is not installed."""
+    if record.exc_info and record.exc_info[1]:
+        record.msg, record.args, record.exc_info = f"{record.getMessage()}: {record.exc_info[1]}", (), None
+    return True
 
 
 MOST_KEPT_BYTES = 1 << 30

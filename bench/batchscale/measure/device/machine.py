@@ -159,8 +159,8 @@ def describe() -> tuple[Machine, Environment]:
         InputError: when an environment variable asks for a device that is not here, or changes the precision of its
             products.
     """
-    _refuse_absent_device()
     jax_settings.hold()
+    _refuse_absent_device()
     nvidia = nvidia_driver() if jax.default_backend() == "gpu" else None
     machine = describe_machine(nvidia)
     return machine, with_products(describe_environment(nvidia), machine.platform)
