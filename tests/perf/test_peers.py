@@ -30,7 +30,7 @@ PLAIN = "JAX with Flax's layers"
 def test_a_study_next_to_the_usual_ways(benchmark, record, session, tmp_path, study, torch_run, network):
     session = session if study == "LeNet" else decoder_session(tmp_path)
     speeds = benchmark.pedantic(_race, args=(session, torch_run, network), rounds=1)
-    record.details["torch"] = peer_torch.torch.__version__
+    record.details["torch"] = str(peer_torch.torch.__version__)
     lanes = speeds.pop("lanes")
     for way, speed in speeds.items():
         record(f"{study}: over {way}", lanes / speed, {"examples per second": speed, "of the lanes": lanes})
