@@ -30,6 +30,11 @@ def number(value: float, digits: int = 3) -> str:
     return shown.rstrip("0").rstrip(".") if "." in shown and abs(value) < 1e-3 else shown
 
 
+def exponent(value: float) -> str:
+    """Return the power of a fit; one that is only the rounding of the fit is 0."""
+    return number(round(value, 4), 2)
+
+
 def whole(value: float) -> str:
     """Return a whole number, such as a batch size."""
     return f"{value:.0f}"

@@ -88,3 +88,10 @@ def test_rates_of_arithmetic_and_of_bytes_carry_their_prefix(value, shown):
 
 def test_one_epoch_is_not_several():
     assert [number_format.epochs(count) for count in (0.5, 1.0, 20.0)] == ["0.5 epochs", "1 epoch", "20 epochs"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.5, "0.50"), (-0.716, "-0.72"), (2.2e-16, "0"), (-2.2e-16, "0"), (1.204, "1.2")]
+)
+def test_an_exponent_that_is_only_rounding_is_zero(value, shown):
+    assert number_format.exponent(value) == shown

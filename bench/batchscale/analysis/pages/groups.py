@@ -78,7 +78,8 @@ RESTS: dict[Rests, str] = {
 
 
 def _power(one: Ranged) -> str:
-    return f"{number_format.number(one.value)} ({number_format.with_level(number_format.between(one.interval))})"
+    ends = number_format.between(one.interval, number_format.exponent)
+    return f"{number_format.exponent(one.value)} ({number_format.with_level(ends)})"
 
 
 def table(groups: Groups) -> Table:
@@ -124,7 +125,7 @@ def _of_surface(one: GroupAnswer) -> list[Entry]:
         return [*[Entry(UNKNOWN)] * 4, Entry(one.score_surface_reason or "")]
     return [
         *(_ranged(part) for part in (found.batch_size, found.learning_rate)),
-        Entry(f"B^{number_format.number(found.exponent.value)}", found.exponent.value),
+        Entry(f"B^{number_format.exponent(found.exponent.value)}", found.exponent.value),
         Entry(number_format.number(found.noise), found.noise),
         Entry(""),
     ]

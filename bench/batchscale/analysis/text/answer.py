@@ -261,7 +261,8 @@ def surface(summary: Summary) -> str:
     best = found.batch_size, found.learning_rate
     size, rate = (f"{number_format.number(one.value)} ({_inside(one.interval)})" for one in best)
     runs = f"{found.runs} runs" if not found.left_out else f"{found.runs} of {found.runs + found.left_out} runs"
-    power, ends = number_format.number(found.exponent.value), number_format.between(found.exponent.interval)
+    power = number_format.exponent(found.exponent.value)
+    ends = number_format.between(found.exponent.interval, number_format.exponent)
     score, noise = (number_format.score(goal, one) for one in (found.score.value, found.noise))
     return (
         f"A smooth surface through {runs} has its best {number_format.metric(goal)}, {score}, at batch size {size} and"
@@ -385,7 +386,7 @@ def _critical(summary: Summary) -> Fact | None:
 def turning(found: RateShape) -> str:
     """Return whether the best rate turns within the batch sizes, with the slopes at both ends."""
     first, last = (
-        f"B^{number_format.number(one.value, 2)} ({number_format.between(one.interval, _two_digits)})"
+        f"B^{number_format.exponent(one.value)} ({number_format.between(one.interval, number_format.exponent)})"
         for one in (found.first_slope, found.last_slope)
     )
     ends = f"as {first} at the smallest batch size and as {last} at the largest"
@@ -395,7 +396,3 @@ def turning(found: RateShape) -> str:
     if found.shape == "undecided":
         return f"Whether it rises and then falls is undecided: it grows {ends}."
     return f"It {found.shape} over the whole range: it grows {ends}."
-
-
-def _two_digits(value: float) -> str:
-    return number_format.number(value, 2)

@@ -375,8 +375,8 @@ def best_learning_rate(_: Sweep, summary: Summary) -> str:
     rates = summary.learning_rates
     if rates is None or rates.overall is None:
         return f"No rule can be read from the rates: {summary.learning_rates_reason or 'too few batch sizes'}."
-    interval = number_format.between(rates.overall.interval, lambda value: number_format.number(value, 2))
-    power = f"B^{number_format.number(rates.overall.value, 2)} ({interval})"
+    interval = number_format.between(rates.overall.interval, number_format.exponent)
+    power = f"B^{number_format.exponent(rates.overall.value)} ({interval})"
     growth = f"{number_format.best_rate(effective=rates.effective)} grows as {power}, {RULES[rates.rule]}."
     at_edge = f" At the edge of the rates tried: {number_format.batch_sizes(rates.at_grid_edge)}."
     turn = f" {turning(rates.shape)}" if rates.shape else ""
