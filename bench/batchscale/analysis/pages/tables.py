@@ -108,6 +108,7 @@ COLUMNS = (
     Column("Epoch"),
     Column("Learning rate"),
     Column("Epochs to target"),
+    Column("Steps to target"),
     Column("Tokens to target"),
     Column("Time to target"),
     Column("Best score"),
@@ -123,23 +124,27 @@ COLUMNS = (
 """The columns of the table of batch sizes."""
 CORE = (
     *("Batch size", "Tokens per step", "Status", "Examples/s", "Tokens/s", "Learning rate", "Epochs to target"),
-    *("Tokens to target", "Time to target", "Best score"),
+    *("Steps to target", "Tokens to target", "Time to target", "Best score"),
 )
 """The columns that a terminal has room for, by name."""
 FIRST_OUT = (
-    *("Tokens to target", "Examples/s", "Tokens/s", "Tokens per step", "Epochs to target", "Learning rate"),
-    *("Best score", "Status"),
+    *("Tokens to target", "Examples/s", "Tokens/s", "Tokens per step", "Epochs to target", "Steps to target"),
+    *("Learning rate", "Best score", "Status"),
 )
 """The columns that a narrow terminal leaves out, in this order."""
 POINTED_AT = (
-    *("Tokens per step", "Examples/s", "Tokens/s", "Epochs to target", "Tokens to target", "Time to target"),
-    "Best score",
+    *("Tokens per step", "Examples/s", "Tokens/s", "Epochs to target", "Steps to target", "Tokens to target"),
+    *("Time to target", "Best score"),
 )
 """The columns shown while a reader points at a batch size in a figure."""
-WHERE_MEASURED = ("Tokens per step", "Tokens/s", "Tokens to target", "Averaged parameters", "Epoch")
+WHERE_MEASURED = (
+    *("Tokens per step", "Tokens/s", "Steps to target", "Tokens to target", "Averaged parameters", "Epoch"),
+)
 """The columns left out where no batch size has a value."""
-FROM_STEPS = ("Examples/s", "Step", "Epochs to target", "First seen there", "Regime")
-"""The columns that are left out too, where training is not counted in examples and steps."""
+FROM_STEPS = ("Examples/s", "Step", "Regime")
+"""The columns that are left out too, where steps are not known."""
+FROM_EPOCHS = ("Epochs to target", "First seen there")
+"""The columns that are left out too, where epochs are not known; steps take their place, if these are known."""
 
 STATUS = {
     "ok": "reached",
@@ -156,7 +161,8 @@ NO_ESTIMATE = Estimate(median=None, interval=(None, None))
 
 def columns(summary: Summary) -> list[Column]:
     """Return the columns with score and examples named: "Best accuracy" for "Best score", "Windows/s" for text."""
-    metric = number_format.metric(summary.goal) if summary.goal else "score"
+    goal = summary.goal or summary.scored
+    metric = number_format.metric(goal) if goal else "score"
     speed = f"{summary.example.capitalize()}s/s"
     titles = (column.title.replace("score", metric).replace("Examples/s", speed) for column in COLUMNS)
     return [replace(column, title=title, name=column.title) for column, title in zip(COLUMNS, titles, strict=True)]
@@ -170,9 +176,11 @@ def places(table: Table, names: Sequence[str]) -> list[int]:
 def batch_size_table(summary: Summary) -> Table:
     """Return the table with one row for each batch size, the fastest to the target marked."""
     best = summary.time_optimal.batch_size if summary.time_optimal else None
-    lines = [_of_batch_size(cell, summary.goal) for cell in summary.cells]
+    lines = [_of_batch_size(cell, summary.goal or summary.scored) for cell in summary.cells]
     titled = columns(summary)
-    may_lack = WHERE_MEASURED if summary.counted_in == "examples" else (*WHERE_MEASURED, *FROM_STEPS)
+    may_lack = [*WHERE_MEASURED]
+    may_lack += FROM_STEPS if summary.steps_reason else ()
+    may_lack += FROM_EPOCHS if summary.epochs_reason else ()
     shown = [
         at
         for at, column in enumerate(titled)
@@ -187,7 +195,7 @@ def batch_size_table(summary: Summary) -> Table:
 
 def _caption(names: Iterable[str]) -> str:
     shown = set(names)
-    needs = "Epochs and time" if "Epochs to target" in shown else "Time"
+    needs = next((f"{unit} and time" for unit in ("Epochs", "Steps") if f"{unit} to target" in shown), "Time")
     first = "First seen there: the median over seeds of the epochs at the first evaluation at the target. "
     return (
         f"{needs} after which the typical run reached the target, and median best scores, with 95% intervals."
@@ -256,6 +264,7 @@ def _of_batch_size(cell: BatchSizeSummary, goal: Goal | None) -> list[Entry]:
         entry(cell.seconds_per_epoch, number_format.seconds),
         Entry(", ".join([f"{rate.text}{at_edge}", *number_format.options(cell.best_options)]), rate.value),
         _estimate(cell.epochs_to_target, number_format.number),
+        _estimate(NO_ESTIMATE if cell.epochs_to_target.median else cell.steps_to_target, number_format.number),
         _estimate(cell.tokens_to_target or NO_ESTIMATE, number_format.short),
         _duration(cell.time_to_target),
         _estimate(cell.best_score, score),
