@@ -14,6 +14,8 @@ from batchscale.analysis.compare.compare import compare
 from batchscale.analysis.exchange.analyze import Known, write_folders
 from batchscale.analysis.exchange.export import export
 from batchscale.analysis.exchange.predict import predict
+from batchscale.analysis.figures import training
+from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.amounts import CLOCK
 from batchscale.analysis.metrics.sweep import Sweep
@@ -168,7 +170,7 @@ def test_words_name_what_was_counted_and_nothing_that_was_not(written):
     assert not {"Step", "Examples/s", "Regime"} & set(titles)
     assert "seconds_per_epoch" in tables.flat(summary)[0]
     speed = next(one.numbers for one in summary.verdicts if one.claim == 2)
-    assert speed == "20.0 s an epoch at batch size 16, 4.20 s at 1,024; the highest speed is 4.20 s at 1,024."
+    assert speed == "20.0 s an epoch at batch size 16, 4.20 s at 1,024; the least is 4.20 s at 1,024."
 
 
 def test_words_say_that_a_clock_includes_whatever_it_timed(written):
@@ -185,6 +187,34 @@ def test_words_say_that_a_clock_includes_whatever_it_timed(written):
     assert "--throughput" not in report.reproduce(sweep.frames, summary)
 
 
+def test_steps_take_the_place_of_epochs_that_are_not_known(written):
+    runs = clocked("step", more="seconds")
+    for examples, needs, other in ((None, "Steps", "Epochs"), (3200, "Epochs", "Steps")):
+        known = msgspec.structs.replace(LOSS, train_examples=examples)
+        table = tables.batch_size_table(summarize(sweep_of(written(runs, known=known))))
+        titles = {column.name for column in table.columns}
+        assert (f"{needs} to target" in titles, f"{other} to target" in titles) == (True, False)
+        assert ("First seen there" in titles) == (needs == "Epochs")
+        assert table.caption.startswith(f"{needs} and time after which")
+        (at,) = tables.places(table, [f"{needs} to target"])
+        of_64 = next(row for row in table.rows if row.anchor == "64")
+        assert of_64.entries[at].value == pytest.approx(20 if needs == "Steps" else 20 * 64 / 3200, rel=1e-3)
+
+
+def test_a_batch_size_alone_shows_no_scaling_of_steps(written):
+    runs = [one for one in clocked("step", more="seconds").splitlines() if one.startswith(("run", "b64"))]
+    summary = summarize(sweep_of(written("\n".join(runs), known=LOSS)))
+    assert {cell.regime for cell in summary.cells} == {None}
+    assert "the only batch size with a time" in explain.explain(summary).lines[0]
+
+
+def test_speeds_of_other_batch_sizes_leave_the_curves_undrawn(written):
+    folder = written(clocked("step"), "batch_size,seconds_per_step\n17,1\n", LOSS)["imported"]
+    sweep = sweep_of({"one": folder})
+    with pytest.raises(NothingToDrawError, match=r"epochs are not known: .* no batch size with curves was timed"):
+        training.learning_curves(sweep, summarize(sweep))
+
+
 REFUSED = {
     "seconds_per_step": (
         NEEDS,
@@ -192,9 +222,13 @@ REFUSED = {
         r"seconds_per_step: the runs count epochs .* seconds_per_epoch, or",
     ),
     "examples_per_second": (NEEDS, "examples_per_second", r"examples_per_second: the runs count epochs"),
-    "a clock and a table": (clocked(), "seconds_per_epoch", r"own clocks are the time already, expected no table"),
+    "a clock and a table": (
+        clocked(),
+        "seconds_per_epoch",
+        r"the seconds of their own clocks, expected runs that count",
+    ),
     "before any training": (clocked() + "x,8,0,1\nx,8,9,1\n", None, "run x: 1 before any training, expected a target"),
-    "two units": (clocked() + "x,8,,1\n", None, r"run x: a score, expected one, or a column step"),
+    "two units": (clocked() + "x,8,,1\n", None, r"run x: seconds: empty next to a score, expected the clock at every"),
 }
 
 

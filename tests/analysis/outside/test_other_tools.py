@@ -257,7 +257,7 @@ WRONG = {
     "run,step,val_loss\na,10,1\n": "batch_size: not in the file",
     "run,batch_size,step,val_loss,step\na,16,10,1,1\n": "step: a column given twice",
     "run,batch_size,val_loss\na,16,2\na,16,1\n": "run a: 2 scores of one run, expected one, or",
-    "run,batch_size,seconds,val_loss\na,16,10,2\na,16,,1\n": "run a: 2 scores of one run, expected one, or",
+    "run,batch_size,seconds,val_loss\na,16,10,2\na,16,,1\n": "run a: seconds: empty next to a score, expected the clock at every score",
     "run,batch_size,seed,step,val_loss\na,16,x,10,1\n": "row 2: seed: not a whole number from 0",
     "{": "not valid JSON",
     "{}": "JSON of an unknown form",
@@ -330,6 +330,10 @@ def test_options_that_the_files_need_are_asked_for(tmp_path):
     twice = _written(tmp_path / "two.csv", "run,batch_size,seed,loss\na,16,1,2\nb,16,1,3\n")
     with pytest.raises(InputError, match=r"run b: seed: 1, as in .*run a at this batch size"):
         write_folders([twice], None, tmp_path / "out")
+    copy = "batch_size,step,loss\n" + "".join(f"16,{at},{9 - at}\n" for at in range(1, 8))
+    copies = [_written(tmp_path / f"{name}.csv", copy) for name in ("copy", "copy_of_it")]
+    with pytest.raises(InputError, match=r"copy_of_it\.csv: .* the same scores as in .*copy\.csv: batch_size 16, exp"):
+        write_folders(copies, None, tmp_path / "out", known)
     assert not (tmp_path / "out").exists()
 
 

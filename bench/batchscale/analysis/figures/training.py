@@ -132,12 +132,12 @@ def _claimed_curves(sweep: Sweep, summary: Summary) -> pd.DataFrame:
     unit = sweep.amounts.counted_in
     if curves.empty or unit == "budgets" or not frames.has_scores:
         raise NothingToDrawError("no learning curves were recorded")
-    if summary.epochs_reason and not sweep.pace_of:
-        raise NothingToDrawError(f"{summary.epochs_reason}, and no batch size was timed")
     ended = aggregated(curves, ["batch_size", "trial"], last=(unit, "max"))
     together = dict(zip(*by_batch_size(ended, "last", np.min), strict=True))
     sizes = values(curves, "batch_size").astype(int).tolist()
     limits, pace = np.array([(together[size], sweep.pace_of.get(size, np.nan)) for size in sizes]).T
+    if summary.epochs_reason and np.isnan(pace).all():
+        raise NothingToDrawError(f"{summary.epochs_reason}, and no batch size with curves was timed")
     trained, gap = values(curves, unit), drawing.gaps(sweep.goal, values(curves, "score"))
     known = np.isfinite(gap) if sweep.goal.kind.ideal is None else gap >= 0
     curves = only(curves.assign(gap=gap, seconds=trained * pace), (trained <= limits) & (trained > 0) & known)

@@ -11,7 +11,7 @@ import msgspec
 
 from batchscale.analysis.frames.amounts import Amounts, amounts_of
 from batchscale.analysis.frames.outside_tables import experiment_from, origin, several_rates
-from batchscale.analysis.outside.runs import OutsideRun, Reading
+from batchscale.analysis.outside.runs import Evaluation, OutsideRun, Reading
 from batchscale.analysis.outside.tables import Timing
 from batchscale.config.experiment import Experiment
 from batchscale.config.goal import METRICS, Goal, MetricName
@@ -27,6 +27,8 @@ UNREACHED: dict[MetricName, float] = {
     "cost": -1e12,
 }
 """Placeholders for a target that was not given; they are never shown, since `imported.json` records none."""
+SURELY_THE_SAME = 5
+"""Different scores of a run without a seed from which another one with the same scores is a copy of it."""
 
 
 def curve_experiment(
@@ -103,8 +105,13 @@ def _seeded(runs: Sequence[OutsideRun]) -> Iterator[tuple[OutsideRun, int]]:
     """Yield every run with its seed; runs without one are numbered within their batch size and rate."""
     numbers: Counter[tuple[int, float | None]] = Counter()
     taken: dict[tuple[int, float | None, int], str] = {}
+    curves: dict[tuple[int, float | None, tuple[Evaluation, ...]], str] = {}
     for run in runs:
         setting = run.batch_size, run.learning_rate
+        if run.seed is None and len({one.score for one in run.evaluations}) >= SURELY_THE_SAME:
+            if other := curves.get((*setting, run.evaluations)):
+                raise InputError(f"{run.where}: the same scores as in {other}, expected each run once")
+            curves[*setting, run.evaluations] = run.where
         seed = numbers[setting] if run.seed is None else run.seed
         numbers[setting] += 1
         if other := taken.get((*setting, seed)):

@@ -221,8 +221,8 @@ def round_rows(
 def _timed(timing: Timing, amounts: Amounts, path: Path) -> tuple[type[Round | TimedEpoch], float | None]:
     """Return whether a speed is one of steps or of epochs, and the seconds of one; None where it did not fit."""
     if amounts.counted_in == "seconds":
-        clocks = "the runs' own clocks are the time already"
-        raise InputError(f"{path}: row 1: {timing.unit}: {clocks}, expected no table of speeds")
+        clocks = "the runs hold only the seconds of their own clocks"
+        raise InputError(f"{path}: row 1: {timing.unit}: {clocks}, expected runs that count steps or epochs to join")
     if amounts.counted_in == "epochs" and timing.unit != "seconds_per_epoch":
         hint = "expected seconds_per_epoch, or analyze --train-examples N"
         raise InputError(f"{path}: row 1: {timing.unit}: the runs count epochs of unknown size, {hint}")
@@ -240,12 +240,12 @@ def _seconds_per_step(timing: Timing, amounts: Amounts, path: Path) -> float:
             return size / amount
         case "tokens_per_second":
             if amounts.tokens_per_example is None:
-                expected = "expected --tokens-per-example N, or 1 where batch sizes count tokens"
+                expected = "expected analyze --tokens-per-example N, or 1 where batch sizes count tokens"
                 raise InputError(f"{path}: row 1: tokens_per_second: {expected}")
             return size * amounts.tokens_per_example / amount
         case "seconds_per_epoch":
             if amounts.train_examples is None:
-                expected = "expected --train-examples N, the examples in an epoch"
+                expected = "expected analyze --train-examples N, the examples in an epoch"
                 raise InputError(f"{path}: row 1: seconds_per_epoch: {expected}")
             return amount * size / amounts.train_examples
         case _:

@@ -69,12 +69,12 @@ def regimes(sweep: Sweep) -> list[Regime | None]:
     """Return the regime of each batch size, or None for those that did not reach the target, or without steps.
 
     The regime follows from the fitted curve. Without a fit, it follows from the fewest examples that any batch size up
-    to this one needed.
+    to this one needed; a batch size alone has no regime.
     """
-    if sweep.amounts.why_no("steps"):
-        return [None] * len(sweep.sizes)
     fit = sweep.examples_fit.knee
     medians = np.where(np.isfinite(sweep.training.medians), sweep.training.medians, np.nan)
+    if sweep.amounts.why_no("steps") or np.isfinite(medians).sum() < 2:
+        return [None] * len(sweep.sizes)
     least = np.fmin.accumulate(np.where(sweep.below_useful_range, np.nan, medians))
     found: list[Regime | None] = []
     for at, size in enumerate(sweep.sizes.tolist()):

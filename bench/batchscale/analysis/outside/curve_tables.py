@@ -197,6 +197,8 @@ def _by_clock(
     """
     where = _where(path, line.name(columns.run) if columns.run else None, known)
     if any(one.seconds is None for one in evaluations):
+        if columns.seconds:
+            raise InputError(f"{where}: {columns.seconds}: empty next to a score, expected the clock at every score")
         found = f"{len(evaluations)} scores of one run" if len(evaluations) > 1 else "a score"
         raise InputError(f"{where}: {found}, expected one, or a column step, examples, tokens, epoch or seconds")
     return [Evaluation(one.seconds or 0.0, one.score) for one in evaluations]

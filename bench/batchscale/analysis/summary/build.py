@@ -70,7 +70,7 @@ def summarize(of: Sweep, within: float | None = None) -> Summary:
         **_reasoned("cost_optimal", cost_optimal(of), _why_no_cost(of)),
         price_per_hour=frames.price_per_hour,
         **_reasoned("critical_batch_size", scaling.critical_batch_size(of), of.examples_fit.reason),
-        **_reasoned("affine_step_time", scaling.affine_step_time(of), of.step_seconds_fit.reason),
+        **_reasoned("affine_step_time", scaling.affine_step_time(of), _why_no_step_time(of)),
         **_reasoned("learning_rates", rates, scaling.WHY_NO_RATES),
         **_reasoned("gradient_noise", noise, scaling.why_no_gradient_noise(of)),
         **_reasoned("ceilings", hardware.ceilings(frames), "the machine was not calibrated"),
@@ -113,6 +113,11 @@ def _identity(of: Sweep) -> dict[str, Any]:
         "speeds_from": frames.speeds_from,
         "evaluation_quantum_epochs": _quantum(of),
     }
+
+
+def _why_no_step_time(of: Sweep) -> str | None:
+    without_steps = of.frames.counted_in in ("epochs", "seconds")
+    return of.frames.amounts.why_no("steps") if without_steps else of.step_seconds_fit.reason
 
 
 def further_target(of: Sweep) -> FurtherTarget:

@@ -104,10 +104,9 @@ def larger_is_faster(evidence: Evidence) -> Judgement:
     first, last, most = (
         number_format.seconds(1 / one) if by_epoch else f"{one:,.0f}" for one in speed[[0, -1, peak]].tolist()
     )
-    unit = "an epoch" if by_epoch else "examples per second"
+    unit, extreme = ("an epoch", "the least") if by_epoch else ("examples per second", "the highest speed")
     numbers = (
-        f"{first} {unit} at batch size {sizes[0]:,}, {last} at {sizes[-1]:,};"
-        f" the highest speed is {most} at {sizes[peak]:,}."
+        f"{first} {unit} at batch size {sizes[0]:,}, {last} at {sizes[-1]:,}; {extreme} is {most} at {sizes[peak]:,}."
     )
     if speed[-1] >= speed[peak] * (1 - NOTICEABLE):
         return Judgement("supported" if speed[-1] > speed[0] * (1 + NOTICEABLE) else "undecided", numbers)

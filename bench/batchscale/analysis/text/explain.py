@@ -109,7 +109,7 @@ def _time(summary: Summary, cell: BatchSizeSummary, timed: list[BatchSizeSummary
     seconds = _median(cell, "time_to_target")
     least = min(_median(one, "time_to_target") for one in timed)
     place = "the least" if seconds <= least else f"{number_format.number(seconds / least)} times the least"
-    place = f"{place} of {len(timed)} batch sizes"
+    place = f"{place} of {len(timed)} batch sizes" if len(timed) > 1 else "the only batch size with a time"
     time, to_target = number_format.seconds(seconds), f"to {answer.target(summary)}"
     if summary.counted_in not in COUNTED:
         return f"Batch size {cell.batch_size} needs {time} {to_target}, {place}."
