@@ -158,7 +158,7 @@ def read(tmp_path, goal, name, values):
         ("map>=37%", "map", [5, 40], ("accuracy", 0.37, 0.05, "read as percentages")),
         ("reward>=-100", "reward", [-200, -50], ("score", -100, -200, "")),
         ("val_nll<=-1.5", "val_nll", [2, -2], ("cost", -1.5, 2, "")),
-        ("fid<=20", "fid", [90, 12], ("loss", 20, 90, "")),
+        ("fid<=20", "fid", [90, 12], ("loss", 20, 90, "read as a loss")),
     ],
 )
 def test_the_content_and_the_goal_decide_what_a_score_is_and_it_is_noted(tmp_path, goal, name, values, expected):

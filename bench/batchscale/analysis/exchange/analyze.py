@@ -187,6 +187,9 @@ def settled(read: list[Need] | Reading, file: Path, known: Known) -> list[Need] 
                 " a --goal such as 'NAME>=0.97'"
             )
         return replace(read, notes=[*read.notes, f"{column} is read as percentages: 97 stands for 97%."])
+    if read.metric == "loss" and read.name is not None:
+        note = f"{column} is read as a loss, whose ideal score is 0 (--metric NAME:cost assumes none)."
+        return replace(read, notes=[*read.notes, note])
     if not scores.may_be_share:
         return read
     if least < 0 or greatest > 1:
@@ -214,7 +217,8 @@ def of_scores(read: Reading, timings: list[Timing], files: tuple[Path, Path | No
     """Take curves, or final scores without a target."""
     final, amounts = read.final_only, amounts_of_runs(read, known.train_examples, known.tokens_per_example)
     if final and known.target is not None:
-        raise InputError(f"{files[0]}: one score of each run does not show when it reached --target; leave it out")
+        expected = "expected --metric NAME:METRIC, and neither --target nor --goal"
+        raise InputError(f"{files[0]}: one score of each run does not show when it reached the target, {expected}")
     if not final and known.target is None:
         raise InputError(f"{files[0]}: expected --target, the {read.metric} to reach, or --goal 'NAME<=3.28'")
     clocked = [] if timings or final else timings_of(read, amounts)
