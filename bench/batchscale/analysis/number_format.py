@@ -162,7 +162,9 @@ def score(goal: Goal, value: float) -> str:
 
 
 def gain(goal: Goal, value: float) -> str:
-    """Return a difference of scores with its sign: accuracies in percentage points."""
+    """Return a difference of scores with its sign: accuracies in percentage points; four digits of other scores."""
+    if goal.kind.ideal is None:
+        return f"{'+' * (value > 0)}{number(value, 4)}"
     return f"{100 * value:+z.2f}" if goal.kind.is_share else f"{value:+z.4f}"
 
 
@@ -176,10 +178,15 @@ def target(goal: Goal) -> str:
 def goal(of: Goal) -> str:
     """Return a goal as the end of "epochs to ...", such as "97% validation accuracy"."""
     if of.name:
-        return f"a {of.name} of {target(of)}"
+        return f"{article(of.name)} {of.name} of {target(of)}"
     if of.metric == "accuracy":
         return f"{target(of)} validation accuracy"
     return f"{target(of)} validation bits per byte" if of.kind.unit else f"a validation {metric(of)} of {target(of)}"
+
+
+def article(name: str) -> str:
+    """Return "an" before a name that starts with a vowel, else "a"."""
+    return "an" if name[:1].lower() in tuple("aeiou") else "a"
 
 
 def percent(fraction: float) -> str:

@@ -226,7 +226,8 @@ def fit_powers(where: Array, values: Array) -> list[tuple[float, Interval]]:
     count, columns = where.shape
     freedom = count - columns - 1
     if freedom < 2:
-        raise Refusal(f"{count} groups have an answer, and {columns} exponents need {columns + 3}")
+        exponents = "an exponent needs" if columns == 1 else f"{columns} exponents need"
+        raise Refusal(f"{count} groups have an answer, and {exponents} {columns + 3}")
     terms = np.concatenate([np.ones((count, 1)), where - where.mean(axis=0)], axis=1)
     if np.linalg.matrix_rank(terms) <= columns:
         raise Refusal("the columns move together in these groups, so that their exponents cannot be separated")

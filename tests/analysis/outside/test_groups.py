@@ -73,7 +73,7 @@ def test_groups_without_a_surface_answer_by_their_best_runs_and_give_the_reason(
     assert all("3 rates at 0 batch sizes" in one.score_surface_reason for one in found.answers)
     assert "9 of 9 groups support no surface" in page.sentences(found)[-1]
     named = answer_groups([written(tmp_path / "few.csv", models=MODELS[:1], tokens=TOKENS[:2])], known("N", "D"))
-    assert {one.reason for one in named.movements} == {"2 groups have an answer, and 1 exponents need 4"}
+    assert {one.reason for one in named.movements} == {"2 groups have an answer, and an exponent needs 4"}
 
 
 def curves(path, seconds=True):

@@ -38,6 +38,15 @@ def test_a_goal_reads_as_the_end_of_a_sentence():
     assert number_format.goal(Goal(metric="accuracy", threshold=0.97)) == "97% validation accuracy"
     assert number_format.goal(Goal(metric="loss", threshold=1.6)) == "a validation loss of 1.6"
     assert number_format.goal(Goal(metric="bits_per_byte", threshold=2.37)) == "2.37 validation bits per byte"
+    assert number_format.goal(Goal(metric="score", threshold=-120, name="reward")) == "a reward of -120"
+    assert number_format.goal(Goal(metric="cost", threshold=5, name="energy")) == "an energy of 5"
+
+
+def test_a_gain_has_the_digits_of_its_score():
+    gains = {"accuracy": "+1.23", "loss": "+0.0123", "score": "+0.01230", "cost": "+0.01230"}
+    for metric, shown in gains.items():
+        assert number_format.gain(Goal(metric=metric, threshold=0.5), 0.0123) == shown
+    assert number_format.gain(Goal(metric="score", threshold=1), -22.061) == "-22.06"
 
 
 @pytest.mark.parametrize("power", range(20))
