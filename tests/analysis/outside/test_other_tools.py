@@ -257,7 +257,7 @@ WRONG = {
     "run,step,val_loss\na,10,1\n": "batch_size: not in the file",
     "run,batch_size,step,val_loss,step\na,16,10,1,1\n": "step: a column given twice",
     "run,batch_size,val_loss\na,16,2\na,16,1\n": "run a: 2 scores of one run, expected one, or",
-    "run,batch_size,seconds,val_loss\na,16,10,2\na,16,,1\n": "run a: seconds: empty next to a score, expected the clock at every score",
+    "run,batch_size,seconds,val_loss\na,16,10,2\na,16,,1\n": "run a: seconds: empty next to a score, expected",
     "run,batch_size,seed,step,val_loss\na,16,x,10,1\n": "row 2: seed: not a whole number from 0",
     "{": "not valid JSON",
     "{}": "JSON of an unknown form",
