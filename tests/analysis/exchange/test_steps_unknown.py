@@ -182,6 +182,9 @@ def test_words_say_that_a_clock_includes_whatever_it_timed(written):
     assert lines[0] == "Batch size 64 needs 20.0 s to a validation loss of 2, the least of 3 batch sizes."
     assert lines[1] == "Against 16: 0.333 times the time."
     assert CLOCK in lines
+    paragraphs = " ".join(method.paragraphs(sweep, summary))
+    assert "the logarithm of the amount of training" in paragraphs
+    assert "timed rounds" not in paragraphs
     titles = {column.name for column in tables.batch_size_table(summary).columns}
     assert not {"Step", "Epoch", "Examples/s", "Epochs to target", "First seen there", "Regime"} & titles
     assert "--throughput" not in report.reproduce(sweep.frames, summary)

@@ -37,7 +37,7 @@ def export(folder: Path, form: str, out: Path | None = None) -> Path:
     cells = _rounds(folder, experiment)
     if not cells:
         raise InputError(
-            f"{folder / results_folder.THROUGHPUT}: holds no timed rounds of steps; measure some with batchscale run"
+            f"{folder / results_folder.THROUGHPUT}: holds no timed rounds of steps, expected some of batchscale run"
         )
     path = out or folder / f"{form}.json"
     row_files.write_json(path, FORMATS[form](experiment, machine, cells))

@@ -291,6 +291,8 @@ def levelling(best: ScoreOptimal, summary: Summary) -> str:
     """Return, after a space, at which batch sizes longer training may be better; empty where at none."""
     if not best.still_improving:
         return ""
+    if summary.counted_in == "budgets":
+        return " Longer training may change this answer: one score of each run does not show whether it levelled off."
     every = len(best.still_improving) == len(summary.known("best_score")) > 1
     curves = "no curve" if every else f"the curve at {number_format.batch_sizes(best.still_improving)}"
     not_seen = "was seen to level off" if every else "was not seen to level off"

@@ -51,7 +51,7 @@ CAPTIONS = {
         " best in both."
     ),
     "learning_curves": (
-        "The same runs over epochs and over seconds: the order may change. Lines are medians over seeds, shades span"
+        "The order over epochs may be another one than over seconds. Lines are medians over seeds, shades span"
         " all seeds."
     ),
     "best_learning_rate": (

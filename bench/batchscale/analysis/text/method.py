@@ -228,15 +228,18 @@ def _estimand(measured: Frames, summary: Summary) -> str:
         return ""
     has_ideal = (summary.goal or measured.experiment.goal).kind.ideal is not None
     scale = ", on the logarithm of the gap to the ideal score" if has_ideal else ", in the unit of the score"
+    blocks = (
+        " Of each block of timed rounds, the median over the means of all pairs of rounds counts (Hodges & Lehmann,"
+        f" 1963); that blocks are taken to differ by about {number_format.percent(BLOCK_SPREAD)} until more of them show"
+        " it is our own rule."
+    )
     return (
         f"Typical run: it is the mean over seeds of the learning curve{scale}."
         " It reaches the target where its smooth curve first does. That point does not depend on how often a run is"
         " evaluated, unlike the first evaluation at the target, which is reported next to it. Rules: local lines smooth"
         " the curve (Fan & Gijbels, 1996), the influence of each run on the crossing gives its spread (Efron, 1982),"
         " variances are shared between batch sizes (Smyth, 2004), and ties and bounds are multiple comparisons with the"
-        " best (Hsu, 1981 and 1984; Edwards & Hsu, 1983). Of each block of timed rounds, the median over the means of"
-        " all pairs of rounds counts (Hodges & Lehmann, 1963); that blocks are taken to differ by about"
-        f" {number_format.percent(BLOCK_SPREAD)} until more of them show it is our own rule."
+        f" best (Hsu, 1981 and 1984; Edwards & Hsu, 1983).{blocks if measured.amounts.timed_in else ''}"
     )
 
 
@@ -256,7 +259,7 @@ def _best_score(measured: Frames, summary: Summary) -> str:
         "Best score: the best evaluation of each run within the budget. Batch sizes are compared by its mean over"
         f" seeds,{scale} seed by seed (Hsu, 1981; Smyth, 2004)."
         f"{_examples(measured, best, goal)} A curve has levelled off where the line through the last half of the"
-        f" budget, {rise}the logarithm of the examples, is flatter than {flat:g} by its whole 95% interval: twice the"
+        f" budget, {rise}the logarithm of the amount of training, is flatter than {flat:g} by its whole 95% interval: twice the"
         f" training would then {gain}. Comparing the progress of the last"
         " stretch with a threshold follows Prechelt (1998, Early Stopping - But When?); the stretch and the threshold"
         f" are our own rule.{_decaying(measured)}"
