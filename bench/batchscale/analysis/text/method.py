@@ -230,8 +230,8 @@ def _estimand(measured: Frames, summary: Summary) -> str:
     scale = ", on the logarithm of the gap to the ideal score" if has_ideal else ", in the unit of the score"
     blocks = (
         " Of each block of timed rounds, the median over the means of all pairs of rounds counts (Hodges & Lehmann,"
-        f" 1963); that blocks are taken to differ by about {number_format.percent(BLOCK_SPREAD)} until more of them show"
-        " it is our own rule."
+        f" 1963); that blocks are taken to differ by about {number_format.percent(BLOCK_SPREAD)} until more of them"
+        " show it is our own rule."
     )
     return (
         f"Typical run: it is the mean over seeds of the learning curve{scale}."
@@ -259,8 +259,8 @@ def _best_score(measured: Frames, summary: Summary) -> str:
         "Best score: the best evaluation of each run within the budget. Batch sizes are compared by its mean over"
         f" seeds,{scale} seed by seed (Hsu, 1981; Smyth, 2004)."
         f"{_examples(measured, best, goal)} A curve has levelled off where the line through the last half of the"
-        f" budget, {rise}the logarithm of the amount of training, is flatter than {flat:g} by its whole 95% interval: twice the"
-        f" training would then {gain}. Comparing the progress of the last"
+        f" budget, {rise}the logarithm of the amount of training, is flatter than {flat:g} by its whole 95% interval:"
+        f" twice the training would then {gain}. Comparing the progress of the last"
         " stretch with a threshold follows Prechelt (1998, Early Stopping - But When?); the stretch and the threshold"
         f" are our own rule.{_decaying(measured)}"
     )
