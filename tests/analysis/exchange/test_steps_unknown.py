@@ -17,7 +17,7 @@ from batchscale.analysis.exchange.predict import predict
 from batchscale.analysis.figures import training
 from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.frames import frames
-from batchscale.analysis.frames.amounts import CLOCK
+from batchscale.analysis.frames.amounts import by_own_clocks
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.outside.runs import Asked
 from batchscale.analysis.pages import report, tables
@@ -27,6 +27,7 @@ from batchscale.errors import InputError
 from batchscale.records.curves import Curve
 from batchscale.records.row_types import Round, TimedEpoch, Trial
 
+CLOCK = by_own_clocks("Times")
 EPOCHS = {16: (3, 3, 4), 64: (4, 4, 4), 256: (6, 7, 7), 1024: (14, 15, 13)}
 SECONDS_PER_EPOCH = {16: 20.0, 64: 8.0, 256: 5.0, 1024: 4.2}
 BY_HAND = {16: 3 * 20.0, 64: 4 * 8.0, 256: 7 * 5.0, 1024: 14 * 4.2}

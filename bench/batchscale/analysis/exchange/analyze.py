@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from batchscale.analysis.exchange.out_folder import refuse_foreign, remove_earlier
-from batchscale.analysis.frames.amounts import LARGEST_EXAMPLES, Amounts
+from batchscale.analysis.frames.amounts import LARGEST_EXAMPLES, Amounts, by_own_clocks
 from batchscale.analysis.frames.imported import Imported
 from batchscale.analysis.frames.outside_curves import (
     amounts_of_runs,
@@ -161,42 +161,51 @@ def _find(convergence: Sequence[Path], throughput: Path | None, known: Known) ->
     return Found(experiment, imported, amounts, trials, machines_of(timings, throughput))
 
 
-CLOCK = "Speeds are those of the runs' own clocks, which include whatever they timed, such as evaluations."
-
-
 def settled(read: list[Need] | Reading, file: Path, known: Known) -> list[Need] | Reading:
     """Decide by the scores themselves, and by the goal, whether they are shares, percentages or neither.
 
     Raises:
         InputError: when the scores are percentages and the goal is a share, or the other way round.
     """
-    scores, target = known.scores, known.target
     if not isinstance(read, Reading):
         return read
-    least, greatest = read.extremes
-    column = bare(scores.column or read.metric)
+    column = bare(known.scores.column or read.metric)
+    _refuse_two_units(read, f"{file}: {column}", known)
+    metric, meaning = _meaning(read, known)
+    return replace(
+        read, metric=metric, notes=[*read.notes, f"{column} is read as {meaning}."] if meaning else read.notes
+    )
+
+
+def _refuse_two_units(read: Reading, field: str, known: Known) -> None:
+    """Refuse percentages where the goal is a share, and the other way round."""
+    target, (least, greatest) = known.target, read.extremes
     if read.metric == "score" and target is not None:
         above, below = 1 < target <= 100 and 0 <= least <= greatest <= 1, 0 < target < 1 and target < least
         if above or (below and 1 < greatest <= 100):
             found = f"all its values are from {least:g} to {greatest:g}, and the goal is {target:g}"
-            raise InputError(f"{file}: {column}: {found}, expected both in one unit (NAME>=97% reads percentages)")
-    if scores.percent:
-        if greatest <= 1 / 100 and (known.target is None or known.target > 1 / 100):
-            raise InputError(
-                f"{file}: {column}: at most {100 * greatest:g}, expected percentages for a --goal with % or above 1, or"
-                " a --goal such as 'NAME>=0.97'"
-            )
-        return replace(read, notes=[*read.notes, f"{column} is read as percentages: 97 stands for 97%."])
+            raise InputError(f"{field}: {found}, expected both in one unit (NAME>=97% reads percentages)")
+    if known.scores.percent and greatest <= 1 / 100 and (target is None or target > 1 / 100):
+        raise InputError(
+            f"{field}: at most {100 * greatest:g}, expected percentages for a --goal with % or above 1, or"
+            " a --goal such as 'NAME>=0.97'"
+        )
+
+
+def _meaning(read: Reading, known: Known) -> tuple[MetricName, str]:
+    """Return the metric of the scores, and what they are read as; empty where the files or the user say it."""
+    least, greatest = read.extremes
+    if known.scores.percent:
+        return read.metric, "percentages: 97 stands for 97%"
     if read.metric == "loss" and read.name is not None:
-        note = f"{column} is read as a loss, whose ideal score is 0 (--metric NAME:cost assumes none)."
-        return replace(read, notes=[*read.notes, note])
-    if not scores.may_be_share:
-        return read
+        return read.metric, "a loss, whose ideal score is 0 (--metric NAME:cost assumes none)"
+    if not known.scores.may_be_share:
+        return read.metric, ""
     if least < 0 or greatest > 1:
-        why = f"its values reach from {least:g} to {greatest:g}, so it is no share, and no ideal score is known"
-        return replace(read, notes=[*read.notes, f"{column} is read as a plain score: {why}."])
-    why = "its values are from 0 to 1, so its ideal score is taken to be 1 (--metric NAME:score assumes none)"
-    return replace(read, metric="accuracy", notes=[*read.notes, f"{column} is read as a share: {why}."])
+        reach = f"its values reach from {least:g} to {greatest:g}"
+        return read.metric, f"a plain score: {reach}, so it is no share, and no ideal score is known"
+    assumed = "so its ideal score is taken to be 1 (--metric NAME:score assumes none)"
+    return "accuracy", f"a share: its values are from 0 to 1, {assumed}"
 
 
 def refuse_reached_untrained(read: Reading, goal: Goal) -> None:
@@ -234,7 +243,7 @@ def of_scores(read: Reading, timings: list[Timing], files: tuple[Path, Path | No
         budget=amounts.words(budget or 0.0),
         budget_trained=budget or None,
         tolerance=known.tolerance,
-        notes=[*read.notes, *([CLOCK] if clocked else [])],
+        notes=[*read.notes, *([by_own_clocks("Speeds")] if clocked else [])],
     )
     by_machine = machines_of([*timings, *clocked], files[1] or files[0]) or {UNNAMED: []}
     return Found(

@@ -29,7 +29,11 @@ WHY: dict[CountedIn, str] = {
     "budgets": "the files hold one score of each run, not when a target was reached",
 }
 """Why an amount does not follow from what training is counted in."""
-CLOCK = "Times are those of the runs' own clocks, which include whatever they timed, such as evaluations."
+
+
+def by_own_clocks(what: str) -> str:
+    """Return what times or speeds include that no stage of this package measured."""
+    return f"{what} are those of the runs' own clocks, which include whatever they timed, such as evaluations."
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from batchscale.analysis import number_format
-from batchscale.analysis.frames.amounts import CLOCK
+from batchscale.analysis.frames.amounts import by_own_clocks
 from batchscale.analysis.summary_parts import RateShape, Recommended, TimeBudget
 from batchscale.analysis.summary_types import (
     BatchSizeSummary,
@@ -110,7 +110,7 @@ def notices(summary: Summary) -> list[str]:
 
 def clock(summary: Summary) -> str:
     """Return that times are those of the runs' own clocks; empty where steps or epochs were timed."""
-    return CLOCK if summary.counted_in == "seconds" else ""
+    return by_own_clocks("Times") if summary.counted_in == "seconds" else ""
 
 
 def sentence(reason: str) -> str:
