@@ -5,8 +5,9 @@ import pytest
 from batchscale.analysis.exchange.analyze import Known, write_folders
 from batchscale.analysis.frames import frames
 from batchscale.analysis.metrics.sweep import Sweep
+from batchscale.analysis.pages import tables
 from batchscale.analysis.summary.build import summarize
-from batchscale.analysis.text import answer, captions
+from batchscale.analysis.text import answer, captions, method
 
 SIZES = [2**power for power in range(4, 11)]
 RATES = [0.01 * 2 ** (step / 2) for step in range(-8, 9)]
@@ -87,3 +88,12 @@ def test_the_tolerance_names_the_sizes_whose_score_is_as_good(tmp_path):
     _, found = found_in(path, Known(tolerance=0.001))
     assert found.score_optimal.within_tolerance == [128]
     assert "No other is within the tolerance of 0.1%" in answer.answer(found)[1]
+
+
+def test_a_page_of_final_scores_speaks_of_no_target_no_clock_and_no_curve(tmp_path):
+    sweep, found = found_in(written(tmp_path / "grid.csv", lambda b: 0.01, lambda b: 2.0, seeds=2, noise=0.002))
+    table, described = tables.batch_size_table(found), tables.described(found)[16]
+    text = " ".join([table.caption, described, *method.paragraphs(sweep, found)])
+    assert {"Status", "Time to target", "Levelled off"} & {column.name for column in table.columns} == set()
+    assert [word for word in ("target", "clock", "levelled", "rounds", "not measured") if word in text] == []
+    assert "Claims: medians have 95% intervals over seeds." in text

@@ -346,7 +346,7 @@ def machine(measured: Frames) -> Table:
 def reproduce(measured: Frames, summary: Summary) -> str:
     """Return the commands that measure this again."""
     if measured.imported:
-        speeds = "" if measured.counted_in == "seconds" else " --throughput CSV"
+        speeds = " --throughput CSV" if measured.amounts.timed_in else ""
         return f"batchscale analyze --convergence CSV{speeds} --out DIR"
     joined = " --convergence-from FOLDER" if summary.convergence_from else ""
     source = summary.experiment if summary.experiment in shipped() else "experiment.toml"

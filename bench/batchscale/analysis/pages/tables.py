@@ -145,6 +145,8 @@ FROM_STEPS = ("Examples/s", "Step", "Regime")
 """The columns that are left out too, where steps are not known."""
 FROM_EPOCHS = ("Epochs to target", "First seen there")
 """The columns that are left out too, where epochs are not known; steps take their place, if these are known."""
+FROM_CURVES = ("Time to target", "Levelled off")
+"""The columns that are left out too, where only final scores are known."""
 
 STATUS = {
     "ok": "reached",
@@ -181,6 +183,9 @@ def batch_size_table(summary: Summary) -> Table:
     may_lack = [*WHERE_MEASURED]
     may_lack += FROM_STEPS if summary.steps_reason else ()
     may_lack += FROM_EPOCHS if summary.epochs_reason else ()
+    if summary.counted_in == "budgets":
+        may_lack += FROM_CURVES
+        may_lack += ["Status"] if {cell.status for cell in summary.cells} == {"not_measured"} else []
     shown = [
         at
         for at, column in enumerate(titled)
@@ -195,6 +200,8 @@ def batch_size_table(summary: Summary) -> Table:
 
 def _caption(names: Iterable[str]) -> str:
     shown = set(names)
+    if "Time to target" not in shown:
+        return "Median best scores, with 95% intervals."
     needs = next((f"{unit} and time" for unit in ("Epochs", "Steps") if f"{unit} to target" in shown), "Time")
     first = "First seen there: the median over seeds of the epochs at the first evaluation at the target. "
     return (
@@ -207,10 +214,10 @@ def _caption(names: Iterable[str]) -> str:
 def described(summary: Summary) -> dict[int, str]:
     """Return by batch size its most important numbers, one a line."""
     shown, table = {}, batch_size_table(summary)
-    (state,) = places(table, ["Status"])
     for row in table.rows:
+        state = [row.entries[at].text for at in places(table, ["Status"])]
         facts = [f"{table.columns[at].title}: {row.entries[at].text}" for at in places(table, POINTED_AT)]
-        shown[int(row.anchor)] = "\n".join([f"Batch size {row.anchor}: {row.entries[state].text}", *facts])
+        shown[int(row.anchor)] = "\n".join([": ".join([f"Batch size {row.anchor}", *state]), *facts])
     return shown
 
 

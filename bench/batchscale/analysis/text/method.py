@@ -19,6 +19,7 @@ from batchscale.config.experiment import LearningRate, Option
 from batchscale.config.goal import Goal
 from batchscale.decisions.crossings import FLAT_SLOPES
 from batchscale.printable import visible
+from batchscale.records.curves import CountedIn
 from batchscale.statistics.effects import BLOCK_SPREAD
 
 LONGEST_OPTIONS = 300
@@ -199,11 +200,12 @@ def _looks(summary: Summary) -> str:
     )
 
 
-TIMES = {
-    "steps": "time to the target is steps to the target times seconds per step",
-    "epochs": "time to the target is epochs to the target times seconds per epoch",
-    None: "time to the target is what the run's own clock shows there, which includes whatever it timed",
+TIMES: dict[CountedIn, str] = {
+    "examples": "steps to the target times seconds per step",
+    "epochs": "epochs to the target times seconds per epoch",
+    "seconds": "what the run's own clock shows there, which includes whatever it timed",
 }
+"""What a time to the target is, by what training is counted in; final scores have none."""
 
 
 def _claims(sweep: Sweep, summary: Summary) -> str:
@@ -214,11 +216,12 @@ def _claims(sweep: Sweep, summary: Summary) -> str:
         if best
         else ""
     )
-    rounds = "" if sweep.amounts.counted_in == "seconds" else " and rounds"
-    return (
-        f"Claims: {TIMES[sweep.amounts.timed_in]}. A run that never reaches the target counts as infinitely long; it is"
-        f" not left out. Medians have 95% intervals over seeds{rounds}.{test}"
-    )
+    subject = "medians"
+    if time := TIMES.get(sweep.amounts.counted_in):
+        missed = "A run that never reaches the target counts as infinitely long; it is not left out."
+        subject = f"time to the target is {time}. {missed} Medians"
+    rounds = " and rounds" if sweep.amounts.timed_in else ""
+    return f"Claims: {subject} have 95% intervals over seeds{rounds}.{test}"
 
 
 def _estimand(measured: Frames, summary: Summary) -> str:
@@ -248,21 +251,27 @@ def _best_score(measured: Frames, summary: Summary) -> str:
     best, goal = summary.score_optimal, summary.goal or summary.scored
     if best is None or goal is None:
         return ""
-    flat = FLAT_SLOPES[goal.metric]
-    if goal.kind.ideal is None:
-        scale, rise = "", "parts of the rise from the first evaluation to the best score, over "
-        gain = f"add less than {number_format.percent(-flat * math.log(2))} of that rise"
-    else:
-        scale, rise = " on the logarithm of the gap to the ideal score,", "over "
-        gain = f"lower the gap to the ideal score by less than {number_format.percent(1 - 2**flat)}"
+    scale = "" if goal.kind.ideal is None else " on the logarithm of the gap to the ideal score,"
+    levelled = "" if measured.counted_in == "budgets" else f" {_levelled_off(goal)}{_decaying(measured)}"
     return (
         "Best score: the best evaluation of each run within the budget. Batch sizes are compared by its mean over"
-        f" seeds,{scale} seed by seed (Hsu, 1981; Smyth, 2004)."
-        f"{_examples(measured, best, goal)} A curve has levelled off where the line through the last half of the"
-        f" budget, {rise}the logarithm of the amount of training, is flatter than {flat:g} by its whole 95% interval:"
-        f" twice the training would then {gain}. Comparing the progress of the last"
-        " stretch with a threshold follows Prechelt (1998, Early Stopping - But When?); the stretch and the threshold"
-        f" are our own rule.{_decaying(measured)}"
+        f" seeds,{scale} seed by seed (Hsu, 1981; Smyth, 2004).{_examples(measured, best, goal)}{levelled}"
+    )
+
+
+def _levelled_off(goal: Goal) -> str:
+    """Return when a curve has levelled off, and where the rule comes from."""
+    flat = FLAT_SLOPES[goal.metric]
+    if goal.kind.ideal is None:
+        rise = "parts of the rise from the first evaluation to the best score, over "
+        gain = f"add less than {number_format.percent(-flat * math.log(2))} of that rise"
+    else:
+        rise, gain = "over ", f"lower the gap to the ideal score by less than {number_format.percent(1 - 2**flat)}"
+    return (
+        f"A curve has levelled off where the line through the last half of the budget, {rise}the logarithm of the"
+        f" amount of training, is flatter than {flat:g} by its whole 95% interval: twice the training would then"
+        f" {gain}. Comparing the progress of the last stretch with a threshold follows Prechelt (1998, Early Stopping -"
+        " But When?); the stretch and the threshold are our own rule."
     )
 
 
