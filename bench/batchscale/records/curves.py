@@ -122,7 +122,7 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Return the score `name` at some of the evaluations."""
         kept, scores = list(places), self.scores.get(name) or [None] * len(self.trained)
         axes = {axis: [values[place] for place in kept] for axis, values in self.axes.items()}
-        return Curve(**axes, scores={name: [scores[place] for place in kept]})  # type: ignore[arg-type]
+        return msgspec.convert({**axes, "scores": {name: [scores[place] for place in kept]}}, Curve)
 
     def values(self, metric: MetricName, of: ScoreKind = "scores") -> list[float]:
         """Return the evaluations of one metric in the order of training; NaN where there is none.

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from batchscale.analysis import number_format
 from batchscale.analysis.outside.lines import LEAST_AMOUNT
 from batchscale.analysis.outside.runs import Unit
 from batchscale.errors import InputError
-from batchscale.records.curves import UNITS, CountedIn
+from batchscale.records.curves import UNITS, CountedIn, Curve
 
 Wanted = Literal["examples", "steps", "epochs", "tokens", "seconds"]
 LARGEST_EXAMPLES = 10**15
@@ -72,7 +73,9 @@ class Amounts:
     @property
     def timed_in(self) -> Literal["steps", "epochs"] | None:
         """What must be timed to know the seconds of a training; None where it is counted in seconds, or not at all."""
-        return {"examples": "steps", "epochs": "epochs"}.get(self.counted_in)  # type: ignore[return-value]
+        if self.counted_in == "examples":
+            return "steps"
+        return "epochs" if self.counted_in == "epochs" else None
 
     @property
     def timed_as(self) -> str:
@@ -102,11 +105,12 @@ class Amounts:
             raise InputError(f"{where}: {examples:.3g} examples, expected at most {LARGEST_EXAMPLES:.0e}")
         return round(examples)
 
-    def axes(self, trained: Sequence[float], batch_size: int) -> dict[str, list[float]]:
-        """Return the lists of a curve that count its training."""
-        if self.counted_in != "examples":
-            return {self.counted_in: [*trained]}
-        return {"examples": [*trained], "steps": [at // batch_size for at in trained]}
+    def curve(self, trained: Sequence[float], batch_size: int, score: str, values: Sequence[float | None]) -> Curve:
+        """Return the curve of a run: its training before each evaluation, and the values of a score there."""
+        axes: dict[str, list[float]] = {self.counted_in: [*trained]}
+        if self.counted_in == "examples":
+            axes["steps"] = [at // batch_size for at in trained]
+        return msgspec.convert({**axes, "scores": {score: [*values]}}, Curve)
 
     def words(self, amount: float) -> str:
         """Return an amount of training in words."""

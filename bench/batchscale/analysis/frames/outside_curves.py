@@ -94,7 +94,7 @@ def _curve(run: OutsideRun, amounts: Amounts, metric: MetricName) -> Curve:
         raise InputError(f"{run.where}: two evaluations within one example, expected them further apart")
     kind = METRICS[metric]
     scores = [None if one.score is None else one.score / kind.scale for one in run.evaluations]
-    return Curve(**amounts.axes(at, run.batch_size), scores={kind.measured_as: scores})  # type: ignore[arg-type]
+    return amounts.curve(at, run.batch_size, kind.measured_as, scores)
 
 
 def _trained(run: OutsideRun, amount: float, amounts: Amounts) -> float:

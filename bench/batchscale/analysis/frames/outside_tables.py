@@ -75,7 +75,7 @@ def origin(experiment: Experiment, machine: str) -> dict[str, str | bool]:
     }
 
 
-UNITS: dict[str, Unit] = {
+UNIT_OF: dict[str, Unit] = {
     "epochs_to_target": "epochs",
     "steps_to_target": "steps",
     "examples_to_target": "examples",
@@ -85,7 +85,7 @@ UNITS: dict[str, Unit] = {
 
 def amounts_of_needs(needs: Sequence[Need], train_examples: int | None, path: Path) -> Amounts:
     """Decide what the runs of a table of needs are counted in."""
-    return amounts_of([(UNITS[needs[0].unit], str(path))], train_examples)
+    return amounts_of([(UNIT_OF[needs[0].unit], str(path))], train_examples)
 
 
 def trial_rows(
@@ -172,7 +172,7 @@ def _curve(need: Need, every: float, amounts: Amounts, path: Path, target: float
     if need.amount is not None:
         where = f"{path}: {need.unit}: {need.amount:g} at batch size {need.batch_size}, seed {need.seed}"
         before, crossed = (
-            amounts.trained(amount, UNITS[need.unit], need.batch_size, where)
+            amounts.trained(amount, UNIT_OF[need.unit], need.batch_size, where)
             for amount in (max(need.amount - every, 0.0), need.amount)
         )
         if amounts.counted_in == "examples":
@@ -183,7 +183,7 @@ def _curve(need: Need, every: float, amounts: Amounts, path: Path, target: float
             before = min(before, math.nextafter(crossed, 0))
         seen = [at for at in (before, crossed) if at > 0]
     scores: list[float | None] = [target if at == seen[-1] else 0.0 for at in seen]
-    return Curve(**amounts.axes(seen, need.batch_size), scores={"accuracy": scores})  # type: ignore[arg-type]
+    return amounts.curve(seen, need.batch_size, "accuracy", scores)
 
 
 def round_rows(
