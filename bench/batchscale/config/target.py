@@ -15,7 +15,8 @@ from batchscale.errors import InputError
 from batchscale.printable import printable
 
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
-Loss = Annotated[float, Meta(gt=0, le=1e6)]
+LARGEST_LOSS = 1e6
+Loss = Annotated[float, Meta(gt=0, le=LARGEST_LOSS)]
 Score = Annotated[float, Meta(ge=-1e12, le=1e12)]
 ScoreName = Annotated[str, Meta(pattern=SCORE_NAME_PATTERN, description=SCORE_NAME_RULE)]
 

@@ -29,7 +29,8 @@ FreeText = Annotated[str, Meta(pattern=PRINTABLE_PATTERN, description=PRINTABLE_
 Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}\Z")]
 """Name of a folder: an experiment's or a machine's."""
 
-Positive = Annotated[int, Meta(ge=1, le=10**15)]
+LARGEST_EXAMPLES = 10**15
+Positive = Annotated[int, Meta(ge=1, le=LARGEST_EXAMPLES)]
 """A whole number from 1."""
 
 Precision = Literal["float32", "default", "bfloat16"]

@@ -10,9 +10,9 @@ import msgspec
 from msgspec import Meta
 
 from batchscale.config.goal import METRICS, MetricName
-from batchscale.config.vocabulary import Name
+from batchscale.config.vocabulary import LARGEST_EXAMPLES, Name
 
-Count = Annotated[int, Meta(ge=0, le=10**15)]
+Count = Annotated[int, Meta(ge=0, le=LARGEST_EXAMPLES)]
 LARGEST_AMOUNT = 1e30
 Amount = Annotated[float, Meta(ge=0, le=LARGEST_AMOUNT)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from batchscale.analysis.exchange.out_folder import refuse_foreign, remove_earlier
-from batchscale.analysis.frames.amounts import LARGEST_EXAMPLES, Amounts, by_own_clocks
+from batchscale.analysis.frames.amounts import Amounts, by_own_clocks
 from batchscale.analysis.frames.imported import Imported
 from batchscale.analysis.frames.outside_curves import (
     amounts_of_runs,
@@ -36,7 +36,8 @@ from batchscale.analysis.outside.tables import Need, Timing, read_timings
 from batchscale.analysis.summary_types import Summary
 from batchscale.config.experiment import Experiment
 from batchscale.config.goal import Goal, MetricName
-from batchscale.config.vocabulary import NAME_PATTERN, NAME_RULE
+from batchscale.config.target import LARGEST_LOSS
+from batchscale.config.vocabulary import LARGEST_EXAMPLES, NAME_PATTERN, NAME_RULE
 from batchscale.errors import InputError
 from batchscale.printable import bare, printable
 from batchscale.records import results_folder, row_files
@@ -74,7 +75,6 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NOTHING_KNOWN = Known()
-LARGEST_LOSS = 1e6
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ import numpy as np
 from batchscale.analysis import number_format
 from batchscale.analysis.outside.lines import LEAST_AMOUNT
 from batchscale.analysis.outside.runs import Unit
+from batchscale.config.vocabulary import LARGEST_EXAMPLES
 from batchscale.errors import InputError
 from batchscale.records.curves import UNITS, CountedIn, Curve
 
 Wanted = Literal["examples", "steps", "epochs", "tokens", "seconds"]
-LARGEST_EXAMPLES = 10**15
 
 WHY: dict[CountedIn, str] = {
     "examples": "the examples in an epoch were not given",
