@@ -184,6 +184,11 @@ def goal(of: Goal) -> str:
     return f"{target(of)} validation bits per byte" if of.kind.unit else f"a validation {metric(of)} of {target(of)}"
 
 
+def sentence(words: str) -> str:
+    """Return words as a sentence, with a capital letter and a full stop."""
+    return f"{words[0].upper()}{words[1:]}."
+
+
 def article(name: str) -> str:
     """Return "an" before a name that starts with a vowel, else "a"."""
     return "an" if name[:1].lower() in tuple("aeiou") else "a"

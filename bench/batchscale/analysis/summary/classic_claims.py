@@ -140,8 +140,8 @@ def _without_epochs(of: Sweep) -> Judgement | None:
     """Return that a claim on epochs is undecided, where training is counted in what epochs are not in proportion to."""
     if of.amounts.counted_in in ("examples", "epochs"):
         return None
-    reason = of.amounts.why_no("epochs") or ""
-    return Judgement("undecided", f"{reason[0].upper()}{reason[1:]}.")
+    reason = of.amounts.why_no("epochs")
+    return Judgement("undecided", number_format.sentence(reason)) if reason else None
 
 
 def some_size_is_time_optimal(evidence: Evidence) -> Judgement:

@@ -99,7 +99,7 @@ def notices(summary: Summary) -> list[str]:
         found.append(f"The training runs were made on {summary.convergence_from} and are joined with speeds {speeds}.")
     found += [clocked] if (clocked := clock(summary)) else []
     if summary.counted_in in ("epochs", "seconds") and summary.steps_reason:
-        found.append(sentence(summary.steps_reason))
+        found.append(number_format.sentence(summary.steps_reason))
     optimistic = "the runs that also chose the learning rates, so they are slightly optimistic."
     if summary.claims_on == "search":
         found.append(f"The claims rest on {optimistic}")
@@ -111,11 +111,6 @@ def notices(summary: Summary) -> list[str]:
 def clock(summary: Summary) -> str:
     """Return that times are those of the runs' own clocks; empty where steps or epochs were timed."""
     return by_own_clocks("Times") if summary.counted_in == "seconds" else ""
-
-
-def sentence(reason: str) -> str:
-    """Return a reason as a sentence."""
-    return f"{reason[0].upper()}{reason[1:]}."
 
 
 def facts(summary: Summary) -> list[Fact]:
@@ -218,14 +213,14 @@ MORE: dict[Source, str] = {
 
 def more(found: Recommended) -> str:
     """Return what the doubt comes from, and what more data would buy."""
-    reason = sentence(found.reason)[:-1]
     bounds = found.bound_after_doubling
     if not bounds or found.bound is None:
-        return f"{reason}."
+        return number_format.sentence(found.reason)
     source = min(bounds, key=bounds.__getitem__)
     takes = found.seconds_of_doubling.get(source)
     about = f" (about {number_format.duration(takes)})" if takes else ""
-    return f"{reason}; {MORE[source]} lower the bound to {number_format.percent(bounds[source])}{about}."
+    bought = f"{MORE[source]} lower the bound to {number_format.percent(bounds[source])}{about}"
+    return number_format.sentence(f"{found.reason}; {bought}")
 
 
 def _best_score(summary: Summary) -> str:

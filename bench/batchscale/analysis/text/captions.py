@@ -236,7 +236,7 @@ def _sensors(found: Drift) -> str:
         first, last = map(number_format.number, found.celsius)
         changes.append(f"the temperature from {first} to {last} °C")
     sentence = number_format.listed(changes)
-    sensed = f" {sentence[0].upper()}{sentence[1:]}." if sentence else ""
+    sensed = f" {number_format.sentence(sentence)}" if sentence else ""
     if found.off_clock:
         sensed += f" {_rounds(found.off_clock)} at a clock more than 3% from the median."
     if found.disturbed:

@@ -7,10 +7,10 @@ from typing import Literal
 import msgspec
 
 from batchscale.analysis import number_format
+from batchscale.analysis.frames.amounts import Amounts
 from batchscale.analysis.summary_types import BatchSizeSummary, Summary
 from batchscale.analysis.text import answer
 from batchscale.errors import InputError
-from batchscale.records.curves import CountedIn
 
 MOST_LINES = 10
 
@@ -101,8 +101,10 @@ def _median(cell: BatchSizeSummary, quantity: str) -> float:
     return getattr(cell, quantity).median
 
 
-COUNTED: dict[CountedIn, tuple[str, str]] = {"examples": ("steps", "a step"), "epochs": ("epochs", "an epoch")}
-"""What training is explained in, by what it is counted in; a time by a clock is not explained further."""
+def _timed(summary: Summary) -> str | None:
+    """Return what times are explained by: "step" or "epoch"; None where a clock shows the time itself."""
+    unit = Amounts(summary.counted_in).timed_in
+    return unit and unit.removesuffix("s")
 
 
 def _time(summary: Summary, cell: BatchSizeSummary, timed: list[BatchSizeSummary]) -> str:
@@ -111,27 +113,27 @@ def _time(summary: Summary, cell: BatchSizeSummary, timed: list[BatchSizeSummary
     place = "the least" if seconds <= least else f"{number_format.number(seconds / least)} times the least"
     place = f"{place} of {len(timed)} batch sizes" if len(timed) > 1 else "the only batch size with a time"
     time, to_target = number_format.seconds(seconds), f"to {answer.target(summary)}"
-    if summary.counted_in not in COUNTED:
+    unit = _timed(summary)
+    if unit is None:
         return f"Batch size {cell.batch_size} needs {time} {to_target}, {place}."
-    unit, one = COUNTED[summary.counted_in]
-    needed = _median(cell, f"{unit}_to_target")
+    needed = _median(cell, f"{unit}s_to_target")
     return (
-        f"Batch size {cell.batch_size} needs {number_format.number(needed)} {unit} {to_target},"
-        f" at {number_format.seconds(seconds / needed)} {one}: {time}, {place}."
+        f"Batch size {cell.batch_size} needs {number_format.number(needed)} {unit}s {to_target},"
+        f" at {number_format.seconds(seconds / needed)} {number_format.article(unit)} {unit}: {time}, {place}."
     )
 
 
 def _against(summary: Summary, cell: BatchSizeSummary, other: BatchSizeSummary) -> str:
     """Return how steps, seconds per step and their product differ from those of a neighbour."""
     seconds = _median(cell, "time_to_target") / _median(other, "time_to_target")
-    if summary.counted_in not in COUNTED:
+    unit = _timed(summary)
+    if unit is None:
         return f"Against {other.batch_size}: {number_format.number(seconds)} times the time."
-    unit, one = COUNTED[summary.counted_in]
-    needed = _median(cell, f"{unit}_to_target") / _median(other, f"{unit}_to_target")
-    proportion = f" (in proportion: {number_format.number(other.batch_size / cell.batch_size)})" * (unit == "steps")
+    needed = _median(cell, f"{unit}s_to_target") / _median(other, f"{unit}s_to_target")
+    proportion = f" (in proportion: {number_format.number(other.batch_size / cell.batch_size)})" * (unit == "step")
     return (
-        f"Against {other.batch_size}: {number_format.number(needed)} times the {unit}{proportion}"
-        f" x {number_format.number(seconds / needed)} times the seconds per {one.split()[1]}"
+        f"Against {other.batch_size}: {number_format.number(needed)} times the {unit}s{proportion}"
+        f" x {number_format.number(seconds / needed)} times the seconds per {unit}"
         f" = {number_format.number(seconds)} times the time."
     )
 
@@ -172,10 +174,10 @@ def _change(summary: Summary, cell: BatchSizeSummary, neighbours: list[BatchSize
         return []
     time = _median(cell, "time_to_target")
     speeds = []
-    if summary.counted_in in COUNTED:
-        unit, one = COUNTED[summary.counted_in]
+    if unit := _timed(summary):
+        one = f"{number_format.article(unit)} {unit}"
         speeds = [
-            f"{other.batch_size} at {number_format.seconds(time / _median(other, f'{unit}_to_target'))} {one} or less"
+            f"{other.batch_size} at {number_format.seconds(time / _median(other, f'{unit}s_to_target'))} {one} or less"
             for other in neighbours
         ]
     faster = [f"What would change it: {' or '.join(speeds)} would be faster."] if speeds else []
@@ -186,5 +188,5 @@ def _change(summary: Summary, cell: BatchSizeSummary, neighbours: list[BatchSize
 
 
 def _doubt(summary: Summary, cell: BatchSizeSummary) -> list[str]:
-    doubts = [f"{cell.doubt[0].upper()}{cell.doubt[1:]}."] if cell.doubt else []
+    doubts = [number_format.sentence(cell.doubt)] if cell.doubt else []
     return [*doubts, *answer.notices(summary)]
