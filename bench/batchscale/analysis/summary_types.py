@@ -322,7 +322,7 @@ class BatchSizeSummary(Part, frozen=True, kw_only=True):
         loop: the faster way to run steps, whose times are used.
         accumulation: microbatches of a step; more than 1 only where the whole batch does not fit.
         examples_per_second, examples_per_second_interval: median over rounds, and its 95% interval.
-        seconds_per_step, seconds_per_epoch: median over rounds, of which some tables time epochs and not steps.
+        seconds_per_step, seconds_per_epoch: median over rounds; a table may time epochs instead of steps.
         best_learning_rate, best_options: rate and searched options with the fewest median examples to the target.
         best_learning_rate_for_score, best_options_for_score: those with the best score in the epoch budget.
         at_grid_edge, at_grid_edge_for_score: True if these rates are at the edge of the rates tried.

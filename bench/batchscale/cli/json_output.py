@@ -67,23 +67,16 @@ def json_schema() -> dict[str, Any]:
     schemas, parts = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
     of = dict(zip(map(repr, types), schemas, strict=True))
     commands = {name: {"anyOf": [of[repr(one)] for one in several]} for name, several in OUTPUTS.items()}
+    for part in parts.values():
+        # Docstrings of Python 3.13 lack the indentation of their source; those of earlier versions have it.
+        part["description"] = inspect.cleandoc(part["description"])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "What batchscale COMMAND --json prints",
         "version": VERSION,
         "anyOf": [{"$ref": f"#/$defs/{name}"} for name in commands],
-        "$defs": {**commands, **_without_indentation(parts)},
+        "$defs": {**commands, **parts},
     }
-
-
-def _without_indentation(schema: Any) -> Any:  # noqa: ANN401 - any part of a schema
-    """Return a schema whose descriptions lack the indentation of their source, which Python 3.13 leaves out itself."""
-    if isinstance(schema, dict):
-        return {
-            key: inspect.cleandoc(one) if key == "description" and isinstance(one, str) else _without_indentation(one)
-            for key, one in schema.items()
-        }
-    return [_without_indentation(one) for one in schema] if isinstance(schema, list) else schema
 
 
 def encoded() -> bytes:

@@ -144,11 +144,11 @@ def test_a_clock_alone_gives_the_time_that_is_read_from_it(written):
 
 def test_a_clock_that_ticks_once_a_step_gives_the_times_of_steps_of_one_second(written):
     alone = summarize(sweep_of(written(clocked(), known=LOSS)))
-    beside = summarize(sweep_of(written(clocked("step", more="seconds"), known=LOSS, name="steps")))
-    assert beside.steps_reason is None
-    assert alone.time_optimal.tied == beside.time_optimal.tied
+    with_steps = summarize(sweep_of(written(clocked("step", more="seconds"), known=LOSS, name="steps")))
+    assert with_steps.steps_reason is None
+    assert alone.time_optimal.tied == with_steps.time_optimal.tied
     for size, cell in by_size(alone).items():
-        assert cell.time_to_target.median == pytest.approx(by_size(beside)[size].time_to_target.median)
+        assert cell.time_to_target.median == pytest.approx(by_size(with_steps)[size].time_to_target.median)
 
 
 def test_words_name_what_was_counted_and_nothing_that_was_not(written):

@@ -91,7 +91,7 @@ def time_budgets(sweep: Sweep, summary: Summary) -> Figure:
     for one, shade in zip(chosen, shades, strict=True):
         gaps = drawing.gaps(goal, np.array(list(one.scores.values())))
         label = f"within {number_format.seconds(one.seconds)}"
-        left.plot(list(one.scores), drawing.with_place(goal, gaps), "o-", color=tuple(shade), label=label)
+        left.plot(list(one.scores), drawing.drawable(goal, gaps), "o-", color=tuple(shade), label=label)
     drawing.score_axis(left, goal)
     drawing.log2_axis(left, sizes)
     tied = [(one.seconds, size) for one in budgets for size in one.tied if size != one.batch_size]
@@ -106,8 +106,8 @@ def time_budgets(sweep: Sweep, summary: Summary) -> Figure:
 def _with_gap(goal: Goal, summary: Summary, quantity: str) -> list[BatchSizeSummary]:
     """Return the cells whose gap has a place on the axis."""
     cells = summary.known(quantity)
-    places = np.isfinite(drawing.with_place(goal, drawing.gaps(goal, medians(cells, quantity))))
-    return [cell for cell, has_place in zip(cells, places.tolist(), strict=True) if has_place]
+    places = np.isfinite(drawing.drawable(goal, drawing.gaps(goal, medians(cells, quantity))))
+    return [cell for cell, is_drawable in zip(cells, places.tolist(), strict=True) if is_drawable]
 
 
 def _draw_scores(
@@ -153,7 +153,7 @@ def _limit_gaps(axes: Axes, goal: Goal, summary: Summary, known: Mapping[str, fl
     quantities = ("best_score", "best_score_by_steps", AVERAGED)
     seen = np.concatenate([medians(summary.known(quantity), quantity) for quantity in quantities])
     gaps = drawing.gaps(goal, seen)
-    gaps = gaps[np.isfinite(drawing.with_place(goal, gaps))]
+    gaps = gaps[np.isfinite(drawing.drawable(goal, gaps))]
     if not len(gaps):
         return
     if goal.kind.ideal is None:

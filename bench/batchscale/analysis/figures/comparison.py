@@ -73,7 +73,7 @@ def time_budgets(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
             continue
         seconds = [one.seconds for one in summary.time_budgets]
         gaps = drawing.gaps(goal, np.array([one.score for one in summary.time_budgets]))
-        axes.plot(seconds, drawing.with_place(goal, gaps), f"{_marker(at)}-", color=_color(at), label=label)
+        axes.plot(seconds, drawing.drawable(goal, gaps), f"{_marker(at)}-", color=_color(at), label=label)
         drawn.append(goal)
     if not drawn:
         raise NothingToDrawError("no learning curves with timed rounds show the score within a time")

@@ -320,7 +320,7 @@ def lines_by_batch_size(
         y=up,
         hue="batch_size",
         palette=batch_size_colors(sizes),
-        estimator=partial(_median_with_place, logarithmic=logarithmic),
+        estimator=partial(_drawable_median, logarithmic=logarithmic),
         errorbar=lambda seeds: (max(min(seeds), least), max(seeds)),
         err_kws={"alpha": 0.2, "linewidth": 0},
         marker=marker,
@@ -332,7 +332,7 @@ def lines_by_batch_size(
     )
 
 
-def _median_with_place(seeds: pd.Series, *, logarithmic: bool) -> float:
+def _drawable_median(seeds: pd.Series, *, logarithmic: bool) -> float:
     """Return the median over all seeds; one of zero has no place on a logarithmic axis."""
     median = float(seeds.median())
     return median if median > 0 or not logarithmic else np.nan
@@ -390,7 +390,7 @@ def gaps(goal: Goal, scores: Array) -> Array:
     return (100 if goal.kind.is_share else 1) * goal.gap(scores)
 
 
-def with_place(goal: Goal, gaps: Array) -> Array:
+def drawable(goal: Goal, gaps: Array) -> Array:
     """Return gaps with NaN for those of perfect scores, which have no place on a logarithmic axis."""
     return gaps if goal.kind.ideal is None else np.where(gaps > 0, gaps, np.nan)
 

@@ -142,7 +142,7 @@ def _claimed_curves(sweep: Sweep, summary: Summary) -> pd.DataFrame:
     known = np.isfinite(gap) if sweep.goal.kind.ideal is None else gap >= 0
     curves = only(curves.assign(gap=gap, seconds=trained * pace), (trained <= limits) & (trained > 0) & known)
     medians = values(aggregated(curves, ["batch_size", unit], median=("gap", "median")), "median")
-    if not np.isfinite(drawing.with_place(sweep.goal, medians)).any():
+    if not np.isfinite(drawing.drawable(sweep.goal, medians)).any():
         raise NothingToDrawError(f"every evaluation reached the ideal {number_format.metric(sweep.goal)} in the median")
     return curves
 

@@ -1,10 +1,10 @@
 """The best score of each run within a budget: which batch sizes are tied in it, and whether the budget was long enough.
 
-Runs are compared seed by seed on the logarithm of the gap to the ideal score, or on a
-score that has no ideal one. All runs see the same validation
-examples. The examples on which two seeds of one batch size disagree add to the spread over seeds. The noise of the
-examples on which they agree is common to all batch sizes, as far as these err on the same examples: it moves every
-score, and no difference. So it is part of the interval of a score, and not of a comparison.
+Runs are compared seed by seed, on the logarithm of the gap to the ideal score, or on the score itself where no ideal
+one is known. All runs see the same validation examples. The examples on which two seeds of one batch size disagree
+add to the spread over seeds. The noise of the examples on which they agree is common to all batch sizes, as far as
+these err on the same examples: it moves every score, and no difference. So it is part of the interval of a score, and
+not of a comparison.
 """
 
 from __future__ import annotations

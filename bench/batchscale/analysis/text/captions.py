@@ -51,8 +51,8 @@ CAPTIONS = {
         " best in both."
     ),
     "learning_curves": (
-        "The order over epochs may be another one than over seconds. Lines are medians over seeds, shades span"
-        " all seeds."
+        "The order of the batch sizes over epochs may differ from that over seconds. Lines are medians over seeds,"
+        " shades span all seeds."
     ),
     "best_learning_rate": (
         "The band holds the best rate of each batch size at the 95% level, by a surface that is fitted to all search"
