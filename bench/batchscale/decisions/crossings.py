@@ -43,10 +43,9 @@ class Scale:
     With an ideal score this is the logarithm of the gap to it. Without one it is the score itself, in units of `unit`,
     negated where more is better; adding a number to all scores, or multiplying them by one, then changes no crossing.
 
-    No ideal score is made up, such as one just above the best score seen. In 32 simulated kinds of studies (4 seeds, 40
-    evaluations, noise of 2% or 10% of the rise) either way errs by 11% in examples, root mean square. But between 2%
-    and 10% of noise the crossing moves by 14% with a made-up ideal, and by 5% on the score itself, so batch sizes of
-    unlike noise stay comparable. The logarithm of the gap to the true ideal is worse there (22%): it stretches noise.
+    No ideal score is made up, such as one just above the best score seen: noise would move it, and the crossing with
+    it, so that batch sizes of unlike noise could not be compared. The tests simulate this. Where the score rises very
+    steeply, its smoothed crossing is somewhat late.
 
     Attributes:
         unit: Gap at which a perfect score counts, since 0 has no logarithm. Without an ideal score, the rise from the
