@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -33,7 +34,7 @@ def swept(truth, shared=0.0, own=0.02, **fields):
     rows, easier = [], dict(zip(range(1000, 1000 + truth.confirm_seeds), random.standard_normal(99), strict=False))
     for row in simulated_folder.rows(truth):
         if isinstance(row, Trial) and row.phase == "confirm":
-            factor = np.exp(shared * easier[row.seed] + own * random.standard_normal())
+            factor = math.exp(shared * easier[row.seed] + own * random.standard_normal())
             rows.append(change(row, curve=with_gaps(row.curve, truth, factor), **fields))
         else:
             rows.append(change(row, **fields) if isinstance(row, Trial) else row)
