@@ -11,7 +11,7 @@ from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.run.study import Study
 from batchscale.measure.session import Session
-from batchscale.measure.throughput import rounds
+from batchscale.measure.throughput import calibration, rounds
 from batchscale.measure.throughput.stage import Throughput
 from batchscale.records import results_folder, row_files
 from batchscale.records.row_types import AnyRow, Curve, Look, Round
@@ -42,7 +42,7 @@ class Pretence:
         self.log_times, self.seed_spread, self.stop_after, self.written = log_times, seed_spread, stop_after, 0
         without_training(monkeypatch, self.train)
         monkeypatch.setattr(rounds, "measure", self.time)
-        monkeypatch.setattr(Throughput, "measure_peak_rates", lambda *_: None)
+        monkeypatch.setattr(calibration, "measure", lambda _: None)
 
     def count(self):
         self.written += 1

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from batchscale.config.vocabulary import Positive, Slug
-from batchscale.records.row_types import Count, Hash, Short, Text
+from batchscale.records.row_types import Amount, Count, Hash, Short, Text
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,8 +51,14 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MachineFile(msgspec.Struct, frozen=True, kw_only=True):
-    """`machine.json`: the machine, and every environment that rows name by its hash."""
+    """`machine.json`: the machine, and every environment that rows name by its hash.
+
+    Attributes:
+        peak_rates: The best of each calibrated rate, by quantity and precision. Machines, such as those of a cloud, may
+            share a name but not a speed; these tell them apart.
+    """
 
     schema: Literal[1] = 1
     machine: Machine
     environments: dict[Hash, Environment]
+    peak_rates: Annotated[dict[Short, Amount], Meta(max_length=64)] = {}

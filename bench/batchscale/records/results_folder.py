@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, TypeVar
 
@@ -139,7 +139,20 @@ def prepare(
         refuse_other_data(folder, data)
     merged = {**(known.environments if known else {}), **environments}
     row_files.write_whole(folder / EXPERIMENT, to_toml(experiment))
-    row_files.write_json(folder / MACHINE, MachineFile(machine=machine, environments=merged))
+    kept = known.peak_rates if known else {}
+    row_files.write_json(folder / MACHINE, MachineFile(machine=machine, environments=merged, peak_rates=kept))
+
+
+def note_peak_rates(folder: Path, rates: Mapping[str, float]) -> None:
+    """Write calibrated rates into the `machine.json` of a folder, in place of earlier ones of their names.
+
+    Raises:
+        InputError: if it is missing, not valid, or cannot be written.
+    """
+    known = read_machine(folder)
+    merged = {**known.peak_rates, **rates}
+    if merged != known.peak_rates:
+        row_files.write_json(folder / MACHINE, msgspec.structs.replace(known, peak_rates=merged))
 
 
 def _refuse_other_protocol(folder: Path, experiment: Experiment) -> None:
@@ -309,4 +322,4 @@ def join_convergence(folder: Path, source: Path) -> None:
     )
     row_files.write_whole(folder / CONVERGENCE, data)
     merged = {**theirs.environments, **ours.environments}
-    row_files.write_json(folder / MACHINE, MachineFile(machine=ours.machine, environments=merged))
+    row_files.write_json(folder / MACHINE, msgspec.structs.replace(ours, environments=merged))

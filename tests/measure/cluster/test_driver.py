@@ -110,7 +110,7 @@ def test_a_worker_with_other_data_measures_nothing(tmp_path, monkeypatch):
 def test_cells_are_timed_on_a_node_of_their_own_and_go_on_after_a_death(tmp_path, monkeypatch):
     scheduler = Pretended(dies=lambda number, _: 6 if number == 0 else None)
     made = on_cluster(tmp_path, monkeypatch, scheduler, throughput={"loops": ["scan"]})
-    monkeypatch.setattr("batchscale.measure.throughput.stage.peak_rates.PARTS", ())
+    monkeypatch.setattr("batchscale.measure.device.peak_rates.PARTS", ())
     made.prepare_folder()
     stage = Throughput(made)
     stage.plan()

@@ -65,7 +65,7 @@ def of_kind(node):
 @pytest.fixture
 def measured(tmp_path, monkeypatch):
     without_training(monkeypatch, trained)
-    monkeypatch.setattr("batchscale.measure.throughput.stage.peak_rates.PARTS", ())
+    monkeypatch.setattr("batchscale.measure.device.peak_rates.PARTS", ())
     tables = {"throughput": {"rounds": 5, "round_seconds": 0.001, "loops": ["scan"], "max_batch_size": "skip"}}
     (tmp_path / "tiny.toml").write_bytes(results_folder.to_toml(experiment(**tables)))
     scheduler = TwoKinds(monkeypatch)

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.failures import Failure
+from batchscale.measure.device import peak_rates
 from batchscale.measure.throughput import max_batch_size, stage
 from batchscale.measure.throughput.max_batch_size import MOST_COMPILATIONS, RESOLUTION, find, largest_that_fits
 from batchscale.records import row_files
@@ -142,7 +143,7 @@ BUILD = Pretended.build
 def only_the_search(monkeypatch, session):
     """Run a stage that has no cells to time and no peak rates to measure."""
     monkeypatch.setattr(stage.Throughput, "missing", [])
-    monkeypatch.setattr(stage.peak_rates, "PARTS", ())
+    monkeypatch.setattr(peak_rates, "PARTS", ())
     made = stage.Throughput(session)
     made.plan()
     made.run()

@@ -171,6 +171,7 @@ def test_ways_to_run_a_step_have_different_names():
 @pytest.mark.usefixtures("brief")
 def test_a_real_stage_fills_its_folder_once(tmp_path):
     made = session(tmp_path, throughput={"rounds": 5, "round_seconds": 0.001, "loops": ["scan"]})
+    made.prepare_folder()
 
     def filled():
         stage = Throughput(made)

@@ -33,6 +33,7 @@ from batchscale.measure.device import sensors
 from batchscale.measure.device.compiled_programs import Work as Steps
 from batchscale.measure.device.machine import Host
 from batchscale.measure.session import Jobs, Session
+from batchscale.measure.throughput import calibration
 from batchscale.measure.throughput.stage import Throughput, TimingJob
 from batchscale.printable import reason
 
@@ -255,7 +256,7 @@ class Leader:
 
     def _time(self, stage: Throughput, job: TimingJob) -> None:
         if job.calibrates:
-            stage.measure_peak_rates(stage.session.host.free_memory_bytes())
+            calibration.measure(stage)
         # The largest batch size is searched in child processes, which are no part of the program.
         job = msgspec.structs.replace(job, calibrates=False, limit=False)
         work = instructions_of(stage, job, versions_of(stage.session.host), retries_failed=self._retries(stage.session))

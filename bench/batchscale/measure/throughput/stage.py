@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -11,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from typing import Any, Literal
 
-import jax
 import msgspec
 
 from batchscale.config import plan
@@ -19,19 +17,17 @@ from batchscale.config.vocabulary import CellKey, Precision
 from batchscale.measure.control.failures import HANGS, Failure, Streak
 from batchscale.measure.control.progress import (
     MAX_BATCH_SIZE_SECONDS,
-    SECONDS_PER_CALIBRATION,
     SECONDS_PER_LOWERING,
     timing_seconds,
 )
-from batchscale.measure.device import peak_rates, sensors
+from batchscale.measure.device import sensors
 from batchscale.measure.device.compiled_programs import WALL, Clock, Work
 from batchscale.measure.device.sensors import Sensors
 from batchscale.measure.session import Session, StageRows
-from batchscale.measure.throughput import lowering_choice, max_batch_size, rounds
+from batchscale.measure.throughput import calibration, lowering_choice, max_batch_size, rounds
 from batchscale.measure.throughput.cell_process import CellJob, Child, Job
 from batchscale.measure.throughput.cells_ahead import Wanted
 from batchscale.measure.throughput.timed_loops import Built
-from batchscale.printable import reason
 from batchscale.records.row_types import AnyRow, Calibration, Compilation, Limit, MeasurementStatus, Round, Stage
 
 SAFE_SHARE_OF_MEMORY = 0.5
@@ -49,7 +45,7 @@ class Known:
         failures: Cells whose last attempt failed, and how.
         hanging: Cells whose last attempt hung.
         retried: Cells that failed in an earlier run and are tried again in this one.
-        peak_rates: Quantity, precision and environment hash of every peak rate that was measured.
+        peak_rates: The best of each peak rate that was measured, by quantity, precision and environment hash.
         limit: The last row about the largest batch size.
         seen: Every row, in order.
     """
@@ -60,7 +56,7 @@ class Known:
     failures: dict[CellKey, MeasurementStatus] = field(default_factory=dict)
     hanging: set[CellKey] = field(default_factory=set)
     retried: frozenset[CellKey] = frozenset()
-    peak_rates: set[tuple[str, Precision | None, str]] = field(default_factory=set)
+    peak_rates: dict[tuple[str, Precision | None, str], float] = field(default_factory=dict)
     limit: Limit | None = None
     seen: list[AnyRow] = field(default_factory=list)
 
@@ -90,7 +86,8 @@ class Known:
         elif isinstance(row, Compilation):
             self._see_compilation(row, CellKey.of(row))
         elif isinstance(row, Calibration):
-            self.peak_rates.add((row.quantity, row.precision, row.environment))
+            key = (row.quantity, row.precision, row.environment)
+            self.peak_rates[key] = max(row.value, self.peak_rates.get(key, 0.0))
         elif isinstance(row, Limit):
             self.limit = row
 
@@ -192,12 +189,6 @@ class Throughput:
         return [key for key in cells if self.known.next(key, self.rounds)]
 
     @cached_property
-    def _unmeasured_rates(self) -> list[peak_rates.Part]:
-        """The peak rates that were not measured in this environment yet."""
-        here = self.session.host.environment_hash
-        return [part for part in peak_rates.PARTS if (part.quantity, part.precision, here) not in self.known.peak_rates]
-
-    @cached_property
     def _lacks_limit(self) -> bool:
         """True if the largest batch size is still to be found; one that was not confirmed counts as failed."""
         if self.session.experiment.throughput.max_batch_size == "skip":
@@ -227,8 +218,8 @@ class Throughput:
         progress.plan("timing", len(self.missing), 1 / self._seconds_per_cell(len(self.missing)))
         if self._lacks_limit:
             progress.plan(max_batch_size.ITEM, 1, 1 / MAX_BATCH_SIZE_SECONDS)
-        rates = len(self._unmeasured_rates) if self._has_work else 0
-        progress.plan("calibration", rates * SECONDS_PER_CALIBRATION, 1.0)
+        if self._has_work:
+            calibration.plan(self)
 
     def _seconds_per_cell(self, count: int) -> float:
         return timing_seconds(self.session.experiment, 1) + self.session.compiling.of_a_cell(count)
@@ -246,6 +237,7 @@ class Throughput:
         with self._rows.open(lambda: {"compilations": self.compilations}):
             if self._has_work:
                 self._do(self._first)
+                calibration.note(self)
 
     def time_block(self, block: int, keys: Sequence[CellKey]) -> None:
         """Time cells in one more block of rounds, in which the machine's day may be another.
@@ -284,7 +276,7 @@ class Throughput:
         """
         self.known.block = job.block
         if job.calibrates:
-            self.measure_peak_rates(self.session.host.free_memory_bytes())
+            calibration.measure(self)
         self._prepare(self._to_lower(job))
         if job.apart:
             rounds.measure_apart(self, job.cells)
@@ -333,24 +325,6 @@ class Throughput:
     def item(self) -> str:
         """The name of the block in the progress line."""
         return TimingJob(block=self.known.block, cells=[]).item
-
-    def measure_peak_rates(self, memory_bytes: int) -> None:
-        """Append the rows of the peak rates; a rate at which the device fails has none."""
-        session = self.session
-        for part in self._unmeasured_rates:
-            session.stopper.check()
-            start = time.perf_counter()
-            try:
-                found = peak_rates.measure(part, memory_bytes, self.clock)
-            except jax.errors.JaxRuntimeError as error:
-                found = []
-                session.progress.say(f"{part.quantity} was not measured: {reason(error)}")
-            origin = msgspec.structs.asdict(session.origin())
-            for value in found:
-                self.append(Calibration(**origin, quantity=part.quantity, precision=part.precision, value=value))
-            seconds = time.perf_counter() - start
-            session.progress.advance("calibration", SECONDS_PER_CALIBRATION, seconds, part.quantity)
-        session.progress.close("calibration")
 
     @property
     def largest(self) -> CellKey:
