@@ -12,6 +12,7 @@ import click
 
 from batchscale.cli.reading import answer, print_json, show
 from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, WITHIN, Number, example
+from batchscale.config.experiment import LARGEST_BATCH_SIZE
 from batchscale.config.vocabulary import OUTSIDE_FORMS, OutsideForm
 from batchscale.printable import printable, visible
 
@@ -91,7 +92,9 @@ def _columns(_: click.Context, __: click.Parameter, text: str | None) -> tuple[s
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="A new folder for the answer.")
 @click.option("--train-examples", type=int, metavar="N", help="Number of training examples, to convert units.")
 @click.option("--tokens-per-example", type=int, metavar="N", help="To convert tokens; 1 if batch sizes count tokens.")
-@click.option("--batch-size", type=click.IntRange(1, 10**9), metavar="N", help="Of runs whose files do not name it.")
+@click.option(
+    "--batch-size", type=click.IntRange(1, LARGEST_BATCH_SIZE), metavar="N", help="Of runs whose files do not name it."
+)
 @click.option(
     "--target", type=Number("a score such as 0.99", 1e12, signed=True), metavar="SCORE", help="The score to reach."
 )

@@ -250,6 +250,7 @@ WRONG = {
     "run,batch_size,step,val_loss\n": "no score in any row",
     "run,batch_size,step,val_loss\na,16,10,-1\n": "row 2: val_loss: negative",
     "run,batch_size,step,val_loss\na,16,ten,1\n": "row 2: step: not a plain number",
+    "run,batch_size,step,val_loss\na,16,-1,1\n": "row 2: step: negative, expected a number from 0",
     "run,batch_size,step,val_loss\na,0,10,1\n": "row 2: batch_size: not a whole number",
     "run,batch_size,step,val_loss\na,16,10,1\na,16,10,2\n": "run a: two scores at 10",
     "run,batch_size,step,val_loss,eval_loss\na,16,10,1,1\n": "val_loss, eval_loss are scores, expected --goal",

@@ -41,7 +41,7 @@ class Line:
 
     def amount(self, column: str, largest: float = LARGEST_AMOUNT) -> float:
         """Return a positive number of at most `largest`."""
-        value = self._plain(column)
+        value = self._plain(column, "a number above 0")
         if not LEAST_AMOUNT <= value <= largest:
             raise self.complain(column, f"out of range, expected {LEAST_AMOUNT:g} to {largest:g}")
         return value
@@ -50,9 +50,9 @@ class Line:
         """Return a learning rate."""
         return self.amount(column, LARGEST_RATE)
 
-    def at_least_zero(self, column: str) -> float:
-        """Return a number from 0."""
-        value = self._plain(column)
+    def at_least_zero(self, column: str, expected: str = "a number from 0") -> float:
+        """Return a number from 0; a negative one is refused with what was expected."""
+        value = self._plain(column, expected)
         if value > LARGEST_AMOUNT:
             raise self.complain(column, f"out of range, expected 0 to {LARGEST_AMOUNT:g}")
         return value
@@ -92,10 +92,10 @@ class Line:
             raise self.complain(column, f"not a name of 1 to {LONGEST_NAME} printable characters")
         return text
 
-    def _plain(self, column: str) -> float:
+    def _plain(self, column: str, expected: str) -> float:
         text = self.fields[column]
         if text.startswith("-") and _AMOUNT.fullmatch(text[1:]):
-            raise self.complain(column, "negative, expected a number above 0")
+            raise self.complain(column, f"negative, expected {expected}")
         if not _AMOUNT.fullmatch(text):
             raise self.complain(column, "not a plain number such as 12.5")
         return float(text)

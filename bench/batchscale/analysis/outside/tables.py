@@ -82,7 +82,7 @@ def read_timings(path: Path) -> list[Timing]:
 def _speed(line: Line, unit: str) -> float | None:
     if _OUT_OF_MEMORY.fullmatch(line.fields[unit]):
         return None
-    if not line.at_least_zero(unit):
+    if not line.at_least_zero(unit, "a number above 0"):
         raise line.complain(unit, "out of range; leave the field empty for a batch size that did not fit")
     return line.amount(unit)
 
