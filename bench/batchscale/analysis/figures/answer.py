@@ -29,22 +29,20 @@ LIMITS_OF_SHARES, LIMITS, WITHOUT_IDEAL = (0.001, 100), (1e-6, 1e6), (-1e12, 1e1
 
 def time_to_target(sweep: Sweep, summary: Summary) -> Figure:
     """Draw seconds to the target with intervals, the optimum, the batch sizes tied with it, and the fitted B*."""
-    cells = summary.known("time_to_target")
-    if not cells:
+    if not summary.known("time_to_target"):
         raise NothingToDrawError(summary.time_optimal_reason or "no batch size reached the target")
     figure, (axes,) = drawing.sheet()
-    sizes, values = [cell.batch_size for cell in cells], medians(cells, "time_to_target")
+    sizes, values = drawing.estimates(axes, summary, "time_to_target", style.BLUE, "estimate, 95% interval")
     _draw_joined_fits(axes, summary, sizes)
-    drawing.band(axes, sizes, open_ends(cells, "time_to_target"), style.BLUE)
-    axes.plot(sizes, values, "o-", color=style.BLUE, label="estimate, 95% interval", zorder=4)
     if best := summary.time_optimal:
         _ring_tied(axes, best, dict(zip(sizes, values, strict=True)))
         drawing.star(axes, best.batch_size, best.seconds, "fastest")
     never = [cell.batch_size for cell in summary.cells if cell.status in ("not_reached", "diverged")]
+    tied = {size for size in never if best and size in best.tied}
     drawing.log_axis(axes, f"seconds to {target(summary)}")
-    drawing.missed(axes, never, "not reached")
+    drawing.missed(axes, [size for size in never if size not in tied], "not reached")
+    drawing.missed(axes, sorted(tied), "not reached by the typical run, but tied", style.BEST)
     drawing.log2_axis(axes, [*sizes, *never])
-    drawing.hover(axes, sizes, list(values))
     return drawing.finished(figure, origin(sweep.frames, summary))
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from batchscale.analysis.compare.compare import Quantity, Ratio
 from batchscale.analysis.figures import drawing, style
-from batchscale.analysis.figures.drawing import NothingToDrawError, medians, open_ends
+from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.summary_types import Summary
 from batchscale.analysis.text.answer import target
 from batchscale.analysis.text.captions import convergence_source, seeds
@@ -46,14 +46,9 @@ def times(labels: Sequence[str], summaries: Sequence[Summary]) -> Figure:
     figure, (axes,) = drawing.sheet()
     sizes: set[int] = set()
     for at, (label, summary) in enumerate(zip(labels, summaries, strict=True)):
-        cells = summary.known("time_to_target")
-        if not cells:
+        if not summary.known("time_to_target"):
             continue
-        batch_sizes, values = [cell.batch_size for cell in cells], medians(cells, "time_to_target")
-        sizes |= set(batch_sizes)
-        drawing.band(axes, batch_sizes, open_ends(cells, "time_to_target"), _color(at))
-        axes.plot(batch_sizes, values, f"{_marker(at)}-", color=_color(at), label=label, zorder=4)
-        drawing.hover(axes, batch_sizes, list(values))
+        sizes |= {*drawing.estimates(axes, summary, "time_to_target", _color(at), label, _marker(at))[0]}
         if best := summary.time_optimal:
             drawing.ring(axes, [best.batch_size], [best.seconds], "fastest of its line", style.BEST)
     if not sizes:

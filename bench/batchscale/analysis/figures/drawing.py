@@ -248,6 +248,24 @@ def band(axes: Axes, sizes: Sequence[int], ends: Array, color: str) -> None:
     axes.vlines(sizes, low, high, color=color, linewidth=1, alpha=0.8, zorder=3)
 
 
+def estimates(
+    axes: Axes, summary: Summary, quantity: str, color: str, label: str, marker: str = "o"
+) -> tuple[list[int], Array]:
+    """Draw the estimates of a quantity over batch size with their intervals, and return sizes and medians, each (n,).
+
+    A batch size without an estimate interrupts line and band: nothing is known there.
+    """
+    known = summary.known(quantity)
+    sizes, middles = [cell.batch_size for cell in known], medians(known, quantity)
+    every = sorted({cell.batch_size for cell in summary.cells})
+    drawn = np.full((3, len(every)), np.nan)
+    drawn[:, np.searchsorted(every, sizes)] = [middles, *open_ends(known, quantity)]
+    band(axes, every, drawn[1:], color)
+    axes.plot(every, drawn[0], f"{marker}-", color=color, label=label, zorder=4)
+    hover(axes, sizes, middles)
+    return sizes, middles
+
+
 def ring(axes: Axes, sizes: Sequence[float] | Array, values: Sequence[float] | Array, label: str, color: str) -> None:
     """Circle points that belong together."""
     if len(sizes):
@@ -261,13 +279,13 @@ def star(axes: Axes, batch_size: int, value: float, label: str) -> None:
     axes.plot([batch_size], [value], "*", label=f"{label}: {batch_size}", **look)
 
 
-def missed(axes: Axes, sizes: Sequence[int], label: str) -> None:
+def missed(axes: Axes, sizes: Sequence[int], label: str, color: str = style.MUTED) -> None:
     """Mark batch sizes that have no value, along the top edge."""
     if len(sizes):
         look: dict[str, Any] = {
             "markersize": 6,
             "markerfacecolor": style.PAPER,
-            "markeredgecolor": style.MUTED,
+            "markeredgecolor": color,
             "clip_on": False,
         }
         where: dict[str, Any] = {

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from batchscale.analysis.figures import drawing, style
-from batchscale.analysis.figures.drawing import NothingToDrawError, medians, open_ends
+from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.frames.schema import batch_sizes, by_batch_size, only, values
 from batchscale.analysis.metrics.hardware import roofline_cells
 from batchscale.analysis.metrics.sweep import Sweep
@@ -181,23 +181,19 @@ def energy(sweep: Sweep, summary: Summary) -> Figure:
         raise NothingToDrawError("no energy was measured on this machine")
     by_epoch = sweep.frames.timed_in == "epochs"
     timed = values(rounds, "epochs") if by_epoch else values(rounds, "steps") * values(rounds, "batch_size")
-    cells = summary.known("joules_to_target")
-    figure, panels = drawing.sheet(2 if cells else 1)
+    figure, panels = drawing.sheet(2 if summary.known("joules_to_target") else 1)
     rounds = rounds.assign(energy=(1.0 if by_epoch else 1e3) * values(rounds, "joules") / timed)
     draw_loops(panels[0], rounds, "energy", imported=bool(sweep.frames.imported))
     drawing.log_axis(panels[0], "joules per epoch" if by_epoch else "millijoules per example")
     for axes in panels[1:]:
-        _energy_to_target(axes, summary, cells)
+        _energy_to_target(axes, summary)
     for axes in panels:
         drawing.log2_axis(axes, batch_sizes(rounds))
     return drawing.finished(figure, origin(sweep.frames, summary))
 
 
-def _energy_to_target(axes: Axes, summary: Summary, cells: Sequence[BatchSizeSummary]) -> None:
-    sizes, joules = [cell.batch_size for cell in cells], medians(cells, "joules_to_target")
-    drawing.band(axes, sizes, open_ends(cells, "joules_to_target"), style.GREEN)
-    axes.plot(sizes, joules, "o-", color=style.GREEN, label="to the target: estimate, 95% interval", zorder=4)
-    drawing.hover(axes, sizes, joules)
+def _energy_to_target(axes: Axes, summary: Summary) -> None:
+    drawing.estimates(axes, summary, "joules_to_target", style.GREEN, "to the target: estimate, 95% interval")
     if best := summary.energy_optimal:
         drawing.star(axes, best.batch_size, best.joules, "least energy")
     drawing.log_axis(axes, f"joules to {target(summary)}")

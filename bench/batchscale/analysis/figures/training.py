@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from batchscale.analysis import number_format
 from batchscale.analysis.figures import drawing, style
-from batchscale.analysis.figures.drawing import NothingToDrawError, medians, open_ends
+from batchscale.analysis.figures.drawing import NothingToDrawError, medians
 from batchscale.analysis.frames.schema import aggregated, batch_sizes, by_batch_size, only, values
 from batchscale.analysis.metrics.known_losses import known_losses
 from batchscale.analysis.metrics.scaling import gradient_variances
@@ -90,8 +90,7 @@ def learning_curves(sweep: Sweep, summary: Summary) -> Figure:
 
 def _to_target(sweep: Sweep, summary: Summary, quantity: ToTarget) -> tuple[Figure, Axes, list[int]]:
     """Draw every seed and the estimates with intervals, misses marked; return the batch sizes with the target."""
-    cells = summary.known(quantity)
-    if not cells:
+    if not summary.known(quantity):
         trained = any(cell.seeds for cell in summary.cells)
         unknown = summary.steps_reason if quantity == "steps_to_target" else summary.epochs_reason
         missed = unknown or "no batch size reached the target"
@@ -102,10 +101,7 @@ def _to_target(sweep: Sweep, summary: Summary, quantity: ToTarget) -> tuple[Figu
     axes.plot(
         values(trials, "batch_size"), values(trials, quantity), "o", label="each seed, first at the target", **dots
     )
-    sizes, middles = [cell.batch_size for cell in cells], medians(cells, quantity)
-    drawing.band(axes, sizes, open_ends(cells, quantity), style.BLUE)
-    axes.plot(sizes, middles, "o-", color=style.BLUE, label="estimate, 95% interval", zorder=4)
-    drawing.hover(axes, sizes, middles)
+    sizes, _ = drawing.estimates(axes, summary, quantity, style.BLUE, "estimate, 95% interval")
     missed = [cell.batch_size for cell in summary.cells if cell.seeds_reached < cell.seeds]
     drawing.missed(axes, missed, "missed by some or all seeds")
     trained = [cell.batch_size for cell in summary.cells if cell.seeds]
