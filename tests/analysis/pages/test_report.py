@@ -238,6 +238,11 @@ def test_the_largest_batch_size_that_fits_is_given_with_its_limit(summarized):
 def test_cells_say_how_many_seeds_missed(summarized):
     cell = msgspec.structs.replace(summarized.cells[0], status="not_reached", seeds=5, seeds_reached=2)
     assert tables.status(cell) == "not reached, 2 of 5 seeds"
+    seen = msgspec.structs.replace(cell, seeds_reached=0, first_evaluation_epochs=3.5)
+    assert tables.status(seen) == "seen, but not by the typical run"
+    never = msgspec.structs.replace(seen, first_evaluation_epochs=None)
+    assert tables.status(never) == "not reached"
+    assert tables.status(msgspec.structs.replace(cell, status="not_measured")) == "reached, not timed"
 
 
 def test_an_empty_text_is_an_empty_field():

@@ -59,6 +59,8 @@ class IndexRow:
     fastest: str
     seconds: str
     seconds_value: float | None
+    tied: str
+    bound: str
     accurate: str
     address: str
 
@@ -150,6 +152,8 @@ def _with_unique_titles(entries: Sequence[IndexRow]) -> list[IndexRow]:
 def _index_row(result: PublishedResult) -> IndexRow:
     of = result.summary
     peak = of.ceilings.matmul_flops_per_second if of.ceilings else None
+    best = of.time_optimal
+    bound = best.recommended.bound if best and best.recommended else None
     return IndexRow(
         title=of.title,
         experiment=of.experiment,
@@ -159,9 +163,11 @@ def _index_row(result: PublishedResult) -> IndexRow:
         machine=of.machine,
         peak=number_format.flops_per_second(peak) if peak else "—",
         peak_value=peak,
-        fastest=str(of.time_optimal.batch_size) if of.time_optimal else "—",
-        seconds=number_format.seconds(of.time_optimal.seconds) if of.time_optimal else "—",
-        seconds_value=of.time_optimal.seconds if of.time_optimal else None,
+        fastest=str(best.batch_size) if best else "—",
+        seconds=number_format.seconds(best.seconds) if best else "—",
+        seconds_value=best.seconds if best else None,
+        tied=", ".join(str(size) for size in best.tied if size != best.batch_size) if best else "—",
+        bound="—" if bound is None else number_format.percent(bound),
         accurate=str(of.score_optimal.batch_size) if of.score_optimal else "—",
         address=f"{result.address}/{report.NAME}",
     )

@@ -195,19 +195,21 @@ def batch_size_table(summary: Summary) -> Table:
         TableRow([line[at] for at in shown], str(cell.batch_size), cell.batch_size == best)
         for cell, line in zip(summary.cells, lines, strict=True)
     ]
-    return Table(_caption(titled[at].name for at in shown), [titled[at] for at in shown], rows)
+    return Table(caption(titled[at].name for at in shown), [titled[at] for at in shown], rows)
 
 
-def _caption(names: Iterable[str]) -> str:
+def caption(names: Iterable[str]) -> str:
+    """Return what the columns with these names show."""
     shown = set(names)
     if "Time to target" not in shown:
         return "Median best scores, with 95% intervals."
     needs = next((f"{unit} and time" for unit in ("Epochs", "Steps") if f"{unit} to target" in shown), "Time")
     first = "First seen there: the median over seeds of the epochs at the first evaluation at the target. "
+    levelled = "Levelled off: whether the budget was long enough for the curve to level off. "
     return (
         f"{needs} after which the typical run reached the target, and median best scores, with 95% intervals."
-        f" {first * ('First seen there' in shown)}Levelled off: whether the budget was long enough for the curve to"
-        " level off. The batch size that reaches the target fastest is marked."
+        f" {first * ('First seen there' in shown)}{levelled * ('Levelled off' in shown)}The batch size that reaches the"
+        " target fastest is marked."
     )
 
 
@@ -224,6 +226,10 @@ def described(summary: Summary) -> dict[int, str]:
 def status(cell: BatchSizeSummary) -> str:
     """Return in words whether a batch size reached the target, and with how many seeds if not with all."""
     words = STATUS.get(cell.status, cell.status)
+    if cell.status == "not_reached" and not cell.seeds_reached and cell.first_evaluation_epochs is not None:
+        return "seen, but not by the typical run"
+    if cell.status == "not_measured" and cell.seeds_reached:
+        return "reached, not timed"
     some_missed = cell.status in ("ok", "not_reached") and 0 < cell.seeds_reached < cell.seeds
     return f"{words}, {cell.seeds_reached} of {cell.seeds} seeds" if some_missed else words
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TextIO
 
 from rich.cells import cell_len
@@ -36,7 +36,9 @@ def render(summary: Summary, file: TextIO | None = None) -> None:
     for line in answer.notices(summary):
         console.print(plain(line), style="bold yellow")
     whole = tables.batch_size_table(summary)
-    console.print(table(whole, *(tables.places(whole, names) for names in (tables.CORE, tables.FIRST_OUT))))
+    core, first_out = (tables.places(whole, names) for names in (tables.CORE, tables.FIRST_OUT))
+    shown = replace(whole, caption=tables.caption(whole.columns[at].name for at in core))
+    console.print(table(shown, core, first_out))
     for paragraph in answer.answer(summary):
         console.print(plain(paragraph), style="bold")
 
