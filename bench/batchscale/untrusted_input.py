@@ -158,9 +158,13 @@ def _alternatives(to: object) -> list[object]:
 
 def _suggestion(name: str, to: object) -> str:
     known = [field for one in _alternatives(to) for field in getattr(one, "__struct_fields__", ())]
-    if close := difflib.get_close_matches(name[:LONGEST_VALUE], known, n=1):
-        return f"; did you mean {close[0]}?"
-    return f", expected one of {', '.join(known)}"
+    return did_you_mean(name, known) or f", expected one of {', '.join(known)}"
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """Return the end of a refusal that asks for the known name close to an unknown one; empty if none is."""
+    close = difflib.get_close_matches(name[:LONGEST_VALUE], known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _expected(kind: inspect.Type) -> str:

@@ -54,7 +54,7 @@ def test_the_version_is_one_line(capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("run lenet_digit", "expected a file ending in .toml, or one of"),
+        ("run lenet_digit", "vit_fashion; did you mean lenet_digits?"),
         ("run absent.toml", "absent.toml: cannot be read"),
         ("run lenet_digits --results {file}/deeper", "cannot be written"),
         ("run --convergence-from {file}", "cannot be read"),

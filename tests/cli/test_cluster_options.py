@@ -13,7 +13,7 @@ from batchscale.cli import command_line
         (["--slurm", "time=5", "--multihost"], "--slurm: with --multihost, expected only one of them"),
         (["--processes", "2"], "--processes: without --multihost, expected both"),
         (["--process", "0", "--ray"], "--process: without --multihost, expected both"),
-        (["--multihost", "--process", "-1"], "-1 is not in the range x>=0"),
+        (["--multihost", "--process", "-1"], "'-1' is not allowed, expected a whole number from 0 to 99,999"),
         (["--multihost", "--processes", "2", "--process", "2"], "--process: 2, expected a number below 2"),
         (["--multihost", "--stages", "convergence"], "--stages: convergence, expected throughput, which --multihost"),
         *(

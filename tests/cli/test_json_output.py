@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import batchscale
@@ -11,11 +12,13 @@ import click
 import pytest
 import simulated_folder
 from batchscale.cli import command_line, json_output, measuring
+from batchscale.config import experiment
 from batchscale.measure.ahead import planning, plugins
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 from planned_devices import target
 
+EXPERIMENTS = Path(batchscale.__file__).parent / "experiments"
 SKILL = Path(batchscale.__file__).with_name("SKILL.md")
 SCHEMA = json.loads(json_output.SCHEMA.read_bytes())
 TEXT_ONLY = {"schema"}
@@ -40,7 +43,19 @@ def printed(capsys, *line, code=0):
 
 
 def test_the_shipped_schema_is_what_the_types_give():
-    assert json_output.SCHEMA.read_bytes() == json_output.encoded(), "python -m batchscale.cli.json_output writes it"
+    given = json_output.encoded(json_output.json_schema())
+    assert json_output.SCHEMA.read_bytes() == given, "python -m batchscale.cli.json_output writes it"
+
+
+def test_the_schema_of_experiments_fits_the_shipped_ones_and_knows_every_key(capsys):
+    assert command_line.run(["schema", "--experiment"]) == 0
+    described = Draft202012Validator(json.loads(capsys.readouterr().out))
+    for name in experiment.shipped():
+        table = tomllib.loads((EXPERIMENTS / f"{name}.toml").read_text())
+        assert [*described.iter_errors(table)] == []
+        table["seeds"] = {"confrim": 5}
+        [fault] = described.iter_errors(table)
+        assert "'confrim' was unexpected" in fault.message
 
 
 def test_every_command_has_json_exit_codes_and_no_prompt(capsys):

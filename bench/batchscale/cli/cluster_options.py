@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from batchscale.cli.shared_options import Whole
 from batchscale.printable import printable
 
 if TYPE_CHECKING:
@@ -98,9 +99,11 @@ COORDINATOR = click.option(
     callback=_keep,
     help="Address of the first process of --multihost; JAX finds it on Slurm, Open MPI, Kubernetes and TPU pods.",
 )
+MOST_PROCESSES = 100_000
+
 PROCESSES = click.option(
     "--processes",
-    type=click.IntRange(1),
+    type=Whole(1, MOST_PROCESSES),
     metavar="N",
     expose_value=False,
     callback=_keep,
@@ -108,7 +111,7 @@ PROCESSES = click.option(
 )
 PROCESS = click.option(
     "--process",
-    type=click.IntRange(0),
+    type=Whole(0, MOST_PROCESSES - 1),
     metavar="I",
     expose_value=False,
     callback=_keep,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +19,12 @@ from batchscale.analysis.summary.groups import Groups
 from batchscale.analysis.summary_types import Summary
 from batchscale.analysis.text.explain import Explanation
 from batchscale.cli.json_parts import Checks, Listed, Written
+from batchscale.config.experiment import Experiment
 from batchscale.records.plan_file import Plan
 
 VERSION = 1
 """Version of the whole. It changes when a field is removed or changes its meaning, and not when one is added."""
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMA = Path(__file__).with_name("json_output.schema.json")
 
 
@@ -64,14 +67,11 @@ OUTPUTS: dict[str, tuple[Any, ...]] = {
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of every command's output; `#/$defs/COMMAND` is that of one command."""
     types = list(dict.fromkeys(one for several in OUTPUTS.values() for one in several))
-    schemas, parts = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
+    schemas, parts = _schemas(types)
     of = dict(zip(map(repr, types), schemas, strict=True))
     commands = {name: {"anyOf": [of[repr(one)] for one in several]} for name, several in OUTPUTS.items()}
-    for part in parts.values():
-        # Docstrings of Python 3.13 lack the indentation of their source; those of earlier versions have it.
-        part["description"] = inspect.cleandoc(part["description"])
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": DIALECT,
         "title": "What batchscale COMMAND --json prints",
         "version": VERSION,
         "anyOf": [{"$ref": f"#/$defs/{name}"} for name in commands],
@@ -79,10 +79,25 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def encoded() -> bytes:
-    """Return the schema as the file that comes with the package."""
-    return msgspec.json.format(msgspec.json.encode(json_schema(), order="deterministic")) + b"\n"
+def experiment_schema() -> dict[str, Any]:
+    """Return the JSON Schema of an experiment's TOML file, which editors complete and check keys by."""
+    [whole], parts = _schemas([Experiment])
+    return {"$schema": DIALECT, "title": "An experiment of batchscale", **whole, "$defs": parts}
+
+
+def _schemas(types: Sequence[Any]) -> tuple[Sequence[dict[str, Any]], dict[str, Any]]:
+    """Return the schema of each type, and by name the parts that they refer to."""
+    schemas, parts = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
+    for part in parts.values():
+        # Docstrings of Python 3.13 lack the indentation of their source; those of earlier versions have it.
+        part["description"] = inspect.cleandoc(part["description"])
+    return tuple(schemas), parts
+
+
+def encoded(schema: dict[str, Any]) -> bytes:
+    """Return a schema as the text of a file."""
+    return msgspec.json.format(msgspec.json.encode(schema, order="deterministic")) + b"\n"
 
 
 if __name__ == "__main__":
-    SCHEMA.write_bytes(encoded())
+    SCHEMA.write_bytes(encoded(json_schema()))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 import click
 
 from batchscale.cli.reading import answer, print_json, show
-from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, WITHIN, Number, example
+from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, WITHIN, Number, Whole, example
 from batchscale.config.experiment import LARGEST_BATCH_SIZE
 from batchscale.config.vocabulary import OUTSIDE_FORMS, OutsideForm
 from batchscale.printable import printable, visible
@@ -30,6 +30,8 @@ _GOAL = re.compile(
 
 MOST_COLUMNS = 4
 """Columns that group runs: an answer is read along each of them."""
+MOST_ROWS = 40
+"""Groups that are printed; the page has all."""
 
 
 class _Said(TypedDict):
@@ -93,7 +95,7 @@ def _columns(_: click.Context, __: click.Parameter, text: str | None) -> tuple[s
 @click.option("--train-examples", type=int, metavar="N", help="Number of training examples, to convert units.")
 @click.option("--tokens-per-example", type=int, metavar="N", help="To convert tokens; 1 if batch sizes count tokens.")
 @click.option(
-    "--batch-size", type=click.IntRange(1, LARGEST_BATCH_SIZE), metavar="N", help="Of runs whose files do not name it."
+    "--batch-size", type=Whole(1, LARGEST_BATCH_SIZE), metavar="N", help="Of runs whose files do not name it."
 )
 @click.option(
     "--target", type=Number("a score such as 0.99", 1e12, signed=True), metavar="SCORE", help="The score to reach."
@@ -174,6 +176,7 @@ def _answer_groups(files: Sequence[Path], out: Path, known: Known, *, as_json: b
     """Write one answer for each group of runs, and print how the optima move."""
     from batchscale.analysis.exchange import groups, out_folder
     from batchscale.analysis.pages import groups as page
+    from batchscale.analysis.pages import terminal
 
     out_folder.refuse_foreign(out, files)
     found = groups.answer_groups(files, known)
@@ -181,6 +184,11 @@ def _answer_groups(files: Sequence[Path], out: Path, known: Known, *, as_json: b
     path = page.write_groups(found, out)
     if as_json:
         return print_json(found)
+    whole = page.table(found)
+    shown = replace(whole, caption="", rows=whole.rows[:MOST_ROWS])
+    terminal.console_for().print(terminal.table(shown, [at for at, one in enumerate(whole.columns) if not one.prose]))
+    if len(whole.rows) > MOST_ROWS:
+        print(f"The page has all {len(whole.rows)} groups.")
     print(*map(visible, page.sentences(found)), visible(f"page: {path}"), sep="\n")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, WITHIN, Number, example
+from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, WITHIN, Number, Whole, example
 from batchscale.errors import warn
 from batchscale.printable import printable, visible
 from batchscale.records import results_folder, row_files
@@ -106,9 +106,7 @@ def report(*, folder: Path, price_per_hour: float | None, within: float | None, 
 
 @click.command(epilog=example("batchscale explain results/local/lenet_mnist/MACHINE --batch-size 256"))
 @FOLDER
-@click.option(
-    "--batch-size", type=click.IntRange(1, 10**12), metavar="B", show_default="the fastest", help="Which one."
-)
+@click.option("--batch-size", type=Whole(1, 10**12), metavar="B", show_default="the fastest", help="Which one.")
 @AS_JSON
 def explain(*, folder: Path, batch_size: int | None, as_json: bool) -> None:
     """Explain in ten lines why the answer is what it is."""
@@ -125,12 +123,17 @@ def explain(*, folder: Path, batch_size: int | None, as_json: bool) -> None:
 
 
 @click.command(epilog=example("batchscale schema > schema.json"))
-def schema() -> None:
+@click.option("--experiment", is_flag=True, help="Print that of an experiment's TOML file: its keys and defaults.")
+def schema(*, experiment: bool) -> None:
     """Print the JSON Schema of what commands print with --json.
 
     `#/$defs/COMMAND` describes one command.
     """
-    print(SCHEMA.read_text(), end="")
+    if not experiment:
+        return print(SCHEMA.read_text(), end="")
+    from batchscale.cli.json_output import encoded, experiment_schema
+
+    return print(encoded(experiment_schema()).decode(), end="")
 
 
 @click.command(epilog=example("batchscale figures DIR --only time_to_target --format pdf --width 3.3"))

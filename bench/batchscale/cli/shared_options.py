@@ -40,6 +40,23 @@ class Number(click.ParamType):
         return number
 
 
+class Whole(click.ParamType):
+    """A whole number from `least` to `most`."""
+
+    name = "whole number"
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number, or refuse it in one line with the range that is accepted."""
+        found = int(value) if re.fullmatch(r"-?[0-9]{1,18}", str(value)) else None
+        if found is None or not self.least <= found <= self.most:
+            expected = f"expected a whole number from {self.least:,} to {self.most:,}"
+            self.fail(f"{printable(value)} is not allowed, {expected}", param, ctx)
+        return found
+
+
 EXIT_CODES = """\b
 exit codes:
   0    done

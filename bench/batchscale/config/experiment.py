@@ -28,7 +28,7 @@ from batchscale.config.vocabulary import (
 )
 from batchscale.errors import InputError
 from batchscale.printable import LONGEST_REASON, bare, printable
-from batchscale.untrusted_input import convert, read_small
+from batchscale.untrusted_input import convert, did_you_mean, read_small
 
 LARGEST_BATCH_SIZE = 10**9
 BatchSize = Annotated[int, Meta(ge=1, le=LARGEST_BATCH_SIZE)]
@@ -467,4 +467,5 @@ def find(name: str) -> Experiment:
         return read(Path(str(resources.files("batchscale") / "experiments" / f"{name}.toml")))
     if name.endswith(".toml"):
         return read(Path(name))
-    raise InputError(f"experiment {printable(name)}: expected a file ending in .toml, or one of {', '.join(shipped())}")
+    known = f"expected a file ending in .toml, or one of {', '.join(shipped())}"
+    raise InputError(f"experiment {printable(name)}: {known}{did_you_mean(name, shipped())}")

@@ -93,7 +93,8 @@ class Hosts:
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             )
         except (ValueError, RuntimeError) as error:
-            raise InputError(f"--multihost: the processes did not meet ({reason(error)})") from None
+            where = "" if coordinator else "; where JAX finds no first process, --coordinator HOST:PORT names it"
+            raise InputError(f"--multihost: the processes did not meet ({reason(error)}){where}") from None
         with _last_word() as leave:
             try:
                 yield cls()
