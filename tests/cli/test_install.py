@@ -149,7 +149,6 @@ def test_an_interpreter_of_ones_own_installs_nothing(tmp_path):
     ("arguments", "command"),
     [
         (("report", "DIR=my results"), "report|my results"),
-        (("report",), "report"),
         (("compare", "A=my results", "B=yours"), "compare|my results|yours"),
     ],
 )
@@ -159,6 +158,19 @@ def test_a_folder_whose_name_holds_blanks_is_one_argument(tmp_path, arguments, c
     shown = make(*arguments, "VENV=", f"PYTHON={python}")
     assert shown.returncode == 0, shown.stderr
     assert log.read_text().splitlines() == [f"-m|batchscale|{command}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("report",), "make report: DIR is not set, expected DIR="),
+        (("compare", "A=mine"), "make compare: A or B is not set, expected A=folder B=folder"),
+    ],
+)
+def test_a_folder_that_is_not_named_is_asked_for(tmp_path, arguments, expected):
+    shown = make(*arguments, "VENV=", f"PYTHON={program(tmp_path / 'python', 'exit 3')}")
+    assert shown.returncode == 2
+    assert expected in shown.stdout
 
 
 def test_the_environment_is_made_once_and_again_when_the_package_changes(tmp_path):

@@ -272,7 +272,7 @@ def test_each_verified_run_is_a_line(swept, capsys, monkeypatch):
     monkeypatch.setattr(verify, "verify", lambda *_: verified)
     assert command_line.run(["verify", str(swept)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("B = ")]
-    assert lines == [f"B = 10: {steps} steps in 1.5 s; predicted: 8 steps in 3 s" for steps in (7, 9)]
+    assert lines == [f"B = 10: {steps} steps in 1.5 s; predicted: 8 steps in 3 s (0.50 times)" for steps in (7, 9)]
 
 
 def test_without_a_run_that_reached_the_target_there_is_nothing_to_verify(tmp_path, capsys):

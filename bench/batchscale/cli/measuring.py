@@ -18,6 +18,7 @@ from batchscale.config.vocabulary import STAGES
 from batchscale.errors import InputError, warn
 from batchscale.printable import printable, visible
 from batchscale.records import results_folder
+from batchscale.records.row_types import Verification
 
 INTERRUPTED = 130
 QUICK_MINUTES, LONGER_MINUTES = 5, 60
@@ -140,6 +141,17 @@ def _program() -> list[str]:
     return [*(["env", f"PYTHONPATH={modules}"] if modules else []), str(here), "-m", "batchscale"]
 
 
+def _ratio(row: Verification) -> str:
+    """Return how many times as long as predicted a run took, and why if it is short."""
+    from batchscale.analysis.pages.report import SHORT_RUN_SECONDS
+
+    if not row.seconds or not row.predicted_seconds:
+        return "no time"
+    short = row.predicted_seconds < SHORT_RUN_SECONDS
+    why = "; in so short a run, starting a call for each evaluation takes longest" if short else ""
+    return f"{row.seconds / row.predicted_seconds:.2f} times{why}"
+
+
 @click.command("list", epilog=example("batchscale list"))
 @AS_JSON
 def list_names(*, as_json: bool) -> None:
@@ -219,6 +231,6 @@ def verify(*, folder: Path, sources: Path, as_json: bool) -> None:
     for row in rows if not as_json else ():
         print(
             f"B = {row.batch_size}: {row.steps} steps in {row.seconds:.3g} s;"
-            f" predicted: {row.predicted_steps} steps in {row.predicted_seconds:.3g} s"
+            f" predicted: {row.predicted_steps} steps in {row.predicted_seconds:.3g} s ({_ratio(row)})"
         )
     answer([folder], as_json=as_json)

@@ -177,7 +177,8 @@ def why_no_time(of: Sweep) -> str:
         return "no batch size has timed rounds"
     if not of.pace_of:
         return of.why_not_joined
-    return "no batch size has both timed rounds and training runs that reached the target"
+    timed, trained = (number_format.batch_sizes(sorted(sizes)) for sizes in (of.speeds, of.claims))
+    return f"timed were {timed}, trained {trained}, and none of both reached the target"
 
 
 def _why_no_score(of: Sweep, within_budget: Locations) -> str:

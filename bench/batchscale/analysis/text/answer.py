@@ -153,7 +153,10 @@ def _fastest(summary: Summary) -> str:
     best = summary.time_optimal
     if best is None:
         reason = summary.time_optimal_reason or "the rows do not show it"
-        return f"The batch size that reaches {target(summary)} fastest on {summary.machine} is not known: {reason}."
+        untimed = any(cell.status == "not_measured" and cell.seeds_reached for cell in summary.cells)
+        speeds = "; speeds are still to be measured, or to be given with --throughput" if untimed else ""
+        fastest = f"The batch size that reaches {target(summary)} fastest on {summary.machine}"
+        return f"{fastest} is not known: {reason}{speeds}."
     seconds = number_format.seconds(best.seconds)
     interval = number_format.with_level(number_format.seconds_between(best.interval, best.seconds))
     size = number_format.batch_size(best.batch_size, summary.tokens_per_example)
@@ -166,7 +169,10 @@ STOPS: dict[str, str] = {
     "none left": "no batch size is left whose typical run reaches the target",
     "one left": "one batch size is left",
     "within an octave": "the batch sizes that are left are within a factor of two",
-    "budget": "the training that it may spend does not suffice for another look",
+    "budget": (
+        "the training that it may spend does not suffice for another look; a larger `seeds.confirm`, or more minutes"
+        " where --budget is given, allows one"
+    ),
     "last look": "it plans no further look",
 }
 
@@ -205,9 +211,9 @@ def _advice(best: TimeOptimal) -> str:
 
 
 MORE: dict[Source, str] = {
-    "seeds": "twice the seeds would",
-    "rounds": "twice the timed rounds would",
-    "blocks": "timing in as many further sittings would",
+    "seeds": "twice the seeds{more} would",
+    "rounds": "twice the timed rounds{more} would",
+    "blocks": "timing in as many further sittings{more} would",
 }
 
 
@@ -218,8 +224,8 @@ def more(found: Recommended) -> str:
         return number_format.sentence(found.reason)
     source = min(bounds, key=bounds.__getitem__)
     takes = found.seconds_of_doubling.get(source)
-    about = f" (about {number_format.duration(takes)})" if takes else ""
-    bought = f"{MORE[source]} lower the bound to {number_format.percent(bounds[source])}{about}"
+    about = f" (about {number_format.duration(takes)} more)" if takes else ""
+    bought = f"{MORE[source].format(more=about)} lower the bound to {number_format.percent(bounds[source])}"
     return number_format.sentence(f"{found.reason}; {bought}")
 
 

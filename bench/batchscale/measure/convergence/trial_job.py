@@ -197,7 +197,9 @@ class TierTraining:
             nonlocal clock
             now = time.monotonic()
             stage.trained_examples += lane_examples
-            session.progress.advance(item, lane_examples, now - clock, f"{lanes.alive()} lanes")
+            session.progress.advance(
+                item, lane_examples, now - clock, f"{(left := lanes.alive())} lane{'s' * (left != 1)}"
+            )
             clock = now
 
         reporter = Reporter(
