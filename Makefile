@@ -10,7 +10,7 @@ $(if $(word 2,$(VENV)),$(error VENV: "$(VENV)" holds a blank, expected a path wi
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench test test-rest test-accelerators test-all test-repeat mutate perf peers gpu-check lint report compare site clean
+.PHONY: help install bench test test-rest test-accelerators test-all test-repeat mutate perf peers gpu-check lint findings report compare site clean
 
 ifeq ($(strip $(VENV)),)
 PY := "$(PYTHON)"
@@ -55,6 +55,8 @@ help: ## list what can be made
 	@echo
 	@echo "  VENV= PYTHON=/path/to/python   use an interpreter that has JAX, install nothing"
 
+install: $(INSTALLED) ## what the commands need, in .venv; nothing is measured
+
 bench: $(INSTALLED) ## measure this machine and answer (BUDGET=minutes, EXPERIMENTS="names or .toml files")
 	@$(PY) -m batchscale run $(if $(BUDGET),--budget $(BUDGET)) $(EXPERIMENTS)
 
@@ -94,11 +96,16 @@ lint: $(INSTALLED_TEST) ## formatting, rules, types and the layers of the archit
 	@$(PY) -m pyright --pythonpath $(PY)
 	@$(PY) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
+findings: $(INSTALLED_TEST) ## write the numbers of results/README.md anew, after results were published
+	@PYTHONPATH=bench $(PY) tests/promises/test_findings.py
+
 report: $(INSTALLED) ## write the page of a results folder again (DIR=results/local/experiment/machine)
-	@$(PY) -m batchscale report $(if $(DIR),"$(DIR)")
+	@$(if $(DIR),,echo "batchscale: make report: DIR is not set, expected DIR=results/local/experiment/machine"; exit 2;) \
+	$(PY) -m batchscale report "$(DIR)"
 
 compare: $(INSTALLED) ## two results folders side by side (A=folder B=folder)
-	@$(PY) -m batchscale compare $(if $(A),"$(A)") $(if $(B),"$(B)")
+	@$(if $(and $(A),$(B)),,echo "batchscale: make compare: A or B is not set, expected A=folder B=folder"; exit 2;) \
+	$(PY) -m batchscale compare "$(A)" "$(B)"
 
 site: $(INSTALLED) ## one site of all published results, in site/
 	@$(PY) -m batchscale site
