@@ -175,6 +175,17 @@ def test_a_size_that_never_reached_the_target_takes_its_rate_from_its_neighbours
     assert abs(math.log2(made[64].for_target.learning_rate / LINE[2])) <= 0.5
 
 
+@pytest.mark.parametrize("status", ["stopped", "diverged"])
+def test_a_rate_that_fails_at_once_is_not_chosen_because_it_was_seen_for_a_short_time_only(status):
+    trials = searched([0.025, 0.05, 0.1, 0.2, 0.1])
+    for one in [one for one in trials[256] if one.learning_rate > 0.1]:
+        curve = Curve(examples=[200, 250], steps=[4, 5], scores={"accuracy": [0.1, 0.1]})
+        trials[256][trials[256].index(one)] = msgspec.structs.replace(one, status=status, curve=curve)
+    made = rate_choice.choose_rates(trials, accuracy_of(0.8), 3200)
+    assert 0.1 <= made[256].for_target.learning_rate <= 0.15
+    assert made[256].is_inside
+
+
 def test_few_batch_sizes_are_judged_each_alone_on_smoothed_curves():
     trials = {size: found for size, found in searched(LINE).items() if size <= 32}
     assert rate_choice.fit_surfaces(trials, accuracy_of(0.8)) == {}

@@ -1,26 +1,64 @@
-"""`results/README.md` states what the published rows show; run as a script, this file writes its numbers anew."""
+"""`results/README.md` states what the published rows show; `make findings` runs this file, which writes its numbers."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import msgspec
 import pytest
 from batchscale.analysis import number_format
+from batchscale.analysis.frames import frames
 from batchscale.analysis.metrics.scaling import OVERHEAD
 from batchscale.analysis.summary import build
 from batchscale.analysis.summary_types import Optimum, Summary
 from batchscale.records import results_folder
+from batchscale.records.row_types import Trial
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 PAGE = RESULTS / "README.md"
 NONE = "—"
 VERDICTS = {"supported": "yes", "contradicted": "no", "undecided": "undecided"}
-LITERATURE = ("arXiv:", "JMLR")
+LITERATURE = ("arXiv:", "JMLR", "zhuanlan")
 """A line with one of these may hold numbers that no row of ours shows."""
+
+
+class Original(NamedTuple):
+    """What the experiment of 2015 reports of a batch size; None where it reports nothing.
+
+    Attributes:
+        epochs: Epochs to an accuracy of 0.99.
+        time: Time to it, over the least of all batch sizes.
+        validation_error: The best in 200 epochs.
+        test_error: The error on the test split after 200 epochs.
+    """
+
+    epochs: int | None = None
+    time: float | None = None
+    validation_error: float | None = None
+    test_error: float | None = None
+
+
+ORIGINAL = {
+    1: Original(),
+    2: Original(),
+    5: Original(None, None, 0.032, 0.0662),
+    10: Original(9, 1.729, 0.01, 0.008),
+    20: Original(9, 1.082, 0.0084, 0.0088),
+    50: Original(24, 1.7, 0.0098, 0.0082),
+    100: Original(45, 1.874, 0.009, 0.009),
+    256: Original(41, 1, 0.01, 0.01),
+    500: Original(78, 1.48, 0.01, 0.01),
+    1000: Original(135, 2.12, 0.01, 0.01),
+    2000: Original(None, None, 0.011, 0.01),
+    5000: Original(None, None, 0.015, 0.0134),
+}
+"""The table of Cheng Yin (2015, zhuanlan.zhihu.com/p/32673260), by batch size."""
 
 Published = dict[str, Summary]
 """The summary of every published folder by its address, relative to the page."""
@@ -77,7 +115,7 @@ def scales(found: Published) -> Lines:
         knee, noise = of.critical_batch_size, of.gradient_noise
         power = of.learning_rates.overall if of.learning_rates else None
         end = number_format.number(OVERHEAD * knee.value, 2) if knee else NONE
-        ends = (number_format.number(one, 2) for one in (noise.start, noise.end)) if noise else ()
+        ends = [shown(one, 2) for one in (noise.start, noise.end)] if noise and noise.start is not None else []
         shape = of.learning_rates.shape if of.learning_rates else None
         yield row(
             *(link(address, of), ranged(knee), end, ranged(noise), " to ".join(ends) or NONE, ranged(power, 2)),
@@ -94,7 +132,76 @@ def claims(found: Published) -> Lines:
         yield row(f"{claim}. {statement}", *(verdicts.get(claim, NONE) for verdicts in given))
 
 
-TABLES: tuple[Callable[[Published], Lines], ...] = (answers, questions, scales, claims)
+def folder_named(found: Published, experiment: str) -> str:
+    return next(address for address, of in found.items() if of.experiment == experiment)
+
+
+def repetition(found: Published) -> Lines:
+    """The experiment of 2015 next to its repetition, at one rate and with the rate tuned for each batch size."""
+    to_target, whole = (folder_named(found, f"lenet_mnist_2015_{name}") for name in ("985", "small"))
+    at_one_rate, tuned, errors_of = f"[rate 0.1]({to_target})", f"[tuned]({to_target})", f"[rate 0.1]({whole})"
+    yield row(
+        *("batch size", "epochs, 2015", at_one_rate, tuned, "time, 2015", at_one_rate, tuned),
+        *("best validation error, 2015", errors_of, "last test error, 2015", errors_of),
+    )
+    ways = [epochs_to_target(to_target, found[to_target], phase) for phase in ("fixed", "confirm")]
+    times = [relative_times(way, found[to_target]) for way in ways]
+    errors = fixed_errors(whole)
+    for size, original in ORIGINAL.items():
+        best, last = errors.get(size, (None, None))
+        yield row(
+            *(size, shown(original.epochs, 3), *(over_seeds(way.get(size, ())) for way in ways)),
+            *(shown(original.time, 2), *(shown(one.get(size), 2) for one in times)),
+            *(shown(original.validation_error, 2), shown(best, 2), shown(original.test_error, 2), shown(last, 2)),
+        )
+
+
+def epochs_to_target(address: str, of: Summary, phase: str) -> dict[int, list[float]]:
+    """Return the epochs to the target of each seed, infinite where it missed, at the fixed or at the chosen rate."""
+    read = frames.load(RESULTS / address)
+    chosen = {cell.batch_size: cell.best_learning_rate for cell in of.cells}
+    epochs: dict[int, list[float]] = {}
+    for one in read.trials.itertuples():
+        if one.phase == phase and (phase == "fixed" or one.learning_rate == chosen[one.batch_size]):
+            epochs.setdefault(one.batch_size, []).append(one.examples_to_target / read.train_examples)
+    return epochs
+
+
+def over_seeds(epochs: Sequence[float]) -> str:
+    """Return the median, and the least and the most of several; a dash stands for a run that missed."""
+    if len({*epochs}) < 2:
+        return shown(epochs[0], 2) if epochs else NONE
+    least, most = shown(min(epochs), 2), shown(max(epochs), 2)
+    return f"{shown(median(epochs), 2)} ({least} to {most})"
+
+
+def shown(value: float | None, digits: int) -> str:
+    return NONE if value is None or not math.isfinite(value) else number_format.number(value, digits)
+
+
+def relative_times(epochs: Mapping[int, Sequence[float]], of: Summary) -> dict[int, float]:
+    """Return the median time to the target of each batch size over the least of them."""
+    speeds = {cell.batch_size: cell.examples_per_second for cell in of.cells}
+    times = {size: median(each) / speed for size, each in epochs.items() if (speed := speeds.get(size))}
+    return {size: time / min(times.values()) for size, time in times.items()}
+
+
+def fixed_errors(address: str) -> dict[int, tuple[float, float]]:
+    """Return the best validation error and the last test error at the fixed rate, medians over seeds."""
+    read = results_folder.rows(
+        RESULTS / address, results_folder.CONVERGENCE, results_folder.read_experiment(RESULTS / address)
+    )
+    errors: dict[int, list[tuple[float, float]]] = {}
+    for one in read:
+        if isinstance(one, Trial) and one.phase == "fixed":
+            best, last = max(one.curve.scores["accuracy"]), one.curve.test_scores["accuracy"][-1]
+            errors.setdefault(one.batch_size, []).append((1 - best, 1 - last))
+    return {
+        size: (median(best), median(last)) for size, each in errors.items() for best, last in [zip(*each, strict=True)]
+    }
+
+
+TABLES: tuple[Callable[[Published], Lines], ...] = (answers, questions, scales, claims, repetition)
 
 
 def others(best: Optimum) -> str:
@@ -152,7 +259,7 @@ def found():
 
 def test_the_page_of_findings_states_what_the_published_rows_show(found):
     text = PAGE.read_text()
-    assert renewed(text, found) == text, "python tests/promises/test_findings.py writes its numbers"
+    assert renewed(text, found) == text, "`make findings` writes its numbers"
 
 
 def test_every_published_folder_is_in_every_table_and_a_stale_number_is_noticed(found):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from statistics import mean
 from typing import NamedTuple
 
@@ -184,14 +185,24 @@ def fit_surfaces(
 
 
 def _by_trial(trials: list[Trial], located: Located) -> rate_surface.Trials:
-    """Locate each trial on its curve alone; one that did not cross is censored at its last evaluation."""
+    """Locate each trial on its curve alone; one that did not cross is censored at its last evaluation.
+
+    A trial that was stopped early, or diverged, did worse than the best of the same batch size and seed, so it would
+    not have crossed before that one did, or ended. Without this, rates that fail at once would count as hardly worse.
+    """
     at = np.array([located.typical([trial]) for trial in trials])
-    reached = np.isfinite(at) & np.array([trial.status == "ok" for trial in trials])
-    last = np.array([math.log(trial.curve.trained[-1]) for trial in trials])
+    sound = np.array([trial.status == "ok" for trial in trials])
+    reached = np.isfinite(at) & sound
+    seen = np.where(reached, at, [math.log(trial.curve.trained[-1]) for trial in trials])
+    rivals = [(trial.batch_size, trial.seed) for trial in trials]
+    least: dict[tuple[int, int], float] = {}
+    for those, one in zip(compress(rivals, sound), seen[sound].tolist(), strict=True):
+        least[those] = min(one, least.get(those, math.inf))
+    not_before = np.where(sound, -math.inf, [least.get(those, -math.inf) for those in rivals])
     return rate_surface.Trials(
         np.array([float(trial.batch_size) for trial in trials]),
         np.array([trial.point.learning_rate for trial in trials]),
-        np.where(reached, at, last),
+        np.maximum(seen, not_before),
         reached,
     )
 
