@@ -87,6 +87,7 @@ def studied(folder: Path) -> dict:
     session = tiny_workload.session(folder, **TABLES)
     machine = msgspec.structs.replace(session.host.machine, device_count=len(jax.devices()), virtual_devices=True)
     session.host = replace(session.host, machine=machine)
+    session.prepare_folder()
     for stage in planned_stages(session, ("throughput", "convergence")):
         stage.run()
     rounds = [row for row in row_files.read(folder / "throughput.jsonl") if isinstance(row, Round)]
