@@ -60,6 +60,8 @@ ORIGINAL = {
 }
 """The table of Cheng Yin (2015, zhuanlan.zhihu.com/p/32673260), by batch size."""
 
+REPEATED = "published/lenet_mnist_2015_985/cpu-amd-epyc-2c"
+"""The repetition to an accuracy of 0.985, at one rate and with the rate tuned for each batch size."""
 UNFINISHED = "partial/lenet_mnist_2015_small/cpu-amd-epyc-2c"
 """Rows of the repetition over all 200 epochs, which a run goes on with."""
 
@@ -135,20 +137,15 @@ def claims(found: Published) -> Lines:
         yield row(f"{claim}. {statement}", *(verdicts.get(claim, NONE) for verdicts in given))
 
 
-def folder_named(found: Published, experiment: str) -> str:
-    return next(address for address, of in found.items() if of.experiment == experiment)
-
-
 def repetition(found: Published) -> Lines:
     """The experiment of 2015 next to its repetition, at one rate and with the rate tuned for each batch size."""
-    to_target = folder_named(found, "lenet_mnist_2015_985")
-    at_one_rate, tuned, errors_of = f"[rate 0.1]({to_target})", f"[tuned]({to_target})", f"[rate 0.1]({UNFINISHED})"
+    at_one_rate, tuned, errors_of = f"[rate 0.1]({REPEATED})", f"[tuned]({REPEATED})", f"[rate 0.1]({UNFINISHED})"
     yield row(
         *("batch size", "epochs, 2015", at_one_rate, tuned, "time, 2015", at_one_rate, tuned),
         *("best validation error, 2015", errors_of, "last test error, 2015", errors_of),
     )
-    ways = [epochs_to_target(to_target, found[to_target], phase) for phase in ("fixed", "confirm")]
-    times = [relative_times(way, found[to_target]) for way in ways]
+    ways = [epochs_to_target(REPEATED, found[REPEATED], phase) for phase in ("fixed", "confirm")]
+    times = [relative_times(way, found[REPEATED]) for way in ways]
     errors = fixed_errors(UNFINISHED)
     for size, original in ORIGINAL.items():
         best, last = errors.get(size, (None, None))
@@ -236,11 +233,11 @@ def said(found: Published, statement: str) -> Lines:
 def renewed(text: str, found: Published) -> str:
     """Return the page with its tables, and the lists under headings that are claims, written from the summaries."""
     written, left = [], text.splitlines()
+    tables = {first_cell(*lines): lines for lines in ([*make(found)] for make in TABLES)}
     while left:
         line = left.pop(0)
         written.append(line)
-        table = next((lines for make in TABLES if first_cell(*(lines := [*make(found)])) == first_cell(line)), None)
-        if line.startswith("| ") and table:
+        if line.startswith("| ") and (table := tables.get(first_cell(line))):
             written[-1:] = [table[0], re.sub(r"[^|]+", "---", table[0]), *table[1:]]
             del left[: len([*takewhile(lambda one: one.startswith("|"), left)])]
         elif line.startswith("### ") and (lines := [*said(found, line.removeprefix("### "))]):
@@ -298,6 +295,47 @@ def test_the_table_of_speeds_holds_what_make_peers_measured(page):
     assert shown == [
         [float(f"{measured[f'{study}: over {way}']['value']:.2g}") for way in ways] for study in ("LeNet", "decoder")
     ]
+
+
+def test_the_verdicts_on_the_experiment_of_2015_follow_from_its_rows(found):
+    """Each block is a statement of the page."""
+    of, small = found[REPEATED], (1, 2, 5)
+    fixed, tuned = (epochs_to_target(REPEATED, of, phase) for phase in ("fixed", "confirm"))
+    one_rate, chosen = ({size: median(runs[size]) for size in ORIGINAL} for runs in (fixed, tuned))
+    speeds = {cell.batch_size: cell.examples_per_second for cell in of.cells}
+    times = [one_rate[size] / speeds[size] for size in ORIGINAL]
+
+    assert all(math.isinf(run) for size in small for run in fixed[size])
+    assert all(math.isfinite(run) for size in small for run in tuned[size])
+    assert max(chosen[size] for size in small) <= min(chosen.values())
+
+    least = [*ORIGINAL].index(20)
+    assert falls(times[: least + 1])
+    assert rises(times[least:])
+    assert all(late / speeds[256] > 3 * early / speeds[20] for late, early in zip(fixed[256], fixed[20], strict=True))
+    assert of.time_optimal.tied == [5, 10, 20, 50, 100, 256]
+
+    assert rises([one_rate[size] for size in ORIGINAL if size >= 20])
+    assert max(chosen[size] for size in ORIGINAL if size <= 100) <= 1.25 * min(chosen.values())
+    assert rises([chosen[size] for size in ORIGINAL if size >= 100])
+
+    errors = {size: best for size, (best, _) in fixed_errors(UNFINISHED).items()}
+    assert of.score_optimal.tied == [size for size in ORIGINAL if size <= 1000]
+    assert sorted(errors) == [size for size in ORIGINAL if size >= 10]
+    assert min(errors.values()) > 0.01
+    assert max(errors[size] for size in errors if size <= 500) < min(errors.values()) + 0.002
+
+    assert max(speeds, key=speeds.__getitem__) == 100
+    verdicts = [VERDICTS[one.verdict] for one in of.verdicts]
+    assert verdicts == ["yes", "no", "yes", "yes", "undecided", "yes", "yes", "yes", "yes"]
+
+
+def rises(values: list[float]) -> bool:
+    return values == sorted(values) and values[0] < values[-1]
+
+
+def falls(values: list[float]) -> bool:
+    return rises(values[::-1])
 
 
 def test_no_number_of_the_page_stands_without_its_rows():
