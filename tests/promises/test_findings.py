@@ -86,19 +86,16 @@ def link(address: str, of: Summary) -> str:
 
 def answers(found: Published) -> Lines:
     """The fastest batch size of each folder, what is tied with it, and what is known of the machine."""
-    yield row("rows", "machine", "target", "fastest", "time", "tied with it", "bound", "seeds", "matrix products")
+    asked = ("fastest", "time", "tied with it", "take", "bound")
+    yield row("rows", "machine", "target", *asked, "seeds", "matrix products")
     for address, of in found.items():
         best, peak = of.time_optimal, of.ceilings.matmul_flops_per_second if of.ceilings else None
         speed = number_format.flops_per_second(peak) if peak else NONE
-        answer = (NONE, NONE, NONE, NONE)
+        answer = [NONE] * len(asked)
         if best is not None:
-            bound = best.recommended.bound if best.recommended else None
-            answer = (
-                best.batch_size,
-                number_format.seconds(best.seconds),
-                others(best),
-                number_format.percent(bound) if bound is not None else NONE,
-            )
+            answer[:3] = str(best.batch_size), number_format.seconds(best.seconds), others(best)
+            if take := best.recommended:
+                answer[3:] = str(take.batch_size), NONE if take.bound is None else number_format.percent(take.bound)
         yield row(link(address, of), of.machine, number_format.goal(of.goal), *answer, of.seeds, speed)
 
 

@@ -60,6 +60,7 @@ class IndexRow:
     seconds: str
     seconds_value: float | None
     tied: str
+    taken: str
     bound: str
     accurate: str
     address: str
@@ -153,7 +154,7 @@ def _index_row(result: PublishedResult) -> IndexRow:
     of = result.summary
     peak = of.ceilings.matmul_flops_per_second if of.ceilings else None
     best = of.time_optimal
-    bound = best.recommended.bound if best and best.recommended else None
+    take = best.recommended if best else None
     return IndexRow(
         title=of.title,
         experiment=of.experiment,
@@ -167,7 +168,8 @@ def _index_row(result: PublishedResult) -> IndexRow:
         seconds=number_format.seconds(best.seconds) if best else "—",
         seconds_value=best.seconds if best else None,
         tied=", ".join(str(size) for size in best.tied if size != best.batch_size) if best else "—",
-        bound="—" if bound is None else number_format.percent(bound),
+        taken=str(take.batch_size) if take else "—",
+        bound=number_format.percent(take.bound) if take and take.bound is not None else "—",
         accurate=str(of.score_optimal.batch_size) if of.score_optimal else "—",
         address=f"{result.address}/{report.NAME}",
     )
