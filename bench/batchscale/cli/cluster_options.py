@@ -100,6 +100,7 @@ COORDINATOR = click.option(
     help="Address of the first process of --multihost; JAX finds it on Slurm, Open MPI, Kubernetes and TPU pods.",
 )
 MOST_PROCESSES = 100_000
+"""More processes than any cluster runs one program with."""
 
 PROCESSES = click.option(
     "--processes",

@@ -1,4 +1,4 @@
-"""What every command prints with `--json`, and the JSON Schema of it, which is generated from these types.
+"""What every command prints with `--json`, and the JSON Schemas of it and of experiments, generated from the types.
 
 `python -m batchscale.cli.json_output` writes the file again after a type has changed.
 """

@@ -129,11 +129,12 @@ def schema(*, experiment: bool) -> None:
 
     `#/$defs/COMMAND` describes one command.
     """
-    if not experiment:
-        return print(SCHEMA.read_text(), end="")
-    from batchscale.cli.json_output import encoded, experiment_schema
+    text = SCHEMA.read_text()
+    if experiment:
+        from batchscale.cli.json_output import encoded, experiment_schema
 
-    return print(encoded(experiment_schema()).decode(), end="")
+        text = encoded(experiment_schema()).decode()
+    print(text, end="")
 
 
 @click.command(epilog=example("batchscale figures DIR --only time_to_target --format pdf --width 3.3"))
