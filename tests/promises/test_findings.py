@@ -193,9 +193,7 @@ def fixed_errors(address: str) -> dict[int, tuple[float, float]]:
         if isinstance(one, Trial) and one.phase == "fixed":
             best, last = max(one.curve.scores["accuracy"]), one.curve.test_scores["accuracy"][-1]
             errors.setdefault(one.batch_size, []).append((1 - best, 1 - last))
-    return {
-        size: (median(best), median(last)) for size, each in errors.items() for best, last in [zip(*each, strict=True)]
-    }
+    return {size: (median(best for best, _ in each), median(last for _, last in each)) for size, each in errors.items()}
 
 
 TABLES: tuple[Callable[[Published], Lines], ...] = (answers, questions, scales, claims, repetition)
