@@ -265,14 +265,23 @@ def test_both_loops_train_the_same_run_under_every_schedule_in_one_program(sched
     assert asked == [{"graph": False}], "compiled as what is timed, not as what shares its cores"
 
 
-def test_each_verified_run_is_a_line(swept, capsys, monkeypatch):
-    took = {"batch_size": 10, "learning_rate": 0.1, "seed": 1, "seconds": 1.5}
-    took |= {"predicted_steps": 8, "predicted_seconds": 3.0}
+@pytest.mark.parametrize(
+    ("seconds", "predicted", "shown"),
+    [
+        (1.5, 3.0, "in 1.5 s; predicted: 8 steps in 3 s (0.50 times)"),
+        (0.001, 0.001, "in 0.001 s; predicted: 8 steps in 0.001 s (1.00 times)"),
+        (0.004, 0.001, "in 0.004 s; predicted: 8 steps in 0.001 s (4.00 times; in so short a run, starting a call for"),
+    ],
+)
+def test_each_verified_run_is_a_line(swept, capsys, monkeypatch, seconds, predicted, shown):
+    took = {"batch_size": 10, "learning_rate": 0.1, "seed": 1, "seconds": seconds}
+    took |= {"predicted_steps": 8, "predicted_seconds": predicted}
     verified = [Verification(**ORIGIN, **took, status="ok", steps=steps) for steps in (7, 9)]
     monkeypatch.setattr(verify, "verify", lambda *_: verified)
     assert command_line.run(["verify", str(swept)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("B = ")]
-    assert lines == [f"B = 10: {steps} steps in 1.5 s; predicted: 8 steps in 3 s (0.50 times)" for steps in (7, 9)]
+    for line, steps in zip(lines, (7, 9), strict=True):
+        assert line.startswith(f"B = 10: {steps} steps {shown}")
 
 
 def test_without_a_run_that_reached_the_target_there_is_nothing_to_verify(tmp_path, capsys):

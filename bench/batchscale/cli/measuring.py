@@ -21,6 +21,8 @@ from batchscale.records import results_folder
 from batchscale.records.row_types import Verification
 
 INTERRUPTED = 130
+MUCH_LONGER = 1.5
+"""A verified run that takes more than this many times its predicted time needs a reason."""
 QUICK_MINUTES, LONGER_MINUTES = 5, 60
 """What `--quick` measures for, and what it proposes where its answer is undecided."""
 RESULTS = click.option(
@@ -147,9 +149,10 @@ def _ratio(row: Verification) -> str:
 
     if not row.seconds or not row.predicted_seconds:
         return "no time"
-    short = row.predicted_seconds < SHORT_RUN_SECONDS
-    why = "; in so short a run, starting a call for each evaluation takes longest" if short else ""
-    return f"{row.seconds / row.predicted_seconds:.2f} times{why}"
+    ratio = row.seconds / row.predicted_seconds
+    mostly_calls = ratio > MUCH_LONGER and row.predicted_seconds < SHORT_RUN_SECONDS
+    why = "; in so short a run, starting a call for each evaluation takes longest" if mostly_calls else ""
+    return f"{ratio:.2f} times{why}"
 
 
 @click.command("list", epilog=example("batchscale list"))

@@ -55,6 +55,13 @@ def test_tables_are_joined_like_measurements(tables):
     assert found.throughput_optimal.batch_size == 4096
 
 
+def test_speeds_of_other_batch_sizes_are_named_with_those_that_reached_the_target(tables):
+    found = answer(tables("batch_size,seed,epochs_to_target\n8,0,2\n32,0,3\n"))
+    assert found.time_optimal_reason == (
+        "no batch size that reached the target was timed: 8 and 32 reached it, 16, 64, 256 and 4096 had timed rounds"
+    )
+
+
 def test_every_batch_size_with_the_least_need_is_named(tables):
     needs = "batch_size,seed,epochs_to_target\n16,0,2\n64,0,2\n256,0,4\n"
     assert answer(tables(needs)).verdicts[2].numbers.endswith("(95%: unknown); 16, 64 needed the fewest.")

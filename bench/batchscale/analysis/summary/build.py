@@ -177,8 +177,9 @@ def why_no_time(of: Sweep) -> str:
         return "no batch size has timed rounds"
     if not of.pace_of:
         return of.why_not_joined
-    timed, trained = (number_format.batch_sizes(sorted(sizes)) for sizes in (of.speeds, of.claims))
-    return f"timed were {timed}, trained {trained}, and none of both reached the target"
+    reached = number_format.listed(of.sizes[np.isfinite(of.training.medians)].tolist())
+    timed = number_format.listed(sorted(of.speeds))
+    return f"no batch size that reached the target was timed: {reached} reached it, {timed} had timed rounds"
 
 
 def _why_no_score(of: Sweep, within_budget: Locations) -> str:
