@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -127,9 +128,7 @@ def ratios(place: Place) -> list[Fact]:
     """Measure the ratios that `make perf` promises; small, only look for these tests."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-o", "addopts=", "tests/perf/test_engine.py"]
     command += ["--collect-only"] if place.small else ["--benchmark-only"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stdout[-LAST_WORDS:])
+    _output(command)
     if place.small:
         return [Fact("ratios", "left out of a small check")]
     kept = msgspec.json.decode((ROOT / ".benchmarks" / "perf.json").read_bytes())["ratios"]
@@ -141,12 +140,24 @@ def suite(place: Place) -> list[Fact]:
     named = [str(_tiny_study(place.folder))] if place.small else ["--budget", str(SUITE_MINUTES)]
     results = place.folder / "results"
     command = [sys.executable, "-m", "batchscale", "run", *named, "--results", str(results), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-LAST_WORDS:])
-    found = msgspec.json.decode(done.stdout)
+    found = msgspec.json.decode(_output(command))
     summaries = found if isinstance(found, list) else [found]
     return [Fact(f"suite: {one['experiment']}", _answer(one), ok=True) for one in summaries]
+
+
+def _output(command: list[str]) -> str:
+    """Run `command` and return what it printed.
+
+    Raises:
+        RuntimeError: It failed; with its exit status and the last words of its errors, or else of its output.
+    """
+    # Where a worker of pytest runs this check, a pytest started here is none of its workers.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST_")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        words = (done.stderr.strip() or done.stdout.strip())[-LAST_WORDS:]
+        raise RuntimeError(f"exit status {done.returncode}: {words}")
+    return done.stdout
 
 
 def _session(place: Place, name: str) -> Session:
