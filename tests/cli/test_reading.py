@@ -174,6 +174,14 @@ def test_hardware_without_training_gets_an_answer(quick, tmp_path, capsys):
             "analyze --convergence c --throughput t --out o --target 97",
             "--target: 97, expected an accuracy between 0 and 1, such as 0.99; for a loss add --metric loss",
         ),
+        (
+            "analyze --train-examples 1.5",
+            "'1.5' is not allowed, expected a whole number from 1 to 1,000,000,000,000,000",
+        ),
+        (
+            "analyze --tokens-per-example 0",
+            "'0' is not allowed, expected a whole number from 1 to 1,000,000,000,000,000",
+        ),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_in_one_line_with_the_accepted_range(capsys, line, message):

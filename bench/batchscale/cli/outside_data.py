@@ -13,7 +13,7 @@ import click
 from batchscale.cli.reading import answer, print_json, show
 from batchscale.cli.shared_options import AS_JSON, FOLDER, PATH, PRICE, WITHIN, Number, Whole, example
 from batchscale.config.experiment import LARGEST_BATCH_SIZE
-from batchscale.config.vocabulary import OUTSIDE_FORMS, OutsideForm
+from batchscale.config.vocabulary import LARGEST_EXAMPLES, OUTSIDE_FORMS, OutsideForm
 from batchscale.printable import printable, visible
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _GOAL = re.compile(
 )
 
 
+COUNT = Whole(1, LARGEST_EXAMPLES)
 MOST_COLUMNS = 4
 """Columns that group runs: an answer is read along each of them."""
 MOST_ROWS = 40
@@ -92,8 +93,8 @@ def _columns(_: click.Context, __: click.Parameter, text: str | None) -> tuple[s
     "--throughput", type=PATH, metavar="CSV", help="Columns batch_size, and a speed such as seconds_per_step."
 )
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="A new folder for the answer.")
-@click.option("--train-examples", type=int, metavar="N", help="Number of training examples, to convert units.")
-@click.option("--tokens-per-example", type=int, metavar="N", help="To convert tokens; 1 if batch sizes count tokens.")
+@click.option("--train-examples", type=COUNT, metavar="N", help="Number of training examples, to convert units.")
+@click.option("--tokens-per-example", type=COUNT, metavar="N", help="To convert tokens; 1 if batch sizes count tokens.")
 @click.option(
     "--batch-size", type=Whole(1, LARGEST_BATCH_SIZE), metavar="N", help="Of runs whose files do not name it."
 )

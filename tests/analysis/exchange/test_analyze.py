@@ -240,7 +240,7 @@ def test_conversions_ask_for_the_training_set(tables):
         write_folders(*paths)
 
 
-@pytest.mark.parametrize("options", [{"target": 99}, {"target": 0}, {"train_examples": 0}])
+@pytest.mark.parametrize("options", [{"target": 99}, {"target": 0}, {"evaluated_every": 0}])
 def test_wrong_options_are_refused(tables, options):
     with pytest.raises(InputError, match="--"):
         write_folders(*tables(), Known(**{"train_examples": 10, **options}))

@@ -264,13 +264,9 @@ def write_together(out: Path, summaries: dict[str, Summary]) -> MachineSummaries
 
 def check_known(known: Known) -> None:
     """Refuse what the user says where it is out of range."""
-    examples, target, every = known.train_examples, known.target, known.evaluated_every
-    if examples is not None and not 1 <= examples <= LARGEST_EXAMPLES:
-        raise InputError(f"--train-examples: {examples}, expected a whole number from 1 to {LARGEST_EXAMPLES}")
+    target, every = known.target, known.evaluated_every
     if target is not None:
         _check_target(target, known.scores.metric)
-    if known.tokens_per_example is not None and not 1 <= known.tokens_per_example <= LARGEST_EXAMPLES:
-        raise InputError(f"--tokens-per-example: {known.tokens_per_example}, expected a whole number from 1")
     if every is not None and not 0 < every <= LARGEST_EXAMPLES:
         raise InputError(f"--evaluated-every: {every:g}, expected a number above 0 and up to {LARGEST_EXAMPLES:.0e}")
     if known.workload is not None and not re.fullmatch(NAME_PATTERN, known.workload):
