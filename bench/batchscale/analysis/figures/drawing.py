@@ -200,14 +200,14 @@ def log_axis(axes: Axes, label: str, base: int = 10) -> None:
         # Matplotlib widens a range of one value by itself, but warns of one that rounding makes empty.
         axes.set_ylim(low / 10, high * 10)
     axes.set_yscale("log", base=base)
-    axes.set_ylabel(textwrap.fill(label, max(16, int(14 * _inches(axes.yaxis)))))
+    axes.set_ylabel(_wrapped(label, axes.yaxis))
     plain_ticks(axes.yaxis, base)
 
 
 def log_axis_across(axes: Axes, label: str) -> None:
     """Make the horizontal axis logarithmic, labelled with plain numbers, for anything but batch sizes."""
     axes.set_xscale("log")
-    axes.set_xlabel(label)
+    axes.set_xlabel(_wrapped(label, axes.xaxis))
     plain_ticks(axes.xaxis)
 
 
@@ -226,6 +226,11 @@ def plain_ticks(axis: Axis, base: int = 10) -> None:
     axis.set_major_locator(ticks)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: number_format.tick(value, base)))
+
+
+def _wrapped(label: str, axis: Axis) -> str:
+    """Return the label in lines that are no longer than its axis."""
+    return textwrap.fill(label, max(16, int(14 * _inches(axis))))
 
 
 def _inches(axis: Axis) -> float:
@@ -418,7 +423,7 @@ def gap_axis(axes: Axes, goal: Goal, label: str) -> None:
     if goal.kind.ideal is not None:
         log_axis(axes, label)
         return
-    axes.set_ylabel(textwrap.fill(label, max(16, int(14 * _inches(axes.yaxis)))))
+    axes.set_ylabel(_wrapped(label, axes.yaxis))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number_format.short(value)))
 
