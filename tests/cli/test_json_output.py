@@ -21,7 +21,6 @@ from planned_devices import target
 EXPERIMENTS = Path(batchscale.__file__).parent / "experiments"
 SKILL = Path(batchscale.__file__).with_name("SKILL.md")
 SCHEMA = json.loads(json_output.SCHEMA.read_bytes())
-TEXT_ONLY = {"schema"}
 
 
 @pytest.fixture
@@ -47,6 +46,11 @@ def test_the_shipped_schema_is_what_the_types_give():
     assert json_output.SCHEMA.read_bytes() == given, "python -m batchscale.cli.json_output writes it"
 
 
+def test_the_schema_is_json_with_and_without_the_option(capsys):
+    assert [command_line.run(line) for line in (["schema"], ["schema", "--json"])] == [0, 0]
+    assert capsys.readouterr().out == 2 * json_output.SCHEMA.read_text()
+
+
 def test_the_schema_of_experiments_fits_the_shipped_ones_and_knows_every_key(capsys):
     assert command_line.run(["schema", "--experiment"]) == 0
     described = Draft202012Validator(json.loads(capsys.readouterr().out))
@@ -59,11 +63,11 @@ def test_the_schema_of_experiments_fits_the_shipped_ones_and_knows_every_key(cap
 
 
 def test_every_command_has_json_exit_codes_and_no_prompt(capsys):
-    assert {*json_output.OUTPUTS} == {*command_line.APP.commands} - TEXT_ONLY
+    assert {*json_output.OUTPUTS} == {*command_line.APP.commands} - {"schema"}
     for name, command in command_line.APP.commands.items():
         options = [one for one in command.params if isinstance(one, click.Option)]
         assert not any(one.prompt for one in options)
-        assert name in TEXT_ONLY or any("--json" in one.opts for one in options)
+        assert any("--json" in one.opts for one in options)
         assert command_line.run([name, "--help"]) == 0
         assert "exit codes:\n    0    done\n" in capsys.readouterr().out
 

@@ -109,7 +109,7 @@ def report(*, folder: Path, price_per_hour: float | None, within: float | None, 
 @click.option("--batch-size", type=Whole(1, 10**12), metavar="B", show_default="the fastest", help="Which one.")
 @AS_JSON
 def explain(*, folder: Path, batch_size: int | None, as_json: bool) -> None:
-    """Explain in ten lines why the answer is what it is."""
+    """Explain in at most ten lines why the answer is what it is."""
     from batchscale.analysis.frames import frames
     from batchscale.analysis.metrics.sweep import Sweep
     from batchscale.analysis.summary.build import summarize
@@ -124,6 +124,7 @@ def explain(*, folder: Path, batch_size: int | None, as_json: bool) -> None:
 
 @click.command(epilog=example("batchscale schema > schema.json"))
 @click.option("--experiment", is_flag=True, help="Print that of an experiment's TOML file: its keys and defaults.")
+@click.option("--json", is_flag=True, expose_value=False, help="Print JSON, as is done without it too.")
 def schema(*, experiment: bool) -> None:
     """Print the JSON Schema of what commands print with --json.
 

@@ -18,7 +18,7 @@ from batchscale.statistics.effects import Source
 SOURCES: dict[Source, str] = {
     "seeds": "the spread of training runs over seeds",
     "rounds": "the spread of timed rounds",
-    "blocks": "the machine, whose speed differs from one sitting to another",
+    "blocks": "the machine, whose speed differs from one block of rounds to another",
     "misses": "the share of runs that miss the target",
 }
 

@@ -213,7 +213,7 @@ def _advice(best: TimeOptimal) -> str:
 MORE: dict[Source, str] = {
     "seeds": "twice the seeds{more} would",
     "rounds": "twice the timed rounds{more} would",
-    "blocks": "timing in as many further sittings{more} would",
+    "blocks": "timing in as many further blocks{more} would",
 }
 
 

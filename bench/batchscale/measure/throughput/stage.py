@@ -240,7 +240,7 @@ class Throughput:
                 calibration.note(self)
 
     def time_block(self, block: int, keys: Sequence[CellKey]) -> None:
-        """Time cells in one more block of rounds, in which the machine's day may be another.
+        """Time cells in one more block of rounds, in which the machine may have another speed.
 
         Raises:
             InputError: When the rows cannot be written.
