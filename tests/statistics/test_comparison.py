@@ -178,6 +178,14 @@ def test_the_same_rows_give_the_same_answer():
     assert compared(of_seeds(table), stream=1).bounds.tolist() != one.bounds.tolist()
 
 
+def test_the_answer_does_not_depend_on_signs_and_order_of_eigenvectors(monkeypatch):
+    """They differ between machines."""
+    effects, decompose = of_seeds(np.random.default_rng(0).standard_normal((5, 4))), np.linalg.eigh
+    here = compared(effects).bounds
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: (decompose(matrix)[0][::-1], -decompose(matrix)[1][:, ::-1]))
+    assert compared(effects).bounds.tolist() == pytest.approx(here.tolist(), rel=1e-9)
+
+
 def level(worlds, truth, correlation, alpha, seed=0):
     """How often the truly best arm is tied, and the bounds of all arms hold, with seven seeds of unequal spread."""
     random = np.random.default_rng(seed)

@@ -45,6 +45,19 @@ def test_the_residual_is_the_noise_and_intervals_cover():
         assert 180 <= count <= 199, name
 
 
+def test_intervals_do_not_depend_on_the_signs_of_singular_vectors(monkeypatch):
+    """They differ between machines."""
+    finals, decompose = grid(valley, noise=0.01), np.linalg.svd
+    here = fit_score_surface(finals).exponent.interval
+
+    def flipped(matrix, **options):
+        left, spread, right = decompose(matrix, **options)
+        return -left, spread, -right
+
+    monkeypatch.setattr(np.linalg, "svd", flipped)
+    assert fit_score_surface(finals).exponent.interval == pytest.approx(here, rel=1e-9)
+
+
 def test_runs_far_from_the_best_are_left_out_where_no_parabola_holds_for_all():
     def steep(x, z):
         return valley(x, z) + 0.5 * np.maximum(z + 6.5, 0) ** 2

@@ -202,11 +202,12 @@ def _errors(effects: Effects, random: np.random.Generator, draws: int) -> Float[
     for source in effects.parts:
         covariance, freedom = effects.parts[source]
         values, vectors = np.linalg.eigh(np.nan_to_num(covariance))
-        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        # The symmetric root does not depend on signs and order of the eigenvectors, which differ between machines.
+        root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
         at = random.standard_normal(draws)
         different, which = np.unique(np.maximum(freedom, 1e-3), return_inverse=True)
         scale = np.stack([_scales(one, at) for one in different.tolist()], axis=1)[:, which]
-        total += random.standard_normal((draws, len(values))) @ root.T * scale
+        total += random.standard_normal((draws, len(values))) @ root * scale
     return total
 
 

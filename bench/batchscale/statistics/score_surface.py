@@ -136,7 +136,9 @@ def _least_squares(terms: Float[np.ndarray, "runs terms"], scores: Float[np.ndar
     coefficients = inverse @ scores
     fitted = terms @ coefficients
     left, spread, _ = np.linalg.svd(inverse, full_matrices=False)
-    return _Fit(coefficients, fitted, float(np.sum((scores - fitted) ** 2)), left * spread)
+    # The symmetric root does not depend on the signs of the singular vectors, which differ between machines.
+    root = (left * spread) @ left.T
+    return _Fit(coefficients, fitted, float(np.sum((scores - fitted) ** 2)), root)
 
 
 def _bends_otherwise(found: _Fit, cubic: _Fit, scores: Float[np.ndarray, " runs"]) -> bool:
