@@ -51,6 +51,19 @@ def test_more_work_than_expected_never_makes_time_left_negative():
     assert made.remaining_seconds() == 0
 
 
+def test_work_beyond_the_plan_is_shown_with_the_most_that_it_can_take():
+    output = io.StringIO()
+    made, now = progress(output)
+    made.plan("confirm", 100, 10.0)
+    for trained, at_most in ((60, 0), (40, 60), (30, 10)):
+        now[0] += 10.0
+        made.advance("confirm", trained, trained / 10, at_most=at_most)
+    made.close("confirm")
+    made.show("page", force=True)
+    shown = ["confirm | 4 s", "confirm | up to 6 s", "confirm | up to 1 s", "page | 0 s"]
+    assert output.getvalue().splitlines() == [f"tiny | {line} left" for line in shown]
+
+
 def test_closed_work_leaves_nothing_and_unknown_work_is_no_error():
     made, _ = progress()
     made.plan("search", 10, 1.0)

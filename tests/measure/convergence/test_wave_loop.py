@@ -3,6 +3,7 @@
 import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -90,6 +91,20 @@ def test_a_lane_at_its_target_ends_with_the_budget_and_another_goes_on(unraced):
         assert record.status == "ok"
         assert record.test_scores.get("accuracy") is not None
     assert {DURATION.budget_examples, DURATION.max_examples} <= ends
+
+
+def test_after_the_budget_the_most_that_lanes_still_train_is_known(tmp_path):
+    bench, seen = Bench(tmp_path, settings=grid_of("confirm")), []
+    lanes = bench.fresh()
+
+    def advanced(lane_examples):
+        seen.append((lanes.tick * 5, lane_examples, lanes.most_beyond_budget()))
+
+    wave_loop.run(lanes, replace(bench.reporter(lambda: None), advanced=advanced))
+    assert {most for trained, _, most in seen if trained <= 800} == {0}
+    beyond = [(trained, done, most) for trained, done, most in seen if trained > 800]
+    assert [most for *_, most in beyond] == [done // 100 * (1200 - trained) for trained, done, _ in beyond]
+    assert beyond[0][2] > beyond[-1][2] == 0
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ class Item:
         done: work done so far.
         seconds: time that work took.
         closed: True once the work is finished, even if less was done than expected.
+        at_most: the most that the work under way can still be, once it goes on beyond the plan; 0 until then.
     """
 
     expected: float
@@ -121,6 +122,12 @@ class Item:
     done: float = 0.0
     seconds: float = 0.0
     closed: bool = False
+    at_most: float = 0.0
+
+    @property
+    def is_beyond_plan(self) -> bool:
+        """Whether the work under way can take longer than what is left of the plan."""
+        return not self.closed and self.at_most > self.expected - self.done
 
     def remaining_seconds(self) -> float:
         """Return the seconds still needed, at the measured rate once `KNOWN_SHARE` is done."""
@@ -128,7 +135,7 @@ class Item:
             return 0.0
         measured = self.done > KNOWN_SHARE * self.expected and self.seconds > 0
         rate = self.done / self.seconds if measured else self.guessed_rate
-        return max(self.expected - self.done, 0.0) / rate
+        return max(self.expected - self.done, self.at_most) / rate
 
 
 @dataclass
@@ -167,11 +174,20 @@ class Progress:
         item = self.items.setdefault((self.prefix, name), Item(expected, rate))
         item.expected, item.guessed_rate = max(expected, item.done), rate
 
-    def advance(self, name: str, amount: float, seconds: float, doing: str = "") -> None:
-        """Count work done and show the line; work that was not planned counts as well."""
+    def advance(self, name: str, amount: float, seconds: float, doing: str = "", at_most: float = 0.0) -> None:
+        """Count work done and show the line; work that was not planned counts as well.
+
+        Args:
+            name: which work.
+            amount: how much of it was done.
+            seconds: how long that took.
+            doing: what the line shows next to the name.
+            at_most: the most that the work under way can still be, once it goes on beyond the plan.
+        """
         item = self.items.setdefault((self.prefix, name), Item(amount, 1.0))
         item.done += amount
         item.seconds += seconds
+        item.at_most = at_most
         item.expected = max(item.expected, item.done)
         self.show(f"{name} {doing}".strip())
 
@@ -196,7 +212,8 @@ class Progress:
         if self.quiet or (not force and now - self.last_line < (LIVE_SECONDS if live else LINE_SECONDS)):
             return
         self.last_line = now
-        left = f" | {readable(self.remaining_seconds())} left" if planned else ""
+        up_to = "up to " if any(item.is_beyond_plan for item in self.items.values()) else ""
+        left = f" | {up_to}{readable(self.remaining_seconds())} left" if planned else ""
         line = " | ".join(part for part in (self.machine, self.prefix, doing, self.note) if part) + left
         # A live line that wraps could not be cleared.
         self.output.write(f"{CLEARED}{line[: shutil.get_terminal_size().columns - 1]}" if live else f"{line}\n")

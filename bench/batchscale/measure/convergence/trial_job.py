@@ -197,9 +197,8 @@ class TierTraining:
             nonlocal clock
             now = time.monotonic()
             stage.trained_examples += lane_examples
-            session.progress.advance(
-                item, lane_examples, now - clock, f"{(left := lanes.alive())} lane{'s' * (left != 1)}"
-            )
+            doing = f"{(left := lanes.alive())} lane{'s' * (left != 1)}"
+            session.progress.advance(item, lane_examples, now - clock, doing, lanes.most_beyond_budget())
             clock = now
 
         reporter = Reporter(

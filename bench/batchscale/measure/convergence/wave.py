@@ -343,6 +343,11 @@ class Wave:
         """Return the number of lanes that still train."""
         return sum(record.status is None for record in self.records)
 
+    def most_beyond_budget(self) -> int:
+        """Return the most lane-examples that lanes can still train after the epoch budget; 0 before it."""
+        trained = self.tick * self.programs.microbatch_size
+        return self.alive() * (self.duration.max_examples - trained) if trained > self.duration.budget_examples else 0
+
     def living(self) -> list[Shard]:
         """Return the shards with lanes that still train."""
         return [shard for shard in self.shards if shard.alive(self.records)]
