@@ -331,6 +331,13 @@ def rises(values: list[float]) -> bool:
     return values == sorted(values) and values[0] < values[-1]
 
 
+def test_perfect_scaling_ends_where_the_page_says(found):
+    ends = {of.experiment: OVERHEAD * of.critical_batch_size.value for of in found.values()}
+    on_mnist = [end for name, end in ends.items() if name.startswith("lenet_mnist")]
+    assert 16 <= min(ends.values()) <= max(ends.values()) <= 8192
+    assert 2 * max(on_mnist) < ends["lenet_fashion_small"]
+
+
 def has_one_minimum(values: list[float], at: int) -> bool:
     return rises(values[at::-1]) and rises(values[at:])
 
