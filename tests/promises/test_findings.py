@@ -292,6 +292,13 @@ def test_the_table_of_speeds_holds_what_make_peers_measured(page):
     ]
 
 
+def test_perfect_scaling_ends_where_the_page_says(found):
+    ends = {of.experiment: OVERHEAD * of.critical_batch_size.value for of in found.values()}
+    on_mnist = [end for name, end in ends.items() if name.startswith("lenet_mnist")]
+    assert 16 <= min(ends.values()) <= max(ends.values()) <= 8192
+    assert 2 * max(on_mnist) < ends["lenet_fashion_small"]
+
+
 def test_the_verdicts_on_the_experiment_of_2015_follow_from_its_rows(found):
     """Each block is a statement of the page."""
     of, small = found[REPEATED], (1, 2, 5)
@@ -329,13 +336,6 @@ def test_the_verdicts_on_the_experiment_of_2015_follow_from_its_rows(found):
 
 def rises(values: list[float]) -> bool:
     return values == sorted(values) and values[0] < values[-1]
-
-
-def test_perfect_scaling_ends_where_the_page_says(found):
-    ends = {of.experiment: OVERHEAD * of.critical_batch_size.value for of in found.values()}
-    on_mnist = [end for name, end in ends.items() if name.startswith("lenet_mnist")]
-    assert 16 <= min(ends.values()) <= max(ends.values()) <= 8192
-    assert 2 * max(on_mnist) < ends["lenet_fashion_small"]
 
 
 def has_one_minimum(values: list[float], at: int) -> bool:

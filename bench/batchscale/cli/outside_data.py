@@ -29,6 +29,7 @@ _GOAL = re.compile(
 
 
 COUNT = Whole(1, LARGEST_EXAMPLES)
+"""Of examples or of tokens."""
 MOST_COLUMNS = 4
 """Columns that group runs: an answer is read along each of them."""
 MOST_ROWS = 40

@@ -98,12 +98,14 @@ def test_after_the_budget_the_most_that_lanes_still_train_is_known(tmp_path):
     lanes = bench.fresh()
 
     def advanced(lane_examples):
-        seen.append((lanes.tick * 5, lane_examples, lanes.most_beyond_budget()))
+        seen.append((lanes.tick * lanes.programs.microbatch_size, lane_examples, lanes.most_beyond_budget()))
 
     wave_loop.run(lanes, replace(bench.reporter(lambda: None), advanced=advanced))
-    assert {most for trained, _, most in seen if trained <= 800} == {0}
-    beyond = [(trained, done, most) for trained, done, most in seen if trained > 800]
-    assert [most for *_, most in beyond] == [done // 100 * (1200 - trained) for trained, done, _ in beyond]
+    assert {most for trained, _, most in seen if trained <= DURATION.budget_examples} == {0}
+    beyond = [one for one in seen if one[0] > DURATION.budget_examples]
+    for trained, lane_examples, most in beyond:
+        living = lane_examples // DURATION.evaluations[0]
+        assert most == living * (DURATION.max_examples - trained)
     assert beyond[0][2] > beyond[-1][2] == 0
 
 
