@@ -292,6 +292,14 @@ def test_the_table_of_speeds_holds_what_make_peers_measured(page):
     ]
 
 
+def test_the_fastest_batch_size_is_inside_the_sweep_and_tied_with_others(found):
+    for of in found.values():
+        sizes, best = [cell.batch_size for cell in of.cells], of.time_optimal
+        assert sizes[0] < best.batch_size < sizes[-1]
+        assert {best.batch_size} < {*best.tied}
+        assert (sizes[0] in best.tied) == (of.experiment == "lenet_fashion_small"), of.experiment
+
+
 def test_perfect_scaling_ends_where_the_page_says(found):
     ends = {of.experiment: OVERHEAD * of.critical_batch_size.value for of in found.values()}
     on_mnist = [end for name, end in ends.items() if name.startswith("lenet_mnist")]
