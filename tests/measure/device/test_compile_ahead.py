@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from batchscale.measure.control.signals import Stopped
@@ -19,6 +20,27 @@ def test_as_many_programs_as_threads_are_compiled_at_a_time():
     works = {name: lambda name=name: met.append((meeting.wait(PATIENCE), name)) for name in "abcd"}
     assert compile_together(works, 2) == []
     assert {name for _, name in met} == set("abcd")
+
+
+def test_programs_of_the_same_kernels_are_compiled_one_after_the_other():
+    meeting, together = threading.Barrier(2), []
+
+    def compile_one(name):
+        # The kinds meet at each of their two programs, so that no kind waits for all programs of the other.
+        meeting.wait(PATIENCE)
+        together.append(name)
+
+    works = {name: partial(compile_one, name) for name in ("a1", "a2", "b1", "b2")}
+    assert compile_together(works, 4, kind=lambda name: name[0]) == []
+    assert {frozenset(together[:2]), frozenset(together[2:])} == {frozenset(["a1", "b1"]), frozenset(["a2", "b2"])}
+
+
+def test_a_late_program_holds_up_none_of_its_kind():
+    ready, met = threading.Event(), []
+    works = {"a1": lambda: ready.wait(PATIENCE), "a2": lambda: met.append("a2")}
+    assert compile_together(works, 2, seconds=0.05, kind=lambda name: name[0]) == ["a1"]
+    assert met == ["a2"]
+    ready.set()
 
 
 def test_a_program_that_fails_is_left_to_whoever_needs_it():

@@ -1,6 +1,7 @@
 """Cells compiled next to each other: none is timed meanwhile, and what one program fails of is the row of its cell."""
 
 import threading
+import time
 from dataclasses import replace
 
 import jax
@@ -52,7 +53,9 @@ def test_programs_are_compiled_at_the_same_time_where_the_platform_says_so_and_n
     monkeypatch, together
 ):
     meeting = threading.Barrier(2 if together else 1)
-    made = Threads(monkeypatch, lambda _: meeting.wait(PATIENCE), together=together)
+    made = Threads(
+        monkeypatch, lambda key: key.batch_size < KEYS[-1].batch_size and meeting.wait(PATIENCE), together=together
+    )
     found = made.measure()
     assert made.most == (2 if together else 1)
     assert sorted(made.built) == sorted(KEYS)
@@ -87,12 +90,28 @@ def test_what_lacked_memory_next_to_others_is_compiled_again_alone(monkeypatch):
         tries.append(key)
         if tries.count(key) == 1:
             meeting.wait(PATIENCE)
-        if key == KEYS[1] and made.compiling > 1:
+        if key == cells[1] and made.compiling > 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Failed to load in-memory CUBIN")
 
+    made, cells = Threads(monkeypatch, builds), [CellKey(1, "scan"), CellKey(8, "scan")]
+    assert len(made.measure(cells)) == 5 * 2
+    assert sorted(tries) == sorted([cells[0], cells[1], cells[1]])
+
+
+def test_loops_of_one_batch_size_are_compiled_one_after_the_other(monkeypatch):
+    compiling, lock = [], threading.Lock()
+
+    def builds(key):
+        with lock:
+            assert key.batch_size not in compiling
+            compiling.append(key.batch_size)
+        time.sleep(0.01)
+        with lock:
+            compiling.remove(key.batch_size)
+
     made = Threads(monkeypatch, builds)
-    assert len(made.measure(KEYS[:2])) == 5 * 2
-    assert sorted(tries) == sorted([KEYS[0], KEYS[1], KEYS[1]])
+    assert len(made.measure()) == 5 * len(KEYS)
+    assert made.most == 2
 
 
 def test_a_program_that_is_not_compiled_in_time_is_a_row_and_rounds_say_that_it_still_compiles(monkeypatch):

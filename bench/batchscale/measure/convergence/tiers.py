@@ -249,7 +249,7 @@ class LanePrograms:
             session.stopper.check()
             session.progress.show(doing, planned=planned)
 
-        late = compile_together(works, session.host.machine.cpu_cores, watch, seconds)
+        late = compile_together(works, session.host.machine.cpu_cores, watch, seconds, _kernels)
         for name in late:
             session.progress.say(f"{name} was not compiled within {seconds:g} s, so it is not tried")
         return late
@@ -402,6 +402,11 @@ class SpeedTrial:
         for _ in range(times):
             self._advance(shard, 1)
             self.programs.evaluate(shard.lanes.state.params, self.programs.validation_split)
+
+
+def _kernels(name: str) -> str:
+    """Return what a program that runs as a graph has in common with the plain one."""
+    return name.removesuffix(f" {AS_A_GRAPH}")
 
 
 def trial_seconds(duration: plan.Duration, tuned: Tuned) -> float:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from batchscale.config.vocabulary import Precision
 from batchscale.measure.device.compiled_programs import (
+    LIBRARY_ALONE,
     Clock,
     Work,
     compute_dtype,
@@ -109,7 +110,8 @@ def products(precision: Precision, width: int) -> Work:
     product = jnp.asarray(tiles, compute_dtype(precision))
     factor = jnp.asarray(tiles * (TILE**0.5 / width), compute_dtype(precision))
     with jax.default_matmul_precision(matmul_precision(precision)):
-        multiply = jax.jit(jnp.matmul).lower(product, factor).compile()
+        options = LIBRARY_ALONE if jax.default_backend() == "gpu" else {}
+        multiply = jax.jit(jnp.matmul).lower(product, factor).compile(compiler_options=options)
 
     def work(steps: int) -> None:
         nonlocal product

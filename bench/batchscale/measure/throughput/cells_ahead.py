@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.failures import FAILURES, is_of_choosing_kernels
 from batchscale.measure.device import jax_settings
@@ -41,10 +43,13 @@ def compile_cells(stage: Throughput, wanted: Iterable[Wanted]) -> None:
         session.learner(key.precision, lowering)
     works = {name: partial(_compile, stage, one, made[one]) for name, one in names.items()}
     # Around all of them, because each program would switch the cache on again while others are compiled.
+    seconds = session.host.policy.compile_seconds
     with jax_settings.compiling_anew():
-        late = compile_together(works, session.host.machine.cpu_cores, stage.watch, session.host.policy.compile_seconds)
+        late = compile_together(
+            works, session.host.machine.cpu_cores, stage.watch, seconds, lambda name: _kernels(names[name])
+        )
     for name in late:
-        why = f"not compiled within {session.host.policy.compile_seconds:g} s"
+        why = f"not compiled within {seconds:g} s"
         made[names[name]] = Future()
         made[names[name]].set_exception(TimeoutError(f"it was {why}"))
         session.progress.say(f"{name}: {why}, so it is not timed")
@@ -80,6 +85,12 @@ def named(wanted: Wanted) -> str:
     """Return what the progress line calls a program."""
     key, lowering = wanted
     return f"{key} {lowering}" if lowering else str(key)
+
+
+def _kernels(wanted: Wanted) -> Wanted:
+    """Return what cells have in common whose steps differ only in how they follow one another."""
+    key, lowering = wanted
+    return msgspec.structs.replace(key, loop="dispatch", input="device"), lowering
 
 
 def _compile(stage: Throughput, wanted: Wanted, made: Future[Built]) -> None:
