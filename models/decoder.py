@@ -81,9 +81,11 @@ class Model(nnx.Module):
 
     def __call__(self, inputs: Integer[Array, "batch token"]) -> Float[Array, "batch token class"]:
         """Return, at each byte, the logits of the next one. A byte of `classes` or more gives NaN."""
+        # Taken as float32 numbers, so that the gradient of a byte is the sum of its places in float32: thousands of
+        # terms lose most of their bits in bfloat16, and a GPU adds bfloat16 numbers to one place one after the other.
+        taken = jnp.take(self.embedding[...], inputs.astype(jnp.int32), axis=0).astype(self.dtype)
         embedding = self.embedding[...].astype(self.dtype)
-        features = jnp.take(embedding, inputs.astype(jnp.int32), axis=0).transpose(2, 0, 1)
-        features *= math.sqrt(embedding.shape[1])
+        features = taken.transpose(2, 0, 1) * math.sqrt(embedding.shape[1])
         if self.positions is not None:
             features += self.positions[...].astype(self.dtype)[:, None]
         features = self.blocks(features)

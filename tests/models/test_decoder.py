@@ -161,6 +161,22 @@ def test_bfloat16_is_near(variant):
     assert 1e-4 < float(jnp.abs(exact - rough).max()) < 0.05 * float(jnp.abs(exact).max())
 
 
+def test_the_gradient_of_a_byte_is_a_sum_in_float32_however_often_the_byte_occurs():
+    """In bfloat16, a sum of 2,048 terms stands still once a term is less than 1/256 of it."""
+    inputs, found = jnp.full((64, 32), 3, jnp.uint8), {}
+    for dtype in ("float32", "bfloat16"):
+        graph, params = nnx.split(
+            Model((32,), 8, rngs=nnx.Rngs(0), dtype=jnp.dtype(dtype), tied=False, depth=1, width=8)
+        )
+
+        def total(params, graph=graph):
+            return nnx.merge(graph, params)(inputs).astype(jnp.float32).sum()
+
+        found[dtype] = np.asarray(jax.grad(total)(params)["embedding"][...][3])
+    difference = np.linalg.norm(found["bfloat16"] - found["float32"]) / np.linalg.norm(found["float32"])
+    assert difference < 0.03
+
+
 @pytest.mark.slow
 def test_a_fresh_decoder_keeps_variances(monkeypatch):
     """Tokens enter the blocks with variance 1, and so do the logits leave. Depth scales what ends in the sum."""
