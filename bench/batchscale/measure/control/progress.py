@@ -30,6 +30,8 @@ CLEARED = "\r\x1b[2K"
 # depends on the platform, whose policy has the seconds.
 SECONDS_PER_CELL = 0.2
 """Finding how many steps of a timed cell fill a round."""
+ENERGY_ROUNDS = 3
+"""Last rounds of a block, in which the fastest loop of a batch size is timed until its energy is known."""
 SECONDS_PER_LOWERING = 1.5
 """Trying a compiled lowering at one batch size."""
 LOWERINGS_APART = 4
@@ -53,10 +55,17 @@ SHARES_LEFT = (0.66, 0.44, 0.3)
 simulated on."""
 
 
-def timing_seconds(experiment: Experiment, cells: float) -> float:
-    """Guess the seconds that the rounds of a number of timed `cells` take, without compiling."""
+def timing_seconds(experiment: Experiment, cells: float, energy_seconds: float = 0.0) -> float:
+    """Guess the seconds that the rounds of a number of timed `cells` take, without compiling.
+
+    Args:
+        experiment: The experiment.
+        cells: How many; one loop of each batch size is timed for its energy.
+        energy_seconds: How long a round must last for its energy to be known.
+    """
     table = experiment.throughput
-    return cells * (table.rounds * table.round_seconds + SECONDS_PER_CELL)
+    longer = ENERGY_ROUNDS * max(0.0, energy_seconds - table.round_seconds) / len(table.loops)
+    return cells * (table.rounds * table.round_seconds + longer + SECONDS_PER_CELL)
 
 
 def lowering_trials(experiment: Experiment, batch_sizes: Sequence[int], lowerings: int) -> int:

@@ -99,6 +99,7 @@ class PlatformPolicy:
             process to process. Every block of rounds after the first then has a new process, and rows number them.
         silent_seconds: A child process that writes no row for longer hangs, and is ended; None for no bound.
         warm_up_seconds: Seconds at load before rounds are timed.
+        energy_seconds: Seconds that a round lasts until its energy is known, as a guess of time before any is timed.
         keeps_programs: True if programs of mapped training are kept for later runs.
     """
 
@@ -116,6 +117,7 @@ class PlatformPolicy:
     process_per_block: bool = False
     silent_seconds: float | None = None
     warm_up_seconds: float = 0.0
+    energy_seconds: float = 0.0
     keeps_programs: bool = False
 
     def compile_threads(self, cores: int) -> int:
@@ -183,6 +185,8 @@ POLICIES: Mapping[str, PlatformPolicy] = {
         silent_seconds=900.0,
         # The clock of a GPU falls within seconds at load, and training is the hot state.
         warm_up_seconds=5.0,
+        # The energy counter of an H100 advances every 0.1 s.
+        energy_seconds=1.0,
         keeps_programs=True,
     ),
     "tpu": PlatformPolicy(

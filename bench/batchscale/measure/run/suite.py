@@ -307,11 +307,13 @@ def _scaled(session: Session, minutes: float) -> Experiment:
     programs.choose()
     tuned = [programs.tuned(tier) for tier in programs.tiers]
     spent = time.monotonic() - start
-    counts = plan.device_counts(experiment, session.host.machine.device_count, session.host.processes)
+    host = session.host
+    counts = plan.device_counts(experiment, host.machine.device_count, host.processes)
     given = session.train_examples, programs.tiers, tuned, session.compiling, counts, len(session.lowerings)
 
     def seconds(scaled: Experiment) -> float:
-        return spent + time_estimate.seconds(scaled, *given, graphs=session.host.graphs)
+        energy = host.policy.energy_seconds
+        return spent + time_estimate.seconds(scaled, *given, graphs=host.graphs, energy_seconds=energy)
 
     scaled = time_budget.fit(experiment, minutes, seconds)
     choice = f"{time_budget.described(scaled)}; about {round(seconds(scaled) / 60, 1):g} of {minutes:g} minutes"

@@ -33,6 +33,7 @@ def seconds(
     lowerings: int = 1,
     *,
     graphs: bool = False,
+    energy_seconds: float = 0.0,
 ) -> float:
     """Estimate the seconds of both stages, the calibration and the page.
 
@@ -45,6 +46,7 @@ def seconds(
         devices: Numbers of devices above 1 that a batch is split over.
         lowerings: How many lowerings are tried.
         graphs: True if loops are timed as CUDA graphs too.
+        energy_seconds: How long a round must last for its energy to be known.
     """
     duration = plan.duration(experiment, train_examples)
     training = sum(
@@ -57,5 +59,5 @@ def seconds(
     trying = tried * (SECONDS_PER_LOWERING + compiling.of_a_cell(tried))
     ends = CALIBRATIONS * SECONDS_PER_CALIBRATION + max_batch_size_seconds(experiment) + SECONDS_PER_PAGE
     timed = len(cells) + later_blocks(experiment) * len(sizes)
-    timing = timing_seconds(experiment, timed) + timed * compiling.of_a_cell(len(cells))
+    timing = timing_seconds(experiment, timed, energy_seconds) + timed * compiling.of_a_cell(len(cells))
     return ends + trying + len(tiers) * compiling.of_a_tier + timing + training

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -15,6 +18,7 @@ import msgspec
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.deadline import ends_within
 from batchscale.measure.control.failures import FAILURES, HANGS, NOT_TRIED, Failure, failure_of
+from batchscale.measure.control.progress import ENERGY_ROUNDS
 from batchscale.measure.device.compile_ahead import left_behind
 from batchscale.measure.device.compiled_programs import Work, predicted_bytes, steps_to_fill, timed
 from batchscale.measure.throughput.cell_process import ChildError
@@ -98,7 +102,7 @@ def prepare(stage: Throughput, key: CellKey, lowering: str | None) -> TimedCell 
     try:
         stage.confine()
         with _bounded(stage, row):
-            steps = steps_to_fill(stage.round_seconds(key), work, stage.clock)
+            steps = steps_to_fill(stage.session.experiment.throughput.round_seconds, work, stage.clock)
     except FAILURES as error:
         return stage.record(msgspec.structs.replace(row, **failure_of(error)._asdict()))
     row = msgspec.structs.replace(row, peak_bytes=_raised(peak_before, _peak_bytes()))
@@ -203,18 +207,23 @@ def _rows_of_child(stage: Throughput, cells: Sequence[Wanted]) -> Iterator[Compi
 def time_rounds(stage: Throughput, cells: Sequence[TimedCell]) -> None:
     """Time the rounds that cells lack, on a warm device; a cell that fails is not timed again.
 
+    The last `ENERGY_ROUNDS` rounds are long where a longer round is needed to know its energy.
+
     Raises:
         DeviceError: At the third failure in a row.
     """
     _warm_up(stage, cells)
     shuffle = random.Random(0)  # noqa: S311 - an order of rounds is no secret
     had = {cell.key: stage.known.rounds[cell.key] for cell in cells}
+    steps = {cell.key: cell.steps for cell in cells}
     for number in range(stage.rounds):
+        if number == stage.rounds - ENERGY_ROUNDS:
+            steps |= _steps_for_energy(stage, cells)
         order = [cell for cell in cells if had[cell.key] <= number and cell.key not in stage.known.failures]
         shuffle.shuffle(order)
         for cell in order:
             try:
-                _time_round(stage, cell, number)
+                _time_round(stage, cell, number, steps[cell.key])
             except FAILURES as error:
                 stage.record(msgspec.structs.replace(cell.compiled, **failure_of(error)._asdict()))
 
@@ -233,18 +242,33 @@ def _warm_up(stage: Throughput, cells: Sequence[TimedCell]) -> None:
             working.append(cell)
 
 
-def _time_round(stage: Throughput, cell: TimedCell, number: int) -> None:
+def _steps_for_energy(stage: Throughput, cells: Sequence[TimedCell]) -> dict[CellKey, int]:
+    """Return the steps of a round that is long enough to know its energy, for the fastest loop of each batch size.
+
+    The energy counters of many GPUs advance ten times a second, so that such a round takes a second.
+    """
+    seconds, loops = {}, defaultdict(list)
+    for cell in cells:
+        if timed := [row.seconds / row.steps for row in stage.known.timed if CellKey.of(row) == cell.key]:
+            seconds[cell.key] = median(timed)
+            loops[msgspec.structs.replace(cell.key, loop="dispatch")].append(cell)
+    fastest = [min(alike, key=lambda cell: seconds[cell.key]) for alike in loops.values()]
+    needed = {cell.key: stage.sensors(cell.key.devices).round_seconds / seconds[cell.key] for cell in fastest}
+    return {cell.key: max(cell.steps, math.ceil(needed[cell.key])) for cell in fastest}
+
+
+def _time_round(stage: Throughput, cell: TimedCell, number: int, steps: int) -> None:
     stage.session.stopper.check()
     sensors = stage.sensors(cell.key.devices)
     with _bounded(stage, cell.compiled):
-        seconds, sensed = sensors.around(lambda: timed(cell.work, cell.steps, stage.clock))
+        seconds, sensed = sensors.around(lambda: timed(cell.work, steps, stage.clock))
     stage.record(
         Round(
             **stage.origin_of(cell.key),
             round=stage.known.other_rounds(cell.key) + number,
             block=stage.known.block,
             process=stage.process,
-            steps=cell.steps,
+            steps=steps,
             seconds=max(seconds, 1e-9),
             lowering=cell.compiled.lowering,
             compiling=len(left_behind()) if stage.session.host.policy.compiles_together else 0,

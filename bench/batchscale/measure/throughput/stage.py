@@ -222,7 +222,9 @@ class Throughput:
             calibration.plan(self)
 
     def _seconds_per_cell(self, count: int) -> float:
-        return timing_seconds(self.session.experiment, 1) + self.session.compiling.of_a_cell(count)
+        session = self.session
+        rounds = timing_seconds(session.experiment, 1, session.host.policy.energy_seconds)
+        return rounds + session.compiling.of_a_cell(count)
 
     def run(self) -> None:
         """Measure all that is missing.
@@ -338,10 +340,6 @@ class Throughput:
     def rounds(self) -> int:
         """Rounds that every cell is to have in a block."""
         return self.session.experiment.throughput.rounds
-
-    def round_seconds(self, key: CellKey) -> float:
-        """Return the length of a round: as asked for, or as the energy counter of the cell's devices needs."""
-        return max(self.session.experiment.throughput.round_seconds, self.sensors(key.devices).round_seconds)
 
     def lowering(self, key: CellKey) -> str | None:
         """Return the lowering that a cell is timed under."""
