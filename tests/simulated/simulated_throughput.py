@@ -27,7 +27,7 @@ def throughput_rows(truth: Truth, random: np.random.Generator, machine: str = "s
                 peak_bytes=1_000_000 + 4_000 * batch_size if fits else None,
                 flops_per_example=truth.flops_per_example,
                 compiler_flops_per_example=1.1 * truth.flops_per_example,
-                compiler_bytes_per_example=truth.bytes_per_example,
+                moved_bytes_per_example=truth.bytes_per_example,
             )
             if fits or truth.microbatches > 1:
                 seconds_per_step = truth.seconds_per_step(batch_size) + extra

@@ -69,7 +69,7 @@ def test_what_was_not_calibrated_is_null(dropped, kept):
 
 def test_rows_of_before_flops_were_counted_stay_readable():
     def as_before(row):
-        nothing = dict.fromkeys(("flops_per_example", "compiler_flops_per_example", "compiler_bytes_per_example"))
+        nothing = dict.fromkeys(("flops_per_example", "compiler_flops_per_example", "moved_bytes_per_example"))
         return msgspec.structs.replace(row, **nothing) if isinstance(row, Compilation) else row
 
     rows = [as_before(row) for row in simulated_folder.rows(TRUTH) if not isinstance(row, Calibration)]

@@ -19,8 +19,8 @@ def test_what_a_barrier_holds_back_is_computed_apart():
         return jnp.sin(jax.lax.optimization_barrier(jnp.cos(values)))
 
     lowered = jax.jit(held).lower(jnp.ones(1000))
-    for for_one_core in (False, True):
-        program = compiled_programs.compiled(lowered, for_one_core=for_one_core).as_text()
+    for lanes in (False, True):
+        program = compiled_programs.compiled(lowered, lanes=lanes).as_text()
         assert program is not None
         assert program.count(" fusion(") == 2
 
@@ -28,7 +28,7 @@ def test_what_a_barrier_holds_back_is_computed_apart():
 def test_passes_that_the_user_disables_stay_disabled(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_ftz=true --xla_disable_hlo_passes=fusion,dce")
     assert compiled_programs.options() == {"xla_disable_hlo_passes": "fusion,dce,cse_barrier_expander"}
-    alone = compiled_programs.options(for_one_core=True)
+    alone = compiled_programs.options(lanes=True)
     assert alone["xla_disable_hlo_passes"] == "fusion,dce,cse_barrier_expander,cpu-parallel-task-assigner"
 
 
@@ -38,6 +38,19 @@ def test_a_graph_holds_loops_and_convolutions_on_a_gpu_alone(monkeypatch):
     assert compiled_programs.options() == {}
     (held,) = compiled_programs.options(graph=True).values()
     assert {"FUSION", "CUBLAS", "CUDNN", "CUSTOM_CALL", "CONDITIONAL", "WHILE", "CONVOLUTION"} <= set(held.split(","))
+
+
+def test_a_gpu_tries_fewer_kernels_for_lanes_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compiled_programs.options(lanes=True) == compiled_programs.LIBRARY_ALONE
+    assert set(compiled_programs.options(lanes=True, graph=True)) == {
+        *compiled_programs.LIBRARY_ALONE,
+        *compiled_programs.options(graph=True),
+    }
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=true")
+    assert compiled_programs.options(lanes=True) == {}
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert compiled_programs.options(lanes=True) == {}
 
 
 @pytest.mark.parametrize(

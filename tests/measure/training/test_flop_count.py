@@ -68,9 +68,8 @@ def test_the_compiler_counts_about_as_much(model, accumulation, loop):
     """Its count includes elementwise work and the optimizer, but not the data it gathers from."""
     key = CellKey(80, loop, accumulation=accumulation)
     _, compiled, _ = build(learner(model), train_split(), key)
-    counted = flop_count.compiler_count(compiled, "flops", key.examples_at_once)
+    counted = flop_count.compiler_count(compiled, key.examples_at_once)
     assert 0.95 * BY_HAND[model] <= counted < 2.5 * BY_HAND[model]
-    assert flop_count.compiler_count(compiled, "bytes accessed", key.examples_at_once) > 4 * PIXELS
 
 
 def counted(function, *shapes):
@@ -167,4 +166,4 @@ def test_a_compiler_that_does_not_count_gives_null(costs):
         def cost_analysis(self):
             return costs
 
-    assert flop_count.compiler_count(Compiled(), "flops", 1) is None
+    assert flop_count.compiler_count(Compiled(), 1) is None

@@ -61,7 +61,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "isolated": "bool",
         "flops_per_example": "float64",
         "compiler_flops_per_example": "float64",
-        "compiler_bytes_per_example": "float64",
+        "moved_bytes_per_example": "float64",
     },
     "trials": {
         **TRIAL,

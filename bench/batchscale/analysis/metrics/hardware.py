@@ -81,7 +81,7 @@ def uses(sweep: Sweep) -> list[Use]:
     found = []
     for size, seconds in zip(sweep.sizes.tolist(), np.exp(sweep.step_seconds.medians).tolist(), strict=True):
         compiled = observations.compiled(sweep.frames, size, sweep.speeds.get(size))
-        flops, moved = (size * compiled[name] for name in ("flops_per_example", "compiler_bytes_per_example"))
+        flops, moved = (size * compiled[name] for name in ("flops_per_example", "moved_bytes_per_example"))
         least: dict[Limit, float] = {
             "arithmetic": flops / (top.matmul_flops_per_second or np.nan),
             "copying": moved / (top.copy_bytes_per_second or np.nan),

@@ -259,7 +259,7 @@ OF_PROGRAM = (
     "peak_bytes",
     "predicted_bytes",
     "flops_per_example",
-    "compiler_bytes_per_example",
+    "moved_bytes_per_example",
 )
 
 

@@ -222,7 +222,7 @@ class Programs:
             program = self.compiled.setdefault(key, Future())
         if known is None:
             try:
-                program.set_result(compiled_programs.compiled(lower(), for_one_core=True, graph=graph))
+                program.set_result(compiled_programs.compiled(lower(), lanes=True, graph=graph))
             except BaseException as error:
                 # Forgotten, so that the next call tries again.
                 del self.compiled[key]

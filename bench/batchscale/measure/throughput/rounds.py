@@ -21,6 +21,7 @@ from batchscale.measure.control.failures import FAILURES, HANGS, NOT_TRIED, Fail
 from batchscale.measure.control.progress import ENERGY_ROUNDS
 from batchscale.measure.device.compile_ahead import left_behind
 from batchscale.measure.device.compiled_programs import Work, predicted_bytes, steps_to_fill, timed
+from batchscale.measure.device.kernels import moved_bytes
 from batchscale.measure.throughput.cell_process import ChildError
 from batchscale.measure.throughput.cells_ahead import Wanted, built, compile_cells, keep
 from batchscale.measure.training import flop_count
@@ -140,14 +141,19 @@ def _compile(stage: Throughput, key: CellKey, lowering: str | None) -> tuple[Wor
 
 
 def _arithmetic(stage: Throughput, key: CellKey, compiled: jax.stages.Compiled) -> dict[str, Any]:
-    """Return FLOPs per example: counted from the model (the same for every lowering), and reported by the compiler."""
+    """Return FLOPs per example, counted from the model and reported by the compiler, and bytes per example.
+
+    Bytes are not known of a step in microbatches, whose loop is a part of it.
+    """
     split = stage.session.splits[0]
+    gathered = {math.prod(split.inputs.shape), math.prod(split.labels.shape)}
+    moved = moved_bytes(compiled, gathered) if key.accumulation == 1 else None
     return {
         "flops_per_example": flop_count.flops_per_example(
             stage.session.learner(key.precision, None), key.batch_size, split
         ),
-        "compiler_flops_per_example": flop_count.compiler_count(compiled, "flops", key.examples_at_once),
-        "compiler_bytes_per_example": flop_count.compiler_count(compiled, "bytes accessed", key.examples_at_once),
+        "compiler_flops_per_example": flop_count.compiler_count(compiled, key.examples_at_once),
+        "moved_bytes_per_example": moved / key.examples_at_once if moved else None,
     }
 
 

@@ -65,14 +65,14 @@ def count(jaxpr: Jaxpr) -> int:
     return sum(_flops(equation) for equation in jaxpr.eqns)
 
 
-def compiler_count(compiled: jax.stages.Compiled, quantity: str, examples: int) -> float | None:
-    """Return the compiler's count of `quantity` ("flops", "bytes accessed") per example; None if it has none.
+def compiler_count(compiled: jax.stages.Compiled, examples: int) -> float | None:
+    """Return the compiler's count of floating-point operations per example; None if it has none.
 
     A loop of unknown length counts as one turn, and library calls may not be counted at all (jax issues 16008, 18672).
     So this number serves as a cross-check of `flops_per_example` and is not reported as the arithmetic of a model.
     """
     costs = compiled.cost_analysis()
-    counted = costs.get(quantity, 0.0) if isinstance(costs, dict) else 0.0
+    counted = costs.get("flops", 0.0) if isinstance(costs, dict) else 0.0
     return counted / examples if math.isfinite(counted) and counted > 0 else None
 
 

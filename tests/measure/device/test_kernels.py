@@ -1,7 +1,11 @@
-"""Kernels, traffic and collectives are read from the text of a program, whose numbers are counted here by hand."""
+"""Kernels and traffic are read from the text of a program, whose numbers are counted here by hand."""
 
-from batchscale.measure.ahead import hlo_text, program_facts
-from batchscale.measure.ahead.hlo_text import shape_bytes
+import jax
+import jax.numpy as jnp
+import pytest
+from batchscale.measure.device import hlo_text, kernels
+from batchscale.measure.device.compiled_programs import compiled
+from batchscale.measure.device.hlo_text import shape_bytes
 
 TEXT = """HloModule jit_steps, is_scheduled=true
 
@@ -63,22 +67,32 @@ MODULE = hlo_text.parse(TEXT)
 
 def test_the_main_loop_is_the_outer_one():
     assert MODULE.entry == "main"
-    assert program_facts.main_loop(MODULE) == "body"
+    assert kernels.main_loop(MODULE) == "body"
 
 
 def test_kernels_of_a_tick_are_those_of_known_loops_and_of_the_longest_branch():
     gather, inner_loop, branch, reduction = 1, 3 * 1, 2, 1
-    assert program_facts.kernels(MODULE, "body") == gather + inner_loop + branch + reduction
-    assert program_facts.kernels(MODULE, "main") == program_facts.kernels(MODULE, "body") + 1
+    assert kernels.kernels(MODULE, "body") == gather + inner_loop + branch + reduction
+    assert kernels.kernels(MODULE, "main") == kernels.kernels(MODULE, "body") + 1
 
 
 def test_traffic_counts_of_the_split_only_what_is_gathered():
     copies, updates, reduction = 3 * 2, 2 * 2, 2
     gathered = 2 * BATCH_BYTES + 8 * 4
     expected = gathered + (copies + updates + reduction) * BATCH_BYTES
-    assert program_facts.traffic_bytes(MODULE, "body", {4000}) == expected
-    whole = program_facts.traffic_bytes(MODULE, "body", set())
+    assert kernels.traffic_bytes(MODULE, "body", {4000}) == expected
+    whole = kernels.traffic_bytes(MODULE, "body", set())
     assert whole == expected + 16_000 - BATCH_BYTES
+
+
+@pytest.mark.parametrize("examples", [1_000, 50_000])
+def test_bytes_moved_do_not_grow_with_the_split_that_a_batch_is_taken_from(examples):
+    split, chosen = jnp.ones((examples, 16)), jnp.arange(8)
+    program = compiled(jax.jit(lambda split, chosen: split[chosen] * 2).lower(split, chosen))
+    found = kernels.moved_bytes(program, {split.size})
+    assert found is not None
+    batch = 8 * 16 * 4
+    assert 2 * batch <= found <= 5 * batch
 
 
 def test_fusions_are_one_kernel_whose_inside_is_not_reached():
