@@ -62,6 +62,8 @@ ORIGINAL = {
 
 REPEATED = "published/lenet_mnist_2015_985/cpu-amd-epyc-2c"
 """The repetition to an accuracy of 0.985, at one rate and with the rate tuned for each batch size."""
+ON_CPU, ON_GPU = (f"published/mlp_mnist/{machine}" for machine in ("cpu-amd-epyc-2c", "nvidia-h100-80gb-hbm3"))
+"""The same training runs with the speeds of two machines."""
 UNFINISHED = "partial/lenet_mnist_2015_small/cpu-amd-epyc-2c"
 """Rows of the repetition over all 200 epochs, which a run goes on with."""
 
@@ -81,7 +83,13 @@ def row(*cells: object) -> str:
 
 
 def link(address: str, of: Summary) -> str:
-    return f"[{of.experiment}]({address})"
+    elsewhere = f" on {of.machine}" if of.convergence_from else ""
+    return f"[{of.experiment}{elsewhere}]({address})"
+
+
+def trained(found: Published) -> Published:
+    """Return the folders whose training runs were made for them, and not taken from another folder."""
+    return {address: of for address, of in found.items() if not of.convergence_from}
 
 
 def answers(found: Published) -> Lines:
@@ -113,7 +121,7 @@ def scales(found: Published) -> Lines:
         *("rows", "critical batch size", "perfect scaling ends", "gradient noise scale", "it grows"),
         *("best rate grows as B to the power", "over the whole sweep the best rate"),
     )
-    for address, of in found.items():
+    for address, of in trained(found).items():
         knee, noise = of.critical_batch_size, of.gradient_noise
         power = of.learning_rates.overall if of.learning_rates else None
         end = number_format.number(OVERHEAD * knee.value, 2) if knee else NONE
@@ -127,6 +135,7 @@ def scales(found: Published) -> Lines:
 
 def claims(found: Published) -> Lines:
     """The verdict of each folder on each of the classic claims."""
+    found = trained(found)
     yield row("claim", *(link(address, of) for address, of in found.items()))
     statements = {one.claim: one.statement for of in found.values() for one in of.verdicts}
     for claim, statement in sorted(statements.items()):
@@ -151,6 +160,25 @@ def repetition(found: Published) -> Lines:
             *(shown(original.time, 2), *(shown(one.get(size), 2) for one in times)),
             *(shown(original.validation_error, 2), shown(best, 2), shown(original.test_error, 2), shown(last, 2)),
         )
+
+
+def hardware(found: Published) -> Lines:
+    """The same training runs with the speeds of two machines, side by side."""
+    cpu, gpu = found[ON_CPU], found[ON_GPU]
+    names = [f"[{of.machine}]({address})" for address, of in ((ON_CPU, cpu), (ON_GPU, gpu))]
+    yield row(
+        *("batch size", "epochs to the target", "step: " + names[0], "step: " + names[1]),
+        *("time: " + names[0], "time: " + names[1], "energy: " + names[1]),
+    )
+    for slow, fast in zip(cpu.cells, gpu.cells, strict=True):
+        steps = (number_format.seconds(cell.seconds_per_step) for cell in (slow, fast))
+        times = (median_of(cell.time_to_target, number_format.seconds) for cell in (slow, fast))
+        epochs = median_of(fast.epochs_to_target, lambda value: shown(value, 3))
+        yield row(fast.batch_size, epochs, *steps, *times, median_of(fast.joules_to_target, number_format.joules))
+
+
+def median_of(estimate, show: Callable[[float], str]) -> str:
+    return NONE if estimate is None or estimate.median is None else show(estimate.median)
 
 
 def epochs_to_target(address: str, of: Summary, phase: str) -> dict[int, list[float]]:
@@ -196,7 +224,7 @@ def fixed_errors(address: str) -> dict[int, tuple[float, float]]:
     return {size: (median(best for best, _ in each), median(last for _, last in each)) for size, each in errors.items()}
 
 
-TABLES: tuple[Callable[[Published], Lines], ...] = (answers, questions, scales, claims, repetition)
+TABLES: tuple[Callable[[Published], Lines], ...] = (answers, hardware, questions, scales, claims, repetition)
 
 
 def others(best: Optimum) -> str:
@@ -219,7 +247,7 @@ def ranged(fit, digits: int = 3) -> str:
 
 def said(found: Published, statement: str) -> Lines:
     """Yield the numbers behind the verdicts on a statement, a line for each folder that has some."""
-    for address, of in found.items():
+    for address, of in trained(found).items():
         for one in of.verdicts:
             if one.statement == statement:
                 yield f"- {link(address, of)}: {one.numbers}"
@@ -259,19 +287,19 @@ def test_the_page_of_findings_states_what_the_published_rows_show(found):
 
 def test_every_published_folder_is_in_every_table_and_a_stale_number_is_noticed(found):
     text = PAGE.read_text()
-    rows = re.findall(r"^\| \[\w+\]\(([^)]+)\)", text, re.MULTILINE)
-    assert rows == [*found] * 3
+    rows = re.findall(r"^\| \[[^\]]+\]\(([^)]+)\)", text, re.MULTILINE)
+    assert rows == [*found, *found, *trained(found)]
     for stale in (text.replace("| 64 |", "| 65 |", 1), text.replace("needed", "took", 1)):
         assert stale != text
         assert renewed(stale, found) == text
 
 
-def test_folders_of_one_workload_agree(found):
+def test_folders_of_one_workload_and_one_machine_agree(found):
     """Some batch size is tied with the fastest in both."""
     studies: dict[bytes, list[Summary]] = {}
     for address, of in found.items():
         asked = results_folder.read_experiment(RESULTS / address)
-        key = msgspec.json.encode((asked.workload, asked.goal, asked.searched), order="deterministic")
+        key = msgspec.json.encode((asked.workload, asked.goal, asked.searched, of.machine), order="deterministic")
         studies.setdefault(key, []).append(of)
     assert any(len(study) > 1 for study in studies.values())
     for study in studies.values():
@@ -298,6 +326,28 @@ def test_the_fastest_batch_size_is_inside_the_sweep_and_tied_with_others(found):
         assert sizes[0] < best.batch_size < sizes[-1]
         assert {best.batch_size} < {*best.tied}
         assert (sizes[0] in best.tied) == (of.experiment == "lenet_fashion_small"), of.experiment
+
+
+def test_another_machine_has_another_best_batch_size(found):
+    """Each block is a statement of the page."""
+    cpu, gpu, longer = found[ON_CPU], found[ON_GPU], found["published/mlp_mnist_15min/cpu-amd-epyc-2c"]
+    assert [cell.epochs_to_target for cell in cpu.cells] == [cell.epochs_to_target for cell in gpu.cells]
+    assert cpu.time_optimal.batch_size < gpu.time_optimal.batch_size == gpu.energy_optimal.batch_size
+    assert not {*longer.time_optimal.tied} & {*gpu.time_optimal.tied}
+    said = (
+        f"fastest at {cpu.time_optimal.batch_size} on two CPU cores, and at {gpu.time_optimal.batch_size:,} on an H100"
+    )
+    assert said in (RESULTS.parent / "README.md").read_text().replace("\n", " ")
+
+    steps = {cell.batch_size: cell.seconds_per_step for cell in gpu.cells}
+    assert steps[512] < 1.5 * steps[16]
+    slow = {cell.batch_size: cell.seconds_per_step for cell in cpu.cells}
+    assert slow[512] > 10 * slow[16]
+
+    rounds = frames.load(RESULTS / ON_GPU).rounds
+    seconds = rounds.groupby(["batch_size", "loop"])["seconds_per_step"].median().unstack()
+    assert (seconds.idxmin(axis=1) == "scan").all()
+    assert (seconds["graph"] < seconds["dispatch"]).all()
 
 
 def test_perfect_scaling_ends_where_the_page_says(found):
@@ -353,7 +403,7 @@ def has_one_minimum(values: list[float], at: int) -> bool:
 def test_no_number_of_the_page_stands_without_its_rows():
     """Prose holds none but those of code, of lists, and of a named paper."""
     kept = [line for line in PAGE.read_text().splitlines() if not line.startswith(("| ", "- [", "![", "#"))]
-    known = re.compile(r"`[^`]+`|95 %|\bB = ")
+    known = re.compile(r"`[^`]+`|95 %|\bB = |\bH100\b")
     numbered = [text for text in "\n".join(kept).split("\n\n") if re.search(r"\d", known.sub("", text))]
     assert [text for text in numbered if not any(name in text for name in LITERATURE)] == []
 

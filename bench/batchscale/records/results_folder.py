@@ -53,7 +53,7 @@ FILES = (
     ResultsFile(THROUGHPUT, "rows of the throughput stage", row_files.LARGEST_FILE_BYTES, True, True),
     ResultsFile(CONVERGENCE, "rows of the convergence stage", row_files.LARGEST_FILE_BYTES, True, True),
     ResultsFile(VERIFICATION, "rows of single runs that verify the join", row_files.LARGEST_FILE_BYTES, True),
-    ResultsFile(JOINED_FROM, "the results folder that the trials were taken from", _LABEL_BYTES),
+    ResultsFile(JOINED_FROM, "the results folder that the trials were taken from", _LABEL_BYTES, True),
     ResultsFile(PRICE, "the price of an hour of the machine", _LABEL_BYTES),
     ResultsFile(IMPORTED, "what is not known of results imported from tables", _LABEL_BYTES),
     ResultsFile(TUNING, "the fastest way to run each program; a resumed run repeats the choices", 1 << 20),
@@ -318,7 +318,8 @@ def join_convergence(folder: Path, source: Path) -> None:
     theirs, ours = read_machine(source), read_machine(folder)
     data = b"".join(map(row_files.encode, rows(source, CONVERGENCE, other)))
     row_files.write_json(
-        folder / JOINED_FROM, JoinedFrom(folder=f"{other.name}/{source.name}", machine=theirs.machine.name)
+        folder / JOINED_FROM,
+        JoinedFrom(folder=f"{other.name}/{theirs.machine.name}", machine=theirs.machine.name),
     )
     row_files.write_whole(folder / CONVERGENCE, data)
     merged = {**theirs.environments, **ours.environments}

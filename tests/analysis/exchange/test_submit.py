@@ -14,6 +14,7 @@ from batchscale.analysis.exchange.submit import submit
 from batchscale.analysis.frames import frames
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.build import summarize
+from batchscale.records import results_folder
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -77,6 +78,42 @@ def test_a_folder_with_a_loss_goal_is_placed_with_its_corpus_and_its_tokens(tmp_
 
 def answer(folder):
     return summarize(Sweep.of(frames.load(folder)))
+
+
+@pytest.fixture
+def joined(folder, tmp_path):
+    """The folder of another machine, whose trials are those of `folder`."""
+    other = shutil.copytree(folder, tmp_path / "joined")
+    (other / "convergence.jsonl").unlink()
+    for name in ("machine.json", "throughput.jsonl"):
+        replace(other / name, b'"simulated-cpu"', b'"simulated-gpu"')
+    results_folder.join_convergence(other, folder)
+    return other
+
+
+def test_trials_of_another_machine_are_published_where_theirs_are(folder, joined, tmp_path):
+    published = tmp_path / "published"
+    (problem,) = submit(joined, published).problems
+    assert problem.startswith("convergence_from.json: 'simulated/simulated-cpu' is not in")
+    assert submit(folder, published).problems == []
+    found = submit(joined, published)
+    assert found.problems == []
+    place = published / "simulated" / "simulated-gpu"
+    assert found.place == str(place)
+    assert frames.load(place).convergence_from == "simulated-cpu"
+    shutil.rmtree(place)
+    replace(joined / "convergence.jsonl", b'"seed":1001', b'"seed":1003')
+    (problem,) = submit(joined, published).problems
+    assert problem.startswith("convergence.jsonl: holds other rows than")
+
+
+@pytest.mark.parametrize("named", ["../published", "/etc/passwd", "simulated", "simulated/..", "a/b/c"])
+def test_joined_trials_come_from_a_published_folder_alone(folder, joined, tmp_path, named):
+    submit(folder, tmp_path / "published")
+    label = joined / "convergence_from.json"
+    replace(label, b"simulated/simulated-cpu", named.encode())
+    (problem,) = submit(joined, tmp_path / "published").problems
+    assert problem.startswith("convergence_from.json: ")
 
 
 def test_published_results_are_not_overwritten(folder, tmp_path):

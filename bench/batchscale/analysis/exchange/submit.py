@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import re
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -26,6 +26,7 @@ from batchscale.config.vocabulary import STAGES
 from batchscale.errors import InputError
 from batchscale.printable import printable
 from batchscale.records import results_folder, row_files
+from batchscale.records.results_folder import JoinedFrom
 from batchscale.records.row_types import AnyRow
 
 NEEDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -58,14 +59,19 @@ def submit(folder: Path, published: Path) -> Submission:
     if problems := [*_unfit_files(folder)]:
         return Submission(problems=problems)
     try:
-        # The files with a price and with the origin of joined runs are not published, so the page is made without them.
-        measured = replace(frames.load(folder), price_per_hour=None, convergence_from=None)
-        rows = [row for name in results_folder.ROW_FILES for row in row_files.read(folder / name)]
+        # The file with a price is not published, so the page is made without it.
+        measured = replace(frames.load(folder), price_per_hour=None)
+        joined = results_folder.read_label(folder, results_folder.JOINED_FROM, JoinedFrom)
+        rows = {name: [*row_files.read(folder / name)] for name in results_folder.ROW_FILES}
+        elsewhere = rows.pop(results_folder.CONVERGENCE) if joined else []
+        own = [*chain.from_iterable(rows.values())]
+        sources = [*_unpublished(joined, elsewhere, published)] if joined else []
     except InputError as error:
         return Submission(problems=[str(error)])
     sweep = Sweep.of(measured)
     summary = summarize(sweep)
-    found = [_incomplete(measured, summary), _untraceable(measured, rows), *map(_private, _published(folder))]
+    untraceable = _untraceable(measured, [*own, *elsewhere]), _of_other_machines(measured, own)
+    found = [_incomplete(measured, summary), *untraceable, sources, *map(_private, _published(folder))]
     if problems := [*chain.from_iterable(found)]:
         return Submission(problems=problems)
     place = published / measured.experiment.name / measured.machine.machine.name
@@ -109,21 +115,37 @@ def _incomplete(measured: Frames, summary: Summary) -> Iterator[str]:
 
 
 def _untraceable(measured: Frames, rows: Iterable[AnyRow]) -> Iterator[str]:
-    """Yield what keeps the code, the machine or the software of rows from being found again."""
-    found = list(rows)
-    machine, environments = measured.machine.machine.name, measured.machine.environments
+    """Yield what keeps the code or the software of rows from being found again."""
+    found, environments = list(rows), measured.machine.environments
     if dirty := sum(row.dirty for row in found):
         yield f"rows: {dirty} were measured with uncommitted changes; commit them and measure again"
     if any(row.code in ("", "unknown") for row in found):
         yield "rows: some do not name the version of the code that measured them"
-    for other in sorted({row.machine for row in found} - {machine}):
-        yield f"rows: some are of machine {printable(other)}, machine.json describes {machine}"
     for name in sorted({row.environment for row in found} - set(environments)):
         yield f"machine.json: does not describe environment {name}, which rows name"
     for name, software in sorted(environments.items()):
         absent = [package for package in NEEDED_PACKAGES if package not in software.packages]
         if absent:
             yield f"machine.json: environment {name} lacks the version of {', '.join(absent)}"
+
+
+def _of_other_machines(measured: Frames, rows: Iterable[AnyRow]) -> Iterator[str]:
+    """Yield the machines of rows that are not the machine of the folder."""
+    machine = measured.machine.machine.name
+    for other in sorted({row.machine for row in rows} - {machine}):
+        yield f"rows: some are of machine {printable(other)}, machine.json describes {machine}"
+
+
+def _unpublished(joined: JoinedFrom, rows: Sequence[AnyRow], published: Path) -> Iterator[str]:
+    """Yield a problem where joined trials are not those of a published folder, which describes their machine."""
+    parts = joined.folder.split("/")
+    source = published.joinpath(*parts, results_folder.CONVERGENCE)
+    plain = len(parts) == 2 and not {"", ".", ".."} & {*parts}
+    if not plain or not source.is_file():
+        named = printable(joined.folder)
+        yield f"{results_folder.JOINED_FROM}: {named} is not in {published}; submit these results first"
+    elif [*row_files.read(source)] != rows:
+        yield f"{results_folder.CONVERGENCE}: holds other rows than {source}, which the trials were taken from"
 
 
 def _private(path: Path) -> Iterator[str]:

@@ -116,6 +116,8 @@ def _draw_all(folder: Path, sweep: Sweep, summary: Summary) -> tuple[list[PageFi
     with style.applied():
         for drawing in figures.draw(sweep, summary, figures.PLOTS, ("png", "svg")):
             if not drawing.files:
+                for form in ("png", "svg"):  # of fewer rows, or of another version
+                    (folder / f"{drawing.plot.name}.{form}").unlink(missing_ok=True)
                 not_drawn.append(drawing)
                 continue
             figures.write(drawing, folder)
