@@ -87,6 +87,7 @@ def joined(folder, tmp_path):
     (other / "convergence.jsonl").unlink()
     for name in ("machine.json", "throughput.jsonl"):
         replace(other / name, b'"simulated-cpu"', b'"simulated-gpu"')
+        replace(other / name, b'"abcd"', b'"ef01"')
     results_folder.join_convergence(other, folder)
     return other
 
@@ -100,7 +101,9 @@ def test_trials_of_another_machine_are_published_where_theirs_are(folder, joined
     assert found.problems == []
     place = published / "simulated" / "simulated-gpu"
     assert found.place == str(place)
-    assert frames.load(place).convergence_from == "simulated-cpu"
+    published_frames = frames.load(place)
+    assert published_frames.convergence_from == "simulated-cpu"
+    assert {*published_frames.machine.environments} == {"ef01"}, "the trials' own is described where they were made"
     shutil.rmtree(place)
     replace(joined / "convergence.jsonl", b'"seed":1001', b'"seed":1003')
     (problem,) = submit(joined, published).problems

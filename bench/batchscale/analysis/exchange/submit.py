@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import re
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -26,6 +26,7 @@ from batchscale.config.vocabulary import STAGES
 from batchscale.errors import InputError
 from batchscale.printable import printable
 from batchscale.records import results_folder, row_files
+from batchscale.records.machine_file import Environment
 from batchscale.records.results_folder import JoinedFrom
 from batchscale.records.row_types import AnyRow
 
@@ -66,11 +67,12 @@ def submit(folder: Path, published: Path) -> Submission:
         elsewhere = rows.pop(results_folder.CONVERGENCE) if joined else []
         own = [*chain.from_iterable(rows.values())]
         sources = [*_unpublished(joined, elsewhere, published)] if joined else []
+        environments = results_folder.read_machine(folder).environments
     except InputError as error:
         return Submission(problems=[str(error)])
     sweep = Sweep.of(measured)
     summary = summarize(sweep)
-    untraceable = _untraceable(measured, [*own, *elsewhere]), _of_other_machines(measured, own)
+    untraceable = _untraceable([*own, *elsewhere], environments), _of_other_machines(measured, own)
     found = [_incomplete(measured, summary), *untraceable, sources, *map(_private, _published(folder))]
     if problems := [*chain.from_iterable(found)]:
         return Submission(problems=problems)
@@ -114,18 +116,16 @@ def _incomplete(measured: Frames, summary: Summary) -> Iterator[str]:
         yield f"batch sizes {', '.join(map(str, sizes))}: not confirmed; run it again to complete"
 
 
-def _untraceable(measured: Frames, rows: Iterable[AnyRow]) -> Iterator[str]:
+def _untraceable(found: Sequence[AnyRow], environments: Mapping[str, Environment]) -> Iterator[str]:
     """Yield what keeps the code or the software of rows from being found again."""
-    found, environments = list(rows), measured.machine.environments
     if dirty := sum(row.dirty for row in found):
         yield f"rows: {dirty} were measured with uncommitted changes; commit them and measure again"
     if any(row.code in ("", "unknown") for row in found):
         yield "rows: some do not name the version of the code that measured them"
-    for name in sorted({row.environment for row in found} - set(environments)):
-        yield f"machine.json: does not describe environment {name}, which rows name"
-    for name, software in sorted(environments.items()):
-        absent = [package for package in NEEDED_PACKAGES if package not in software.packages]
-        if absent:
+    for name in sorted({row.environment for row in found}):
+        if (software := environments.get(name)) is None:
+            yield f"machine.json: does not describe environment {name}, which rows name"
+        elif absent := [package for package in NEEDED_PACKAGES if package not in software.packages]:
             yield f"machine.json: environment {name} lacks the version of {', '.join(absent)}"
 
 

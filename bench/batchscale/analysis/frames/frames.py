@@ -153,7 +153,8 @@ def from_rows(
     """
     kept: dict[type[Row], list[Row]] = {}
     named: set[str] = set()
-    observed = latest(_set_others_aside(_noting_environments(rows, named), kept), experiment.goal)
+    measured_here = machine.machine.name if convergence_from else None
+    observed = latest(_set_others_aside(_noting_environments(rows, named, measured_here), kept), experiment.goal)
     train_examples = imported.train_examples if imported else _train_examples(one.trial for one in observed)
     amounts = Amounts(_counted_in(observed), train_examples)
     trials = trial_frame(observed, experiment.goal, _budget(experiment, train_examples, imported), amounts)
@@ -193,9 +194,11 @@ def _forget_unknown(trials: pd.DataFrame, imported: Imported | None) -> None:
         trials[known.columns] = known.where(known.isna(), np.inf)
 
 
-def _noting_environments(rows: Iterable[AnyRow], named: set[str]) -> Iterator[AnyRow]:
+def _noting_environments(rows: Iterable[AnyRow], named: set[str], machine: str | None) -> Iterator[AnyRow]:
+    """Yield rows, and note the environments of those that were measured on `machine`; of all if it is None."""
     for row in rows:
-        named.add(row.environment)
+        if machine in (None, row.machine):
+            named.add(row.environment)
         yield row
 
 
