@@ -152,13 +152,12 @@ def from_rows(
         InputError: when a row contradicts itself, or two rows have unlike training sets or count in unlike units.
     """
     kept: dict[type[Row], list[Row]] = {}
-    named: set[str] = set()
-    measured_here = machine.machine.name if convergence_from else None
-    observed = latest(_set_others_aside(_noting_environments(rows, named, measured_here), kept), experiment.goal)
+    noted, named = _noting_environments(rows, convergence_from and machine.machine.name)
+    observed = latest(_set_others_aside(noted, kept), experiment.goal)
     train_examples = imported.train_examples if imported else _train_examples(one.trial for one in observed)
     amounts = Amounts(_counted_in(observed), train_examples)
-    trials = trial_frame(observed, experiment.goal, _budget(experiment, train_examples, imported), amounts)
-    _forget_unknown(trials, imported)
+    budget = _budget(experiment, train_examples, imported)
+    trials = _without_placeholders(trial_frame(observed, experiment.goal, budget, amounts), imported)
     return Frames(
         experiment,
         _described(machine, named),
@@ -182,24 +181,33 @@ def from_rows(
     )
 
 
-def _forget_unknown(trials: pd.DataFrame, imported: Imported | None) -> None:
-    """Remove from trials what follows from placeholders alone."""
+def _without_placeholders(trials: pd.DataFrame, imported: Imported | None) -> pd.DataFrame:
+    """Remove from trials what follows from placeholders alone, and return them."""
     if imported is None:
-        return
+        return trials
     if not imported.scores:
         # The tables hold when the target was reached, not the scores after it.
         trials[["best_score", "best_averaged_score"]] = np.nan
     elif imported.target is None:
         known = trials[[f"{unit}_to_target" for unit in (*UNITS, "steps")]]
         trials[known.columns] = known.where(known.isna(), np.inf)
+    return trials
 
 
-def _noting_environments(rows: Iterable[AnyRow], named: set[str], machine: str | None) -> Iterator[AnyRow]:
-    """Yield rows, and note the environments of those that were measured on `machine`; of all if it is None."""
-    for row in rows:
-        if machine in (None, row.machine):
-            named.add(row.environment)
-        yield row
+def _noting_environments(rows: Iterable[AnyRow], machine: str | None) -> tuple[Iterator[AnyRow], set[str]]:
+    """Return rows, and the environments of those that were measured on `machine`; of all if it is None.
+
+    The environments are known once the rows have been read.
+    """
+    named: set[str] = set()
+
+    def noting() -> Iterator[AnyRow]:
+        for row in rows:
+            if machine in (None, row.machine):
+                named.add(row.environment)
+            yield row
+
+    return noting(), named
 
 
 def _described(machine: MachineFile, named: set[str]) -> MachineFile:
