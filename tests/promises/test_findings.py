@@ -128,7 +128,7 @@ def scales(found: Published) -> Lines:
         ends = [shown(one, 2) for one in (noise.start, noise.end)] if noise and noise.start is not None else []
         shape = of.learning_rates.shape if of.learning_rates else None
         yield row(
-            *(link(address, of), ranged(knee), end, ranged(noise), " to ".join(ends) or NONE, ranged(power, 2)),
+            *(link(address, of), ranged(knee), end, positive(noise), " to ".join(ends) or NONE, ranged(power, 2)),
             shape.shape.replace("_", " ") if shape else NONE,
         )
 
@@ -245,6 +245,11 @@ def ranged(fit, digits: int = 3) -> str:
     return f"{number_format.number(fit.value, digits)} ({low} to {high})"
 
 
+def positive(fit) -> str:
+    """Return what is known of something that cannot be negative, whose interval may begin below zero."""
+    return f"at most {number_format.number(fit.interval[1], 3)}" if fit and fit.interval[0] <= 0 else ranged(fit)
+
+
 def said(found: Published, statement: str) -> Lines:
     """Yield the numbers behind the verdicts on a statement, a line for each folder that has some."""
     for address, of in trained(found).items():
@@ -351,10 +356,19 @@ def test_another_machine_has_another_best_batch_size(found):
 
 
 def test_perfect_scaling_ends_where_the_page_says(found):
-    ends = {of.experiment: OVERHEAD * of.critical_batch_size.value for of in found.values()}
+    knees = {of.experiment: of.critical_batch_size for of in trained(found).values()}
+    ends = {name: OVERHEAD * knee.value for name, knee in knees.items()}
     on_mnist = [end for name, end in ends.items() if name.startswith("lenet_mnist")]
     assert 16 <= min(ends.values()) <= max(ends.values()) <= 8192
     assert 2 * max(on_mnist) < ends["lenet_fashion_small"]
+    same_network = [
+        results_folder.read_experiment(RESULTS / f"published/{name}/cpu-amd-epyc-2c").workload
+        for name in ("lenet_mnist_99", "lenet_fashion_small")
+    ]
+    assert same_network[0].model_options == same_network[1].model_options
+    assert knees["lenet_mnist_99"].interval[1] < knees["lenet_fashion_small"].interval[0]
+    others = [end for end in on_mnist if end != ends["lenet_mnist_99"]]
+    assert min(others) <= ends["lenet_mnist_99"] <= max(others)
 
 
 def test_the_verdicts_on_the_experiment_of_2015_follow_from_its_rows(found):
