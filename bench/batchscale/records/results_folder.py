@@ -269,7 +269,7 @@ def set_price(folder: Path, per_hour: float) -> None:
     row_files.write_json(folder / PRICE, Price(per_hour=per_hour))
 
 
-class JoinedFrom(msgspec.Struct, frozen=True, kw_only=True):
+class JoinedFrom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`convergence_from.json`: the trials were measured on another machine and joined with the speeds of this one.
 
     Attributes:

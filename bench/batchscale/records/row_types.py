@@ -94,7 +94,7 @@ class Compilation(Cell, frozen=True, kw_only=True, tag="compilation"):
         isolated: Compiled and timed in a child process, all rounds in one go.
         flops_per_example: Floating-point operations counted from the model; the same for every lowering.
         compiler_flops_per_example: Floating-point operations counted by the compiler, if it counts them.
-        compiler_bytes_per_example: In rows before December 2026, the bytes that the compiler counts. It takes the train
+        compiler_bytes_per_example: In rows of earlier versions, the bytes that the compiler counts. It takes the train
             split as read whole, so that nothing is derived from it.
         moved_bytes_per_example: Bytes that the kernels of a step read and write; of the train split, those picked.
     """

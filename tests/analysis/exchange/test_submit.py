@@ -8,13 +8,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import simulated_convergence
 import simulated_folder
 from batchscale.analysis.exchange import submit as submitting
 from batchscale.analysis.exchange.submit import submit
 from batchscale.analysis.frames import frames
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.build import summarize
-from batchscale.records import results_folder
+from batchscale.records import results_folder, row_files
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -110,13 +111,53 @@ def test_trials_of_another_machine_are_published_where_theirs_are(folder, joined
     assert problem.startswith("convergence.jsonl: holds other rows than")
 
 
-@pytest.mark.parametrize("named", ["../published", "/etc/passwd", "simulated", "simulated/..", "a/b/c"])
+@pytest.mark.parametrize(
+    "named", ["../published", "/etc/passwd", "simulated", "simulated/..", "a/b/c", "a" * 300 + "/simulated-cpu", ".."]
+)
 def test_joined_trials_come_from_a_published_folder_alone(folder, joined, tmp_path, named):
     submit(folder, tmp_path / "published")
     label = joined / "convergence_from.json"
     replace(label, b"simulated/simulated-cpu", named.encode())
     (problem,) = submit(joined, tmp_path / "published").problems
     assert problem.startswith("convergence_from.json: ")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"machine": "simulated-cpu"', b'"machine": "big-gpu"'),
+        (b'"machine": "simulated-cpu"', b'"machine": "simulated-gpu"'),
+        (b'"machine"', b'"more":1,"machine"'),
+    ],
+)
+def test_a_label_that_names_another_machine_or_more_is_refused(folder, joined, tmp_path, old, new):
+    submit(folder, tmp_path / "published")
+    replace(joined / "convergence_from.json", old, new)
+    (problem,) = submit(joined, tmp_path / "published").problems
+    assert "convergence_from.json" in problem
+
+
+def test_a_label_that_is_a_link_is_refused(folder, joined, tmp_path):
+    submit(folder, tmp_path / "published")
+    (joined / "convergence_from.json").rename(tmp_path / "label")
+    (joined / "convergence_from.json").symlink_to(tmp_path / "label")
+    (problem,) = submit(joined, tmp_path / "published").problems
+    assert problem.endswith("not a plain file")
+
+
+@pytest.mark.parametrize(("sha256", "said"), [("ab" * 32, []), ("0" * 64, ["measured on something else"])])
+def test_joined_trials_of_other_data_are_refused(folder, joined, tmp_path, sha256, said):
+    trials = simulated_convergence.data(simulated_folder.Truth())
+    first = next(iter(row_files.read(folder / "convergence.jsonl")))
+    trials = msgspec.structs.replace(trials, fingerprint=first.fingerprint, train_examples=first.train_examples)
+    timed = msgspec.structs.replace(trials, machine="simulated-gpu", environment="ef01", sha256=sha256)
+    for path, row in ((folder / "convergence.jsonl", trials), (joined / "throughput.jsonl", timed)):
+        path.write_bytes(path.read_bytes() + row_files.encode(row))
+    shutil.copy(folder / "convergence.jsonl", joined)
+    assert submit(folder, tmp_path / "published").problems == []
+    problems = submit(joined, tmp_path / "published").problems
+    assert len(problems) == len(said)
+    assert all(words in problem for words, problem in zip(said, problems, strict=True))
 
 
 def test_published_results_are_not_overwritten(folder, tmp_path):

@@ -54,15 +54,19 @@ def test_copies_that_would_take_longer_than_the_step_came_from_caches():
     ("dropped", "kept"),
     [
         ({"matmul_flops_per_second"}, {"achieved_flops_per_second", "flops_per_byte"}),
-        ({"copy_bytes_per_second"}, {"achieved_flops_per_second", "flops_per_byte", "fraction_of_peak"}),
+        (
+            {"copy_bytes_per_second"},
+            {"achieved_flops_per_second", "flops_per_byte", "fraction_of_peak", "limit_share"},
+        ),
         ({"matmul_flops_per_second", "copy_bytes_per_second"}, {"achieved_flops_per_second", "flops_per_byte"}),
     ],
 )
 def test_what_was_not_calibrated_is_null(dropped, kept):
     found = answered(keep=lambda row: not (isinstance(row, Calibration) and row.quantity in dropped))
-    of_machine = ("achieved_flops_per_second", "fraction_of_peak", "flops_per_byte", "limited_by", "limit_share")
+    of_machine = ("achieved_flops_per_second", "fraction_of_peak", "flops_per_byte", "limit_share")
     for cell in found.cells:
         assert {name for name in of_machine if getattr(cell, name) is not None} == kept
+        assert cell.limited_by != "copying"
     assert (found.ceilings is None) == (len(dropped) == 2)
     assert (found.ceilings_reason is None) == (len(dropped) < 2)
 

@@ -89,10 +89,21 @@ def test_traffic_counts_of_the_split_only_what_is_gathered():
 def test_bytes_moved_do_not_grow_with_the_split_that_a_batch_is_taken_from(examples):
     split, chosen = jnp.ones((examples, 16)), jnp.arange(8)
     program = compiled(jax.jit(lambda split, chosen: split[chosen] * 2).lower(split, chosen))
-    found = kernels.moved_bytes(program, {split.size})
+    found = kernels.moved_bytes(program, {split.size}, looped=False)
     assert found is not None
     batch = 8 * 16 * 4
     assert 2 * batch <= found <= 5 * batch
+
+
+def test_a_loop_inside_of_a_step_is_not_the_whole_step():
+    def step(values):
+        turned = jax.lax.fori_loop(0, 3, lambda _, few: jnp.sin(few) + 1, values[:4])
+        return jnp.sin(values) * turned.sum()
+
+    values = jnp.ones(100_000)
+    program = compiled(jax.jit(step).lower(values))
+    assert kernels.moved_bytes(program, set(), looped=False) >= 2 * values.nbytes
+    assert kernels.moved_bytes(program, set(), looped=True) < values.nbytes
 
 
 def test_fusions_are_one_kernel_whose_inside_is_not_reached():

@@ -1,6 +1,7 @@
 """One table of what depends on the platform: every platform has an entry, whose numbers fit together."""
 
 import tomllib
+from dataclasses import replace
 from itertools import product
 from statistics import mean
 from typing import get_args, get_type_hints
@@ -53,7 +54,7 @@ SEEN = tomllib.loads((ROOT / "tests" / "accelerators" / "last_seen.toml").read_t
     ("target", "model"), [*product(("h100", "a100-80"), ("lenet_mnist", "mlp_mnist")), ("tpu-v5e", "mlp_mnist")]
 )
 def test_guessed_seconds_of_compiling_are_those_that_were_seen(target, model):
-    """Within a third, as devices and versions of JAX differ; a GPU that is there tries kernels besides."""
+    """Within a third, as devices and versions of JAX differ. A GPU that is there tries kernels besides, so not less."""
     policy = POLICIES["tpu" if target.startswith("tpu") else "gpu"]
     guessed = (policy.convolutional if model.startswith("lenet") else policy.other).compiling
     seen = {name: seconds for name, (_, _, seconds) in SEEN[target].items() if name.startswith(model)}
@@ -61,8 +62,21 @@ def test_guessed_seconds_of_compiling_are_those_that_were_seen(target, model):
     for kind, word in kinds.items():
         mine = [seconds for name, seconds in seen.items() if word in name]
         seen = {name: seconds for name, seconds in seen.items() if word not in name}
-        tries = 1 if target.startswith("tpu") else 20
-        assert mean(mine) / 1.5 <= getattr(guessed, kind) <= tries * mean(mine) * 1.5, kind
+        assert getattr(guessed, kind) >= mean(mine) / 1.5, kind
+        if target.startswith("tpu"):
+            assert getattr(guessed, kind) <= mean(mine) * 1.5, kind
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_a_child_whose_programs_are_all_late_is_not_taken_for_one_that_hangs(policy):
+    """Programs of one kind are compiled in turn, one for each loop, and the last is waited for twice as long."""
+    if policy.silent_seconds is not None and policy.compile_seconds is not None:
+        assert policy.silent_seconds > 4 * policy.compile_seconds
+
+
+def test_the_guess_for_a_gpu_is_what_an_h100_took():
+    """27 cells of a perceptron were compiled in 39 s, on 16 cores."""
+    assert 27 * replace(POLICIES["gpu"].other.compiling, threads=16).of_a_cell(27) == pytest.approx(39, rel=0.05)
 
 
 @pytest.mark.parametrize("platform", POLICIES)

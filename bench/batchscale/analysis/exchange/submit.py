@@ -28,13 +28,15 @@ from batchscale.printable import printable
 from batchscale.records import results_folder, row_files
 from batchscale.records.machine_file import Environment
 from batchscale.records.results_folder import JoinedFrom
-from batchscale.records.row_types import AnyRow
+from batchscale.records.row_types import AnyRow, Data
 
 NEEDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 # Strings that identify a person or a machine: home and scratch folders, Windows users' folders, electronic mail.
 _PRIVATE = re.compile(rb"(?:/home/|/Users/|/root/|/tmp/|/mnt/|[A-Za-z]:\\\\?Users)[^\s\"']*|[\w.+-]+@[\w-]+\.[\w.]+")
 SHORTEST_NAME = 4
+LONGEST_NAME = 120
+_SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +68,7 @@ def submit(folder: Path, published: Path) -> Submission:
         rows = {name: [*row_files.read(folder / name)] for name in results_folder.ROW_FILES}
         elsewhere = rows.pop(results_folder.CONVERGENCE) if joined else []
         own = [*chain.from_iterable(rows.values())]
-        sources = [*_unpublished(joined, elsewhere, published)] if joined else []
+        sources = [*_unpublished(joined, elsewhere, own, published)] if joined else []
         environments = results_folder.read_machine(folder).environments
     except InputError as error:
         return Submission(problems=[str(error)])
@@ -95,9 +97,10 @@ def _unfit_files(folder: Path) -> Iterator[str]:
     if (folder / results_folder.IMPORTED).exists():
         yield f"{folder}: made from tables, expected rows that were measured here"
         return
-    for name in results_folder.REQUIRED:
-        if not (folder / name).is_file() or (folder / name).is_symlink():
-            yield f"{folder / name}: missing, or not a plain file"
+    for name in results_folder.PUBLISHED:
+        path = folder / name
+        if path.is_symlink() or (name in results_folder.REQUIRED and not path.is_file()):
+            yield f"{path}: missing, or not a plain file"
 
 
 def _incomplete(measured: Frames, summary: Summary) -> Iterator[str]:
@@ -136,16 +139,18 @@ def _of_other_machines(measured: Frames, rows: Iterable[AnyRow]) -> Iterator[str
         yield f"rows: some are of machine {printable(other)}, machine.json describes {machine}"
 
 
-def _unpublished(joined: JoinedFrom, rows: Sequence[AnyRow], published: Path) -> Iterator[str]:
+def _unpublished(joined: JoinedFrom, trials: Sequence[AnyRow], own: Sequence[AnyRow], published: Path) -> Iterator[str]:
     """Yield a problem where joined trials are not those of a published folder, which describes their machine."""
-    parts = joined.folder.split("/")
-    source = published.joinpath(*parts, results_folder.CONVERGENCE)
-    plain = len(parts) == 2 and not {"", ".", ".."} & {*parts}
-    if not plain or not source.is_file():
-        named = printable(joined.folder)
+    experiment, _, machine = joined.folder.partition("/")
+    source = published / experiment / machine
+    if not _SLUG.fullmatch(experiment) or machine != joined.machine or not (source / results_folder.MACHINE).is_file():
+        named = printable(joined.folder[:LONGEST_NAME])
         yield f"{results_folder.JOINED_FROM}: {named} is not in {published}; submit these results first"
-    elif [*row_files.read(source)] != rows:
+    elif [*row_files.read(source / results_folder.CONVERGENCE)] != [*trials]:
         yield f"{results_folder.CONVERGENCE}: holds other rows than {source}, which the trials were taken from"
+    theirs, ours = (next((row for row in rows if isinstance(row, Data)), None) for rows in (trials, own))
+    if theirs and ours and (changed := theirs.changed(ours)):
+        yield f"{results_folder.CONVERGENCE}: its trials were measured on something else ({changed})"
 
 
 def _private(path: Path) -> Iterator[str]:

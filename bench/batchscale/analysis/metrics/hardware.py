@@ -103,8 +103,11 @@ def _use(flops: float, moved: float, seconds: float, least: Mapping[Limit, float
 
 
 def _binding(shares: Mapping[Limit, float]) -> tuple[Limit | None, float | None]:
-    """Return the limit that explains most of a step and its share; None unless both roofs were calibrated."""
-    if not np.isfinite([shares["arithmetic"], shares["copying"]]).all():
+    """Return the limit that explains most of a step and its share, of those known; None without that of arithmetic.
+
+    Rows of earlier versions hold no count of the bytes that a step moves.
+    """
+    if not np.isfinite(shares["arithmetic"]):
         return None, None
     possible: dict[Limit, float] = {limit: share for limit, share in shares.items() if share <= MOST_SHARE}
     if not possible:

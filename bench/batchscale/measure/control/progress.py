@@ -31,7 +31,7 @@ CLEARED = "\r\x1b[2K"
 SECONDS_PER_CELL = 0.2
 """Finding how many steps of a timed cell fill a round."""
 ENERGY_ROUNDS = 3
-"""Last rounds of a block, in which the fastest loop of a batch size is timed until its energy is known."""
+"""Rounds of a block in which the fastest loop of a batch size is timed until its energy is known."""
 SECONDS_PER_LOWERING = 1.5
 """Trying a compiled lowering at one batch size."""
 LOWERINGS_APART = 4

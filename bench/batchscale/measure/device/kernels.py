@@ -20,17 +20,18 @@ _NO_KERNEL = {
 }
 
 
-def moved_bytes(compiled: jax.stages.Compiled, gathered: set[int]) -> int | None:
-    """Return the bytes that one turn of the main loop reads and writes; None if the compiler does not show its program.
+def moved_bytes(compiled: jax.stages.Compiled, gathered: set[int], *, looped: bool) -> int | None:
+    """Return the bytes that a step reads and writes; None if the compiler does not show its program.
 
     Args:
         compiled: The program.
         gathered: See `traffic_bytes`.
+        looped: True if a step is one turn of the program's main loop, False if it is the whole program.
     """
     if (text := compiled.as_text()) is None:
         return None
     module = hlo_text.parse(text)
-    return traffic_bytes(module, main_loop(module), gathered)
+    return traffic_bytes(module, main_loop(module) if looped else module.entry, gathered)
 
 
 def main_loop(module: Module) -> str:

@@ -16,11 +16,11 @@ from jaxtyping import Array, Float
 
 from batchscale.config.vocabulary import Precision
 from batchscale.measure.device.compiled_programs import (
-    LIBRARY_ALONE,
     Clock,
     Work,
     compute_dtype,
     matmul_precision,
+    of_few_trials,
     resolution,
     steps_to_fill,
     timed,
@@ -110,8 +110,7 @@ def products(precision: Precision, width: int) -> Work:
     product = jnp.asarray(tiles, compute_dtype(precision))
     factor = jnp.asarray(tiles * (TILE**0.5 / width), compute_dtype(precision))
     with jax.default_matmul_precision(matmul_precision(precision)):
-        options = LIBRARY_ALONE if jax.default_backend() == "gpu" else {}
-        multiply = jax.jit(jnp.matmul).lower(product, factor).compile(compiler_options=options)
+        multiply = jax.jit(jnp.matmul).lower(product, factor).compile(compiler_options=of_few_trials())
 
     def work(steps: int) -> None:
         nonlocal product

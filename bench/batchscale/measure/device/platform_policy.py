@@ -185,7 +185,8 @@ POLICIES: Mapping[str, PlatformPolicy] = {
         graphs=True,
         graph_seconds=120.0,
         process_per_block=True,
-        silent_seconds=900.0,
+        # Of one kind there are three programs. Each of them may be late, and the last is waited for twice as long.
+        silent_seconds=1800.0,
         # The clock of a GPU falls within seconds at load, and training is the hot state.
         warm_up_seconds=5.0,
         # The energy counter of an H100 advances every 0.1 s.

@@ -16,6 +16,7 @@ import jax
 import msgspec
 
 from batchscale.config.vocabulary import CellKey
+from batchscale.decisions.looks import ABOUT_AS_FAST
 from batchscale.measure.control.deadline import ends_within
 from batchscale.measure.control.failures import FAILURES, HANGS, NOT_TRIED, Failure, failure_of
 from batchscale.measure.control.progress import ENERGY_ROUNDS
@@ -30,6 +31,12 @@ from batchscale.records.row_types import Compilation, Round
 
 if TYPE_CHECKING:
     from batchscale.measure.throughput.stage import Throughput
+
+
+BEFORE_ENERGY = 2
+"""Short rounds that show which loop of a batch size is fast."""
+ROUNDS_FOR_ENERGY = range(BEFORE_ENERGY, BEFORE_ENERGY + 2 * ENERGY_ROUNDS, 2)
+"""Numbers of the rounds that may be long."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,7 @@ def _arithmetic(stage: Throughput, key: CellKey, compiled: jax.stages.Compiled) 
     """
     split = stage.session.splits[0]
     gathered = {math.prod(split.inputs.shape), math.prod(split.labels.shape)}
-    moved = moved_bytes(compiled, gathered) if key.accumulation == 1 else None
+    moved = moved_bytes(compiled, gathered, looped=key.loop != "dispatch") if key.accumulation == 1 else None
     return {
         "flops_per_example": flop_count.flops_per_example(
             stage.session.learner(key.precision, None), key.batch_size, split
@@ -213,7 +220,8 @@ def _rows_of_child(stage: Throughput, cells: Sequence[Wanted]) -> Iterator[Compi
 def time_rounds(stage: Throughput, cells: Sequence[TimedCell]) -> None:
     """Time the rounds that cells lack, on a warm device; a cell that fails is not timed again.
 
-    The last `ENERGY_ROUNDS` rounds are long where a longer round is needed to know its energy.
+    `ENERGY_ROUNDS` rounds are long where a longer round is needed to know its energy. They alternate with short ones,
+    since a long round is a little faster, which would look like a drift of the device.
 
     Raises:
         DeviceError: At the third failure in a row.
@@ -221,15 +229,16 @@ def time_rounds(stage: Throughput, cells: Sequence[TimedCell]) -> None:
     _warm_up(stage, cells)
     shuffle = random.Random(0)  # noqa: S311 - an order of rounds is no secret
     had = {cell.key: stage.known.rounds[cell.key] for cell in cells}
-    steps = {cell.key: cell.steps for cell in cells}
+    longer: dict[CellKey, int] = {}
     for number in range(stage.rounds):
-        if number == stage.rounds - ENERGY_ROUNDS:
-            steps |= _steps_for_energy(stage, cells)
+        if number == BEFORE_ENERGY:
+            longer = _steps_for_energy(stage, cells)
         order = [cell for cell in cells if had[cell.key] <= number and cell.key not in stage.known.failures]
         shuffle.shuffle(order)
         for cell in order:
             try:
-                _time_round(stage, cell, number, steps[cell.key])
+                steps = longer.get(cell.key, cell.steps) if number in ROUNDS_FOR_ENERGY else cell.steps
+                _time_round(stage, cell, number, steps)
             except FAILURES as error:
                 stage.record(msgspec.structs.replace(cell.compiled, **failure_of(error)._asdict()))
 
@@ -249,18 +258,24 @@ def _warm_up(stage: Throughput, cells: Sequence[TimedCell]) -> None:
 
 
 def _steps_for_energy(stage: Throughput, cells: Sequence[TimedCell]) -> dict[CellKey, int]:
-    """Return the steps of a round that is long enough to know its energy, for the fastest loop of each batch size.
+    """Return the steps of a round that is long enough to know its energy, for the fast loops of each batch size.
 
-    The energy counters of many GPUs advance ten times a second, so that such a round takes a second.
+    The energy counters of many GPUs advance ten times a second, so that such a round takes a second. A loop that is
+    about as fast as the fastest may turn out to be faster, so it has long rounds too.
     """
-    seconds, loops = {}, defaultdict(list)
-    for cell in cells:
-        if timed := [row.seconds / row.steps for row in stage.known.timed if CellKey.of(row) == cell.key]:
-            seconds[cell.key] = median(timed)
-            loops[msgspec.structs.replace(cell.key, loop="dispatch")].append(cell)
-    fastest = [min(alike, key=lambda cell: seconds[cell.key]) for alike in loops.values()]
-    needed = {cell.key: stage.sensors(cell.key.devices).round_seconds / seconds[cell.key] for cell in fastest}
-    return {cell.key: max(cell.steps, math.ceil(needed[cell.key])) for cell in fastest}
+    asked, seconds = stage.session.experiment.throughput.round_seconds, {}
+    loops: defaultdict[CellKey, list[TimedCell]] = defaultdict(list)
+    for cell in (cell for cell in cells if cell.key not in stage.known.failures):
+        timed = [row.seconds / row.steps for row in stage.known.timed if CellKey.of(row) == cell.key]
+        seconds[cell.key] = median(timed) if timed else asked / cell.steps
+        loops[msgspec.structs.replace(cell.key, loop="dispatch")].append(cell)
+    found = {}
+    for alike in loops.values():
+        most = ABOUT_AS_FAST * min(seconds[cell.key] for cell in alike)
+        for cell in (cell for cell in alike if seconds[cell.key] <= most):
+            needed = stage.sensors(cell.key.devices).round_seconds
+            found[cell.key] = max(cell.steps, math.ceil(needed / seconds[cell.key]))
+    return found
 
 
 def _time_round(stage: Throughput, cell: TimedCell, number: int, steps: int) -> None:
