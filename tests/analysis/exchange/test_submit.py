@@ -137,6 +137,17 @@ def test_a_label_that_names_another_machine_or_more_is_refused(folder, joined, t
     assert "convergence_from.json" in problem
 
 
+def test_trials_that_the_named_folder_joined_itself_are_refused(folder, joined, tmp_path):
+    submit(folder, tmp_path / "published")
+    submit(joined, tmp_path / "published")
+    third = shutil.copytree(joined, tmp_path / "third")
+    for name in ("machine.json", "throughput.jsonl"):
+        replace(third / name, b'"simulated-gpu"', b'"simulated-tpu"')
+    replace(third / "convergence_from.json", b"simulated-cpu", b"simulated-gpu")
+    (problem,) = submit(third, tmp_path / "published").problems
+    assert problem.startswith("convergence.jsonl: holds rows of simulated-cpu")
+
+
 def test_a_label_that_is_a_link_is_refused(folder, joined, tmp_path):
     submit(folder, tmp_path / "published")
     (joined / "convergence_from.json").rename(tmp_path / "label")

@@ -54,6 +54,7 @@ def test_a_gpu_tries_fewer_kernels_for_lanes_unless_the_user_says_otherwise(monk
     }
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=true")
     assert compiled_programs.options(lanes=True) == {}
+    monkeypatch.delenv("XLA_FLAGS")
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert compiled_programs.options(lanes=True) == {}
 

@@ -19,6 +19,15 @@ PATIENCE = 20.0
 GRAPHS = [CellKey(size, "graph") for size in (1, 8, 64)]
 
 
+@pytest.fixture(autouse=True)
+def no_thread_is_left(monkeypatch):
+    """Wait for late programs before what they call is put back, or the next test would build them."""
+    yield
+    deadline = time.monotonic() + PATIENCE
+    while compile_ahead.left_behind() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 class Threads(Pretended):
     """A stage whose programs are compiled by two threads; `builds` is called with each cell, in its thread."""
 

@@ -146,6 +146,9 @@ def _unpublished(joined: JoinedFrom, trials: Sequence[AnyRow], own: Sequence[Any
     if not _SLUG.fullmatch(experiment) or machine != joined.machine or not (source / results_folder.MACHINE).is_file():
         named = printable(joined.folder[:LONGEST_NAME])
         yield f"{results_folder.JOINED_FROM}: {named} is not in {published}; submit these results first"
+    elif other := {row.machine for row in trials} - {machine}:
+        named = ", ".join(sorted(other))
+        yield f"{results_folder.CONVERGENCE}: holds rows of {named}, expected those of {machine} alone"
     elif [*row_files.read(source / results_folder.CONVERGENCE)] != [*trials]:
         yield f"{results_folder.CONVERGENCE}: holds other rows than {source}, which the trials were taken from"
     theirs, ours = (next((row for row in rows if isinstance(row, Data)), None) for rows in (trials, own))

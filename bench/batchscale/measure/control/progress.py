@@ -55,16 +55,17 @@ SHARES_LEFT = (0.66, 0.44, 0.3)
 simulated on."""
 
 
-def timing_seconds(experiment: Experiment, cells: float, energy_seconds: float = 0.0) -> float:
+def timing_seconds(experiment: Experiment, cells: float, energy_seconds: float = 0.0, loops: int = 1) -> float:
     """Guess the seconds that the rounds of a number of timed `cells` take, without compiling.
 
     Args:
         experiment: The experiment.
-        cells: How many; one loop of each batch size is timed for its energy.
+        cells: How many.
         energy_seconds: How long a round must last for its energy to be known.
+        loops: Cells of a batch size, one of which is timed for its energy.
     """
     table = experiment.throughput
-    longer = ENERGY_ROUNDS * max(0.0, energy_seconds - table.round_seconds) / len(table.loops)
+    longer = ENERGY_ROUNDS * max(0.0, energy_seconds - table.round_seconds) / loops
     return cells * (table.rounds * table.round_seconds + longer + SECONDS_PER_CELL)
 
 

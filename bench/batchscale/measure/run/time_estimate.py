@@ -58,6 +58,8 @@ def seconds(
     tried = lowering_trials(experiment, sizes, lowerings)
     trying = tried * (SECONDS_PER_LOWERING + compiling.of_a_cell(tried))
     ends = CALIBRATIONS * SECONDS_PER_CALIBRATION + max_batch_size_seconds(experiment) + SECONDS_PER_PAGE
-    timed = len(cells) + later_blocks(experiment) * len(sizes)
-    timing = timing_seconds(experiment, timed, energy_seconds) + timed * compiling.of_a_cell(len(cells))
+    later = later_blocks(experiment) * len(sizes)
+    timed, loops = len(cells) + later, len(experiment.throughput.loops) + graphs
+    rounds = timing_seconds(experiment, len(cells), energy_seconds, loops)
+    timing = rounds + timing_seconds(experiment, later, energy_seconds) + timed * compiling.of_a_cell(len(cells))
     return ends + trying + len(tiers) * compiling.of_a_tier + timing + training

@@ -223,7 +223,8 @@ class Throughput:
 
     def _seconds_per_cell(self, count: int) -> float:
         session = self.session
-        rounds = timing_seconds(session.experiment, 1, session.host.policy.energy_seconds)
+        loops = 1 if self.known.block else len(session.experiment.throughput.loops) + session.host.graphs
+        rounds = timing_seconds(session.experiment, 1, session.host.policy.energy_seconds, loops)
         return rounds + session.compiling.of_a_cell(count)
 
     def run(self) -> None:
