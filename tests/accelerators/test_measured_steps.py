@@ -16,7 +16,7 @@ MOST_SECONDS = 900
 pytestmark = pytest.mark.accelerator
 
 
-def test_every_measured_step_lies_in_its_estimated_range(tmp_path):
+def test_every_step_measured_on_an_h100_lies_in_its_estimated_range(tmp_path):
     if why := plugins.missing(targets.target_named("h100")):
         pytest.skip(why)
     path = os.pathsep.join([str(ROOT / "bench"), *filter(None, [os.environ.get("PYTHONPATH")])])
