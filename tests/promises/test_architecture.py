@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 
+import pytest
 import simulated_folder
 from repository import ROOT
 from shape_checks import modules_with_shapes
@@ -81,6 +82,16 @@ def test_reading_a_results_folder_never_loads_jax(tmp_path):
 def test_the_command_line_alone_loads_neither_half():
     loaded = loaded_by("from batchscale.cli import command_line; command_line.run(['run', '--help'])")
     assert not loaded & {"jax", "flax", "optax", "pandas", "matplotlib", "seaborn", "numpy"}
+
+
+@pytest.mark.parametrize(("given", "level"), [("pop('{}', None)", "2"), ("update({}='0')", "0")])
+def test_warnings_of_xla_are_silenced_before_jax_sets_a_level(given, level):
+    name = "TF_CPP_MIN_LOG_LEVEL"
+    loaded = loaded_by(
+        f"import os; os.environ.{given.format(name)}; from batchscale.cli import command_line;"
+        f" command_line.run(['list']); import jax; assert os.environ['{name}'] == '{level}'"
+    )
+    assert "jax" in loaded
 
 
 def test_measuring_never_loads_what_reads():

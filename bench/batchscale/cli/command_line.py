@@ -96,6 +96,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (default: the arguments of this process) and return its exit code."""
     _never_fail_to_print()
     _draw_without_the_users_settings()
+    _show_only_errors_of_xla()
     try:
         code = _call(sys.argv[1:] if arguments is None else [*arguments])
         sys.stdout.flush()  # here a closed pipe ends quietly; when Python shuts down it would print a traceback
@@ -127,6 +128,14 @@ def _never_fail_to_print() -> None:
 def _draw_without_the_users_settings() -> None:
     """Let matplotlib read no settings of the user; the backend of a notebook, for example, may be missing here."""
     os.environ.update(MPLBACKEND="agg", MATPLOTLIBRC=os.devnull)
+
+
+def _show_only_errors_of_xla() -> None:
+    """Keep XLA's warnings about the kernels that it tries out of the line of progress, unless the user set a level.
+
+    JAX sets one when it is imported, so this comes before.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def _call(typed: list[str]) -> int:

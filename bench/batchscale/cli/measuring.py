@@ -42,8 +42,7 @@ def _share_device() -> None:
     """Let child processes use the device too; every command that measures does this, because rows record it."""
     from batchscale.measure.throughput import cell_process
 
-    # Warnings of XLA about the kernels that it tries would cut up the line of progress; errors are shown.
-    for name, value in {**cell_process.VARIABLES, "TF_CPP_MIN_LOG_LEVEL": "2"}.items():
+    for name, value in cell_process.VARIABLES.items():
         os.environ.setdefault(name, value)
 
 
