@@ -81,8 +81,8 @@ class Model(nnx.Module):
 
     def __call__(self, inputs: Integer[Array, "batch token"]) -> Float[Array, "batch token class"]:
         """Return, at each byte, the logits of the next one. A byte of `classes` or more gives NaN."""
-        # Taken as float32 numbers, so that the gradient of a byte is the sum of its places in float32: thousands of
-        # terms lose most of their bits in bfloat16, and a GPU adds bfloat16 numbers to one place one after the other.
+        # Taken as float32 numbers, so that the gradient of a byte is the sum over its places in float32. In bfloat16, a
+        # sum of thousands of terms stands still.
         taken = jnp.take(self.embedding[...], inputs.astype(jnp.int32), axis=0).astype(self.dtype)
         embedding = self.embedding[...].astype(self.dtype)
         features = taken.transpose(2, 0, 1) * math.sqrt(embedding.shape[1])

@@ -62,7 +62,7 @@ def timing_seconds(experiment: Experiment, cells: float, energy_seconds: float =
         experiment: The experiment.
         cells: How many.
         energy_seconds: How long a round must last for its energy to be known.
-        loops: Cells of a batch size, one of which is timed for its energy.
+        loops: How many loops each batch size is timed in. One of them is timed for its energy.
     """
     table = experiment.throughput
     longer = ENERGY_ROUNDS * max(0.0, energy_seconds - table.round_seconds) / loops

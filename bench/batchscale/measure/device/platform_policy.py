@@ -128,7 +128,7 @@ class PlatformPolicy:
 # Seconds of compiling. For a CPU: of cells as in the published rows, of the others in their measured proportion to
 # these. For a TPU: means over the programs of the default suite, compiled for a TPU v5e
 # (`tests/accelerators/last_seen.toml`). For a GPU: an H100 with 16 cores compiled the 27 cells of a perceptron in 39 s,
-# with all trials of kernels, and the first programs of its two tiers in about 20 s. Programs with convolutions are in
+# with all trials of kernels, and the first programs of its two tiers in 10 to 20 s. Programs with convolutions are in
 # proportion to the processor seconds of compiling them for a described H100.
 _CPU_CONVOLUTIONAL = LanePolicy(
     compiling=CompileSeconds(cell=1.0, training=1.5, evaluation=0.9),
@@ -180,7 +180,7 @@ POLICIES: Mapping[str, PlatformPolicy] = {
         # Compiled for an H100, a conditional is 10 to 18 more kernels of a tick; an update moves 24 bytes a parameter.
         selected_numbers=1 << 21,
         compiles_together=True,
-        # Sixteen programs of a small decoder took 60 s each on 16 cores, whose kernels are compiled on every core.
+        # Up to seven programs of a small decoder's lanes at a time took up to a minute each, on 16 cores.
         compile_seconds=300.0,
         graphs=True,
         graph_seconds=120.0,
