@@ -124,6 +124,18 @@ def hostile(tmp_path_factory):
     return folder / report.NAME
 
 
+def test_a_figure_that_can_no_longer_be_drawn_is_removed_and_other_files_stay(tmp_path):
+    simulated_folder.write(tmp_path, batch_sizes=(16, 64, 256), confirm_seeds=2, bytes_per_example=None)
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    for name in ("roofline.png", "roofline.svg", "mine.png"):
+        (figures / name).write_text("old")
+    report.write_report(tmp_path)
+    assert not [*figures.glob("roofline.*")]
+    assert (figures / "mine.png").read_text() == "old"
+    assert (figures / "throughput.png").stat().st_size > 3
+
+
 def test_names_from_files_stay_text(hostile):
     page = Page(hostile.read_text(encoding="utf-8"))
     assert page.tags.count("script") == 1
