@@ -26,7 +26,8 @@ SCORE_NAME_PATTERN = r"^[A-Za-z0-9_./@()%+:-][A-Za-z0-9 _./@()%+:-]{0,79}\Z"
 
 FreeText = Annotated[str, Meta(pattern=PRINTABLE_PATTERN, description=PRINTABLE_RULE)]
 
-Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}\Z")]
+SLUG = r"^[a-z0-9][a-z0-9._-]{0,79}\Z"
+Slug = Annotated[str, Meta(pattern=SLUG)]
 """Name of a folder: an experiment's or a machine's."""
 
 LARGEST_EXAMPLES = 10**15

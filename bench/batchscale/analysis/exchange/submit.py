@@ -22,7 +22,7 @@ from batchscale.analysis.summary import build
 from batchscale.analysis.summary.build import summarize
 from batchscale.analysis.summary_types import Summary
 from batchscale.config.experiment import expand_batch_sizes
-from batchscale.config.vocabulary import STAGES
+from batchscale.config.vocabulary import SLUG, STAGES
 from batchscale.errors import InputError
 from batchscale.printable import printable
 from batchscale.records import results_folder, row_files
@@ -36,7 +36,6 @@ NEEDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _PRIVATE = re.compile(rb"(?:/home/|/Users/|/root/|/tmp/|/mnt/|[A-Za-z]:\\\\?Users)[^\s\"']*|[\w.+-]+@[\w-]+\.[\w.]+")
 SHORTEST_NAME = 4
 LONGEST_NAME = 120
-_SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,16 +65,16 @@ def submit(folder: Path, published: Path) -> Submission:
         measured = replace(frames.load(folder), price_per_hour=None)
         joined = results_folder.read_label(folder, results_folder.JOINED_FROM, JoinedFrom)
         rows = {name: [*row_files.read(folder / name)] for name in results_folder.ROW_FILES}
-        elsewhere = rows.pop(results_folder.CONVERGENCE) if joined else []
-        own = [*chain.from_iterable(rows.values())]
-        sources = [*_unpublished(joined, elsewhere, own, published)] if joined else []
+        joined_rows = rows.pop(results_folder.CONVERGENCE) if joined else []
+        own_rows = [*chain.from_iterable(rows.values())]
+        of_join = [*_wrongly_joined(joined, joined_rows, own_rows, published)] if joined else []
         environments = results_folder.read_machine(folder).environments
     except InputError as error:
         return Submission(problems=[str(error)])
     sweep = Sweep.of(measured)
     summary = summarize(sweep)
-    untraceable = _untraceable([*own, *elsewhere], environments), _of_other_machines(measured, own)
-    found = [_incomplete(measured, summary), *untraceable, sources, *map(_private, _published(folder))]
+    of_rows = _untraceable([*own_rows, *joined_rows], environments), _of_other_machines(measured, own_rows)
+    found = [_incomplete(measured, summary), *of_rows, of_join, *map(_private, _published(folder))]
     if problems := [*chain.from_iterable(found)]:
         return Submission(problems=problems)
     place = published / measured.experiment.name / measured.machine.machine.name
@@ -139,11 +138,13 @@ def _of_other_machines(measured: Frames, rows: Iterable[AnyRow]) -> Iterator[str
         yield f"rows: some are of machine {printable(other)}, machine.json describes {machine}"
 
 
-def _unpublished(joined: JoinedFrom, trials: Sequence[AnyRow], own: Sequence[AnyRow], published: Path) -> Iterator[str]:
+def _wrongly_joined(
+    joined: JoinedFrom, trials: Sequence[AnyRow], own: Sequence[AnyRow], published: Path
+) -> Iterator[str]:
     """Yield a problem where joined trials are not those of a published folder, which describes their machine."""
     experiment, _, machine = joined.folder.partition("/")
     source = published / experiment / machine
-    if not _SLUG.fullmatch(experiment) or machine != joined.machine or not (source / results_folder.MACHINE).is_file():
+    if not re.match(SLUG, experiment) or machine != joined.machine or not (source / results_folder.MACHINE).is_file():
         named = printable(joined.folder[:LONGEST_NAME])
         yield f"{results_folder.JOINED_FROM}: {named} is not in {published}; submit these results first"
     elif other := {row.machine for row in trials} - {machine}:
