@@ -58,6 +58,8 @@ def test_the_version_is_one_line(capsys):
         ("run absent.toml", "absent.toml: cannot be read"),
         ("run lenet_digits --results {file}/deeper", "cannot be written"),
         ("run --convergence-from {file}", "cannot be read"),
+        ("run --continue-from {file}", "cannot be read"),
+        ("run --convergence-from {file} --continue-from {file}", "--continue-from: with --convergence-from, expected"),
         ("report {folder}/absent", "absent"),
     ],
 )

@@ -156,6 +156,29 @@ def test_convergence_of_another_machine_is_joined_with_speeds_of_this_one(swept,
     assert build.read(folder).convergence_from == host().machine.name
 
 
+@pytest.mark.slow
+def test_a_run_that_another_machine_began_is_continued_as_if_it_had_never_stopped(swept, sweep, tmp_path):
+    began, whole = shutil.copytree(swept, tmp_path / "began"), rows(swept, results_folder.CONVERGENCE, Trial)
+    cores = results_folder.read_machine(began).machine.cpu_cores + 1
+    machine = msgspec.json.decode((began / results_folder.MACHINE).read_bytes())
+    machine["machine"]["cpu_cores"] = cores
+    (began / results_folder.MACHINE).write_bytes(msgspec.json.encode(machine))
+    kept = whole[: len(whole) // 2]
+    (began / results_folder.CONVERGENCE).write_bytes(b"".join(map(row_files.encode, kept)))
+    line = ["run", sweep, "--results", str(tmp_path / "here"), "--continue-from", str(began)]
+    assert command_line.run(line) == 0
+    folder = tmp_path / "here" / "sweep" / host().machine.name
+    found = rows(folder, results_folder.CONVERGENCE, Trial)
+    assert found[: len(kept)] == kept
+    assert {trial.key: trial.curve for trial in found} == {trial.key: trial.curve for trial in whole}
+    assert len(found) == len(whole)
+    assert build.read(folder).trained_on == ["tiny-cpu (tiny)"]
+    assert "Began the training" in (folder / "report.html").read_text()
+    before = (folder / results_folder.CONVERGENCE).read_bytes()
+    assert command_line.run(line) == 0
+    assert (folder / results_folder.CONVERGENCE).read_bytes() == before
+
+
 @pytest.mark.usefixtures("_measures_nothing")
 @pytest.mark.parametrize("minutes", [[], ["--budget", "1"]])
 def test_unlike_convergence_is_refused_before_the_first_round(swept, tmp_path, capsys, minutes):

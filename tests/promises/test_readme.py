@@ -44,6 +44,9 @@ MEASURED_ELSEWHERE = {
         "tests/measure/cluster/test_multihost.py"
     ),
     f"run lenet_mnist --convergence-from results/published/lenet_mnist/{MACHINE}": "tests/cli/test_measuring.py",
+    f"run lenet_mnist --results results/here --continue-from results/local/lenet_mnist/{MACHINE}": (
+        "tests/cli/test_measuring.py"
+    ),
     "run lenet_digits --stages throughput --results baseline": "tests/measure/throughput/test_rounds.py",
     "run lenet_digits --stages throughput --results new": "tests/measure/throughput/test_rounds.py",
 }

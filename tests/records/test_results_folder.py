@@ -50,7 +50,7 @@ def test_a_wider_sweep_is_the_same_protocol(tmp_path):
 def test_rows_of_another_machine_are_refused(tmp_path):
     filled(tmp_path, experiment())
     other = msgspec.structs.replace(host().machine, cpu_cores=64)
-    with pytest.raises(InputError, match=r"another machine \(cpu_cores: 1 there, 64 here\)"):
+    with pytest.raises(InputError, match=r"\(cpu_cores: 1 there, 64 here\); give another --results, and --continue"):
         prepared(tmp_path, experiment(), other)
 
 
@@ -89,27 +89,3 @@ def test_published_rows_are_of_the_protocol_that_their_folder_states():
         for name in (results_folder.THROUGHPUT, results_folder.CONVERGENCE, results_folder.VERIFICATION):
             if (path.parent / name).exists():
                 assert next(results_folder.rows(path.parent, name, experiment_there))
-
-
-def test_convergence_is_joined_from_elsewhere_once_the_protocols_agree(tmp_path):
-    source, folder = filled(tmp_path / "there", experiment()), tmp_path / "here"
-    prepared(folder, experiment())
-    results_folder.join_convergence(folder, source)
-    results_folder.join_convergence(folder, source)
-    assert (folder / results_folder.CONVERGENCE).read_bytes() == (source / results_folder.CONVERGENCE).read_bytes()
-    other = tmp_path / "other"
-    prepared(other, experiment(budget={"epochs": 3}))
-    with pytest.raises(InputError, match="its protocol is not that of tiny"):
-        results_folder.join_convergence(other, source)
-    with pytest.raises(InputError, match="already holds convergence rows"):
-        results_folder.join_convergence(filled(tmp_path / "full", experiment()), source)
-
-
-@pytest.mark.parametrize("missing", ["experiment.toml", "machine.json"])
-def test_an_incomplete_source_is_refused(tmp_path, missing):
-    source, folder = filled(tmp_path / "there", experiment()), tmp_path / "here"
-    prepared(folder, experiment())
-    (source / missing).unlink()
-    with pytest.raises(InputError, match=f"{missing}: cannot be read"):
-        results_folder.join_convergence(folder, source)
-    assert not (folder / results_folder.CONVERGENCE).exists()

@@ -414,6 +414,7 @@ class Summary(Part, frozen=True, kw_only=True):
         looks: how seeds were spent where they are undecided; null where every batch size got as many.
         notice: what the experiment asks every reader to know.
         convergence_from, speeds_from: the machine whose training runs, or table or folder whose speeds, were joined.
+        trained_on: the machines that trained before the run was continued on this one.
         evaluation_quantum_epochs: the widest gap between the two evaluations around a crossing of the target.
         time_optimal, score_optimal: least time to the target; best score in the epoch budget.
         score_surface: where the fitted surface of final scores over batch size and rate is best.
@@ -448,6 +449,7 @@ class Summary(Part, frozen=True, kw_only=True):
     notice: str = ""
     convergence_from: str | None = None
     speeds_from: str | None = None
+    trained_on: list[str] = msgspec.field(default_factory=list)
     evaluation_quantum_epochs: float | None = None
     time_optimal: TimeOptimal | None
     time_optimal_reason: str | None = None

@@ -19,10 +19,13 @@ from batchscale.errors import InputError, warn
 from batchscale.printable import printable, visible
 from batchscale.records import results_folder
 from batchscale.records.row_types import Verification
+from batchscale.records.taken_trials import Source
 
 INTERRUPTED = 130
 MUCH_LONGER = 1.5
 """A verified run that takes more than this many times its predicted time needs a reason."""
+TRIALS = "batchscale.trials"
+"""Where the context of `run` holds the folder that trials are taken from."""
 QUICK_MINUTES, LONGER_MINUTES = 5, 60
 """What `--quick` measures for, and what it proposes where its answer is undecided."""
 RESULTS = click.option(
@@ -36,6 +39,14 @@ def _stages(text: str) -> list[str]:
         if name not in STAGES:
             raise click.BadParameter(f"{printable(name)} is not a stage, expected {' or '.join(STAGES)}")
     return named
+
+
+def _keep_source(ctx: click.Context, param: click.Parameter, folder: Path | None) -> None:
+    """Keep which folder trials are taken from; two options name one, and only one of them may be given."""
+    if folder is not None:
+        if TRIALS in ctx.meta:
+            raise click.UsageError("--continue-from: with --convergence-from, expected only one of the two")
+        ctx.meta[TRIALS] = Source(folder, continues=param.name == "continue_from")
 
 
 def _share_device() -> None:
@@ -67,7 +78,17 @@ def _share_device() -> None:
     "--convergence-from",
     type=PATH,
     metavar="DIR",
+    expose_value=False,
+    callback=_keep_source,
     help="Use the training runs of another results folder instead of training, at the scale chosen there.",
+)
+@click.option(
+    "--continue-from",
+    type=PATH,
+    metavar="DIR",
+    expose_value=False,
+    callback=_keep_source,
+    help="Continue a run that another machine began: keep its training runs, and train the rest here.",
 )
 @cluster_options.added
 @PRICE
@@ -82,7 +103,6 @@ def run(
     results: Path,
     budget: float | None,
     stages: list[str],
-    convergence_from: Path | None,
     price_per_hour: float | None,
     quick: bool,
     retry_failed: bool,
@@ -103,7 +123,8 @@ def run(
     _share_device()
     if fault := sources.folder_fault():
         warn(f"warning: {fault}")
-    request = suite.Request(experiments, results, minutes, stages, convergence_from, retry_failed, only_first=quick)
+    trials = click.get_current_context().meta.get(TRIALS)
+    request = suite.Request(experiments, results, minutes, stages, trials, retry_failed, only_first=quick)
     try:
         with cluster_options.measuring(cluster, results) as measure, signals.Stopper() as stopper:
             # A process of --multihost that is not the first has no folder.

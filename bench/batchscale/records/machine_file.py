@@ -56,9 +56,11 @@ class MachineFile(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         peak_rates: The best of each calibrated rate, by quantity and precision. Machines, such as those of a cloud, may
             share a name but not a speed; these tell them apart.
+        trained_on: The machines that trained before, of a run that was continued on this one.
     """
 
     schema: Literal[1] = 1
     machine: Machine
     environments: dict[Hash, Environment]
     peak_rates: Annotated[dict[Short, Amount], Meta(max_length=64)] = {}
+    trained_on: Annotated[list[Machine], Meta(max_length=64)] = []

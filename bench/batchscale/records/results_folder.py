@@ -12,12 +12,12 @@ from msgspec import Meta
 
 from batchscale.config import experiment as experiments
 from batchscale.config.experiment import Experiment
-from batchscale.config.vocabulary import Slug, StageName
+from batchscale.config.vocabulary import StageName
 from batchscale.errors import InputError
 from batchscale.printable import bare, printable
 from batchscale.records import row_files
 from batchscale.records.machine_file import Environment, Machine, MachineFile
-from batchscale.records.row_types import AnyRow, Data, Row, Run, Text
+from batchscale.records.row_types import AnyRow, Data, Row, Run
 from batchscale.untrusted_input import is_there, read_json
 
 T = TypeVar("T")
@@ -132,15 +132,18 @@ def prepare(
     """
     _refuse_other_protocol(folder, experiment)
     known = read_machine(folder) if (folder / MACHINE).exists() else None
-    if known is not None and not _same(known.machine, machine):
-        different = _different(msgspec.to_builtins(known.machine), msgspec.to_builtins(machine))
-        raise InputError(f"{folder}: its rows are from another machine ({different}); give another --results")
+    if known is not None and not same_machine(known.machine, machine):
+        found = different(msgspec.to_builtins(known.machine), msgspec.to_builtins(machine))
+        raise InputError(
+            f"{folder}: its rows are from another machine ({found});"
+            f" give another --results, and --continue-from {folder} to keep its training runs"
+        )
     if data is not None:
         refuse_other_data(folder, data)
     merged = {**(known.environments if known else {}), **environments}
     row_files.write_whole(folder / EXPERIMENT, to_toml(experiment))
-    kept = known.peak_rates if known else {}
-    row_files.write_json(folder / MACHINE, MachineFile(machine=machine, environments=merged, peak_rates=kept))
+    kept = known or MachineFile(machine=machine, environments={})
+    row_files.write_json(folder / MACHINE, msgspec.structs.replace(kept, machine=machine, environments=merged))
 
 
 def note_peak_rates(folder: Path, rates: Mapping[str, float]) -> None:
@@ -157,24 +160,25 @@ def note_peak_rates(folder: Path, rates: Mapping[str, float]) -> None:
 
 def _refuse_other_protocol(folder: Path, experiment: Experiment) -> None:
     path = folder / EXPERIMENT
-    if path.exists() and any(_has_rows(folder / name) for name in (THROUGHPUT, CONVERGENCE)):
+    if path.exists() and any(has_rows(folder / name) for name in (THROUGHPUT, CONVERGENCE)):
         known = experiments.read(path)
         if known.fingerprint != experiment.fingerprint:
-            different = _different(known.protocol, experiment.protocol)
+            found = different(known.protocol, experiment.protocol)
             raise InputError(
-                f"{folder}: its rows were measured under another protocol ({different});"
+                f"{folder}: its rows were measured under another protocol ({found});"
                 f" undo the edit, go on with {path}, rename the experiment file, or give another --results"
             )
 
 
-def _same(known: Machine, machine: Machine) -> bool:
+def same_machine(known: Machine, machine: Machine) -> bool:
     """Return True for one machine; after an update of the kernel its memory has some pages more or fewer."""
     before = known.host_memory_bytes
     near = abs(before - machine.host_memory_bytes) <= SAME_MEMORY * before
     return known == (msgspec.structs.replace(machine, host_memory_bytes=before) if near else machine)
 
 
-def _has_rows(path: Path) -> bool:
+def has_rows(path: Path) -> bool:
+    """Return True if a rows file holds anything."""
     return path.exists() and path.stat().st_size > 0
 
 
@@ -191,7 +195,8 @@ def _without_none(table: dict[str, object]) -> dict[str, object]:
     }
 
 
-def _different(known: dict, wanted: dict) -> str:
+def different(known: dict, wanted: dict) -> str:
+    """Return the settings in which two tables differ, each with both values."""
     found = list(_differences(known, wanted))
     more = [f"and {len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else []
     return ", ".join([*found[:MOST_SHOWN], *more])
@@ -267,60 +272,3 @@ def set_price(folder: Path, per_hour: float) -> None:
     """
     read_experiment(folder)
     row_files.write_json(folder / PRICE, Price(per_hour=per_hour))
-
-
-class JoinedFrom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`convergence_from.json`: the trials were measured on another machine and joined with the speeds of this one.
-
-    Attributes:
-        folder: The other results folder, as `<experiment>/<machine>`.
-        machine: Name of the other machine.
-    """
-
-    schema: Literal[1] = 1
-    folder: Text
-    machine: Slug
-
-
-def refuse_unlike(experiment: Experiment, folder: Path, source: Path) -> None:
-    """Check that trials in `source` may be joined with the speeds of `experiment` in `folder`.
-
-    Args:
-        experiment: The experiment whose speeds are measured.
-        folder: Its results folder, which may not exist yet.
-        source: The results folder that holds the trials.
-
-    Raises:
-        InputError: if the protocols differ, or `folder` has its own trials.
-    """
-    other = read_experiment(source)
-    if experiment.fingerprint != other.fingerprint:
-        different = _different(other.protocol, experiment.protocol)
-        raise InputError(
-            f"{source}: convergence cannot be joined: its protocol is not that of {experiment.name} ({different})"
-        )
-    if (folder / CONVERGENCE).exists() and not (folder / JOINED_FROM).exists():
-        raise InputError(
-            f"{folder}: already holds convergence rows measured here; give another --results to join those of {source}"
-        )
-
-
-def join_convergence(folder: Path, source: Path) -> None:
-    """Copy the trials of another results folder next to the throughput measured here.
-
-    Steps to the target do not depend on the machine, so both together give the time to the target here.
-
-    Raises:
-        InputError: if the protocols differ, or this folder has its own trials.
-    """
-    other = read_experiment(source)
-    refuse_unlike(read_experiment(folder), folder, source)
-    theirs, ours = read_machine(source), read_machine(folder)
-    data = b"".join(map(row_files.encode, rows(source, CONVERGENCE, other)))
-    row_files.write_json(
-        folder / JOINED_FROM,
-        JoinedFrom(folder=f"{other.name}/{theirs.machine.name}", machine=theirs.machine.name),
-    )
-    row_files.write_whole(folder / CONVERGENCE, data)
-    merged = {**theirs.environments, **ours.environments}
-    row_files.write_json(folder / MACHINE, msgspec.structs.replace(ours, environments=merged))

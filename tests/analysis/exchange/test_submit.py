@@ -15,7 +15,8 @@ from batchscale.analysis.exchange.submit import submit
 from batchscale.analysis.frames import frames
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.build import summarize
-from batchscale.records import results_folder, row_files
+from batchscale.records import row_files
+from batchscale.records.taken_trials import Source
 
 pytestmark = pytest.mark.usefixtures("few_figures")
 
@@ -89,7 +90,7 @@ def joined(folder, tmp_path):
     for name in ("machine.json", "throughput.jsonl"):
         replace(other / name, b'"simulated-cpu"', b'"simulated-gpu"')
         replace(other / name, b'"abcd"', b'"ef01"')
-    results_folder.join_convergence(other, folder)
+    Source(folder, continues=False).join(other)
     return other
 
 
@@ -169,6 +170,19 @@ def test_joined_trials_of_other_data_are_refused(folder, joined, tmp_path, sha25
     problems = submit(joined, tmp_path / "published").problems
     assert len(problems) == len(said)
     assert all(words in problem for words, problem in zip(said, problems, strict=True))
+
+
+def test_trials_of_the_machine_that_began_a_run_are_published_and_its_rounds_are_not(folder):
+    machine = msgspec.json.decode((folder / "machine.json").read_bytes())
+    began = {**machine["machine"], "name": "old-cpu"}
+    replace(folder / "convergence.jsonl", b'"machine":"simulated-cpu"', b'"machine":"old-cpu"')
+    assert problems(folder) == "rows: some are of machine 'old-cpu', machine.json describes simulated-cpu"
+    (folder / "machine.json").write_bytes(msgspec.json.encode({**machine, "trained_on": [began]}))
+    timed = (folder / "throughput.jsonl").read_bytes()
+    replace(folder / "throughput.jsonl", b'"machine":"simulated-cpu"', b'"machine":"old-cpu"')
+    assert "some are of machine 'old-cpu'" in problems(folder)
+    (folder / "throughput.jsonl").write_bytes(timed)
+    assert problems(folder) == ""
 
 
 def test_published_results_are_not_overwritten(folder, tmp_path):

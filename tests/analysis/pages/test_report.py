@@ -18,7 +18,7 @@ from batchscale.analysis.frames import frames
 from batchscale.analysis.pages import html, report, tables
 from batchscale.analysis.summary import build
 from batchscale.analysis.summary_types import FurtherTarget, Verdict
-from batchscale.analysis.text import answer
+from batchscale.analysis.text import answer, captions
 from batchscale.records.row_types import Verification
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}"
@@ -174,6 +174,9 @@ def test_a_notice_and_a_join_are_loud(summarized):
     loud = msgspec.structs.replace(summarized, notice="No MNIST source answered.", convergence_from="elsewhere")
     assert answer.notices(loud)[0] == "No MNIST source answered."
     assert "elsewhere" in answer.notices(loud)[1]
+    begun = msgspec.structs.replace(summarized, trained_on=["old-cpu (EPYC)"])
+    assert "The training runs were begun on old-cpu (EPYC) and continued here." in answer.notices(begun)
+    assert captions.convergence_source(begun) == "convergence begun on another machine"
 
 
 def test_long_runs_of_ties_are_named_by_their_ends(summarized):

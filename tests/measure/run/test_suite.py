@@ -17,6 +17,7 @@ from batchscale.measure.device import jax_settings
 from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.measure.run import suite
 from batchscale.records import results_folder, row_files
+from batchscale.records.taken_trials import Source
 from sample_rows import one_line
 from tiny_workload import MODEL_OPTIONS, TINY, digits, experiment, filled, host
 
@@ -242,7 +243,7 @@ def test_stages_and_folders_are_those_asked_for(tmp_path, offline, runs):
 
 def test_convergence_without_training_data_is_joined_with_the_digits_of_the_fall_back(tmp_path, offline, runs):
     source = filled(tmp_path / "there", experiments.find("lenet_digits"))
-    (folder,) = suite.measure(request(tmp_path, convergence_from=source), host(), Stopper())
+    (folder,) = suite.measure(request(tmp_path, trials=Source(source, continues=False)), host(), Stopper())
     assert [stages for _, stages in runs] == [("throughput",)]
     assert (folder / results_folder.CONVERGENCE).read_bytes() == (source / results_folder.CONVERGENCE).read_bytes()
 
@@ -254,7 +255,7 @@ def test_a_scaled_study_is_joined_at_the_rung_of_its_source(tmp_path, offline, r
     source = filled(tmp_path / "there", scaled)
     path = tmp_path / "tiny.toml"
     path.write_bytes(results_folder.to_toml(experiment()))
-    asked = request(tmp_path, names=[str(path)], minutes=3.0, convergence_from=source)
+    asked = request(tmp_path, names=[str(path)], minutes=3.0, trials=Source(source, continues=False))
     (folder,) = suite.measure(asked, host(), Stopper())
     (session, _), *_ = runs
     assert session.experiment == msgspec.structs.replace(scaled, name="tiny_3min")

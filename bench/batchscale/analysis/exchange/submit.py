@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -27,8 +27,8 @@ from batchscale.errors import InputError
 from batchscale.printable import printable
 from batchscale.records import results_folder, row_files
 from batchscale.records.machine_file import Environment
-from batchscale.records.results_folder import JoinedFrom
 from batchscale.records.row_types import AnyRow, Data
+from batchscale.records.taken_trials import JoinedFrom
 
 NEEDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -73,7 +73,7 @@ def submit(folder: Path, published: Path) -> Submission:
         return Submission(problems=[str(error)])
     sweep = Sweep.of(measured)
     summary = summarize(sweep)
-    of_rows = _untraceable([*own_rows, *joined_rows], environments), _of_other_machines(measured, own_rows)
+    of_rows = _untraceable([*own_rows, *joined_rows], environments), _of_other_machines(measured, rows)
     found = [_incomplete(measured, summary), *of_rows, of_join, *map(_private, _published(folder))]
     if problems := [*chain.from_iterable(found)]:
         return Submission(problems=problems)
@@ -131,10 +131,12 @@ def _untraceable(found: Sequence[AnyRow], environments: Mapping[str, Environment
             yield f"machine.json: environment {name} lacks the version of {', '.join(absent)}"
 
 
-def _of_other_machines(measured: Frames, rows: Iterable[AnyRow]) -> Iterator[str]:
-    """Yield the machines of rows that are not the machine of the folder."""
+def _of_other_machines(measured: Frames, rows: Mapping[str, Sequence[AnyRow]]) -> Iterator[str]:
+    """Yield the machines of rows that are neither the folder's nor, for rows of training, one that began it."""
     machine = measured.machine.machine.name
-    for other in sorted({row.machine for row in rows} - {machine}):
+    began = {results_folder.CONVERGENCE: {one.name for one in measured.machine.trained_on}}
+    others = {row.machine for name, of in rows.items() for row in of if row.machine not in began.get(name, ())}
+    for other in sorted(others - {machine}):
         yield f"rows: some are of machine {printable(other)}, machine.json describes {machine}"
 
 

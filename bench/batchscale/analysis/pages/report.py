@@ -323,7 +323,7 @@ def _parallel_cells(one: ParallelPoint) -> list[Entry]:
 
 def machine(measured: Frames) -> Table:
     """Return the machine and every software environment that the rows name."""
-    described = measured.machine.machine
+    described, before = measured.machine.machine, measured.machine.trained_on
     columns = Column("Item", text=True), Column("Value", prose=True)
     caption = "The rows were measured on this machine with this software."
     if measured.imported:
@@ -335,6 +335,7 @@ def machine(measured: Frames) -> Table:
         ("Processor", f"{described.cpu}, {described.cpu_cores} cores"),
         ("Memory", number_format.mebibytes(described.host_memory_bytes)),
     ]
+    pairs += [("Began the training", f"{one.name}, {one.cpu}, {one.cpu_cores} cores") for one in before]
     for name, software in sorted(measured.machine.environments.items()):
         packages = ", ".join(f"{package} {version}" for package, version in sorted(software.packages.items()))
         pairs.append((f"Environment {name[:8]}", f"Python {software.python}, {software.os}, {packages}"))

@@ -111,6 +111,7 @@ def _identity(of: Sweep) -> dict[str, Any]:
         "notice": experiment.notice,
         "convergence_from": frames.convergence_from,
         "speeds_from": frames.speeds_from,
+        "trained_on": [f"{one.name} ({one.cpu})" for one in frames.machine.trained_on],
         "evaluation_quantum_epochs": _quantum(of),
     }
 

@@ -135,9 +135,8 @@ def convergence_source(summary: Summary) -> str:
     """Return where the training runs were made."""
     if not any(cell.seeds for cell in summary.cells):
         return "convergence not measured"
-    if summary.convergence_from:
-        return f"convergence joined from {summary.convergence_from}"
-    return "convergence measured here"
+    here = "begun on another machine" if summary.trained_on else "measured here"
+    return f"convergence {f'joined from {summary.convergence_from}' if summary.convergence_from else here}"
 
 
 def no_remark(_: Summary) -> str:

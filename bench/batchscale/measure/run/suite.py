@@ -34,6 +34,7 @@ from batchscale.measure.training import optimizers
 from batchscale.measure.training.learner import model_named, task_named
 from batchscale.printable import bare
 from batchscale.records import results_folder, row_files
+from batchscale.records.taken_trials import Source
 
 FALLBACK = "lenet_digits"
 """The experiment that needs no download, run where the data of a default suite are not available."""
@@ -52,7 +53,7 @@ class Request:
         results: The folder of results folders.
         minutes: Time for all experiments together; each is scaled to an equal share.
         stages: Names of the stages to measure.
-        convergence_from: A results folder whose trials are joined instead of training.
+        trials: Another results folder whose trials are joined or continued; None where all are trained here.
         retries_failed: True if whatever failed in an earlier run is tried again.
         only_first: True if only the first experiment of a default suite is measured.
         progress: The line that shows what is done and how long the rest takes.
@@ -63,11 +64,16 @@ class Request:
     results: Path = results_folder.LOCAL
     minutes: float | None = None
     stages: Sequence[str] = STAGES
-    convergence_from: Path | None = None
+    trials: Source | None = None
     retries_failed: bool = False
     only_first: bool = False
     progress: Progress = field(default_factory=Progress)
     runner: Runner | None = None
+
+    @property
+    def measured(self) -> Sequence[str]:
+        """Names of the stages to measure: trials that are joined need no training."""
+        return ["throughput"] if self.trials is not None and not self.trials.continues else self.stages
 
     @property
     def sources(self) -> list[Path]:
@@ -89,7 +95,7 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
         Stopped: When a signal asked to stop; rows are saved.
         DeviceError: When the device keeps failing; rows are saved.
     """
-    source, progress = request.convergence_from, request.progress
+    progress = request.progress
     _keep_programs(host)
     if not request.names and request.minutes is None:
         request = replace(request, minutes=SUITE_MINUTES.get(host.machine.platform))
@@ -98,24 +104,30 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
         for one in unscaled:
             claims.enter_context(row_files.claimed(one.folder))
         sessions = _within_minutes(request, unscaled)
-        for one in sessions:
-            if source is not None:
-                results_folder.refuse_unlike(one.experiment, one.folder, source)
-                results_folder.refuse_other_data(source, one.data)
-        for one in sessions:
-            one.prepare_folder()
+        _prepare(sessions, request.trials)
         stages = []
         for one in sessions:
-            stages += planned_stages(one, request.stages if source is None else ["throughput"])
+            stages += planned_stages(one, request.measured)
             progress.plan("page", SECONDS_PER_PAGE, 1.0)
         for stage in stages:
             progress.begin(stage.session.experiment.name)
             stage.run()
         progress.end()
-        if source is not None:
+        if request.trials is not None:
             for one in sessions:
-                results_folder.join_convergence(one.folder, source)
+                request.trials.join(one.folder)
     return [one.folder for one in sessions]
+
+
+def _prepare(sessions: Sequence[Session], trials: Source | None) -> None:
+    """Make every folder ready for rows, after all that is wrong was refused."""
+    for one in sessions:
+        if trials is not None:
+            trials.refuse(one.experiment, one.folder, one.data)
+    for one in sessions:
+        one.prepare_folder()
+        if trials is not None:
+            trials.begin(one.folder)
 
 
 def planned_stages(session: Session, names: Sequence[str]) -> list[Throughput | Convergence | Study]:
@@ -152,14 +164,14 @@ KINDS: dict[StageName, type[Throughput | Convergence]] = {"throughput": Throughp
 
 def _sessions(request: Request, host: Host, stopper: Stopper) -> list[Session]:
     """Return a session for each experiment as its file has it; refuse what cannot run."""
-    wanted, joined = chosen(request.names, host.machine.platform), request.convergence_from
+    wanted = chosen(request.names, host.machine.platform)
     sources = request.sources or [Path()] * len(wanted)
     for name, experiment, source in zip(request.names, wanted, sources, strict=False):
         with _refused_as_of(Path(name).name):
             _refuse_unknown_names(experiment, source)
         experiments.refuse_contradictions(experiment, Path(name).name)
-    if joined is not None:
-        results_folder.read_experiment(joined)
+    if request.trials is not None:
+        results_folder.read_experiment(request.trials.folder)
     pairs = with_data(wanted, sources, named=bool(request.names), progress=request.progress)
     pairs = pairs[:1] if request.only_first and not request.names else pairs
     minutes, sessions = request.share(len(pairs)), []
@@ -284,15 +296,15 @@ def _within_minutes(request: Request, sessions: Sequence[Session]) -> list[Sessi
 
 
 def _known_scale(request: Request, session: Session, minutes: float) -> Experiment | None:
-    """Return the scale fixed by the joined results or by an earlier run in the folder; None if still to be chosen.
+    """Return the scale fixed by the trials of another folder, or by an earlier run in this one; None if there is none.
 
     Raises:
         InputError: When the experiment was edited since.
     """
     experiment, folder = session.experiment, session.folder
-    if request.convergence_from is not None:
+    if request.trials is not None:
         named = time_budget.named(experiment, minutes)
-        return time_budget.scaled_like(named, results_folder.read_experiment(request.convergence_from)) or named
+        return time_budget.scaled_like(named, results_folder.read_experiment(request.trials.folder)) or named
     if (folder / results_folder.EXPERIMENT).exists():
         return time_budget.scaled_before(experiment, results_folder.read_experiment(folder))
     return None
