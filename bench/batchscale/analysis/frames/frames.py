@@ -153,8 +153,10 @@ def from_rows(
         InputError: when a row contradicts itself, or two rows have unlike training sets or count in unlike units.
     """
     kept: dict[type[Row], list[Row]] = {}
-    noted, named = _noting_environments(rows, convergence_from and machine.machine.name)
-    observed = latest(_set_others_aside(noted, kept), experiment.goal)
+    observed = latest(_set_others_aside(rows, kept), experiment.goal)
+    here = convergence_from and machine.machine.name
+    every = chain(chain.from_iterable(kept.values()), (one.trial for one in observed))
+    named = {row.environment for row in every if here in (None, row.machine)}
     train_examples = imported.train_examples if imported else _train_examples(one.trial for one in observed)
     amounts = Amounts(_counted_in(observed), train_examples)
     budget = _budget(experiment, train_examples, imported)
@@ -193,22 +195,6 @@ def _without_placeholders(trials: pd.DataFrame, imported: Imported | None) -> pd
         known = trials[[f"{unit}_to_target" for unit in (*UNITS, "steps")]]
         trials[known.columns] = known.where(known.isna(), np.inf)
     return trials
-
-
-def _noting_environments(rows: Iterable[AnyRow], machine: str | None) -> tuple[Iterator[AnyRow], set[str]]:
-    """Return rows, and the environments of those that were measured on `machine`; of all if it is None.
-
-    The environments are known once the rows have been read.
-    """
-    named: set[str] = set()
-
-    def noting() -> Iterator[AnyRow]:
-        for row in rows:
-            if machine in (None, row.machine):
-                named.add(row.environment)
-            yield row
-
-    return noting(), named
 
 
 def _described(machine: MachineFile, named: set[str]) -> MachineFile:
