@@ -159,12 +159,11 @@ def test_convergence_of_another_machine_is_joined_with_speeds_of_this_one(swept,
 @pytest.mark.slow
 def test_a_run_that_another_machine_began_is_continued_as_if_it_had_never_stopped(swept, sweep, tmp_path):
     began, whole = shutil.copytree(swept, tmp_path / "began"), rows(swept, results_folder.CONVERGENCE, Trial)
-    cores = results_folder.read_machine(began).machine.cpu_cores + 1
     machine = msgspec.json.decode((began / results_folder.MACHINE).read_bytes())
-    machine["machine"]["cpu_cores"] = cores
+    machine["machine"]["cpu"] = "older"
     (began / results_folder.MACHINE).write_bytes(msgspec.json.encode(machine))
-    kept = whole[: len(whole) // 2]
-    (began / results_folder.CONVERGENCE).write_bytes(b"".join(map(row_files.encode, kept)))
+    kept, lost = whole[: len(whole) // 2], msgspec.structs.replace(whole[-1], status="failed", reason="device lost")
+    (began / results_folder.CONVERGENCE).write_bytes(b"".join(map(row_files.encode, [*kept, lost])))
     line = ["run", sweep, "--results", str(tmp_path / "here"), "--continue-from", str(began)]
     assert command_line.run(line) == 0
     folder = tmp_path / "here" / "sweep" / host().machine.name
@@ -172,8 +171,8 @@ def test_a_run_that_another_machine_began_is_continued_as_if_it_had_never_stoppe
     assert found[: len(kept)] == kept
     assert {trial.key: trial.curve for trial in found} == {trial.key: trial.curve for trial in whole}
     assert len(found) == len(whole)
-    assert build.read(folder).trained_on == ["tiny-cpu (tiny)"]
-    assert "Began the training" in (folder / "report.html").read_text()
+    assert build.read(folder).trained_on == [f"{len(kept)} trials on tiny-cpu (older)"]
+    assert "Trained before" in (folder / "report.html").read_text()
     before = (folder / results_folder.CONVERGENCE).read_bytes()
     assert command_line.run(line) == 0
     assert (folder / results_folder.CONVERGENCE).read_bytes() == before
@@ -188,7 +187,7 @@ def test_unlike_convergence_is_refused_before_the_first_round(swept, tmp_path, c
     line = ["run", str(path), "--results", str(results), "--convergence-from", str(swept), *minutes]
     assert command_line.run(line) == 2
     (shown,) = capsys.readouterr().err.splitlines()
-    assert "convergence cannot be joined: its protocol is not that of lenet_digits" in shown
+    assert "its training runs cannot be used: its protocol is not that of lenet_digits" in shown
     assert shown.count(" there, ") == 3
     assert re.search(r" here, and \d+ more\)$", shown)
     assert not results.exists()

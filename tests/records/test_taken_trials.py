@@ -4,7 +4,9 @@ import msgspec
 import pytest
 from batchscale.errors import InputError
 from batchscale.records import results_folder, row_files
-from batchscale.records.row_types import Look, Stage, Trial
+from batchscale.records.machine_file import TrainedOn
+from batchscale.records.results_folder import MACHINE
+from batchscale.records.row_types import Look
 from batchscale.records.taken_trials import Source
 from sample_rows import ORIGIN, trial
 from tiny_workload import ENVIRONMENTS, experiment, filled, host, own, session
@@ -30,7 +32,7 @@ def test_trials_are_joined_from_elsewhere_once_the_protocols_agree(tmp_path):
     source, folder = filled(tmp_path / "there", experiment()), prepared(tmp_path / "here", experiment())
     for _ in range(2):
         Source(source, continues=False).refuse(experiment(), folder, data(tmp_path))
-        Source(source, continues=False).join(folder)
+        Source(source, continues=False).take(folder)
     assert (folder / results_folder.CONVERGENCE).read_bytes() == (source / results_folder.CONVERGENCE).read_bytes()
     full = filled(tmp_path / "full", experiment())
     with pytest.raises(InputError, match="already holds convergence rows measured here"):
@@ -56,59 +58,102 @@ def test_trials_of_other_data_are_refused(tmp_path, continues):
 
 
 @pytest.mark.parametrize("continues", [True, False])
-@pytest.mark.parametrize("missing", ["experiment.toml", "machine.json"])
-def test_an_incomplete_source_leaves_no_trials(tmp_path, continues, missing):
-    source, folder = filled(tmp_path / "there", experiment()), prepared(tmp_path / "here", experiment())
-    (source / missing).unlink()
-    with pytest.raises(InputError, match=f"{missing}: cannot be read"):
-        (Source(source, True).begin if continues else Source(source, False).join)(folder)
-    assert not (folder / results_folder.CONVERGENCE).exists()
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("experiment.toml", None, "experiment.toml: cannot be read"),
+        ("machine.json", None, "machine.json: cannot be read"),
+        ("convergence.jsonl", None, "convergence.jsonl: holds no trial that did not fail"),
+        ("convergence.jsonl", b"", "convergence.jsonl: holds no trial that did not fail"),
+        ("convergence.jsonl", b"{}\n", "convergence.jsonl:1: "),
+    ],
+)
+def test_a_source_without_what_is_needed_is_refused(tmp_path, continues, name, content, told):
+    source = filled(tmp_path / "there", experiment())
+    (source / name).unlink()
+    if content is not None:
+        (source / name).write_bytes(content)
+    with pytest.raises(InputError, match=told):
+        Source(source, continues=continues).refuse(experiment(), tmp_path / "here", data(tmp_path))
 
 
-def test_a_run_that_is_continued_begins_with_every_trial_and_no_look(tmp_path):
+def continued(tmp_path, source, name, machine):
+    """Return a folder of a machine that continues a source."""
+    folder = prepared(tmp_path / name, experiment(), machine)
+    Source(source, continues=True).refuse(experiment(), folder, data(tmp_path))
+    Source(source, continues=True).take(folder)
+    return folder
+
+
+def append(folder, *added):
+    with row_files.Writer(folder / results_folder.CONVERGENCE) as writer:
+        writer.append(*(own(row, experiment()) for row in added))
+
+
+def seeded(seed, **changes):
+    return own(msgspec.structs.replace(trial(), seed=seed, **changes), experiment())
+
+
+def test_a_run_that_is_continued_takes_the_trials_that_did_not_fail_alone(tmp_path):
     source = filled(tmp_path / "there", experiment())
     look = Look(**ORIGIN, number=0, seeds=0, alpha=0.0, next_seeds=3, spent=0, left=9)
-    with row_files.Writer(source / results_folder.CONVERGENCE) as writer:
-        writer.append(own(look, experiment()))
-    folder = prepared(tmp_path / "here", experiment(), MANY_CORES)
-    Source(source, continues=True).begin(folder)
-    assert [type(row) for row in rows(folder)] == [Trial, Stage]
-    assert rows(folder) == rows(source)[:2]
+    append(source, look, seeded(5, status="failed", reason="out of memory"), seeded(6))
+    folder = continued(tmp_path, source, "here", MANY_CORES)
+    assert rows(folder) == [rows(source)[0], seeded(6)]
     known = results_folder.read_machine(folder)
-    assert (known.machine, known.trained_on) == (MANY_CORES, [host().machine])
+    assert (known.machine, known.trained_on) == (MANY_CORES, [TrainedOn(machine=host().machine, trials=2)])
     assert known.environments == {**ENVIRONMENTS, **NEWER}
 
 
 def test_what_was_trained_since_stays_and_the_machines_add_up(tmp_path):
-    source, folder = filled(tmp_path / "there", experiment()), prepared(tmp_path / "here", experiment(), MANY_CORES)
-    Source(source, continues=True).begin(folder)
-    more = own(msgspec.structs.replace(trial(), seed=77), experiment())
-    with row_files.Writer(folder / results_folder.CONVERGENCE) as writer:
-        writer.append(more)
-    prepared(folder, experiment(), MANY_CORES)
-    Source(source, continues=True).refuse(experiment(), folder, data(tmp_path))
-    Source(source, continues=True).begin(folder)
-    assert rows(folder) == [*rows(source), more]
-    third = prepared(tmp_path / "third", experiment(), msgspec.structs.replace(MANY_CORES, cpu="new"))
-    Source(folder, continues=True).begin(third)
-    assert results_folder.read_machine(third).trained_on == [host().machine, MANY_CORES]
-    back = prepared(tmp_path / "back", experiment())
-    Source(folder, continues=True).begin(back)
-    assert results_folder.read_machine(back).trained_on == [MANY_CORES], "this machine began it"
+    source = filled(tmp_path / "there", experiment())
+    folder = continued(tmp_path, source, "here", MANY_CORES)
+    append(folder, seeded(77))
+    append(source, seeded(78))
+    before = rows(folder)
+    continued(tmp_path, source, "here", MANY_CORES)
+    assert rows(folder) == before, "the source holds more by now, and what was trained here stays"
+    third = continued(tmp_path, folder, "third", msgspec.structs.replace(MANY_CORES, cpu="new"))
+    one_each = [TrainedOn(machine=machine, trials=1) for machine in (host().machine, MANY_CORES)]
+    assert results_folder.read_machine(third).trained_on == one_each
+    assert results_folder.read_machine(continued(tmp_path, folder, "back", host().machine)).trained_on == one_each
+
+
+def test_a_run_goes_on_in_its_own_folder_as_without_the_option(tmp_path):
+    source = filled(tmp_path / "there", experiment())
+    before = (source / results_folder.CONVERGENCE).read_bytes(), results_folder.read_machine(source)
+    Source(source, continues=True).refuse(experiment(), source, data(tmp_path))
+    Source(source, continues=True).take(source)
+    assert before == ((source / results_folder.CONVERGENCE).read_bytes(), results_folder.read_machine(source))
+
+
+@pytest.mark.parametrize("kept", [(), (MACHINE,)])
+def test_a_copy_that_was_interrupted_is_made_again(tmp_path, kept):
+    source = filled(tmp_path / "there", experiment())
+    whole = continued(tmp_path, source, "whole", MANY_CORES)
+    torn = prepared(tmp_path / "torn", experiment(), MANY_CORES)
+    for name in kept:
+        (torn / name).write_bytes((whole / name).read_bytes())
+    continued(tmp_path, source, "torn", MANY_CORES)
+    assert rows(torn) == rows(whole)
+    assert results_folder.read_machine(torn) == results_folder.read_machine(whole)
 
 
 def test_other_trials_are_never_overwritten(tmp_path):
     source, full = filled(tmp_path / "there", experiment()), filled(tmp_path / "full", experiment())
-    with row_files.Writer(source / results_folder.CONVERGENCE) as writer:
-        writer.append(own(msgspec.structs.replace(trial(), seed=77), experiment()))
-    with pytest.raises(InputError, match="already holds other convergence rows than"):
+    with pytest.raises(InputError, match="already holds training runs that are not those of"):
         Source(source, continues=True).refuse(experiment(), full, data(tmp_path))
+    more = filled(tmp_path / "more", experiment())
+    append(more, seeded(5))
+    fewer = continued(tmp_path, more, "fewer", MANY_CORES)
+    with pytest.raises(InputError, match="already holds training runs that are not those of"):
+        Source(source, continues=True).refuse(experiment(), fewer, data(tmp_path))
 
 
 def test_joined_trials_are_continued_where_they_were_trained(tmp_path):
     source, joined = filled(tmp_path / "there", experiment()), prepared(tmp_path / "joined", experiment())
-    Source(source, continues=False).join(joined)
+    Source(source, continues=False).take(joined)
     with pytest.raises(InputError, match=r"its training runs are those of tiny/tiny-cpu; continue that folder"):
         Source(joined, continues=True).refuse(experiment(), tmp_path / "here", data(tmp_path))
-    with pytest.raises(InputError, match=r"its training runs are those of tiny/tiny-cpu; continue that folder"):
+    with pytest.raises(InputError, match="already holds training runs that are not those of"):
         Source(source, continues=True).refuse(experiment(), joined, data(tmp_path))

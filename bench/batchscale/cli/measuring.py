@@ -88,7 +88,7 @@ def _share_device() -> None:
     metavar="DIR",
     expose_value=False,
     callback=_keep_source,
-    help="Continue a run that another machine began: keep its training runs, and train the rest here.",
+    help="Continue a run that another machine began, at its scale: keep its training runs, and train the rest.",
 )
 @cluster_options.added
 @PRICE

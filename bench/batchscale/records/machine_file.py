@@ -50,17 +50,28 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     settings: Annotated[dict[Short, Short], Meta(max_length=64)] = {}
 
 
+class TrainedOn(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine that trained before another machine continued the run.
+
+    Attributes:
+        trials: Trials that it trained. Those of the first machine are the first in the rows file, and so on.
+    """
+
+    machine: Machine
+    trials: Positive
+
+
 class MachineFile(msgspec.Struct, frozen=True, kw_only=True):
     """`machine.json`: the machine, and every environment that rows name by its hash.
 
     Attributes:
         peak_rates: The best of each calibrated rate, by quantity and precision. Machines, such as those of a cloud, may
             share a name but not a speed; these tell them apart.
-        trained_on: The machines that trained before, of a run that was continued on this one.
+        trained_on: The machines that trained before this one continued the run, first to last.
     """
 
     schema: Literal[1] = 1
     machine: Machine
     environments: dict[Hash, Environment]
     peak_rates: Annotated[dict[Short, Amount], Meta(max_length=64)] = {}
-    trained_on: Annotated[list[Machine], Meta(max_length=64)] = []
+    trained_on: Annotated[list[TrainedOn], Meta(max_length=64)] = []

@@ -15,9 +15,9 @@ from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import Slug
 from batchscale.errors import InputError
 from batchscale.records import results_folder, row_files
-from batchscale.records.machine_file import MachineFile
+from batchscale.records.machine_file import TrainedOn
 from batchscale.records.results_folder import CONVERGENCE, JOINED_FROM, MACHINE
-from batchscale.records.row_types import Data, Look, Text
+from batchscale.records.row_types import AnyRow, Data, Text, Trial
 
 
 class JoinedFrom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,92 +45,81 @@ class Source(NamedTuple):
     continues: bool
 
     def refuse(self, experiment: Experiment, folder: Path, data: Data) -> None:
-        """Check that the trials fit `experiment` in `folder`, which may not exist yet, and `data`.
+        """Check that there are trials, and that they fit `experiment` in `folder`, which may not exist yet, and `data`.
 
         Raises:
-            InputError: If protocol, data or code differ, or the folder holds trials that are not the source's.
+            InputError: If protocol, data or code differ, the folder holds other trials, or a file is not valid.
         """
         other = results_folder.read_experiment(self.folder)
         if experiment.fingerprint != other.fingerprint:
             found = results_folder.different(other.protocol, experiment.protocol)
-            raise InputError(
-                f"{self.folder}: convergence cannot be joined: its protocol is not that of {experiment.name} ({found})"
-            )
+            unlike = f"its protocol is not that of {experiment.name} ({found})"
+            raise InputError(f"{self.folder}: its training runs cannot be used: {unlike}")
         results_folder.refuse_other_data(self.folder, data)
-        refuse = _refuse_to_continue if self.continues else _refuse_to_join
-        refuse(folder, self.folder)
+        if not self._trained_on():
+            raise InputError(f"{self.folder / CONVERGENCE}: holds no trial that did not fail")
+        refuse = self._refuse_to_continue if self.continues else self._refuse_to_join
+        refuse(folder)
 
-    def begin(self, folder: Path) -> None:
-        """Begin the trials of a folder that is continued with those of the source, so that only the rest is trained.
+    def take(self, folder: Path) -> None:
+        """Copy the trials to a folder that `refuse` let pass and that `results_folder.prepare` made ready.
 
-        Looks depend on the speeds of the machine, so they are left out, and made again here. `machine.json` describes
-        every machine that trained.
-
-        Args:
-            folder: A folder that `refuse` let pass and `results_folder.prepare` made ready.
-
-        Raises:
-            InputError: If a row of the source is not valid, or the folder cannot be written.
-        """
-        if not self.continues or _has_begun(folder, self.folder):
-            return
-        theirs, ours = _described(self.folder, folder)
-        trained = *theirs.trained_on, theirs.machine
-        before = [one for one in trained if not results_folder.same_machine(one, ours.machine)]
-        row_files.write_json(folder / MACHINE, msgspec.structs.replace(ours, trained_on=before))
-        row_files.write_whole(folder / CONVERGENCE, _without_looks(self.folder))
-
-    def join(self, folder: Path) -> None:
-        """Copy the trials of the source next to the throughput measured here; a folder that is continued has them.
-
-        Steps to the target do not depend on the machine, so both together give the time to the target here.
-
-        Args:
-            folder: A folder that `refuse` let pass.
+        A run that is continued takes the trials alone. Failures and looks depend on the machine, so here they are tried
+        and made again. `machine.json` describes every machine that trained.
 
         Raises:
-            InputError: If a row of the source is not valid, or the folder cannot be written.
+            InputError: If the folder cannot be written.
         """
-        if self.continues:
+        if self.continues and self._is_taken(folder):
             return
-        theirs, ours = _described(self.folder, folder)
-        other, machine = results_folder.read_experiment(self.folder), theirs.machine.name
-        data = b"".join(map(row_files.encode, results_folder.rows(self.folder, CONVERGENCE, other)))
-        row_files.write_json(folder / JOINED_FROM, JoinedFrom(folder=f"{other.name}/{machine}", machine=machine))
-        row_files.write_whole(folder / CONVERGENCE, data)
-        row_files.write_json(folder / MACHINE, ours)
+        theirs, ours = results_folder.read_machine(self.folder), results_folder.read_machine(folder)
+        taken = b"".join(map(row_files.encode, self._kept() if self.continues else self._rows()))
+        trained_on = self._trained_on() if self.continues else theirs.trained_on
+        environments = {**theirs.environments, **ours.environments}
+        label = msgspec.structs.replace(ours, environments=environments, trained_on=trained_on)
+        row_files.write_json(folder / MACHINE, label)
+        if not self.continues:
+            named, machine = results_folder.read_experiment(self.folder).name, theirs.machine.name
+            row_files.write_json(folder / JOINED_FROM, JoinedFrom(folder=f"{named}/{machine}", machine=machine))
+        row_files.write_whole(folder / CONVERGENCE, taken)
+
+    def _rows(self) -> list[AnyRow]:
+        return list(results_folder.rows(self.folder, CONVERGENCE, results_folder.read_experiment(self.folder)))
+
+    def _kept(self) -> list[AnyRow]:
+        """Return the rows of a run to continue: its data, and the trials that did not fail."""
+        return [row for row in self._rows() if isinstance(row, Data) or _is_done(row)]
+
+    def _trained_on(self) -> list[TrainedOn]:
+        """Return the machines that trained, first to last, with their trials; none if there are no trials."""
+        known = results_folder.read_machine(self.folder)
+        own = sum(map(_is_done, self._rows())) - sum(one.trials for one in known.trained_on)
+        return [*known.trained_on, *([TrainedOn(machine=known.machine, trials=own)] if own > 0 else [])]
+
+    def _is_taken(self, folder: Path) -> bool:
+        """Return True if a folder is the source, or began with its trials; the source may hold more by now."""
+        if folder.resolve() == self.folder.resolve():
+            return True
+        if not results_folder.has_rows(folder / CONVERGENCE):
+            return False
+        began, known = results_folder.read_machine(folder).trained_on, self._trained_on()
+        same = [one.machine for one in began] == [one.machine for one in known]
+        return same and all(one.trials <= of.trials for one, of in zip(began, known, strict=True))
+
+    def _refuse_to_join(self, folder: Path) -> None:
+        if (folder / CONVERGENCE).exists() and not (folder / JOINED_FROM).exists():
+            there = f"to join those of {self.folder}"
+            raise InputError(f"{folder}: already holds convergence rows measured here; give another --results {there}")
+
+    def _refuse_to_continue(self, folder: Path) -> None:
+        if (label := results_folder.read_label(self.folder, JOINED_FROM, JoinedFrom)) is not None:
+            raise InputError(f"{self.folder}: its training runs are those of {label.folder}; continue that folder")
+        if results_folder.has_rows(folder / CONVERGENCE) and not self._is_taken(folder):
+            raise InputError(
+                f"{folder}: already holds training runs that are not those of {self.folder};"
+                " leave out --continue-from to go on with them, or give another --results"
+            )
 
 
-def _described(source: Path, folder: Path) -> tuple[MachineFile, MachineFile]:
-    """Return the machine of the source, and that of the folder with the environments of both."""
-    theirs, ours = results_folder.read_machine(source), results_folder.read_machine(folder)
-    merged = {**theirs.environments, **ours.environments}
-    return theirs, msgspec.structs.replace(ours, environments=merged)
-
-
-def _refuse_to_join(folder: Path, source: Path) -> None:
-    if (folder / CONVERGENCE).exists() and not (folder / JOINED_FROM).exists():
-        raise InputError(
-            f"{folder}: already holds convergence rows measured here; give another --results to join those of {source}"
-        )
-
-
-def _refuse_to_continue(folder: Path, source: Path) -> None:
-    for one in (source, folder):
-        if (label := results_folder.read_label(one, JOINED_FROM, JoinedFrom)) is not None:
-            raise InputError(f"{one}: its training runs are those of {label.folder}; continue that folder instead")
-    if results_folder.has_rows(folder / CONVERGENCE) and not _has_begun(folder, source):
-        raise InputError(
-            f"{folder}: already holds other convergence rows than {source}; give another --results to continue those"
-        )
-
-
-def _has_begun(folder: Path, source: Path) -> bool:
-    """Return True if the trials of `folder` begin with all those of `source`."""
-    path = folder / CONVERGENCE
-    return path.exists() and path.read_bytes().startswith(_without_looks(source))
-
-
-def _without_looks(folder: Path) -> bytes:
-    every = results_folder.rows(folder, CONVERGENCE, results_folder.read_experiment(folder))
-    return b"".join(row_files.encode(row) for row in every if not isinstance(row, Look))
+def _is_done(row: AnyRow) -> bool:
+    return isinstance(row, Trial) and row.status != "failed"

@@ -90,7 +90,7 @@ def joined(folder, tmp_path):
     for name in ("machine.json", "throughput.jsonl"):
         replace(other / name, b'"simulated-cpu"', b'"simulated-gpu"')
         replace(other / name, b'"abcd"', b'"ef01"')
-    Source(folder, continues=False).join(other)
+    Source(folder, continues=False).take(other)
     return other
 
 
@@ -172,17 +172,35 @@ def test_joined_trials_of_other_data_are_refused(folder, joined, tmp_path, sha25
     assert all(words in problem for words, problem in zip(said, problems, strict=True))
 
 
-def test_trials_of_the_machine_that_began_a_run_are_published_and_its_rounds_are_not(folder):
-    machine = msgspec.json.decode((folder / "machine.json").read_bytes())
-    began = {**machine["machine"], "name": "old-cpu"}
-    replace(folder / "convergence.jsonl", b'"machine":"simulated-cpu"', b'"machine":"old-cpu"')
-    assert problems(folder) == "rows: some are of machine 'old-cpu', machine.json describes simulated-cpu"
-    (folder / "machine.json").write_bytes(msgspec.json.encode({**machine, "trained_on": [began]}))
-    timed = (folder / "throughput.jsonl").read_bytes()
-    replace(folder / "throughput.jsonl", b'"machine":"simulated-cpu"', b'"machine":"old-cpu"')
-    assert "some are of machine 'old-cpu'" in problems(folder)
-    (folder / "throughput.jsonl").write_bytes(timed)
-    assert problems(folder) == ""
+@pytest.fixture
+def continued(folder):
+    """The folder, where another machine made the first trials."""
+    path, machine = folder / "convergence.jsonl", msgspec.json.decode((folder / "machine.json").read_bytes())
+    lines = path.read_bytes().splitlines(keepends=True)
+    began = [line.replace(b'"machine":"simulated-cpu"', b'"machine":"old-cpu"') for line in lines[:3]]
+    path.write_bytes(b"".join([*began, *lines[3:]]))
+    machine["trained_on"] = [{"machine": {**machine["machine"], "name": "old-cpu"}, "trials": 3}]
+    (folder / "machine.json").write_bytes(msgspec.json.encode(machine))
+    return folder
+
+
+def test_trials_of_a_machine_that_trained_before_are_published_and_its_rounds_are_not(continued):
+    described, timed = ((continued / name).read_bytes() for name in ("machine.json", "throughput.jsonl"))
+    replace(continued / "machine.json", b'"name":"old-cpu"', b'"name":"older-cpu"')
+    assert problems(continued) == "rows: some are of machine 'old-cpu', machine.json describes simulated-cpu"
+    (continued / "machine.json").write_bytes(described)
+    replace(continued / "throughput.jsonl", b'"machine":"simulated-cpu"', b'"machine":"old-cpu"')
+    assert "some are of machine 'old-cpu'" in problems(continued)
+    (continued / "throughput.jsonl").write_bytes(timed)
+    assert problems(continued) == ""
+
+
+def test_trials_of_a_run_that_was_continued_are_joined_and_published(continued, joined, tmp_path):
+    assert submit(continued, tmp_path / "published").problems == []
+    Source(continued, continues=False).take(joined)
+    found = submit(joined, tmp_path / "published")
+    assert found.problems == []
+    assert answer(Path(found.place)).trained_on == ["3 trials on old-cpu (Simulated processor)"]
 
 
 def test_published_results_are_not_overwritten(folder, tmp_path):

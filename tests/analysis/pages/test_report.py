@@ -174,8 +174,8 @@ def test_a_notice_and_a_join_are_loud(summarized):
     loud = msgspec.structs.replace(summarized, notice="No MNIST source answered.", convergence_from="elsewhere")
     assert answer.notices(loud)[0] == "No MNIST source answered."
     assert "elsewhere" in answer.notices(loud)[1]
-    begun = msgspec.structs.replace(summarized, trained_on=["old-cpu (EPYC)"])
-    assert "The training runs were begun on old-cpu (EPYC) and continued here." in answer.notices(begun)
+    begun = msgspec.structs.replace(summarized, trained_on=["1 trial on old-cpu (EPYC)", "2 trials on old-gpu (L4)"])
+    assert any("1 trial on old-cpu (EPYC), then 2 trials on old-gpu (L4)" in one for one in answer.notices(begun))
     assert captions.convergence_source(begun) == "convergence begun on another machine"
 
 

@@ -10,6 +10,7 @@ from batchscale.measure.run.study import LATER, Study, shown
 from batchscale.measure.throughput.stage import Throughput
 from batchscale.records import results_folder
 from batchscale.records.row_types import Round, Stage, Trial
+from batchscale.records.taken_trials import Source
 from simulated_study import TABLES, Pretence, looked, looks_of, rows_of
 from tiny_workload import session
 
@@ -196,3 +197,24 @@ def test_batch_sizes_are_shown_in_few_words():
     assert shown([]) == ""
     assert shown([8, 16]) == "8, 16"
     assert shown([4, 8, 16, 32, 64]) == "4 to 64 (5)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("table", "spread", "tables"),
+    [
+        (FLAT, 0.3, {"seeds": {"search": 1, "confirm": 4}, "confirm": {"looks": [3, 6, 96]}}),
+        ({4: -3.0, 16: -3.4, 64: -3.1}, 0.1, {"seeds": {"search": 1, "confirm": 6}}),
+    ],
+)
+def test_a_machine_of_the_same_speed_makes_the_same_looks_of_trials_that_are_there(
+    tmp_path, monkeypatch, table, spread, tables
+):
+    tables = {"batch_sizes": {"values": sorted(table)}, **tables}
+    Pretence(monkeypatch, table, seed_spread=spread)
+    made = looked(tmp_path / "there", **tables)
+    results_folder.prepare(tmp_path / "here", made.experiment, made.host.machine, {})
+    Source(tmp_path / "there", continues=True).take(tmp_path / "here")
+    Pretence(monkeypatch, table, seed_spread=spread)
+    looked(tmp_path / "here", **tables)
+    assert known_of(tmp_path / "here") == known_of(tmp_path / "there")

@@ -262,6 +262,15 @@ def test_a_scaled_study_is_joined_at_the_rung_of_its_source(tmp_path, offline, r
     assert (folder / results_folder.CONVERGENCE).read_bytes() == (source / results_folder.CONVERGENCE).read_bytes()
 
 
+def test_a_run_is_continued_at_its_own_scale_alone(tmp_path, offline, runs):
+    source, path = filled(tmp_path / "there", experiment()), tmp_path / "tiny.toml"
+    path.write_bytes(results_folder.to_toml(experiment()))
+    asked = request(tmp_path, names=[str(path)], minutes=3.0, trials=Source(source, continues=True))
+    with pytest.raises(InputError, match="its experiment is tiny, expected tiny_3min"):
+        suite.measure(asked, host(), Stopper())
+    assert not (tmp_path / "tiny_3min" / host().machine.name / "experiment.toml").exists()
+
+
 @pytest.mark.slow
 def test_minutes_are_shared_and_a_second_run_repeats_the_first_choice(tmp_path, offline, runs, monkeypatch):
     monkeypatch.setattr(LanePrograms, "tuned", lambda *_: Tuned(None, 1e5))

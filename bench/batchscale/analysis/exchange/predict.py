@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from batchscale.analysis.compare.compatibility import (
     ABSENT,
     MAY_DIFFER,
@@ -75,7 +77,7 @@ def _joined(trained: Frames, timed: Frames, speeds: Path) -> Frames:
     """Return the trials of one with the speeds of the other, and record both origins."""
     return replace(
         trained,
-        machine=timed.machine,
+        machine=msgspec.structs.replace(timed.machine, trained_on=trained.machine.trained_on),
         rounds=timed.rounds,
         compilations=timed.compilations,
         calibrations=timed.calibrations,

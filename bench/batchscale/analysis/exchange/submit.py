@@ -26,7 +26,7 @@ from batchscale.config.vocabulary import SLUG, STAGES
 from batchscale.errors import InputError
 from batchscale.printable import printable
 from batchscale.records import results_folder, row_files
-from batchscale.records.machine_file import Environment
+from batchscale.records.machine_file import Environment, MachineFile
 from batchscale.records.row_types import AnyRow, Data
 from batchscale.records.taken_trials import JoinedFrom
 
@@ -132,12 +132,16 @@ def _untraceable(found: Sequence[AnyRow], environments: Mapping[str, Environment
 
 
 def _of_other_machines(measured: Frames, rows: Mapping[str, Sequence[AnyRow]]) -> Iterator[str]:
-    """Yield the machines of rows that are neither the folder's nor, for rows of training, one that began it."""
+    """Yield the machines of rows that are not the folder's machine. Trials may also be of one that trained before."""
     machine = measured.machine.machine.name
-    began = {results_folder.CONVERGENCE: {one.name for one in measured.machine.trained_on}}
-    others = {row.machine for name, of in rows.items() for row in of if row.machine not in began.get(name, ())}
+    before = {results_folder.CONVERGENCE: _trained_before(measured.machine)}
+    others = {row.machine for name, of in rows.items() for row in of if row.machine not in before.get(name, ())}
     for other in sorted(others - {machine}):
         yield f"rows: some are of machine {printable(other)}, machine.json describes {machine}"
+
+
+def _trained_before(known: MachineFile) -> set[str]:
+    return {one.machine.name for one in known.trained_on}
 
 
 def _wrongly_joined(
@@ -149,7 +153,7 @@ def _wrongly_joined(
     if not re.match(SLUG, experiment) or machine != joined.machine or not (source / results_folder.MACHINE).is_file():
         named = printable(joined.folder[:LONGEST_NAME])
         yield f"{results_folder.JOINED_FROM}: {named} is not in {published}; submit these results first"
-    elif other := {row.machine for row in trials} - {machine}:
+    elif other := {row.machine for row in trials} - {machine, *_trained_before(results_folder.read_machine(source))}:
         named = ", ".join(sorted(other))
         yield f"{results_folder.CONVERGENCE}: holds rows of {named}, expected those of {machine} alone"
     elif [*row_files.read(source / results_folder.CONVERGENCE)] != [*trials]:

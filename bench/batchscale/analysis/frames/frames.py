@@ -154,16 +154,14 @@ def from_rows(
     """
     kept: dict[type[Row], list[Row]] = {}
     observed = latest(_set_others_aside(rows, kept), experiment.goal)
-    here = convergence_from and machine.machine.name
-    every = chain(chain.from_iterable(kept.values()), (one.trial for one in observed))
-    named = {row.environment for row in every if here in (None, row.machine)}
+    every = chain(*kept.values(), (one.trial for one in observed))
     train_examples = imported.train_examples if imported else _train_examples(one.trial for one in observed)
     amounts = Amounts(_counted_in(observed), train_examples)
     budget = _budget(experiment, train_examples, imported)
     trials = _without_placeholders(trial_frame(observed, experiment.goal, budget, amounts), imported)
     return Frames(
         experiment,
-        _described(machine, named),
+        _described(machine, every, only_own=convergence_from is not None),
         rounds=_rounds(kept),
         compilations=compilation_frame(row for row in kept.get(Compilation, []) if isinstance(row, Compilation)),
         trials=trials,
@@ -197,8 +195,10 @@ def _without_placeholders(trials: pd.DataFrame, imported: Imported | None) -> pd
     return trials
 
 
-def _described(machine: MachineFile, named: set[str]) -> MachineFile:
-    """Return the machine with only the environments that rows name; all of them where rows name none."""
+def _described(machine: MachineFile, rows: Iterable[Row], *, only_own: bool) -> MachineFile:
+    """Return the machine with only the environments that rows name, or its own rows; all where none is named."""
+    own = machine.machine.name
+    named = {row.environment for row in rows if not only_own or row.machine == own}
     known = {name: one for name, one in machine.environments.items() if name in named}
     return msgspec.structs.replace(machine, environments=known or machine.environments)
 

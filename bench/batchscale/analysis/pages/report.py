@@ -21,7 +21,7 @@ from batchscale.analysis.pages import html, tables
 from batchscale.analysis.pages.html import PageFigure
 from batchscale.analysis.pages.tables import UNKNOWN, Column, Entry, Table, TableRow, entry
 from batchscale.analysis.summary import build
-from batchscale.analysis.summary.build import summarize
+from batchscale.analysis.summary.build import summarize, trained_on
 from batchscale.analysis.summary_types import FurtherTarget, Optimum, ParallelPoint, Summary
 from batchscale.analysis.text import answer, method
 from batchscale.analysis.text.captions import VIRTUAL, origin
@@ -323,9 +323,11 @@ def _parallel_cells(one: ParallelPoint) -> list[Entry]:
 
 def machine(measured: Frames) -> Table:
     """Return the machine and every software environment that the rows name."""
-    described, before = measured.machine.machine, measured.machine.trained_on
+    described = measured.machine.machine
     columns = Column("Item", text=True), Column("Value", prose=True)
-    caption = "The rows were measured on this machine with this software."
+    before = measured.machine.trained_on
+    except_before = ", except the first trials, which other machines trained" if before else ""
+    caption = f"The rows were measured on this machine with this software{except_before}."
     if measured.imported:
         return Table(caption, columns, [TableRow([Entry("Device"), Entry(described.device_kind)])])
     memory = described.device_memory_bytes
@@ -335,7 +337,7 @@ def machine(measured: Frames) -> Table:
         ("Processor", f"{described.cpu}, {described.cpu_cores} cores"),
         ("Memory", number_format.mebibytes(described.host_memory_bytes)),
     ]
-    pairs += [("Began the training", f"{one.name}, {one.cpu}, {one.cpu_cores} cores") for one in before]
+    pairs += [("Trained before", trained_on(one)) for one in before]
     for name, software in sorted(measured.machine.environments.items()):
         packages = ", ".join(f"{package} {version}" for package, version in sorted(software.packages.items()))
         pairs.append((f"Environment {name[:8]}", f"Python {software.python}, {software.os}, {packages}"))

@@ -37,6 +37,7 @@ from batchscale.analysis.summary_types import (
 )
 from batchscale.config.vocabulary import Phase
 from batchscale.records import results_folder, row_files
+from batchscale.records.machine_file import TrainedOn
 from batchscale.statistics.curve_fit import best_between_knees
 from batchscale.statistics.intervals import Locations
 from batchscale.statistics.ties import Contest
@@ -111,9 +112,16 @@ def _identity(of: Sweep) -> dict[str, Any]:
         "notice": experiment.notice,
         "convergence_from": frames.convergence_from,
         "speeds_from": frames.speeds_from,
-        "trained_on": [f"{one.name} ({one.cpu})" for one in frames.machine.trained_on],
+        "trained_on": list(map(trained_on, frames.machine.trained_on)),
         "evaluation_quantum_epochs": _quantum(of),
     }
+
+
+def trained_on(one: TrainedOn) -> str:
+    """Return in words how much a machine trained, and which it is: machines of one name may differ."""
+    known = one.machine
+    device = known.cpu if known.platform == "cpu" else known.device_kind
+    return f"{one.trials:,} {'trial' if one.trials == 1 else 'trials'} on {known.name} ({device})"
 
 
 def _why_no_step_time(of: Sweep) -> str | None:

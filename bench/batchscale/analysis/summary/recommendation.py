@@ -57,10 +57,10 @@ def _seconds_of_doubling(of: Sweep, found: Comparison, sources: Iterable[Source]
 
 
 def _seconds_per_trained_example(of: Sweep) -> float:
-    """Return the seconds of a lane-example in the training of this folder; NaN where some was trained elsewhere."""
+    """Return the seconds of a lane-example in the training of this folder; NaN where it was trained elsewhere."""
     stages = only(of.frames.stages, of.frames.stages["stage"] == "convergence")
     trained = float(values(stages, "trained_examples").sum())
-    known = trained > 0 and not of.frames.convergence_from and not of.frames.machine.trained_on
+    known = trained > 0 and not of.frames.convergence_from
     return float(values(stages, "seconds").sum()) / trained if known else np.nan
 
 

@@ -98,7 +98,8 @@ def notices(summary: Summary) -> list[str]:
         speeds = f"from {summary.speeds_from}" if summary.speeds_from else "measured here"
         found.append(f"The training runs were made on {summary.convergence_from} and are joined with speeds {speeds}.")
     if summary.trained_on:
-        found.append(f"The training runs were begun on {', '.join(summary.trained_on)} and continued here.")
+        last, before = summary.convergence_from or "this machine", ", then ".join(summary.trained_on)
+        found.append(f"Part of the training was done before {last} continued the run: {before}.")
     found += [clocked] if (clocked := clock(summary)) else []
     if summary.counted_in in ("epochs", "seconds") and summary.steps_reason:
         found.append(number_format.sentence(summary.steps_reason))

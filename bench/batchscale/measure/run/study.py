@@ -84,7 +84,13 @@ class Study:
         return looks.replay(self.convergence.looks)
 
     def _evidence(self) -> Evidence:
-        trials = [trial for trial in self.convergence.trials.values() if trial.status != "failed"]
+        # A run that is continued holds seeds that its looks on this machine have not asked for yet.
+        asked = plan.FIRST_CONFIRMATION_SEED + self._standing().seeds
+        trials = [
+            trial
+            for trial in self.convergence.trials.values()
+            if trial.status != "failed" and (trial.phase != "confirm" or trial.seed < asked)
+        ]
         return Evidence(self.session.experiment, self.session.duration, trials, self.throughput.known.timed)
 
     def _admit(self) -> None:

@@ -71,11 +71,6 @@ class Request:
     runner: Runner | None = None
 
     @property
-    def measured(self) -> Sequence[str]:
-        """Names of the stages to measure: trials that are joined need no training."""
-        return ["throughput"] if self.trials is not None and not self.trials.continues else self.stages
-
-    @property
     def sources(self) -> list[Path]:
         """The folder of each named experiment file, to which paths in it are relative."""
         return [experiments.sources_of(name) for name in self.names]
@@ -97,6 +92,8 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
     """
     progress = request.progress
     _keep_programs(host)
+    if request.trials is not None and not request.trials.continues:
+        request = replace(request, stages=["throughput"])
     if not request.names and request.minutes is None:
         request = replace(request, minutes=SUITE_MINUTES.get(host.machine.platform))
     unscaled = _sessions(request, host, stopper)
@@ -107,15 +104,12 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
         _prepare(sessions, request.trials)
         stages = []
         for one in sessions:
-            stages += planned_stages(one, request.measured)
+            stages += planned_stages(one, request.stages)
             progress.plan("page", SECONDS_PER_PAGE, 1.0)
         for stage in stages:
             progress.begin(stage.session.experiment.name)
             stage.run()
         progress.end()
-        if request.trials is not None:
-            for one in sessions:
-                request.trials.join(one.folder)
     return [one.folder for one in sessions]
 
 
@@ -127,7 +121,7 @@ def _prepare(sessions: Sequence[Session], trials: Source | None) -> None:
     for one in sessions:
         one.prepare_folder()
         if trials is not None:
-            trials.begin(one.folder)
+            trials.take(one.folder)
 
 
 def planned_stages(session: Session, names: Sequence[str]) -> list[Throughput | Convergence | Study]:
@@ -299,12 +293,14 @@ def _known_scale(request: Request, session: Session, minutes: float) -> Experime
     """Return the scale fixed by the trials of another folder, or by an earlier run in this one; None if there is none.
 
     Raises:
-        InputError: When the experiment was edited since.
+        InputError: When the experiment was edited since, or the run to continue has another budget of minutes.
     """
     experiment, folder = session.experiment, session.folder
     if request.trials is not None:
-        named = time_budget.named(experiment, minutes)
-        return time_budget.scaled_like(named, results_folder.read_experiment(request.trials.folder)) or named
+        named, other = time_budget.named(experiment, minutes), results_folder.read_experiment(request.trials.folder)
+        if request.trials.continues and other.name != named.name:
+            raise InputError(f"{request.trials.folder}: its experiment is {other.name}, expected {named.name}")
+        return time_budget.scaled_like(named, other) or named
     if (folder / results_folder.EXPERIMENT).exists():
         return time_budget.scaled_before(experiment, results_folder.read_experiment(folder))
     return None
