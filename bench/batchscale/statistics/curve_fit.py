@@ -79,7 +79,7 @@ def fit_knee(batch_sizes: NDArray[np.int64], log_values: Array, errors: Array, s
     """
     kept = np.isfinite(log_values)
     if kept.sum() < FEWEST_CELLS:
-        raise Refusal(f"{kept.sum()} batch sizes have a value, and a fit needs {FEWEST_CELLS}")
+        raise Refusal(f"a fit needs {FEWEST_CELLS} batch sizes with a value, and found {kept.sum()}")
     sizes, values = batch_sizes[kept].astype(np.float64), log_values[kept]
     noise = np.nan_to_num(errors[:, kept])
     grid = np.geomspace(sizes.min() / REACH, sizes.max() * REACH, GRID)

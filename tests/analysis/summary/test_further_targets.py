@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import simulated_folder
@@ -56,3 +57,11 @@ def test_a_further_target_names_the_batch_sizes_whose_rate_was_not_confirmed():
 
     easier, _ = answered(TRUTH, rows=list(filter(confirmed, simulated_folder.rows(TRUTH)))).further_targets
     assert easier.unconfirmed == [64]
+
+
+def test_a_fixed_rate_was_chosen_by_no_seeds_and_needs_no_confirmation():
+    rows = [row for row in simulated_folder.rows(TRUTH) if getattr(row, "phase", "confirm") == "confirm"]
+    fixed = [msgspec.structs.replace(row, phase="fixed") if hasattr(row, "phase") else row for row in rows]
+    easier, _ = answered(TRUTH, rows=fixed).further_targets
+    assert easier.reached
+    assert easier.unconfirmed == []

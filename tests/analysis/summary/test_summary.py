@@ -19,7 +19,7 @@ from batchscale.analysis.text import answer
 from batchscale.config.vocabulary import Point
 from batchscale.decisions.rate_choice import Choice
 from batchscale.errors import InputError
-from batchscale.records.row_types import Limit
+from batchscale.records.row_types import Limit, Trial
 from simulated_answers import TRUTH, answered, cell, verdict
 
 KEYS = {
@@ -184,6 +184,16 @@ def test_claims_rest_on_fresh_seeds_or_say_that_they_do_not(found):
     assert answer.notices(found) == []
     (said,) = answer.notices(searched)
     assert said.startswith("The claims rest on the runs that also chose")
+
+
+def test_runs_at_the_fixed_rate_chose_no_rate_and_had_none_chosen():
+    rows = [row for row in simulated_folder.rows(TRUTH) if getattr(row, "phase", "confirm") == "confirm"]
+    fixed = [msgspec.structs.replace(row, phase="fixed") if isinstance(row, Trial) else row for row in rows]
+    found = answered(rows=fixed)
+    assert {cell.claims_on for cell in found.cells} == {"fixed"}
+    (said,) = answer.notices(found)
+    assert said.startswith("The claims on batch sizes ")
+    assert said.endswith(" rest on runs at the fixed rate, which was not tuned.")
 
 
 def test_the_only_batch_size_is_no_end_of_a_sweep():

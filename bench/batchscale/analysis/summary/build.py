@@ -137,7 +137,7 @@ def further_target(of: Sweep) -> FurtherTarget:
         threshold=threshold,
         within_epochs=frames.experiment.epochs_to_reach(threshold),
         reached=reached,
-        unconfirmed=[] if frames.imported else [size for size in reached if of.claims[size].phase != "confirm"],
+        unconfirmed=[] if frames.imported else [size for size in reached if of.claims[size].phase == "search"],
         **_reasoned("time_optimal", time_optimal(of), why_no_time(of)),
         **_reasoned("critical_batch_size", scaling.critical_batch_size(of), of.examples_fit.reason),
     )

@@ -108,6 +108,9 @@ def notices(summary: Summary) -> list[str]:
         found.append(f"The claims rest on {optimistic}")
     elif sizes := [cell.batch_size for cell in summary.cells if cell.claims_on == "search"]:
         found.append(f"The claims on {number_format.batch_sizes(sizes)} rest on {optimistic}")
+    if sizes := [cell.batch_size for cell in summary.cells if cell.claims_on == "fixed"]:
+        at = number_format.batch_sizes(sizes)
+        found.append(f"The claims on {at} rest on runs at the fixed rate, which was not tuned.")
     return found
 
 
