@@ -164,6 +164,13 @@ def test_without_rows_there_is_a_reason_and_no_figure(measured, plot):
         plot.draw(nothing, summarize(nothing))
 
 
+def test_a_fixed_rate_is_not_drawn_as_one_that_was_tuned(sweep, summarized):
+    fixed = [msgspec.structs.replace(cell, claims_on="fixed") for cell in summarized.cells]
+    (rates,) = figures.choose(["best_learning_rate"])
+    with style.applied(), pytest.raises(NothingToDrawError, match="not tuned at two or more"):
+        rates.draw(sweep, msgspec.structs.replace(summarized, cells=fixed))
+
+
 def test_energy_is_never_invented(measured):
     unmetered = Sweep.of(dataclasses.replace(measured, rounds=measured.rounds.assign(joules=np.nan)))
     (energy,) = figures.choose(["energy"])

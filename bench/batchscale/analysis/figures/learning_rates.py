@@ -36,7 +36,7 @@ LABEL_INCHES = 0.28
 
 def best_learning_rate(sweep: Sweep, summary: Summary) -> Figure:
     """Draw the rates of the claims within the rates tried, the surface's ridge with its band, and two rules."""
-    cells = [cell for cell in summary.cells if cell.best_learning_rate is not None]
+    cells = [cell for cell in summary.cells if cell.best_learning_rate is not None and cell.claims_on != "fixed"]
     if len(cells) < 2:
         raise NothingToDrawError("learning rates were not tuned at two or more batch sizes")
     figure, (axes,) = drawing.sheet()
