@@ -110,6 +110,10 @@ def test_what_was_trained_since_stays_and_the_machines_add_up(tmp_path):
     folder = continued(tmp_path, source, "here", MANY_CORES)
     append(folder, seeded(77))
     append(source, seeded(78))
+    updated = host().machine.host_memory_bytes - 4096
+    results_folder.prepare(
+        source, experiment(), msgspec.structs.replace(host().machine, host_memory_bytes=updated), ENVIRONMENTS
+    )
     before = rows(folder)
     continued(tmp_path, source, "here", MANY_CORES)
     assert rows(folder) == before, "the source holds more by now, and what was trained here stays"

@@ -103,8 +103,7 @@ class Source(NamedTuple):
         if not results_folder.has_rows(folder / CONVERGENCE):
             return False
         began, known = results_folder.read_machine(folder).trained_on, self._trained_on()
-        same = [one.machine for one in began] == [one.machine for one in known]
-        return same and all(one.trials <= of.trials for one, of in zip(began, known, strict=True))
+        return len(began) == len(known) and all(map(_is_part, began, known))
 
     def _refuse_to_join(self, folder: Path) -> None:
         if (folder / CONVERGENCE).exists() and not (folder / JOINED_FROM).exists():
@@ -119,6 +118,11 @@ class Source(NamedTuple):
                 f"{folder}: already holds training runs that are not those of {self.folder};"
                 " leave out --continue-from to go on with them, or give another --results"
             )
+
+
+def _is_part(taken: TrainedOn, known: TrainedOn) -> bool:
+    """Return True if trials that were taken are the first ones of those that a machine trained."""
+    return results_folder.same_machine(taken.machine, known.machine) and taken.trials <= known.trials
 
 
 def _is_done(row: AnyRow) -> bool:
