@@ -224,6 +224,14 @@ def fixed_errors(address: str) -> dict[int, list[tuple[float, float]]]:
     return errors
 
 
+def searched_errors(address: str) -> dict[int, list[float]]:
+    """Return the best validation error of every run that searched a rate, by batch size."""
+    errors: dict[int, list[float]] = {}
+    for one in frames.load(RESULTS / address).searched:
+        errors.setdefault(one.batch_size, []).append(1 - max(one.curve.scores["accuracy"]))
+    return errors
+
+
 TABLES: tuple[Callable[[Published], Lines], ...] = (answers, hardware, questions, scales, claims, repetition)
 
 
@@ -411,6 +419,11 @@ def test_the_verdicts_on_the_experiment_of_2015_follow_from_its_rows(found):
     worst = max(max(runs) for runs in middle.values())
     assert all(best > worst for size in (*small, 2000, 5000) for best in errors[size])
     assert min(errors[1]) > 10 * max(medians)
+
+    searched = searched_errors(UNFINISHED)
+    assert {size: len(runs) for size, runs in searched.items()} == dict.fromkeys((s for s in ORIGINAL if s >= 10), 5)
+    assert min(min(runs) for runs in searched.values()) > 0.01
+    assert all(min(searched[size]) <= worst for size in (2000, 5000))
 
     assert max(speeds, key=speeds.__getitem__) == 100
     verdicts = [VERDICTS[one.verdict] for one in of.verdicts]
