@@ -143,6 +143,21 @@ def test_a_copy_that_was_interrupted_is_made_again(tmp_path, kept):
     assert results_folder.read_machine(torn) == results_folder.read_machine(whole)
 
 
+def test_a_machine_without_trials_is_not_named(tmp_path):
+    source = filled(tmp_path / "there", experiment())
+    torn = continued(tmp_path, source, "torn", MANY_CORES)
+    (torn / results_folder.CONVERGENCE).unlink()
+    prepared(torn, experiment(), MANY_CORES)
+    assert results_folder.read_machine(torn).trained_on == []
+
+
+def test_a_folder_without_a_trial_may_still_continue_a_run(tmp_path):
+    source, folder = filled(tmp_path / "there", experiment()), prepared(tmp_path / "here", experiment(), MANY_CORES)
+    append(folder, rows(source)[1])
+    continued(tmp_path, source, "here", MANY_CORES)
+    assert rows(folder) == rows(source)[:1]
+
+
 def test_other_trials_are_never_overwritten(tmp_path):
     source, full = filled(tmp_path / "there", experiment()), filled(tmp_path / "full", experiment())
     with pytest.raises(InputError, match="already holds training runs that are not those of"):

@@ -143,6 +143,9 @@ def prepare(
     merged = {**(known.environments if known else {}), **environments}
     row_files.write_whole(folder / EXPERIMENT, to_toml(experiment))
     kept = known or MachineFile(machine=machine, environments={})
+    if not has_rows(folder / CONVERGENCE):
+        # The copy of another machine's trials was interrupted after it was described.
+        kept = msgspec.structs.replace(kept, trained_on=[])
     row_files.write_json(folder / MACHINE, msgspec.structs.replace(kept, machine=machine, environments=merged))
 
 

@@ -15,9 +15,10 @@ from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import Slug
 from batchscale.errors import InputError
 from batchscale.records import results_folder, row_files
-from batchscale.records.machine_file import TrainedOn
+from batchscale.records.machine_file import MachineFile, TrainedOn
 from batchscale.records.results_folder import CONVERGENCE, JOINED_FROM, MACHINE
 from batchscale.records.row_types import AnyRow, Data, Text, Trial
+from batchscale.untrusted_input import is_there
 
 
 class JoinedFrom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,8 +57,9 @@ class Source(NamedTuple):
             unlike = f"its protocol is not that of {experiment.name} ({found})"
             raise InputError(f"{self.folder}: its training runs cannot be used: {unlike}")
         results_folder.refuse_other_data(self.folder, data)
-        if not self._trained_on():
+        if not _done(self.folder):
             raise InputError(f"{self.folder / CONVERGENCE}: holds no trial that did not fail")
+        results_folder.read_machine(self.folder)
         refuse = self._refuse_to_continue if self.continues else self._refuse_to_join
         refuse(folder)
 
@@ -65,7 +67,7 @@ class Source(NamedTuple):
         """Copy the trials to a folder that `refuse` let pass and that `results_folder.prepare` made ready.
 
         A run that is continued takes the trials alone. Failures and looks depend on the machine, so here they are tried
-        and made again. `machine.json` describes every machine that trained.
+        and made again; `machine.json` then describes every machine that trained.
 
         Raises:
             InputError: If the folder cannot be written.
@@ -73,36 +75,25 @@ class Source(NamedTuple):
         if self.continues and self._is_taken(folder):
             return
         theirs, ours = results_folder.read_machine(self.folder), results_folder.read_machine(folder)
-        taken = b"".join(map(row_files.encode, self._kept() if self.continues else self._rows()))
-        trained_on = self._trained_on() if self.continues else theirs.trained_on
+        every = _rows(self.folder)
+        taken = [row for row in every if isinstance(row, Data) or _is_done(row)] if self.continues else every
+        trained_on = _trained_on(theirs, sum(map(_is_done, every))) if self.continues else theirs.trained_on
         environments = {**theirs.environments, **ours.environments}
         label = msgspec.structs.replace(ours, environments=environments, trained_on=trained_on)
         row_files.write_json(folder / MACHINE, label)
         if not self.continues:
             named, machine = results_folder.read_experiment(self.folder).name, theirs.machine.name
             row_files.write_json(folder / JOINED_FROM, JoinedFrom(folder=f"{named}/{machine}", machine=machine))
-        row_files.write_whole(folder / CONVERGENCE, taken)
-
-    def _rows(self) -> list[AnyRow]:
-        return list(results_folder.rows(self.folder, CONVERGENCE, results_folder.read_experiment(self.folder)))
-
-    def _kept(self) -> list[AnyRow]:
-        """Return the rows of a run to continue: its data, and the trials that did not fail."""
-        return [row for row in self._rows() if isinstance(row, Data) or _is_done(row)]
-
-    def _trained_on(self) -> list[TrainedOn]:
-        """Return the machines that trained, first to last, with their trials; none if there are no trials."""
-        known = results_folder.read_machine(self.folder)
-        own = sum(map(_is_done, self._rows())) - sum(one.trials for one in known.trained_on)
-        return [*known.trained_on, *([TrainedOn(machine=known.machine, trials=own)] if own > 0 else [])]
+        row_files.write_whole(folder / CONVERGENCE, b"".join(map(row_files.encode, taken)))
 
     def _is_taken(self, folder: Path) -> bool:
         """Return True if a folder is the source, or began with its trials; the source may hold more by now."""
         if folder.resolve() == self.folder.resolve():
             return True
-        if not results_folder.has_rows(folder / CONVERGENCE):
+        if is_there(folder / JOINED_FROM) or not _done(folder):
             return False
-        began, known = results_folder.read_machine(folder).trained_on, self._trained_on()
+        began = results_folder.read_machine(folder).trained_on
+        known = _trained_on(results_folder.read_machine(self.folder), _done(self.folder))
         return len(began) == len(known) and all(map(_is_part, began, known))
 
     def _refuse_to_join(self, folder: Path) -> None:
@@ -113,11 +104,26 @@ class Source(NamedTuple):
     def _refuse_to_continue(self, folder: Path) -> None:
         if (label := results_folder.read_label(self.folder, JOINED_FROM, JoinedFrom)) is not None:
             raise InputError(f"{self.folder}: its training runs are those of {label.folder}; continue that folder")
-        if results_folder.has_rows(folder / CONVERGENCE) and not self._is_taken(folder):
+        if is_there(folder / CONVERGENCE) and _done(folder) and not self._is_taken(folder):
             raise InputError(
                 f"{folder}: already holds training runs that are not those of {self.folder};"
                 " leave out --continue-from to go on with them, or give another --results"
             )
+
+
+def _rows(folder: Path) -> list[AnyRow]:
+    return list(results_folder.rows(folder, CONVERGENCE, results_folder.read_experiment(folder)))
+
+
+def _done(folder: Path) -> int:
+    """Return the trials of a folder that did not fail."""
+    return sum(map(_is_done, results_folder.rows(folder, CONVERGENCE, results_folder.read_experiment(folder))))
+
+
+def _trained_on(known: MachineFile, trials: int) -> list[TrainedOn]:
+    """Return the machines that trained the trials of a folder, first to last."""
+    own = trials - sum(one.trials for one in known.trained_on)
+    return [*known.trained_on, *([TrainedOn(machine=known.machine, trials=own)] if own > 0 else [])]
 
 
 def _is_part(taken: TrainedOn, known: TrainedOn) -> bool:
