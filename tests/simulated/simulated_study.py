@@ -36,10 +36,12 @@ class Pretence:
         log_times: The true log time to the target of each batch size, in any unit.
         seed_spread: Standard deviation of log examples to the target over seeds.
         stop_after: Raise Stopped after so many rows of trials and rounds; None for never.
+        slower: Multiplies the seconds per step of some batch sizes, as another machine does; training is the same.
     """
 
-    def __init__(self, monkeypatch, log_times: Mapping[int, float], seed_spread=0.02, stop_after=None):
+    def __init__(self, monkeypatch, log_times: Mapping[int, float], seed_spread=0.02, stop_after=None, slower=None):
         self.log_times, self.seed_spread, self.stop_after, self.written = log_times, seed_spread, stop_after, 0
+        self.slower = slower or {}
         without_training(monkeypatch, self.train)
         monkeypatch.setattr(rounds, "measure", self.time)
         monkeypatch.setattr(calibration, "measure", lambda _: None)
@@ -89,7 +91,7 @@ class Pretence:
                 self.time_round(stage, key, number, noise)
 
     def time_round(self, stage: Throughput, key: CellKey, number, noise):
-        slower = 1.5 if key.loop == "dispatch" else 1.0
+        slower = (1.5 if key.loop == "dispatch" else 1.0) * self.slower.get(key.batch_size, 1.0)
         seconds = 10 * self.seconds_per_step(key.batch_size) * slower * math.exp(noise)
         stage.record(
             Round(

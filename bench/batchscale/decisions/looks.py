@@ -64,6 +64,14 @@ class Standing:
     budget: int = 0
     alpha: float = 0.0
 
+    @cached_property
+    def asked(self) -> frozenset[tuple[int, Point, int]]:
+        """The runs that the looks asked for, each as its batch size, point and seed."""
+        first = plan.FIRST_CONFIRMATION_SEED
+        return frozenset(
+            (arm.batch_size, arm.point, first + seed) for arms, seeds in self.batches for arm in arms for seed in seeds
+        )
+
     def after(self, look: Look) -> Standing:
         """Return what one more look leaves."""
         added = tuple(look.added)

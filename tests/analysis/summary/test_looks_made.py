@@ -1,6 +1,7 @@
 """What is read of a study with looks: the comparison of its last look, why it ended, and only whole runs' scores."""
 
 import shutil
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -15,6 +16,7 @@ from batchscale.config import plan
 from batchscale.decisions import looks
 from batchscale.decisions.looks import replay
 from batchscale.records import results_folder, row_files
+from batchscale.records.machine_file import TrainedOn
 from batchscale.records.row_types import Look, Trial
 from batchscale.statistics.looks import ALPHAS
 from simulated_study import Pretence, looked, looks_of, rows_of
@@ -132,3 +134,11 @@ def test_scores_rest_on_the_runs_that_trained_the_whole_budget(folder):
     whole = {plan.FIRST_CONFIRMATION_SEED + seed for seed in range(plan.WHOLE_BUDGET_SEEDS)}
     assert len(of.claims[16].for_target) > len(whole)
     assert set(of.claims[16].for_score["seed"]) == whole
+
+
+def test_all_arms_are_compared_where_the_looks_of_another_machine_chose_their_seeds(folder):
+    own = frames.load(folder)
+    before = TrainedOn(machine=own.machine.machine, trials=1)
+    continued = Sweep.of(replace(own, machine=msgspec.structs.replace(own.machine, trained_on=[before])))
+    assert not Sweep.of(own).comparison.among.all()
+    assert continued.comparison.among.all()

@@ -200,21 +200,29 @@ def test_batch_sizes_are_shown_in_few_words():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("slower", [{}, {16: 2.0, 32: 2.0, 64: 4.0}])
 @pytest.mark.parametrize(
     ("table", "spread", "tables"),
     [
         (FLAT, 0.3, {"seeds": {"search": 1, "confirm": 4}, "confirm": {"looks": [3, 6, 96]}}),
         ({4: -3.0, 16: -3.4, 64: -3.1}, 0.1, {"seeds": {"search": 1, "confirm": 6}}),
+        (CLOSE, 0.1, {}),
     ],
 )
-def test_a_machine_of_the_same_speed_makes_the_same_looks_of_trials_that_are_there(
-    tmp_path, monkeypatch, table, spread, tables
+def test_a_continued_study_looks_as_one_that_trained_everything_here(
+    tmp_path, monkeypatch, table, spread, tables, slower
 ):
     tables = {"batch_sizes": {"values": sorted(table)}, **tables}
     Pretence(monkeypatch, table, seed_spread=spread)
     made = looked(tmp_path / "there", **tables)
-    results_folder.prepare(tmp_path / "here", made.experiment, made.host.machine, {})
-    Source(tmp_path / "there", continues=True).take(tmp_path / "here")
-    Pretence(monkeypatch, table, seed_spread=spread)
-    looked(tmp_path / "here", **tables)
-    assert known_of(tmp_path / "here") == known_of(tmp_path / "there")
+    results_folder.prepare(tmp_path / "continued", made.experiment, made.host.machine, {})
+    Source(tmp_path / "there", continues=True).take(tmp_path / "continued")
+    for name in ("continued", "alone"):
+        Pretence(monkeypatch, table, seed_spread=spread, slower=slower)
+        looked(tmp_path / name, **tables)
+    continued, alone = (
+        [row for row in known_of(tmp_path / name) if row["kind"] == "look"] for name in ("continued", "alone")
+    )
+    assert continued == alone
+    every = {trial.key for trial in rows_of(tmp_path / "continued", Trial)}
+    assert every == {trial.key for name in ("there", "alone") for trial in rows_of(tmp_path / name, Trial)}

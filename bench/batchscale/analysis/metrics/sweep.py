@@ -202,9 +202,11 @@ class Sweep:
 
         In a study with looks, its last look is repeated: only the arms of the study count, with the error that the look
         had. Which arms are out it decided by the experiment's own target and the speeds of the machine that trained.
+        Where another machine trained, its looks chose the seeds of every batch size, so all arms are compared.
         """
         looked = looks.reading(self.frames.looks)
-        if looked and self.is_own_target and not self.frames.convergence_from:
+        elsewhere = self.frames.convergence_from or self.frames.machine.trained_on
+        if looked and self.is_own_target and not elsewhere:
             places = {arm.key: number for number, arm in enumerate(self.arms)}
             arms = np.array([places[key] for key in looked.arms if key in places], dtype=np.intp)
             keys = [self.arms[number].key for number in arms.tolist()]

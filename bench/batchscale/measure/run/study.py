@@ -84,12 +84,13 @@ class Study:
         return looks.replay(self.convergence.looks)
 
     def _evidence(self) -> Evidence:
-        # A run that is continued holds seeds that its looks on this machine have not asked for yet.
-        asked = plan.FIRST_CONFIRMATION_SEED + self._standing().seeds
+        # A run that another machine began holds confirmation runs that its looks here did not ask for.
+        asked = self._standing().asked
         trials = [
             trial
             for trial in self.convergence.trials.values()
-            if trial.status != "failed" and (trial.phase != "confirm" or trial.seed < asked)
+            if trial.status != "failed"
+            and (trial.phase != "confirm" or (trial.batch_size, trial.point, trial.seed) in asked)
         ]
         return Evidence(self.session.experiment, self.session.duration, trials, self.throughput.known.timed)
 
