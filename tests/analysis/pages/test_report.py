@@ -176,7 +176,7 @@ def test_a_notice_and_a_join_are_loud(summarized):
     assert "elsewhere" in answer.notices(loud)[1]
     begun = msgspec.structs.replace(summarized, trained_on=["1 trial on old-cpu (EPYC)", "2 trials on old-gpu (L4)"])
     assert any("1 trial on old-cpu (EPYC), then 2 trials on old-gpu (L4)" in one for one in answer.notices(begun))
-    assert captions.convergence_source(begun) == "convergence begun on another machine"
+    assert captions.convergence_source(begun) == "convergence begun in another folder"
 
 
 def test_long_runs_of_ties_are_named_by_their_ends(summarized):

@@ -326,7 +326,7 @@ def machine(measured: Frames) -> Table:
     described = measured.machine.machine
     columns = Column("Item", text=True), Column("Value", prose=True)
     before = measured.machine.trained_on
-    except_before = ", except the first trials, which other machines trained" if before else ""
+    except_before = ", except the trials that were trained before" if before else ""
     caption = f"The rows were measured on this machine with this software{except_before}."
     if measured.imported:
         return Table(caption, columns, [TableRow([Entry("Device"), Entry(described.device_kind)])])

@@ -135,7 +135,7 @@ def convergence_source(summary: Summary) -> str:
     """Return where the training runs were made."""
     if not any(cell.seeds for cell in summary.cells):
         return "convergence not measured"
-    here = "begun on another machine" if summary.trained_on else "measured here"
+    here = "begun in another folder" if summary.trained_on else "measured here"
     return f"convergence {f'joined from {summary.convergence_from}' if summary.convergence_from else here}"
 
 
