@@ -59,21 +59,21 @@ def test_trials_of_other_data_are_refused(tmp_path, continues):
 
 @pytest.mark.parametrize("continues", [True, False])
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("experiment.toml", None, "experiment.toml: cannot be read"),
         ("machine.json", None, "machine.json: cannot be read"),
-        ("convergence.jsonl", None, "convergence.jsonl: holds no trial that did not fail"),
-        ("convergence.jsonl", b"", "convergence.jsonl: holds no trial that did not fail"),
+        ("convergence.jsonl", None, "convergence.jsonl: 0 trials to use, expected one or more"),
+        ("convergence.jsonl", b"", "convergence.jsonl: 0 trials to use, expected one or more"),
         ("convergence.jsonl", b"{}\n", "convergence.jsonl:1: "),
     ],
 )
-def test_a_source_without_what_is_needed_is_refused(tmp_path, continues, name, content, told):
+def test_a_source_without_what_is_needed_is_refused(tmp_path, continues, name, content, message):
     source = filled(tmp_path / "there", experiment())
     (source / name).unlink()
     if content is not None:
         (source / name).write_bytes(content)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         Source(source, continues=continues).refuse(experiment(), tmp_path / "here", data(tmp_path))
 
 
@@ -169,10 +169,18 @@ def test_other_trials_are_never_overwritten(tmp_path):
         Source(source, continues=True).refuse(experiment(), fewer, data(tmp_path))
 
 
-def test_joined_trials_are_continued_where_they_were_trained(tmp_path):
+@pytest.mark.parametrize("continues", [True, False])
+def test_joined_trials_are_taken_from_the_folder_that_trained_them(tmp_path, continues):
     source, joined = filled(tmp_path / "there", experiment()), prepared(tmp_path / "joined", experiment())
     Source(source, continues=False).take(joined)
-    with pytest.raises(InputError, match=r"its training runs are those of tiny/tiny-cpu; continue that folder"):
-        Source(joined, continues=True).refuse(experiment(), tmp_path / "here", data(tmp_path))
-    with pytest.raises(InputError, match="already holds training runs that are not those of"):
-        Source(source, continues=True).refuse(experiment(), joined, data(tmp_path))
+    with pytest.raises(InputError, match=r"its training runs are those of tiny/tiny-cpu; name that folder instead"):
+        Source(joined, continues=continues).refuse(experiment(), tmp_path / "here", data(tmp_path))
+
+
+def test_a_folder_with_joined_trials_continues_no_run(tmp_path):
+    began = continued(tmp_path, filled(tmp_path / "there", experiment()), "began", MANY_CORES)
+    for source in (began, tmp_path / "there"):
+        joined = prepared(tmp_path / f"joined {source.name}", experiment())
+        Source(source, continues=False).take(joined)
+        with pytest.raises(InputError, match="already holds training runs that are not those of"):
+            Source(tmp_path / "there", continues=True).refuse(experiment(), joined, data(tmp_path))

@@ -1,4 +1,4 @@
-"""Trials of one results folder in another: trials do not depend on the machine, so a machine need not train them again.
+"""Trials of one results folder in another: a machine changes only their rounding, so another need not train them again.
 
 Either a folder takes all its trials from another one, and only times; or it continues a run that another machine began,
 and trains what is missing.
@@ -34,6 +34,15 @@ class JoinedFrom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     machine: Slug
 
 
+def joined_from(folder: Path) -> JoinedFrom | None:
+    """Return where the trials of a folder were joined from; None where they were trained for it.
+
+    Raises:
+        InputError: If the label is not valid.
+    """
+    return results_folder.read_label(folder, JOINED_FROM, JoinedFrom)
+
+
 class Source(NamedTuple):
     """Where trials are taken from.
 
@@ -56,9 +65,11 @@ class Source(NamedTuple):
             found = results_folder.different(other.protocol, experiment.protocol)
             unlike = f"its protocol is not that of {experiment.name} ({found})"
             raise InputError(f"{self.folder}: its training runs cannot be used: {unlike}")
+        if (label := joined_from(self.folder)) is not None:
+            raise InputError(f"{self.folder}: its training runs are those of {label.folder}; name that folder instead")
         results_folder.refuse_other_data(self.folder, data)
         if not _done(self.folder):
-            raise InputError(f"{self.folder / CONVERGENCE}: holds no trial that did not fail")
+            raise InputError(f"{self.folder / CONVERGENCE}: 0 trials to use, expected one or more that did not fail")
         results_folder.read_machine(self.folder)
         refuse = self._refuse_to_continue if self.continues else self._refuse_to_join
         refuse(folder)
@@ -66,8 +77,8 @@ class Source(NamedTuple):
     def take(self, folder: Path) -> None:
         """Copy the trials to a folder that `refuse` let pass and that `results_folder.prepare` made ready.
 
-        A run that is continued takes the trials alone. Failures and looks depend on the machine, so here they are tried
-        and made again; `machine.json` then describes every machine that trained.
+        A run that is continued takes only its data and the trials that did not fail: failures and looks depend on the
+        machine, so they are tried and made again. `machine.json` then describes every machine that trained.
 
         Raises:
             InputError: If the folder cannot be written.
@@ -75,15 +86,16 @@ class Source(NamedTuple):
         if self.continues and self._is_taken(folder):
             return
         theirs, ours = results_folder.read_machine(self.folder), results_folder.read_machine(folder)
-        every = _rows(self.folder)
-        taken = [row for row in every if isinstance(row, Data) or _is_done(row)] if self.continues else every
-        trained_on = _trained_on(theirs, sum(map(_is_done, every))) if self.continues else theirs.trained_on
+        taken, trained_on = _rows(self.folder), theirs.trained_on
+        if self.continues:
+            trained_on = _trained_on(theirs, sum(map(_is_done, taken)))
+            taken = [row for row in taken if isinstance(row, Data) or _is_done(row)]
+        else:
+            named, machine = results_folder.read_experiment(self.folder).name, theirs.machine.name
+            row_files.write_json(folder / JOINED_FROM, JoinedFrom(folder=f"{named}/{machine}", machine=machine))
         environments = {**theirs.environments, **ours.environments}
         label = msgspec.structs.replace(ours, environments=environments, trained_on=trained_on)
         row_files.write_json(folder / MACHINE, label)
-        if not self.continues:
-            named, machine = results_folder.read_experiment(self.folder).name, theirs.machine.name
-            row_files.write_json(folder / JOINED_FROM, JoinedFrom(folder=f"{named}/{machine}", machine=machine))
         row_files.write_whole(folder / CONVERGENCE, b"".join(map(row_files.encode, taken)))
 
     def _is_taken(self, folder: Path) -> bool:
@@ -102,8 +114,6 @@ class Source(NamedTuple):
             raise InputError(f"{folder}: already holds convergence rows measured here; give another --results {there}")
 
     def _refuse_to_continue(self, folder: Path) -> None:
-        if (label := results_folder.read_label(self.folder, JOINED_FROM, JoinedFrom)) is not None:
-            raise InputError(f"{self.folder}: its training runs are those of {label.folder}; continue that folder")
         if is_there(folder / CONVERGENCE) and _done(folder) and not self._is_taken(folder):
             raise InputError(
                 f"{folder}: already holds training runs that are not those of {self.folder};"

@@ -262,6 +262,15 @@ def test_a_scaled_study_is_joined_at_the_rung_of_its_source(tmp_path, offline, r
     assert (folder / results_folder.CONVERGENCE).read_bytes() == (source / results_folder.CONVERGENCE).read_bytes()
 
 
+def test_a_folder_with_joined_trials_is_only_timed_from_then_on(tmp_path, offline, runs):
+    source = filled(tmp_path / "there", experiments.find("lenet_digits"))
+    for trials in (Source(source, continues=False), None):
+        asked = request(tmp_path, names=["lenet_digits"], trials=trials)
+        suite.measure(asked, host(), Stopper())
+        assert "its training runs are those of lenet_digits/tiny-cpu" in asked.progress.output.getvalue()
+    assert [stages for _, stages in runs] == [("throughput",), ("throughput",)]
+
+
 def test_a_run_is_continued_at_its_own_scale_alone(tmp_path, offline, runs):
     source, path = filled(tmp_path / "there", experiment()), tmp_path / "tiny.toml"
     path.write_bytes(results_folder.to_toml(experiment()))

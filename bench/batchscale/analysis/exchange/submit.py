@@ -28,7 +28,7 @@ from batchscale.printable import printable
 from batchscale.records import results_folder, row_files
 from batchscale.records.machine_file import Environment, MachineFile
 from batchscale.records.row_types import AnyRow, Data
-from batchscale.records.taken_trials import JoinedFrom
+from batchscale.records.taken_trials import JoinedFrom, joined_from
 
 NEEDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -63,7 +63,7 @@ def submit(folder: Path, published: Path) -> Submission:
     try:
         # The file with a price is not published, so the page is made without it.
         measured = replace(frames.load(folder), price_per_hour=None)
-        joined = results_folder.read_label(folder, results_folder.JOINED_FROM, JoinedFrom)
+        joined = joined_from(folder)
         rows = {name: [*row_files.read(folder / name)] for name in results_folder.ROW_FILES}
         joined_rows = rows.pop(results_folder.CONVERGENCE) if joined else []
         own_rows = [*chain.from_iterable(rows.values())]
@@ -155,7 +155,7 @@ def _wrongly_joined(
         yield f"{results_folder.JOINED_FROM}: {named} is not in {published}; submit these results first"
     elif other := {row.machine for row in trials} - {machine, *_trained_before(results_folder.read_machine(source))}:
         named = ", ".join(sorted(other))
-        yield f"{results_folder.CONVERGENCE}: holds rows of {named}, expected those of {machine} alone"
+        yield f"{results_folder.CONVERGENCE}: holds rows of {named}, expected those of {machine}"
     elif [*row_files.read(source / results_folder.CONVERGENCE)] != [*trials]:
         yield f"{results_folder.CONVERGENCE}: holds other rows than {source}, which the trials were taken from"
     theirs, ours = (next((row for row in rows if isinstance(row, Data)), None) for rows in (trials, own))

@@ -39,7 +39,7 @@ from batchscale.records.row_types import (
     Trial,
     Verification,
 )
-from batchscale.records.taken_trials import JoinedFrom
+from batchscale.records.taken_trials import joined_from
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def load(folder: Path) -> Frames:
     """
     experiment = results_folder.read_experiment(folder)
     machine = results_folder.read_machine(folder)
-    joined = results_folder.read_label(folder, results_folder.JOINED_FROM, JoinedFrom)
+    joined = joined_from(folder)
     imported = results_folder.read_label(folder, results_folder.IMPORTED, Imported)
     price = results_folder.read_label(folder, results_folder.PRICE, Price)
     files = (results_folder.rows(folder, name, experiment) for name in results_folder.ROW_FILES)

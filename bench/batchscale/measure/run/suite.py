@@ -33,7 +33,7 @@ from batchscale.measure.throughput.stage import Throughput
 from batchscale.measure.training import optimizers
 from batchscale.measure.training.learner import model_named, task_named
 from batchscale.printable import bare
-from batchscale.records import results_folder, row_files
+from batchscale.records import results_folder, row_files, taken_trials
 from batchscale.records.taken_trials import Source
 
 FALLBACK = "lenet_digits"
@@ -92,8 +92,6 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
     """
     progress = request.progress
     _keep_programs(host)
-    if request.trials is not None and not request.trials.continues:
-        request = replace(request, stages=["throughput"])
     if not request.names and request.minutes is None:
         request = replace(request, minutes=SUITE_MINUTES.get(host.machine.platform))
     unscaled = _sessions(request, host, stopper)
@@ -104,7 +102,7 @@ def measure(request: Request, host: Host, stopper: Stopper) -> list[Path]:
         _prepare(sessions, request.trials)
         stages = []
         for one in sessions:
-            stages += planned_stages(one, request.stages)
+            stages += planned_stages(one, _not_joined(one, request.stages))
             progress.plan("page", SECONDS_PER_PAGE, 1.0)
         for stage in stages:
             progress.begin(stage.session.experiment.name)
@@ -122,6 +120,15 @@ def _prepare(sessions: Sequence[Session], trials: Source | None) -> None:
         one.prepare_folder()
         if trials is not None:
             trials.take(one.folder)
+
+
+def _not_joined(session: Session, stages: Sequence[str]) -> Sequence[str]:
+    """Return the stages without training where the trials of the folder are joined from another folder."""
+    label = taken_trials.joined_from(session.folder)
+    if label is None or "convergence" not in stages:
+        return stages
+    session.progress.say(f"{session.folder}: its training runs are those of {label.folder}, so nothing is trained")
+    return [name for name in stages if name != "convergence"]
 
 
 def planned_stages(session: Session, names: Sequence[str]) -> list[Throughput | Convergence | Study]:
