@@ -362,6 +362,8 @@ def test_another_machine_has_another_best_batch_size(found):
     assert steps[512] < 1.5 * steps[16]
     steps = {cell.batch_size: cell.seconds_per_step for cell in cpu.cells}
     assert steps[512] > 10 * steps[16]
+    pairs = zip(cpu.cells, gpu.cells, strict=True)
+    assert all(on_cpu.seconds_per_step >= 3 * on_gpu.seconds_per_step for on_cpu, on_gpu in pairs)
 
     rounds = frames.load(RESULTS / ON_GPU).rounds
     seconds = rounds.groupby(["batch_size", "loop"])["seconds_per_step"].median().unstack()
