@@ -88,7 +88,7 @@ def _share_device() -> None:
     metavar="DIR",
     expose_value=False,
     callback=_keep_source,
-    help="Continue a run that another machine began, at its scale: keep its training runs, and train the rest.",
+    help="Continue a run that another machine began, at the scale chosen there: keep its training runs.",
 )
 @cluster_options.added
 @PRICE

@@ -143,7 +143,7 @@ def prepare(
     merged = {**(known.environments if known else {}), **environments}
     row_files.write_whole(folder / EXPERIMENT, to_toml(experiment))
     kept = known or MachineFile(machine=machine, environments={})
-    if not has_rows(folder / CONVERGENCE):
+    if not _has_rows(folder / CONVERGENCE):
         # The copy of another machine's trials was interrupted after it was described.
         kept = msgspec.structs.replace(kept, trained_on=[])
     row_files.write_json(folder / MACHINE, msgspec.structs.replace(kept, machine=machine, environments=merged))
@@ -163,7 +163,7 @@ def note_peak_rates(folder: Path, rates: Mapping[str, float]) -> None:
 
 def _refuse_other_protocol(folder: Path, experiment: Experiment) -> None:
     path = folder / EXPERIMENT
-    if path.exists() and any(has_rows(folder / name) for name in (THROUGHPUT, CONVERGENCE)):
+    if path.exists() and any(_has_rows(folder / name) for name in (THROUGHPUT, CONVERGENCE)):
         known = experiments.read(path)
         if known.fingerprint != experiment.fingerprint:
             found = different(known.protocol, experiment.protocol)
@@ -180,8 +180,7 @@ def same_machine(known: Machine, machine: Machine) -> bool:
     return known == (msgspec.structs.replace(machine, host_memory_bytes=before) if near else machine)
 
 
-def has_rows(path: Path) -> bool:
-    """Return True if a rows file holds anything."""
+def _has_rows(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
