@@ -12,12 +12,12 @@ from msgspec import Meta
 
 from batchscale.config import experiment as experiments
 from batchscale.config.experiment import Experiment
-from batchscale.config.vocabulary import StageName
+from batchscale.config.vocabulary import Slug, StageName
 from batchscale.errors import InputError
 from batchscale.printable import bare, printable
 from batchscale.records import row_files
 from batchscale.records.machine_file import Environment, Machine, MachineFile
-from batchscale.records.row_types import AnyRow, Data, Row, Run
+from batchscale.records.row_types import AnyRow, Data, Row, Run, Text
 from batchscale.untrusted_input import is_there, read_json
 
 T = TypeVar("T")
@@ -274,3 +274,25 @@ def set_price(folder: Path, per_hour: float) -> None:
     """
     read_experiment(folder)
     row_files.write_json(folder / PRICE, Price(per_hour=per_hour))
+
+
+class JoinedFrom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`convergence_from.json`: the trials were measured on another machine and joined with the speeds of this one.
+
+    Attributes:
+        folder: The other results folder, as `<experiment>/<machine>`.
+        machine: Name of the other machine.
+    """
+
+    schema: Literal[1] = 1
+    folder: Text
+    machine: Slug
+
+
+def joined_from(folder: Path) -> JoinedFrom | None:
+    """Return where the trials of a folder were joined from; None where they were trained for it.
+
+    Raises:
+        InputError: if the label is not valid.
+    """
+    return read_label(folder, JOINED_FROM, JoinedFrom)

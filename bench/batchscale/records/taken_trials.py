@@ -7,40 +7,17 @@ and trains what is missing.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from batchscale.config.experiment import Experiment
-from batchscale.config.vocabulary import Slug
 from batchscale.errors import InputError
 from batchscale.records import results_folder, row_files
 from batchscale.records.machine_file import MachineFile, TrainedOn
-from batchscale.records.results_folder import CONVERGENCE, JOINED_FROM, MACHINE
-from batchscale.records.row_types import AnyRow, Data, Text, Trial
+from batchscale.records.results_folder import CONVERGENCE, JOINED_FROM, MACHINE, JoinedFrom, joined_from
+from batchscale.records.row_types import AnyRow, Data, Trial
 from batchscale.untrusted_input import is_there
-
-
-class JoinedFrom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`convergence_from.json`: the trials were measured on another machine and joined with the speeds of this one.
-
-    Attributes:
-        folder: The other results folder, as `<experiment>/<machine>`.
-        machine: Name of the other machine.
-    """
-
-    schema: Literal[1] = 1
-    folder: Text
-    machine: Slug
-
-
-def joined_from(folder: Path) -> JoinedFrom | None:
-    """Return where the trials of a folder were joined from; None where they were trained for it.
-
-    Raises:
-        InputError: If the label is not valid.
-    """
-    return results_folder.read_label(folder, JOINED_FROM, JoinedFrom)
 
 
 class Source(NamedTuple):

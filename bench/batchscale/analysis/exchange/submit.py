@@ -27,8 +27,8 @@ from batchscale.errors import InputError
 from batchscale.printable import printable
 from batchscale.records import results_folder, row_files
 from batchscale.records.machine_file import Environment, MachineFile
+from batchscale.records.results_folder import JoinedFrom, joined_from
 from batchscale.records.row_types import AnyRow, Data
-from batchscale.records.taken_trials import JoinedFrom, joined_from
 
 NEEDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 

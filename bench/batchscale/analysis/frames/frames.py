@@ -23,7 +23,7 @@ from batchscale.errors import InputError
 from batchscale.records import results_folder
 from batchscale.records.curves import UNITS, CountedIn
 from batchscale.records.machine_file import MachineFile
-from batchscale.records.results_folder import Price
+from batchscale.records.results_folder import Price, joined_from
 from batchscale.records.row_types import (
     AnyRow,
     Calibration,
@@ -39,7 +39,6 @@ from batchscale.records.row_types import (
     Trial,
     Verification,
 )
-from batchscale.records.taken_trials import joined_from
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from batchscale.measure.throughput.stage import Throughput
 from batchscale.measure.training import optimizers
 from batchscale.measure.training.learner import model_named, task_named
 from batchscale.printable import bare
-from batchscale.records import results_folder, row_files, taken_trials
+from batchscale.records import results_folder, row_files
 from batchscale.records.taken_trials import Source
 
 FALLBACK = "lenet_digits"
@@ -124,7 +124,7 @@ def _prepare(sessions: Sequence[Session], trials: Source | None) -> None:
 
 def _not_joined(session: Session, stages: Sequence[str]) -> Sequence[str]:
     """Return the stages without training where the trials of the folder are joined from another folder."""
-    label = taken_trials.joined_from(session.folder)
+    label = results_folder.joined_from(session.folder)
     if label is None or "convergence" not in stages:
         return stages
     session.progress.say(f"{session.folder}: its training runs are those of {label.folder}, so nothing is trained")
