@@ -134,10 +134,8 @@ def prepare(
     known = read_machine(folder) if (folder / MACHINE).exists() else None
     if known is not None and not same_machine(known.machine, machine):
         found = different(msgspec.to_builtins(known.machine), msgspec.to_builtins(machine))
-        raise InputError(
-            f"{folder}: its rows are from another machine ({found});"
-            f" give another --results, and --continue-from {folder} to keep its training runs"
-        )
+        trained = f", and --continue-from {folder} to keep its training runs" if _has_rows(folder / CONVERGENCE) else ""
+        raise InputError(f"{folder}: its rows are from another machine ({found}); give another --results{trained}")
     if data is not None:
         refuse_other_data(folder, data)
     merged = {**(known.environments if known else {}), **environments}
