@@ -157,7 +157,7 @@ def test_convergence_of_another_machine_is_joined_with_speeds_of_this_one(swept,
 
 
 @pytest.mark.slow
-def test_a_run_that_another_machine_began_is_continued_as_if_it_had_never_stopped(swept, sweep, tmp_path):
+def test_a_run_that_another_machine_began_is_continued_as_if_it_had_never_stopped(swept, sweep, tmp_path, capsys):
     began, whole = shutil.copytree(swept, tmp_path / "began"), rows(swept, results_folder.CONVERGENCE, Trial)
     machine = msgspec.json.decode((began / results_folder.MACHINE).read_bytes())
     machine["machine"]["cpu"] = "older"
@@ -174,8 +174,12 @@ def test_a_run_that_another_machine_began_is_continued_as_if_it_had_never_stoppe
     assert build.read(folder).trained_on == [f"{len(kept)} trials on tiny-cpu (older)"]
     assert "Trained before" in (folder / "report.html").read_text()
     before = (folder / results_folder.CONVERGENCE).read_bytes()
+    (began / results_folder.CONVERGENCE).write_bytes(b"".join(map(row_files.encode, whole)))
+    capsys.readouterr()
     assert command_line.run(line) == 0
     assert (folder / results_folder.CONVERGENCE).read_bytes() == before
+    gained = f"{began} holds {len(whole) - len(kept)} more training runs than when its runs were taken"
+    assert f"{folder}: {gained}; to use them too, give another --results" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_measures_nothing")

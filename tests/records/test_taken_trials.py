@@ -115,8 +115,10 @@ def test_what_was_trained_since_stays_and_the_machines_add_up(tmp_path):
         source, experiment(), msgspec.structs.replace(host().machine, host_memory_bytes=updated), ENVIRONMENTS
     )
     before = rows(folder)
+    assert Source(folder, continues=True).not_taken(folder) == 0
     continued(tmp_path, source, "here", MANY_CORES)
     assert rows(folder) == before, "the source holds more by now, and what was trained here stays"
+    assert Source(source, continues=True).not_taken(folder) == 1
     third = continued(tmp_path, folder, "third", msgspec.structs.replace(MANY_CORES, cpu="new"))
     one_each = [TrainedOn(machine=machine, trials=1) for machine in (host().machine, MANY_CORES)]
     assert results_folder.read_machine(third).trained_on == one_each

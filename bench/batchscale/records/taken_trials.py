@@ -75,6 +75,12 @@ class Source(NamedTuple):
         row_files.write_json(folder / MACHINE, label)
         row_files.write_whole(folder / CONVERGENCE, b"".join(map(row_files.encode, taken)))
 
+    def not_taken(self, folder: Path) -> int:
+        """Return how many trials the source of a continued run gained since this folder took its trials."""
+        if not self.continues or folder.resolve() == self.folder.resolve():
+            return 0
+        return _done(self.folder) - sum(one.trials for one in results_folder.read_machine(folder).trained_on)
+
     def _is_taken(self, folder: Path) -> bool:
         """Return True if a folder is the source, or began with its trials; the source may hold more by now."""
         if folder.resolve() == self.folder.resolve():

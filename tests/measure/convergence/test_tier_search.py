@@ -1,11 +1,13 @@
 """Search, extend, confirm: which trials are run, on which seeds, and the same ones after any interruption."""
 
+import msgspec
 import pytest
 from batchscale.config import plan
 from batchscale.config.vocabulary import Point
 from batchscale.errors import InputError
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence.stage import Convergence
+from batchscale.records.results_folder import CONVERGENCE
 from batchscale.records.row_types import TrialKey
 from fake_training import best_at, study
 from long_proofs import long_unless
@@ -50,6 +52,21 @@ def test_claims_rest_on_seeds_that_chose_nothing(tmp_path, monkeypatch):
     assert rates(found, "fixed") == [0.02]
     most = experiment(seeds={"search": plan.FIRST_CONFIRMATION_SEED - 1, "confirm": 1000})
     assert not set(plan.search_seeds(most)) & set(plan.confirmation_seeds(most))
+
+
+def test_the_time_left_leaves_out_the_trials_at_the_fixed_rate_that_are_done(tmp_path, monkeypatch):
+    found = study(tmp_path, monkeypatch, best_at(0.01), learning_rate={"fixed": 0.02})
+    lines = (tmp_path / CONVERGENCE).read_bytes().splitlines(keepends=True)
+    planned = []
+    for left_out in ({"confirm"}, {"confirm", "fixed"}):
+        kept = [line for line in lines if msgspec.json.decode(line).get("phase") not in left_out]
+        (tmp_path / CONVERGENCE).write_bytes(b"".join(kept))
+        stage = Convergence(session(tmp_path, learning_rate={"fixed": 0.02}))
+        stage.plan()
+        items = stage.session.progress.items
+        planned.append(sum(item.expected for (_, name), item in items.items() if name.startswith("confirm")))
+    fixed = sum(key.phase == "fixed" for key in found)
+    assert planned[1] - planned[0] == pytest.approx(fixed * stage.session.duration.budget_examples)
 
 
 def with_momentum(best):

@@ -281,7 +281,9 @@ class TierSearch:
         self._plan("search", max(0.0, search_trials(experiment, self.tier) - searched))
         left = [size for size in sizes if not self.stage.of("confirm", size)]
         if experiment.confirm is None:
-            self._plan("confirm", confirm_trials(experiment, self.tier) * len(left) / len(sizes))
+            fixed = sum(len(self.stage.of("fixed", size)) for size in left)
+            planned = confirm_trials(experiment, self.tier) * len(left) / len(sizes)
+            self._plan("confirm", max(0.0, planned - fixed))
         if left:
             session = self.stage.session
             session.progress.plan(self._item("compile"), session.compiling.of_a_tier, 1.0)
