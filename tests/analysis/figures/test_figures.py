@@ -16,6 +16,7 @@ from batchscale.analysis import figures
 from batchscale.analysis.exchange.analyze import Known, write_folders
 from batchscale.analysis.figures import PLOTS, drawing, style
 from batchscale.analysis.figures.drawing import NothingToDrawError
+from batchscale.analysis.figures.training import STRETCHES_PER_OCTAVE, gradient_noise_scale
 from batchscale.analysis.frames import frames
 from batchscale.analysis.frames.schema import COLUMNS, only
 from batchscale.analysis.metrics.sweep import Sweep
@@ -169,6 +170,26 @@ def test_a_fixed_rate_is_not_drawn_as_one_that_was_tuned(sweep, summarized):
     (rates,) = figures.choose(["best_learning_rate"])
     with style.applied(), pytest.raises(NothingToDrawError, match="not tuned at two or more"):
         rates.draw(sweep, msgspec.structs.replace(summarized, cells=fixed))
+
+
+def test_noise_estimates_that_are_close_in_training_are_averaged_before_the_division(sweep, summarized):
+    trials, per_stretch, stretches = sweep.frames.noise["trial"].unique(), 4, 16
+    count = per_stretch * stretches
+    each = {
+        "epochs": 2 ** ((np.arange(count) + 0.5) / per_stretch / STRETCHES_PER_OCTAVE),
+        "gradient_squared": np.tile([3.0, -1.0], count // 2),
+        "noise_trace": np.tile([50.0, 150.0], count // 2),
+    }
+    known = sweep.frames.noise.drop_duplicates("trial")
+    noise = known.loc[known.index.repeat(count)].assign(
+        **{name: np.tile(series, len(trials)) for name, series in each.items()}
+    )
+    noisy = Sweep.of(dataclasses.replace(sweep.frames, noise=noise.reset_index(drop=True)))
+    (axes, _) = gradient_noise_scale(noisy, summarized).axes
+    curves = [line.get_ydata() for line in axes.lines if line.get_marker() == "o"]
+    assert len(curves) == len(set(known["batch_size"]))
+    for curve in curves:
+        np.testing.assert_allclose(curve, np.full(stretches, 100.0))
 
 
 def test_energy_is_never_invented(measured):

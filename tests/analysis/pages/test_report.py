@@ -162,6 +162,7 @@ def test_that_nothing_reached_the_target_is_reported(tmp_path):
     assert written == build.read(tmp_path)
     sentence = answer.answer(written)[0]
     assert "is not known: no batch size reached" in sentence
+    assert sentence.endswith("in the median.")
 
 
 def test_an_optimum_at_the_edge_says_so(summarized):

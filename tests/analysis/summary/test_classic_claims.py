@@ -81,10 +81,17 @@ def test_a_tuned_rate_clears_small_batches_of_what_a_fixed_rate_does():
     assert "the cause is the rate, not the size" in first.numbers
 
 
+def test_a_target_that_no_batch_size_reaches_at_the_fixed_rate_says_nothing_of_small_ones():
+    rows = [*simulated_folder.rows(TRUTH), *fixed(0.1, dict.fromkeys(TRUTH.batch_sizes, 0.5))]
+    first = answered(fixed_rate=0.1, rows=rows).verdicts[0]
+    assert first.verdict == "undecided"
+    assert "no batch size reached the target" in first.numbers
+
+
 def test_neither_failed_runs_nor_those_at_a_rate_fixed_before_say_anything_of_the_fixed_rate():
     lost = fixed(0.1, {}, status="failed", curve=Curve(examples=[], steps=[], accuracy=[], loss=[]), steps=0)
     assert answered(fixed_rate=0.1, rows=[*simulated_folder.rows(TRUTH), *lost]).verdicts[0].verdict == "undecided"
-    rows = [*simulated_folder.rows(TRUTH), *fixed(0.1, {}), *fixed(0.3, dict.fromkeys(TRUTH.batch_sizes, 0.5)), *lost]
+    rows = [*simulated_folder.rows(TRUTH), *fixed(0.1, {}), *fixed(0.3, {16: 0.5, 32: 0.5}), *lost]
     assert answered(fixed_rate=0.1, rows=rows).verdicts[0].verdict == "contradicted"
     assert answered(fixed_rate=0.3, rows=rows).verdicts[0].verdict == "supported"
     assert answered(rows=rows).verdicts[0].verdict == "undecided"

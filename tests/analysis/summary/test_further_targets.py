@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import simulated_folder
+from batchscale.analysis.text import answer
 from batchscale.records.row_types import Curve, Trial
 from simulated_answers import TRUTH as ONE_TARGET
 from simulated_answers import answered
@@ -49,6 +50,17 @@ def test_a_harder_target_does_not_hang_on_how_long_runs_went_on_once_they_had_th
     assert easier.time_optimal.seconds == pytest.approx(easier_whole.time_optimal.seconds, rel=0.05)
     assert [one.within_epochs for one in found.further_targets] == [TRUTH.max_epochs, TRUTH.epochs]
     assert set(found.further_targets[1].reached) < set(found.further_targets[0].reached)
+
+
+def test_where_the_target_is_out_of_reach_the_answer_is_that_of_the_hardest_other_one(found):
+    missed = msgspec.structs.replace(found, time_optimal=None, time_optimal_reason="no batch size reached it")
+    best = found.further_targets[1].time_optimal
+    fastest = f"Batch size {best.batch_size} reaches 97% validation accuracy fastest, in "
+    assert fastest in answer.answer(missed)[0]
+    assert fastest not in answer.answer(found)[0]
+    unconfirmed = msgspec.structs.replace(found.further_targets[1], unconfirmed=[best.batch_size])
+    missed = msgspec.structs.replace(missed, further_targets=[found.further_targets[0], unconfirmed])
+    assert answer.answer(missed)[0].endswith("It is judged by the seeds that also chose its learning rate.")
 
 
 def test_a_further_target_names_the_batch_sizes_whose_rate_was_not_confirmed():

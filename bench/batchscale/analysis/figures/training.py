@@ -24,6 +24,9 @@ from batchscale.statistics.intervals import Array
 
 ToTarget = Literal["steps_to_target", "epochs_to_target"]
 
+STRETCHES_PER_OCTAVE = 2
+"""Stretches of training, in each doubling of the epochs, over which estimates of the gradient noise are averaged."""
+
 
 def steps_to_target(sweep: Sweep, summary: Summary) -> Figure:
     """Draw optimizer steps to the target on log2-log2, with perfect scaling from the smallest batch and the fit."""
@@ -164,14 +167,20 @@ def gradient_noise_scale(sweep: Sweep, summary: Summary) -> Figure:
 
 
 def _means_over_seeds(sweep: Sweep) -> pd.DataFrame:
-    """Return one row per batch size and stretch of training that every seed went through: `epochs` and `scale`."""
+    """Return one row per batch size and stretch of training that every seed went through: `epochs` and `scale`.
+
+    Evaluations that are close on the axis are one stretch, because the estimate of a single one is mostly noise.
+    """
     noise = only(sweep.frames.noise, sweep.frames.noise["trial"].isin(sweep.claim_trials["trial"]))
-    noise = noise.assign(stretch=noise.groupby("trial").cumcount())
+    noise = noise.assign(evaluation=noise.groupby("trial").cumcount())
     wanted = {name: (name, "mean") for name in ("epochs", "noise_trace", "gradient_squared")}
-    means = aggregated(noise, ["batch_size", "stretch"], **wanted, seeds=("trial", "nunique"))
+    means = aggregated(noise, ["batch_size", "evaluation"], **wanted, seeds=("trial", "nunique"))
     everyone = dict(zip(*by_batch_size(means, "seeds", np.max), strict=True))
     complete = values(means, "seeds") == [everyone[int(size)] for size in values(means, "batch_size")]
-    means = only(means, complete & (means["gradient_squared"] > 0) & (means["noise_trace"] > 0))
+    means = only(means, complete)
+    means = means.assign(stretch=np.floor(STRETCHES_PER_OCTAVE * np.log2(values(means, "epochs"))))
+    means = aggregated(means, ["batch_size", "stretch"], **wanted)
+    means = only(means, (means["gradient_squared"] > 0) & (means["noise_trace"] > 0))
     return means.assign(scale=values(means, "noise_trace") / values(means, "gradient_squared"))
 
 

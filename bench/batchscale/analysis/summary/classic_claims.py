@@ -78,6 +78,8 @@ def small_batches_fail(evidence: Evidence) -> Judgement:
     tuned = [cell.batch_size for cell in evidence.cells if cell.epochs_to_target.median is not None]
     if smallest not in missed:
         return Judgement("contradicted", f"At the fixed rate {rate} even batch size {smallest:,} reached the target.")
+    if len(missed) == len(reached):
+        return Judgement("undecided", f"At the fixed rate {rate} no batch size reached the target, small or large.")
     saved = [size for size in missed if size in tuned]
     chosen = " and ".join(["the rate", *map(number_format.option, of.frames.experiment.searched)])
     cause = f"; with {chosen} tuned, {_list(saved)} reached it: the cause is {chosen}, not the size" if saved else ""

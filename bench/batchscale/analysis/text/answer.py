@@ -162,13 +162,29 @@ def _fastest(summary: Summary) -> str:
         untimed = any(cell.status == "not_measured" and cell.seeds_reached for cell in summary.cells)
         speeds = "; speeds are still to be measured, or to be given with --throughput" if untimed else ""
         fastest = f"The batch size that reaches {target(summary)} fastest on {summary.machine}"
-        return f"{fastest} is not known: {reason}{speeds}."
+        return f"{fastest} is not known: {reason}{speeds}.{_easier(summary)}"
     seconds = number_format.seconds(best.seconds)
     interval = number_format.with_level(number_format.seconds_between(best.interval, best.seconds))
     size = number_format.batch_size(best.batch_size, summary.tokens_per_example)
     reached = f"batch size {size} reaches {target(summary)} fastest, in {seconds} ({interval})."
     cost = f" The training costs {_price(summary.cost_optimal)}." if summary.cost_optimal else ""
     return f"On {summary.machine}, {reached}{cost}{edge(best)} {tied(best, summary)}{_advice(best)}{_ended(summary)}"
+
+
+def _easier(summary: Summary) -> str:
+    """Return, after a space, the answer for the hardest of the other targets that has one."""
+    goal, known = summary.goal, [one for one in summary.further_targets if one.time_optimal]
+    if goal is None or not known:
+        return ""
+    hardest = max(known, key=lambda one: goal.rising(one.threshold))
+    best = hardest.time_optimal
+    if best is None:
+        return ""
+    reached = number_format.goal(goal.at(hardest.threshold))
+    unsure = " It is judged by the seeds that also chose its learning rate." * (best.batch_size in hardest.unconfirmed)
+    size = number_format.batch_size(best.batch_size, summary.tokens_per_example)
+    fastest = f"Batch size {size} reaches {reached} fastest, in {number_format.seconds(best.seconds)}."
+    return f" {fastest} {tied(best, summary)}{unsure}"
 
 
 STOPS: dict[str, str] = {

@@ -55,10 +55,10 @@ CAPTIONS = {
         " shades span all seeds."
     ),
     "best_learning_rate": (
-        "The band holds the best rate of each batch size at the 95% level, by a surface that is fitted to all search"
-        " trials together. Rates that are too high cost more than rates that are as much too low, so the chosen rates"
-        " lie below its middle. Compare the slope with the two rules. A ring marks a rate at the edge of the rates"
-        " tried; a better rate may be outside."
+        "Compare the slope with the two rules. A ring marks a rate at the edge of the rates tried; a better rate may be"
+        " outside. A band, where enough trials reached the target, holds the best rate of each batch size at the 95%"
+        " level, by a surface that is fitted to all search trials together. Rates that are too high cost more than"
+        " rates that are as much too low, so the chosen rates lie below its middle."
     ),
     "rate_map": (
         "Bright boxes need the least training, each with the options that are best for it. In grey boxes the median run"
@@ -70,7 +70,8 @@ CAPTIONS = {
         " win."
     ),
     "gradient_noise_scale": (
-        "It predicts the critical batch size within an order of magnitude, and grows during training."
+        "It predicts the critical batch size within an order of magnitude, and grows during training. Each point is the"
+        " mean over all seeds and over a stretch of training that ends at 1.4 times the epochs at which it begins."
     ),
     "gradient_variance": (
         "Each line is one batch size, divided into parts; all parts are measured at the same parameters. The law"
