@@ -113,7 +113,7 @@ class Contest:
             if self.out_of_memory[self.sizes > size].any():
                 return "memory"
             return "only" if size == others.min() else "largest"
-        return "smallest" if size == others.min() else None
+        return "smallest" if size == others.min() and size > 1 else None
 
     def _margin(self, best: int) -> tuple[float | None, int | None]:
         medians = np.where(np.isfinite(self.locations.medians), self.locations.medians, np.inf)

@@ -88,6 +88,12 @@ def test_a_target_that_no_batch_size_reaches_at_the_fixed_rate_says_nothing_of_s
     assert "no batch size reached the target" in first.numbers
 
 
+def test_rates_of_runs_that_missed_the_target_say_nothing_of_how_the_best_rate_grows():
+    found = answered(least_examples=1e8).verdicts[6]
+    assert found.verdict == "undecided"
+    assert found.numbers.startswith("Fewer than three batch sizes that reached the target have")
+
+
 def test_neither_failed_runs_nor_those_at_a_rate_fixed_before_say_anything_of_the_fixed_rate():
     lost = fixed(0.1, {}, status="failed", curve=Curve(examples=[], steps=[], accuracy=[], loss=[]), steps=0)
     assert answered(fixed_rate=0.1, rows=[*simulated_folder.rows(TRUTH), *lost]).verdicts[0].verdict == "undecided"

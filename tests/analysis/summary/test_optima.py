@@ -104,6 +104,11 @@ def test_an_optimum_at_an_end_of_what_was_tried_says_what_ended_there(best, trie
     assert found["at_edge"] == (edge in ("smallest", "largest", "only"))
 
 
+def test_no_batch_size_is_smaller_than_one():
+    found = contest(certain([4.0] * 4), sizes=[1, 2, 4, 8]).found(0)
+    assert (found["edge"], found["at_edge"]) == (None, False)
+
+
 @given(st.lists(st.floats(-3, 3), min_size=2, max_size=4), st.sampled_from([None, ACCURACY]))
 def test_the_margin_is_a_ratio_of_times_and_a_difference_of_accuracies(values, goal):
     one = contest(certain(values), SIZES[: len(values)], goal=goal)

@@ -30,7 +30,6 @@ FEWEST_TO_TURN = 5
 NEAR_ZERO = 0.25
 """Rates do not depend on the batch size if the whole interval of the exponent is nearer to 0 than to a square root."""
 MOST_LOG = 700.0
-WHY_NO_RATES = "fewer than three batch sizes have a best rate inside their grid"
 
 
 def critical_batch_size(sweep: Sweep) -> CriticalBatchSize | None:
@@ -103,7 +102,7 @@ def learning_rates(sweep: Sweep) -> LearningRates | None:
     """
     chosen = {size: claim.choice for size, claim in sweep.claims.items() if claim.choice}
     reached = dict(zip(sweep.sizes.tolist(), np.isfinite(sweep.training.medians), strict=True))
-    untimed = sweep.frames.has_scores and sweep.frames.goal is None
+    untimed = _without_target(sweep)
     edges = [size for size, choice in chosen.items() if choice.is_at_edge(choice.for_target)]
     inside = {size: choice for size, choice in chosen.items() if choice.is_inside and (untimed or reached.get(size))}
     rates = {size: effective_rate(choice.for_target) for size, choice in inside.items()}
@@ -119,6 +118,16 @@ def learning_rates(sweep: Sweep) -> LearningRates | None:
         effective="momentum" in sweep.frames.experiment.search,
         by_neighbours=sorted(size for size, choice in chosen.items() if choice.neighbours),
     )
+
+
+def why_no_learning_rates(sweep: Sweep) -> str:
+    """Return the reason why no power of the batch size is fitted to the best rates."""
+    counted = "" if _without_target(sweep) else " that reached the target"
+    return f"fewer than three batch sizes{counted} have a best rate inside their grid"
+
+
+def _without_target(sweep: Sweep) -> bool:
+    return sweep.frames.has_scores and sweep.frames.goal is None
 
 
 def _exponent(rates: dict[int, float], grid_width: float) -> Exponent | None:

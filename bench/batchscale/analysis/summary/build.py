@@ -72,7 +72,7 @@ def summarize(of: Sweep, within: float | None = None) -> Summary:
         price_per_hour=frames.price_per_hour,
         **_reasoned("critical_batch_size", scaling.critical_batch_size(of), of.examples_fit.reason),
         **_reasoned("affine_step_time", scaling.affine_step_time(of), _why_no_step_time(of)),
-        **_reasoned("learning_rates", rates, scaling.WHY_NO_RATES),
+        **_reasoned("learning_rates", rates, scaling.why_no_learning_rates(of)),
         **_reasoned("gradient_noise", noise, scaling.why_no_gradient_noise(of)),
         **_reasoned("ceilings", hardware.ceilings(frames), "the machine was not calibrated"),
         **_reasoned("drift", None if frames.imported else drift(frames.rounds), _why_no_drift(frames)),

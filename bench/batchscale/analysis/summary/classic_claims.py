@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from batchscale.analysis import number_format
 from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics.observations import SAME_RATE
-from batchscale.analysis.metrics.scaling import exponent, gradient_variances
+from batchscale.analysis.metrics.scaling import exponent, gradient_variances, why_no_learning_rates
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_parts import LearningRates
 from batchscale.analysis.summary_types import (
@@ -79,7 +79,9 @@ def small_batches_fail(evidence: Evidence) -> Judgement:
     if smallest not in missed:
         return Judgement("contradicted", f"At the fixed rate {rate} even batch size {smallest:,} reached the target.")
     if len(missed) == len(reached):
-        return Judgement("undecided", f"At the fixed rate {rate} no batch size reached the target, small or large.")
+        return Judgement(
+            "undecided", f"At the fixed rate {rate} no batch size reached the target in the median, small or large."
+        )
     saved = [size for size in missed if size in tuned]
     chosen = " and ".join(["the rate", *map(number_format.option, of.frames.experiment.searched)])
     cause = f"; with {chosen} tuned, {_list(saved)} reached it: the cause is {chosen}, not the size" if saved else ""
@@ -203,7 +205,7 @@ def rate_should_grow(evidence: Evidence) -> Judgement:
     """Judge the power of the batch size that the best learning rate is proportional to."""
     rates = evidence.rates
     if rates is None or rates.overall is None:
-        return Judgement("undecided", "Fewer than three batch sizes have a best rate inside their grid.")
+        return Judgement("undecided", number_format.sentence(why_no_learning_rates(evidence.sweep)))
     low, high = rates.overall.interval
     power = f"{rates.overall.value:.2f} (95%: {_span(low, high)})"
     numbers = f"{number_format.best_rate(effective=rates.effective)} grows as the batch size to the power {power}."
