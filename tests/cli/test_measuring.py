@@ -174,12 +174,14 @@ def test_a_run_that_another_machine_began_is_continued_as_if_it_had_never_stoppe
     assert build.read(folder).trained_on == [f"{len(kept)} trials on tiny-cpu (older)"]
     assert "Trained before" in (folder / "report.html").read_text()
     before = (folder / results_folder.CONVERGENCE).read_bytes()
-    (began / results_folder.CONVERGENCE).write_bytes(b"".join(map(row_files.encode, whole)))
-    capsys.readouterr()
-    assert command_line.run(line) == 0
-    assert (folder / results_folder.CONVERGENCE).read_bytes() == before
-    gained = f"{began} holds {len(whole) - len(kept)} more training runs than when its runs were taken"
-    assert f"{folder}: {gained}; to use them too, give another --results" in capsys.readouterr().err
+    for other, said in (([], ""), ([msgspec.structs.replace(whole[-1], seed=1999)], "1 of the trials in")):
+        (began / results_folder.CONVERGENCE).write_bytes(b"".join(map(row_files.encode, [*whole, *other])))
+        capsys.readouterr()
+        assert command_line.run(line) == 0
+        assert (folder / results_folder.CONVERGENCE).read_bytes() == before
+        shown = capsys.readouterr().err
+        assert said in shown
+        assert ("came later and are not used" in shown) == bool(other)
 
 
 @pytest.mark.usefixtures("_measures_nothing")

@@ -383,6 +383,15 @@ def test_perfect_scaling_ends_where_the_page_says(found):
     assert min(others) <= ends["lenet_mnist_99"] <= max(others)
 
 
+def test_the_noise_scale_is_of_the_size_that_the_page_says(found):
+    noises = {of.experiment: of.gradient_noise for of in found.values() if of.gradient_noise}
+    starts = [noise.start for name, noise in noises.items() if name.startswith("lenet_mnist") and noise.start]
+    assert [round(min(starts)), round(max(starts))] == [44, 99]
+    ratios = [noise.ratio_to_critical for noise in noises.values() if noise.ratio_to_critical]
+    assert len(ratios) > 5
+    assert max(ratios) < 1
+
+
 def test_the_verdicts_on_the_experiment_of_2015_follow_from_its_rows(found):
     """Each block is a statement of the page."""
     of, small = found[REPEATED], (1, 2, 5)
@@ -421,17 +430,21 @@ def test_the_verdicts_on_the_experiment_of_2015_follow_from_its_rows(found):
     middle = {size: runs for size, runs in errors.items() if 10 <= size <= 1000}
     worst = max(max(runs) for runs in middle.values())
     assert all(best > worst for size in (*small, 2000, 5000) for best in errors[size])
-    for runs in (middle, at_best):
-        medians, spreads = map(median, runs.values()), [max(each) - min(each) for each in runs.values()]
-        assert np.ptp([*medians]) < max(spreads)
+    for runs, wide in ((middle, [20, 50]), (at_best, [50, 2000])):
+        apart = np.ptp([*map(median, runs.values())])
+        assert [size for size in ORIGINAL if size in runs and np.ptp(runs[size]) > apart + 1e-9] == wide
     assert min(errors[1]) > 10 * max(at_best[1])
     assert all(best <= worst for size in small for best in at_best[size])
-    [target] = [one for one in whole.further_targets if one.threshold == 0.985]
-    assert target.reached == [*ORIGINAL]
+    assert sum(best < 0.015 + 1e-9 for runs in at_best.values() for best in runs) == 35
+    assert all(best > 0.015 + 1e-9 for size in (*small, 5000) for best in errors[size])
+    trials = frames.load(RESULTS / ALL_EPOCHS).trials
+    lucky = trials[trials["best_score"] > 0.99 - 1e-9]
+    assert (len(lucky), lucky["seed"].nunique(), {*lucky["phase"]}) == (3, 1, {"fixed", "confirm"})
+    assert (trials["phase"] == "search").sum() == 63
     assert whole.time_optimal is None
     assert whole.score_optimal.batch_size == 1
     assert whole.score_optimal.tied == [size for size in ORIGINAL if size not in (500, 2000)]
-    stated = "batch size 1 reaches the lowest error, tied with nearly all others"
+    stated = "batch size 1 has the best validation accuracy in the median, tied with nearly all others"
     assert stated in (RESULTS.parent / "README.md").read_text().replace("\n", " ")
 
     assert max(speeds, key=speeds.__getitem__) == 100

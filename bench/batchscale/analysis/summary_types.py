@@ -46,7 +46,7 @@ class Optimum(Part, frozen=True, kw_only=True):
         batch_size: the best by its median.
         interval: 95% interval of the quantity at the best batch size.
         tied: the batch sizes that `test` cannot distinguish from the best, the best included.
-        at_edge: True if the best is at an end of the sweep that is neither the end of the memory nor batch size 1.
+        at_edge: True if the best is at an end of the sweep, unless memory ends it there or, of several, the best is 1.
         edge: the end at which the best is; "only" where a single batch size was measured.
         margin: how much worse the next best is: a fraction of the best or, for accuracies, the difference.
         next_best: the batch size that `margin` is about.

@@ -7,7 +7,7 @@ and trains what is missing.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import msgspec
 
@@ -76,10 +76,9 @@ class Source(NamedTuple):
         row_files.write_whole(folder / CONVERGENCE, b"".join(map(row_files.encode, taken)))
 
     def not_taken(self, folder: Path) -> int:
-        """Return how many trials the source of a continued run gained since this folder took its trials."""
-        if not self.continues or folder.resolve() == self.folder.resolve():
-            return 0
-        return _done(self.folder) - sum(one.trials for one in results_folder.read_machine(folder).trained_on)
+        """Return how many trials of the source a continued run lacks, since they came after it took the others."""
+        here = {row.key for row in _rows(folder) if isinstance(row, Trial)}
+        return sum(row.key not in here for row in _rows(self.folder) if _is_done(row)) if self.continues else 0
 
     def _is_taken(self, folder: Path) -> bool:
         """Return True if a folder is the source, or began with its trials; the source may hold more by now."""
@@ -124,5 +123,5 @@ def _is_part(taken: TrainedOn, known: TrainedOn) -> bool:
     return results_folder.same_machine(taken.machine, known.machine) and taken.trials <= known.trials
 
 
-def _is_done(row: AnyRow) -> bool:
+def _is_done(row: AnyRow) -> TypeGuard[Trial]:
     return isinstance(row, Trial) and row.status != "failed"

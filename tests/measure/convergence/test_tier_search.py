@@ -5,6 +5,7 @@ import pytest
 from batchscale.config import plan
 from batchscale.config.vocabulary import Point
 from batchscale.errors import InputError
+from batchscale.measure.control.progress import BEYOND_BUDGET
 from batchscale.measure.control.signals import Stopped
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.records.results_folder import CONVERGENCE
@@ -66,7 +67,7 @@ def test_the_time_left_leaves_out_the_trials_at_the_fixed_rate_that_are_done(tmp
         items = stage.session.progress.items
         planned.append(sum(item.expected for (_, name), item in items.items() if name.startswith("confirm")))
     fixed = sum(key.phase == "fixed" for key in found)
-    assert planned[1] - planned[0] == pytest.approx(fixed * stage.session.duration.budget_examples)
+    assert planned[1] - planned[0] == pytest.approx(BEYOND_BUDGET * fixed * stage.session.duration.budget_examples)
 
 
 def with_momentum(best):

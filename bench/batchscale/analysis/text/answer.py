@@ -172,19 +172,21 @@ def _fastest(summary: Summary) -> str:
 
 
 def _easier(summary: Summary) -> str:
-    """Return, after a space, the answer for the hardest of the other targets that has one."""
-    goal, known = summary.goal, [one for one in summary.further_targets if one.time_optimal]
-    if goal is None or not known:
+    """Return, after a space, the answer for the hardest of the easier targets that has one."""
+    goal = summary.goal
+    if goal is None:
         return ""
-    hardest = max(known, key=lambda one: goal.rising(one.threshold))
-    best = hardest.time_optimal
-    if best is None:
+    easier = [one for one in summary.further_targets if goal.better(goal.threshold, one.threshold)]
+    known = [(one, one.time_optimal) for one in easier if one.time_optimal]
+    if not known:
         return ""
+    hardest, best = max(known, key=lambda one: goal.rising(one[0].threshold))
     reached = number_format.goal(goal.at(hardest.threshold))
-    unsure = " It is judged by the seeds that also chose its learning rate." * (best.batch_size in hardest.unconfirmed)
-    size = number_format.batch_size(best.batch_size, summary.tokens_per_example)
-    fastest = f"Batch size {size} reaches {reached} fastest, in {number_format.seconds(best.seconds)}."
-    return f" {fastest} {tied(best, summary)}{unsure}"
+    size, seconds = number_format.batch_size(best.batch_size, summary.tokens_per_example), best.seconds
+    interval = number_format.with_level(number_format.seconds_between(best.interval, seconds))
+    fastest = f"Batch size {size} reaches {reached} fastest, in {number_format.seconds(seconds)} ({interval})."
+    unsure = f" Only search seeds, which also chose its learning rate, show this of batch size {size}."
+    return f" {fastest}{edge(best)} {tied(best, summary)}{unsure * (best.batch_size in hardest.unconfirmed)}"
 
 
 STOPS: dict[str, str] = {

@@ -13,7 +13,7 @@ from batchscale.config.plan import Tier
 from batchscale.config.vocabulary import Phase, Point
 from batchscale.decisions import rate_choice
 from batchscale.measure.control.failures import Failure, Streak
-from batchscale.measure.control.progress import confirm_trials, search_trials
+from batchscale.measure.control.progress import BEYOND_BUDGET, confirm_trials, search_trials
 from batchscale.measure.convergence.early_stopping import Race
 from batchscale.measure.convergence.tiers import LanePrograms, trial_seconds
 from batchscale.measure.convergence.trial_job import ShardsOf, TierTraining, TrialJob
@@ -281,12 +281,17 @@ class TierSearch:
         self._plan("search", max(0.0, search_trials(experiment, self.tier) - searched))
         left = [size for size in sizes if not self.stage.of("confirm", size)]
         if experiment.confirm is None:
-            fixed = sum(len(self.stage.of("fixed", size)) for size in left)
             planned = confirm_trials(experiment, self.tier) * len(left) / len(sizes)
+            fixed = BEYOND_BUDGET * sum(map(self._trained_at_the_fixed_rate, left))
             self._plan("confirm", max(0.0, planned - fixed))
         if left:
             session = self.stage.session
             session.progress.plan(self._item("compile"), session.compiling.of_a_tier, 1.0)
+
+    def _trained_at_the_fixed_rate(self, batch_size: int) -> int:
+        """Return how many trials exist at the fixed rate; a folder may hold others at an earlier one."""
+        wanted = {setting.point for setting in fixed_setting(self._experiment, batch_size)}
+        return sum(trial.point in wanted for trial in self.stage.of("fixed", batch_size))
 
     def _plan(self, phase: str, trials: float) -> None:
         """Plan the progress line for a number of trials to the epoch budget."""

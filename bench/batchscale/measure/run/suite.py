@@ -121,8 +121,8 @@ def _prepare(sessions: Sequence[Session], trials: Source | None) -> None:
         if trials is not None:
             trials.take(one.folder)
             if more := trials.not_taken(one.folder):
-                since = f"{trials.folder} holds {more} more training runs than when its runs were taken"
-                one.progress.say(f"{one.folder}: {since}; to use them too, give another --results")
+                later = f"{more} of the trials in {trials.folder} came later and are not used"
+                one.progress.say(f"{one.folder}: {later}; to use them too, give another --results")
 
 
 def _not_joined(session: Session, stages: Sequence[str]) -> Sequence[str]:
