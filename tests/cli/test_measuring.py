@@ -106,7 +106,7 @@ def scheduled(request, tmp_path_factory):
     made = session(tmp_path_factory.mktemp(request.param), learning_rate=rate, **EVALUATED_OFTEN)
     stage = Convergence(made)
     stage.run()
-    (trial,) = (one for one in stage.trials.values() if (one.phase, one.batch_size) == ("confirm", 20))
+    (trial,) = (one for one in stage.training.trials.values() if (one.phase, one.batch_size) == ("confirm", 20))
     assert trial.microbatch_size == 10
     return made, trial
 

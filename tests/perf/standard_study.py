@@ -108,7 +108,8 @@ def _grid(session: Session, tier: TierSearch) -> Grid:
 
 
 def _as_lanes(session: Session, tier: TierSearch, grid: Grid) -> Contestant:
-    lanes = wave.start(tier.training.programs, session.duration, tier.stage.race, grid, [tier.training.shape(grid)])
+    of, race = tier.tier_training, tier.stage.training.race
+    lanes = wave.start(of.programs, session.duration, race, grid, [of.shape(grid)])
     microbatch_size = tier.tier.microbatch_size
     return Contestant.slices(
         _advance(lanes, session.host.workers), microbatch_size * len(lanes.records), 2 * SLICE_SECONDS

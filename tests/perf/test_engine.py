@@ -74,5 +74,5 @@ def ratios(speeds: Mapping[str, float], tiers: Sequence[TierSearch], single: str
 
 
 def _name(tier: TierSearch) -> str:
-    way = f"{tier.tuned.lowering}, {tier.training.full[1]} wide"
+    way = f"{tier.tuned.lowering}, {tier.tier_training.full[1]} wide"
     return f"lanes {tier.tier.batch_sizes} microbatch {tier.tier.microbatch_size} {way}"

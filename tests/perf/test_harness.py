@@ -17,8 +17,8 @@ from batchscale.measure.device.compiled_programs import Work, timed
 from batchscale.measure.device.sensors import NONE
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import rounds
-from batchscale.measure.throughput.stage import Throughput
 from batchscale.measure.throughput.timed_loops import BATCHES_AT_HAND, LEARNING_RATE
+from batchscale.measure.throughput.timing import Timing
 from batchscale.measure.training.learner import Learner, take
 from batchscale.records.row_types import AnyRow, Round
 
@@ -45,16 +45,14 @@ def seconds_in_pairs(session: Session, batch_size: int) -> list[tuple[float, flo
             pairs.append((row.seconds, timed(hand, row.steps)))
 
     key = CellKey(batch_size, "dispatch")
-    rounds.measure(stage(session, append), [key])
+    rounds.measure(timing(session, append), [key])
     return pairs
 
 
-def stage(session: Session, append: Callable[[AnyRow], None]) -> Throughput:
+def timing(session: Session, append: Callable[[AnyRow], None]) -> Timing:
     session.progress.plan("timing", len(BATCH_SIZES), 1.0)
     table = msgspec.structs.replace(session.experiment.throughput, rounds=PAIRS, round_seconds=ROUND_SECONDS)
-    made = Throughput(
-        replace(session, experiment=msgspec.structs.replace(session.experiment, throughput=table)), append
-    )
+    made = Timing(replace(session, experiment=msgspec.structs.replace(session.experiment, throughput=table)), append)
     made.sensors, made.lowerings = (lambda devices: NONE), {(BATCH_SIZES[0], "float32"): "xla"}
     return made
 

@@ -18,12 +18,14 @@ from subprocess_study import environment
 
 pytestmark = pytest.mark.slow
 
-CEILINGS = {"Trial": 50, "Round": 48, "page": 60}
-"""A round passes four modules more: `cells_ahead` keeps programs that are compiled before any cell is timed,
-`calibration` measures the peak rates, and `hlo_text` and `kernels` count the bytes that a step moves.
-Rows pass two or three more since a target may be any score (`target`), an estimate knows how long a platform compiles
-(`platform_policy`), and a curve may count epochs or seconds (`curves`). The page passes four more: `target`, `curves`,
-`amounts`, which decides what follows from such a count, and `observed`, which checks the series of a trial."""
+CEILINGS = {"Trial": 51, "Round": 49, "page": 60}
+"""Rows pass one module more since what is known of trials and of cells (`training`, `timing`) has a home below the
+stages, so that no two modules need each other. A round passes four modules more: `cells_ahead` keeps programs that are
+compiled before any cell is timed, `calibration` measures the peak rates, and `hlo_text` and `kernels` count the bytes
+that a step moves. Rows pass two or three more since a target may be any score (`target`), an estimate knows how long a
+platform compiles (`platform_policy`), and a curve may count epochs or seconds (`curves`). The page passes four more:
+`target`, `curves`, `amounts`, which decides what follows from such a count, and `observed`, which checks the series of
+a trial."""
 EXPERIMENT = """
 title = "hops"
 batch_sizes = { values = [10, 50] }

@@ -12,7 +12,7 @@ from batchscale.measure.control.signals import Stopped
 from batchscale.measure.run.study import Study
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import calibration, rounds
-from batchscale.measure.throughput.stage import Throughput
+from batchscale.measure.throughput.timing import Timing
 from batchscale.records import results_folder, row_files
 from batchscale.records.row_types import AnyRow, Curve, Look, Round
 from fake_training import without_training
@@ -44,7 +44,7 @@ class Pretence:
         self.slower = slower or {}
         without_training(monkeypatch, self.train)
         monkeypatch.setattr(rounds, "measure", self.time)
-        monkeypatch.setattr(calibration, "measure", lambda _: None)
+        monkeypatch.setattr(calibration, "measure", lambda _, again: None)
 
     def count(self):
         self.written += 1
@@ -84,20 +84,20 @@ class Pretence:
             reporter.advanced(examples[-1])
             self.count()
 
-    def time(self, stage: Throughput, keys):
+    def time(self, timing: Timing, keys):
         for key in keys:
-            for number in range(stage.known.rounds[key], stage.rounds):
-                noise = np.random.default_rng([key.batch_size, stage.known.block, number]).normal(0, 0.02)
-                self.time_round(stage, key, number, noise)
+            for number in range(timing.known.rounds[key], timing.rounds):
+                noise = np.random.default_rng([key.batch_size, timing.known.block, number]).normal(0, 0.02)
+                self.time_round(timing, key, number, noise)
 
-    def time_round(self, stage: Throughput, key: CellKey, number, noise):
+    def time_round(self, timing: Timing, key: CellKey, number, noise):
         slower = (1.5 if key.loop == "dispatch" else 1.0) * self.slower.get(key.batch_size, 1.0)
         seconds = 10 * self.seconds_per_step(key.batch_size) * slower * math.exp(noise)
-        stage.record(
+        timing.record(
             Round(
-                **stage.origin_of(key),
-                round=stage.known.other_rounds(key) + number,
-                block=stage.known.block,
+                **timing.origin_of(key),
+                round=timing.known.other_rounds(key) + number,
+                block=timing.known.block,
                 steps=10,
                 seconds=seconds,
             )

@@ -51,7 +51,8 @@ class Pretended:
         of.stopper.check = self.check
         of.progress.plan("timing", len(KEYS), 1.0)
         self.stage = Throughput(of, self.rows.append)
-        self.stage.clock, self.stage.sensors = (lambda: self.now), lambda devices: NONE
+        self.timing = self.stage.timing
+        self.timing.clock, self.timing.sensors = (lambda: self.now), lambda devices: NONE
         return self
 
     def check(self):
@@ -83,15 +84,15 @@ class Pretended:
         return 1000 * key.batch_size // key.accumulation
 
     def measure(self, keys=KEYS):
-        throughput.measure(self.stage, keys)
+        throughput.measure(self.timing, keys)
         return [row for row in self.rows if isinstance(row, Round)]
 
     def again(self, rows, *, retries_failed=False):
         """Start the next run on the rows of an earlier one."""
         for row in rows:
-            self.stage.known.see(row)
+            self.timing.known.see(row)
         if retries_failed:
-            self.stage.known.retry_failures()
+            self.timing.known.retry_failures()
         return self
 
 

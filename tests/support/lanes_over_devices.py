@@ -34,7 +34,7 @@ def main(folder: Path, model: str, saves: int | None) -> None:
         _kill_after(saves)
     stage.plan()
     stage.run()
-    known = [of for one in stage.programs.programs.values() for of in one.compiled.items()]
+    known = [of for one in stage.training.programs.programs.values() for of in one.compiled.items()]
     programs = [(key, program.result()) for key, program in known]
     print(
         json.dumps(

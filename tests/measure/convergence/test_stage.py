@@ -37,7 +37,7 @@ def studied(tmp_path_factory):
 def begun(folder, studied, check=None):
     """The stage in another folder, with the programs of a finished one."""
     stage = Convergence(session(folder))
-    stage.programs.programs = studied.programs.programs
+    stage.training.programs.programs = studied.training.programs.programs
     if check is not None:
         stage.session.stopper.check = check
     return stage
@@ -50,7 +50,7 @@ def rows_of(folder, kind):
 def test_a_tier_compiles_at_most_three_training_programs(studied):
     (stage,) = rows_of(studied.session.folder, Stage)
     assert len(studied.tiers) <= stage.compilations <= 3 * len(studied.tiers)
-    assert stage.compilations == sum(one.compilations for one in studied.programs.programs.values())
+    assert stage.compilations == sum(one.compilations for one in studied.training.programs.programs.values())
     assert stage.trained_examples > 0
 
 
@@ -65,7 +65,7 @@ def test_trials_say_of_how_many_examples_their_accuracies_are_shares(studied):
 def test_programs_of_a_lowering_that_lost_its_trial_are_counted_as_well(tmp_path):
     tables = {"seeds": {"search": 1, "confirm": 1}, "learning_rate": {"span": 0, "extend": 0}}
     made = Convergence(session(tmp_path, **tables))
-    made.programs.programs[10, 10, "lost"] = SimpleNamespace(compilations=100)
+    made.training.programs.programs[10, 10, "lost"] = SimpleNamespace(compilations=100)
     made.run()
     (stage,) = rows_of(tmp_path, Stage)
     assert 100 < stage.compilations <= 100 + 3 * len(made.tiers)
@@ -199,9 +199,9 @@ def test_a_clock_set_back_in_mid_study_changes_no_number_and_mixes_no_row(tmp_pa
 @pytest.mark.slow
 def test_workers_and_microbatches_are_not_seen_beyond_rounding(tmp_path, studied, monkeypatch):
     made = Convergence(session(tmp_path, workers=2))
-    usual = made.programs.tiers
+    usual = made.training.programs.tiers
     monkeypatch.setattr(LanePrograms, "tiers", property(lambda self: plan.tiers(self.session.batch_sizes, widest=5)))
-    assert made.programs.tiers != usual
+    assert made.training.programs.tiers != usual
     made.run()
     expected = trials(studied.session.folder)
     for key, trial in trials(tmp_path).items():

@@ -115,11 +115,11 @@ def test_a_wave_races_against_all_other_points_and_none_is_taken_for_another(tmp
     made = session(tmp_path, search=momenta)
     stage = Convergence(made)
     one = Point(0.01, (("momentum", 0.0),))
-    (size, found), *others = stage.rivals({TrialKey("search", 10, one, seed) for seed in (1, 2)}).items()
+    (size, found), *others = stage.training.rivals({TrialKey("search", 10, one, seed) for seed in (1, 2)}).items()
     assert (size, others) == (10, [])
     assert set(found) == set(plan.points(made.experiment, 10)) - {one}
     assert {len(curves) for curves in found.values()} == {2}, "one for each search seed"
-    (size, found), *_ = stage.rivals({TrialKey("search", 10, one, 2)}).items()
+    (size, found), *_ = stage.training.rivals({TrialKey("search", 10, one, 2)}).items()
     assert len(found[one]) == 1, "the seed that is not trained again"
 
 

@@ -17,7 +17,7 @@ def test_what_does_not_fit_although_the_compiler_said_so_keeps_what_it_said(monk
 
 def test_beyond_memory_the_sweep_goes_on_in_the_fewest_doublings_of_microbatches(monkeypatch):
     made = Pretended(monkeypatch)
-    made.stage.memory_bytes = 10_000
+    made.timing.memory_bytes = 10_000
     forms = {(row.batch_size, row.accumulation) for row in made.measure()}
     assert forms == {(1, 1), (8, 1), (64, 8)}
     refused = [row for row in made.rows if isinstance(row, Compilation) and row.status == "out_of_memory"]
@@ -28,7 +28,7 @@ def test_beyond_memory_the_sweep_goes_on_in_the_fewest_doublings_of_microbatches
 
 def test_what_not_even_fits_by_single_examples_ends(monkeypatch):
     made = Pretended(monkeypatch)
-    made.stage.memory_bytes = 999
+    made.timing.memory_bytes = 999
     assert made.measure() == []
     assert {row.status for row in made.rows} == {"out_of_memory"}
     assert max(row.accumulation for row in made.rows) == 64

@@ -68,11 +68,11 @@ def test_programs_are_compiled_at_the_same_time_where_the_platform_says_so_and_n
     found = made.measure()
     assert made.most == (2 if together else 1)
     assert sorted(made.built) == sorted(KEYS)
-    assert made.stage.compilations == len(KEYS)
+    assert made.timing.compilations == len(KEYS)
     assert len(found) == 5 * len(KEYS)
     rows = [row for row in made.rows if isinstance(row, Compilation)]
     assert [CellKey.of(row) for row in rows] == KEYS, "rows keep the order of the cells"
-    assert made.stage.programs == {}
+    assert made.timing.programs == {}
 
 
 @pytest.mark.parametrize(("message", "status"), [("INTERNAL: broken", "failed"), ("ValueError", None)])
@@ -142,20 +142,20 @@ def test_trials_of_lowerings_are_compiled_together_and_a_late_one_is_not_tried(m
     late = threading.Event()
     build = cells_ahead._build
 
-    def slow(stage, key, lowering):
+    def slow(timing, key, lowering):
         if lowering == "patches":
             late.wait(PATIENCE)
-        return build(stage, key, lowering)
+        return build(timing, key, lowering)
 
     made = Threads(monkeypatch, seconds=0.1, folder=tmp_path, workload=workload, batch_sizes={"values": [4, 16]})
-    made.stage.session.progress.plan(lowering_choice.TRIALS, 4, 1.0)
+    made.timing.session.progress.plan(lowering_choice.TRIALS, 4, 1.0)
     monkeypatch.setattr(cells_ahead, "_build", slow)
     try:
-        found = lowering_choice.choose(made.stage, [CellKey(4, "scan")])
+        found = lowering_choice.choose(made.timing, [CellKey(4, "scan")])
     finally:
         late.set()
     assert found == {(4, "float32"): "banded"}
-    assert made.stage.session.tuning["throughput 4"].late == ("patches",)
+    assert made.timing.session.tuning["throughput 4"].late == ("patches",)
 
 
 def test_a_cuda_graph_that_hangs_is_a_row_that_ends_the_process_and_the_next_run_tries_no_other(monkeypatch):

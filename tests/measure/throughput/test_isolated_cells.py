@@ -5,7 +5,7 @@ import pytest
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.failures import Failure
 from batchscale.measure.control.signals import Stopped
-from batchscale.measure.throughput.stage import SAFE_SHARE_OF_MEMORY
+from batchscale.measure.throughput.timing import SAFE_SHARE_OF_MEMORY
 from batchscale.records.row_types import Compilation, Round
 from fake_throughput import KEYS, Pretended, Scripted, cell_rows
 from sample_rows import ORIGIN
@@ -19,15 +19,15 @@ from sample_rows import ORIGIN
 def test_cells_that_may_not_fit_run_in_a_process_of_their_own(monkeypatch, isolate, isolated):
     made, asked = Pretended(monkeypatch), []
     made.asks(throughput={"isolate": isolate})
-    made.stage.memory_bytes = int(64_000 / SAFE_SHARE_OF_MEMORY) - 1
-    made.stage.known.rounds[KEYS[4]] = 2
+    made.timing.memory_bytes = int(64_000 / SAFE_SHARE_OF_MEMORY) - 1
+    made.timing.known.rounds[KEYS[4]] = 2
 
     def opened(_, cells):
         ((key, _),) = cells
-        asked.append((key, made.stage.known.rounds[key]))
-        return Scripted(cell_rows(key, made.stage.known.rounds[key]))
+        asked.append((key, made.timing.known.rounds[key]))
+        return Scripted(cell_rows(key, made.timing.known.rounds[key]))
 
-    made.stage.isolates, made.stage.child = True, opened
+    made.timing.isolates, made.timing.child = True, opened
     assert len(made.measure()) == 5 * len(KEYS) - 2
     assert asked == [(key, 2 if key == KEYS[4] else 0) for key in KEYS if key in isolated]
     assert {CellKey.of(row) for row in made.rows if isinstance(row, Compilation) and row.isolated} == set(isolated)
@@ -47,7 +47,7 @@ def test_cells_that_may_not_fit_run_in_a_process_of_their_own(monkeypatch, isola
 def test_a_process_that_fails_is_a_row_and_its_rounds_are_kept(monkeypatch, given, dies_of, status, says):
     made, child = Pretended(monkeypatch), Scripted(given, dies_of)
     made.asks(throughput={"isolate": "always"})
-    made.stage.isolates, made.stage.child = True, lambda *_: child
+    made.timing.isolates, made.timing.child = True, lambda *_: child
     made.measure(keys=KEYS[:1])
     assert child.ended
     assert (made.rows[-1].status, CellKey.of(made.rows[-1])) == (status, KEYS[0])
@@ -62,7 +62,7 @@ def test_a_process_that_tells_its_failure_and_then_dies_failed_once(monkeypatch)
     for dies_of in (None, Failure("failed", "ended by SIGABRT")):
         made = Pretended(monkeypatch)
         made.asks(throughput={"isolate": "always"})
-        made.stage.isolates, made.stage.child = True, lambda *_, dies_of=dies_of: Scripted([told], dies_of)
+        made.timing.isolates, made.timing.child = True, lambda *_, dies_of=dies_of: Scripted([told], dies_of)
         made.measure(keys=KEYS[:1])
         assert [row.message for row in made.rows] == ["INTERNAL"]
 
@@ -71,7 +71,7 @@ def test_a_retried_cell_is_isolated_and_a_stop_ends_its_process_after_a_whole_ro
     first = Pretended(monkeypatch, fails={KEYS[3]: (0, "INTERNAL")})
     first.measure()
     made, child = Pretended(monkeypatch).again(first.rows, retries_failed=True), Scripted(cell_rows(KEYS[3]))
-    made.stage.isolates, made.stage.child = True, lambda *_: child
+    made.timing.isolates, made.timing.child = True, lambda *_: child
     made.stop_at = 3
     with pytest.raises(Stopped):
         made.measure()

@@ -19,11 +19,11 @@ def convolving(monkeypatch, folder, sizes=SIZES):
 
 
 def choose(made, keys):
-    session = made.stage.session
+    session = made.timing.session
     trials = lowering_choice.count_trials(session, keys)
     session.progress.plan(lowering_choice.TRIALS, trials, 1 / SECONDS_PER_LOWERING)
-    made.stage.lowerings = lowering_choice.choose(made.stage, keys)
-    return made.stage.lowerings
+    made.timing.lowerings = lowering_choice.choose(made.timing, keys)
+    return made.timing.lowerings
 
 
 def test_every_size_is_timed_under_the_lowering_that_won_near_it(tmp_path, monkeypatch):
@@ -37,7 +37,7 @@ def test_every_size_is_timed_under_the_lowering_that_won_near_it(tmp_path, monke
     monkeypatch.setattr(rounds, "examples_per_second", speed)
     made = convolving(monkeypatch, tmp_path)
     choose(made, [CellKey(size, "dispatch") for size in (64, 8, 4, 16, 32, 64)])
-    lowering = made.stage.lowering
+    lowering = made.timing.lowering
     chosen = {size: lowering(CellKey(size, "dispatch")) for size in SIZES}
     assert chosen == {4: "patches", 8: "patches", 16: "banded", 32: "banded", 64: "banded"}
     assert lowering(CellKey(64, "dispatch", devices=2, accumulation=4)) == "patches", "a device's part at once"
@@ -53,13 +53,13 @@ def test_what_is_chosen_is_one_plain_dict_that_a_later_run_reads_from_the_folder
     monkeypatch.setattr(rounds, "examples_per_second", lambda *_: pytest.fail("tried again"))
     again = convolving(monkeypatch, tmp_path)
     assert choose(again, [CellKey(64, "scan")]) == found, "with those of cells that may yet need microbatches"
-    assert again.stage.lowering(CellKey(64, "scan", accumulation=16)) == "banded"
+    assert again.timing.lowering(CellKey(64, "scan", accumulation=16)) == "banded"
 
 
 def test_a_model_with_one_lowering_tries_none(tmp_path, monkeypatch):
     made = Pretended(monkeypatch, folder=tmp_path)
     assert choose(made, [CellKey(8, "scan")]) == {}
-    assert made.stage.lowering(CellKey(8, "scan")) is None
+    assert made.timing.lowering(CellKey(8, "scan")) is None
     assert made.built == []
 
 
@@ -75,27 +75,27 @@ def test_the_time_left_counts_the_trials_that_are_still_to_make(tmp_path, monkey
     made = convolving(monkeypatch, tmp_path, [4, 8, 16])
     monkeypatch.setattr(rounds, "examples_per_second", lambda *_: 1.0)
     keys = [CellKey(size, "scan") for size in (4, 8, 16)]
-    assert lowering_choice.count_trials(made.stage.session, keys) == 2 * 2
-    progress = made.stage.session.progress
+    assert lowering_choice.count_trials(made.timing.session, keys) == 2 * 2
+    progress = made.timing.session.progress
     progress.items.clear()
     choose(made, keys)
     assert progress.items[progress.prefix, lowering_choice.TRIALS].done == 2 * 2
     assert progress.remaining_seconds() == 0
-    assert lowering_choice.count_trials(made.stage.session, keys) == 0
+    assert lowering_choice.count_trials(made.timing.session, keys) == 0
 
 
 def test_what_a_trial_compiled_is_timed_and_what_lost_is_let_go(tmp_path, monkeypatch):
     made = convolving(monkeypatch, tmp_path, [4, 16, 64])
     keys = [CellKey(size, loop) for size in (4, 16, 64) for loop in ("dispatch", "scan")]
     choose(made, keys)
-    assert {key for key, _ in made.stage.programs} == {CellKey(size, "scan") for size in (4, 16, 64)}
-    assert len(made.stage.programs) == 3, "what lost is let go"
+    assert {key for key, _ in made.timing.programs} == {CellKey(size, "scan") for size in (4, 16, 64)}
+    assert len(made.timing.programs) == 3, "what lost is let go"
     made.measure(keys)
     for size in (4, 16, 64):
         built = [key.loop for key in made.built if key.batch_size == size]
         assert built == ["scan", "scan", "dispatch"], "one program for each lowering, one of which is the cell's"
-    assert made.stage.compilations == len(made.built) == 9
-    assert made.stage.programs == {}
+    assert made.timing.compilations == len(made.built) == 9
+    assert made.timing.programs == {}
     rows = [row for row in made.rows if isinstance(row, Compilation)]
     assert [(row.batch_size, row.loop, row.compile_seconds) for row in rows] == [
         (key.batch_size, key.loop, 0.25) for key in keys
@@ -104,8 +104,8 @@ def test_what_a_trial_compiled_is_timed_and_what_lost_is_let_go(tmp_path, monkey
 
 def test_nothing_that_may_not_fit_is_tried(monkeypatch):
     made = Pretended(monkeypatch)
-    made.stage.memory_bytes = 100_000
+    made.timing.memory_bytes = 100_000
     with pytest.raises(MemoryError, match="64000 bytes may not fit"):
-        rounds.examples_per_second(made.stage, CellKey(64, "scan"), None)
-    per_second = rounds.examples_per_second(made.stage, CellKey(8, "scan"), None)
+        rounds.examples_per_second(made.timing, CellKey(64, "scan"), None)
+    per_second = rounds.examples_per_second(made.timing, CellKey(8, "scan"), None)
     assert per_second == pytest.approx(8 / made.seconds_per_step(CellKey(8, "scan")))

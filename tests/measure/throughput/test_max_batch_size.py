@@ -8,7 +8,7 @@ import pytest
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.control.failures import Failure
 from batchscale.measure.device import peak_rates
-from batchscale.measure.throughput import max_batch_size, stage
+from batchscale.measure.throughput import max_batch_size, stage, timing
 from batchscale.measure.throughput.max_batch_size import MOST_COMPILATIONS, RESOLUTION, find, largest_that_fits
 from batchscale.records import row_files
 from batchscale.records.row_types import Limit
@@ -111,7 +111,7 @@ def searched(monkeypatch, largest, memory_bytes, fails=None, **table):
     made.asks(throughput={"max_batch_size": "training_set", **table})
     monkeypatch.setattr(max_batch_size, "build", made.build)
     monkeypatch.setattr(max_batch_size, "predicted_bytes", lambda _: made.predicted_bytes(made.built[-1]))
-    max_batch_size.search(made.stage, CellKey(largest, "dispatch"), None, memory_bytes)
+    max_batch_size.search(made.timing, CellKey(largest, "dispatch"), None, memory_bytes)
     return made
 
 
@@ -153,12 +153,12 @@ def test_a_tpu_which_serves_one_process_is_not_asked_by_another(tmp_path, monkey
     one = session(tmp_path, throughput={"max_batch_size": "training_set", "isolate": "always"})
     machine = msgspec.structs.replace(one.host.machine, platform="tpu")
     one.host = replace(one.host, machine=machine)
-    monkeypatch.setattr(stage, "Child", lambda *_: pytest.fail("a process was opened"))
+    monkeypatch.setattr(timing, "Child", lambda *_: pytest.fail("a process was opened"))
     only_the_search(monkeypatch, one)
     (found,) = (row for row in row_files.read(tmp_path / "throughput.jsonl") if isinstance(row, Limit))
     assert (found.batch_size, found.confirmed) == (None, False)
     assert "one process at a time" in found.message
-    assert not stage.Throughput(one).isolates
+    assert not stage.Throughput(one).timing.isolates
 
 
 def test_a_stage_finds_it_once_and_tries_again_when_it_was_not_confirmed(tmp_path, monkeypatch):
@@ -176,7 +176,7 @@ def test_a_stage_finds_it_once_and_tries_again_when_it_was_not_confirmed(tmp_pat
         Scripted([msgspec.structs.replace(found, confirmed=True)]),
     ]
     given = []
-    monkeypatch.setattr(stage, "Child", lambda job: given.append(job) or children.pop(0))
+    monkeypatch.setattr(timing, "Child", lambda job: given.append(job) or children.pop(0))
     for retries_failed, known in [(False, [False]), (False, [False]), (True, [False, True]), (True, [False, True])]:
         only_the_search(monkeypatch, made(retries_failed=retries_failed))
         assert limits() == known

@@ -36,7 +36,7 @@ def test_some_rounds_of_the_fastest_loop_last_as_long_as_its_energy_counter_need
     made = Pretended(monkeypatch).asks(throughput={"rounds": 9})
     made.seconds_per_step = lambda key: (1e-3 + 1e-6 * key.batch_size) * (2 if key.loop == "dispatch" else 1)
     counter = Counter(lambda: 50 * made.now)
-    made.stage.sensors = lambda devices: Sensors([counter], [lambda: 1980], [lambda: 40], period_seconds=0.05)
+    made.timing.sensors = lambda devices: Sensors([counter], [lambda: 1980], [lambda: 40], period_seconds=0.05)
     found = made.measure()
     for row in found:
         long = row.loop == "scan" and row.round in (2, 4, 6)
@@ -53,10 +53,10 @@ def test_energy_is_measured_of_the_loop_that_is_left_if_the_fastest_one_fails(mo
     # Three calls find the steps of a round; the second round is the fifth call or a later one.
     made.fails = {KEYS[1]: (9, "INTERNAL: broken")}
     counter = Counter(lambda: 50 * made.now)
-    made.stage.sensors = lambda devices: Sensors([counter], period_seconds=0.05)
+    made.timing.sensors = lambda devices: Sensors([counter], period_seconds=0.05)
     found = made.measure(KEYS[:2])
     assert sum(row.joules is not None for row in found if row.loop == "dispatch") >= 2
-    assert KEYS[1] in made.stage.known.failures
+    assert KEYS[1] in made.timing.known.failures
 
 
 def test_a_loop_in_a_cuda_graph_is_timed_and_named_where_the_host_has_graphs(monkeypatch):
@@ -64,7 +64,7 @@ def test_a_loop_in_a_cuda_graph_is_timed_and_named_where_the_host_has_graphs(mon
     monkeypatch.setattr(Host, "graphs", True)
     made = Pretended(monkeypatch)
     graphs = [key for key in made.stage.missing if key.loop == "graph"]
-    assert [key.batch_size for key in graphs] == made.stage.session.batch_sizes
+    assert [key.batch_size for key in graphs] == made.timing.session.batch_sizes
     (row, *_) = made.measure(graphs[:1])
     read = row_files.decode(row_files.encode(row), "a row")
     assert read == row
@@ -76,10 +76,10 @@ def test_rounds_begin_on_a_device_that_has_been_at_load_for_the_seconds_it_needs
     for seconds in (0.0, 2.0):
         monkeypatch.setitem(POLICIES, "cpu", replace(POLICIES["cpu"], warm_up_seconds=seconds))
         made = Pretended(monkeypatch)
-        cells = [cell for key in KEYS if (cell := rounds.prepare(made.stage, key, None)) is not None]
+        cells = [cell for key in KEYS if (cell := rounds.prepare(made.timing, key, None)) is not None]
         before, ends = made.now, []
-        made.stage.sensors = lambda devices, made=made, ends=ends: ends.append(made.now) or NONE
-        rounds.time_rounds(made.stage, cells)
+        made.timing.sensors = lambda devices, made=made, ends=ends: ends.append(made.now) or NONE
+        rounds.time_rounds(made.timing, cells)
         began.append(ends[0] - before)
     assert began[0] == 0
     assert 2.0 <= began[1] < 2.0 + 0.2
@@ -115,13 +115,13 @@ def test_a_peak_is_a_cell_s_own_only_where_it_raised_the_high_water_mark(monkeyp
     peaks = iter([100, 500, 500, 500, 500, 900])
     monkeypatch.setattr(rounds, "_peak_bytes", lambda: next(peaks))
     made = Pretended(monkeypatch)
-    rounds.measure(made.stage, KEYS[:3])
+    rounds.measure(made.timing, KEYS[:3])
     assert [row.peak_bytes for row in made.rows if isinstance(row, Compilation)] == [500, None, 900]
 
 
 def test_only_what_is_missing_is_measured(monkeypatch):
     made = Pretended(monkeypatch)
-    made.stage.known.rounds.update({**dict.fromkeys(KEYS, 5), KEYS[0]: 0, KEYS[3]: 2})
+    made.timing.known.rounds.update({**dict.fromkeys(KEYS, 5), KEYS[0]: 0, KEYS[3]: 2})
     found = made.measure()
     assert made.built == [KEYS[0], KEYS[3]]
     assert sorted(row.round for row in found if CellKey.of(row) == KEYS[0]) == [0, 1, 2, 3, 4]
@@ -220,8 +220,8 @@ def test_reported_seconds_agree_with_a_stopwatch_from_outside_that_waits_for_eve
 def test_a_further_block_times_every_cell_again_and_numbers_its_rounds_after_the_others(monkeypatch):
     made = Pretended(monkeypatch)
     made.measure(KEYS[:2])
-    made.stage.known.block = 1
-    made.stage.session.progress.plan(made.stage.item, 1, 1.0)
+    made.timing.known.block = 1
+    made.timing.session.progress.plan(made.timing.item, 1, 1.0)
     made.measure(KEYS[:1])
     found = [row for row in made.rows if isinstance(row, Round) and CellKey.of(row) == KEYS[0]]
     assert [(row.block, row.round) for row in found] == [(0, n) for n in range(5)] + [(1, n) for n in range(5, 10)]
@@ -242,13 +242,13 @@ def test_a_further_block_has_a_new_process_where_speed_differs_between_processes
     failed = msgspec.structs.replace(cell_rows(KEYS[1])[0], status="out_of_memory", message="two processes share it")
 
     def opened(task, cells):
-        process = made.stage.next_process()
+        process = made.timing.next_process()
         asked.append((task, cells, process))
         return Scripted(
             [*in_block(KEYS[0], process), failed, *in_block(KEYS[2], process, 2)], Failure("failed", "died")
         )
 
-    made.stage.isolates, made.stage.child = True, opened
+    made.timing.isolates, made.timing.child = True, opened
     made.stage.measure(TimingJob(block=0, cells=KEYS[:3]))
     made.stage.measure(TimingJob(block=1, cells=KEYS[:3], apart=True))
     assert asked == [("time", [(key, None) for key in KEYS[:3]], 2)]
@@ -262,10 +262,10 @@ def test_a_further_block_has_a_new_process_where_speed_differs_between_processes
         KEYS[1]: first + [(1, 1)] * 5,
         KEYS[2]: first + [(1, 2)] * 2 + [(1, 1)] * 3,
     }, "what the new process leaves undone is timed in this one"
-    assert made.stage.known.failures == {}
+    assert made.timing.known.failures == {}
     assert made.built == KEYS[:3] + KEYS[1:3]
     again = Pretended(monkeypatch).again(made.rows)
-    assert again.stage.process == 3
+    assert again.timing.process == 3
 
 
 def test_elsewhere_blocks_stay_in_one_process_that_has_no_number(tmp_path, monkeypatch):

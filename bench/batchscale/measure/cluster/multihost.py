@@ -35,6 +35,7 @@ from batchscale.measure.device.machine import Host
 from batchscale.measure.session import Jobs, Session
 from batchscale.measure.throughput import calibration
 from batchscale.measure.throughput.stage import Throughput, TimingJob
+from batchscale.measure.throughput.timing import Timing
 from batchscale.printable import reason
 
 JOIN_SECONDS = 300
@@ -257,14 +258,14 @@ class Leader:
 
     def _time(self, stage: Throughput, job: TimingJob) -> None:
         if job.calibrates:
-            calibration.measure(stage)
+            calibration.measure(stage.timing, again=bool(stage.missing))
         # The largest batch size is searched in child processes, which are no part of the program.
         job = msgspec.structs.replace(job, calibrates=False, limit=False)
         work = instructions_of(stage, job, versions_of(stage.session.host), retries_failed=self._retries(stage.session))
         self._are_together = True
         self._hosts.from_first(encoded(work))
         self._hosts.refuse("")
-        with in_lockstep(stage, self._hosts):
+        with in_lockstep(stage.timing, self._hosts):
             stage.measure(job)
         self._are_together = False
 
@@ -299,7 +300,7 @@ def follow(hosts: Hosts, stopper: Stopper) -> None:
             hosts.refuse(refusal)
             if stage is not None and work.assignment is not None and isinstance(work.assignment.job, TimingJob):
                 stage.session.stopper = stopper
-                with in_lockstep(stage, hosts):
+                with in_lockstep(stage.timing, hosts):
                     stage.measure(work.assignment.job)
 
 
@@ -316,16 +317,16 @@ def _furnished(work: Instructions, host: Host, folder: Path) -> tuple[Throughput
 
 
 @contextmanager
-def in_lockstep(stage: Throughput, hosts: Hosts) -> Iterator[None]:
-    """Let all decisions of a stage be those of the first process."""
-    session = stage.session
+def in_lockstep(timing: Timing, hosts: Hosts) -> Iterator[None]:
+    """Let all decisions be those of the first process."""
+    session = timing.session
     memory = int(hosts.from_first(str(session.host.program_memory_bytes()).encode()))
     before = session.host, session.stopper
     session.host = RemoteHost.of(session.host, memory)
     session.stopper = AgreedStopper(hosts, session.stopper)
-    stage.clock, stage.shared, stage.isolates = hosts.clock, hosts.shared, False
+    timing.clock, timing.shared, timing.isolates = hosts.clock, hosts.shared, False
     # Sensors see the devices of one host only.
-    stage.sensors = lambda _: sensors.NONE
+    timing.sensors = lambda _: sensors.NONE
     try:
         yield
     finally:

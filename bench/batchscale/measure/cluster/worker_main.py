@@ -116,14 +116,14 @@ def do_assignment(assignment: Assignment, session: Session, send: Send) -> None:
         case TrialJob():
             stage = Convergence(session, send)
             for row in assignment.rows:
-                stage.see(row)
+                stage.training.see(row)
             stage.train(job)
             spent = {**stage.cost()}
         case TimingJob():
-            timing = timing_stage(assignment, session, send)
-            timing.isolates = not session.host.policy.single_process
-            timing.measure(job)
-            spent = {"compilations": timing.compilations}
+            throughput = timing_stage(assignment, session, send)
+            throughput.timing.isolates = not session.host.policy.single_process
+            throughput.measure(job)
+            spent = {"compilations": throughput.timing.compilations}
     name = "throughput" if isinstance(job, TimingJob) else "convergence"
     origin = msgspec.structs.asdict(session.origin())
     send(Stage(**origin, stage=name, seconds=time.monotonic() - start, **spent))
@@ -133,9 +133,9 @@ def timing_stage(assignment: Assignment, session: Session, send: Send) -> Throug
     """Return the throughput stage of a task, which goes on from the rows of the process that asks."""
     stage = Throughput(session, send)
     for row in assignment.rows:
-        stage.known.see(row)
+        stage.timing.known.see(row)
     if assignment.retries_failed:
-        stage.known.retry_failures()
+        stage.timing.known.retry_failures()
     return stage
 
 

@@ -10,18 +10,18 @@ from itertools import product
 from batchscale.config import plan
 from batchscale.config.experiment import Experiment
 from batchscale.config.plan import Tier
-from batchscale.config.vocabulary import Phase, Point
+from batchscale.config.vocabulary import Point
 from batchscale.decisions import rate_choice
-from batchscale.measure.control.failures import Failure, Streak
+from batchscale.measure.control.failures import Failure
 from batchscale.measure.control.progress import BEYOND_BUDGET, confirm_trials, search_trials
-from batchscale.measure.convergence.early_stopping import Race
-from batchscale.measure.convergence.tiers import LanePrograms, trial_seconds
+from batchscale.measure.convergence.tiers import trial_seconds
+from batchscale.measure.convergence.training import Training
 from batchscale.measure.convergence.trial_job import ShardsOf, TierTraining, TrialJob
 from batchscale.measure.convergence.wave import Grid, Setting, whole_search
 from batchscale.measure.device.compiled_programs import Tuned
-from batchscale.measure.session import Session, StageRows
+from batchscale.measure.session import Session
 from batchscale.measure.training.optimizers import usual_options
-from batchscale.records.row_types import AnyRow, Curve, Look, Stage, Trial, TrialKey
+from batchscale.records.row_types import AnyRow, Stage, Trial
 
 
 class Convergence:
@@ -33,35 +33,18 @@ class Convergence:
 
     Attributes:
         session: The experiment, its data and its folder.
-        programs: The programs of every tier.
-        race: When losing points are stopped.
-        trials: The trials that have a verdict, each as its latest row; kept current while rows are written.
-        rows: The rows file of the stage.
-        streak: Counts waves that fail one after another.
-        trained_examples: Lane-examples that this run trained.
-        looks: The looks so far.
+        training: What is known of the trials, and what trains them.
     """
 
     def __init__(self, session: Session, write: Callable[[AnyRow], None] | None = None) -> None:
-        self.session, self.programs, self._write = session, LanePrograms(session), write
-        self.race = Race(
-            goal=session.experiment.goal,
-            budget_examples=session.duration.budget_examples,
-            validation_examples=len(session.dataset.validation.labels),
-        )
-        self.streak, self.trained_examples = Streak(), 0
+        self.session, self.training = session, Training(session, write)
         self._joined: dict[int, TierSearch] = {}
-        self.trials: dict[TrialKey, Trial] = {}
-        self.looks: list[Look] = []
-        self.rows = StageRows(session, "convergence", self.see)
-        if session.retries_failed:
-            self.trials = {key: trial for key, trial in self.trials.items() if trial.status != "failed"}
 
     @cached_property
     def tiers(self) -> list[TierSearch]:
         """Every tier under its fastest lowering, which is measured if the folder holds no choice yet."""
-        self.programs.choose()
-        return [TierSearch(self, tier) for tier in self.programs.tiers]
+        self.training.programs.choose()
+        return [TierSearch(self, tier) for tier in self.training.programs.tiers]
 
     def plan(self) -> None:
         """Choose lowerings that are not chosen yet, and plan the progress line for the trials that are missing."""
@@ -76,7 +59,7 @@ class Convergence:
             Stopped: When a signal asked to stop.
             DeviceError: When the device keeps failing.
         """
-        with self.rows.open(self.cost):
+        with self.training.rows.open(self.cost):
             self.search()
             self._do([tier.confirm_all() for tier in self.tiers])
 
@@ -102,15 +85,15 @@ class Convergence:
             Stopped: When a signal asked to stop.
             DeviceError: When the device keeps failing.
         """
-        TierTraining(self, job.tier, job.tuned).train(job)
+        TierTraining(self.training, job.tier, job.tuned).train(job)
 
     def _compile(self, tiers: Sequence[TierSearch]) -> None:
         """Compile the programs of several searches together."""
         start = time.monotonic()
-        works = {name: work for tier in tiers for name, work in tier.training.programs_of_search().items()}
-        self.programs.compile(works, planned=True)
+        works = {name: work for tier in tiers for name, work in tier.tier_training.programs_of_search().items()}
+        self.training.programs.compile(works, planned=True)
         for tier in tiers:
-            tier.training.compiled((time.monotonic() - start) / len(tiers))
+            tier.tier_training.compiled((time.monotonic() - start) / len(tiers))
 
     def confirm(self, name: str, settings: Sequence[Setting], seeds: Sequence[int]) -> None:
         """Train the missing trials of some settings, each tier in its own programs.
@@ -152,18 +135,12 @@ class Convergence:
         A batch size with a failed search trial has none: the best point may be the one that was not tried.
         """
         failed = {
-            key.batch_size for key, one in self.trials.items() if one.status == "failed" and key.phase == "search"
+            key.batch_size
+            for key, one in self.training.trials.items()
+            if one.status == "failed" and key.phase == "search"
         }
-        found = {size: self.of("search", size) for size in self.session.batch_sizes if size not in failed}
+        found = {size: self.training.of("search", size) for size in self.session.batch_sizes if size not in failed}
         return rate_choice.choose_rates(found, self.session.experiment.goal, self.session.duration.budget_examples)
-
-    def of(self, phase: Phase, batch_size: int) -> list[Trial]:
-        """Return the trials of one phase and batch size that did not fail."""
-        return [
-            trial
-            for key, trial in self.trials.items()
-            if key.phase == phase and key.batch_size == batch_size and trial.status != "failed"
-        ]
 
     def choice(self, batch_size: int, among: Set[Point] | None = None) -> rate_choice.Choice | None:
         """Choose among the points of a batch size by its search trials.
@@ -175,52 +152,25 @@ class Convergence:
         Returns:
             None after a failed search trial: the best point may be the one that was not tried.
         """
-        keys = [key for key in self.trials if key.phase == "search" and key.batch_size == batch_size]
-        if any(self.trials[key].status == "failed" for key in keys):
+        keys = [key for key in self.training.trials if key.phase == "search" and key.batch_size == batch_size]
+        if any(self.training.trials[key].status == "failed" for key in keys):
             return None
-        found = [one for one in self.of("search", batch_size) if among is None or one.point in among]
+        found = [one for one in self.training.of("search", batch_size) if among is None or one.point in among]
         return rate_choice.choose(found, self.session.experiment.goal, self.session.duration.budget_examples)
-
-    def missing(self, grid: Grid) -> set[TrialKey]:
-        """Return the trials of a grid that have no verdict."""
-        return {trial for trial in grid.trials if trial not in self.trials}
-
-    def rivals(self, own: Set[TrialKey]) -> dict[int, dict[Point, list[Curve]]]:
-        """Return the curves of rival search trials, by batch size and point.
-
-        Rivals are not in the wave's `own` trials but have one of their batch sizes.
-        """
-        found: dict[int, dict[Point, list[Curve]]] = {}
-        for size in {key.batch_size for key in own}:
-            for trial in self.of("search", size):
-                if trial.key not in own:
-                    found.setdefault(size, {}).setdefault(trial.point, []).append(trial.curve)
-        return found
-
-    def append(self, row: AnyRow) -> None:
-        """Write a row.
-
-        Raises:
-            InputError: When the disk reports an error.
-        """
-        if self._write is None:
-            return self.rows.append(row)
-        self._write(row)
-        self.see(row)
 
     def rows_for(self, job: TrialJob) -> list[AnyRow]:
         """Return the trials that have a verdict and share batch sizes with a job: lanes race against them."""
         missing, sizes = {*job.missing}, {one.batch_size for one in job.settings}
-        return [one for key, one in self.trials.items() if key.batch_size in sizes and key not in missing]
+        return [one for key, one in self.training.trials.items() if key.batch_size in sizes and key not in missing]
 
     def take(self, job: TrialJob, row: AnyRow, seconds: float) -> None:
         """Take in a row of a job that another process does; a trial that was trained again is ignored."""
         if isinstance(row, Stage):
-            self.programs.elsewhere += row.compilations
-            self.trained_examples += row.trained_examples
-            self.streak.broken()
-        elif isinstance(row, Trial) and row.key not in self.trials:
-            self.append(row)
+            self.training.programs.elsewhere += row.compilations
+            self.training.trained_examples += row.trained_examples
+            self.training.streak.broken()
+        elif isinstance(row, Trial) and row.key not in self.training.trials:
+            self.training.append(row)
             examples = row.curve.examples[-1] if row.curve.examples else 0
             self.session.progress.advance(job.item, examples, seconds)
 
@@ -230,18 +180,11 @@ class Convergence:
         Raises:
             DeviceError: At the third failure in a row.
         """
-        TierTraining(self, job.tier, job.tuned).fail(job.item, job.grid, failure)
-
-    def see(self, row: AnyRow) -> None:
-        """Take in a row, old or new."""
-        if isinstance(row, Look):
-            self.looks.append(row)
-        elif isinstance(row, Trial) and (row.key not in self.trials or row.supersedes(self.trials[row.key])):
-            self.trials[row.key] = row
+        TierTraining(self.training, job.tier, job.tuned).fail(job.item, job.grid, failure)
 
     def cost(self) -> dict[str, int]:
         """Return what was counted so far, as fields of the row that closes a run of the stage."""
-        return {"compilations": self.programs.compilations, "trained_examples": self.trained_examples}
+        return {"compilations": self.training.programs.compilations, "trained_examples": self.training.trained_examples}
 
 
 def fixed_setting(experiment: Experiment, batch_size: int) -> list[Setting]:
@@ -266,20 +209,20 @@ class TierSearch:
 
     def __init__(self, stage: Convergence, tier: Tier, tuned: Tuned | None = None) -> None:
         self.stage, self.tier = stage, tier
-        self.tuned = tuned or stage.programs.tuned(tier)
+        self.tuned = tuned or stage.training.programs.tuned(tier)
         self._experiment, self._duration = stage.session.experiment, stage.session.duration
 
     @cached_property
-    def training(self) -> TierTraining:
+    def tier_training(self) -> TierTraining:
         """The programs of the tier in this process."""
-        return TierTraining(self.stage, self.tier, self.tuned)
+        return TierTraining(self.stage.training, self.tier, self.tuned)
 
     def plan(self) -> None:
         """Plan the progress line for the trials that are missing, as far as they are known."""
         experiment, sizes = self._experiment, self.tier.batch_sizes
-        searched = sum(len(self.stage.of("search", size)) for size in sizes)
+        searched = sum(len(self.stage.training.of("search", size)) for size in sizes)
         self._plan("search", max(0.0, search_trials(experiment, self.tier) - searched))
-        left = [size for size in sizes if not self.stage.of("confirm", size)]
+        left = [size for size in sizes if not self.stage.training.of("confirm", size)]
         if experiment.confirm is None:
             planned = confirm_trials(experiment, self.tier) * len(left) / len(sizes)
             fixed = BEYOND_BUDGET * sum(map(self._trained_at_the_fixed_rate, left))
@@ -291,7 +234,7 @@ class TierSearch:
     def _trained_at_the_fixed_rate(self, batch_size: int) -> int:
         """Return how many trials exist at the fixed rate; a folder may hold others at an earlier one."""
         wanted = {setting.point for setting in fixed_setting(self._experiment, batch_size)}
-        return sum(trial.point in wanted for trial in self.stage.of("fixed", batch_size))
+        return sum(trial.point in wanted for trial in self.stage.training.of("fixed", batch_size))
 
     def _plan(self, phase: str, trials: float) -> None:
         """Plan the progress line for a number of trials to the epoch budget."""
@@ -334,7 +277,7 @@ class TierSearch:
 
     def _jobs(self, phase: str, grid: Grid, shards: ShardsOf) -> Iterator[TrialJob]:
         """Yield the job of the missing trials of a grid, if there are any."""
-        missing = self.stage.missing(grid)
+        missing = self.stage.training.missing(grid)
         self._plan(phase, len(missing))
         if missing:
             yield TrialJob(
@@ -351,7 +294,7 @@ class TierSearch:
     @property
     def lacks_search(self) -> bool:
         """True if trials of the search are missing."""
-        return bool(self.stage.missing(whole_search(self._experiment, self.tier)))
+        return bool(self.stage.training.missing(whole_search(self._experiment, self.tier)))
 
     def extensions(self, searched: Sequence[Setting]) -> Iterator[Setting]:
         """Yield the next rate beyond every edge of the grid at which a best rate is found.

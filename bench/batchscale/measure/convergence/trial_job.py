@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence, Set
 from functools import cached_property
 from itertools import product
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
@@ -16,6 +16,7 @@ from batchscale.config.plan import Tier
 from batchscale.measure.control.failures import FAILURES, Failure, failure_of
 from batchscale.measure.convergence import wave, wave_loop
 from batchscale.measure.convergence.lanes import Programs
+from batchscale.measure.convergence.training import Training
 from batchscale.measure.convergence.wave import (
     Grid,
     LaneRecord,
@@ -29,10 +30,6 @@ from batchscale.measure.convergence.wave import (
 from batchscale.measure.convergence.wave_loop import Checkpoint, Reporter
 from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.records.row_types import Trial, TrialKey
-
-if TYPE_CHECKING:
-    from batchscale.measure.convergence.stage import Convergence
-
 
 ShardsOf = Literal["search", "small", "own"]
 """Whose shards trials begin in: those of the whole search of their tier, the small ones into which the last lanes of a
@@ -92,23 +89,23 @@ class TierTraining:
     """The programs of one tier, which train jobs on the devices of this process.
 
     Attributes:
-        stage: The stage, which knows all trials and takes the rows.
+        training: Knows all trials and takes the rows.
         tier: Microbatch size and batch sizes.
         tuned: The fastest lowering and its speed.
     """
 
-    def __init__(self, stage: Convergence, tier: Tier, tuned: Tuned) -> None:
-        self.stage, self.tier, self.tuned = stage, tier, tuned
+    def __init__(self, training: Training, tier: Tier, tuned: Tuned) -> None:
+        self.training, self.tier, self.tuned = training, tier, tuned
 
     @cached_property
     def programs(self) -> Programs:
         """The tier's programs under its lowering."""
-        return self.stage.programs.of(self.tier, self.tuned.lowering, graph=self.tuned.graph)
+        return self.training.programs.of(self.tier, self.tuned.lowering, graph=self.tuned.graph)
 
     @cached_property
     def full(self) -> Shape:
         """The shape of a shard of the search."""
-        return self.shape(whole_search(self.stage.session.experiment, self.tier))
+        return self.shape(whole_search(self.training.session.experiment, self.tier))
 
     @property
     def small(self) -> Shape:
@@ -117,7 +114,7 @@ class TierTraining:
 
     def shape(self, grid: Grid) -> Shape:
         """Return the shape of a shard of these trials."""
-        every, workers = self.stage.programs, self.stage.session.host.workers
+        every, workers = self.training.programs, self.training.session.host.workers
         return fitting_shape(self.programs, grid, every.memory_bytes, workers, every.shard_width(self.tier, self.tuned))
 
     def programs_of_search(self) -> dict[str, Callable[[], object]]:
@@ -127,7 +124,7 @@ class TierTraining:
         """
         of, label = self.programs, self.tier.label
         shapes = {"": lambda: self.full}
-        if not self.stage.session.host.policy.program_per_core:
+        if not self.training.session.host.policy.program_per_core:
             shapes["compacted "] = lambda: self.small
         works: dict[str, Callable[[], object]] = {}
         for name, shape in shapes.items():
@@ -161,18 +158,18 @@ class TierTraining:
 
     def compiled(self, seconds: float) -> None:
         """Count the seconds that compiling took."""
-        session, item = self.stage.session, f"compile {self.tier.label}"
+        session, item = self.training.session, f"compile {self.tier.label}"
         session.progress.plan(item, session.compiling.of_a_tier, 1.0)
         session.progress.advance(item, seconds, seconds)
 
     def _train_waves(self, item: str, grid: Grid, shapes: Sequence[Shape]) -> None:
         """Train a grid one wave after another; the trials of a wave that fails become failed rows."""
-        for part in waves(self.programs, grid, self.stage.programs.memory_bytes):
-            if not self.stage.missing(part):
+        for part in waves(self.programs, grid, self.training.programs.memory_bytes):
+            if not self.training.missing(part):
                 continue
             try:
                 self._train_wave(item, part, shapes)
-                self.stage.streak.broken()
+                self.training.streak.broken()
             except FAILURES as error:
                 self.fail(item, part, failure_of(error))
 
@@ -184,11 +181,11 @@ class TierTraining:
         """
         for setting, seed in product(grid.settings, grid.seeds):
             self._write(LaneRecord(setting=setting, seed=seed, status="failed", reason=failure.message), lanes=1)
-        self.stage.streak.grown(item, failure)
+        self.training.streak.grown(item, failure)
 
     def _train_wave(self, item: str, grid: Grid, shapes: Sequence[Shape]) -> None:
         """Train the missing trials of a wave, from its checkpoint or from the start."""
-        stage, session = self.stage, self.stage.session
+        training, session = self.training, self.training.session
         checkpoint = Checkpoint(session.folder / "checkpoint", self._identity(grid))
         lanes = self._started(checkpoint, grid, shapes)
         clock = time.monotonic()
@@ -196,7 +193,7 @@ class TierTraining:
         def advanced(lane_examples: int) -> None:
             nonlocal clock
             now = time.monotonic()
-            stage.trained_examples += lane_examples
+            training.trained_examples += lane_examples
             doing = f"{(left := lanes.alive())} lane{'s' * (left != 1)}"
             session.progress.advance(item, lane_examples, now - clock, doing, lanes.most_beyond_budget())
             clock = now
@@ -212,7 +209,8 @@ class TierTraining:
 
     def _started(self, checkpoint: Checkpoint, grid: Grid, shapes: Sequence[Shape]) -> Wave:
         """Return a wave as its checkpoint holds it, or a fresh one of the smallest grid with all missing trials."""
-        missing, given = self.stage.missing(grid), (self.programs, self.stage.session.duration, self.stage.race)
+        training = self.training
+        missing, given = training.missing(grid), (self.programs, training.session.duration, training.race)
         lanes = wave.start(*given, grid, shapes)
         if not checkpoint.restore(lanes, missing) and len(missing) < len(lanes.records):
             seeds, settings = {one.seed for one in missing}, {(one.phase, one.batch_size, one.point) for one in missing}
@@ -222,13 +220,13 @@ class TierTraining:
             )
             del lanes  # Memory may not hold both waves.
             lanes = wave.start(*given, rest, shapes)
-        lanes.tests_always = self.stage.session.experiment.evaluation.test == "always"
-        lanes.rivals = self.stage.rivals(set(lanes.trials))
+        lanes.tests_always = training.session.experiment.evaluation.test == "always"
+        lanes.rivals = training.rivals(set(lanes.trials))
         return lanes
 
     def _identity(self, grid: Grid) -> str:
         """Return a hash of everything that must be the same when a checkpoint is continued."""
-        origin = self.stage.session.origin()
+        origin = self.training.session.origin()
         measured = [origin.fingerprint, origin.environment, self.programs.noise_parts]
         parts = [*measured, self.tier, self.tuned.lowering, grid.seeds, grid.settings]
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
@@ -238,12 +236,12 @@ class TierTraining:
 
         A lane may be trained twice, if it shares a row or column of the grid with a trial that is missing.
         """
-        setting, stage = record.setting, self.stage
-        if record.trial in stage.trials:
+        setting, training = record.setting, self.training
+        if record.trial in training.trials:
             return
-        stage.append(
+        training.append(
             Trial(
-                **msgspec.structs.asdict(stage.session.origin()),
+                **msgspec.structs.asdict(training.session.origin()),
                 phase=setting.phase,
                 batch_size=setting.batch_size,
                 learning_rate=setting.point.learning_rate,
@@ -252,15 +250,15 @@ class TierTraining:
                 status=record.status or "ok",
                 reason=record.reason,
                 ended=record.ended,
-                train_examples=stage.session.train_examples,
-                validation_examples=len(stage.session.dataset.validation.labels),
+                train_examples=training.session.train_examples,
+                validation_examples=len(training.session.dataset.validation.labels),
                 steps=record.steps,
                 curve=record.curve,
                 test_scores=record.test_scores,
-                tokens_per_example=stage.session.dataset.tokens_per_example,
+                tokens_per_example=training.session.dataset.tokens_per_example,
                 microbatch_size=self.tier.microbatch_size,
                 lanes=lanes,
-                devices=stage.programs.devices.count,
+                devices=training.programs.devices.count,
                 lowering=self.tuned.lowering,
                 graph=self.tuned.graph,
                 noise=record.noise if record.noise and record.noise.examples else None,

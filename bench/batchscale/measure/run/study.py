@@ -68,7 +68,7 @@ class Study:
         """
         if self.times:
             self.throughput.run()
-        with self.convergence.rows.open(self.convergence.cost):
+        with self.convergence.training.rows.open(self.convergence.cost):
             self.convergence.search()
             self._admit()
             self._train_claims()
@@ -81,18 +81,18 @@ class Study:
         self._close()
 
     def _standing(self) -> Standing:
-        return looks.replay(self.convergence.looks)
+        return looks.replay(self.convergence.training.looks)
 
     def _evidence(self) -> Evidence:
         # A run that another machine began holds confirmation runs that its looks here did not ask for.
         asked = self._standing().asked
         trials = [
             trial
-            for trial in self.convergence.trials.values()
+            for trial in self.convergence.training.trials.values()
             if trial.status != "failed"
             and (trial.phase != "confirm" or (trial.batch_size, trial.point, trial.seed) in asked)
         ]
-        return Evidence(self.session.experiment, self.session.duration, trials, self.throughput.known.timed)
+        return Evidence(self.session.experiment, self.session.duration, trials, self.throughput.timing.known.timed)
 
     def _admit(self) -> None:
         """Let the batch sizes that have a rate and no arm join, and let a study go on whose budget has grown."""
@@ -141,7 +141,7 @@ class Study:
         """Time and train what the looks so far ask for, from batch `trained` on; return how many batches there are."""
         standing = self._standing()
         if self.times and standing.stop is None and standing.number:
-            with self.convergence.rows.paused():
+            with self.convergence.training.rows.paused():
                 cells = self._evidence().cells(arm.batch_size for arm in standing.left)
                 self.throughput.time_block(standing.number, cells)
         for batch in standing.batches[trained:]:
@@ -206,7 +206,7 @@ class Study:
         )
 
     def _write(self, look: Look) -> None:
-        self.convergence.rows.append(look)
+        self.convergence.training.rows.append(look)
         standing = self._standing()
         left = sorted({arm.batch_size for arm in standing.left})
         self.session.progress.note = f"undecided: {shown(left)}" if standing.stop is None else ""

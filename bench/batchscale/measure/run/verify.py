@@ -107,7 +107,7 @@ def verify(
     dataset = datasets.load(workload.dataset, workload.dataset_options, sources)
     session = Session(experiment, dataset, Host.describe(), folder, sources=sources)
     session.prepare_folder()
-    trials, lowerings = Convergence(session).trials.values(), _timed_lowerings(session)
+    trials, lowerings = Convergence(session).training.trials.values(), _timed_lowerings(session)
     found = {size: find_case(session, trials, size, one, lowerings) for size, one in reported.items()}
     cases = {size: case for size, case in found.items() if case is not None}
     if recommended not in cases:

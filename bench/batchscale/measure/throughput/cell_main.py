@@ -22,7 +22,7 @@ from batchscale.measure.session import Session
 from batchscale.measure.throughput import max_batch_size, rounds
 from batchscale.measure.throughput.cell_process import Job
 from batchscale.measure.throughput.cells_ahead import compile_cells
-from batchscale.measure.throughput.stage import Throughput
+from batchscale.measure.throughput.timing import Timing
 from batchscale.records import row_files
 from batchscale.records.row_types import AnyRow
 
@@ -46,30 +46,30 @@ def main() -> None:
 
 def do(job: Job, append: Callable[[AnyRow], None]) -> None:
     """Time cells, or find the largest batch size."""
-    stage = furnish(job, append)
+    timing = furnish(job, append)
     if job.task == "max_batch_size":
-        max_batch_size.search(stage, job.cells[0].key, job.cells[0].lowering, job.memory_bytes)
+        max_batch_size.search(timing, job.cells[0].key, job.cells[0].lowering, job.memory_bytes)
         return
-    compile_cells(stage, [(one.key, one.lowering) for one in job.cells])
-    prepared = [rounds.prepare(stage, one.key, one.lowering) for one in job.cells]
+    compile_cells(timing, [(one.key, one.lowering) for one in job.cells])
+    prepared = [rounds.prepare(timing, one.key, one.lowering) for one in job.cells]
     if cells := [cell for cell in prepared if cell is not None]:
-        rounds.time_rounds(stage, cells)
+        rounds.time_rounds(timing, cells)
 
 
-def furnish(job: Job, append: Callable[[AnyRow], None]) -> Throughput:
-    """Return the stage on made-up examples, whose programs run under the job's limit on memory."""
+def furnish(job: Job, append: Callable[[AnyRow], None]) -> Timing:
+    """Return what times cells on made-up examples, whose programs run under the job's limit on memory."""
     session = Session(job.experiment, made_up(job), job.host, Path(), Progress(quiet=True), sources=Path(job.sources))
-    stage = Throughput(session, append)
-    stage.known.block, stage.process = job.block, job.process
-    session.progress.plan(stage.item, len(job.cells), 1.0)
+    timing = Timing(session, append)
+    timing.known.block, timing.process = job.block, job.process
+    session.progress.plan(timing.item, len(job.cells), 1.0)
     for one in job.cells:
-        stage.known.has_rounds(one.key, job.block, one.first_round)
-        stage.known.has_rounds(one.key, -1, one.other_rounds)
+        timing.known.has_rounds(one.key, job.block, one.first_round)
+        timing.known.has_rounds(one.key, -1, one.other_rounds)
     if job.host.policy.in_host_memory:
-        stage.confine = lambda: limit_memory(job.memory_bytes + RUNTIME_BYTES - _live_bytes())
+        timing.confine = lambda: limit_memory(job.memory_bytes + RUNTIME_BYTES - _live_bytes())
     else:
-        stage.memory_bytes = job.memory_bytes
-    return stage
+        timing.memory_bytes = job.memory_bytes
+    return timing
 
 
 def made_up(job: Job) -> Dataset:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,34 +16,29 @@ from batchscale.measure.device.compiled_programs import Tuned
 from batchscale.measure.session import Session
 from batchscale.measure.throughput import rounds
 from batchscale.measure.throughput.cells_ahead import compile_cells
-
-if TYPE_CHECKING:
-    from batchscale.measure.throughput.stage import Throughput
+from batchscale.measure.throughput.timing import Timing, Tried, tried_at
 
 TRIALS = "choosing lowerings"
 """Name of the trials in the progress line."""
 
-Tried = tuple[int, Precision]
-"""A batch size at which lowerings are tried, and the precision."""
 
-
-def choose(stage: Throughput, keys: Iterable[CellKey]) -> dict[Tried, str | None]:
+def choose(timing: Timing, keys: Iterable[CellKey]) -> dict[Tried, str | None]:
     """Return the fastest lowering for each batch size and precision at which trials are made for these cells.
 
     Batch sizes a factor of `LOWERINGS_APART` apart are tried, each on the batch that one device computes at once.
     Choices that `tuning.json` holds are added, for cells that turn out to need microbatches. The program that wins a
-    trial is kept in `stage.programs`, so that its cell need not compile it again.
+    trial is kept in `timing.programs`, so that its cell need not compile it again.
     """
-    session = stage.session
+    session = timing.session
     if len(session.lowerings) == 1:
         return {}
     found: dict[Tried, str | None] = {}
-    trials = list(dict.fromkeys(_tried(session, key) for key in keys))
+    trials = list(dict.fromkeys(tried_at(session, key) for key in keys))
     new = [one for one in trials if _name(session, one) not in session.tuning]
-    compile_cells(stage, [(_cell(session, one), lowering) for one in new for lowering in session.lowerings])
+    compile_cells(timing, [(_cell(session, one), lowering) for one in new for lowering in session.lowerings])
     for one in trials:
         session.stopper.check()
-        found[one] = session.tuning.get(_name(session, one), partial(_measure, stage, one)).lowering
+        found[one] = session.tuning.get(_name(session, one), partial(_measure, timing, one)).lowering
     precisions: set[Precision] = {precision for _, precision in found}
     for size in plan.spaced(session.batch_sizes, LOWERINGS_APART):
         for precision in precisions:
@@ -53,36 +47,22 @@ def choose(stage: Throughput, keys: Iterable[CellKey]) -> dict[Tried, str | None
     return found
 
 
-def chosen(session: Session, lowerings: Mapping[Tried, str | None], key: CellKey) -> str | None:
-    """Return the lowering of a cell.
-
-    It is the one chosen at the largest trial batch size that does not exceed the examples which the cell computes at
-    once. If no trial was made there, use the choice at the nearest batch size in the same precision. If that precision
-    has no choice, use the first lowering.
-    """
-    size, precision = _tried(session, key)
-    known = {tried: lowering for (tried, computed_in), lowering in lowerings.items() if computed_in == precision}
-    if not known:
-        return session.lowerings[0]
-    return known[min(known, key=lambda tried: abs(tried - size))]
-
-
 def count_trials(session: Session, keys: Iterable[CellKey]) -> int:
     """Return how many trials `choose` still has to make for these cells."""
     if len(session.lowerings) == 1:
         return 0
-    untried = {one for key in keys if _name(session, one := _tried(session, key)) not in session.tuning}
+    untried = {one for key in keys if _name(session, one := tried_at(session, key)) not in session.tuning}
     return len(untried) * len(session.lowerings)
 
 
-def _measure(stage: Throughput, one: Tried) -> Tuned:
+def _measure(timing: Timing, one: Tried) -> Tuned:
     """Time every lowering and keep the winner's program."""
-    session, key, late = stage.session, _cell(stage.session, one), []
+    session, key, late = timing.session, _cell(timing.session, one), []
 
     def speed(lowering: str | None) -> float:
         start = time.monotonic()
         try:
-            return rounds.examples_per_second(stage, key, lowering)
+            return rounds.examples_per_second(timing, key, lowering)
         except TimeoutError:
             late.append(lowering)
             raise
@@ -92,7 +72,7 @@ def _measure(stage: Throughput, one: Tried) -> Tuned:
     found = compiled_programs.fastest(session.lowerings, speed)
     for lowering in session.lowerings:
         if lowering != found.lowering:
-            stage.programs.pop((key, lowering), None)
+            timing.programs.pop((key, lowering), None)
     return msgspec.structs.replace(found, late=tuple(late))
 
 
@@ -100,12 +80,6 @@ def _cell(session: Session, one: Tried) -> CellKey:
     """Return the cell that is tried."""
     (batch_size, precision), loops = one, session.experiment.throughput.loops
     return CellKey(batch_size, "scan" if "scan" in loops else loops[0], "device", precision)
-
-
-def _tried(session: Session, key: CellKey) -> Tried:
-    sizes = plan.spaced(session.batch_sizes, LOWERINGS_APART)
-    reached = [size for size in sizes if size <= key.examples_at_once]
-    return max(reached, default=sizes[0]), key.precision
 
 
 def _name(session: Session, one: Tried) -> str:

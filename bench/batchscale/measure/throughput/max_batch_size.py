@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,10 +13,8 @@ from batchscale.measure.control.failures import Failure
 from batchscale.measure.device.compiled_programs import Work, predicted_bytes
 from batchscale.measure.throughput.cell_process import Child, ChildError
 from batchscale.measure.throughput.timed_loops import build
+from batchscale.measure.throughput.timing import Timing
 from batchscale.records.row_types import Limit
-
-if TYPE_CHECKING:
-    from batchscale.measure.throughput.stage import Throughput
 
 ITEM = "max batch size"
 """Name of the search in the progress line."""
@@ -38,21 +35,20 @@ SHRINKING_UNSEEN = 4
 """Divisor of the largest batch size that is tried next, if not even compiling fitted into memory."""
 
 
-def measure(stage: Throughput) -> None:
-    """Find the largest batch size of a dispatched step; one row holds it, or the reason why there is none."""
-    session, start, memory_bytes = stage.session, time.monotonic(), stage.memory_bytes or 0
-    whole = stage.largest
+def measure(timing: Timing, whole: CellKey) -> None:
+    """Find the largest batch size, up to that of the `whole` cell; a row holds it, or why there is none."""
+    session, start, memory_bytes = timing.session, time.monotonic(), timing.memory_bytes or 0
 
-    def child(largest: int) -> Child:
+    def child(most: int) -> Child:
         session.stopper.check()
-        key = msgspec.structs.replace(whole, batch_size=largest)
-        return stage.child("max_batch_size", [(key, stage.lowering(key))])
+        key = msgspec.structs.replace(whole, batch_size=most)
+        return timing.child("max_batch_size", [(key, timing.lowering(key))])
 
-    found = find(child, whole.batch_size) if stage.isolates else ONE_PROCESS
+    found = find(child, whole.batch_size) if timing.isolates else ONE_PROCESS
     if not isinstance(found, Limit):
         origin = msgspec.structs.asdict(session.origin())
         found = Limit(**origin, precision=whole.precision, memory_bytes=memory_bytes, message=found.message)
-    stage.append(found)
+    timing.append(found)
     session.progress.advance(ITEM, 1, time.monotonic() - start)
     session.progress.close(ITEM)
 
@@ -99,39 +95,40 @@ def largest_that_fits(
     return low, known[low]
 
 
-def search(stage: Throughput, key: CellKey, lowering: str | None, memory_bytes: int) -> None:
+def search(timing: Timing, key: CellKey, lowering: str | None, memory_bytes: int) -> None:
     """Search by compiling only, then run one step: a row is written before that step, and another after it.
 
     Args:
-        stage: The stage in a child process, whose death the first row survives.
+        timing: Of a child process, whose death the first row survives.
         key: The cell whose batch size is the largest one allowed.
         lowering: The lowering of every step tried.
         memory_bytes: The memory to fit into.
     """
-    train_examples, most = len(stage.session.splits[0].labels), key.batch_size
+    session, most = timing.session, key.batch_size
+    train_examples = len(session.splits[0].labels)
     works: dict[int, Work] = {}
 
     def bytes_of(size: int) -> int:
         tried = msgspec.structs.replace(key, batch_size=size)
-        works[size], compiled, _ = build(stage.session.learner(key.precision, lowering), stage.session.splits[0], tried)
+        works[size], compiled, _ = build(session.learner(key.precision, lowering), session.splits[0], tried)
         return predicted_bytes(compiled) or 0
 
     found = largest_that_fits(bytes_of, min(train_examples, most), most, memory_bytes)
     shared = {
-        **msgspec.structs.asdict(stage.session.origin()),
+        **msgspec.structs.asdict(session.origin()),
         "precision": key.precision,
         "memory_bytes": memory_bytes,
     }
     if found is None:
-        return stage.append(Limit(**shared, message="not even one example fits"))
+        return timing.append(Limit(**shared, message="not even one example fits"))
     size, needed = found
-    ends = size == train_examples and stage.session.experiment.throughput.max_batch_size == "training_set"
+    ends = size == train_examples and session.experiment.throughput.max_batch_size == "training_set"
     bound = "training_set" if ends else "memory"
     row = Limit(**shared, batch_size=size, bound=bound, predicted_bytes=needed or None)
-    stage.append(row)
-    stage.confine()
+    timing.append(row)
+    timing.confine()
     works[size](1)
-    return stage.append(msgspec.structs.replace(row, confirmed=True))
+    return timing.append(msgspec.structs.replace(row, confirmed=True))
 
 
 def find(child_of: Callable[[int], Child], largest: int, tries: int = MOST_TRIES) -> Limit | Failure:
