@@ -357,12 +357,12 @@ class ConvolutionStack(nnx.Module):
         lowering: How the convolutions are computed; results differ by rounding only.
 
     Raises:
-        ValueError: when an image becomes smaller than the kernel, or a name is unknown.
+        ValueError: when inputs are not images, one becomes smaller than the kernel, or a name is unknown.
     """
 
     def __init__(
         self,
-        input_shape: tuple[int, int, int],
+        input_shape: tuple[int, ...],
         filters: Sequence[int],
         kernel: int,
         *,
@@ -372,6 +372,8 @@ class ConvolutionStack(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         lowering: str = "xla",
     ) -> None:
+        if len(input_shape) != 3:
+            raise ValueError(f"inputs of shape {input_shape} are not images, expected [height, width, channel]")
         height, width, channels = input_shape
         self.convolutions = nnx.List([])
         for count in filters:

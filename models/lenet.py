@@ -16,7 +16,7 @@ class Model(nnx.Module):
 
     def __init__(
         self,
-        input_shape: tuple[int, int, int],
+        input_shape: tuple[int, ...],
         classes: int,
         *,
         rngs: nnx.Rngs,

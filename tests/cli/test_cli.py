@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -250,6 +251,25 @@ def test_a_closed_pipe_ends_quietly(line):
     script = f"{shlex.quote(sys.executable)} -m batchscale {line} | head -c 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("variable", ["JAX_ENABLE_X64=maybe", "JAX_DEFAULT_PRNG_IMPL=nonsense"])
+def test_a_variable_that_jax_refuses_is_one_line(variable):
+    command = ["env", variable, sys.executable, "-m", "batchscale", "doctor"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith("batchscale: JAX does not start: ")
+    assert variable.partition("=")[2] in done.stderr
+
+
+def test_a_closed_pipe_behind_a_table_ends_quietly(tmp_path):
+    shutil.copytree(next((ROOT / "results" / "published" / "mlp_mnist").iterdir()), tmp_path / "folder")
+    report = f"{shlex.quote(sys.executable)} -m batchscale report {shlex.quote(str(tmp_path / 'folder'))}"
+    for script in (f"{report} | true; exit ${{PIPESTATUS[0]}}", f"{report} >&-"):
+        done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run(["bash", "-c", f"{report}/none 2>&-"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")

@@ -36,6 +36,14 @@ def test_straight_curves_cross_where_they_cross():
     assert found.first_seen.tolist() == [np.log(1300.0)]
 
 
+@pytest.mark.parametrize(("target", "evaluations"), [(0.1, 25.0), (0.1, 200.0), (0.02, 25.0)])
+def test_a_bend_moves_the_crossing_little(target, evaluations):
+    """An exponential decay bends downward over log examples; lines that are fitted once cross it 4.5% too early."""
+    examples = np.arange(evaluations, 4001, evaluations)
+    found = locate_crossing(examples, -examples[None] / 500, np.log(target))
+    assert found.typical == pytest.approx(np.log(-500 * np.log(target)), abs=0.03)
+
+
 def test_each_run_has_the_crossing_of_its_own_parallel_curve_and_the_typical_run_their_mean():
     offsets = np.array([0.05, -0.02, 0.03, -0.06])
     found = locate_crossing(EXAMPLES, falling(1000.0, -0.5, offsets), 0.0)
@@ -68,7 +76,7 @@ def test_the_lowest_score_until_some_examples_is_on_the_line_and_stays_after_its
     assert np.isnan(found.typical[0])
     assert found.typical[1] == pytest.approx(-0.3 * np.log(500 / 2000), abs=4e-3)
     np.testing.assert_allclose(found.runs[:, 1] - found.typical[1], offsets, atol=4e-3)
-    assert found.slopes[1:] == pytest.approx([-0.3, 0, 0], abs=1e-3)
+    assert found.slopes[1:] == pytest.approx([-0.3, 0, 0], abs=4e-3)
     assert found.typical[2] == found.typical[3] < found.typical[1]
     assert found.ended.tolist() == [False, False, False, True]
     assert lowest_until(EXAMPLES[:2], rising[:, :2], np.array([500.0])) is None

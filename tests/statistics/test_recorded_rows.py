@@ -93,7 +93,7 @@ def pooled_spread(values):
 def test_smoothed_crossings_spread_less_over_seeds_than_first_evaluations(perceptron):
     smoothed = pooled_spread([found.values for found in perceptron.values()])
     first = pooled_spread([found.first_seen for found in perceptron.values()])
-    assert smoothed <= 0.15
+    assert smoothed <= 0.16
     assert first == pytest.approx(0.194, abs=0.002)
 
 

@@ -126,6 +126,11 @@ class ScoreSurface(Part, frozen=True, kw_only=True):
     runs: int
     left_out: int
 
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of the noise: the parabola has six coefficients."""
+        return self.runs - 6
+
 
 Shape = Literal["rises then falls", "rises", "falls", "falls then rises", "undecided"]
 """How the best rate moves with the batch size: by the slopes at both ends, each with a 95% interval without 0."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -94,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (default: the arguments of this process) and return its exit code."""
+    _open_closed_streams()
     _never_fail_to_print()
     _draw_without_the_users_settings()
     _show_only_errors_of_xla()
@@ -112,10 +114,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         warn(f"{where}the operating system reports an error ({error.strerror})")
+    except ValueError as error:
+        if not _is_of_jax_settings(error):
+            raise
+        warn(f"JAX does not start: {error}, expected one that JAX knows, or none")
     except KeyboardInterrupt:
         sys.stderr.write("\nbatchscale: stopped\n")
         return measuring.INTERRUPTED
     return 2
+
+
+def _is_of_jax_settings(error: ValueError) -> bool:
+    """Return True if JAX refused a variable of the environment while it was imported."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].f_globals.get("__name__", "").startswith("jax._src.config")
+
+
+def _open_closed_streams() -> None:
+    """Discard what is printed to a stream that was closed before this process began."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - as open as a stream
 
 
 def _never_fail_to_print() -> None:

@@ -117,16 +117,23 @@ class Locations:
         return Locations(self.medians + by, self.centres + by, self.errors, self.draws + by)
 
 
-def locate(cells: Sequence[Repetitions], order: Array | None = None, stream: int = 0) -> Locations:
+def locate(
+    cells: Sequence[Repetitions],
+    order: Array | None = None,
+    stream: int = 0,
+    noise: tuple[float, float] | None = None,
+) -> Locations:
     """Locate the median of every cell.
 
     Args:
         cells: the repetitions; a cell without any gets NaN.
         order: a position for each cell (log batch size), used to learn the spread where no cell was repeated.
         stream: which independent stream of random numbers to use, so that errors of two quantities are independent.
+        noise: standard deviation of one repetition and its degrees of freedom, used where no cell was repeated; None to
+            learn it from neighbours.
     """
     random = np.random.default_rng([SEED, stream])
-    variances, freedom = _moderated(cells, order)
+    variances, freedom = _moderated(cells, order, noise)
     errors = _median_errors(cells, variances, freedom, random)
     within = random.random((DRAWS, len(cells)))
     miss_rate = _miss_rates(cells, random)
@@ -199,13 +206,17 @@ def _median_errors(
     return medians * np.sqrt(variances / chi_square)
 
 
-def _moderated(cells: Sequence[Repetitions], order: Array | None) -> tuple[Array, Array]:
+def _moderated(
+    cells: Sequence[Repetitions], order: Array | None, noise: tuple[float, float] | None
+) -> tuple[Array, Array]:
     """Return a variance and its degrees of freedom for each cell (cells,), shrunk towards the common variance."""
     # The values of a cell with misses are cut off above, which would make the spread look smaller than it is.
     whole = [cell.misses == 0 for cell in cells] if any(not c.misses and len(c.high) > 1 for c in cells) else True
     freedom = np.where(whole, [max(len(cell.high) - 1.0, 0.0) for cell in cells], 0.0)
     own = np.array([_variance(cell) for cell in cells])
     repeated = freedom > 0
+    if not repeated.any() and noise is not None:
+        return np.full(len(cells), max(noise[0] ** 2, 1e-14)), np.full(len(cells), noise[1])
     if not repeated.any():
         return _from_neighbours(cells, order)
     return moderated(own, freedom)

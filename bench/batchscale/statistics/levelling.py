@@ -14,7 +14,7 @@ from batchscale.statistics.crossing import without_collapse
 from batchscale.statistics.curve_fit import fit_slope
 
 LAST_PART = 0.5
-"""Part of the budget over whose end the slope is measured: a factor of two in examples, as wide as `BANDWIDTH`."""
+"""Part of the budget over whose end the slope is measured: a factor of two in examples."""
 FEWEST_EVALUATIONS = 5
 """Evaluations in this part below which no slope is known."""
 

@@ -19,8 +19,8 @@ TEST = (
 )
 
 
-UNREPEATED = "measured once each, so the spread is that about neighbouring batch sizes"
-
+NEIGHBOURS = "measured once each, so the spread is that about neighbouring batch sizes"
+SURFACE = "measured once each, so the spread is that about the fitted surface of scores"
 
 Edge = Literal["smallest", "largest", "memory", "only"]
 
@@ -51,7 +51,7 @@ class Contest:
         out_of_memory: True where the step did not fit (sizes,).
         metric: the name of the metric, in words.
         goal: the score that is compared; None if `locations` are of logarithms.
-        repeated: True if some batch size was measured more than once.
+        spread: where the spread is from if no batch size was measured more than once.
     """
 
     sizes: NDArray[np.int64]
@@ -60,7 +60,7 @@ class Contest:
     out_of_memory: NDArray[np.bool_]
     metric: str
     goal: Goal | None = None
-    repeated: bool = True
+    spread: str | None = None
 
     @property
     def best(self) -> int | None:
@@ -93,7 +93,7 @@ class Contest:
             "margin": margin,
             "next_best": next_best,
             "metric": self.metric,
-            "test": TEST if self.repeated else f"{TEST}; {UNREPEATED}",
+            "test": f"{TEST}; {self.spread}" if self.spread else TEST,
             "level": LEVEL,
         }
 

@@ -53,6 +53,21 @@ def test_a_grid_with_one_run_each_gives_the_best_point_of_its_surface_and_its_no
     assert "A smooth surface through 119 runs has its best loss, 2" in answer.surface(found)
 
 
+def test_the_noise_of_single_runs_is_that_about_the_surface(tmp_path):
+    """Scores of neighbouring batch sizes differ by 0.01 and more, which is five times the noise, so nothing is tied."""
+    path = written(
+        tmp_path / "grid.csv", lambda b: 0.01 * (b / 128) ** 0.5, lambda b: 2 + 0.01 * by_octaves(b) ** 2, noise=0.002
+    )
+    _, found = found_in(path)
+    best = found.score_optimal
+    assert (best.batch_size, best.tied) == (128, [128])
+    low, high = best.interval
+    assert (high - low) / 2 == pytest.approx(1.98 * 0.002, rel=0.25)
+    assert "about the fitted surface" in best.test
+    _, repeated = found_in(written(tmp_path / "seeds.csv", lambda b: 0.01, lambda b: 2 + by_octaves(b) ** 2, 3, 0.002))
+    assert "measured once each" not in repeated.score_optimal.test
+
+
 def test_a_surface_that_the_grid_does_not_support_is_refused_with_the_reason(tmp_path):
     _, found = found_in(written(tmp_path / "grid.csv", lambda b: 0.01, lambda b: 2 - 0.01 * by_octaves(b)))
     assert found.score_surface is None

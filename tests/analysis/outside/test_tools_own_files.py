@@ -55,6 +55,18 @@ def test_event_files_of_tensorboard_end_in_the_time_that_a_hand_calculation_give
     assert (best, seconds) == (16, pytest.approx(150 * 0.01, rel=0.1))
 
 
+def test_event_files_of_lightnings_logger_take_their_settings_from_what_lightning_writes(tmp_path):
+    """Its logger puts a folder for each version into that of the run, and a file of hyperparameters next to events."""
+    one = (SAMPLES / "tensorboard" / "bs64-lr0.1-seed1" / EVENTS).read_bytes()
+    for folder, settings in [("bs64-lr0.1-seed1", ""), ("unnamed", "batch_size: 64\nlr: 0.1\nseed: 1\n")]:
+        version = tmp_path / folder / "version_0"
+        version.mkdir(parents=True)
+        (version / EVENTS).write_bytes(one)
+        (version / "hparams.yaml").write_text(settings)
+        (run,) = recognise.read([version / EVENTS], Asked(metric="loss")).runs
+        assert (run.batch_size, run.learning_rate, run.seed) == (64, 0.1, 1)
+
+
 def test_the_csv_logger_of_lightning_ends_in_the_time_that_a_hand_calculation_gives(tmp_path):
     """Each version is a run; its loss is 2.5 after 150 steps, so 64 takes 150 x 0.002 s, and 16 takes 150 x 0.01 s."""
     known = Known(target=2.5, train_examples=1600, scores=Asked(metric="loss"))

@@ -79,7 +79,7 @@ def test_ties_span_from_the_smallest_to_the_largest_and_hold_the_best_itself():
 
 
 def test_what_was_measured_once_says_so():
-    assert contest(certain(range(4)), repeated=False).found(0)["test"] == f"{ties.TEST}; {ties.UNREPEATED}"
+    assert contest(certain(range(4)), spread=ties.NEIGHBOURS).found(0)["test"] == f"{ties.TEST}; {ties.NEIGHBOURS}"
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,12 @@ def test_labels_that_would_be_more_classes_than_examples_are_refused_unless_aske
     assert load(path, {"classes": 2_000_001}, tmp_path).classes == 2_000_001
 
 
+def test_labels_with_gaps_are_refused_unless_the_empty_classes_are_asked_for(tmp_path):
+    path = as_npz(tmp_path, six(labels=lambda count: 100 * (np.arange(count) % 10)))
+    assert "labels: hold 10 different numbers up to 900, expected 0 to 9" in refusal(path, tmp_path)
+    assert load(path, {"classes": 901}, tmp_path).classes == 901
+
+
 def test_labels_from_1_are_refused_unless_the_empty_class_is_asked_for(tmp_path):
     path = as_npz(tmp_path, six(labels=lambda count: 1 + np.arange(count) % 10))
     assert "labels: run from 1 to 10, expected numbers from 0" in refusal(path, tmp_path)

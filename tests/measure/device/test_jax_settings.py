@@ -4,6 +4,7 @@ import logging
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from batchscale.measure.device import jax_settings, machine
@@ -37,6 +38,15 @@ def test_initial_weights_are_the_same_whatever_the_environment_sets(settings):
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(learner.__wrapped__("lenet").params(0)), strict=True):
         assert b.dtype == np.float32
         np.testing.assert_array_equal(a, b)
+
+
+def test_what_a_correct_program_may_not_do_under_the_users_settings_it_may_do_here(settings):
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    with pytest.raises(ValueError, match="rank"):
+        jnp.ones((2, 3)) + jnp.ones(3)
+    jax.config.update("jax_transfer_guard", "disallow")
+    jax_settings.hold()
+    assert (jnp.ones((2, 3)) + np.ones(3, np.float32)).shape == (2, 3)
 
 
 def test_timed_programs_are_compiled_and_not_read_from_a_cache(settings, tmp_path):

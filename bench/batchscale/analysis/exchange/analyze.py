@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import msgspec
 
@@ -31,7 +32,7 @@ from batchscale.analysis.frames.outside_tables import (
     unknown_machine,
 )
 from batchscale.analysis.outside import recognise
-from batchscale.analysis.outside.runs import Asked, Reading
+from batchscale.analysis.outside.runs import Asked, OutsideRun, Reading
 from batchscale.analysis.outside.tables import Need, Timing, read_timings
 from batchscale.analysis.summary_types import Summary
 from batchscale.config.experiment import Experiment
@@ -170,16 +171,16 @@ def settled(read: list[Need] | Reading, file: Path, known: Known) -> list[Need] 
     if not isinstance(read, Reading):
         return read
     column = bare(known.scores.column or read.metric)
-    _refuse_two_units(read, f"{file}: {column}", known)
+    _refuse_two_units(read, file, column, known)
     metric, meaning = _meaning(read, known)
     return replace(
         read, metric=metric, notes=[*read.notes, f"{column} is read as {meaning}."] if meaning else read.notes
     )
 
 
-def _refuse_two_units(read: Reading, field: str, known: Known) -> None:
+def _refuse_two_units(read: Reading, file: Path, column: str, known: Known) -> None:
     """Refuse percentages where the goal is a share, and the other way round."""
-    target, (least, greatest) = known.target, read.extremes
+    field, target, (least, greatest) = f"{file}: {column}", known.target, read.extremes
     if read.metric == "score" and target is not None:
         above, below = 1 < target <= 100 and 0 <= least <= greatest <= 1, 0 < target < 1 and target < least
         if above or (below and 1 < greatest <= 100):
@@ -190,6 +191,21 @@ def _refuse_two_units(read: Reading, field: str, known: Known) -> None:
             f"{field}: at most {100 * greatest:g}, expected percentages for a --goal with % or above 1, or"
             " a --goal such as 'NAME>=0.97'"
         )
+    if known.scores.percent:
+        _refuse_shares_among_percentages(read.runs, column)
+
+
+def _refuse_shares_among_percentages(runs: Sequence[OutsideRun], column: str) -> None:
+    """Refuse runs whose scores would be like those of the other runs if they were shares.
+
+    A run at the level of chance may have less than 1% too, but as a share its score would be far below the others.
+    """
+    best = [max((one.score for one in run.evaluations if one.score is not None), default=0.0) for run in runs]
+    usual = median([score for score in best if score >= 1 / 100] or [1.0])
+    for run, score in zip(runs, best, strict=True):
+        if score < 1 / 100 and 0.8 <= 100 * score / usual <= 1.25:
+            found = f"{100 * score:g} at most, and other runs reach about {100 * usual:.3g}"
+            raise InputError(f"{run.where}: {column}: {found}, expected percentages of every run")
 
 
 def _meaning(read: Reading, known: Known) -> tuple[MetricName, str]:

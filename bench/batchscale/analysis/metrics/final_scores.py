@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import values
-from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary_parts import Ranged, ScoreSurface
 from batchscale.config.goal import Goal
 from batchscale.statistics import score_surface
@@ -16,14 +16,14 @@ from batchscale.statistics.score_surface import Finals, fit_score_surface
 from batchscale.statistics.ties import scores_of
 
 
-def surface(of: Sweep) -> tuple[ScoreSurface | None, str | None]:
+def surface(frames: Frames, goal: Goal) -> tuple[ScoreSurface | None, str | None]:
     """Fit the best score of every run within the budget; return the surface, or the reason why there is none."""
-    imported = of.frames.imported
+    imported = frames.imported
     if imported is None:
         return None, "search trials may stop early, so their last scores are not final"
-    if not of.frames.has_scores or not imported.learning_rates:
+    if not frames.has_scores or not imported.learning_rates:
         return None, "the tables hold no scores with their learning rates"
-    trials, goal = of.frames.trials, of.goal
+    trials = frames.trials
     scores = -goal.rising(values(trials, "best_score"))
     scores = np.where(trials["status"] == "diverged", np.nan, scores)
     rates, sizes = values(trials, "learning_rate"), values(trials, "batch_size")
@@ -48,10 +48,9 @@ def _as_part(found: score_surface.ScoreSurface, goal: Goal) -> ScoreSurface:
     )
 
 
-def within_tolerance(of: Sweep, tolerance: float) -> list[int]:
-    """Return the batch sizes whose median score differs from the best by at most the share `tolerance` of it."""
-    medians = of.score.medians
-    return of.sizes[_near(medians, tolerance)].tolist()
+def within_tolerance(sizes: NDArray[np.int64], medians: Array, tolerance: float) -> list[int]:
+    """Return the `sizes` whose median score differs from the best by at most the share `tolerance` of it."""
+    return sizes[_near(medians, tolerance)].tolist()
 
 
 def _near(medians: Array, tolerance: float) -> NDArray[np.bool_]:

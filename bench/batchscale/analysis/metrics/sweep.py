@@ -18,16 +18,17 @@ from batchscale.analysis.frames.amounts import WHY, Amounts
 from batchscale.analysis.frames.frames import Frames
 from batchscale.analysis.frames.schema import only, values
 from batchscale.analysis.metrics import arms as settings
-from batchscale.analysis.metrics import best_scores, observations
+from batchscale.analysis.metrics import best_scores, final_scores, observations
 from batchscale.analysis.metrics.arms import Arm
 from batchscale.analysis.metrics.observations import Claim, Speed, comparable, fastest_loops
+from batchscale.analysis.summary_parts import ScoreSurface
 from batchscale.config.goal import Goal
 from batchscale.decisions import looks
 from batchscale.statistics.comparison import Comparison, compare, locations_of
 from batchscale.statistics.curve_fit import Knee, Refusal, fit_knee
 from batchscale.statistics.effects import Effects
 from batchscale.statistics.intervals import DRAWS, LEVEL, SEED, Array, Locations, Repetitions, locate
-from batchscale.statistics.ties import Contest, above_a_later_one
+from batchscale.statistics.ties import NEIGHBOURS, SURFACE, Contest, above_a_later_one
 
 # Each quantity has its own stream of random numbers, so that the errors of two quantities are independent.
 TRAINING, SECONDS, JOULES, SCORE, SCORE_BY_STEPS, AVERAGED_SCORE_GAIN = range(6)
@@ -323,9 +324,15 @@ class Sweep:
 
         The draws hold the noise of the validation examples, which all batch sizes share; the errors do not.
         """
-        return self._among_examples(
-            self._locate(self._scores(observations.best_scores), SCORE), self.errors_of_examples
-        )
+        surface, _ = self.score_surface
+        noise = surface and (surface.noise, surface.freedom)
+        found = locate(self._scores(observations.best_scores), self.log_sizes, SCORE, noise)
+        return self._among_examples(found, self.errors_of_examples)
+
+    @cached_property
+    def score_surface(self) -> tuple[ScoreSurface | None, str | None]:
+        """The surface of final scores over batch size and rate, or why there is none."""
+        return final_scores.surface(self.frames, self.goal)
 
     @cached_property
     def averaged_score(self) -> Locations:
@@ -420,9 +427,13 @@ class Sweep:
     def contest(self, locations: Locations, metric: str, *, of_scores: bool = False) -> Contest:
         """Return the comparison of the batch sizes by one of the locations above, named by `metric`."""
         tried = ~np.isnan(locations.medians)
-        repeated = any(need.count > 1 for need in self.needs)
-        goal = self.goal if of_scores else None
-        return Contest(self.sizes, locations, tried, self.out_of_memory, metric, goal, repeated)
+        if not of_scores:
+            spread = None if any(need.count > 1 for need in self.needs) else NEIGHBOURS
+            return Contest(self.sizes, locations, tried, self.out_of_memory, metric, spread=spread)
+        surface, _ = self.score_surface
+        repeated = any(one.count > 1 for one in self._scores(observations.best_scores))
+        spread = None if repeated else SURFACE if surface else NEIGHBOURS
+        return Contest(self.sizes, locations, tried, self.out_of_memory, metric, self.goal, spread)
 
     @cached_property
     def out_of_memory(self) -> NDArray[np.bool_]:

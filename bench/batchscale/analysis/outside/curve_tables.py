@@ -18,6 +18,7 @@ from batchscale.analysis.outside.runs import (
     choose_column,
     made_run,
     refuse_many,
+    run_folder,
     settings_from_name,
 )
 from batchscale.errors import InputError
@@ -136,7 +137,7 @@ def _runs(path: Path, columns: Columns, asked: Asked) -> tuple[list[OutsideRun],
     asked = _naming(asked, columns.score)
     found: dict[Key, tuple[Line, dict[str, float], list[Evaluation]]] = {}
     without_score: set[Key] = set()
-    whole_file = _of_file(path) if columns.one_run else {}
+    whole_file = settings_of_file(path, path.stem) if columns.one_run else {}
     for line in lines(path):
         known = whole_file | _settings(line, columns)
         key = _key(line, columns, known)
@@ -148,7 +149,10 @@ def _runs(path: Path, columns: Columns, asked: Asked) -> tuple[list[OutsideRun],
     if not found:
         raise InputError(f"{path}: {bare(columns.score)}: no score in any row, expected at least one")
     unit = columns.position[0] if columns.position else None
-    if unit is None and any(len(evaluations) > 1 for _, _, evaluations in found.values()):
+    line, known, scores = max(found.values(), key=lambda one: len(one[2]))
+    if unit is None and len(scores) > 1:
+        # The run with most scores comes first, because it is the one that the line of a refusal is about.
+        _by_clock(path, line, known, columns, scores)
         found = {
             key: (line, known, _by_clock(path, line, known, columns, scores))
             for key, (line, known, scores) in found.items()
@@ -255,9 +259,14 @@ def _evaluation(line: Line, columns: Columns, *, signed: bool) -> Evaluation:
     return Evaluation(at, line.score(columns.score, signed=signed), seconds)
 
 
-def _of_file(path: Path) -> dict[str, float]:
-    """Return the settings of a file that is one run: of the file next to it, else of its folder's name."""
-    found = settings_from_name(f"{path.absolute().parent.name}/{path.stem}")
+def settings_of_file(path: Path, name: str = "") -> dict[str, float]:
+    """Return the settings of a file that is one run: of Lightning's file next to it, else of its folder's name.
+
+    Args:
+        path: The file.
+        name: What else names the run.
+    """
+    found = settings_from_name(f"{run_folder(path)}/{name}")
     settings = path.with_name(HYPERPARAMETERS)
     if settings.is_file():
         scalars = top_level_numbers(read_small(settings, LARGEST_HYPERPARAMETERS).decode("utf-8", "replace"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -21,6 +20,7 @@ from batchscale.analysis.outside.runs import (
     finite_value,
     made_run,
     refuse_many,
+    run_folder,
     score_value,
     settings_from_name,
 )
@@ -34,7 +34,6 @@ HISTORY = "log_history"
 MOST_DIGITS = 18
 LOG_MARK = ":::MLLOG"
 _NEEDS = {"epochs to converge": "epochs_to_target", "samples to converge": "examples_to_target"}
-_CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 def load(path: Path) -> object:
@@ -86,15 +85,10 @@ def read_trainer_state(path: Path, data: Mapping[str, Any], asked: Asked) -> Rea
             where = f"{path}: {HISTORY}[{number}]"
             step = finite_value(one.get("step"), f"{where}: step")
             evaluations.append(Evaluation(step, score_value(one[score], f"{where}: {score}")))
-    known = settings_from_name(_run_folder(path))
+    known = settings_from_name(run_folder(path))
     run = made_run(str(path), known, replace(asked, metric=metric), "steps", evaluations, _runtime(path, history))
     note = f"{bare(path.name)}: the score is {bare(score)}; training is counted by step."
     return Reading([run], metric, [note], chosen.name)
-
-
-def _run_folder(path: Path) -> str:
-    folder = path.absolute().parent
-    return folder.parent.name if _CHECKPOINT.fullmatch(folder.name) else folder.name
 
 
 def _runtime(path: Path, history: list[dict[str, Any]]) -> tuple[float, float] | None:

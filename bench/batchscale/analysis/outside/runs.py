@@ -28,6 +28,8 @@ _IN_A_NAME = {
     "learning_rate": re.compile(r"(?:^|[^a-z])(?:learning[_-]?rate|lr)[=_-]?(\d{1,9}(?:\.\d{1,12})?(?:e-?\d{1,2})?)"),
     "seed": re.compile(r"(?:^|[^a-z])seed[=_-]?(\d{1,9})(?!\d)"),
 }
+_PART_OF_A_RUN = re.compile(r"(checkpoint-|version_)\d{1,12}")
+"""Folders in which the HF Trainer and Lightning divide the folder of a run."""
 _NAMES: dict[MetricName, re.Pattern[str]] = {
     "loss": re.compile(r"(^|[_/. -])(loss|nll|cross[_-]?entropy|ce)$", re.IGNORECASE),
     "accuracy": re.compile(r"(^|[_/. -])(acc|accuracy|acc1|top1)$", re.IGNORECASE),
@@ -213,6 +215,12 @@ def named_in(text: str, wanted: str) -> str | None:
     """Find a setting in the name of a file, a folder or a run, such as bs64-lr0.1-seed2; None if it names several."""
     found = dict.fromkeys(match[1] for match in _IN_A_NAME[wanted].finditer(text.lower()))
     return next(iter(found)) if len(found) == 1 else None
+
+
+def run_folder(path: Path) -> str:
+    """Return the name of the folder of the run that a file is of, with that of the version or checkpoint in it."""
+    folder = path.absolute().parent
+    return f"{folder.parent.name}/{folder.name}" if _PART_OF_A_RUN.fullmatch(folder.name) else folder.name
 
 
 def settings_from_name(text: str) -> dict[str, float]:

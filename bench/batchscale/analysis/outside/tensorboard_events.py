@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from batchscale.analysis.outside.curve_tables import settings_of_file
 from batchscale.analysis.outside.lines import LARGEST_FILE_BYTES, MOST_ROWS
 from batchscale.analysis.outside.runs import (
     Asked,
@@ -19,7 +20,6 @@ from batchscale.analysis.outside.runs import (
     choose_column,
     made_run,
     score_value,
-    settings_from_name,
 )
 from batchscale.errors import InputError
 from batchscale.printable import bare
@@ -41,7 +41,8 @@ Field = tuple[int, int | bytes]
 def read_events(path: Path, asked: Asked) -> Reading:
     """Read one run: all event files of the folder, since a run that was continued writes another one.
 
-    Its settings are in the name of its folder, or given; its clock is the wall time of the events.
+    Its settings are in the name of its folder, in Lightning's file of hyperparameters next to it, or given. Its clock
+    is the wall time of the events.
 
     Raises:
         InputError: when a file is no event file, or holds no score.
@@ -62,7 +63,7 @@ def read_events(path: Path, asked: Asked) -> Reading:
         Evaluation(step, score_value(value, f"{path}: {bare(score)}"), wall - start)
         for step, (wall, value) in sorted(scalars[score].items())
     ]
-    known = settings_from_name(path.absolute().parent.name)
+    known = settings_of_file(path)
     run = made_run(str(path), known, replace(asked, metric=metric), "steps", evaluations)
     note = f"{bare(path.name, 60)}: the score is {bare(score)}; training is counted by step."
     return Reading([run], metric, [note], chosen.name)

@@ -43,10 +43,18 @@ def render(summary: Summary, file: TextIO | None = None) -> None:
         console.print(plain(paragraph), style="bold")
 
 
+class PipedConsole(Console):
+    """A console that leaves a closed pipe to the command line, which ends quietly and with success."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error again."""
+        raise BrokenPipeError
+
+
 def console_for(file: TextIO | None = None) -> Console:
     """Return a console on `file` (standard output when None); if it is no terminal, without colour and not cut."""
     to = file or sys.stdout
-    return Console(file=to, highlight=False, soft_wrap=not to.isatty(), width=None if to.isatty() else PIPED_WIDTH)
+    return PipedConsole(file=to, highlight=False, soft_wrap=not to.isatty(), width=None if to.isatty() else PIPED_WIDTH)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def summarize(of: Sweep, within: float | None = None) -> Summary:
         **_identity(of),
         **_reasoned("time_optimal", time, why_no_time(of)),
         **_reasoned("score_optimal", best, _why_no_score(of, of.score)),
-        **_reasoned("score_surface", *final_scores.surface(of)),
+        **_reasoned("score_surface", *of.score_surface),
         time_budgets=time_budgets.on_grid(of),
         within=None if within is None else time_budgets.asked(of, within),
         **_reasoned("score_optimal_by_steps", score_optimal_by_steps(of), _why_no_score_by_steps(of)),
@@ -324,7 +324,7 @@ def score_optimal(of: Sweep) -> ScoreOptimal | None:
     if not of.goal.better(contest.value, of.goal.kind.worst):
         return None
     tolerance = imported.tolerance if imported else None
-    near = None if tolerance is None else final_scores.within_tolerance(of, tolerance)
+    near = None if tolerance is None else final_scores.within_tolerance(of.sizes, of.score.medians, tolerance)
     best = optimum(
         ScoreOptimal, contest, score=contest.value, budget=budget, tolerance=tolerance, within_tolerance=near
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from batchscale.analysis.metrics import final_scores, scaling
+from batchscale.analysis.metrics import scaling
 from batchscale.analysis.metrics.sweep import Sweep
 from batchscale.analysis.summary.build import score_optimal, time_optimal, why_no_time
 from batchscale.analysis.summary_parts import Part, Ranged, ScoreSurface
@@ -114,7 +114,7 @@ def answer_of(group: Mapping[str, str], of: Sweep) -> GroupAnswer:
     best = score_optimal(of)
     claim = of.claims.get(best.batch_size) if best else None
     known = claim is not None and of.frames.imported is not None and of.frames.imported.learning_rates
-    surface, reason = final_scores.surface(of)
+    surface, reason = of.score_surface
     reached = _to_the_goal(of) if of.frames.goal is not None else {}
     return GroupAnswer(
         **reached,

@@ -16,9 +16,9 @@ MOST_LINES = 10
 
 REGIMES = {
     "below_useful_range": "it needs more examples than a larger batch size does",
-    "perfect_scaling": "twice the batch size still needs about half the steps",
-    "diminishing_returns": "twice the batch size saves less than half of the steps",
-    "saturated": "a larger batch size saves almost no steps",
+    "perfect_scaling": "up to this batch size, twice the batch size needs about half the steps",
+    "diminishing_returns": "up to this batch size, twice the batch size saves less than half of the steps",
+    "saturated": "at this batch size, a larger one saves almost no steps",
 }
 LIMITS = {
     "arithmetic": "the arithmetic of the machine",

@@ -240,8 +240,9 @@ def _estimand(measured: Frames, summary: Summary) -> str:
         f"Typical run: it is the mean over seeds of the learning curve{scale}."
         " It reaches the target where its smooth curve first does. That point does not depend on how often a run is"
         " evaluated, unlike the first evaluation at the target, which is reported next to it. Rules: local lines smooth"
-        " the curve (Fan & Gijbels, 1996), the influence of each run on the crossing gives its spread (Efron, 1982),"
-        " variances are shared between batch sizes (Smyth, 2004), and ties and bounds are multiple comparisons with the"
+        " the curve (Fan & Gijbels, 1996) and then what they lost of it (Tukey, 1977), the influence of"
+        " each run on the crossing gives its spread (Efron, 1982), variances are shared between"
+        " batch sizes (Smyth, 2004), and ties and bounds are multiple comparisons with the"
         f" best (Hsu, 1981 and 1984; Edwards & Hsu, 1983).{blocks if measured.amounts.timed_in else ''}"
     )
 

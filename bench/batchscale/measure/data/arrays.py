@@ -132,6 +132,12 @@ def _classification(pairs: list[Pair], classes: int | None) -> Content:
             f"{pairs[0].prefix}labels: hold {width - 1}, which makes {width} classes of {examples} examples, expected"
             f" numbers of classes; {OPTIONS}.classes allows more"
         )
+    used = len(np.unique(np.concatenate(labels)))
+    if classes is None and 2 * used < width:
+        raise InputError(
+            f"{pairs[0].prefix}labels: hold {used} different numbers up to {width - 1}, expected 0 to {used - 1};"
+            f" {OPTIONS}.classes = {width} allows numbers without an example"
+        )
     return _content(CLASSIFICATION, width, splits, facts=facts)
 
 

@@ -21,8 +21,13 @@ NUMERICS: dict[str, Any] = {
     "jax_disable_jit": False,
     "jax_debug_nans": False,  # a run that diverges is a row
     "jax_debug_infs": False,
+    "jax_numpy_rank_promotion": "allow",
+    "jax_transfer_guard": "allow",
+    "jax_transfer_guard_host_to_device": "allow",
+    "jax_transfer_guard_device_to_host": "allow",
+    "jax_transfer_guard_device_to_device": "allow",
 }
-"""What changes initial parameters, the type of numbers, or whether a run that diverges ends in an error."""
+"""What changes initial parameters, the type of numbers, or whether a correct program ends in an error."""
 
 
 def hold() -> None:
