@@ -62,10 +62,13 @@ def test_the_version_is_one_line(capsys):
         ("run --continue-from {file}", "cannot be read"),
         ("run --convergence-from {file} --continue-from {file}", "--continue-from: with --convergence-from, expected"),
         ("report {folder}/absent", "absent"),
+        ("report {folder}", "is no results folder, expected one of those in it, such as"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(tmp_path, capsys, line, message):
     (tmp_path / "file").write_text("in the way")
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "experiment.toml").touch()
     assert command_line.run(line.format(file=tmp_path / "file", folder=tmp_path).split()) == 2
     *_, line = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("batchscale: ")

@@ -129,6 +129,15 @@ def test_a_folder_made_of_tables_is_not_published(tmp_path, capsys):
     assert last == "not placed"
 
 
+def test_a_score_whose_name_says_which_way_is_better_needs_no_other_word(tmp_path, capsys):
+    path = tmp_path / "finals.csv"
+    path.write_text("batch_size,seed,val_loss,length\n16,0,2,5\n16,1,2.1,5\n32,0,1.9,5\n32,1,1.95,5\n")
+    line = ["analyze", "--convergence", path, "--out", tmp_path / "out", "--metric"]
+    assert "best validation loss" in printed(capsys, *line, "val_loss")
+    assert command_line.run([*map(str, line), "length"]) == 2
+    assert "'length', expected accuracy" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("names", [(), ("laptop", "server")])
 def test_tables_from_elsewhere_are_answered_for_each_machine(tmp_path, capsys, names):
     needs, speeds = tables(tmp_path, *names)

@@ -49,8 +49,12 @@ class _Said(TypedDict):
 
 
 def _metric(_: click.Context, __: click.Parameter, text: str | None) -> re.Match[str] | None:
-    found = _METRIC.fullmatch(text) if text is not None else None
-    if text is not None and not found:
+    from batchscale.analysis.outside.runs import metric_of
+
+    if text is None:
+        return None
+    found = _METRIC.fullmatch(text) or _METRIC.fullmatch(f"{text}:{metric_of(text)}")
+    if not found:
         metrics = "accuracy, accuracy%, loss, bits_per_byte, score or cost, or NAME:score"
         raise click.BadParameter(f"{printable(text)}, expected {metrics}")
     return found

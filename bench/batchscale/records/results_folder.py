@@ -87,6 +87,9 @@ def read_experiment(folder: Path) -> Experiment:
     Raises:
         InputError: if it is missing or not valid.
     """
+    inside = None if (folder / EXPERIMENT).exists() else min(folder.glob(f"*/{EXPERIMENT}"), default=None)
+    if inside is not None:
+        raise InputError(f"{folder}: is no results folder, expected one of those in it, such as {inside.parent}")
     return experiments.read(folder / EXPERIMENT)
 
 
