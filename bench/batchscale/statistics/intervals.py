@@ -207,7 +207,7 @@ def _median_errors(
 
 
 def _moderated(
-    cells: Sequence[Repetitions], order: Array | None, noise: tuple[float, float] | None
+    cells: Sequence[Repetitions], order: Array | None, noise: tuple[float, float] | None = None
 ) -> tuple[Array, Array]:
     """Return a variance and its degrees of freedom for each cell (cells,), shrunk towards the common variance."""
     # The values of a cell with misses are cut off above, which would make the spread look smaller than it is.

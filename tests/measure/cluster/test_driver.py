@@ -1,14 +1,17 @@
 """Jobs of a cluster: the rows of a plain run, whatever dies; and refusals in one line before anything is measured."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import batchscale
 import msgspec
 import pytest
 from batchscale.config.vocabulary import CellKey
 from batchscale.errors import DeviceError, InputError
 from batchscale.measure.cluster.driver import MOST_ATTEMPTS
 from batchscale.measure.cluster.kinds import Kind
-from batchscale.measure.cluster.messages import Greeting, Refusal, answered, encoded
+from batchscale.measure.cluster.messages import Greeting, Refusal, answered, encoded, package_hash
 from batchscale.measure.convergence.stage import Convergence
 from batchscale.measure.convergence.trial_job import TrialJob
 from batchscale.measure.throughput.stage import Throughput
@@ -153,3 +156,15 @@ def test_accelerators_that_are_left_over_train_parts_of_a_job_and_the_next_job_w
     monkeypatch.setattr(Kind, "accelerators", 64)
     scheduler = Pretended(dies=lambda number, _: 3 if number == 1 else None)
     assert studied(tmp_path / "cluster", monkeypatch, scheduler) == plain
+
+
+def test_one_release_with_a_change_is_another_version(tmp_path):
+    """An installation without git names its release alone."""
+    folder = tmp_path / "batchscale"
+    shutil.copytree(Path(batchscale.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    same = package_hash(folder)
+    assert same == package_hash()
+    with (folder / "measure" / "session.py").open("a") as file:
+        file.write("\n")
+    package_hash.cache_clear()
+    assert package_hash(folder) != same

@@ -55,8 +55,8 @@ def test_a_banded_lowering_would_flatter():
 def test_rows_hold_the_models_count_under_every_lowering(monkeypatch):
     made = Pretended(monkeypatch)
     made.stage.session.learner = lambda precision, lowering: learner("lenet", precision=precision, lowering=lowering)
-    made.stage.lowering = lambda key: {"dispatch": "banded", "scan": "patches"}[key.loop]
-    rounds.measure(made.stage, KEYS)
+    made.timing.lowering = lambda key: {"dispatch": "banded", "scan": "patches"}[key.loop]
+    rounds.measure(made.timing, KEYS)
     rows = [row for row in made.rows if isinstance(row, Compilation)]
     assert {row.lowering for row in rows} == {"banded", "patches"}
     assert {row.flops_per_example for row in rows} == {BY_HAND["lenet"]}

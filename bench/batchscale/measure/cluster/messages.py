@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 
 import msgspec
 
+import batchscale.models
 from batchscale.config.experiment import Experiment
 from batchscale.measure.cluster.worker_process import Ended
 from batchscale.measure.convergence.tiers import TuningJob
@@ -125,9 +129,26 @@ def answered(line: bytes) -> Answer:
 
 
 def versions_of(host: Host) -> dict[str, str]:
-    """Return the version of this package and of those that rows depend on."""
+    """Return the version and the files of this package, and the versions of those that rows depend on."""
     packages = host.environment.packages
-    return {"batchscale": host.code, **{name: packages[name] for name in COMPARED if name in packages}}
+    known = {name: packages[name] for name in COMPARED if name in packages}
+    return {"batchscale": host.code, "its files": package_hash(), **known}
+
+
+@cache
+def package_hash(folder: Path = Path(batchscale.__file__).parent) -> str:
+    """Return the first digits of a hash of the package's code: one release may be installed with and without a change.
+
+    Args:
+        folder: That of the package.
+    """
+    # A wheel holds the models inside of the package, and a checkout next to it.
+    own = {path.relative_to(folder): path for path in folder.rglob("*.py") if path.parent != folder / "models"}
+    models = {Path("models", path.name): path for path in Path(batchscale.models.__path__[0]).glob("*.py")}
+    found = hashlib.sha256()
+    for name, path in sorted({**own, **models}.items()):
+        found.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()[:12]
 
 
 def differences(there: Mapping[str, str], here: Mapping[str, str]) -> str:
