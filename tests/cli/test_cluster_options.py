@@ -16,6 +16,8 @@ from batchscale.cli import command_line
         (["--multihost", "--process", "-1"], "'-1' is not allowed, expected a whole number from 0 to 99,999"),
         (["--multihost", "--processes", "2", "--process", "2"], "--process: 2, expected a number below 2"),
         (["--multihost", "--stages", "convergence"], "--stages: convergence, expected throughput, which --multihost"),
+        (["--multihost", "--budget", "5"], "--budget: with --multihost, which trains nothing to scale by, expected"),
+        (["--multihost", "--quick"], "--quick: with --multihost, which trains nothing to scale by, expected"),
         *(
             (["--multihost", "--coordinator", text], f"{text!r}, expected HOST:PORT with a port from 1 to 65535")
             for text in ("here", ":8476", "here:", "here:0", "here:99999", "here:http")

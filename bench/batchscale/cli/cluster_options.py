@@ -125,13 +125,14 @@ def added(command: Callable[..., object]) -> Callable[..., object]:
     return RAY(SLURM(MULTIHOST(COORDINATOR(PROCESSES(PROCESS(command))))))
 
 
-def chosen(stages: Sequence[str]) -> Cluster | None:
+def chosen(stages: Sequence[str], scaled_by: str | None) -> Cluster | None:
     """Return the cluster that was asked for; None to measure on this machine.
 
     With a cluster, JAX computes on the CPU in this process from here on, so that it takes no device from a worker.
 
     Args:
         stages: Stages to measure.
+        scaled_by: The option by which experiments are scaled to how fast this machine trains; None if they are not.
 
     Raises:
         UsageError: When more than one of them is asked for, a process of a program that is not, or what it cannot do.
@@ -154,6 +155,9 @@ def chosen(stages: Sequence[str]) -> Cluster | None:
     if multihost:
         if "throughput" not in stages:
             raise click.UsageError(f"--stages: {', '.join(stages)}, expected throughput, which --multihost measures")
+        if scaled_by:
+            found = f"{scaled_by}: with --multihost, which trains nothing to scale by"
+            raise click.UsageError(f"{found}, expected --convergence-from too, or no {scaled_by}")
         number, count = program.process, program.processes
         if number is not None and count is not None and number >= count:
             raise click.UsageError(f"--process: {number}, expected a number below {count}")

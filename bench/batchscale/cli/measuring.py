@@ -114,7 +114,8 @@ def run(
     With --quick, this is the first experiment of that suite.
     """
     minutes = _minutes(budget, quick=quick)
-    cluster = cluster_options.chosen(stages)  # before JAX is imported, because it decides what this process computes on
+    # Before JAX is imported, because it decides what this process computes on.
+    cluster = cluster_options.chosen(stages, _scaled_by(budget, quick=quick))
 
     from batchscale.measure.control import signals
     from batchscale.measure.data.files import sources
@@ -143,6 +144,13 @@ def _minutes(budget: float | None, *, quick: bool) -> float | None:
     if quick and budget is not None:
         raise click.UsageError("--quick: with --budget, expected only one of the two")
     return QUICK_MINUTES if quick else budget
+
+
+def _scaled_by(budget: float | None, *, quick: bool) -> str | None:
+    """Return the option that scales experiments by a trial of this machine's speed; None if nothing does."""
+    if TRIALS in click.get_current_context().meta:
+        return None  # The scale is that of the other folder.
+    return "--quick" if quick else None if budget is None else "--budget"
 
 
 def _longer(typed: list[str], named: tuple[str, ...], measured: list[Path]) -> str:
