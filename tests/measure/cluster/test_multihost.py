@@ -27,6 +27,11 @@ LONG = (
     .replace("rounds = 5", "rounds = 1000")
 )
 """It compiles in a moment and takes minutes."""
+IMPATIENT = f"""
+from batchscale.measure.cluster import multihost
+multihost.JOIN_SECONDS, multihost.SILENT_SECONDS = 3, 0.5
+{RUN}"""
+"""The command line, which waits for other processes for 3 seconds only."""
 
 
 def free_port():
@@ -104,6 +109,40 @@ def test_a_port_that_another_program_has_is_refused_in_one_line(tmp_path):
         done = finished(tmp_path, "-m", "batchscale", "run", "lenet_digits", "--multihost", *place)
     assert done.returncode == 2
     assert re.fullmatch(r"batchscale: --coordinator: port \d+ cannot be used here \(.*in use.*\)\n", done.stderr)
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_processes_that_do_not_come_end_the_wait_in_one_line(tmp_path, process):
+    place = f"127.0.0.1:{free_port()}"
+    given = ["--multihost", "--coordinator", place, "--processes", "2", "--process", str(process)]
+    done = finished(tmp_path, "-c", IMPATIENT, "run", "lenet_digits", *given)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"waiting for 2 processes at {place}, at most 3 s\n"
+        f"batchscale: --coordinator: 2 processes did not meet at {place} within 3 s, expected this command on every"
+        " host, with the same --coordinator and --processes, and another --process on each\n"
+    )
+
+
+def test_a_host_that_nobody_knows_is_refused_at_once(tmp_path):
+    given = ["--multihost", "--coordinator", "nowhere.invalid:8476", "--processes", "2", "--process", "1"]
+    done = finished(tmp_path, "-m", "batchscale", "run", "lenet_digits", *given)
+    assert done.returncode == 2
+    assert re.fullmatch(r"batchscale: --coordinator: the host 'nowhere\.invalid' is not found \(.*\)\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        (["--coordinator", "127.0.0.1:8476"], "--processes N and --process I"),
+        (["--coordinator", "127.0.0.1:8476", "--processes", "2"], "--process I"),
+        ([], "--coordinator HOST:PORT and --processes N and --process I"),
+    ],
+)
+def test_what_jax_does_not_find_is_named_by_its_option(tmp_path, given, missing):
+    done = finished(tmp_path, "-m", "batchscale", "run", "lenet_digits", "--multihost", *given)
+    assert done.returncode == 2
+    assert done.stderr == f"batchscale: --multihost: JAX finds no program here, expected {missing} too\n"
 
 
 def test_a_process_of_another_version_ends_all_in_one_line(tmp_path):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Timer
 from typing import Self
 
 import jax
@@ -27,7 +28,9 @@ from batchscale.errors import DeviceError, InputError, warn
 from batchscale.measure.cluster import worker_main
 from batchscale.measure.cluster.kinds import RemoteHost
 from batchscale.measure.cluster.messages import Instructions, Job, encoded, instructions_of, versions_of
+from batchscale.measure.control.deadline import ends_within
 from batchscale.measure.control.failures import FAILURES
+from batchscale.measure.control.progress import Progress, readable
 from batchscale.measure.control.signals import Stopped, Stopper
 from batchscale.measure.device import sensors
 from batchscale.measure.device.compiled_programs import Work as Steps
@@ -36,15 +39,19 @@ from batchscale.measure.session import Jobs, Session
 from batchscale.measure.throughput import calibration
 from batchscale.measure.throughput.stage import Throughput, TimingJob
 from batchscale.measure.throughput.timing import Timing
-from batchscale.printable import reason
+from batchscale.printable import printable, reason
 
 JOIN_SECONDS = 300
 """How long a process waits for the others at the start."""
+LATER_SECONDS = 30
+"""JAX waits so much longer: at its own end it aborts the process with a trace of its stack."""
+SILENT_SECONDS = 2.0
+"""A process that waits longer says what for."""
 HEARTBEAT_SECONDS = 30
 """After this time without a sign of life a host counts as lost, if no collective operation has noticed it before."""
 LONGEST_REFUSAL_BYTES = 512
 GONE = (
-    "this process was ended at once, as JAX ends it where the first host is lost; all rows are kept."
+    "this process was ended at once, by a signal or because the first host is lost; all rows are kept."
     " Start the command on every host again to measure the rest"
 )
 WATCH = "import sys; sys.stdin.buffer.read() or sys.stderr.write(sys.argv[1])"
@@ -70,8 +77,8 @@ class Hosts:
     ) -> Iterator[Self]:
         """Join the program; leave it when the context ends.
 
-        Where a host is lost or the devices keep failing, the process ends at once: to leave would be to wait for the
-        others, and end in messages of JAX.
+        Where the others do not come, a host is lost or the devices keep failing, the process ends at once: to leave
+        would be to wait for the others, and end in messages of JAX.
 
         Args:
             coordinator: Address and port of the first process; None leaves it to JAX, which knows Slurm, Open MPI,
@@ -80,22 +87,14 @@ class Hosts:
             process: Number of this one, from 0.
 
         Raises:
-            InputError: When the other processes do not come.
+            InputError: When the address cannot be, or JAX does not find what is None.
         """
-        if coordinator is not None and process == 0:
-            _refuse_taken(int(coordinator.rpartition(":")[2]))
+        if coordinator is not None:
+            _refuse_unknown(coordinator)
+            if process == 0:
+                _refuse_taken(int(coordinator.rpartition(":")[2]))
         _keep_standard_output()
-        try:
-            jax.distributed.initialize(
-                coordinator,
-                processes,
-                process,
-                initialization_timeout=JOIN_SECONDS,
-                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            )
-        except (ValueError, RuntimeError) as error:
-            where = "" if coordinator else "; where JAX finds no first process, --coordinator HOST:PORT names it"
-            raise InputError(f"--multihost: the processes did not meet ({reason(error)}){where}") from None
+        _meet(coordinator, processes, process)
         with _last_word() as leave:
             try:
                 yield cls()
@@ -159,6 +158,49 @@ class Hosts:
         for process, line in enumerate(every):
             if said := line.tobytes().rstrip(b"\0").decode(errors="replace"):
                 raise InputError(f"process {process}: {said}")
+
+
+def _refuse_unknown(coordinator: str) -> None:
+    """Refuse a host name that nobody knows: JAX would ask for it until its time is over."""
+    host, _, port = coordinator.rpartition(":")
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"--coordinator: the host {printable(host)} is not found ({reason(error)})") from None
+
+
+def _meet(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Wait for all processes; if they do not come in time, end this one with one line.
+
+    Raises:
+        InputError: When JAX does not find what is None.
+    """
+    all_of_them = f"{processes} processes" if processes else "the processes"
+    at, within = f" at {coordinator}" if coordinator else "", readable(JOIN_SECONDS)
+    late = (
+        f"--coordinator: {all_of_them} did not meet{at} within {within}, expected this command on every host, with the"
+        " same --coordinator and --processes, and another --process on each"
+    )
+    says = Timer(SILENT_SECONDS, Progress().say, [f"waiting for {all_of_them}{at}, at most {within}"])
+    says.daemon = True
+    says.start()
+    try:
+        with ends_within(JOIN_SECONDS, says.cancel, late):
+            jax.distributed.initialize(
+                coordinator,
+                processes,
+                process,
+                initialization_timeout=JOIN_SECONDS + LATER_SECONDS,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            )
+    except (ValueError, RuntimeError) as error:
+        given = {"--coordinator HOST:PORT": coordinator, "--processes N": processes, "--process I": process}
+        missing = [option for option, value in given.items() if value is None]
+        if isinstance(error, ValueError) and missing:
+            raise InputError(f"--multihost: JAX finds no program here, expected {' and '.join(missing)} too") from None
+        raise InputError(f"--multihost: the processes did not meet ({reason(error)})") from None
+    finally:
+        says.cancel()
 
 
 def _refuse_taken(port: int) -> None:
