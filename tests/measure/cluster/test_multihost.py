@@ -1,4 +1,4 @@
-"""Two processes of one program over loopback time data-parallel cells; one is killed; another brings other code."""
+"""Two processes of one program over loopback time data-parallel cells; one is killed, stopped, or has other code."""
 
 import os
 import re
@@ -40,14 +40,14 @@ def free_port():
         return one.getsockname()[1]
 
 
-def started(folder, *more, text=STUDY, variables=({}, {})):
+def started(folder, *more, text=STUDY, variables=({}, {}), experiments=("study.toml",) * 2, processes=("2", "2")):
     """Start both processes in one folder."""
     (folder / "study.toml").write_text(text)
-    where = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2"]
-    line = [sys.executable, "-c", RUN, "run", "study.toml", "--results", "results", "--multihost", *where]
+    line = [sys.executable, "-c", RUN, "run", "--results", "results", "--multihost"]
+    where = ["--coordinator", f"127.0.0.1:{free_port()}"]
     return [
         subprocess.Popen(
-            [*line, *more, "--process", str(number)],
+            [*line, experiments[number], *where, *more, "--processes", processes[number], "--process", str(number)],
             cwd=folder,
             env={**environment(folder), **QUIET, **variables[number]},
             stdout=subprocess.PIPE,
@@ -143,6 +143,25 @@ def test_what_jax_does_not_find_is_named_by_its_option(tmp_path, given, missing)
     done = finished(tmp_path, "-m", "batchscale", "run", "lenet_digits", "--multihost", *given)
     assert done.returncode == 2
     assert done.stderr == f"batchscale: --multihost: JAX finds no program here, expected {missing} too\n"
+
+
+@pytest.mark.parametrize(
+    ("differs", "says"),
+    [
+        (
+            {"experiments": ("study.toml", "lenet_digits")},
+            "experiment lenet_digits, protocol [0-9a-f]{16}, expected experiment study, protocol [0-9a-f]{16}"
+            " as in process 0",
+        ),
+        ({"processes": ("2", "3")}, "--processes: 3, expected 2 as in process 0"),
+        ({"experiments": ("study.toml", "unknown")}, "experiment 'unknown': expected a file .*"),
+    ],
+)
+def test_a_process_that_is_asked_for_something_else_ends_all_in_one_line(tmp_path, differs, says):
+    for (_, errors), status in ended(started(tmp_path, **differs)):
+        assert status == 2, errors
+        assert re.fullmatch(f"batchscale: process 1: {says}", errors.strip().splitlines()[-1]), errors
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_process_of_another_version_ends_all_in_one_line(tmp_path):

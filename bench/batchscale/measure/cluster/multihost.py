@@ -1,7 +1,8 @@
 """Several hosts that run one program: the first decides and writes, and all do the same steps at the same time.
 
-Every process does every job of a stage in lockstep, as collective operations demand. Decisions that depend on time, on
-memory or on a signal are those of the first process; the others are sent each job as a worker of a cluster is.
+Every process does every job of a stage in lockstep, as collective operations demand. Decisions that depend on time or
+memory are those of the first process; the others are sent each job as a worker of a cluster is. A signal to any process
+stops all of them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Timer
@@ -63,12 +65,15 @@ BROKEN = (*FAILURES, ValueError)
 class Hosts:
     """The processes of one program, as each of them sees it.
 
+    Args:
+        processes: How many this process was told there are; None if it was not.
+
     Attributes:
         now: Seconds of all shared work so far, the same number in every process: the clock of the rounds.
     """
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    def __init__(self, processes: int | None = None) -> None:
+        self.now, self._processes = 0.0, processes
 
     @classmethod
     @contextmanager
@@ -97,7 +102,7 @@ class Hosts:
         _meet(coordinator, processes, process)
         with _last_word() as leave:
             try:
-                yield cls()
+                yield cls(processes)
             except DeviceError as error:
                 warn(str(error))
                 sys.stderr.flush()
@@ -158,6 +163,39 @@ class Hosts:
         for process, line in enumerate(every):
             if said := line.tobytes().rstrip(b"\0").decode(errors="replace"):
                 raise InputError(f"process {process}: {said}")
+
+    @contextmanager
+    def refusing_together(self) -> Iterator[None]:
+        """Let what one process refuses end all of them.
+
+        Raises:
+            InputError: When a process refuses.
+            DeviceError: When a host is lost.
+        """
+        own = ""
+        try:
+            yield
+        except InputError as error:
+            own = str(error)
+        self.refuse(own)
+
+    def agree(self, asked: Sequence[str]) -> None:
+        """Compare what every process was asked for with what the first one was; nothing else would notice.
+
+        Args:
+            asked: What this one was asked for, in words.
+
+        Raises:
+            InputError: When a process was asked for something else, or told another number of processes.
+            DeviceError: When a host is lost.
+        """
+        first = msgspec.json.decode(self.from_first(msgspec.json.encode(asked)), type=list[str])
+        with self.refusing_together():
+            if self._processes not in (None, count := jax.process_count()):
+                raise InputError(f"--processes: {self._processes}, expected {count} as in process 0")
+            for own, other in zip_longest(asked, first, fillvalue="no more experiments"):
+                if own != other:
+                    raise InputError(f"{own}, expected {other} as in process 0")
 
 
 def _refuse_unknown(coordinator: str) -> None:
@@ -262,17 +300,18 @@ def _lost_is_one_line() -> Iterator[None]:
 
 
 class AgreedStopper(Stopper):
-    """Stops all processes where the first one was asked to stop."""
+    """Stops all processes where one of them was asked to stop."""
 
     def __init__(self, hosts: Hosts, own: Stopper) -> None:
         super().__init__()
         self._hosts, self._own = hosts, own
 
     def check(self) -> None:
-        """Stop here if the first process was asked to.
+        """Stop here if a process was asked to.
 
         Raises:
             Stopped: In every process.
+            DeviceError: When a host is lost.
         """
         if self._hosts.from_first(b"\1" if self._own.requested else b"\0") == b"\1":
             raise Stopped
@@ -289,7 +328,7 @@ class Leader:
 
         Raises:
             InputError: When a process has other versions or data.
-            Stopped: When a signal asked the first process to stop.
+            Stopped: When a signal asked a process to stop.
             DeviceError: When a host is lost, or the devices keep failing.
         """
         for chain in chains:
@@ -326,15 +365,19 @@ class Leader:
             self._hosts.from_first(b"")
 
 
-def follow(hosts: Hosts, stopper: Stopper) -> None:
+def follow(hosts: Hosts, stopper: Stopper, host: Host) -> None:
     """Do the jobs of the first process until it has no more.
+
+    Args:
+        hosts: The processes.
+        stopper: Asks all of them to stop.
+        host: This machine.
 
     Raises:
         InputError: When a process has other versions or data.
-        Stopped: When a signal asked the first process to stop.
+        Stopped: When a signal asked a process to stop.
         DeviceError: When a host is lost, or the devices keep failing.
     """
-    host = Host.describe()
     while data := hosts.from_first(b""):
         work = msgspec.json.decode(data, type=Instructions)
         with TemporaryDirectory() as folder:
