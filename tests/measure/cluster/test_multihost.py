@@ -164,6 +164,18 @@ def test_a_process_that_is_asked_for_something_else_ends_all_in_one_line(tmp_pat
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_signal_to_any_process_stops_all(tmp_path, asked):
+    processes = started(tmp_path, text=LONG)
+    while sum(isinstance(row, Round) and row.devices == 2 for row in rows_of(tmp_path)) < 5:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.2)
+    os.kill(processes[asked].pid, signal.SIGINT)
+    for (_, errors), status in ended(processes):
+        assert status == 130, errors
+        assert "batchscale: stopped; everything measured is in results. To continue: " in errors.splitlines()[-1]
+
+
 def test_a_process_of_another_version_ends_all_in_one_line(tmp_path):
     old = {"PYTHONPATH": str(without_commit(tmp_path))}
     for (_, errors), status in ended(started(tmp_path, variables=({}, old))):

@@ -147,6 +147,11 @@ class Hosts:
                 held[:] = np.frombuffer(data, np.uint8)
             return multihost_utils.broadcast_one_to_all(held).astype(np.uint8).tobytes() if size else b""
 
+    def any(self, own: bool) -> bool:
+        """Return True if any process says True."""
+        with _lost_is_one_line():
+            return bool(np.any(multihost_utils.process_allgather(np.uint8(own))))
+
     def refuse(self, own: str) -> None:
         """Raise the first refusal of any process in all of them.
 
@@ -313,7 +318,7 @@ class AgreedStopper(Stopper):
             Stopped: In every process.
             DeviceError: When a host is lost.
         """
-        if self._hosts.from_first(b"\1" if self._own.requested else b"\0") == b"\1":
+        if self._hosts.any(self._own.requested):
             raise Stopped
 
 
