@@ -1,8 +1,15 @@
 """Slurm through submitit: options, what sbatch is asked for, and whole studies by submitit's local executor."""
 
+import os
 import re
+import signal
 import stat
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from batchscale.errors import InputError
@@ -10,12 +17,14 @@ from batchscale.measure.cluster.scheduler import Place
 from batchscale.measure.cluster.slurm_jobs import SlurmJobs, options
 from batchscale.records import row_files
 from batchscale.records.row_types import Round
-from cluster_study import finished, only_folder, plain, with_choices_of
+from cluster_study import EXPERIMENT, finished, only_folder, plain, with_choices_of
+from subprocess_study import RUN, environment
 from tiny_workload import trials
 
 needs_submitit = pytest.mark.skipif(
     find_spec("submitit") is None, reason="needs the extra `slurm`, which is not installed"
 )
+PROCESSES = Path("/proc")
 
 
 def test_options_are_names_with_values():
@@ -114,3 +123,43 @@ def test_jobs_end_with_the_rows_of_a_plain_run(workplace):
     assert sorted(timed) == [(size, number) for size in (7, 10, 50) for number in range(5)]
     assert (made / "report.html").exists()
     assert [path.name for path in results.iterdir()] == ["study"], "files of jobs are removed"
+
+
+def processes_in(folder):
+    """Return the processes that work in a folder."""
+    found = []
+    for process in PROCESSES.glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cwd").readlink() == folder:
+                found.append(process.name)
+    return found
+
+
+@needs_submitit
+@pytest.mark.slow
+@pytest.mark.skipif(not PROCESSES.is_dir(), reason="needs /proc")
+def test_ctrl_c_ends_the_workers_without_a_traceback_and_keeps_rows(tmp_path):
+    long = EXPERIMENT.replace("rounds = 5", "rounds = 1000").replace("round_seconds = 0.001", "round_seconds = 0.01")
+    (tmp_path / "study.toml").write_text(long)
+    asked = ["study.toml", "--slurm", "cluster=local", "--results", "results", "--stages", "throughput"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, "run", *asked],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # a process group of its own, as a terminal has one
+        text=True,
+    )
+    while not any(b'"round"' in path.read_bytes() for path in tmp_path.glob("results/*/*/throughput.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors, errors
+    assert "batchscale: stopped; everything measured is in results. To continue: " in errors.splitlines()[-1]
+    end = time.monotonic() + 20
+    while processes_in(tmp_path) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not processes_in(tmp_path)
+    assert any(isinstance(row, Round) for row in row_files.read(only_folder(tmp_path / "results") / "throughput.jsonl"))

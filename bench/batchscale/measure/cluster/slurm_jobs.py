@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import shutil
+import subprocess
 import tempfile
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 from batchscale.errors import InputError
@@ -145,6 +148,8 @@ class SlurmJobs:
         given = dict(variables(platform, self._platforms))
         try:
             with ExitStack() as array:
+                if self._cluster == "local":
+                    array.enter_context(_apart(self._folder / "errors"))
                 if len(tickets) > 1:
                     array.enter_context(executor.batch())
                 for ticket in tickets:
@@ -221,6 +226,26 @@ class SlurmJobs:
             elif job and job.submitted is not None:
                 with suppress(OSError, RuntimeError):
                     job.submitted.cancel()
+
+
+@contextmanager
+def _apart(errors: Path) -> Iterator[None]:
+    """Let submitit start the process that runs a job on this machine apart from the terminal: it has no option for it.
+
+    Ctrl-C would reach that process too, and both that and cancelling it would end in its traceback on the terminal.
+
+    Args:
+        errors: The file of its standard error.
+    """
+    local = importlib.import_module("submitit.local.local")
+    before = local.subprocess
+    with errors.open("ab") as file:
+        started = partial(subprocess.Popen, start_new_session=True, stderr=file)
+        local.subprocess = SimpleNamespace(Popen=started)
+        try:
+            yield
+        finally:
+            local.subprocess = before
 
 
 def _new_lines(job: SlurmJob) -> list[bytes]:
