@@ -163,3 +163,17 @@ def test_ctrl_c_ends_the_workers_without_a_traceback_and_keeps_rows(tmp_path):
         time.sleep(0.1)
     assert not processes_in(tmp_path)
     assert any(isinstance(row, Round) for row in row_files.read(only_folder(tmp_path / "results") / "throughput.jsonl"))
+
+
+@needs_submitit
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jax_cuda12_plugin") is not None, reason="may find a GPU")
+def test_a_node_without_the_gpu_that_was_asked_for_is_one_line(tmp_path):
+    done = finished(tmp_path, "-m", "batchscale", "run", "study.toml", "--slurm", "cluster=local,gres=gpu:1")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("waiting for")]
+    assert re.fullmatch(
+        r"batchscale: local \(gres=gpu:1\): it was asked for a GPU, and has none that JAX can use \(.*\),"
+        r" expected a GPU, its driver and JAX for it",
+        line,
+    )

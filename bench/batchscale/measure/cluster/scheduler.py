@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from batchscale.measure.device.machine import NODE_PLATFORM
 from batchscale.measure.throughput.cell_process import VARIABLES
 
 
@@ -78,4 +79,5 @@ def variables(platform: str | None, asked: str | None = None) -> Mapping[str, st
     """
     own = {name: os.environ.get(name, value) for name, value in VARIABLES.items()}
     # Set in any case: a worker may inherit the variable of the driver, which computes on its CPU.
-    return {**own, "JAX_PLATFORMS": asked or JAX_PLATFORMS.get(platform or "", "")}
+    sought = {"JAX_PLATFORMS": asked or JAX_PLATFORMS.get(platform or "", "")}
+    return {**own, **sought, NODE_PLATFORM: "" if asked else platform or ""}

@@ -32,6 +32,8 @@ SETTINGS = (
     "jax_default_prng_impl",
 )
 PLATFORM_VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
+NODE_PLATFORM = "BATCHSCALE_NODE_PLATFORM"
+"""Set in a worker of a cluster: the platform that its scheduler, and not the user, asked a node for."""
 VARIABLES = (
     "XLA_CLIENT_MEM_FRACTION",
     "XLA_PYTHON_CLIENT_ALLOCATOR",
@@ -147,6 +149,11 @@ def _refuse_absent_device() -> None:
         if not asked:
             raise
         found = reason(error) or "no such device"
+        if kind := os.environ.get(NODE_PLATFORM, "").upper():
+            raise InputError(
+                f"it was asked for a {kind}, and has none that JAX can use ({found}),"
+                f" expected a {kind}, its driver and JAX for it"
+            ) from None
         raise InputError(
             f"{', '.join(asked)}: JAX finds no such device here ({found}), expected it to be unset"
         ) from None
