@@ -15,7 +15,7 @@ from typing import Any, Self
 from batchscale.errors import InputError
 from batchscale.measure.cluster import worker_process
 from batchscale.measure.cluster.scheduler import Event, Place, variables
-from batchscale.printable import printable, reason
+from batchscale.printable import LONGEST_REASON, bare, printable, reason
 
 DEVICES = {"GPU": "gpu", "TPU": "tpu"}
 """Ray's names of accelerators, and the platforms of JAX that compute on them."""
@@ -201,6 +201,9 @@ def _name(node: Mapping[str, Any]) -> str:
 
 
 def _cause(error: Exception) -> str:
-    """Return the last line of a message of Ray, which names the cause at its end."""
+    """Return the first sentence of the last line of a message of Ray; its advice follows.
+
+    The last line of a traceback names the cause.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return bare(lines[-1].partition(". ")[0], LONGEST_REASON).rstrip(".") if lines else type(error).__name__
