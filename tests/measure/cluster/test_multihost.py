@@ -124,6 +124,16 @@ def test_processes_that_do_not_come_end_the_wait_in_one_line(tmp_path, process):
     )
 
 
+def test_ctrl_c_ends_the_wait_at_once(tmp_path):
+    process, other = started(tmp_path, processes=("3", "3"))
+    with process, other:
+        for one in (process, other):
+            assert one.stderr.readline().startswith("waiting for 3 processes at 127.0.0.1:")
+            one.send_signal(signal.SIGINT)
+            assert one.wait(timeout=20) == -signal.SIGINT
+            assert one.stderr.read() == ""
+
+
 def test_a_host_that_nobody_knows_is_refused_at_once(tmp_path):
     given = ["--multihost", "--coordinator", "nowhere.invalid:8476", "--processes", "2", "--process", "1"]
     done = finished(tmp_path, "-m", "batchscale", "run", "lenet_digits", *given)

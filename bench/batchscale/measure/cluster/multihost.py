@@ -8,6 +8,7 @@ stops all of them.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -228,7 +229,7 @@ def _meet(coordinator: str | None, processes: int | None, process: int | None) -
     says.daemon = True
     says.start()
     try:
-        with ends_within(JOIN_SECONDS, says.cancel, late):
+        with ends_within(JOIN_SECONDS, says.cancel, late), _interrupted_at_once():
             jax.distributed.initialize(
                 coordinator,
                 processes,
@@ -244,6 +245,16 @@ def _meet(coordinator: str | None, processes: int | None, process: int | None) -
         raise InputError(f"--multihost: the processes did not meet ({reason(error)})") from None
     finally:
         says.cancel()
+
+
+@contextmanager
+def _interrupted_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the process, as the system does: Python would handle it once JAX has ended its wait."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _refuse_taken(port: int) -> None:
