@@ -237,7 +237,7 @@ def _apart(errors: Path) -> Iterator[None]:
     Args:
         errors: The file of its standard error.
     """
-    local = importlib.import_module("submitit.local.local")
+    local: Any = importlib.import_module("submitit.local.local")
     before = local.subprocess
     with errors.open("ab") as file:
         started = partial(subprocess.Popen, start_new_session=True, stderr=file)
