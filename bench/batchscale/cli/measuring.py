@@ -114,8 +114,7 @@ def run(
     With --quick, this is the first experiment of that suite.
     """
     minutes = _minutes(budget, quick=quick)
-    # Before JAX is imported, because it decides what this process computes on.
-    cluster = cluster_options.chosen(stages, _scaled_by(budget, quick=quick))
+    cluster = cluster_options.chosen(stages, _scaled_by(budget, quick=quick))  # before JAX is imported, which it sets
 
     from batchscale.measure.control import signals
     from batchscale.measure.data.files import sources
