@@ -58,5 +58,5 @@ def planned(job: Job, see: Callable[[PlannedStep], object]) -> TargetPlan | str:
                 return line.plan
             if line.step is not None:
                 see(line.step)
-        why = process.last_words(1) or "it wrote no message"
+        why = process.cause() or "it wrote no message"
         return bare(f"the process that compiles {process.how_it_ended()}: {why}", LONGEST_REASON)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from batchscale.records.row_files import LONGEST_LINE_BYTES
 PACKAGE = Path(batchscale.__file__).resolve().parents[1]
 LAST_WORDS_BYTES = 4000
 """How much of the end of standard error is searched for the cause of a death."""
+_LOGGED = re.compile(r"^[IWEF]\d{4} [\d:.]+ +\d+ [^\s\]]+:\d+\] ")
+"""What C++ libraries of Google put before a line: level, date, time, thread, file and line."""
 
 
 def command(module: str) -> tuple[str, ...]:
@@ -130,10 +133,23 @@ class ChildProcess:
 
     def last_words(self, lines: int) -> str:
         """Return the last lines of standard error in one; empty if there are none."""
+        return " ".join(self._last_lines()[-lines:])
+
+    def cause(self) -> str:
+        """Return the line of standard error that tells why the process ended; empty if there is none.
+
+        That is the last fatal line of a C++ library, which the addresses of its callers follow, or else the last line.
+        Time, thread and place in the library are left out.
+        """
+        lines = self._last_lines()
+        fatal = [line for line in lines if line.startswith("F") and _LOGGED.match(line)]
+        return _LOGGED.sub("", (fatal or lines or [""])[-1])
+
+    def _last_lines(self) -> list[str]:
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, size - LAST_WORDS_BYTES))
         text = self._errors.read().decode(errors="replace")
-        return " ".join([line for line in text.splitlines() if line.strip()][-lines:])
+        return [line for line in text.splitlines() if line.strip()]
 
 
 def begin() -> tuple[bytes, Callable[[bytes], None]]:
