@@ -48,6 +48,16 @@ def test_a_device_that_fails_keeps_the_others(compilers, monkeypatch, tmp_path, 
     assert second["message"] is None
 
 
+def test_a_plan_without_any_step_is_one_line_with_the_reason_and_no_page(compilers, monkeypatch, tmp_path, capsys):
+    why = "ptxas could not open its output, " + "which is a long reason " * 4
+    monkeypatch.setattr(planning, "planned", lambda job, _: target(job.target, message=why, largest_batch_size=None))
+    line = ["plan", "lenet_digits", "--on", "h100", "--on", "l4", "--out", str(tmp_path / "plan")]
+    assert command_line.run(line) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"batchscale: no step could be planned: H100: {why}; L4: {why}"
+    assert not (tmp_path / "plan").exists()
+
+
 def test_a_missing_compiler_is_one_line_that_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(plugins, "missing", lambda _: f"no compiler; to install it: {plugins.INSTALL}")
     assert command_line.run(["plan", "lenet_digits", "--on", "h100"]) == 2

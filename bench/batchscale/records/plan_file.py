@@ -25,9 +25,9 @@ class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         batch_size: Examples of the step.
-        memory_bytes: Memory that the program needs according to the compiler; null where it does not compile.
+        memory_bytes: Memory that the program needs according to the compiler; null where it does not say.
         temp_bytes: The part of it that lives only during a step.
-        fits: True if this is at most what JAX's allocator has by default.
+        fits: True if this is at most what JAX's allocator has by default; null where that is not known.
         recomputes: True if the compiler recomputes values, by itself, to need less memory.
         flops: Arithmetic of matrix products and convolutions; null where it cannot be counted.
         compulsory_bytes: Bytes that must travel between memory and chip, whatever the program.
@@ -42,7 +42,7 @@ class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int
     memory_bytes: Bytes | None = None
     temp_bytes: Bytes | None = None
-    fits: bool = False
+    fits: bool | None = None
     recomputes: bool = False
     flops: float | None = None
     compulsory_bytes: Bytes | None = None
@@ -81,12 +81,12 @@ class TargetPlan(msgspec.Struct, frozen=True, kw_only=True):
         flops_per_second, bytes_per_second: Its published peak rates, the first in the precision of the workload.
         lowering: How convolutions are computed; null for a model that has a single way.
         steps: By batch size, ascending.
-        largest_batch_size: The largest batch that was compiled and fits; null if none does.
+        largest_batch_size: The largest batch that was compiled and fits; null if none was found.
         all_examples_fit: True if that is the whole train split.
         larger_tried: False if compiling took so long that no larger batch was tried.
         recomputes_from: The smallest batch size that was compiled at which the compiler recomputes by itself.
         compile_cpu_seconds: Processor time of all compilations.
-        message: Why there is no step.
+        message: Why no step could be planned.
         least_times: Times to the goal, where steps to it were given.
         may_be_optimal: Batch sizes whose least time is at most the best of all likely times, taken at their high ends.
         likely_optimal: An estimate: the same with the low ends of the likely times.

@@ -30,8 +30,12 @@ def test_every_step_is_a_row_without_a_single_number_that_looks_measured():
 def test_sentences_report_what_fits():
     assert "even all 55,000 training examples" in planned.sentences(plan(target(all_examples_fit=True)))[0]
     assert "the largest batch found to fit in the 60.0 GiB" in planned.sentences(plan())[0]
-    nothing = target(sizes=(), largest_batch_size=None)
+    too_large, unknown = step(16, fits=False), step(64, memory_bytes=None, fits=None, message="no kernels")
+    nothing = target(steps=[too_large], largest_batch_size=None)
     assert "no batch size of the sweep fits" in planned.sentences(plan(nothing))[0]
+    part = planned.sentences(plan(target(steps=[too_large, unknown], largest_batch_size=None)))
+    assert "H100: no batch size that could be planned fits in the 60.0 GiB" in part[0]
+    assert part[1] == "H100: batch size 64 could not be planned: no kernels."
     assert "from batch size 64 on, XLA recomputes" in planned.sentences(plan(target(recomputes_from=64)))[1]
 
 
@@ -44,7 +48,7 @@ def test_a_device_that_could_not_be_planned_is_named_with_the_reason(tmp_path):
 
 
 def test_sizes_that_were_not_compiled_are_named():
-    left = step(1024, memory_bytes=None, fits=False, likely_seconds=None, message="not compiled: 150 s were spent")
+    left = step(1024, memory_bytes=None, fits=None, likely_seconds=None, message="not compiled:\n150 s were spent.")
     found = planned.sentences(plan(target(steps=[step(16), left])))
     assert "H100: batch size 1024 could not be planned: not compiled: 150 s were spent." in found
 

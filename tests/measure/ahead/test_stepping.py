@@ -1,5 +1,6 @@
 """The largest batch size is found whatever the compiler reports, and the search ends where compiling takes long."""
 
+import jax
 import pytest
 from batchscale.config import experiment as experiments
 from batchscale.measure.ahead import programs, stepping, targets
@@ -14,20 +15,24 @@ TRAIN_EXAMPLES = 1 << 20
 def planner(monkeypatch):
     """A planner whose programs need 1 MB for each example, and one second of compiling."""
 
-    def make(bytes_per_example=1_000_000, seconds=1.0, recomputes_above=None):
+    def make(bytes_per_example=1_000_000, seconds=1.0, recomputes_above=None, fails=lambda size: None, name="h100"):
+        target = targets.target_named(name)
+
         def compiled(target, devices, function, arguments, *, donated):
             size = function
+            if why := fails(size):
+                raise jax.errors.JaxRuntimeError(why)
             recomputed = int(recomputes_above is not None and size > recomputes_above)
             total = size * bytes_per_example
             return facts(total_bytes=total, temp_bytes=total, recomputed=recomputed, compile_cpu_seconds=seconds)
 
         session = programs.described_session(
-            experiments.find("mlp_mnist"), SPEC, Sizes(TRAIN_EXAMPLES, 10, 10), H100, "h100"
+            experiments.find("mlp_mnist"), SPEC, Sizes(TRAIN_EXAMPLES, 10, 10), target, name
         )
         monkeypatch.setattr(stepping, "compiled_facts", compiled)
         monkeypatch.setattr(stepping, "devices", lambda target: ["a device"])
         monkeypatch.setattr(stepping.programs, "cell_call", lambda _session, key, *_: (key.batch_size, ()))
-        return stepping.Planner(session, H100, SPEC)
+        return stepping.Planner(session, target, SPEC)
 
     return make
 
@@ -51,7 +56,21 @@ def test_every_batch_fits_where_all_examples_do(planner):
 def test_no_batch_fits(planner):
     found = planner(bytes_per_example=10**10).plan("h100")
     assert found.largest_batch_size is None
-    assert not any(step.fits for step in found.steps)
+    assert [step.fits for step in found.steps] == [False] * len(found.steps)
+    assert found.message is None
+
+
+def test_where_nothing_compiles_it_is_not_known_what_fits(planner):
+    found = planner(fails=lambda size: f"ptxas: no output for {size}").plan("h100")
+    assert [step.fits for step in found.steps] == [None] * len(found.steps)
+    assert found.largest_batch_size is None
+    assert found.message == f"ptxas: no output for {found.steps[0].batch_size}"
+
+
+def test_one_size_that_does_not_compile_leaves_the_others(planner):
+    found = planner(fails=lambda size: "no kernels" if size == 64 else None).plan("h100")
+    assert [step.batch_size for step in found.steps if step.fits is None] == [64]
+    assert found.message is None
 
 
 def test_within_the_sweep_the_search_starts_below_the_first_that_does_not_fit(planner):
@@ -70,6 +89,7 @@ def test_compiling_ends_once_it_has_taken_long(planner):
     assert len(compiled) == 3
     left = found.steps[-1]
     assert left.message is not None
+    assert left.fits is None
     assert left.message.startswith("not compiled")
     assert left.bound_seconds is not None
     assert found.largest_batch_size == compiled[-1].batch_size

@@ -11,6 +11,7 @@ from batchscale.analysis.figures.drawing import NothingToDrawError
 from batchscale.analysis.pages import html
 from batchscale.analysis.pages.html import PageFigure
 from batchscale.analysis.pages.tables import Column, Entry, Table, TableRow, entry
+from batchscale.printable import LONGEST_REASON, bare
 from batchscale.records import row_files
 from batchscale.records.plan_file import LeastTime, Plan, PlannedStep, TargetPlan
 
@@ -80,12 +81,18 @@ def table(plan: Plan) -> Table:
 
 
 def _of_target(plan: Plan, target: TargetPlan) -> Iterator[str]:
-    pool = number_format.mebibytes(target.pool_bytes)
     if target.message:
-        yield f"{target.title}: not planned, because {target.message}."
+        yield f"{target.title}: not planned, because {_reason(target.message)}."
         return
+    yield from _of_memory(plan, target)
+    yield from _of_times(plan, target)
+
+
+def _of_memory(plan: Plan, target: TargetPlan) -> Iterator[str]:
+    pool = number_format.mebibytes(target.pool_bytes)
     if target.largest_batch_size is None:
-        yield f"{target.title}: no batch size of the sweep fits in the {pool} that JAX's allocator has by default."
+        which = "that could be planned" if any(step.fits is None for step in target.steps) else "of the sweep"
+        yield f"{target.title}: no batch size {which} fits in the {pool} that JAX's allocator has by default."
     elif target.all_examples_fit:
         yield (
             f"{target.title}: every batch fits in the {pool} that JAX's allocator has by default, even all"
@@ -98,9 +105,12 @@ def _of_target(plan: Plan, target: TargetPlan) -> Iterator[str]:
         )
     if target.recomputes_from is not None:
         yield f"{target.title}: from batch size {target.recomputes_from:,} on, XLA recomputes values to save memory."
-    if left := [step.batch_size for step in target.steps if step.memory_bytes is None]:
-        why = next(step.message for step in target.steps if step.memory_bytes is None)
-        yield f"{target.title}: {number_format.batch_sizes(left)} could not be planned: {why}."
+    if left := [step for step in target.steps if step.fits is None]:
+        sizes = number_format.batch_sizes(step.batch_size for step in left)
+        yield f"{target.title}: {sizes} could not be planned: {_reason(left[0].message or 'no reason is known')}."
+
+
+def _of_times(plan: Plan, target: TargetPlan) -> Iterator[str]:
     launching = [step.batch_size for step in target.steps if step.likely_limited_by == "launches"]
     if launching:
         yield (
@@ -116,17 +126,22 @@ def _of_target(plan: Plan, target: TargetPlan) -> Iterator[str]:
         yield f"{target.title}: an estimate of that range: {number_format.batch_sizes(target.likely_optimal)}."
 
 
+def _reason(message: str) -> str:
+    """Return a compiler's message as a part of a sentence."""
+    return bare(" ".join(message.split()), LONGEST_REASON).rstrip(".")
+
+
 def _not_tried(target: TargetPlan) -> str:
     return f" Larger ones were not tried, because compiling had taken {target.compile_cpu_seconds:.0f} s."
 
 
 def _step_cells(step: PlannedStep) -> list[Entry]:
     low, high = step.likely_seconds or (None, None)
-    fits = ("yes, recomputing" if step.recomputes else "yes") if step.fits else "no"
+    fits = {None: "not known", False: "no", True: "yes, recomputing" if step.recomputes else "yes"}[step.fits]
     return [
         entry(step.batch_size, number_format.whole),
         entry(step.memory_bytes, number_format.mebibytes),
-        Entry(fits if step.memory_bytes is not None else "not compiled"),
+        Entry(fits),
         entry(step.flops, number_format.short),
         entry(step.compulsory_bytes, number_format.mebibytes),
         entry(step.kernels, number_format.whole),

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from batchscale.config import experiment as experiments
 from batchscale.config.plan import batch_sizes
-from batchscale.errors import InputError
+from batchscale.errors import DeviceError, InputError
 from batchscale.measure.ahead import plugins
 from batchscale.measure.ahead.target_process import Job, planned
 from batchscale.measure.ahead.targets import Target, target_named
@@ -15,7 +15,7 @@ from batchscale.measure.control.progress import Progress
 from batchscale.measure.data import datasets
 from batchscale.measure.data.made_up import example_spec
 from batchscale.measure.training.learner import make_learner
-from batchscale.printable import bare
+from batchscale.printable import LONGEST_REASON, bare
 from batchscale.records.plan_file import Plan, PlannedStep, TargetPlan
 
 
@@ -29,6 +29,7 @@ def plan(name: str, targets: Sequence[str], progress: Progress) -> Plan:
 
     Raises:
         InputError: When the experiment or a device is not known, its data cannot be had, or a compiler is missing.
+        DeviceError: When no step could be planned on any of the devices.
     """
     described = _able(targets)
     experiment, sources = experiments.find(name), experiments.sources_of(name)
@@ -48,6 +49,10 @@ def plan(name: str, targets: Sequence[str], progress: Progress) -> Plan:
         )
         for target in described
     }
+    found = [_planned(job, described[target], progress) for target, job in jobs.items()]
+    if all(one.message for one in found):
+        why = "; ".join(f"{one.title}: {bare(one.message or '', LONGEST_REASON)}" for one in found)
+        raise DeviceError(f"no step could be planned: {why}")
     return Plan(
         experiment=experiment.name,
         title=experiment.title,
@@ -57,7 +62,7 @@ def plan(name: str, targets: Sequence[str], progress: Progress) -> Plan:
         precision=workload.precision,
         train_examples=splits[0],
         jax=version("jax"),
-        targets=[_planned(job, described[target], progress) for target, job in jobs.items()],
+        targets=found,
     )
 
 
@@ -85,5 +90,5 @@ def _planned(job: Job, target: Target, progress: Progress) -> TargetPlan:
         pool_bytes=target.pool_bytes,
         flops_per_second=target.flops[job.experiment.workload.precision],
         bytes_per_second=target.bytes_per_second,
-        message=bare(found),
+        message=bare(found, LONGEST_REASON),
     )

@@ -77,7 +77,14 @@ class Planner:
             larger_tried=self.cpu_seconds <= MOST_CPU_SECONDS or largest == self.session.train_examples,
             recomputes_from=min((one.batch_size for one in self.steps.values() if one.recomputes), default=None),
             compile_cpu_seconds=self.cpu_seconds,
+            message=self._why_nothing(),
         )
+
+    def _why_nothing(self) -> str | None:
+        """Return the first reason why a step could not be planned; None where one could."""
+        if any(step.fits is not None for step in self.steps.values()):
+            return None
+        return next((step.message for step in self.steps.values()), "there is no batch size to plan")
 
     def largest(self) -> int | None:
         """Return the largest batch size found to fit: of the sweep, or of a search up to the whole train split."""
