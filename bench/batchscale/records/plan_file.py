@@ -36,7 +36,7 @@ class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
         bound_seconds, bound_by: Least time of the step, and what it follows from.
         likely_seconds: An estimate of the time, low and high.
         likely_limited_by: What takes the longest part of that estimate.
-        message: Why the program does not compile.
+        message: Why the program does not compile, such as that a TPU has too little memory for it.
     """
 
     batch_size: int

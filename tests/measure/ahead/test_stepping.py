@@ -67,6 +67,15 @@ def test_where_nothing_compiles_it_is_not_known_what_fits(planner):
     assert found.message == f"ptxas: no output for {found.steps[0].batch_size}"
 
 
+def test_what_a_tpu_refuses_does_not_fit_and_has_the_memory_that_is_named(planner):
+    refusal = "RESOURCE_EXHAUSTED: Ran out of memory on HBM (16.50G of 15.75G)."
+    found = planner(bytes_per_example=1000, fails=lambda size: refusal if size > 500 else None, name="tpu-v5e").plan("")
+    refused = [step for step in found.steps if step.batch_size > 500]
+    assert {(step.fits, step.memory_bytes, step.message) for step in refused} == {(False, 33 << 29, refusal)}
+    assert found.largest_batch_size is not None
+    assert found.largest_batch_size <= 500 <= found.largest_batch_size * stepping.CLOSE_ENOUGH
+
+
 def test_one_size_that_does_not_compile_leaves_the_others(planner):
     found = planner(fails=lambda size: "no kernels" if size == 64 else None).plan("h100")
     assert [step.batch_size for step in found.steps if step.fits is None] == [64]

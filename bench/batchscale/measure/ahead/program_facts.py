@@ -107,12 +107,12 @@ def compiled_facts(
     traced = jax.jit(function, donate_argnums=(0,) if donated else ()).trace(*shapes)
     lowered = traced.lower(lowering_platforms=("cuda" if target.platform == "gpu" else "tpu",))
     options: dict[str, str | bool] = {GRAPH_OPTION: IN_A_GRAPH} if graph else {}
-    start = _cpu_seconds()
+    start = cpu_seconds()
     if target.gpu is None:
         compiled, launches = lowered.compile(), None
     else:
         compiled, launches = compiled_with_launches(lambda more: lowered.compile(compiler_options=options | more))
-    seconds = _cpu_seconds() - start
+    seconds = cpu_seconds() - start
     return msgspec.structs.replace(
         _facts(compiled, seconds, _split_sizes(shapes)), **(launches._asdict() if launches else {})
     )
@@ -151,7 +151,7 @@ def _facts(compiled: jax.stages.Compiled, seconds: float, gathered: set[int]) ->
     )
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
     """Return the processor time of this process and of the assemblers that it ran."""
     return sum(os.times()[:4])
 

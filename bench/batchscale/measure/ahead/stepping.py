@@ -10,8 +10,9 @@ from typing import Any
 
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.ahead import bounds, programs
-from batchscale.measure.ahead.program_facts import Facts, compiled_facts
+from batchscale.measure.ahead.program_facts import Facts, compiled_facts, cpu_seconds
 from batchscale.measure.ahead.targets import Target, devices
+from batchscale.measure.ahead.too_large import too_large
 from batchscale.measure.control.failures import FAILURES, failure_of
 from batchscale.measure.data.made_up import ExampleSpec
 from batchscale.measure.session import Session
@@ -133,11 +134,13 @@ class Planner:
         known |= {"bound_seconds": least, "bound_by": bound_by}
         if self.cpu_seconds > MOST_CPU_SECONDS:
             return PlannedStep(**known, message=f"not compiled: {self.cpu_seconds:.0f} s were spent on other sizes")
+        start = cpu_seconds()
         try:
             call = programs.cell_call(self.session, key, self.lowering, self.devices)
             facts = compiled_facts(self.target, self.devices, *call, donated=True)
         except FAILURES as error:
-            return PlannedStep(**known, message=failure_of(error).message)
+            self.cpu_seconds += cpu_seconds() - start
+            return self._failed(known, failure_of(error).message)
         self.cpu_seconds += facts.compile_cpu_seconds
         seconds, limited_by = bounds.likely(self.target, precision, flops, least, facts)
         return PlannedStep(
@@ -148,6 +151,11 @@ class Planner:
             likely_seconds=seconds,
             likely_limited_by=limited_by,
         )
+
+    def _failed(self, known: dict, message: str) -> PlannedStep:
+        if found := too_large(self.target, message):
+            return PlannedStep(**known, memory_bytes=found.total_bytes, fits=False, message=message)
+        return PlannedStep(**known, message=message)
 
     def _memory(self, facts: Facts) -> dict:
         return {
