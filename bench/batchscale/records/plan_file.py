@@ -83,8 +83,8 @@ class TargetPlan(msgspec.Struct, frozen=True, kw_only=True):
         steps: By batch size, ascending.
         largest_batch_size: The largest batch that was compiled and fits; null if none was found.
         all_examples_fit: True if that is the whole train split.
-        larger_tried: False if compiling took so long that no larger batch was tried.
-        recomputes_from: The smallest batch size that was compiled at which the compiler recomputes by itself.
+        larger_tried: False if compiling took so long that the search for a larger batch ended early.
+        recomputes_from: The smallest batch size that fits at which the compiler was seen to recompute by itself.
         compile_cpu_seconds: Processor time of all compilations.
         message: Why no step could be planned.
         least_times: Times to the goal, where steps to it were given.

@@ -36,7 +36,31 @@ def test_sentences_report_what_fits():
     part = planned.sentences(plan(target(steps=[too_large, unknown], largest_batch_size=None)))
     assert "H100: no batch size that could be planned fits in the 60.0 GiB" in part[0]
     assert part[1] == "H100: batch size 64 could not be planned: no kernels."
-    assert "from batch size 64 on, XLA recomputes" in planned.sentences(plan(target(recomputes_from=64)))[1]
+
+
+def test_a_sentence_claims_nothing_of_sizes_that_were_not_tried():
+    tried = target(steps=[step(16), step(656), step(720, fits=False), step(1024, fits=False)], largest_batch_size=656)
+    closely = "default is 656; 720 does not fit, and sizes between them were not tried"
+    assert planned.sentences(plan(tried))[0].endswith(f"{closely}.")
+    early = msgspec.structs.replace(tried, larger_tried=False, compile_cpu_seconds=159.0)
+    assert planned.sentences(plan(early))[0].endswith(f"{closely}, because compiling had taken 159 s.")
+    left = step(1024, memory_bytes=None, fits=None, message="not compiled")
+    none_larger = target(steps=[step(16), left], largest_batch_size=16, larger_tried=False)
+    found = planned.sentences(plan(none_larger))[0]
+    assert found.endswith("default is 16; larger ones were not tried, because compiling had taken 10 s.")
+
+
+def test_recomputing_begins_between_two_sizes_that_were_tried():
+    steps = [step(512), step(1024), step(2048, recomputes=True), step(4096, recomputes=True, fits=False)]
+    assert planned.sentences(plan(target(steps=steps, recomputes_from=2048)))[1] == (
+        "H100: at 2,048 examples and not yet at 1,024, XLA recomputes values to save memory."
+    )
+    assert (
+        "H100: already at 2,048 examples, XLA recomputes"
+        in (planned.sentences(plan(target(steps=steps[2:], recomputes_from=2048)))[1])
+    )
+    texts = [row.entries[3].text for row in planned.table(plan(target(steps=steps))).rows]
+    assert texts == ["yes", "yes", "yes, recomputing", "no"]
 
 
 def test_a_device_that_could_not_be_planned_is_named_with_the_reason(tmp_path):

@@ -90,6 +90,9 @@ def test_within_the_sweep_the_search_starts_below_the_first_that_does_not_fit(pl
 def test_where_the_compiler_recomputes_is_reported(planner):
     assert planner(recomputes_above=1000).plan("h100").recomputes_from == 1024
     assert planner().plan("h100").recomputes_from is None
+    too_large = planner(bytes_per_example=H100.pool_bytes // 300, recomputes_above=400).plan("h100")
+    assert any(step.recomputes for step in too_large.steps)
+    assert too_large.recomputes_from is None
 
 
 def test_compiling_ends_once_it_has_taken_long(planner):
@@ -104,6 +107,15 @@ def test_compiling_ends_once_it_has_taken_long(planner):
     assert found.largest_batch_size == compiled[-1].batch_size
     assert not found.larger_tried
     assert planner().plan("h100").larger_tried
+
+
+def test_a_search_that_ended_closely_is_not_called_early(planner):
+    of = {"bytes_per_example": H100.pool_bytes // 300}
+    whole = planner(**of).plan("h100")
+    last = planner(**of, seconds=stepping.MOST_CPU_SECONDS / (len(whole.steps) - 0.5)).plan("h100")
+    assert last.compile_cpu_seconds > stepping.MOST_CPU_SECONDS
+    assert last.larger_tried
+    assert not planner(**of, seconds=stepping.MOST_CPU_SECONDS / (len(whole.steps) - 1.5)).plan("h100").larger_tried
 
 
 def test_a_described_session_takes_no_memory_for_its_examples():

@@ -101,10 +101,10 @@ def _of_memory(plan: Plan, target: TargetPlan) -> Iterator[str]:
     else:
         yield (
             f"{target.title}: the largest batch found to fit in the {pool} that JAX's allocator has by default is"
-            f" {target.largest_batch_size:,}.{'' if target.larger_tried else _not_tried(target)}"
+            f" {target.largest_batch_size:,}{_beyond(target, target.largest_batch_size)}."
         )
     if target.recomputes_from is not None:
-        yield f"{target.title}: from batch size {target.recomputes_from:,} on, XLA recomputes values to save memory."
+        yield f"{target.title}: {_recomputing(target, target.recomputes_from)}."
     if left := [step for step in target.steps if step.fits is None]:
         sizes = number_format.batch_sizes(step.batch_size for step in left)
         yield f"{target.title}: {sizes} could not be planned: {_reason(left[0].message or 'no reason is known')}."
@@ -131,8 +131,20 @@ def _reason(message: str) -> str:
     return bare(" ".join(message.split()), LONGEST_REASON).rstrip(".")
 
 
-def _not_tried(target: TargetPlan) -> str:
-    return f" Larger ones were not tried, because compiling had taken {target.compile_cpu_seconds:.0f} s."
+def _beyond(target: TargetPlan, largest: int) -> str:
+    """Return what is known of sizes above the largest that fits, to follow it in a sentence."""
+    too_large = min((step.batch_size for step in target.steps if step.fits is False), default=None)
+    early = "" if target.larger_tried else f", because compiling had taken {target.compile_cpu_seconds:.0f} s"
+    if too_large is not None and too_large > largest + 1:
+        return f"; {too_large:,} does not fit, and sizes between them were not tried{early}"
+    return f"; larger ones were not tried{early}" if early else ""
+
+
+def _recomputing(target: TargetPlan, size: int) -> str:
+    """Return from which size on the compiler recomputes, as far as the sizes tried show it."""
+    plain = [step.batch_size for step in target.steps if step.fits and not step.recomputes and step.batch_size < size]
+    than = f"at {size:,} examples and not yet at {max(plain):,}" if plain else f"already at {size:,} examples"
+    return f"{than}, XLA recomputes values to save memory"
 
 
 def _step_cells(step: PlannedStep) -> list[Entry]:

@@ -75,11 +75,19 @@ class Planner:
             steps=[self.steps[size] for size in sorted(self.steps)],
             largest_batch_size=largest,
             all_examples_fit=largest == self.session.train_examples,
-            larger_tried=self.cpu_seconds <= MOST_CPU_SECONDS or largest == self.session.train_examples,
-            recomputes_from=min((one.batch_size for one in self.steps.values() if one.recomputes), default=None),
+            larger_tried=self.cpu_seconds <= MOST_CPU_SECONDS or self._found_closely(largest),
+            recomputes_from=min(
+                (size for size, one in self.steps.items() if one.recomputes and one.fits), default=None
+            ),
             compile_cpu_seconds=self.cpu_seconds,
             message=self._why_nothing(),
         )
+
+    def _found_closely(self, largest: int | None) -> bool:
+        """Return True if a longer search would have found no batch size that is larger by more than CLOSE_ENOUGH."""
+        too_large = (size for size, step in self.steps.items() if step.fits is False)
+        limit = min(too_large, default=math.inf)
+        return largest is not None and (largest == self.session.train_examples or limit <= CLOSE_ENOUGH * largest)
 
     def _why_nothing(self) -> str | None:
         """Return the first reason why a step could not be planned; None where one could."""
