@@ -118,3 +118,28 @@ def test_bytes_of_shapes():
     assert shape_bytes("s4[3]") == 2
     assert shape_bytes("token[]") == 0
     assert shape_bytes("f8e4m3fn[7]") == 7
+
+
+LIBRARY_CALL = """HloModule jit_product, is_scheduled=true
+
+ENTRY %main (x: f32[8,4], y: f32[4,2]) -> (f32[8,2], f32[8,2], s8[100]) {
+  %x = f32[8,4]{1,0:T(8,128)} parameter(0)
+  %y = f32[4,2]{1,0} parameter(1)
+  %call = (f32[8,2]{1,0:T(8,128)}, s8[4194304]{0}) custom-call(%x, %y), custom_call_target="__cublas$lt$matmul"
+  %product = f32[8,2]{1,0} get-tuple-element(%call), index=0
+  ROOT %other = (f32[8,2]{1,0}, s8[100]{0}) custom-call(%product, %y), custom_call_target="__cublas$lt$matmul"
+}
+"""
+
+
+def test_the_workspace_of_a_library_is_no_traffic_but_a_result_of_the_program_is():
+    x, y, product, spare = 4 * 8 * 4, 4 * 4 * 2, 4 * 8 * 2, 100
+    first, second = x + y + product, product + y + product + spare
+    assert kernels.traffic_bytes(hlo_text.parse(LIBRARY_CALL), "main", set()) == first + second
+
+
+def test_a_result_that_is_handed_on_as_a_whole_is_counted():
+    handed_on = LIBRARY_CALL.replace("ROOT %other =", "%used = f32[] fusion(%call)\n  ROOT %other =")
+    workspace, again = 4_194_304, 4_194_304 + 64 + 4
+    before = kernels.traffic_bytes(hlo_text.parse(LIBRARY_CALL), "main", set())
+    assert kernels.traffic_bytes(hlo_text.parse(handed_on), "main", set()) == before + workspace + again

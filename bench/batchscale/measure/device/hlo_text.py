@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 _COMMENT = re.compile(r"/\*.*?\*/")
@@ -20,6 +20,8 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _ROLES = ("body", "to_apply", "calls", "true_computation", "false_computation")
 _ROLE = re.compile(rf"\b({'|'.join(_ROLES)})=%?([\w.\-]+)")
 _TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
+_INDEX = re.compile(r"\bindex=(\d+)")
+_LAYOUT = re.compile(r"\{[^}]*\}")
 _BITS = re.compile(r"\d+")
 _BYTE_WIDE = ("pred",)
 _WITHOUT_BYTES = ("token", "opaque")
@@ -95,6 +97,32 @@ def parse(text: str) -> Module:
 def shape_bytes(shape: str) -> int:
     """Return the bytes of an array, or of all arrays of a tuple."""
     return sum(_array_bytes(kind, sizes) for kind, sizes in _ARRAY.findall(shape))
+
+
+def unread_bytes(instructions: Sequence[Instruction]) -> dict[str, int]:
+    """Return by name the bytes of a result that no other instruction takes out of it.
+
+    Such are the workspaces that a library asks for: they are elements of the result of its call. What is read as a
+    whole, and what nothing reads, as the result of a computation, has no such part.
+    """
+    taken: dict[str, set[int]] = {}
+    whole = set()
+    for one in instructions:
+        if one.opcode == "get-tuple-element" and (found := _INDEX.search(one.text)):
+            taken.setdefault(one.operands[0], set()).add(int(found[1]))
+        else:
+            whole.update(one.operands)
+    tuples = (one for one in instructions if one.name in taken and one.name not in whole and _is_flat(one.shape))
+    return {one.name: _left_bytes(one.shape, taken[one.name]) for one in tuples}
+
+
+def _left_bytes(shape: str, taken: set[int]) -> int:
+    return sum(_array_bytes(*array) for at, array in enumerate(_ARRAY.findall(shape)) if at not in taken)
+
+
+def _is_flat(shape: str) -> bool:
+    """Return True for a tuple of arrays that holds no further tuple."""
+    return _LAYOUT.sub("", shape).count("(") == 1
 
 
 def array_sizes(shape: str) -> list[tuple[int, ...]]:

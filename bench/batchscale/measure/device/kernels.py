@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 
@@ -46,7 +47,7 @@ def kernels(module: Module, computation: str) -> int:
 
 
 def traffic_bytes(module: Module, computation: str, gathered: set[int]) -> int:
-    """Return the bytes that the kernels of a computation read and write.
+    """Return the bytes that the kernels of a computation read and write, without results that nothing reads.
 
     Args:
         module: The program.
@@ -54,11 +55,11 @@ def traffic_bytes(module: Module, computation: str, gathered: set[int]) -> int:
         gathered: Elements of the arrays that a kernel picks examples from, and so reads in part only.
     """
 
-    def bytes_of(shapes: dict[str, str], one: Instruction) -> int:
-        out = one.output_bytes
+    def bytes_of(known: _Known, one: Instruction) -> int:
+        out = one.output_bytes - known.unread.get(one.name, 0)
         read = 0
         for operand in one.operands:
-            shape = shapes.get(operand, "")
+            shape = known.shapes.get(operand, "")
             size = hlo_text.shape_bytes(shape)
             picked = any(math.prod(sizes) in gathered for sizes in hlo_text.array_sizes(shape))
             read += min(size, out) if picked else size
@@ -67,9 +68,17 @@ def traffic_bytes(module: Module, computation: str, gathered: set[int]) -> int:
     return _summed(module, computation, bytes_of)
 
 
-def _summed(module: Module, computation: str, amount: Callable[[dict[str, str], Instruction], int]) -> int:
+class _Known(NamedTuple):
+    """What is known of the results of a computation, by name: their shapes, and bytes of them that nothing reads."""
+
+    shapes: dict[str, str]
+    unread: dict[str, int]
+
+
+def _summed(module: Module, computation: str, amount: Callable[[_Known, Instruction], int]) -> int:
     instructions = module.computations.get(computation, [])
-    shapes, total = {one.name: one.shape for one in instructions}, 0
+    known = _Known({one.name: one.shape for one in instructions}, hlo_text.unread_bytes(instructions))
+    total = 0
     for one in instructions:
         if one.opcode == "while":
             total += _summed(module, one.called["body"], amount) * (one.trips or 1)
@@ -78,7 +87,7 @@ def _summed(module: Module, computation: str, amount: Callable[[dict[str, str], 
         elif one.opcode == "call":
             total += _summed(module, one.called["to_apply"], amount)
         elif one.opcode not in _NO_KERNEL and not one.opcode.endswith(("-done", "-update")):
-            total += amount(shapes, one)
+            total += amount(known, one)
     return total
 
 
