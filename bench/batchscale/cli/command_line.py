@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -83,6 +84,9 @@ click.version_option(__version__, message="batchscale %(version)s")(APP)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 2 with one line on bad input or a failing device, 130 when the user stopped it."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        # A scheduler's SIGTERM ends every command as Ctrl-C does; `run` answers both itself while it measures.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = run(arguments)
     if code == measuring.INTERRUPTED:
         # A thread that still compiles would crash while the interpreter shuts down, so nothing is shut down.
