@@ -1,11 +1,17 @@
 """`batchscale plan`: what it prints, and one line where something is missing."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from batchscale.cli import command_line
 from batchscale.measure.ahead import planning, plugins
 from planned_devices import target
+from repository import ROOT
 
 
 @pytest.fixture
@@ -72,6 +78,56 @@ def test_steps_of_another_workload_are_refused_before_anything_is_compiled(compi
     assert error.startswith(f"batchscale: --needs {recorded}: workload.")
     assert error.count("\n") == 1
     assert compilers == []
+
+
+def test_a_page_without_a_place_is_refused_before_anything_is_compiled(compilers, monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for out, reason in ((tmp_path / "file", "Not a directory"), (tmp_path / "file" / "deeper", "Not a directory")):
+        assert command_line.run(["plan", "lenet_digits", "--on", "h100", "--out", str(out)]) == 2
+        assert capsys.readouterr().err == f"batchscale: {out}: cannot be written ({reason})\n"
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert command_line.run(["plan", "lenet_digits", "--on", "h100", "--out", str(tmp_path / "new")]) == 2
+    assert "new: cannot be written (Permission denied)" in capsys.readouterr().err
+    assert compilers == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_unknown_experiment_is_named_before_a_missing_compiler(monkeypatch, capsys):
+    monkeypatch.setattr(plugins, "missing", lambda _: "no compiler")
+    assert command_line.run(["plan", "lenet_digit", "--on", "h100"]) == 2
+    assert "lenet_digit" in capsys.readouterr().err
+
+
+SLEEPER = """
+import sys
+from batchscale.cli import command_line
+from batchscale.measure.ahead import plugins, target_process
+plugins.missing = lambda _: None
+writes = "import os, sys, time; open(sys.argv[1], 'w').write(f'{os.getpid()} '); time.sleep(600)"
+target_process.COMMAND = (sys.executable, "-c", writes, sys.argv[1])
+command_line.main(["plan", "lenet_digits", "--on", "h100", "--out", sys.argv[2]])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_plan_with_one_line_and_no_child_left(tmp_path, number):
+    child = tmp_path / "child"
+    path = os.pathsep.join([str(ROOT / "bench"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPER, str(child), str(tmp_path / "plan")],
+        env={**os.environ, "PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (child.exists() and child.read_text().endswith(" ")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == "batchscale: stopped"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(child.read_text()), 0)
 
 
 def test_an_unknown_device_is_refused(capsys):

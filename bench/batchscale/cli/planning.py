@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from batchscale.cli.held_errors import held_back
 from batchscale.cli.reading import print_json
 from batchscale.cli.shared_options import AS_JSON, PATH, example
 from batchscale.printable import visible
+from batchscale.records import row_files
 
 
 @click.command(epilog=example("batchscale plan lenet_mnist --on h100 --on tpu-v6e --needs DIR"))
@@ -24,13 +26,15 @@ def plan(*, experiment: str, targets: tuple[str, ...], needs: Path | None, out: 
 
     No number is a measurement: a bound is the least time that a step can take, and an estimate is named so.
     """
-    from batchscale.analysis.exchange.least_times import needs_of, with_steps
-    from batchscale.analysis.pages import planned, terminal
-    from batchscale.config import experiment as experiments
-    from batchscale.measure.ahead import planning
-    from batchscale.measure.control.progress import Progress
+    with held_back():
+        from batchscale.analysis.exchange.least_times import needs_of, with_steps
+        from batchscale.analysis.pages import planned, terminal
+        from batchscale.config import experiment as experiments
+        from batchscale.measure.ahead import planning
+        from batchscale.measure.control.progress import Progress
 
-    # Before minutes of compiling, which steps of another workload would make useless.
+    # Before minutes of compiling, which steps of another workload, or a page without a place, would make useless.
+    row_files.refuse_unwritable(out)
     steps = needs and needs_of(needs, experiments.find(experiment).workload)
     progress = Progress()
     found = planning.plan(experiment, list(dict.fromkeys(targets)), progress)

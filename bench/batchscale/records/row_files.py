@@ -215,6 +215,21 @@ def encode(row: AnyRow) -> bytes:
     return _encoder.encode(row) + b"\n"
 
 
+def refuse_unwritable(folder: Path) -> None:
+    """Refuse a folder for files before the work that they hold is done; nothing is made.
+
+    Raises:
+        InputError: if it is no folder, or it or the folder that it would be made in cannot be written to.
+    """
+    whole = folder.absolute()
+    there = next(one for one in (whole, *whole.parents) if os.path.lexists(one))
+    number = None if there.is_dir() else errno.ENOTDIR
+    if number is None and not os.access(there, os.W_OK | os.X_OK):
+        number = errno.EACCES
+    if number is not None:
+        raise InputError(f"{folder}: cannot be written ({os.strerror(number)})")
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Replace `path` in one move, so that a reader sees either the old file or the new one.
 

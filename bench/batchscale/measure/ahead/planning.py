@@ -31,8 +31,8 @@ def plan(name: str, targets: Sequence[str], progress: Progress) -> Plan:
         InputError: When the experiment or a device is not known, its data cannot be had, or a compiler is missing.
         DeviceError: When no step could be planned on any of the devices.
     """
-    described = _able(targets)
     experiment, sources = experiments.find(name), experiments.sources_of(name)
+    described = _able(targets)
     progress.begin(experiment.name)
     workload = experiment.workload
     dataset = datasets.load(workload.dataset, workload.dataset_options, sources, progress.say)
