@@ -1,7 +1,8 @@
 """What the first quarter of an hour on a GPU should show, as one table: `make gpu-check`.
 
 Each step is a new process, so that a step that crashes ends no other. What a step found is kept in a file, and a
-second run repeats only the steps that are missing or failed. Every step runs on a CPU too; with `--small`, in a minute.
+second run repeats only the steps that are missing or failed. Each device, version of JAX and commit has a folder of its
+own for that, and so has a small check. Every step runs on a CPU too; with `--small`, in a minute.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ THROUGHPUT_PROCESSES = 3
 """Kernels are chosen anew in each process, so that speeds differ between processes."""
 STEP_SECONDS = 600
 LAST_WORDS = 400
+IDENTITY = "identity"
+"""The step that names what kept steps depend on: device, version of JAX, commit. It is never kept."""
 STEPS = (
     "products",
     "sensors",
@@ -76,6 +79,11 @@ class Place(NamedTuple):
 
 def check(place: Place) -> int:
     """Run the steps that are missing, print the table of all, and return how many are not as they should be."""
+    known = _run(place, IDENTITY)
+    if known.failure is not None:
+        return print_table([known])
+    names = ["small" if place.small else "full", *(fact.value for fact in known.facts)]
+    place = place._replace(folder=place.folder / "_".join(names))
     place.folder.mkdir(parents=True, exist_ok=True)
     kept = _kept(place.folder)
     for step in STEPS:

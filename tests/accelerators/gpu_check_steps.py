@@ -29,11 +29,17 @@ from batchscale.measure.run.suite import planned_stages
 from batchscale.measure.session import Session
 from batchscale.records.results_folder import THROUGHPUT
 from batchscale.records.row_types import Compilation, Round
-from gpu_check import LAST_WORDS, ROOT, THROUGHPUT_PROCESSES, Fact, Place
+from gpu_check import IDENTITY, LAST_WORDS, ROOT, THROUGHPUT_PROCESSES, Fact, Place
 
 SUITE_MINUTES = 5
 ROUNDING = 1e-3
 """Largest difference of parameters, relative to the largest, that a hundred steps may make of rounding."""
+
+
+def identity(_: Place) -> list[Fact]:
+    """Name the device, the version of JAX and the commit, each as a part of the name of a folder."""
+    host = Host.describe()
+    return [Fact("device", host.machine.name), Fact("JAX", f"jax-{jax.__version__}"), Fact("code", host.code[:12])]
 
 
 def products(_: Place) -> list[Fact]:
@@ -192,6 +198,7 @@ def _answer(summary: dict) -> str:
 
 
 STEPS: dict[str, Callable[[Place], list[Fact]]] = {
+    IDENTITY: identity,
     "products": products,
     "sensors": sensors,
     **{f"throughput {i}": lambda place, i=i: throughput(place, i) for i in range(1, THROUGHPUT_PROCESSES + 1)},
