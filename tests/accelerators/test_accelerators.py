@@ -1,10 +1,11 @@
-"""Programs of the default suite, compiled for devices that are not there, hold to facts and to bounds of their own.
+"""Programs of the default suites, compiled for devices that are not there, hold to facts and to bounds of their own.
 
 `last_seen.toml` keeps what was last seen of each program: kernels of a tick, bytes of temporary memory, processor
 seconds of compiling. More than the factors below is a regression. `python tests/accelerators/last_seen.py` writes it.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import pytest
 from batchscale.measure.ahead import plugins, targets
+from batchscale.measure.ahead.too_large import too_large
 from batchscale.measure.device.machine import usable_cores
 from repository import ROOT
 
@@ -26,6 +28,12 @@ LEAST_SECONDS = 2.0
 MOST_SECONDS = 1500
 MAY_FAIL = {("a100-80", "mlp_mnist evaluate B=64..4096 None")}
 """JAX 0.10 finds no tiles for one product here, where no device can try them; whether a real one does is not known."""
+TOO_LARGE = {"tpu-v5e": {"decoder_gcide scan B=2048 bfloat16 None", "resnet8_fashion scan B=8192 float32 patches"}}
+"""What a device has too little memory for, as its compiler says."""
+COMBINED_BYTES = {"gpu": 30 << 20, "tpu": 1 << 40}
+"""The most that XLA puts into one collective operation: for a GPU the default of its compile option
+`xla_gpu_all_reduce_combine_threshold_bytes`. With 50 MB there, the decoder's 43 MB are one operation and not two (JAX
+0.10.2). The engine leaves the default, as a training program of a user would."""
 
 pytestmark = [pytest.mark.accelerator, pytest.mark.parametrize("target", TARGETS)]
 
@@ -68,26 +76,39 @@ def facts_of(programs, *kinds):
 
 def test_every_program_compiles(programs, target):
     failed = {name: one["error"] for name, one in programs.items() if "error" in one}
-    assert {name: error for name, error in failed.items() if (target, name) not in MAY_FAIL} == {}
+    expected = TOO_LARGE.get(target, set())
+    assert {name for name in failed if (target, name) not in MAY_FAIL} == expected, failed
     assert len(programs) > 20
+
+
+def test_what_is_too_large_is_told_from_what_does_not_compile(programs, target):
+    described = targets.target_named(target)
+    for name in TOO_LARGE.get(target, ()):
+        found = too_large(described, programs[name]["error"])
+        assert found is not None, name
+        assert (found.total_bytes or 0) > described.pool_bytes, name
 
 
 def test_nothing_waits_for_the_host_or_computes_in_double_precision(programs):
     assert {name: facts["on_host"] for name, facts in facts_of(programs).items() if facts["on_host"]} == {}
 
 
-def test_one_device_has_no_collective(programs):
+def test_one_device_has_no_collective_and_lanes_need_none_over_several(programs):
+    assert {name for name in facts_of(programs, "train", "evaluate") if name.endswith((" x4", " x8"))}
     alone = facts_of(programs, "cell", "train", "evaluate")
     assert {name: facts["collectives"] for name, facts in alone.items() if facts["collectives"]} == {}
 
 
-def test_a_data_parallel_step_adds_its_gradients_once_and_in_float32(programs):
+def test_a_data_parallel_step_adds_its_gradients_once_and_in_float32(programs, target):
     shared = facts_of(programs, "parallel")
     assert shared
     for name, facts in shared.items():
-        assert facts["collectives"] == {"all-reduce": 1}, name
-        # Half of the donated state are the parameters, whose gradients travel with the loss.
-        assert facts["collective_bytes"] == programs[name]["donated_bytes"] // 2 + 4, name
+        # Every parameter has a gradient in float32, and the loss travels with them.
+        travelling = programs[name]["parameter_bytes"] + 4
+        assert facts["collective_bytes"] == travelling, name
+        most = math.ceil(travelling / COMBINED_BYTES[targets.target_named(target).platform])
+        assert facts["collectives"].keys() == {"all-reduce"}, name
+        assert facts["collectives"]["all-reduce"] <= most, name
 
 
 def test_memory_is_what_counting_the_arrays_gives(programs, target):
@@ -122,7 +143,8 @@ def test_one_cuda_graph_holds_a_whole_call_that_is_compiled_for_it(programs, tar
 
 def test_no_program_became_larger_or_slower_to_compile(programs, target):
     known, regressions = LAST_SEEN[target], []
-    assert {name for name in set(programs) ^ set(known) if (target, name) not in MAY_FAIL} == set()
+    absent = (set(programs) ^ set(known)) - TOO_LARGE.get(target, set())
+    assert {name for name in absent if (target, name) not in MAY_FAIL} == set()
     for name, facts in facts_of(programs).items():
         if name not in known:
             continue

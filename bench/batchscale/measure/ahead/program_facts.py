@@ -91,7 +91,7 @@ def compiled_facts(
 
     Args:
         target: What the devices are.
-        devices: To compile for; every argument is whole on each of them.
+        devices: To compile for; an argument whose place is not given is whole on each of them.
         function: The program.
         arguments: Arrays, or their shapes and types.
         donated: True if the program may overwrite its first argument.
@@ -102,7 +102,10 @@ def compiled_facts(
     """
     placed = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
     shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=placed), tuple(arguments)
+        lambda leaf: jax.ShapeDtypeStruct(
+            np.shape(leaf), leaf.dtype, sharding=getattr(leaf, "sharding", None) or placed
+        ),
+        tuple(arguments),
     )
     traced = jax.jit(function, donate_argnums=(0,) if donated else ()).trace(*shapes)
     lowered = traced.lower(lowering_platforms=("cuda" if target.platform == "gpu" else "tpu",))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from batchscale.config import plan
 from batchscale.config.experiment import Experiment
 from batchscale.config.vocabulary import CellKey
 from batchscale.measure.ahead.targets import Target
+from batchscale.measure.convergence.lane_devices import ONE_DEVICE, LaneDevices
 from batchscale.measure.convergence.lanes import Call
 from batchscale.measure.convergence.tiers import LanePrograms
 from batchscale.measure.convergence.wave import whole_search
@@ -117,11 +118,20 @@ def cell_call(session: Session, key: CellKey, lowering: str | None, devices: tup
     return partial(timed_loops.step, learner, placement, key), (state, split, chosen, rate)
 
 
-def tier_calls(session: Session, tier: plan.Tier, lowering: str | None) -> Iterator[tuple[str, Call]]:
-    """Yield the training program of all search lanes of a tier, and the one that evaluates them."""
-    programs = LanePrograms(session).of(tier, lowering)
+def tier_calls(
+    session: Session, tier: plan.Tier, lowering: str | None, over: LaneDevices = ONE_DEVICE
+) -> Iterator[tuple[str, Call]]:
+    """Yield the training program of all search lanes of a tier, and the one that evaluates them.
+
+    Args:
+        session: On a described machine.
+        tier: Which lanes.
+        lowering: How convolutions are computed.
+        over: The described devices that share the lanes.
+    """
+    programs = replace(LanePrograms(session).of(tier, lowering), devices=over)
     grid = whole_search(session.experiment, tier)
-    shape = len(grid.seeds), len(grid.settings)
+    shape = over.even((len(grid.seeds), len(grid.settings)))
     yield "train", programs.training_call(shape)
     yield "evaluate", programs.evaluation_call(shape, programs.validation_split)
 
