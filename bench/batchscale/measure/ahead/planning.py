@@ -39,20 +39,13 @@ def plan(name: str, targets: Sequence[str], progress: Progress) -> Plan:
     batch_sizes(experiment, len(dataset.train.labels))
     make_learner(workload, dataset, None, experiment.searched, sources)
     splits = len(dataset.train.labels), len(dataset.validation.labels), len(dataset.test.labels)
+    spec = example_spec(dataset)
     jobs = {
-        target: Job(
-            experiment=experiment,
-            sources=str(sources),
-            examples=example_spec(dataset),
-            splits=splits,
-            target=target,
-        )
+        target: Job(experiment=experiment, sources=str(sources), examples=spec, splits=splits, target=target)
         for target in described
     }
     found = [_planned(job, described[target], progress) for target, job in jobs.items()]
-    if all(one.message for one in found):
-        why = "; ".join(f"{one.title}: {bare(one.message or '', LONGEST_REASON)}" for one in found)
-        raise DeviceError(f"no step could be planned: {why}")
+    _refuse_nothing(found)
     return Plan(
         experiment=experiment.name,
         title=experiment.title,
@@ -73,6 +66,13 @@ def _able(names: Sequence[str]) -> dict[str, Target]:
         if why := plugins.missing(target):
             raise InputError(f"--on {name}: {why}")
     return found
+
+
+def _refuse_nothing(found: Sequence[TargetPlan]) -> None:
+    """Refuse plans that all have no step, with the reasons."""
+    if all(one.message for one in found):
+        why = "; ".join(f"{one.title}: {bare(one.message or '', LONGEST_REASON)}" for one in found)
+        raise DeviceError(f"no step could be planned: {why}")
 
 
 def _planned(job: Job, target: Target, progress: Progress) -> TargetPlan:

@@ -101,12 +101,7 @@ def compiled_facts(
         JaxRuntimeError: when it cannot be compiled, for example because it needs more memory than a TPU has.
     """
     placed = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            np.shape(leaf), leaf.dtype, sharding=getattr(leaf, "sharding", None) or placed
-        ),
-        tuple(arguments),
-    )
+    shapes = jax.tree.map(lambda leaf: _placed(leaf, placed), tuple(arguments))
     traced = jax.jit(function, donate_argnums=(0,) if donated else ()).trace(*shapes)
     lowered = traced.lower(lowering_platforms=("cuda" if target.platform == "gpu" else "tpu",))
     options: dict[str, str | bool] = {GRAPH_OPTION: IN_A_GRAPH} if graph else {}
@@ -119,6 +114,10 @@ def compiled_facts(
     return msgspec.structs.replace(
         _facts(compiled, seconds, _split_sizes(shapes)), **(launches._asdict() if launches else {})
     )
+
+
+def _placed(leaf: Any, usual: NamedSharding) -> jax.ShapeDtypeStruct:  # noqa: ANN401 - an array or its shape
+    return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=getattr(leaf, "sharding", None) or usual)
 
 
 def _split_sizes(arguments: PyTree) -> set[int]:
