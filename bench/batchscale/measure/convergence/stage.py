@@ -59,7 +59,7 @@ class Convergence:
             Stopped: When a signal asked to stop.
             DeviceError: When the device keeps failing.
         """
-        with self.training.rows.open(self.cost):
+        with self.training.rows_file.open(self.cost):
             self.search()
             self._do([tier.confirm_all() for tier in self.tiers])
 

@@ -26,7 +26,7 @@ class Training:
         race: When losing points are stopped.
         trials: The trials that have a verdict, each as its latest row; kept current while rows are written.
         looks: The looks so far.
-        rows: The rows file of the stage.
+        rows_file: The rows file of the stage.
         streak: Counts waves that fail one after another.
         trained_examples: Lane-examples that this run trained.
     """
@@ -41,7 +41,7 @@ class Training:
         self.streak, self.trained_examples = Streak(), 0
         self.trials: dict[TrialKey, Trial] = {}
         self.looks: list[Look] = []
-        self.rows = StageRows(session, "convergence", self.see)
+        self.rows_file = StageRows(session, "convergence", self.see)
         if session.retries_failed:
             self.trials = {key: trial for key, trial in self.trials.items() if trial.status != "failed"}
 
@@ -76,7 +76,7 @@ class Training:
             InputError: When the disk reports an error.
         """
         if self._write is None:
-            return self.rows.append(row)
+            return self.rows_file.append(row)
         self._write(row)
         self.see(row)
 

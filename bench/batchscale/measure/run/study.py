@@ -68,7 +68,7 @@ class Study:
         """
         if self.times:
             self.throughput.run()
-        with self.convergence.training.rows.open(self.convergence.cost):
+        with self.convergence.training.rows_file.open(self.convergence.cost):
             self.convergence.search()
             self._admit()
             self._train_claims()
@@ -141,7 +141,7 @@ class Study:
         """Time and train what the looks so far ask for, from batch `trained` on; return how many batches there are."""
         standing = self._standing()
         if self.times and standing.stop is None and standing.number:
-            with self.convergence.training.rows.paused():
+            with self.convergence.training.rows_file.paused():
                 cells = self._evidence().cells(arm.batch_size for arm in standing.left)
                 self.throughput.time_block(standing.number, cells)
         for batch in standing.batches[trained:]:
@@ -206,7 +206,7 @@ class Study:
         )
 
     def _write(self, look: Look) -> None:
-        self.convergence.training.rows.append(look)
+        self.convergence.training.rows_file.append(look)
         standing = self._standing()
         left = sorted({arm.batch_size for arm in standing.left})
         self.session.progress.note = f"undecided: {shown(left)}" if standing.stop is None else ""
