@@ -435,27 +435,6 @@ def test_a_clock_that_runs_backwards_gives_no_speed(tmp_path, seconds):
         recognise.read([path], Asked())
 
 
-@pytest.mark.parametrize(("odd", "refused"), [(0.93, True), (0.1, False), (1.0, False)])
-def test_a_share_among_percentages_is_refused_and_a_run_at_chance_is_not(tmp_path, odd, refused):
-    """0.1% is chance among 1,000 classes, and 1% among 100; 0.93 next to 94.2 is a share."""
-    rows = f"16,0.1,0,{odd}\n16,0.1,1,73.1\n32,0.1,0,74\n32,0.1,1,74.2\n" if odd == 1.0 else ""
-    rows = rows or f"16,0.1,0,{odd}\n16,0.1,1,93.1\n32,0.1,0,94\n32,0.1,1,94.2\n"
-    path = _written(tmp_path / "c.csv", "batch_size,learning_rate,seed,acc\n" + rows)
-    known = Known(scores=Asked(metric="accuracy", column="acc", percent=True))
-    if not refused:
-        assert write_folders([path], None, tmp_path / "out", known)
-        return
-    with pytest.raises(InputError, match=r"batch_size 16, .* seed 0: acc: 0\.93 at most.*percentages of every run"):
-        write_folders([path], None, tmp_path / "out", known)
-
-
-def test_of_final_scores_the_run_with_two_is_named(tmp_path):
-    rows = "16,0.001,0,3.1\n16,0.1,0,2.5\n16,0.1,0,2.9\n"
-    path = _written(tmp_path / "c.csv", "batch_size,learning_rate,seed,val_loss\n" + rows)
-    with pytest.raises(InputError, match=r"learning_rate 0\.1, seed 0: 2 scores of one run, expected one"):
-        recognise.read([path], Asked())
-
-
 @pytest.mark.parametrize(("score", "goal"), [("acc", 0.97), ("val_err", 0.5)])
 def test_a_goal_in_percent_is_refused_for_shares(tmp_path, score, goal):
     """Each score would be divided by 100: an accuracy never reached, an error reached at once."""
