@@ -41,7 +41,7 @@ TEXT = ExampleSpec(
 SIZES, TEXT_SIZES = Sizes(55_000, 5_000, 10_000), Sizes(150_000, 4_000, 4_000)
 SUITE = ("lenet_mnist", "mlp_mnist")
 LARGER = {"decoder_gcide": (TEXT, TEXT_SIZES), "resnet8_fashion": (MNIST, SIZES)}
-"""Experiments of the suite of GPUs and TPUs, of which a sample is compiled: all their programs would take minutes."""
+"""Experiments of the suite for GPUs and TPUs. Only a sample of their programs is compiled: all would take minutes."""
 SHARED = "mlp_mnist"
 """The experiment whose lanes are compiled over several devices too."""
 PARALLEL_BATCH_SIZE = 256

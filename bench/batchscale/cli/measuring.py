@@ -114,7 +114,7 @@ def run(
     With --quick, this is the first experiment of that suite.
     """
     minutes = _minutes(budget, quick=quick)
-    cluster = cluster_options.chosen(stages, _scaled_by(budget, quick=quick))  # before JAX is imported, which it sets
+    cluster = cluster_options.chosen(stages, _scaled_by(budget, quick=quick))  # it sets JAX, so it comes first
 
     from batchscale.measure.control import signals
     from batchscale.measure.data.files import sources

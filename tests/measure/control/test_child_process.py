@@ -1,4 +1,4 @@
-"""The end of a child process is told in words: how it ended, and the line that names the cause."""
+"""How a child process ended, in words, and the line of its standard error that names the cause."""
 
 import sys
 

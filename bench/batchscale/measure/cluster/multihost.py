@@ -67,7 +67,7 @@ class Hosts:
     """The processes of one program, as each of them sees it.
 
     Args:
-        processes: How many this process was told there are; None if it was not.
+        processes: The number of processes that `--processes` names; None where it is not given.
 
     Attributes:
         now: Seconds of all shared work so far, the same number in every process: the clock of the rounds.
@@ -192,7 +192,7 @@ class Hosts:
             asked: What this one was asked for, in words.
 
         Raises:
-            InputError: When a process was asked for something else, or told another number of processes.
+            InputError: When a process has another experiment or another number of processes.
             DeviceError: When a host is lost.
         """
         first = msgspec.json.decode(self.from_first(msgspec.json.encode(asked)), type=list[str])
